@@ -1,1 +1,7 @@
-//! stub
+//! What at least two of the three controllers need, and nothing else.
+
+pub mod cluster;
+pub mod kubernetes;
+pub mod rdb;
+pub mod runtime;
+pub mod storage;

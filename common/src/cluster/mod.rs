@@ -1,0 +1,1 @@
+//! Redis Cluster as seen from outside: slots, topology, node client, replication stream, RESP.

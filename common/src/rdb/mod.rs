@@ -1,0 +1,1 @@
+//! The RDB format: records, RESTORE payloads, checksums, counts per slot.

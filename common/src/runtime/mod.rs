@@ -1,0 +1,1 @@
+//! One process: arguments, telemetry, metrics, health, tasks, shutdown.

@@ -1,0 +1,1 @@
+//! Backups in S3-compatible storage: layout, manifest, blocks, uploads, reads.
