@@ -1,5 +1,6 @@
 //! What a node's error reply means for the replay: go elsewhere, wait, or give up.
 
+use common::cluster::slots::Slot;
 use std::net::{IpAddr, SocketAddr};
 
 /// What to do with a command that was not executed.
@@ -8,7 +9,7 @@ pub enum Verdict {
     /// The slot belongs to another node now. `None`: the node is named by something that is not an address.
     Moved {
         /// The slot.
-        slot: u16,
+        slot: Slot,
         /// Its owner.
         owner: Option<SocketAddr>,
     },
@@ -106,12 +107,9 @@ pub fn read_error(reply: &[u8]) -> Verdict {
 }
 
 /// `3999 127.0.0.1:6381`: an IPv6 address is written without brackets.
-fn redirect(rest: &str) -> (Option<u16>, Option<SocketAddr>) {
+fn redirect(rest: &str) -> (Option<Slot>, Option<SocketAddr>) {
     let mut words = rest.split(' ');
-    let slot = words
-        .next()
-        .and_then(|slot| slot.parse().ok())
-        .filter(|slot| *slot < 16384);
+    let slot = words.next().and_then(|slot| slot.parse().ok());
     let owner = words
         .next()
         .and_then(|address| address.rsplit_once(':'))
@@ -127,12 +125,19 @@ fn redirect(rest: &str) -> (Option<u16>, Option<SocketAddr>) {
 mod tests {
     use super::*;
 
+    fn slot(number: u16) -> Slot {
+        Slot::new(number).unwrap()
+    }
+
     #[test]
     fn redirects_name_slot_and_owner() {
         let owner = Some("127.0.0.1:6381".parse().unwrap());
         assert_eq!(
             read_error(b"MOVED 3999 127.0.0.1:6381"),
-            Verdict::Moved { slot: 3999, owner }
+            Verdict::Moved {
+                slot: slot(3999),
+                owner
+            }
         );
         assert_eq!(
             read_error(b"ASK 3999 127.0.0.1:6381"),
@@ -141,7 +146,7 @@ mod tests {
         assert_eq!(
             read_error(b"MOVED 1 fd00::2:6379"),
             Verdict::Moved {
-                slot: 1,
+                slot: slot(1),
                 owner: Some("[fd00::2]:6379".parse().unwrap())
             }
         );
@@ -153,7 +158,7 @@ mod tests {
             assert_eq!(
                 read_error(format!("MOVED 5 {address}").as_bytes()),
                 Verdict::Moved {
-                    slot: 5,
+                    slot: slot(5),
                     owner: None
                 }
             );
