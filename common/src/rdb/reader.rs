@@ -467,7 +467,7 @@ impl RecordReader {
             Op::ValueStart => self.prefix.value_start = cursor.offset(),
             Op::SkipPrevious => self.pending = Pending::Skip(self.previous),
             Op::Inflate(kept) => {
-                self.pending = Pending::Keep(Target::Compressed(kept), self.previous)
+                self.pending = Pending::Keep(Target::Compressed(kept), self.previous);
             }
             Op::Decimal(kept, width) => self.keep_decimal(kept, width),
         }
@@ -563,20 +563,16 @@ impl RecordReader {
             }
             Pending::Keep(target, length) => {
                 let start = cursor.taken();
-                match usize::try_from(length)
+                let Some(whole) = usize::try_from(length)
                     .ok()
                     .filter(|length| *length <= cursor.rest.len())
-                {
-                    Some(length) => {
-                        cursor.take(length);
-                        self.capture(target).range = Some(start..start + length);
-                        self.kept(target, cursor)?;
-                    }
-                    None => {
-                        self.capture(target).own();
-                        return self.keep_more(target, length, cursor);
-                    }
-                }
+                else {
+                    self.capture(target).own();
+                    return self.keep_more(target, length, cursor);
+                };
+                cursor.take(whole);
+                self.capture(target).range = Some(start..start + whole);
+                self.kept(target, cursor)?;
             }
             Pending::KeepMore(target, left) => return self.keep_more(target, left, cursor),
         }

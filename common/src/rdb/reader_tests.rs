@@ -19,9 +19,9 @@ fn stream() -> impl Strategy<Value = (Vec<u8>, Vec<Seen>)> {
         let mut writer = Writer::new(flavour, seed);
         for (which, kind) in records {
             if which < 40 {
-                writer.other(which)
+                writer.other(which);
             } else {
-                writer.key(kind)
+                writer.key(kind);
             }
         }
         writer.finish()
@@ -45,10 +45,8 @@ proptest! {
     #[test]
     fn reading_resumes_at_any_record((bytes, expected) in stream(), pick in any::<prop::sample::Index>()) {
         let Seen::Header(header) = expected[0].clone() else { unreachable!() };
-        let keys: Vec<_> = expected.iter().enumerate().filter_map(|(index, seen)| match seen {
-            Seen::Key(key) => Some((index, key)),
-            _ => None,
-        }).collect();
+        let keys: Vec<_> =
+            expected.iter().enumerate().filter_map(|(index, seen)| Some((index, seen.as_key()?))).collect();
         prop_assume!(!keys.is_empty());
         let (index, key) = keys[pick.index(keys.len())];
         let at = Resume { header, db: key.db, offset: key.record_start };
@@ -83,7 +81,7 @@ proptest! {
     ) {
         let mut reader = RecordReader::new();
         let mut position = 0;
-        let mut keys = expected.iter().filter_map(|seen| match seen { Seen::Key(key) => Some(key), _ => None });
+        let mut keys = expected.iter().filter_map(Seen::as_key);
         for piece in bytes.chunks(size) {
             let mut starts = Vec::new();
             reader.feed(piece, &mut |event| {

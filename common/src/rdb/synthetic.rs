@@ -64,6 +64,16 @@ pub(super) struct SeenKey {
     pub(super) frequency: Option<u8>,
 }
 
+impl Seen {
+    pub(super) fn as_key(&self) -> Option<&SeenKey> {
+        if let Self::Key(key) = self {
+            Some(key)
+        } else {
+            None
+        }
+    }
+}
+
 impl From<Event<'_>> for Seen {
     fn from(event: Event<'_>) -> Self {
         match event {
@@ -271,7 +281,9 @@ impl Writer {
             | ValueType::SetListpack
             | ValueType::HashListpackExpiryCandidate => drop(self.string()),
             ValueType::List | ValueType::Set | ValueType::ListQuicklist => {
-                self.repeat(|w| drop(w.string()))
+                self.repeat(|w| {
+                    w.string();
+                });
             }
             ValueType::ZSet => self.repeat(|w| {
                 w.string();
