@@ -25,7 +25,11 @@ async fn main() -> Result<()> {
     };
     let mut rows = Vec::new();
     for case in cases {
-        rows.extend(bench::run(case).await.with_context(|| format!("case {case}"))?);
+        rows.extend(
+            bench::run(case)
+                .await
+                .with_context(|| format!("case {case}"))?,
+        );
     }
     print!("{}", bench::table(&rows));
     if let Some(folder) = arguments.report.parent() {
