@@ -68,6 +68,9 @@ cluster_files() { # NODES
   kubernetes cluster.local in-addr.arpa {
     kubeconfig $STATE/dns.kubeconfig
   }
+  template ANY ANY {   # no name outside the cluster exists; refusing to answer makes resolvers retry for seconds
+    rcode NXDOMAIN
+  }
 }
 Y
 }
