@@ -12,7 +12,7 @@ up() { # NODES
   trap 'failed_up $?' EXIT
   mkdir -p "$LOG"
   rm -rf "$STATE/failed-log"
-  "$HERE/images" build pause busybox 9>&-
+  "$HERE/images" build pause busybox > /dev/null 9>&-
   network_up
   cluster_files "$nodes"
   for n in $(seq "$nodes"); do cgroups_up "$n"; done
@@ -42,7 +42,7 @@ failed_up() { # STATUS
   exit "$(( $1 == 0 ? 1 : $1 ))"
 }
 
-containerds_answer() { each_node true ctr version; }
+containerds_answer() { each_node on_node ctr version; }
 nodes_ready() { [ "$(kubectl get nodes --no-headers | grep -cw Ready)" = "$1" ]; }
 
 cluster_files() { # NODES
@@ -67,6 +67,9 @@ cluster_files() { # NODES
   cache 5
   kubernetes cluster.local in-addr.arpa {
     kubeconfig $STATE/dns.kubeconfig
+  }
+  template ANY ANY {   # no name outside the cluster exists; refusing to answer makes resolvers retry for seconds
+    rcode NXDOMAIN
   }
 }
 Y
@@ -127,7 +130,7 @@ import() { # N TAR SUM
   stamp=$STATE/node$1/loaded/$(basename "$2")
   [ "$(cat "$stamp" 2> /dev/null)" != "$3" ] || return 0
   mkdir -p "$(dirname "$stamp")"
-  on_node "$1" ctr --namespace k8s.io images import "$(readlink -f "$2")" > /dev/null
+  on_node "$1" ctr --namespace k8s.io images import "$(readlink -f "$2")" > /dev/null || return 1   # not left to errexit: `wait || …` switches it off
   echo "$3" > "$stamp"
 }
 

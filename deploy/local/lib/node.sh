@@ -22,7 +22,11 @@ inside() { # BOX
   mount -t tmpfs -o mode=755 tmpfs /run
   mkdir -p /run/netns /run/lock
   mount --bind "$dir/log" /var/log
+  # No resolver: an image that was not loaded is missing at once instead of after a registry's name timed out.
+  : > "$dir/no-resolver"
+  [ ! -e /etc/resolv.conf ] || mount --bind "$dir/no-resolver" /etc/resolv.conf
   echo "$box" > /proc/sys/kernel/hostname
+  echo 1 > /proc/sys/net/ipv4/ip_forward   # the box's own: nodes forward to pods, the control plane the host's way to Services
   PATH=$(components_path):/usr/sbin:/usr/bin:/sbin:/bin
   echo "$self $start" > "$dir/first-process"
   case $box in
@@ -33,7 +37,6 @@ inside() { # BOX
 
 node_box() { # N
   local dir=$STATE/node$1
-  sysctl -qw net.ipv4.ip_forward=1
   mkdir -p /var/lib/cni "$dir/cni-cache"
   mount --bind "$dir/cni-cache" /var/lib/cni
   shield_kernel_settings
