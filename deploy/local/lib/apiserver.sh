@@ -55,6 +55,7 @@ detach() {
   ( self=$BASHPID   # inside $( ) it is another
     echo "$self $(started "$self")" > "$record.new" && mv "$record.new" "$record"
     "$@" ) < /dev/null >> "$log" 2>&1 9>&- &
+  disown
   set +m
   wait_for 30 "the record $record" test -e "$record"
 }

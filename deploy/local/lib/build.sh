@@ -46,5 +46,5 @@ compile() { # PATH
 
 go_build() { # MODULE OUTPUT STAMP PACKAGE
   # -mod=readonly: a build never changes go.mod or go.sum in the checkout.
-  (cd "$HERE/$1" && CGO_ENABLED=0 GOFLAGS= go build -mod=readonly -trimpath -ldflags "-s -w $3" -o "$parts/$2" "$4" 8>&- 9>&-)
+  (cd "$HERE/$1" && CGO_ENABLED=0 GOFLAGS="" go build -mod=readonly -trimpath -ldflags "-s -w $3" -o "$parts/$2" "$4" 8>&- 9>&-)
 }

@@ -6,6 +6,7 @@
 start_box() {
   setsid nsenter --net="/run/netns/$ID-$1" unshare --pid --mount --uts --ipc --fork --kill-child \
     bash "$HERE/local-kubernetes" __inside "$1" < /dev/null >> "$LOG/box-$1.log" 2>&1 7>&- 8>&- 9>&- &
+  disown
 }
 
 # The box's first process: all others are its children, and end when it is killed.
@@ -123,6 +124,7 @@ Y
 cgroups_up() { # N
   local root=/sys/fs/cgroup hierarchy file
   if [ -e $root/cgroup.controllers ]; then
+    # shellcheck disable=SC2013
     for file in $(cat $root/cgroup.controllers); do echo "+$file" > $root/cgroup.subtree_control 2> /dev/null || true; done
     mkdir -p "$root/$ID-node$1"
     return
