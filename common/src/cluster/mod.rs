@@ -2,5 +2,7 @@
 
 pub mod info;
 pub mod node;
+pub mod replication;
+pub mod resp;
 pub mod slots;
 pub mod topology;
