@@ -1,1 +1,81 @@
-//! stub
+//! The API of the Redis Cluster operator suite: `redis.danieldorado.github.io/v1alpha1`.
+//!
+//! Wire types only: what a user writes (`spec`) and what the controllers answer (`status`). Rules live in the schemas as
+//! CEL, so that `kubectl apply` refuses a mistake with a sentence that says how to mend it. The YAML beside `src/` is
+//! generated from these types by `make manifests`.
+
+// kube's derive takes one `type_ = "string"` for each column.
+#![allow(clippy::duplicated_attributes)]
+
+mod names;
+mod redis_backup;
+mod redis_cluster;
+mod redis_restore;
+mod redis_version;
+mod s3;
+mod shared;
+
+pub use names::*;
+pub use redis_backup::*;
+pub use redis_cluster::*;
+pub use redis_restore::*;
+pub use redis_version::*;
+pub use s3::*;
+pub use shared::*;
+
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
+use kube::CustomResourceExt;
+use serde_json::Value;
+
+/// Every CustomResourceDefinition of the suite, in the order they are to be applied.
+pub fn definitions() -> Vec<CustomResourceDefinition> {
+    vec![
+        RedisVersion::crd(),
+        RedisCluster::crd(),
+        RedisBackup::crd(),
+        RedisRestore::crd(),
+    ]
+}
+
+/// The CustomResourceDefinition as the YAML file beside `src/` holds it: its name and its text.
+pub fn manifest(definition: &CustomResourceDefinition) -> Result<(String, String), ManifestError> {
+    let mut value = serde_json::to_value(definition)?;
+    whole_numbers(&mut value);
+    let text = serde_saphyr::to_string(&value)?;
+    let file = format!("{}.yaml", definition.spec.names.plural);
+    Ok((
+        file,
+        format!("# Generated from crds/src by `make manifests`.\n{text}"),
+    ))
+}
+
+/// Why a manifest cannot be written.
+#[derive(Debug, thiserror::Error)]
+pub enum ManifestError {
+    /// The definition does not serialise to JSON.
+    #[error("a CustomResourceDefinition does not serialise to JSON")]
+    Json(#[from] serde_json::Error),
+    /// The definition does not serialise to YAML.
+    #[error("a CustomResourceDefinition does not serialise to YAML")]
+    Yaml(#[from] serde_saphyr::ser::Error),
+}
+
+/// Bounds pass through floating point in the schema types; people read `3`, not `3.0`.
+fn whole_numbers(value: &mut Value) {
+    match value {
+        Value::Number(number) => {
+            if let Some(float) = number.as_f64().filter(|_| number.is_f64()) {
+                #[allow(clippy::cast_possible_truncation)] // bounds are small
+                let whole = float as i64;
+                #[allow(clippy::cast_precision_loss, clippy::float_cmp)]
+                // a bound that is not whole stays as it is
+                if whole as f64 == float {
+                    *value = whole.into();
+                }
+            }
+        }
+        Value::Array(items) => items.iter_mut().for_each(whole_numbers),
+        Value::Object(members) => members.values_mut().for_each(whole_numbers),
+        Value::Null | Value::Bool(_) | Value::String(_) => {}
+    }
+}

@@ -1,0 +1,52 @@
+//! `RedisVersion`: the catalog of servers that clusters may run.
+
+use kube::{CustomResource, KubeSchema};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+/// A server version that clusters name in `spec.version`, and the image that holds it.
+#[derive(CustomResource, Clone, Debug, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[kube(
+    group = "redis.danieldorado.github.io",
+    version = "v1alpha1",
+    kind = "RedisVersion",
+    plural = "redisversions",
+    shortname = "rversion",
+    category = "redis",
+    doc = "A server version that RedisClusters can name in spec.version. Editing an entry never restarts a running cluster.",
+    printcolumn(name = "Version", type_ = "string", json_path = ".spec.version"),
+    printcolumn(
+        name = "Distribution",
+        type_ = "string",
+        json_path = ".spec.distribution"
+    ),
+    printcolumn(name = "Image", type_ = "string", json_path = ".spec.image"),
+    printcolumn(
+        name = "Age",
+        type_ = "date",
+        json_path = ".metadata.creationTimestamp"
+    )
+)]
+#[serde(rename_all = "camelCase")]
+pub struct RedisVersionSpec {
+    /// The version that the server itself reports, for example 7.0.15.
+    #[schemars(
+        length(min = 1, max = 32),
+        regex(pattern = r"^[0-9]+\.[0-9]+\.[0-9]+$")
+    )]
+    pub version: String,
+    /// Which server it is.
+    pub distribution: Distribution,
+    /// Image that holds the server, its command line client and a shell.
+    #[schemars(length(min = 1, max = 512))]
+    pub image: String,
+}
+
+/// The families of servers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum Distribution {
+    /// Redis.
+    Redis,
+    /// Valkey.
+    Valkey,
+}
