@@ -2,3 +2,5 @@
 
 pub mod client;
 pub mod dataset;
+pub mod kubectl;
+pub mod scenario;

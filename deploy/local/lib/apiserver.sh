@@ -15,7 +15,7 @@ lone_apiserver() { # [--controllers]
     lone_apiserver_down
     if start_lone_apiserver "$dir" $controllers; then echo "$KUBECONFIG"; return; fi
     say "attempt $attempt to start an API server failed"
-    grep -hE '^E|^F|"level":"(error|fatal)"|rror:' "$dir"/*.log | tail -n 5 >&2 || true
+    grep -hE '^[EF][0-9]|"level":"(error|fatal)"|^Error' "$dir"/*.log | tail -n 5 >&2 || true
   done
   die "the API server did not start; logs: $dir/*.log"
 }
@@ -37,7 +37,8 @@ start_lone_apiserver() { # FOLDER CONTROLLERS
   # Bound to nothing: its own port would be in the way of the next instance's.
   [ "$2" = no ] || detach "$dir" kube-controller-manager run_controller_manager "$dir" --secure-port=0
   echo "$2" > "$dir/controllers"
-  wait_for 60 "the API server at 127.0.0.1:$port" lone_apiserver_ready_or_ended "$dir" && lone_apiserver_ready
+  wait_for 60 "the API server at 127.0.0.1:$port" lone_apiserver_ready_or_ended "$dir" && lone_apiserver_ready || return 1
+  [ "$2" = no ] || wait_for 60 "the controllers to make the default service account" kubectl get serviceaccount default
 }
 
 # Waiting ends when a process did: it will not come back.
@@ -48,12 +49,15 @@ lone_apiserver_ready_or_ended() { # FOLDER
 # detach FOLDER NAME COMMAND...: the process records itself before it becomes COMMAND, so that nothing runs unrecorded.
 # set -m: in a process group of its own, where Ctrl-C at whatever started us does not reach it.
 detach() {
-  local dir=$1 name=$2
+  local record=$1/$2.process log=$1/$2.log
   shift 2
   set -m
-  ( echo "$BASHPID $(started $BASHPID)" > "$dir/$name.process"
-    "$@" ) < /dev/null >> "$dir/$name.log" 2>&1 9>&- &
+  ( self=$BASHPID   # inside $( ) it is another
+    echo "$self $(started "$self")" > "$record.new" && mv "$record.new" "$record"
+    "$@" ) < /dev/null >> "$log" 2>&1 9>&- &
+  disown
   set +m
+  wait_for 30 "the record $record" test -e "$record"
 }
 
 lone_apiserver_down() {

@@ -20,6 +20,7 @@ components() {
     ( flock 8
       [ -d "$path" ] || compile "$path" ) 8> "$CACHE/lock" >&2
   fi
+  touch "$path"
   echo "$path"
 }
 
@@ -40,9 +41,10 @@ compile() { # PATH
   for name in $NAMES; do ln -s kubernetes "$parts/$name"; done
   chmod 755 "$parts"
   mv -T "$parts" "$1"
+  find "$CACHE" -maxdepth 1 -name 'components-*' -mtime +14 -exec rm -rf {} +   # versions nobody has used for two weeks
 }
 
 go_build() { # MODULE OUTPUT STAMP PACKAGE
   # -mod=readonly: a build never changes go.mod or go.sum in the checkout.
-  (cd "$HERE/$1" && CGO_ENABLED=0 GOFLAGS= go build -mod=readonly -trimpath -ldflags "-s -w $3" -o "$parts/$2" "$4" 8>&- 9>&-)
+  (cd "$HERE/$1" && CGO_ENABLED=0 GOFLAGS="" go build -mod=readonly -trimpath -ldflags "-s -w $3" -o "$parts/$2" "$4" 8>&- 9>&-)
 }

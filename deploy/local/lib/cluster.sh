@@ -10,9 +10,11 @@ up() { # NODES
   export PATH=$bin:$PATH
   cluster_down
   trap 'failed_up $?' EXIT
+  trap 'exit 130' INT
+  trap 'exit 143' TERM
   mkdir -p "$LOG"
   rm -rf "$STATE/failed-log"
-  "$HERE/images" build pause busybox 9>&-
+  "$HERE/images" build pause busybox > /dev/null 9>&-
   network_up
   cluster_files "$nodes"
   for n in $(seq "$nodes"); do cgroups_up "$n"; done
@@ -27,7 +29,7 @@ up() { # NODES
   kubectl apply --server-side -f "$HERE/volumes/storage.yaml" -f <(dns_service) > /dev/null
   wait_for 120 "the default service account, without which pods are refused" kubectl get serviceaccount default
   wait_for 120 "$nodes nodes to be Ready" nodes_ready "$nodes"
-  trap - EXIT
+  trap - EXIT INT TERM
   say "$nodes nodes are Ready after $((SECONDS - began)) s; KUBECONFIG=$KUBECONFIG"
 }
 
@@ -35,14 +37,18 @@ failed_up() { # STATUS
   trap - EXIT
   trap '' INT TERM
   set +e
-  say "up failed ($1). The last errors:"
-  tail -qn 200 "$LOG"/*.log 2> /dev/null | grep -E '^E|^F|level=(error|fatal)|local-kubernetes:|panic' | tail -n 15 >&2
-  cp -r "$LOG" "$STATE/failed-log" && say "all logs: $STATE/failed-log"
+  if [ "$1" -ge 128 ]; then
+    say "up was interrupted; removing what it started"
+  else
+    say "up failed; the last errors of the components:"
+    tail -qn 200 "$LOG"/*.log 2> /dev/null | grep -E '^[EF][0-9]|level=(error|fatal)|local-kubernetes:' | cut -c 1-300 | tail -n 10 >&2
+    cp -r "$LOG" "$STATE/failed-log" && say "their logs are in $STATE/failed-log until the next up or down"
+  fi
   cluster_down
-  exit "$(( $1 == 0 ? 1 : $1 ))"
+  exit "$1"
 }
 
-containerds_answer() { each_node true ctr version; }
+containerds_answer() { each_node on_node ctr version; }
 nodes_ready() { [ "$(kubectl get nodes --no-headers | grep -cw Ready)" = "$1" ]; }
 
 cluster_files() { # NODES
@@ -67,6 +73,9 @@ cluster_files() { # NODES
   cache 5
   kubernetes cluster.local in-addr.arpa {
     kubeconfig $STATE/dns.kubeconfig
+  }
+  template ANY ANY {   # no name outside the cluster exists; refusing to answer makes resolvers retry for seconds
+    rcode NXDOMAIN
   }
 }
 Y
@@ -127,16 +136,24 @@ import() { # N TAR SUM
   stamp=$STATE/node$1/loaded/$(basename "$2")
   [ "$(cat "$stamp" 2> /dev/null)" != "$3" ] || return 0
   mkdir -p "$(dirname "$stamp")"
-  on_node "$1" ctr --namespace k8s.io images import "$(readlink -f "$2")" > /dev/null
+  on_node "$1" ctr --namespace k8s.io images import "$(readlink -f "$2")" > /dev/null || return 1   # not left to errexit: `wait || …` switches it off
   echo "$3" > "$stamp"
 }
 
 down() { # all | apiserver
   case $1 in
-    all) lone_apiserver_down; cluster_down; rm -rf "$STATE" ;;
+    all) lone_apiserver_down; cluster_down; images_down; rm -rf "$STATE" ;;
     apiserver) lone_apiserver_down ;;
     *) die "down: all or apiserver, not '$1'" ;;
   esac
+}
+
+# A build may outlive the killed `up` that wanted it.
+images_down() {
+  [ -d "$STATE/images" ] || return 0
+  exec 6> "$STATE/images/lock"
+  flock --wait 120 6 || die "an image build has held $STATE/images/lock for 2 minutes"
+  exec 6>&-
 }
 
 # From whatever a whole, a failed or a killed `up` left.

@@ -51,7 +51,9 @@ redis_version() { redis-server --version | sed -n 's/.* v=\([0-9.]*\) .*/\1/p'; 
 
 context_of_redis() {
   local root=$1/rootfs program library
-  command -v redis-server > /dev/null && command -v redis-cli > /dev/null || die "redis-server or redis-tools is missing: local-kubernetes packages"
+  for program in redis-server redis-cli; do
+    command -v $program > /dev/null || die "$program is missing: local-kubernetes packages"
+  done
   mkdir -p "$root/data" "$root/usr/bin"
   busybox_into "$root"
   for program in redis-server redis-cli; do

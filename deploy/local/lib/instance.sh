@@ -1,3 +1,4 @@
+# shellcheck disable=SC2034  # other files use what is set here
 # Every name, path and number of a run derives from INSTANCE, so that two instances share nothing but the compiled components.
 
 say() { echo "local-kubernetes: $*" >&2; }
@@ -22,10 +23,14 @@ instance_names() {
 # exclusively COMMAND...: one command that changes the instance at a time. Long-lived children must close descriptor 9,
 # or the lock would live as long as they do.
 exclusively() {
-  mkdir -p "$STATE"
-  chmod 700 "$STATE"
-  exec 9> "$STATE/lock"
-  flock --wait 600 9 || die "another command has held $STATE/lock for 10 minutes"
+  while :; do
+    mkdir -p "$STATE"
+    chmod 700 "$STATE"
+    exec 9> "$STATE/lock"
+    flock --wait 600 9 || die "another command has held $STATE/lock for 10 minutes"
+    # `down` removes the file: who waited for the removed one starts over.
+    [ ! "$STATE/lock" -ef /proc/self/fd/9 ] || break
+  done
   "$@"
 }
 
@@ -37,8 +42,8 @@ kubeconfig_path() { # cluster | apiserver
   esac
 }
 
-environment() { # cluster | apiserver
-  echo "export INSTANCE='$INSTANCE' KUBECONFIG='$(kubeconfig_path "$1")' PATH='$(components_path)':\"\$PATH\""
+environment() { # KUBECONFIG
+  echo "export INSTANCE='$INSTANCE' KUBECONFIG='$1' PATH='$(components_path)':\"\$PATH\""
 }
 
 # wait_for SECONDS WHAT COMMAND...: until COMMAND succeeds.

@@ -6,6 +6,7 @@
 start_box() {
   setsid nsenter --net="/run/netns/$ID-$1" unshare --pid --mount --uts --ipc --fork --kill-child \
     bash "$HERE/local-kubernetes" __inside "$1" < /dev/null >> "$LOG/box-$1.log" 2>&1 7>&- 8>&- 9>&- &
+  disown
 }
 
 # The box's first process: all others are its children, and end when it is killed.
@@ -22,7 +23,11 @@ inside() { # BOX
   mount -t tmpfs -o mode=755 tmpfs /run
   mkdir -p /run/netns /run/lock
   mount --bind "$dir/log" /var/log
+  # No resolver: an image that was not loaded is missing at once instead of after a registry's name timed out.
+  : > "$dir/no-resolver"
+  [ ! -e /etc/resolv.conf ] || mount --bind "$dir/no-resolver" /etc/resolv.conf
   echo "$box" > /proc/sys/kernel/hostname
+  echo 1 > /proc/sys/net/ipv4/ip_forward   # the box's own: nodes forward to pods, the control plane the host's way to Services
   PATH=$(components_path):/usr/sbin:/usr/bin:/sbin:/bin
   echo "$self $start" > "$dir/first-process"
   case $box in
@@ -33,7 +38,6 @@ inside() { # BOX
 
 node_box() { # N
   local dir=$STATE/node$1
-  sysctl -qw net.ipv4.ip_forward=1
   mkdir -p /var/lib/cni "$dir/cni-cache"
   mount --bind "$dir/cni-cache" /var/lib/cni
   shield_kernel_settings
@@ -120,6 +124,7 @@ Y
 cgroups_up() { # N
   local root=/sys/fs/cgroup hierarchy file
   if [ -e $root/cgroup.controllers ]; then
+    # shellcheck disable=SC2013
     for file in $(cat $root/cgroup.controllers); do echo "+$file" > $root/cgroup.subtree_control 2> /dev/null || true; done
     mkdir -p "$root/$ID-node$1"
     return

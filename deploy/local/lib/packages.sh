@@ -54,10 +54,13 @@ install_without_services() {
     printf '#!/bin/sh\nexit 101\n' > $policy
     chmod 755 $policy
   fi
-  local status=0
-  { apt-get -qq update && DEBIAN_FRONTEND=noninteractive apt-get -qq install -y --no-install-recommends "$@"; } >&2 < /dev/null || status=$?
+  local status=0 log
+  log=$(mktemp)
+  { apt-get -qq update && DEBIAN_FRONTEND=noninteractive apt-get -qq -o DPkg::Lock::Timeout=300 install -y --no-install-recommends "$@"; } \
+    > "$log" 2>&1 < /dev/null || status=$?
   [ $ours = no ] || rm -f $policy
-  [ $status = 0 ] || die "apt-get could not install: $*"
+  [ $status = 0 ] || { tail -n 20 "$log" >&2; rm -f "$log"; die "apt-get could not install: $*"; }
+  rm -f "$log"
   # Nor at the next boot. A service that was there before is left as it was.
   if [ ${#services[@]} -gt 0 ] && command -v systemctl > /dev/null; then systemctl --quiet disable "${services[@]}" 2> /dev/null || true; fi
 }

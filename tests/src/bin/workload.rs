@@ -48,20 +48,40 @@ async fn main() -> Result<()> {
     match Arguments::parse().action {
         Action::Fill { address, keys } => {
             dataset::fill(&ClusterClient::connect(&address).await?, keys).await?;
-            println!("{keys} keys written in {:.1} s", started.elapsed().as_secs_f64());
+            println!(
+                "{keys} keys written in {:.1} s",
+                started.elapsed().as_secs_f64()
+            );
         }
         Action::Write { address, seconds } => write(&address, Duration::from_secs(seconds)).await?,
-        Action::Compare { wanted, found, prefix } => {
-            let (wanted, found) = (ClusterClient::connect(&wanted).await?, ClusterClient::connect(&found).await?);
+        Action::Compare {
+            wanted,
+            found,
+            prefix,
+        } => {
+            let (wanted, found) = (
+                ClusterClient::connect(&wanted).await?,
+                ClusterClient::connect(&found).await?,
+            );
             let comparison = dataset::compare(&wanted, &found, &prefix).await?;
-            println!("{} keys compared, {} different", comparison.keys, comparison.different);
+            println!(
+                "{} keys compared, {} different",
+                comparison.keys, comparison.different
+            );
             for sentence in &comparison.differences {
                 println!("  {sentence}");
             }
-            ensure!(comparison.different == 0 && comparison.keys > 0, "the clusters differ");
+            ensure!(
+                comparison.different == 0 && comparison.keys > 0,
+                "the clusters differ"
+            );
         }
         Action::Check { address, keys } => {
-            let found = ClusterClient::connect(&address).await?.scan("data:").await?.len() as u64;
+            let found = ClusterClient::connect(&address)
+                .await?
+                .scan("data:")
+                .await?
+                .len() as u64;
             println!("{found} of {keys} keys found");
             ensure!(found == keys, "keys are missing");
         }
@@ -95,7 +115,11 @@ async fn write(address: &str, time: Duration) -> Result<()> {
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
     }
-    let found = ClusterClient::connect(address).await?.scan("writer:").await?.len() as u64;
+    let found = ClusterClient::connect(address)
+        .await?
+        .scan("writer:")
+        .await?
+        .len() as u64;
     println!(
         "{written} writes acknowledged, {refused} refused, longest pause {:.1} s, {found} found",
         longest.as_secs_f64()
