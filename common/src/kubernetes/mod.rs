@@ -1,1 +1,20 @@
 //! What every controller does with the Kubernetes API.
+//!
+//! One call: [`call`]. One write: [`apply`], [`status`], [`finalizer`], [`claims`]. One reconcile: [`controller`] with
+//! [`outcome`], [`errors`], [`expectations`]. Who may act: [`leases`].
+
+pub mod apply;
+pub mod call;
+pub mod claims;
+pub mod conditions;
+pub mod controller;
+pub mod drift;
+pub mod errors;
+pub mod events;
+pub mod expectations;
+pub mod finalizer;
+pub mod hash;
+pub mod leases;
+pub mod outcome;
+pub mod status;
+pub mod wake;

@@ -1,0 +1,215 @@
+//! Read-your-writes over caches: what this process wrote and the cache has not shown yet.
+//!
+//! A watch cache lags behind our own writes. Whoever decides on a cache that does not show the last write yet creates twice
+//! or deletes the wrong thing. So every write leaves the resourceVersion the server answered with, and before a decision
+//! the cache is asked whether it has caught up. resourceVersions of one kind are decimal numbers that only grow
+//! (KEP-5504); where they are not comparable the check counts as satisfied. After a restart the table is empty, which is
+//! right: a fresh list is newer than every write of the process before.
+
+use kube::{Resource, ResourceExt, runtime::reflector::Store};
+use std::{
+    cmp::Ordering,
+    collections::HashMap,
+    sync::{Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
+};
+
+/// After this time a write the cache never showed is no longer waited for: the object may have come and gone unseen.
+pub const EXPIRY: Duration = Duration::from_secs(30);
+
+/// Whose writes are kept together: one reconciled object.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct OwnerKey {
+    /// Namespace of the owner.
+    pub namespace: String,
+    /// Name of the owner.
+    pub name: String,
+    /// Uid of the owner: one created again under the same name starts empty.
+    pub uid: String,
+}
+
+impl OwnerKey {
+    /// The key of an object.
+    pub fn of<K: Resource>(object: &K) -> Self {
+        Self {
+            namespace: object.meta().namespace.clone().unwrap_or_default(),
+            name: object.meta().name.clone().unwrap_or_default(),
+            uid: object.meta().uid.clone().unwrap_or_default(),
+        }
+    }
+}
+
+/// Whether a cache has caught up with our own writes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// Decide.
+    Satisfied,
+    /// Wait and look again after this time.
+    Pending(Duration),
+    /// Waited for too long: read live once; the entries are dropped.
+    Expired,
+}
+
+/// What the cache shows of one object.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Seen {
+    /// `metadata.uid`.
+    pub uid: String,
+    /// `metadata.resourceVersion`.
+    pub resource_version: String,
+}
+
+#[derive(Clone, Debug)]
+enum Write {
+    Wrote { version: String },
+    Deleted { uid: String },
+}
+
+#[derive(Clone, Debug)]
+struct Pending {
+    write: Write,
+    since: Instant,
+}
+
+type Table = HashMap<OwnerKey, HashMap<(String, String), Pending>>;
+
+/// The writes of this process that caches have not shown yet, by owner. One instance in each controller.
+#[derive(Debug, Default)]
+pub struct Expectations {
+    table: Mutex<Table>,
+}
+
+impl Expectations {
+    /// Nothing is waited for.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// The server answered a write with this object.
+    pub fn wrote<K: Resource<DynamicType = ()>>(&self, owner: &OwnerKey, object: &K) {
+        let Some(version) = object.meta().resource_version.clone() else {
+            return;
+        };
+        self.insert::<K>(owner, object.name_any(), Write::Wrote { version });
+    }
+
+    /// The server accepted the deletion of this object.
+    pub fn deleted<K: Resource<DynamicType = ()>>(&self, owner: &OwnerKey, name: &str, uid: &str) {
+        self.insert::<K>(
+            owner,
+            name.to_string(),
+            Write::Deleted {
+                uid: uid.to_string(),
+            },
+        );
+    }
+
+    /// Whether the store shows everything that was written for this owner in objects of kind `K` (in its namespace).
+    pub fn check<K>(&self, owner: &OwnerKey, store: &Store<K>, now: Instant) -> Verdict
+    where
+        K: Resource<DynamicType = ()> + Clone + 'static,
+    {
+        self.check_with::<K>(owner, now, |name| {
+            let key = kube::runtime::reflector::ObjectRef::<K>::new(name).within(&owner.namespace);
+            store.get(&key).map(|object| seen(object.as_ref()))
+        })
+    }
+
+    /// The same for the reconciled object itself: is the one in hand older than what our last status write returned?
+    pub fn check_own<K>(&self, object: &K, now: Instant) -> Verdict
+    where
+        K: Resource<DynamicType = ()>,
+    {
+        let owner = OwnerKey::of(object);
+        self.check_with::<K>(&owner, now, |name| {
+            (name == owner.name).then(|| seen(object))
+        })
+    }
+
+    /// The owner is gone.
+    pub fn forget(&self, namespace: &str, name: &str) {
+        self.lock()
+            .retain(|owner, _| owner.namespace != namespace || owner.name != name);
+    }
+
+    fn insert<K: Resource<DynamicType = ()>>(&self, owner: &OwnerKey, name: String, write: Write) {
+        let pending = Pending {
+            write,
+            since: Instant::now(),
+        };
+        self.lock()
+            .entry(owner.clone())
+            .or_default()
+            .insert((K::kind(&()).into_owned(), name), pending);
+    }
+
+    fn check_with<K: Resource<DynamicType = ()>>(
+        &self,
+        owner: &OwnerKey,
+        now: Instant,
+        look: impl Fn(&str) -> Option<Seen>,
+    ) -> Verdict {
+        let kind = K::kind(&());
+        let mut table = self.lock();
+        let Some(pending) = table.get_mut(owner) else {
+            return Verdict::Satisfied;
+        };
+        pending.retain(|(k, name), entry| {
+            k.as_str() != kind.as_ref() || !caught_up(&entry.write, look(name).as_ref())
+        });
+        let oldest = pending
+            .iter()
+            .filter(|((k, _), _)| k.as_str() == kind.as_ref())
+            .map(|(_, entry)| entry.since)
+            .min();
+        let Some(oldest) = oldest else {
+            if pending.is_empty() {
+                table.remove(owner);
+            }
+            return Verdict::Satisfied;
+        };
+        let waited = now.saturating_duration_since(oldest);
+        if waited < EXPIRY {
+            return Verdict::Pending(recheck_after(waited));
+        }
+        pending.retain(|(k, _), _| k.as_str() != kind.as_ref());
+        Verdict::Expired
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Table> {
+        self.table.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn seen<K: Resource>(object: &K) -> Seen {
+    Seen {
+        uid: object.meta().uid.clone().unwrap_or_default(),
+        resource_version: object.meta().resource_version.clone().unwrap_or_default(),
+    }
+}
+
+/// About as long again as was waited already, from 100 ms to 5 s.
+fn recheck_after(waited: Duration) -> Duration {
+    waited.clamp(Duration::from_millis(100), Duration::from_secs(5))
+}
+
+fn caught_up(write: &Write, seen: Option<&Seen>) -> bool {
+    match (write, seen) {
+        (Write::Wrote { version }, Some(seen)) => {
+            compare_versions(&seen.resource_version, version) != Some(Ordering::Less)
+        }
+        // Not in the cache: created and not shown yet, or deleted since, which the expiry resolves.
+        (Write::Wrote { .. }, None) => false,
+        (Write::Deleted { uid }, Some(seen)) => seen.uid != *uid,
+        (Write::Deleted { .. }, None) => true,
+    }
+}
+
+/// Compares two resourceVersions: decimal numbers without leading zeros, so by length, then by text. `None` when either is
+/// not one.
+pub fn compare_versions(a: &str, b: &str) -> Option<Ordering> {
+    let decimal = |v: &str| {
+        !v.is_empty() && !v.starts_with('0') && v.bytes().all(|byte| byte.is_ascii_digit())
+    };
+    (decimal(a) && decimal(b)).then(|| a.len().cmp(&b.len()).then_with(|| a.cmp(b)))
+}

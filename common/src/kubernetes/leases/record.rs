@@ -1,0 +1,1 @@
+//! What a lease says and how long it has said so.

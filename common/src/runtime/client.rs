@@ -1,0 +1,1 @@
+//! The Kubernetes client of the process.

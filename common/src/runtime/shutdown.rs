@@ -1,0 +1,1 @@
+//! The end: SIGTERM or SIGINT.
