@@ -1,1 +1,6 @@
 //! Redis Cluster as seen from outside: slots, topology, node client, replication stream, RESP.
+
+pub mod info;
+pub mod node;
+pub mod slots;
+pub mod topology;

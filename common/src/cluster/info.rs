@@ -1,0 +1,254 @@
+//! What a node says about itself: its answer to `INFO` as values.
+//!
+//! The names of the lines are those of `genRedisInfoString` in the engine's `server.c`. They exist in every version from
+//! Redis 6.2 and Valkey 7.2 on; a line that is missing counts as zero or empty.
+
+use super::topology::NodeAddress;
+use std::{collections::HashMap, fmt, net::IpAddr};
+
+/// An answer to `INFO`, line by line.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Info(HashMap<String, String>);
+
+impl Info {
+    /// The lines of an answer.
+    pub fn parse(text: &str) -> Self {
+        text.lines()
+            .filter(|line| !line.starts_with('#'))
+            .filter_map(|line| line.trim_end().split_once(':'))
+            .map(|(name, value)| (name.to_owned(), value.to_owned()))
+            .collect()
+    }
+
+    /// The value of a line.
+    pub fn get(&self, name: &str) -> Option<&str> {
+        self.0.get(name).map(String::as_str)
+    }
+
+    /// The value of a line that is a number; 0 without one.
+    pub fn number(&self, name: &str) -> u64 {
+        self.get(name)
+            .and_then(|value| value.parse().ok())
+            .unwrap_or_default()
+    }
+
+    /// Whether the value of a line is 1.
+    pub fn flag(&self, name: &str) -> bool {
+        self.get(name) == Some("1")
+    }
+
+    /// Keys in all databases, from the lines of the section `keyspace`.
+    pub fn keys(&self) -> u64 {
+        self.0
+            .iter()
+            .filter(|(name, _)| {
+                name.strip_prefix("db")
+                    .is_some_and(|number| number.parse::<u32>().is_ok())
+            })
+            .filter_map(|(_, value)| pair(value, "keys")?.parse::<u64>().ok())
+            .sum()
+    }
+
+    /// Which server runs, from the section `server`.
+    pub fn server(&self) -> ServerInfo {
+        let valkey = self.get("valkey_version");
+        ServerInfo {
+            family: match (valkey, self.get("server_name")) {
+                (None, None | Some("redis")) => Family::Redis,
+                _ => Family::Valkey,
+            },
+            version: valkey
+                .or_else(|| self.get("redis_version"))
+                .unwrap_or_default()
+                .to_owned(),
+            run_id: self.get("run_id").unwrap_or_default().to_owned(),
+            uptime_seconds: self.number("uptime_in_seconds"),
+            loading: self.flag("loading") || self.flag("async_loading"),
+        }
+    }
+
+    /// The node's part in replication, from the section `replication`.
+    pub fn replication(&self) -> ReplicationInfo {
+        let link = || UpstreamLink {
+            ip: self.get("master_host").and_then(|host| host.parse().ok()),
+            port: self.get("master_port").and_then(|port| port.parse().ok()),
+            up: self.get("master_link_status") == Some("up"),
+            syncing: self.flag("master_sync_in_progress"),
+        };
+        let replica = self.get("role") == Some("slave");
+        ReplicationInfo {
+            upstream: replica.then(link),
+            offset: if replica {
+                self.number("slave_repl_offset")
+            } else {
+                self.number("master_repl_offset")
+            },
+            id: self.get("master_replid").unwrap_or_default().to_owned(),
+            replicas: (0..self.number("connected_slaves"))
+                .filter_map(|index| AttachedReplica::parse(self.get(&format!("slave{index}"))?))
+                .collect(),
+        }
+    }
+}
+
+impl FromIterator<(String, String)> for Info {
+    fn from_iter<T: IntoIterator<Item = (String, String)>>(lines: T) -> Self {
+        Self(lines.into_iter().collect())
+    }
+}
+
+/// The value of `name` in `name=value,name=value`.
+fn pair<'a>(text: &'a str, name: &str) -> Option<&'a str> {
+    text.split(',')
+        .filter_map(|pair| pair.split_once('='))
+        .find(|(key, _)| *key == name)
+        .map(|(_, value)| value)
+}
+
+/// The families of servers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Family {
+    /// Redis.
+    #[default]
+    Redis,
+    /// Valkey, which also reports a `redis_version` of 7.2.4 for the sake of old clients.
+    Valkey,
+}
+
+impl fmt::Display for Family {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str(match self {
+            Self::Redis => "Redis",
+            Self::Valkey => "Valkey",
+        })
+    }
+}
+
+/// Which server runs.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ServerInfo {
+    /// Redis or Valkey.
+    pub family: Family,
+    /// Version, for example 7.0.15.
+    pub version: String,
+    /// Changes with every start of the process.
+    pub run_id: String,
+    /// Seconds since the process started.
+    pub uptime_seconds: u64,
+    /// Whether it is still loading its data.
+    pub loading: bool,
+}
+
+impl ServerInfo {
+    /// Whether the version is at least this one. Every Valkey counts as 7.2 or newer.
+    pub fn at_least(&self, major: u32, minor: u32) -> bool {
+        let mut parts = self
+            .version
+            .split('.')
+            .map(|part| part.parse().unwrap_or(0));
+        (parts.next().unwrap_or(0), parts.next().unwrap_or(0)) >= (major, minor)
+    }
+}
+
+impl fmt::Display for ServerInfo {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(out, "{} {}", self.family, self.version)
+    }
+}
+
+/// A node's part in replication.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ReplicationInfo {
+    /// The link to the primary; none on a primary.
+    pub upstream: Option<UpstreamLink>,
+    /// Position in the stream of writes: what a primary has written, what a replica has applied.
+    pub offset: u64,
+    /// Identity of the stream of writes: offsets compare only within one.
+    pub id: String,
+    /// Replicas that are attached. A running backup is among them.
+    pub replicas: Vec<AttachedReplica>,
+}
+
+/// A replica's link to its primary.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct UpstreamLink {
+    /// Address of the primary.
+    pub ip: Option<IpAddr>,
+    /// Port of the primary.
+    pub port: Option<u16>,
+    /// Whether the link is up.
+    pub up: bool,
+    /// Whether a full copy is being received.
+    pub syncing: bool,
+}
+
+impl UpstreamLink {
+    /// Whether the link leads to this address.
+    pub fn leads_to(&self, address: &NodeAddress) -> bool {
+        self.ip == Some(address.ip) && self.port == Some(address.port)
+    }
+}
+
+/// A replica as its primary sees it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AttachedReplica {
+    /// Address it announced.
+    pub ip: IpAddr,
+    /// Port it announced.
+    pub port: u16,
+    /// Whether it receives the stream of writes (`state=online`).
+    pub online: bool,
+    /// Position it has acknowledged.
+    pub offset: u64,
+    /// Seconds since its last acknowledgement.
+    pub lag: u64,
+}
+
+impl AttachedReplica {
+    fn parse(text: &str) -> Option<Self> {
+        Some(Self {
+            ip: pair(text, "ip")?.parse().ok()?,
+            port: pair(text, "port")?.parse().ok()?,
+            online: pair(text, "state") == Some("online"),
+            offset: pair(text, "offset")?.parse().ok()?,
+            lag: pair(text, "lag").and_then(|lag| lag.parse().ok())?,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reads_a_primary() {
+        let info = Info::parse(
+            "# Server\r\nredis_version:7.0.15\r\nrun_id:ab\r\nloading:0\r\n\r\n# Replication\r\nrole:master\r\n\
+             connected_slaves:1\r\nslave0:ip=10.0.0.7,port=6379,state=online,offset=1234,lag=1\r\n\
+             master_replid:77\r\nmaster_repl_offset:1300\r\n# Keyspace\r\ndb0:keys=12,expires=3,avg_ttl=0\r\ndb1:keys=2,expires=0\r\n",
+        );
+        let replication = info.replication();
+        assert_eq!(replication.offset, 1300);
+        assert!(replication.upstream.is_none());
+        assert_eq!(replication.replicas.len(), 1);
+        assert!(replication.replicas[0].online);
+        assert_eq!(info.keys(), 14);
+        assert_eq!(info.server().to_string(), "Redis 7.0.15");
+        assert!(info.server().at_least(7, 0) && !info.server().at_least(7, 2));
+    }
+
+    #[test]
+    fn reads_a_replica_and_valkey() {
+        let info = Info::parse(
+            "redis_version:7.2.4\r\nserver_name:valkey\r\nvalkey_version:9.0.1\r\nrole:slave\r\nmaster_host:10.0.0.8\r\n\
+             master_port:6379\r\nmaster_link_status:up\r\nmaster_sync_in_progress:0\r\nslave_repl_offset:99\r\n",
+        );
+        let replication = info.replication();
+        let link = replication.upstream.unwrap();
+        assert!(link.up && !link.syncing);
+        assert!(link.leads_to(&NodeAddress::new("10.0.0.8".parse().unwrap(), 6379)));
+        assert_eq!(replication.offset, 99);
+        assert_eq!(info.server().to_string(), "Valkey 9.0.1");
+        assert!(info.server().at_least(7, 0));
+    }
+}

@@ -1,0 +1,584 @@
+//! What the nodes say about the cluster: `CLUSTER NODES` and `CLUSTER INFO` as values.
+//!
+//! Wire formats: the command reference of `CLUSTER NODES`, and `clusterGenNodeDescription` in the engine's `cluster.c`
+//! (`cluster_legacy.c` from 7.4). Every node has its own view; whoever decides something reads all of them.
+
+use super::slots::{Slot, SlotParseError, SlotRange, SlotSet};
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+use std::{
+    collections::BTreeMap,
+    fmt,
+    net::{IpAddr, SocketAddr},
+    str::FromStr,
+};
+
+/// Identity of a node: 40 lower case hexadecimal digits on the wire. Addresses change, this does not.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct NodeId([u8; 20]);
+
+impl NodeId {
+    /// The id made of these bytes.
+    pub const fn from_bytes(bytes: [u8; 20]) -> Self {
+        Self(bytes)
+    }
+
+    /// The first eight digits, for messages.
+    pub fn short(&self) -> String {
+        let mut text = self.to_string();
+        text.truncate(8);
+        text
+    }
+}
+
+impl FromStr for NodeId {
+    type Err = TopologyError;
+
+    fn from_str(text: &str) -> Result<Self, TopologyError> {
+        let wrong = || TopologyError::NodeId(excerpt(text));
+        let digit = |byte: u8| match byte {
+            b'0'..=b'9' => Ok(byte - b'0'),
+            b'a'..=b'f' => Ok(byte - b'a' + 10),
+            _ => Err(wrong()),
+        };
+        let mut id = [0; 20];
+        let (pairs, rest) = text.as_bytes().as_chunks::<2>();
+        if pairs.len() != id.len() || !rest.is_empty() {
+            return Err(wrong());
+        }
+        for (byte, [high, low]) in id.iter_mut().zip(pairs) {
+            *byte = digit(*high)? << 4 | digit(*low)?;
+        }
+        Ok(Self(id))
+    }
+}
+
+impl TryFrom<String> for NodeId {
+    type Error = TopologyError;
+
+    fn try_from(text: String) -> Result<Self, TopologyError> {
+        text.parse()
+    }
+}
+
+impl From<NodeId> for String {
+    fn from(id: NodeId) -> Self {
+        id.to_string()
+    }
+}
+
+impl fmt::Display for NodeId {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|byte| write!(out, "{byte:02x}"))
+    }
+}
+
+impl fmt::Debug for NodeId {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, out)
+    }
+}
+
+/// Where a node listens.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct NodeAddress {
+    /// IP address.
+    pub ip: IpAddr,
+    /// Port for clients.
+    pub port: u16,
+    /// Port of the cluster bus.
+    pub bus_port: u16,
+}
+
+impl NodeAddress {
+    /// An address whose bus port is the client port plus 10000, as servers choose it by themselves.
+    pub fn new(ip: IpAddr, port: u16) -> Self {
+        Self {
+            ip,
+            port,
+            bus_port: port.wrapping_add(10000),
+        }
+    }
+
+    /// Where clients connect.
+    pub fn client(&self) -> SocketAddr {
+        SocketAddr::new(self.ip, self.port)
+    }
+}
+
+impl fmt::Display for NodeAddress {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(out, "{}", self.client())
+    }
+}
+
+/// One flag of a node in somebody's view.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Flag {
+    /// The node whose view this is.
+    Myself = 1,
+    /// A primary (`master` on the wire).
+    Primary = 2,
+    /// A replica (`slave` on the wire).
+    Replica = 4,
+    /// Failed: the majority says so.
+    Fail = 8,
+    /// Possibly failed: this node alone says so (`fail?` on the wire).
+    PFail = 16,
+    /// Met, but not yet known by its own id.
+    Handshake = 32,
+    /// No known address.
+    NoAddr = 64,
+    /// A replica that does not stand for election.
+    NoFailover = 128,
+}
+
+/// The flags of a node in somebody's view.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Flags(u8);
+
+impl Flags {
+    /// Whether the flag is set.
+    pub fn has(self, flag: Flag) -> bool {
+        self.0 & flag as u8 != 0
+    }
+
+    /// These flags and one more.
+    #[must_use]
+    pub fn with(self, flag: Flag) -> Self {
+        Self(self.0 | flag as u8)
+    }
+
+    /// Flags this version does not know are skipped: they never concern identity or role.
+    fn parse(text: &str) -> Self {
+        text.split(',')
+            .fold(Self::default(), |flags, word| match word {
+                "myself" => flags.with(Flag::Myself),
+                "master" => flags.with(Flag::Primary),
+                "slave" => flags.with(Flag::Replica),
+                "fail" => flags.with(Flag::Fail),
+                "fail?" => flags.with(Flag::PFail),
+                "handshake" => flags.with(Flag::Handshake),
+                "noaddr" => flags.with(Flag::NoAddr),
+                "nofailover" => flags.with(Flag::NoFailover),
+                _ => flags,
+            })
+    }
+}
+
+/// Which way an open slot's keys go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OpenSlotKind {
+    /// The node gives the slot away.
+    Migrating,
+    /// The node receives the slot.
+    Importing,
+}
+
+/// A slot that is being moved; only the node concerned shows it, in its own view.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct OpenSlot {
+    /// The slot.
+    pub slot: Slot,
+    /// Which way.
+    pub kind: OpenSlotKind,
+    /// The other node.
+    pub peer: NodeId,
+}
+
+/// One node as somebody sees it: a line of `CLUSTER NODES`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ClusterNode {
+    /// Identity. In a handshake it is a random one that will be replaced.
+    pub id: NodeId,
+    /// Address, if one is known.
+    pub address: Option<NodeAddress>,
+    /// Host name that the node announces.
+    pub hostname: Option<String>,
+    /// Flags.
+    pub flags: Flags,
+    /// The primary of a replica.
+    pub primary: Option<NodeId>,
+    /// When the pending ping was sent, milliseconds since the epoch; 0 with none pending.
+    pub ping_sent: u64,
+    /// When the last pong arrived, milliseconds since the epoch; 0 for never.
+    pub pong_received: u64,
+    /// Configuration epoch; that of the primary for a replica.
+    pub config_epoch: u64,
+    /// Whether the bus link is connected.
+    pub linked: bool,
+    /// Slots owned.
+    pub slots: SlotSet,
+    /// Slots being moved, only on the line of the node itself.
+    pub open_slots: Vec<OpenSlot>,
+}
+
+impl ClusterNode {
+    /// Whether the view says primary.
+    pub fn is_primary(&self) -> bool {
+        self.flags.has(Flag::Primary)
+    }
+
+    /// Whether the view says replica.
+    pub fn is_replica(&self) -> bool {
+        self.flags.has(Flag::Replica)
+    }
+
+    /// Whether the view says failed or possibly failed.
+    pub fn is_failing(&self) -> bool {
+        self.flags.has(Flag::Fail) || self.flags.has(Flag::PFail)
+    }
+
+    fn parse(line: &str) -> Result<Self, TopologyError> {
+        let wrong = |field| TopologyError::Line {
+            field,
+            line: excerpt(line),
+        };
+        let mut fields = line.split_ascii_whitespace();
+        let mut next = |name| fields.next().ok_or(wrong(name));
+        let id: NodeId = next("id")?.parse()?;
+        let endpoint = next("address")?;
+        let flags = Flags::parse(next("flags")?);
+        let primary = match next("primary")? {
+            "-" => None,
+            id => Some(id.parse()?),
+        };
+        let ping_sent = number(next("ping-sent")?).ok_or(wrong("ping-sent"))?;
+        let pong_received = number(next("pong-recv")?).ok_or(wrong("pong-recv"))?;
+        let config_epoch = number(next("config-epoch")?).ok_or(wrong("config-epoch"))?;
+        let linked = next("link-state")? == "connected";
+        let (address, hostname) = parse_endpoint(endpoint).ok_or(wrong("address"))?;
+        let mut node = Self {
+            id,
+            address: address.filter(|_| !flags.has(Flag::NoAddr)),
+            hostname,
+            flags,
+            primary,
+            ping_sent,
+            pong_received,
+            config_epoch,
+            linked,
+            slots: SlotSet::default(),
+            open_slots: Vec::new(),
+        };
+        for field in fields {
+            match field.strip_prefix('[') {
+                Some(open) => node
+                    .open_slots
+                    .push(parse_open_slot(open).ok_or(wrong("open slot"))?),
+                None => node.slots.insert_range(field.parse::<SlotRange>()?),
+            }
+        }
+        Ok(node)
+    }
+}
+
+/// One node's view of all nodes: its answer to `CLUSTER NODES`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NodesView {
+    nodes: Vec<ClusterNode>,
+    myself: usize,
+}
+
+impl NodesView {
+    /// The view in an answer to `CLUSTER NODES`.
+    pub fn parse(text: &str) -> Result<Self, TopologyError> {
+        let nodes = text
+            .lines()
+            .map(str::trim)
+            .filter(|line| !line.is_empty())
+            .map(ClusterNode::parse)
+            .collect::<Result<Vec<_>, _>>()?;
+        Self::of(nodes)
+    }
+
+    /// The view made of these nodes, of which exactly one is flagged `Myself`.
+    pub fn of(nodes: Vec<ClusterNode>) -> Result<Self, TopologyError> {
+        let mut own = nodes
+            .iter()
+            .enumerate()
+            .filter(|(_, node)| node.flags.has(Flag::Myself));
+        match (own.next(), own.next()) {
+            (Some((myself, _)), None) => Ok(Self { nodes, myself }),
+            _ => Err(TopologyError::Myself),
+        }
+    }
+
+    /// The node whose view this is.
+    #[allow(clippy::indexing_slicing)] // `of` has found the index in this very list
+    pub fn myself(&self) -> &ClusterNode {
+        &self.nodes[self.myself]
+    }
+
+    /// All nodes, itself included.
+    pub fn nodes(&self) -> &[ClusterNode] {
+        &self.nodes
+    }
+
+    /// All other nodes.
+    pub fn others(&self) -> impl Iterator<Item = &ClusterNode> {
+        self.nodes
+            .iter()
+            .filter(|node| !node.flags.has(Flag::Myself))
+    }
+
+    /// The node with this id, unless it is only a handshake.
+    pub fn get(&self, id: NodeId) -> Option<&ClusterNode> {
+        self.nodes
+            .iter()
+            .find(|node| node.id == id && !node.flags.has(Flag::Handshake))
+    }
+
+    /// Who owns which slots in this view.
+    pub fn owners(&self) -> Owners {
+        self.nodes
+            .iter()
+            .filter(|node| node.is_primary() && !node.slots.is_empty())
+            .map(|node| (node.id, node.slots.clone()))
+            .collect()
+    }
+}
+
+/// Who owns which slots.
+pub type Owners = BTreeMap<NodeId, SlotSet>;
+
+/// Who owns which slots, by each owner's own word: only the lines of the views' own nodes count. A primary without a
+/// view has no part in it.
+pub fn owners_by_own_word<'a>(views: impl IntoIterator<Item = &'a NodesView>) -> Owners {
+    views
+        .into_iter()
+        .map(NodesView::myself)
+        .filter(|node| node.is_primary() && !node.slots.is_empty())
+        .map(|node| (node.id, node.slots.clone()))
+        .collect()
+}
+
+/// Hash of the slot map by each owner's own word: equal for equal maps, `v1-` and 32 digits.
+pub fn topology_hash<'a>(views: impl IntoIterator<Item = &'a NodesView>) -> String {
+    owners_hash(&owners_by_own_word(views))
+}
+
+/// Hash of a slot map: SHA-256 of a line `id range range…` for each owner, sorted by id, shortened to 16 bytes.
+pub fn owners_hash(owners: &Owners) -> String {
+    use std::fmt::Write;
+    let mut hash = Sha256::new();
+    let mut line = String::new();
+    for (id, slots) in owners {
+        line.clear();
+        // Writing into a String cannot fail.
+        let _ = write!(line, "{id}");
+        for range in slots.ranges() {
+            let _ = write!(line, " {range}");
+        }
+        line.push('\n');
+        hash.update(line.as_bytes());
+    }
+    let digest = hash.finalize();
+    let mut text = String::from("v1-");
+    for byte in digest.iter().take(16) {
+        let _ = write!(text, "{byte:02x}");
+    }
+    text
+}
+
+/// An answer to `CLUSTER INFO`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ClusterInfo {
+    /// `cluster_state:ok`: the node serves.
+    pub ok: bool,
+    /// Slots that have an owner.
+    pub slots_assigned: u32,
+    /// Slots whose owner is neither failed nor possibly failed.
+    pub slots_ok: u32,
+    /// Nodes known, itself included.
+    pub known_nodes: u32,
+    /// Primaries that own slots.
+    pub size: u32,
+    /// The newest epoch seen.
+    pub current_epoch: u64,
+    /// The node's own configuration epoch.
+    pub my_epoch: u64,
+}
+
+impl ClusterInfo {
+    /// The value in an answer to `CLUSTER INFO`; lines that are missing count as zero.
+    pub fn parse(text: &str) -> Self {
+        let mut info = Self::default();
+        for (name, value) in text.lines().filter_map(|line| line.trim().split_once(':')) {
+            let count = || value.parse().unwrap_or_default();
+            match name {
+                "cluster_state" => info.ok = value == "ok",
+                "cluster_slots_assigned" => info.slots_assigned = count(),
+                "cluster_slots_ok" => info.slots_ok = count(),
+                "cluster_known_nodes" => info.known_nodes = count(),
+                "cluster_size" => info.size = count(),
+                "cluster_current_epoch" => info.current_epoch = number(value).unwrap_or_default(),
+                "cluster_my_epoch" => info.my_epoch = number(value).unwrap_or_default(),
+                _ => {}
+            }
+        }
+        info
+    }
+}
+
+/// Why an answer about the topology could not be understood.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum TopologyError {
+    /// Not a node id.
+    #[error("\"{0}\" is not a node id (40 lower case hexadecimal digits)")]
+    NodeId(String),
+    /// A line of CLUSTER NODES has a field that is missing or wrong.
+    #[error("CLUSTER NODES: the field {field} is missing or wrong in \"{line}\"")]
+    Line {
+        /// Name of the field.
+        field: &'static str,
+        /// The line, shortened.
+        line: String,
+    },
+    /// A slot or a range of slots is wrong.
+    #[error("CLUSTER NODES: {0}")]
+    Slot(#[from] SlotParseError),
+    /// None or several lines are flagged `myself`.
+    #[error("CLUSTER NODES: not exactly one line is flagged myself")]
+    Myself,
+}
+
+/// Enough of a foreign text to recognise it in a message.
+fn excerpt(text: &str) -> String {
+    text.chars().take(160).collect()
+}
+
+/// Times and epochs; servers have printed -1 for "none".
+fn number(text: &str) -> Option<u64> {
+    match text {
+        "-1" => Some(0),
+        _ => text.parse().ok(),
+    }
+}
+
+/// `ip:port[@bus port][,host name[,name=value…]]`, where the ip may be empty or a bare IPv6 address.
+fn parse_endpoint(text: &str) -> Option<(Option<NodeAddress>, Option<String>)> {
+    let mut parts = text.split(',');
+    let endpoint = parts.next()?;
+    let hostname = parts
+        .next()
+        .filter(|name| !name.is_empty() && !name.contains('='))
+        .map(str::to_owned);
+    let (address, bus_port) = match endpoint.split_once('@') {
+        Some((address, bus_port)) => (address, Some(bus_port.parse().ok()?)),
+        None => (endpoint, None),
+    };
+    let (ip, port) = address.rsplit_once(':')?;
+    let port = port.parse().ok()?;
+    if ip.is_empty() || port == 0 {
+        return Some((None, hostname));
+    }
+    let mut address = NodeAddress::new(ip.parse().ok()?, port);
+    if let Some(bus_port) = bus_port {
+        address.bus_port = bus_port;
+    }
+    Some((Some(address), hostname))
+}
+
+/// `slot->-id]` or `slot-<-id]`.
+fn parse_open_slot(text: &str) -> Option<OpenSlot> {
+    let text = text.strip_suffix(']')?;
+    let (kind, (slot, peer)) = match text.split_once("->-") {
+        Some(parts) => (OpenSlotKind::Migrating, parts),
+        None => (OpenSlotKind::Importing, text.split_once("-<-")?),
+    };
+    Some(OpenSlot {
+        slot: slot.parse().ok()?,
+        kind,
+        peer: peer.parse().ok()?,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const VIEW: &str = "\
+07c37dfeb235213a872192d90877d0cd55635b91 127.0.0.1:30004@31004,hostname4 slave e7d1eecce10fd6bb5eb35b9f99a514335d9ba9ca 0 1426238317239 4 connected
+67ed2db8d677e59ec4a4cefb06858cf2a1a89fa1 127.0.0.1:30002@31002,,shard-id=0123 master - 0 1426238316232 2 connected 5461-10922
+292f8b365bb7edb5e285caf0b7e6ddc7265d2f4f fd00::12:30003@31003 master,fail? - 1426238318243 1426238318243 3 disconnected 10923-16383
+6ec23923021cf3ffec47632106199cb7f496ce01 :0@0 slave,fail,noaddr 67ed2db8d677e59ec4a4cefb06858cf2a1a89fa1 0 1426238316232 5 disconnected
+e7d1eecce10fd6bb5eb35b9f99a514335d9ba9ca 127.0.0.1:30001@31001 myself,master - 0 0 1 connected 0-77 80 [78->-67ed2db8d677e59ec4a4cefb06858cf2a1a89fa1] [93-<-292f8b365bb7edb5e285caf0b7e6ddc7265d2f4f]
+";
+
+    #[test]
+    fn reads_every_field() {
+        let view = NodesView::parse(VIEW).unwrap();
+        let myself = view.myself();
+        assert_eq!(myself.id.short(), "e7d1eecc");
+        assert_eq!(myself.slots.len(), 79);
+        assert_eq!(myself.open_slots.len(), 2);
+        assert_eq!(myself.open_slots[0].kind, OpenSlotKind::Migrating);
+        assert_eq!(myself.open_slots[1].kind, OpenSlotKind::Importing);
+        let [replica, primary, failing, gone, _] = view.nodes() else {
+            panic!("five nodes")
+        };
+        assert_eq!(replica.primary, Some(myself.id));
+        assert_eq!(replica.hostname.as_deref(), Some("hostname4"));
+        assert_eq!(primary.hostname, None);
+        assert_eq!(primary.address.unwrap().bus_port, 31002);
+        assert_eq!(
+            failing.address.unwrap().client(),
+            "[fd00::12]:30003".parse().unwrap()
+        );
+        assert!(failing.is_failing() && !failing.linked);
+        assert!(gone.address.is_none() && gone.flags.has(Flag::Fail));
+        assert_eq!(view.owners().len(), 3);
+    }
+
+    #[test]
+    fn says_what_is_wrong() {
+        let broken = VIEW.replace("1426238318243 3", "later 3");
+        let error = NodesView::parse(&broken).unwrap_err().to_string();
+        assert!(error.contains("pong-recv"), "{error}");
+        let nobody = VIEW.replace("myself,", "");
+        assert_eq!(NodesView::parse(&nobody), Err(TopologyError::Myself));
+        assert!(
+            "E7d1eecce10fd6bb5eb35b9f99a514335d9ba9ca"
+                .parse::<NodeId>()
+                .is_err()
+        );
+    }
+
+    #[test]
+    fn the_hash_is_of_owners_and_ranges_only() {
+        let view = NodesView::parse(VIEW).unwrap();
+        let later = VIEW.replace("1426238317239", "1426238319999");
+        let later = NodesView::parse(&later).unwrap();
+        assert_eq!(topology_hash([&view]), topology_hash([&later]));
+        let moved = NodesView::parse(&VIEW.replace("0-77 80", "0-77")).unwrap();
+        assert_ne!(topology_hash([&view]), topology_hash([&moved]));
+        assert!(topology_hash([&view]).starts_with("v1-"));
+        assert_eq!(topology_hash([&view]).len(), 35);
+    }
+
+    #[test]
+    fn reads_cluster_info() {
+        let info = ClusterInfo::parse(
+            "cluster_state:ok\r\ncluster_slots_assigned:16384\r\ncluster_slots_ok:16384\r\ncluster_known_nodes:6\r\n\
+             cluster_size:3\r\ncluster_current_epoch:6\r\ncluster_my_epoch:2\r\n",
+        );
+        assert!(info.ok && info.slots_ok == 16384 && info.known_nodes == 6 && info.my_epoch == 2);
+    }
+
+    proptest! {
+        #[test]
+        fn ids_survive_the_way_through_text(bytes: [u8; 20]) {
+            let id = NodeId::from_bytes(bytes);
+            prop_assert_eq!(id.to_string().parse::<NodeId>().unwrap(), id);
+        }
+
+        #[test]
+        fn any_text_is_read_or_refused(text in "\\PC{0,200}") {
+            let _ = NodesView::parse(&text);
+        }
+    }
+}
