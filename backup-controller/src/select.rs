@@ -67,7 +67,10 @@ pub fn choose(
             reasons.push(format!("{} is no longer a primary", primary.address));
         }
         Some(primary) if primary.loading => {
-            reasons.push(format!("primary {} is still loading its data", primary.address));
+            reasons.push(format!(
+                "primary {} is still loading its data",
+                primary.address
+            ));
         }
         Some(primary) => return Ok(primary.chosen(SourceRole::Primary)),
         None => reasons.push("the primary does not answer".to_owned()),
@@ -169,9 +172,15 @@ mod tests {
         let near = 100 << 20;
         let replicas = [replica(2, near - 50), replica(3, near - 10)];
         let choice = choose(Some(&primary()), &replicas, SourceRole::Replica).unwrap();
-        assert_eq!((choice.address, choice.role), (address(3), SourceRole::Replica));
+        assert_eq!(
+            (choice.address, choice.role),
+            (address(3), SourceRole::Replica)
+        );
         let choice = choose(Some(&primary()), &replicas, SourceRole::Primary).unwrap();
-        assert_eq!((choice.address, choice.role), (address(1), SourceRole::Primary));
+        assert_eq!(
+            (choice.address, choice.role),
+            (address(1), SourceRole::Primary)
+        );
     }
 
     #[test]

@@ -23,7 +23,9 @@ pub struct SlotMap {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum NotSettled {
     /// A slot is being moved.
-    #[error("slot {slot} is being moved on node {node} (and {others} more): waiting until no slot is open")]
+    #[error(
+        "slot {slot} is being moved on node {node} (and {others} more): waiting until no slot is open"
+    )]
     OpenSlot {
         /// The first open slot.
         slot: u16,
@@ -45,7 +47,9 @@ pub enum NotSettled {
         slots: String,
     },
     /// A node has another map.
-    #[error("node {node} sees another slot map than the owners themselves: waiting until all nodes agree")]
+    #[error(
+        "node {node} sees another slot map than the owners themselves: waiting until all nodes agree"
+    )]
     Disagree {
         /// The node.
         node: String,
@@ -164,7 +168,8 @@ mod tests {
             let mark = if id == myself { "myself," } else { "" };
             format!("{id} 10.0.0.1:6379@16379 {mark}{role} 0 0 1 connected {rest}\n")
         };
-        let text = line(A, "master -", a) + &line(B, "master -", b) + &line(C, &format!("slave {B}"), "");
+        let text =
+            line(A, "master -", a) + &line(B, "master -", b) + &line(C, &format!("slave {B}"), "");
         NodesView::parse(&text).unwrap()
     }
 
@@ -184,7 +189,9 @@ mod tests {
 
     #[test]
     fn a_failover_cuts_alike_and_a_move_does_not() {
-        let units = SlotMap::of(&views("8000-16383", "0-7999")).unwrap().units(1);
+        let units = SlotMap::of(&views("8000-16383", "0-7999"))
+            .unwrap()
+            .units(1);
         let failed_over = SlotMap::of(&views("0-7999", "8000-16383")).unwrap();
         assert!(failed_over.is_cut_like(&units));
         let moved = SlotMap::of(&views("8001-16383", "0-8000")).unwrap();
@@ -195,15 +202,36 @@ mod tests {
     fn what_is_not_settled_is_named() {
         let open = format!("0-7999 [42->-{A}]");
         let error = SlotMap::of(&views("8000-16383", &open)).unwrap_err();
-        assert!(matches!(error, NotSettled::OpenSlot { slot: 42, others: 0, .. }), "{error}");
+        assert!(
+            matches!(
+                error,
+                NotSettled::OpenSlot {
+                    slot: 42,
+                    others: 0,
+                    ..
+                }
+            ),
+            "{error}"
+        );
         let error = SlotMap::of(&views("8000-16383", "0-7998")).unwrap_err();
-        assert_eq!(error, NotSettled::Uncovered { slots: "7999".into() });
+        assert_eq!(
+            error,
+            NotSettled::Uncovered {
+                slots: "7999".into()
+            }
+        );
         let mut some = views("8000-16383", "0-7999");
         some.remove(1);
         let error = SlotMap::of(&some).unwrap_err();
-        assert!(matches!(error, NotSettled::Uncovered { .. }), "the owner itself has to answer: {error}");
+        assert!(
+            matches!(error, NotSettled::Uncovered { .. }),
+            "the owner itself has to answer: {error}"
+        );
         let mut split = views("8000-16383", "0-7999");
         split[2] = view(C, "0-7999", "8000-16383");
-        assert!(matches!(SlotMap::of(&split), Err(NotSettled::Disagree { .. })));
+        assert!(matches!(
+            SlotMap::of(&split),
+            Err(NotSettled::Disagree { .. })
+        ));
     }
 }

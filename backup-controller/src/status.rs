@@ -78,7 +78,12 @@ pub fn after(
             status.message = Some(under_way(&status));
         }
     }
-    status.conditions = merge(&status.conditions, &findings, status.observed_generation, now);
+    status.conditions = merge(
+        &status.conditions,
+        &findings,
+        status.observed_generation,
+        now,
+    );
     status.phase = Some(phase(backup, &status, step).to_owned());
     status
 }
@@ -119,8 +124,16 @@ fn succeed(
     status.rdb_version = Some(published.rdb_version);
     status.message = Some("the backup is complete".to_owned());
     close(status, now);
-    findings.push(Finding::yes("Published", "ManifestWritten", &published.manifest_key));
-    findings.push(Finding::yes("Complete", "Succeeded", "every shard and the manifest are stored"));
+    findings.push(Finding::yes(
+        "Published",
+        "ManifestWritten",
+        &published.manifest_key,
+    ));
+    findings.push(Finding::yes(
+        "Complete",
+        "Succeeded",
+        "every shard and the manifest are stored",
+    ));
 }
 
 fn close(status: &mut RedisBackupStatus, now: Timestamp) {
@@ -134,8 +147,16 @@ fn close(status: &mut RedisBackupStatus, now: Timestamp) {
 fn captured(status: &RedisBackupStatus, findings: &mut Vec<Finding>) {
     let (done, all) = count(&status.shards);
     findings.push(match done == all {
-        true => Finding::yes("Captured", "AllStored", format!("{all} of {all} shards are stored")),
-        false => Finding::no("Captured", "Capturing", format!("{done} of {all} shards are stored")),
+        true => Finding::yes(
+            "Captured",
+            "AllStored",
+            format!("{all} of {all} shards are stored"),
+        ),
+        false => Finding::no(
+            "Captured",
+            "Capturing",
+            format!("{done} of {all} shards are stored"),
+        ),
     });
 }
 
@@ -237,7 +258,10 @@ mod tests {
 
     #[test]
     fn keys_are_unknown_when_one_shard_does_not_know() {
-        let known = BackupShard { keys: Some(3), ..BackupShard::default() };
+        let known = BackupShard {
+            keys: Some(3),
+            ..BackupShard::default()
+        };
         assert_eq!(progress(&[known.clone(), known.clone()]).keys, Some(6));
         assert_eq!(progress(&[known, BackupShard::default()]).keys, None);
     }
@@ -247,7 +271,10 @@ mod tests {
         let now = Timestamp::from_second(1_800_000_000).unwrap();
         let later = Timestamp::from_second(1_800_000_060).unwrap();
         let mut backup = RedisBackup::new("b", crds::RedisBackupSpec::default());
-        let wait = Step::Wait { reason: "ClusterNotFound", message: "waiting".into() };
+        let wait = Step::Wait {
+            reason: "ClusterNotFound",
+            message: "waiting".into(),
+        };
         let first = after(&backup, &wait, None, None, now);
         assert_eq!(first.phase.as_deref(), Some("Waiting"));
         backup.status = Some(first.clone());
@@ -258,7 +285,10 @@ mod tests {
     fn a_failure_is_said_in_phase_message_and_condition() {
         let now = Timestamp::from_second(1_800_000_000).unwrap();
         let backup = RedisBackup::new("b", crds::RedisBackupSpec::default());
-        let fail = Step::Fail { reason: "NoSuchBucket", message: "bucket b does not exist".into() };
+        let fail = Step::Fail {
+            reason: "NoSuchBucket",
+            message: "bucket b does not exist".into(),
+        };
         let status = after(&backup, &fail, None, None, now);
         assert_eq!(status.phase.as_deref(), Some("Failed"));
         assert_eq!(status.message.as_deref(), Some("bucket b does not exist"));
