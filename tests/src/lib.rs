@@ -1,1 +1,6 @@
-//! stub
+//! Harness of the suites and benchmarks: real servers, real clusters, data sets.
+
+pub mod client;
+pub mod dataset;
+pub mod kubectl;
+pub mod scenario;

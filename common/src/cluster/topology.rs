@@ -3,7 +3,7 @@
 //! Wire formats: the command reference of `CLUSTER NODES`, and `clusterGenNodeDescription` in the engine's `cluster.c`
 //! (`cluster_legacy.c` from 7.4). Every node has its own view; whoever decides something reads all of them.
 
-use super::slots::{Slot, SlotParseError, SlotRange, SlotSet};
+use super::slots::{Slot, SlotError, SlotRange, SlotSet};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use std::{
@@ -439,7 +439,7 @@ pub enum TopologyError {
     },
     /// A slot or a range of slots is wrong.
     #[error("CLUSTER NODES: {0}")]
-    Slot(#[from] SlotParseError),
+    Slot(#[from] SlotError),
     /// None or several lines are flagged `myself`.
     #[error("CLUSTER NODES: not exactly one line is flagged myself")]
     Myself,

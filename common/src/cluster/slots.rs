@@ -1,0 +1,526 @@
+//! Hash slots: one, a range, a set, and the slot of a key.
+//!
+//! A Redis Cluster has 16384 slots; a key belongs to CRC-16/XMODEM of its hash tag modulo 16384
+//! (Redis Cluster specification, "Key distribution model" and "Hash tags").
+
+use std::fmt;
+use std::str::FromStr;
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+/// Number of hash slots of every Redis Cluster.
+pub const SLOT_COUNT: u16 = 16384;
+
+const WORDS: usize = SLOT_COUNT as usize / 64;
+
+/// Text or number that is not a slot, a range or a set of them.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum SlotError {
+    /// The number is not below 16384.
+    #[error("slot {0} does not exist: slots go from 0 to 16383")]
+    OutOfRange(u64),
+    /// The text is neither `start-end` nor a single number.
+    #[error("{0:?} is no slot range: expected a number or start-end, such as 0-5460")]
+    Syntax(String),
+    /// The range ends before it starts.
+    #[error("slot range {start}-{end} ends before it starts")]
+    Backwards {
+        /// The first slot given.
+        start: Slot,
+        /// The last slot given.
+        end: Slot,
+    },
+}
+
+/// A hash slot, always below [`SLOT_COUNT`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Slot(u16);
+
+impl Slot {
+    /// The first slot.
+    pub const MIN: Slot = Slot(0);
+    /// The last slot.
+    pub const MAX: Slot = Slot(SLOT_COUNT - 1);
+
+    /// The slot with this number.
+    pub fn new(number: u16) -> Result<Self, SlotError> {
+        if number < SLOT_COUNT {
+            Ok(Self(number))
+        } else {
+            Err(SlotError::OutOfRange(number.into()))
+        }
+    }
+
+    /// The slot a key belongs to: of its hash tag `{...}` if it has a non-empty one, else of the whole key.
+    pub fn of_key(key: &[u8]) -> Self {
+        Self(crc16(hash_tag(key)) % SLOT_COUNT)
+    }
+
+    /// The slot's number, 0 to 16383.
+    pub fn get(self) -> u16 {
+        self.0
+    }
+
+    /// The slot's number as an index into a table of [`SLOT_COUNT`] entries.
+    pub fn index(self) -> usize {
+        usize::from(self.0)
+    }
+
+    /// Every slot in ascending order.
+    pub fn all() -> impl Iterator<Item = Slot> {
+        (0..SLOT_COUNT).map(Slot)
+    }
+}
+
+impl fmt::Display for Slot {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl TryFrom<u16> for Slot {
+    type Error = SlotError;
+
+    fn try_from(number: u16) -> Result<Self, SlotError> {
+        Self::new(number)
+    }
+}
+
+impl FromStr for Slot {
+    type Err = SlotError;
+
+    fn from_str(text: &str) -> Result<Self, SlotError> {
+        let digits = !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
+        let number = text
+            .parse::<u64>()
+            .ok()
+            .filter(|_| digits)
+            .ok_or_else(|| SlotError::Syntax(text.to_owned()))?;
+        u16::try_from(number)
+            .map_err(|_| SlotError::OutOfRange(number))
+            .and_then(Self::new)
+    }
+}
+
+/// The part of a key that decides its slot.
+fn hash_tag(key: &[u8]) -> &[u8] {
+    let tag = key.iter().position(|b| *b == b'{').and_then(|open| {
+        let rest = key.get(open + 1..)?;
+        let close = rest.iter().position(|b| *b == b'}')?;
+        rest.get(..close)
+    });
+    tag.filter(|tag| !tag.is_empty()).unwrap_or(key)
+}
+
+const CRC16: [u16; 256] = crc16_table();
+
+#[allow(clippy::indexing_slicing)] // evaluated by the compiler: an index out of bounds does not build
+const fn crc16_table() -> [u16; 256] {
+    let mut table = [0u16; 256];
+    let mut byte = 0;
+    while byte < 256 {
+        #[allow(clippy::cast_possible_truncation)] // below 256
+        let mut crc = (byte as u16) << 8;
+        let mut bit = 0;
+        while bit < 8 {
+            crc = if crc & 0x8000 == 0 {
+                crc << 1
+            } else {
+                (crc << 1) ^ 0x1021
+            };
+            bit += 1;
+        }
+        table[byte] = crc;
+        byte += 1;
+    }
+    table
+}
+
+fn crc16(bytes: &[u8]) -> u16 {
+    bytes.iter().fold(0, |crc, byte| {
+        let [high, low] = crc.to_be_bytes();
+        // A u8 is always a valid index of 256 entries, so the fallback is never taken.
+        u16::from(low) << 8
+            ^ CRC16
+                .get(usize::from(high ^ byte))
+                .copied()
+                .unwrap_or_default()
+    })
+}
+
+/// An inclusive range of slots, at least one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct SlotRange {
+    start: Slot,
+    end: Slot,
+}
+
+impl SlotRange {
+    /// Every slot.
+    pub const ALL: SlotRange = SlotRange {
+        start: Slot::MIN,
+        end: Slot::MAX,
+    };
+
+    /// The range from `start` to `end`, both included.
+    pub fn new(start: Slot, end: Slot) -> Result<Self, SlotError> {
+        if start <= end {
+            Ok(Self { start, end })
+        } else {
+            Err(SlotError::Backwards { start, end })
+        }
+    }
+
+    /// First slot.
+    pub fn start(self) -> Slot {
+        self.start
+    }
+
+    /// Last slot.
+    pub fn end(self) -> Slot {
+        self.end
+    }
+
+    /// Number of slots, at least 1.
+    #[allow(clippy::len_without_is_empty)] // a range is never empty
+    pub fn len(self) -> u16 {
+        self.end.0 - self.start.0 + 1
+    }
+
+    /// Whether the slot lies in the range.
+    pub fn contains(self, slot: Slot) -> bool {
+        self.start <= slot && slot <= self.end
+    }
+
+    /// The slots in ascending order.
+    pub fn slots(self) -> impl Iterator<Item = Slot> {
+        (self.start.0..=self.end.0).map(Slot)
+    }
+}
+
+impl From<Slot> for SlotRange {
+    fn from(slot: Slot) -> Self {
+        Self {
+            start: slot,
+            end: slot,
+        }
+    }
+}
+
+impl fmt::Display for SlotRange {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.start == self.end {
+            write!(f, "{}", self.start)
+        } else {
+            write!(f, "{}-{}", self.start, self.end)
+        }
+    }
+}
+
+impl FromStr for SlotRange {
+    type Err = SlotError;
+
+    fn from_str(text: &str) -> Result<Self, SlotError> {
+        let (start, end) = text.split_once('-').unwrap_or((text, text));
+        Self::new(start.parse()?, end.parse()?)
+    }
+}
+
+/// A set of slots: a bitmap of 2 KiB.
+#[derive(Clone, PartialEq, Eq, Hash)]
+pub struct SlotSet {
+    words: Box<[u64; WORDS]>,
+}
+
+impl SlotSet {
+    /// No slot.
+    pub fn new() -> Self {
+        Self {
+            words: Box::new([0; WORDS]),
+        }
+    }
+
+    /// Every slot.
+    pub fn full() -> Self {
+        Self {
+            words: Box::new([u64::MAX; WORDS]),
+        }
+    }
+
+    /// Adds a slot; whether it was absent before.
+    pub fn insert(&mut self, slot: Slot) -> bool {
+        let (index, mask) = position(slot);
+        self.words.get_mut(index).is_some_and(|word| {
+            let absent = *word & mask == 0;
+            *word |= mask;
+            absent
+        })
+    }
+
+    /// Adds every slot of the range.
+    pub fn insert_range(&mut self, range: SlotRange) {
+        for slot in range.slots() {
+            self.insert(slot);
+        }
+    }
+
+    /// Removes a slot; whether it was present before.
+    pub fn remove(&mut self, slot: Slot) -> bool {
+        let (index, mask) = position(slot);
+        self.words.get_mut(index).is_some_and(|word| {
+            let present = *word & mask != 0;
+            *word &= !mask;
+            present
+        })
+    }
+
+    /// Whether the slot is in the set.
+    pub fn contains(&self, slot: Slot) -> bool {
+        let (index, mask) = position(slot);
+        self.words.get(index).is_some_and(|word| word & mask != 0)
+    }
+
+    /// Number of slots in the set.
+    pub fn len(&self) -> usize {
+        self.words
+            .iter()
+            .map(|word| word.count_ones() as usize)
+            .sum()
+    }
+
+    /// Whether no slot is in the set.
+    pub fn is_empty(&self) -> bool {
+        self.words.iter().all(|word| *word == 0)
+    }
+
+    /// Whether all 16384 slots are in the set.
+    pub fn is_full(&self) -> bool {
+        self.words.iter().all(|word| *word == u64::MAX)
+    }
+
+    /// The slots in ascending order.
+    pub fn iter(&self) -> impl Iterator<Item = Slot> + '_ {
+        Slot::all().filter(|slot| self.contains(*slot))
+    }
+
+    /// The slots of either set.
+    #[must_use]
+    pub fn union(&self, other: &Self) -> Self {
+        self.combine(other, |a, b| a | b)
+    }
+
+    /// The slots of both sets.
+    #[must_use]
+    pub fn intersection(&self, other: &Self) -> Self {
+        self.combine(other, |a, b| a & b)
+    }
+
+    /// The slots of this set that the other lacks.
+    #[must_use]
+    pub fn difference(&self, other: &Self) -> Self {
+        self.combine(other, |a, b| a & !b)
+    }
+
+    /// The slots of the cluster this set lacks.
+    #[must_use]
+    pub fn missing(&self) -> Self {
+        Self::full().difference(self)
+    }
+
+    /// The set as maximal ranges in ascending order.
+    pub fn ranges(&self) -> Vec<SlotRange> {
+        let mut ranges: Vec<SlotRange> = Vec::new();
+        for slot in self.iter() {
+            match ranges.last_mut() {
+                Some(last) if last.end.0 + 1 == slot.0 => last.end = slot,
+                _ => ranges.push(slot.into()),
+            }
+        }
+        ranges
+    }
+
+    fn combine(&self, other: &Self, word: impl Fn(u64, u64) -> u64) -> Self {
+        let mut result = self.clone();
+        for (mine, theirs) in result.words.iter_mut().zip(other.words.iter()) {
+            *mine = word(*mine, *theirs);
+        }
+        result
+    }
+}
+
+/// Where a slot's bit is: index of its word, mask within.
+fn position(slot: Slot) -> (usize, u64) {
+    (slot.index() / 64, 1 << (slot.index() % 64))
+}
+
+impl Default for SlotSet {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl From<SlotRange> for SlotSet {
+    fn from(range: SlotRange) -> Self {
+        Self::from_iter([range])
+    }
+}
+
+impl FromIterator<SlotRange> for SlotSet {
+    fn from_iter<I: IntoIterator<Item = SlotRange>>(ranges: I) -> Self {
+        let mut set = Self::new();
+        for range in ranges {
+            set.insert_range(range);
+        }
+        set
+    }
+}
+
+impl FromIterator<Slot> for SlotSet {
+    fn from_iter<I: IntoIterator<Item = Slot>>(slots: I) -> Self {
+        slots.into_iter().map(SlotRange::from).collect()
+    }
+}
+
+/// The ranges separated by commas, `none` for the empty set.
+impl fmt::Display for SlotSet {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.is_empty() {
+            return f.write_str("none");
+        }
+        for (position, range) in self.ranges().into_iter().enumerate() {
+            let separator = if position == 0 { "" } else { "," };
+            write!(f, "{separator}{range}")?;
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Debug for SlotSet {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "SlotSet({self})")
+    }
+}
+
+impl Serialize for Slot {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for Slot {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer)?
+            .parse()
+            .map_err(serde::de::Error::custom)
+    }
+}
+
+impl Serialize for SlotRange {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for SlotRange {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer)?
+            .parse()
+            .map_err(serde::de::Error::custom)
+    }
+}
+
+/// A list of ranges, such as `["0-5460", "7000"]`.
+impl Serialize for SlotSet {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_seq(self.ranges())
+    }
+}
+
+impl<'de> Deserialize<'de> for SlotSet {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        Ok(Vec::<SlotRange>::deserialize(deserializer)?
+            .into_iter()
+            .collect())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn slots_of_keys_match_the_server() {
+        // Answers of CLUSTER KEYSLOT of Redis 7.0.
+        for (key, slot) in [
+            ("", 0),
+            ("foo", 12182),
+            ("123456789", 12739),
+            ("{user1000}.following", 3443),
+            ("user1000", 3443),
+            ("foo{}{bar}", 8363),
+            ("foo{{bar}}zap", 4015),
+            ("{bar", 4015),
+            ("foo{bar}{zap}", 5061),
+            ("bar", 5061),
+        ] {
+            assert_eq!(Slot::of_key(key.as_bytes()).get(), slot, "{key}");
+        }
+    }
+
+    #[test]
+    fn text_that_is_no_slot_is_refused() {
+        assert_eq!("16384".parse::<Slot>(), Err(SlotError::OutOfRange(16384)));
+        assert!(matches!("+1".parse::<Slot>(), Err(SlotError::Syntax(_))));
+        assert!(matches!("".parse::<SlotRange>(), Err(SlotError::Syntax(_))));
+        assert!(matches!(
+            "1-2-3".parse::<SlotRange>(),
+            Err(SlotError::Syntax(_))
+        ));
+        assert!(matches!(
+            "5-4".parse::<SlotRange>(),
+            Err(SlotError::Backwards { .. })
+        ));
+    }
+
+    #[test]
+    fn a_set_is_written_as_its_ranges() {
+        let set: SlotSet = [(0, 5460), (7, 9), (7000, 7000)]
+            .into_iter()
+            .map(|(start, end)| SlotRange::new(Slot(start), Slot(end)).unwrap())
+            .collect();
+        let json = serde_json::to_string(&set).unwrap();
+        assert_eq!(json, r#"["0-5460","7000"]"#);
+        assert_eq!(serde_json::from_str::<SlotSet>(&json).unwrap(), set);
+        assert_eq!(set.to_string(), "0-5460,7000");
+        assert_eq!(SlotSet::new().to_string(), "none");
+        assert_eq!(set.missing().len() + set.len(), usize::from(SLOT_COUNT));
+        assert_eq!(SlotSet::from(SlotRange::ALL), SlotSet::full());
+    }
+
+    proptest! {
+        #[test]
+        fn a_set_behaves_like_a_tree_set(
+            a in prop::collection::btree_set(0..SLOT_COUNT, 0..200),
+            b in prop::collection::btree_set(0..SLOT_COUNT, 0..200),
+        ) {
+            let set = |numbers: &BTreeSet<u16>| numbers.iter().map(|n| Slot(*n)).collect::<SlotSet>();
+            let numbers = |set: &SlotSet| set.iter().map(Slot::get).collect::<BTreeSet<u16>>();
+            let (x, y) = (set(&a), set(&b));
+            prop_assert_eq!(numbers(&x.union(&y)), &a | &b);
+            prop_assert_eq!(numbers(&x.intersection(&y)), &a & &b);
+            prop_assert_eq!(numbers(&x.difference(&y)), &a - &b);
+            prop_assert_eq!(x.len(), a.len());
+            prop_assert_eq!(x.ranges().into_iter().collect::<SlotSet>(), x);
+        }
+
+        #[test]
+        fn a_range_reads_back_what_it_writes(start in 0..SLOT_COUNT, more in 0..SLOT_COUNT) {
+            let range = SlotRange::new(Slot(start), Slot((start + more).min(SLOT_COUNT - 1))).unwrap();
+            prop_assert_eq!(range.to_string().parse::<SlotRange>().unwrap(), range);
+        }
+    }
+}

@@ -1,0 +1,306 @@
+//! The manifest: the document that makes stored objects a backup. Written last, read first.
+
+use super::{
+    compression::Compression,
+    digest::Sha256Digest,
+    index::ShardIndex,
+    layout::{BackupId, is_plain_name},
+};
+use crate::cluster::slots::{SlotRange, SlotSet};
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+/// The version of manifest and index that this code writes and reads.
+pub const SCHEMA: u32 = 1;
+
+/// One complete backup of a cluster.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Manifest {
+    /// Version of this format: [`SCHEMA`].
+    pub schema: u32,
+    /// Identity of the backup.
+    pub backup_id: BackupId,
+    /// Version of the program that wrote it.
+    pub tool_version: String,
+    /// Namespace of the cluster.
+    pub namespace: String,
+    /// Name of the cluster.
+    pub cluster: String,
+    /// Uid of the cluster's resource.
+    pub cluster_uid: String,
+    /// When the backup began.
+    pub created_at: Timestamp,
+    /// When its last object was stored.
+    pub finished_at: Timestamp,
+    /// Server family: `redis` or `valkey`.
+    pub flavour: String,
+    /// Version of the server.
+    pub redis_version: String,
+    /// Version of the RDB format, the highest of the shards.
+    pub rdb_version: u32,
+    /// Who owned which slots, as a hash: the same before and after the forks.
+    pub topology_hash: String,
+    /// Time between the first and the last fork, in milliseconds.
+    pub snapshot_skew_ms: u64,
+    /// How the shards are stored.
+    pub compression: Compression,
+    /// Libraries of functions, if they were counted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub functions: Option<u64>,
+    /// Sums over the shards.
+    pub totals: Totals,
+    /// The shards, by number.
+    pub shards: Vec<ShardRecord>,
+}
+
+/// One stored shard.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ShardRecord {
+    /// Number of the shard in the backup, from 0.
+    pub index: u32,
+    /// Id of the node that was the source.
+    pub node_id: String,
+    /// What that node was: `replica` or `primary`.
+    pub role: SourceRole,
+    /// Slots that the shard owned.
+    pub slots: Vec<SlotRange>,
+    /// Name of the object, relative to the backup's root.
+    pub object: String,
+    /// Name of its index, relative to the backup's root.
+    pub index_object: String,
+    /// Sum of the index document.
+    pub index_sha256: Sha256Digest,
+    /// Length of the object in bytes.
+    pub stored_bytes: u64,
+    /// Length of the raw stream in bytes.
+    pub raw_bytes: u64,
+    /// Keys, if every record could be walked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub keys: Option<u64>,
+    /// Keys that expire, if every record could be walked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expires: Option<u64>,
+    /// Sum of the object.
+    pub sha256: Sha256Digest,
+    /// CRC-64 at the end of the stream, 16 hex digits, or `disabled` by the server's configuration.
+    pub crc64: String,
+    /// Replication id of the stream.
+    pub replid: String,
+    /// Replication offset of the fork.
+    pub offset: u64,
+    /// When the fork was.
+    pub forked_at: Timestamp,
+}
+
+/// What a source node was.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum SourceRole {
+    /// A replica of the shard.
+    Replica,
+    /// The shard's primary.
+    Primary,
+}
+
+/// Sums over the shards of a backup.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Totals {
+    /// Shards.
+    pub shards: u32,
+    /// Bytes in the bucket, indexes and manifest left out.
+    pub stored_bytes: u64,
+    /// Bytes of the raw streams.
+    pub raw_bytes: u64,
+    /// Keys; absent if one shard's are not known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub keys: Option<u64>,
+    /// Keys that expire; absent if one shard's are not known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expires: Option<u64>,
+}
+
+impl Totals {
+    /// Adds the shards up.
+    pub fn of(shards: &[ShardRecord]) -> Self {
+        Self {
+            shards: u32::try_from(shards.len()).unwrap_or(u32::MAX),
+            stored_bytes: shards.iter().map(|shard| shard.stored_bytes).sum(),
+            raw_bytes: shards.iter().map(|shard| shard.raw_bytes).sum(),
+            keys: shards.iter().map(|shard| shard.keys).sum(),
+            expires: shards.iter().map(|shard| shard.expires).sum(),
+        }
+    }
+}
+
+/// Why a manifest is not that of a whole backup.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ManifestError {
+    /// A later version wrote it.
+    #[error(
+        "the manifest has format {found}, this version reads {SCHEMA}: use the version that wrote it"
+    )]
+    Schema {
+        /// Format of the manifest.
+        found: u32,
+    },
+    /// It lists no shard.
+    #[error("the manifest lists no shard")]
+    NoShards,
+    /// Shards are not numbered 0, 1, 2 and so on.
+    #[error("shard {found} stands in the manifest where shard {expected} belongs")]
+    Order {
+        /// Number that belongs there.
+        expected: u32,
+        /// Number that stands there.
+        found: u32,
+    },
+    /// A shard names an object outside of the backup.
+    #[error("shard {shard} names the object {name:?}, which is not a plain name")]
+    Name {
+        /// Number of the shard.
+        shard: u32,
+        /// The name.
+        name: String,
+    },
+    /// Two shards hold the same slots.
+    #[error("shard {shard} holds slots {slots} that an earlier shard holds too")]
+    Overlap {
+        /// Number of the later shard.
+        shard: u32,
+        /// The slots.
+        slots: String,
+    },
+    /// Slots are in no shard.
+    #[error("the backup is incomplete: slots {slots} are in none of its shards")]
+    Missing {
+        /// The slots.
+        slots: String,
+    },
+    /// The sums do not add up.
+    #[error("the totals of the manifest are not the sums of its shards")]
+    Totals,
+    /// The CRC-64 is neither a sum nor `disabled`.
+    #[error("shard {shard} has the CRC-64 {found:?}, which is not 16 hex digits or \"disabled\"")]
+    Crc {
+        /// Number of the shard.
+        shard: u32,
+        /// What stands there.
+        found: String,
+    },
+    /// An index is not the one that the manifest speaks of.
+    #[error("the index of shard {shard} does not fit the manifest: {what}")]
+    Index {
+        /// Number of the shard.
+        shard: u32,
+        /// What differs.
+        what: String,
+    },
+}
+
+/// `crc64` of a shard whose server has checksums off.
+pub const CRC_DISABLED: &str = "disabled";
+
+impl Manifest {
+    /// Proves that the shards hold every slot exactly once and that the records fit each other.
+    pub fn validate(&self) -> Result<(), ManifestError> {
+        if self.schema != SCHEMA {
+            return Err(ManifestError::Schema { found: self.schema });
+        }
+        if self.shards.is_empty() {
+            return Err(ManifestError::NoShards);
+        }
+        let mut covered = SlotSet::new();
+        for (expected, shard) in (0..).zip(&self.shards) {
+            shard.validate(expected)?;
+            add_slots(&mut covered, shard)?;
+        }
+        if !covered.is_full() {
+            return Err(ManifestError::Missing {
+                slots: covered.missing().to_string(),
+            });
+        }
+        if self.totals != Totals::of(&self.shards) {
+            return Err(ManifestError::Totals);
+        }
+        Ok(())
+    }
+
+    /// The slots that no shard holds: empty for a complete backup.
+    pub fn missing_slots(&self) -> SlotSet {
+        let ranges = self.shards.iter().flat_map(|shard| &shard.slots);
+        ranges.copied().collect::<SlotSet>().missing()
+    }
+}
+
+/// One range at a time, so that a slot that one shard lists twice is found as well.
+fn add_slots(covered: &mut SlotSet, shard: &ShardRecord) -> Result<(), ManifestError> {
+    for &range in &shard.slots {
+        let both = covered.intersection(&SlotSet::from(range));
+        if !both.is_empty() {
+            return Err(ManifestError::Overlap {
+                shard: shard.index,
+                slots: both.to_string(),
+            });
+        }
+        covered.insert_range(range);
+    }
+    Ok(())
+}
+
+impl ShardRecord {
+    fn validate(&self, expected: u32) -> Result<(), ManifestError> {
+        let shard = self.index;
+        if shard != expected {
+            return Err(ManifestError::Order {
+                expected,
+                found: shard,
+            });
+        }
+        for name in [&self.object, &self.index_object] {
+            if !is_plain_name(name) {
+                let name = name.clone();
+                return Err(ManifestError::Name { shard, name });
+            }
+        }
+        let is_sum = self.crc64.len() == 16 && self.crc64.bytes().all(|b| b.is_ascii_hexdigit());
+        if !is_sum && self.crc64 != CRC_DISABLED {
+            let found = self.crc64.chars().take(40).collect();
+            return Err(ManifestError::Crc { shard, found });
+        }
+        Ok(())
+    }
+
+    /// Proves that an index document is the one this record speaks of: its sum, what it says of the object, and that its
+    /// blocks are whole.
+    pub fn check_index(
+        &self,
+        index: &ShardIndex,
+        document: Sha256Digest,
+    ) -> Result<(), ManifestError> {
+        let wrong = |what: &str| {
+            Err(ManifestError::Index {
+                shard: self.index,
+                what: what.to_owned(),
+            })
+        };
+        if document != self.index_sha256 {
+            return wrong("its SHA-256 is another");
+        }
+        if index.shard != self.index || index.object != self.object {
+            return wrong("it describes another object");
+        }
+        if index.sha256 != self.sha256 {
+            return wrong("it names another SHA-256 of the object");
+        }
+        if (index.raw_bytes, index.stored_bytes) != (self.raw_bytes, self.stored_bytes) {
+            return wrong("it names another length of the object");
+        }
+        if (index.keys(), index.expires()) != (self.keys, self.expires) {
+            return wrong("it counts other keys");
+        }
+        index.validate().or_else(|what| wrong(&what))
+    }
+}

@@ -1,0 +1,403 @@
+//! Requests to one bucket. Every one has a timeout and is tried again where that can help; every error names bucket, key,
+//! endpoint, cause and cure.
+
+use super::{
+    classify::{classify, root_cause},
+    client::{ATTEMPT, client},
+    error::{Place, S3Cause, StorageError},
+    location::{Credentials, Location},
+    retry::{STANDARD, retrying},
+};
+use aws_sdk_s3::{
+    Client,
+    config::http::HttpResponse,
+    error::{ProvideErrorMetadata, SdkError},
+    primitives::ByteStream,
+};
+use bytes::{Bytes, BytesMut};
+use futures::{StreamExt, TryStreamExt, stream};
+use std::{error::Error, fmt, sync::Arc};
+use tokio::time::timeout;
+
+/// How many objects are deleted at the same time. One request each, because deleting in batches needs a checksum that
+/// several stores refuse.
+const PARALLEL_DELETES: usize = 8;
+
+/// A bucket and the right to use it. Cheap to clone.
+#[derive(Clone)]
+pub struct ObjectStore {
+    pub(crate) client: Client,
+    location: Arc<Location>,
+    credentials: Option<Arc<Credentials>>,
+}
+
+/// An object as a listing or a HEAD shows it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ObjectInfo {
+    /// Key.
+    pub key: String,
+    /// Length in bytes.
+    pub bytes: u64,
+    /// ETag with its quotes, if the store gives one.
+    pub etag: Option<String>,
+}
+
+impl fmt::Debug for ObjectStore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ObjectStore")
+            .field("location", &self.location)
+            .finish_non_exhaustive()
+    }
+}
+
+impl ObjectStore {
+    /// Makes ready for requests; asks no server (see [`Self::probe`]). Without credentials those of the process are used:
+    /// environment, web identity, container or instance.
+    pub async fn connect(location: Location, credentials: Option<Credentials>) -> Self {
+        Self {
+            client: client(&location, credentials.as_ref()).await,
+            location: Arc::new(location),
+            credentials: credentials.map(Arc::new),
+        }
+    }
+
+    /// The place it was made for.
+    pub fn location(&self) -> &Location {
+        &self.location
+    }
+
+    /// The place of a key, for errors.
+    pub(crate) fn place(&self, key: &str) -> Place {
+        Place {
+            bucket: self.location.bucket().to_owned(),
+            key: key.to_owned(),
+            endpoint: self.location.endpoint().map(ToOwned::to_owned),
+        }
+    }
+
+    /// An error of the client as one of ours.
+    pub(crate) fn failure<E>(
+        &self,
+        operation: &'static str,
+        key: &str,
+        error: &SdkError<E, HttpResponse>,
+    ) -> StorageError
+    where
+        E: ProvideErrorMetadata + Error + 'static,
+    {
+        let (cause, detail) = classify(error);
+        self.error(operation, key, cause, &detail)
+    }
+
+    pub(crate) fn error(
+        &self,
+        operation: &'static str,
+        key: &str,
+        cause: S3Cause,
+        detail: &str,
+    ) -> StorageError {
+        let detail = match &self.credentials {
+            Some(credentials) => credentials.redact(detail),
+            None => detail.to_owned(),
+        };
+        StorageError::Request {
+            operation,
+            place: self.place(key).into(),
+            cause,
+            detail,
+        }
+    }
+
+    pub(crate) async fn request<T, Attempt>(
+        &self,
+        operation: &'static str,
+        key: &str,
+        attempt: impl FnMut() -> Attempt,
+    ) -> Result<T, StorageError>
+    where
+        Attempt: Future<Output = Result<T, StorageError>>,
+    {
+        let out_of_time = |last: Option<StorageError>| {
+            last.unwrap_or_else(|| self.error(operation, key, S3Cause::Timeout, ""))
+        };
+        retrying(STANDARD, out_of_time, attempt).await
+    }
+
+    /// Proves that the bucket is there and that objects may be listed and written below this prefix, leaving nothing behind:
+    /// one listing, one multipart upload that is aborted.
+    pub async fn probe(&self, prefix: &str) -> Result<(), StorageError> {
+        self.list(prefix, 1).await?;
+        let key = format!("{prefix}.probe");
+        let operation = "write";
+        let upload = self
+            .request(operation, &key, || async {
+                let answer = self.client.create_multipart_upload();
+                let answer = answer.bucket(self.location.bucket()).key(&key).send().await;
+                answer.map_err(|error| self.failure(operation, &key, &error))
+            })
+            .await?;
+        self.abort_upload(&key, upload.upload_id().unwrap_or_default())
+            .await
+    }
+
+    /// Writes a whole object, replacing what was there. Its ETag, if the store gives one.
+    pub async fn put(
+        &self,
+        key: &str,
+        body: Bytes,
+        content_type: &str,
+    ) -> Result<Option<String>, StorageError> {
+        let operation = "write";
+        self.request(operation, key, || async {
+            let request = self
+                .client
+                .put_object()
+                .bucket(self.location.bucket())
+                .key(key)
+                .content_type(content_type)
+                .body(ByteStream::from(body.clone()));
+            let answer = if self.location.encrypted() {
+                // TLS already protects the body: the second SHA-256 of it is saved.
+                request.customize().disable_payload_signing().send().await
+            } else {
+                request.send().await
+            };
+            let answer = answer.map_err(|error| self.failure(operation, key, &error))?;
+            Ok(answer.e_tag)
+        })
+        .await
+    }
+
+    /// Reads a whole object, which may have `limit` bytes at most.
+    pub async fn get(&self, key: &str, limit: u64) -> Result<Bytes, StorageError> {
+        self.request("read", key, || async {
+            let request = self.client.get_object();
+            let answer = request.bucket(self.location.bucket()).key(key).send().await;
+            let answer = answer.map_err(|error| self.failure("read", key, &error))?;
+            let length = answer.content_length().and_then(|n| u64::try_from(n).ok());
+            self.collect(key, answer.body, length, limit).await
+        })
+        .await
+    }
+
+    /// Reads `length` bytes from `start` on; fewer are an error.
+    pub async fn get_range(
+        &self,
+        key: &str,
+        start: u64,
+        length: u64,
+    ) -> Result<Bytes, StorageError> {
+        if length == 0 {
+            return Ok(Bytes::new());
+        }
+        let range = format!("bytes={start}-{}", start.saturating_add(length - 1));
+        self.request("read", key, || async {
+            let request = self.client.get_object().range(range.clone());
+            let answer = request.bucket(self.location.bucket()).key(key).send().await;
+            let answer = answer.map_err(|error| self.failure("read", key, &error))?;
+            self.collect(key, answer.body, Some(length), length).await
+        })
+        .await
+    }
+
+    /// Takes a body in, `length` bytes if that is known, never more than `limit`.
+    async fn collect(
+        &self,
+        key: &str,
+        mut body: ByteStream,
+        length: Option<u64>,
+        limit: u64,
+    ) -> Result<Bytes, StorageError> {
+        let bad = |what: &str| self.error("read", key, S3Cause::BadBody, what);
+        let too_long = || self.error("read", key, S3Cause::Refused, "it is longer than expected");
+        let room = length.unwrap_or(0);
+        if room > limit {
+            return Err(too_long());
+        }
+        let room = usize::try_from(room).map_err(|_| too_long())?;
+        let mut bytes = BytesMut::with_capacity(room);
+        while let Some(chunk) = timeout(ATTEMPT, body.next())
+            .await
+            .map_err(|_| self.error("read", key, S3Cause::Timeout, "the body stalled"))?
+        {
+            let chunk = chunk.map_err(|error| {
+                self.error("read", key, S3Cause::Connection, &root_cause(&error))
+            })?;
+            if (bytes.len() + chunk.len()) as u64 > limit {
+                return Err(too_long());
+            }
+            bytes.extend_from_slice(&chunk);
+        }
+        match length {
+            Some(length) if length != bytes.len() as u64 => {
+                Err(bad(&format!("{} of {length} bytes came", bytes.len())))
+            }
+            _ => Ok(bytes.freeze()),
+        }
+    }
+
+    /// Looks whether an object is there.
+    pub async fn head(&self, key: &str) -> Result<Option<ObjectInfo>, StorageError> {
+        let result = self
+            .request("look at", key, || async {
+                let request = self.client.head_object();
+                let answer = request.bucket(self.location.bucket()).key(key).send().await;
+                answer.map_err(|error| self.failure("look at", key, &error))
+            })
+            .await;
+        match result {
+            Ok(answer) => Ok(Some(ObjectInfo {
+                key: key.to_owned(),
+                bytes: length(answer.content_length),
+                etag: answer.e_tag,
+            })),
+            Err(error) if error.is_not_found() => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Lists objects below a prefix in the order of their keys, `limit` at most.
+    pub async fn list(&self, prefix: &str, limit: usize) -> Result<Vec<ObjectInfo>, StorageError> {
+        let mut found = Vec::new();
+        let mut token: Option<String> = None;
+        while found.len() < limit {
+            let page = i32::try_from(limit - found.len()).map_or(1000, |rest| rest.min(1000));
+            let answer = self
+                .request("list", prefix, || async {
+                    let request = self
+                        .client
+                        .list_objects_v2()
+                        .bucket(self.location.bucket())
+                        .prefix(prefix)
+                        .max_keys(page)
+                        .set_continuation_token(token.clone());
+                    let answer = request.send().await;
+                    answer.map_err(|error| self.failure("list", prefix, &error))
+                })
+                .await?;
+            found.extend(answer.contents.into_iter().flatten().filter_map(|object| {
+                Some(ObjectInfo {
+                    key: object.key?,
+                    bytes: length(object.size),
+                    etag: object.e_tag,
+                })
+            }));
+            token = answer.next_continuation_token;
+            if token.is_none() {
+                break;
+            }
+        }
+        found.truncate(limit);
+        Ok(found)
+    }
+
+    /// Deletes an object; one that is not there is fine.
+    pub async fn delete(&self, key: &str) -> Result<(), StorageError> {
+        let result = self
+            .request("delete", key, || async {
+                let request = self.client.delete_object();
+                let answer = request.bucket(self.location.bucket()).key(key).send().await;
+                answer.map_err(|error| self.failure("delete", key, &error))
+            })
+            .await;
+        match result {
+            Err(error) if !error.is_not_found() => Err(error),
+            Ok(_) | Err(_) => Ok(()),
+        }
+    }
+
+    /// Deletes everything below a prefix and tells how many objects that were. The prefix has to end in a slash, so that
+    /// neither a whole bucket nor a neighbour with a longer name can be meant.
+    pub async fn delete_prefix(&self, prefix: &str) -> Result<u64, StorageError> {
+        if prefix.trim_matches('/').is_empty() || !prefix.ends_with('/') {
+            let what = "only what is below a directory can be deleted";
+            return Err(self.error("delete", prefix, S3Cause::Refused, what));
+        }
+        let mut deleted = 0;
+        let mut previous = Vec::new();
+        loop {
+            let page = self.list(prefix, 1000).await?;
+            if page.is_empty() {
+                return Ok(deleted);
+            }
+            if page == previous {
+                let what = "objects stay in the listing after they were deleted";
+                return Err(self.error("delete", prefix, S3Cause::Refused, what));
+            }
+            previous.clone_from(&page);
+            deleted += page.len() as u64;
+            stream::iter(page)
+                .map(|object| async move { self.delete(&object.key).await })
+                .buffer_unordered(PARALLEL_DELETES)
+                .try_collect::<()>()
+                .await?;
+        }
+    }
+
+    /// Aborts unfinished multipart uploads below a prefix and tells how many those were. A store that cannot list them has
+    /// them cleaned by a lifecycle rule or not at all: not an error.
+    pub async fn abort_uploads(&self, prefix: &str) -> Result<u64, StorageError> {
+        let mut aborted = 0;
+        let (mut key_marker, mut id_marker) = (None, None);
+        loop {
+            let answer = self
+                .request("list unfinished uploads of", prefix, || async {
+                    let request = self
+                        .client
+                        .list_multipart_uploads()
+                        .bucket(self.location.bucket())
+                        .prefix(prefix)
+                        .set_key_marker(key_marker.clone())
+                        .set_upload_id_marker(id_marker.clone());
+                    let operation = "list unfinished uploads of";
+                    let answer = request.send().await;
+                    answer.map_err(|error| self.failure(operation, prefix, &error))
+                })
+                .await;
+            let answer = match answer {
+                Ok(answer) => answer,
+                Err(error) if error.cause() == Some(S3Cause::NotImplemented) => return Ok(aborted),
+                Err(error) => return Err(error),
+            };
+            for upload in answer.uploads() {
+                if let (Some(key), Some(id)) = (upload.key(), upload.upload_id()) {
+                    self.abort_upload(key, id).await?;
+                    aborted += 1;
+                }
+            }
+            if answer.is_truncated != Some(true) || answer.next_key_marker.is_none() {
+                return Ok(aborted);
+            }
+            (key_marker, id_marker) = (answer.next_key_marker, answer.next_upload_id_marker);
+        }
+    }
+
+    /// Aborts one multipart upload; one that is gone is fine.
+    pub(crate) async fn abort_upload(&self, key: &str, id: &str) -> Result<(), StorageError> {
+        let operation = "abort the upload of";
+        let result = self
+            .request(operation, key, || async {
+                let request = self.client.abort_multipart_upload().upload_id(id);
+                let answer = request.bucket(self.location.bucket()).key(key).send().await;
+                answer.map_err(|error| self.failure(operation, key, &error))
+            })
+            .await;
+        match result {
+            Err(error)
+                if !matches!(
+                    error.cause(),
+                    Some(S3Cause::NoSuchUpload | S3Cause::NoSuchKey)
+                ) =>
+            {
+                Err(error)
+            }
+            Ok(_) | Err(_) => Ok(()),
+        }
+    }
+}
+
+fn length(bytes: Option<i64>) -> u64 {
+    bytes
+        .and_then(|bytes| u64::try_from(bytes).ok())
+        .unwrap_or(0)
+}

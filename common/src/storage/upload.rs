@@ -1,0 +1,348 @@
+//! One object on its way up: a single PUT if it fits into a part, else parts of one fixed size (some stores demand equal
+//! parts), at most two at the same time, each a buffer of its own with a known length.
+
+use super::{
+    error::{S3Cause, StorageError},
+    location::{LARGEST_PART, SMALLEST_PART},
+    object_store::ObjectStore,
+    retry::{STANDARD, retrying},
+};
+use aws_sdk_s3::{
+    primitives::ByteStream,
+    types::{CompletedMultipartUpload, CompletedPart},
+};
+use bytes::{Bytes, BytesMut};
+use std::time::Duration;
+use tokio::{runtime::Handle, task::JoinSet, time::timeout};
+
+/// Parts that travel at the same time.
+pub const PARALLEL_PARTS: usize = 2;
+/// The smallest part that is chosen for data of unknown size.
+pub const DEFAULT_PART: usize = 8 << 20;
+/// S3 takes this many parts.
+const MOST_PARTS: i32 = 10_000;
+/// How long the abort of an upload that was dropped in the middle may take.
+const ABORT_LIMIT: Duration = Duration::from_secs(10);
+
+/// The part size for a shard of this memory use: such that 9,000 parts hold a quarter more, a power of two, 8 MiB at least.
+/// Streams are smaller than the memory they come from, practically always.
+pub fn part_size_for(used_memory: u64) -> usize {
+    let needed = (used_memory / 4).saturating_add(used_memory).div_ceil(9000);
+    let size = needed
+        .clamp(DEFAULT_PART as u64, LARGEST_PART)
+        .next_power_of_two();
+    usize::try_from(size).unwrap_or(DEFAULT_PART)
+}
+
+/// An object that is being uploaded. Ends with [`Self::finish`] or [`Self::abort`]; one that is dropped before sends its
+/// abort from a task of its own, bounded to some seconds.
+#[derive(Debug)]
+pub struct MultipartUpload {
+    store: ObjectStore,
+    key: String,
+    part_size: usize,
+    /// Set once the first full part is there.
+    id: Option<String>,
+    next_number: i32,
+    travelling: JoinSet<Result<(CompletedPart, Bytes), StorageError>>,
+    stored: Vec<CompletedPart>,
+    spare: Vec<BytesMut>,
+    bytes: u64,
+}
+
+impl MultipartUpload {
+    /// Begins; asks no server yet. Part sizes outside of what S3 takes are moved to the nearest.
+    pub fn new(store: ObjectStore, key: String, part_size: usize) -> Self {
+        let smallest = usize::try_from(SMALLEST_PART).unwrap_or(DEFAULT_PART);
+        Self {
+            store,
+            key,
+            part_size: part_size.max(smallest),
+            id: None,
+            next_number: 1,
+            travelling: JoinSet::new(),
+            stored: Vec::new(),
+            spare: Vec::new(),
+            bytes: 0,
+        }
+    }
+
+    /// Key of the object.
+    pub fn key(&self) -> &str {
+        &self.key
+    }
+
+    /// Bytes of every part but the last.
+    pub fn part_size(&self) -> usize {
+        self.part_size
+    }
+
+    /// Parts that are on their way.
+    pub fn travelling(&self) -> usize {
+        self.travelling.len()
+    }
+
+    /// Bytes that the store has taken.
+    pub fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    /// An empty buffer of part size; one that has come back from an upload, if there is one.
+    pub fn buffer(&mut self) -> BytesMut {
+        self.spare
+            .pop()
+            .unwrap_or_else(|| BytesMut::with_capacity(self.part_size))
+    }
+
+    /// Sends a full part. Returns when it travels, which is when fewer than [`PARALLEL_PARTS`] do.
+    pub async fn send(&mut self, part: BytesMut) -> Result<(), StorageError> {
+        let id = self.begin().await?;
+        while self.travelling.len() >= PARALLEL_PARTS {
+            self.arrival().await?;
+        }
+        if self.next_number > MOST_PARTS {
+            return Err(StorageError::TooManyParts {
+                place: self.store.place(&self.key).into(),
+                part_size: self.part_size,
+            });
+        }
+        let (store, key, number) = (self.store.clone(), self.key.clone(), self.next_number);
+        self.next_number += 1;
+        let body = part.freeze();
+        self.travelling.spawn(async move {
+            let done = upload_part(&store, &key, &id, number, &body).await?;
+            Ok((done, body))
+        });
+        Ok(())
+    }
+
+    async fn begin(&mut self) -> Result<String, StorageError> {
+        if let Some(id) = &self.id {
+            return Ok(id.clone());
+        }
+        let id = self.store.create_upload(&self.key).await?;
+        self.id = Some(id.clone());
+        Ok(id)
+    }
+
+    /// Waits for one part to arrive, if any travels, and keeps its buffer.
+    pub async fn arrival(&mut self) -> Result<(), StorageError> {
+        let Some(ended) = self.travelling.join_next().await else {
+            return Ok(());
+        };
+        let (part, body) = ended.map_err(|_| StorageError::Worker)??;
+        self.bytes += body.len() as u64;
+        self.stored.push(part);
+        // The client may still hold the body for a moment: then it is given up, and another one allocated.
+        if let Ok(mut buffer) = body.try_into_mut() {
+            buffer.clear();
+            self.spare.push(buffer);
+        }
+        Ok(())
+    }
+
+    /// Sends what is left (it may be empty if nothing was sent before) and completes the object. Its ETag, if the store
+    /// gives one.
+    pub async fn finish(mut self, last: BytesMut) -> Result<Option<String>, StorageError> {
+        let result = self.complete(last).await;
+        match result {
+            Ok(etag) => {
+                self.id = None;
+                Ok(etag)
+            }
+            Err(error) => {
+                self.abort().await;
+                Err(error)
+            }
+        }
+    }
+
+    async fn complete(&mut self, last: BytesMut) -> Result<Option<String>, StorageError> {
+        if self.id.is_none() {
+            let body = last.freeze();
+            let length = body.len() as u64;
+            let etag = self.store.put(&self.key, body, "application/octet-stream");
+            let etag = etag.await?;
+            self.bytes = length;
+            return Ok(etag);
+        }
+        if !last.is_empty() {
+            self.send(last).await?;
+        }
+        while !self.travelling.is_empty() {
+            self.arrival().await?;
+        }
+        let id = self.begin().await?;
+        let mut parts = std::mem::take(&mut self.stored);
+        parts.sort_unstable_by_key(|part| part.part_number);
+        self.store
+            .complete_upload(&self.key, &id, parts, self.bytes)
+            .await
+    }
+
+    /// Gives the upload up: stops its parts and has the store drop what it took. A store that cannot be reached keeps the
+    /// parts until the next sweep; that is logged, not an error.
+    pub async fn abort(mut self) {
+        self.travelling.shutdown().await;
+        if let Some(id) = self.id.take() {
+            drop_upload(&self.store, &self.key, &id).await;
+        }
+    }
+}
+
+impl Drop for MultipartUpload {
+    fn drop(&mut self) {
+        let (Some(id), Ok(runtime)) = (self.id.take(), Handle::try_current()) else {
+            return;
+        };
+        self.travelling.abort_all();
+        let (store, key) = (self.store.clone(), std::mem::take(&mut self.key));
+        runtime.spawn(async move {
+            drop_upload(&store, &key, &id).await;
+        });
+    }
+}
+
+async fn drop_upload(store: &ObjectStore, key: &str, id: &str) {
+    match timeout(ABORT_LIMIT, store.abort_upload(key, id)).await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => tracing::warn!(%error, "an unfinished upload stays behind"),
+        Err(_) => tracing::warn!(
+            key,
+            "an unfinished upload stays behind: no answer to its abort"
+        ),
+    }
+}
+
+/// Uploads one part; tried again while its problems are transient, for at most the time that a data source may be held.
+async fn upload_part(
+    store: &ObjectStore,
+    key: &str,
+    id: &str,
+    number: i32,
+    body: &Bytes,
+) -> Result<CompletedPart, StorageError> {
+    let operation = "upload a part of";
+    let stalled = |last: Option<StorageError>| StorageError::Stalled {
+        place: store.place(key).into(),
+        waited: STANDARD.limit,
+        last: match last {
+            Some(StorageError::Request { cause, detail, .. }) => {
+                format!("{} {detail}", cause.reason())
+            }
+            Some(error) => error.to_string(),
+            None => "no answer".to_owned(),
+        },
+    };
+    retrying(STANDARD, stalled, || async {
+        let request = store
+            .client
+            .upload_part()
+            .bucket(store.location().bucket())
+            .key(key)
+            .upload_id(id)
+            .part_number(number)
+            .body(ByteStream::from(body.clone()));
+        let answer = if store.location().encrypted() {
+            // TLS already protects the body: the second SHA-256 of it is saved.
+            request.customize().disable_payload_signing().send().await
+        } else {
+            request.send().await
+        };
+        let answer = answer.map_err(|error| store.failure(operation, key, &error))?;
+        Ok(CompletedPart::builder()
+            .part_number(number)
+            .set_e_tag(answer.e_tag)
+            .set_checksum_crc32(answer.checksum_crc32)
+            .build())
+    })
+    .await
+}
+
+impl ObjectStore {
+    async fn create_upload(&self, key: &str) -> Result<String, StorageError> {
+        let operation = "begin the upload of";
+        self.request(operation, key, || async {
+            let request = self
+                .client
+                .create_multipart_upload()
+                .content_type("application/octet-stream");
+            let answer = request.bucket(self.location().bucket()).key(key).send();
+            let answer = answer
+                .await
+                .map_err(|error| self.failure(operation, key, &error))?;
+            answer.upload_id.ok_or_else(|| {
+                self.error(
+                    operation,
+                    key,
+                    S3Cause::BadBody,
+                    "the answer has no upload id",
+                )
+            })
+        })
+        .await
+    }
+
+    /// A completion whose answer got lost finds its upload gone when it is tried again: then the object itself tells.
+    async fn complete_upload(
+        &self,
+        key: &str,
+        id: &str,
+        parts: Vec<CompletedPart>,
+        bytes: u64,
+    ) -> Result<Option<String>, StorageError> {
+        let operation = "complete the upload of";
+        let parts = CompletedMultipartUpload::builder()
+            .set_parts(Some(parts))
+            .build();
+        let result = self
+            .request(operation, key, || async {
+                let request = self
+                    .client
+                    .complete_multipart_upload()
+                    .bucket(self.location().bucket())
+                    .key(key)
+                    .upload_id(id)
+                    .multipart_upload(parts.clone());
+                let answer = request.send().await;
+                let answer = answer.map_err(|error| self.failure(operation, key, &error))?;
+                Ok(answer.e_tag)
+            })
+            .await;
+        match result {
+            Err(error) if error.cause() == Some(S3Cause::NoSuchUpload) => {
+                match self.head(key).await? {
+                    Some(object) if object.bytes == bytes => Ok(object.etag),
+                    Some(_) | None => Err(error),
+                }
+            }
+            other => other,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn part_sizes_of_known_shards() {
+        let gib = 1 << 30;
+        assert_eq!(part_size_for(0), 8 << 20);
+        assert_eq!(part_size_for(50 * gib), 8 << 20);
+        assert_eq!(part_size_for(100 * gib), 16 << 20);
+        assert_eq!(part_size_for(450 * gib), 64 << 20);
+        assert_eq!(part_size_for(u64::MAX), 1 << 30);
+    }
+
+    proptest! {
+        #[test]
+        fn parts_are_always_enough(used in 0_u64..1 << 42) {
+            let size = part_size_for(used) as u64;
+            prop_assert!(size.is_power_of_two());
+            prop_assert!(used + used / 4 <= size * 9000);
+            prop_assert!(size == 8 << 20 || used + used / 4 > size / 2 * 9000);
+        }
+    }
+}

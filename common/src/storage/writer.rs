@@ -1,0 +1,344 @@
+//! Raw bytes of one shard in, a proven object in the bucket out.
+//!
+//! ```text
+//! buffer() ─► 8 MiB raw ─► compress + SHA-256 (parallel) ─► in order ─► SHA-256 of the object ─► parts ─► bucket
+//!     ▲___________________________│ buffers travel in a circle │_______________________________│
+//! ```
+
+use super::{
+    block::{self, BLOCK_BYTES, BlockEntry, FirstRecord},
+    compression::{Compression, CompressionPool},
+    digest::Sha256Digest,
+    error::StorageError,
+    object_store::ObjectStore,
+    upload::{DEFAULT_PART, MultipartUpload, PARALLEL_PARTS},
+};
+use bytes::BytesMut;
+use sha2::{Digest as _, Sha256};
+use std::collections::VecDeque;
+use tokio::task::JoinHandle;
+
+/// Blocks of one stream that are compressed at the same time.
+const PARALLEL_BLOCKS: usize = 2;
+
+/// Writes one object of blocks.
+///
+/// The caller reads into [`Self::buffer`] and calls [`Self::commit`]; or gives slices to [`Self::write`]. Memory: at most
+/// four block buffers and three part buffers, 56 MiB with the default part size, whatever the length of the stream.
+/// End with [`Self::finish`] or [`Self::abort`]; dropping it aborts as well.
+#[derive(Debug)]
+pub struct ShardWriter {
+    upload: MultipartUpload,
+    pool: CompressionPool,
+    compression: Compression,
+    /// The block that is being filled.
+    filling: BytesMut,
+    /// Blocks that are being compressed, oldest first.
+    compressing: VecDeque<JoinHandle<Result<Encoded, StorageError>>>,
+    /// The part that is being filled.
+    part: BytesMut,
+    object_sum: Sha256,
+    blocks: Vec<BlockEntry>,
+    first_records: Vec<Option<FirstRecord>>,
+    sealed_bytes: u64,
+    stored_bytes: u64,
+    /// What the last block came to, as an estimate of what the next will.
+    last_stored: usize,
+    spare_raw: Vec<BytesMut>,
+    spare_stored: Vec<Vec<u8>>,
+}
+
+/// A block on its way from compression into parts.
+#[derive(Debug)]
+struct Encoded {
+    raw: BytesMut,
+    /// `None`: stored as it is.
+    stored: Option<Vec<u8>>,
+    sha256: Sha256Digest,
+}
+
+impl Encoded {
+    fn stored(&self) -> &[u8] {
+        self.stored.as_deref().unwrap_or(&self.raw)
+    }
+}
+
+/// A finished object.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StoredObject {
+    /// Key.
+    pub key: String,
+    /// Length of the object in bytes.
+    pub stored_bytes: u64,
+    /// Length of the raw stream in bytes.
+    pub raw_bytes: u64,
+    /// Sum of the object.
+    pub sha256: Sha256Digest,
+    /// Its blocks.
+    pub blocks: Vec<BlockEntry>,
+    /// ETag, if the store gives one.
+    pub etag: Option<String>,
+}
+
+impl ShardWriter {
+    /// Begins an object; asks no server yet. `part_size`: see [`super::upload::part_size_for`]; what the location asks for
+    /// comes first.
+    pub fn new(
+        store: ObjectStore,
+        key: String,
+        compression: Compression,
+        pool: CompressionPool,
+        part_size: Option<usize>,
+    ) -> Self {
+        let part_size = store.location().part_size().or(part_size);
+        let mut upload = MultipartUpload::new(store, key, part_size.unwrap_or(DEFAULT_PART));
+        Self {
+            part: upload.buffer(),
+            upload,
+            pool,
+            compression,
+            filling: BytesMut::with_capacity(BLOCK_BYTES),
+            compressing: VecDeque::with_capacity(PARALLEL_BLOCKS),
+            object_sum: Sha256::new(),
+            blocks: Vec::new(),
+            first_records: Vec::new(),
+            sealed_bytes: 0,
+            stored_bytes: 0,
+            last_stored: BLOCK_BYTES,
+            spare_raw: Vec::new(),
+            spare_stored: Vec::new(),
+        }
+    }
+
+    /// Where to append raw bytes. There is always room up to the end of a block; what goes beyond is moved to the next one.
+    /// Call [`Self::commit`] after each read.
+    pub fn buffer(&mut self) -> &mut BytesMut {
+        &mut self.filling
+    }
+
+    /// Room that [`Self::buffer`] has until the block ends: never 0 after a commit.
+    pub fn room(&self) -> usize {
+        BLOCK_BYTES.saturating_sub(self.filling.len())
+    }
+
+    /// Takes over what was appended to the buffer. Waits only if compression or the store do not keep up; never longer than
+    /// 45 s without progress.
+    pub async fn commit(&mut self) -> Result<(), StorageError> {
+        while self.filling.len() >= BLOCK_BYTES {
+            let excess = self.filling.split_off(BLOCK_BYTES);
+            self.seal().await?;
+            self.filling.extend_from_slice(&excess);
+        }
+        Ok(())
+    }
+
+    /// Appends raw bytes: for callers that have them elsewhere.
+    pub async fn write(&mut self, mut raw: &[u8]) -> Result<(), StorageError> {
+        while !raw.is_empty() {
+            let (now, later) = raw.split_at(raw.len().min(self.room()));
+            self.filling.extend_from_slice(now);
+            self.commit().await?;
+            raw = later;
+        }
+        Ok(())
+    }
+
+    /// Remembers that a record begins at this offset of the raw stream. Cheap to call for every record, in order; its block
+    /// may be sealed already.
+    pub fn record_begins(&mut self, offset: u64, db: u32) {
+        let block = usize::try_from(offset / BLOCK_BYTES as u64).unwrap_or(usize::MAX);
+        if block < self.first_records.len() || block == usize::MAX {
+            return;
+        }
+        self.first_records.resize(block, None);
+        self.first_records.push(Some(FirstRecord { offset, db }));
+    }
+
+    /// Raw bytes taken so far.
+    pub fn raw_bytes(&self) -> u64 {
+        self.sealed_bytes + self.filling.len() as u64
+    }
+
+    /// Bytes that the store has taken so far.
+    pub fn stored_bytes(&self) -> u64 {
+        self.upload.bytes()
+    }
+
+    /// Hands the block that is being filled to compression and begins the next.
+    async fn seal(&mut self) -> Result<(), StorageError> {
+        self.make_room().await?;
+        let next = self.spare_raw.pop();
+        let next = next.unwrap_or_else(|| BytesMut::with_capacity(BLOCK_BYTES));
+        let raw = std::mem::replace(&mut self.filling, next);
+        self.sealed_bytes += raw.len() as u64;
+        let out = self.spare_stored.pop().unwrap_or_default();
+        let (pool, compression) = (self.pool.clone(), self.compression);
+        self.compressing.push_back(tokio::spawn(async move {
+            pool.run(move || encode(raw, compression, out)).await?
+        }));
+        Ok(())
+    }
+
+    /// Waits until one more block can be compressed without holding more memory than is allowed.
+    async fn make_room(&mut self) -> Result<(), StorageError> {
+        loop {
+            let blocks = self.compressing.len();
+            if blocks < PARALLEL_BLOCKS && self.memory_with_one_more() <= self.allowance() {
+                return Ok(());
+            }
+            if blocks > 0 {
+                self.absorb_oldest().await?;
+            } else if self.upload.travelling() > 0 {
+                self.upload.arrival().await?;
+            } else {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Bytes in buffers once the block at hand is compressed and the next one is filled.
+    fn memory_with_one_more(&self) -> usize {
+        let blocks = self.compressing.len() + 1;
+        let parts = self.upload.travelling() + usize::from(!self.part.is_empty());
+        let stored = match self.compression {
+            Compression::None => 0,
+            Compression::Gzip { .. } => self.last_stored * blocks,
+        };
+        BLOCK_BYTES * (blocks + 1) + stored + self.upload.part_size() * parts
+    }
+
+    fn allowance(&self) -> usize {
+        4 * BLOCK_BYTES + (PARALLEL_PARTS + 1) * self.upload.part_size()
+    }
+
+    /// Appends the oldest block to the parts.
+    async fn absorb_oldest(&mut self) -> Result<(), StorageError> {
+        let Some(oldest) = self.compressing.front_mut() else {
+            return Ok(());
+        };
+        // Popped only when done: a caller that is cancelled here must not lose the block out of order.
+        let encoded = oldest.await.map_err(|_| StorageError::Worker)??;
+        self.compressing.pop_front();
+        self.absorb(encoded).await
+    }
+
+    async fn absorb(&mut self, encoded: Encoded) -> Result<(), StorageError> {
+        let stored_bytes = encoded.stored().len();
+        self.last_stored = stored_bytes;
+        self.blocks.push(BlockEntry {
+            raw_offset: self.blocks.len() as u64 * BLOCK_BYTES as u64,
+            raw_bytes: encoded.raw.len() as u64,
+            stored_offset: self.stored_bytes,
+            stored_bytes: stored_bytes as u64,
+            sha256: encoded.sha256,
+            first_record: None,
+        });
+        self.stored_bytes += stored_bytes as u64;
+        let encoded = self.add_to_sum(encoded).await?;
+        let mut rest = encoded.stored();
+        while !rest.is_empty() {
+            let room = self.upload.part_size() - self.part.len();
+            let (now, later) = rest.split_at(rest.len().min(room));
+            self.part.extend_from_slice(now);
+            rest = later;
+            if self.part.len() == self.upload.part_size() {
+                let next = self.upload.buffer();
+                let full = std::mem::replace(&mut self.part, next);
+                self.upload.send(full).await?;
+            }
+        }
+        self.recycle(encoded);
+        Ok(())
+    }
+
+    /// The sum of the object has to be taken in order, and takes milliseconds: beside the async threads.
+    async fn add_to_sum(&mut self, encoded: Encoded) -> Result<Encoded, StorageError> {
+        let mut sum = std::mem::take(&mut self.object_sum);
+        let added = tokio::task::spawn_blocking(move || {
+            sum.update(encoded.stored());
+            (sum, encoded)
+        });
+        let (sum, encoded) = added.await.map_err(|_| StorageError::Worker)?;
+        self.object_sum = sum;
+        Ok(encoded)
+    }
+
+    fn recycle(&mut self, encoded: Encoded) {
+        let Encoded {
+            mut raw, stored, ..
+        } = encoded;
+        raw.clear();
+        self.spare_raw.push(raw);
+        self.spare_stored.extend(stored);
+    }
+
+    /// Stores what is left and completes the object. On an error nothing of it stays in the bucket.
+    pub async fn finish(mut self) -> Result<StoredObject, StorageError> {
+        match self.flush().await {
+            Ok(()) => {}
+            Err(error) => {
+                self.abort().await;
+                return Err(error);
+            }
+        }
+        let raw_bytes = self.sealed_bytes;
+        let key = self.upload.key().to_owned();
+        let etag = self.upload.finish(self.part).await?;
+        let first_records = self
+            .first_records
+            .into_iter()
+            .chain(std::iter::repeat(None));
+        let blocks = self.blocks.into_iter().zip(first_records);
+        Ok(StoredObject {
+            key,
+            stored_bytes: self.stored_bytes,
+            raw_bytes,
+            sha256: Sha256Digest::finish(self.object_sum),
+            blocks: blocks
+                .map(|(block, first_record)| BlockEntry {
+                    first_record,
+                    ..block
+                })
+                .collect(),
+            etag,
+        })
+    }
+
+    async fn flush(&mut self) -> Result<(), StorageError> {
+        if !self.filling.is_empty() {
+            self.seal().await?;
+        }
+        while !self.compressing.is_empty() {
+            self.absorb_oldest().await?;
+        }
+        Ok(())
+    }
+
+    /// Gives the object up: nothing of it stays in the bucket.
+    pub async fn abort(self) {
+        for block in &self.compressing {
+            block.abort();
+        }
+        self.upload.abort().await;
+    }
+}
+
+fn encode(
+    raw: BytesMut,
+    compression: Compression,
+    mut out: Vec<u8>,
+) -> Result<Encoded, StorageError> {
+    let stored = match compression {
+        Compression::None => None,
+        Compression::Gzip { level } => {
+            block::gzip(&raw, level, &mut out).map_err(StorageError::Codec)?;
+            Some(out)
+        }
+    };
+    let sha256 = Sha256Digest::of(stored.as_deref().unwrap_or(&raw));
+    Ok(Encoded {
+        raw,
+        stored,
+        sha256,
+    })
+}

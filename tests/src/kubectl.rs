@@ -1,0 +1,169 @@
+//! kubectl as a user types it: the demonstration and the end-to-end suites see only what a user sees.
+
+use anyhow::{Context, Result, bail, ensure};
+use serde_json::Value;
+use std::{
+    process::Stdio,
+    time::{Duration, Instant},
+};
+use tokio::{io::AsyncWriteExt, process::Command};
+
+/// kubectl for one namespace of the cluster that KUBECONFIG names.
+#[derive(Clone, Debug)]
+pub struct Kubectl {
+    namespace: String,
+}
+
+impl Kubectl {
+    /// kubectl for `namespace`.
+    pub fn new(namespace: &str) -> Self {
+        Self {
+            namespace: namespace.into(),
+        }
+    }
+
+    /// The namespace.
+    pub fn namespace(&self) -> &str {
+        &self.namespace
+    }
+
+    /// Runs kubectl with arguments separated by spaces and answers what it printed.
+    pub async fn run(&self, arguments: &str) -> Result<String> {
+        self.call(&arguments.split_whitespace().collect::<Vec<_>>(), None)
+            .await
+    }
+
+    /// Applies YAML.
+    pub async fn apply(&self, yaml: &str) -> Result<String> {
+        self.call(&["apply", "-f", "-"], Some(yaml)).await
+    }
+
+    /// `kubectl get … -o json`.
+    pub async fn get(&self, what: &str) -> Result<Value> {
+        Ok(serde_json::from_str(
+            &self.run(&format!("get {what} -o json")).await?,
+        )?)
+    }
+
+    /// The items of `kubectl get … -o json` of a list.
+    pub async fn list(&self, what: &str) -> Result<Vec<Value>> {
+        Ok(self.get(what).await?["items"]
+            .as_array()
+            .cloned()
+            .unwrap_or_default())
+    }
+
+    /// Runs a shell command inside a pod.
+    pub async fn exec(&self, pod: &str, script: &str) -> Result<String> {
+        self.call(&["exec", pod, "--", "sh", "-c", script], None)
+            .await
+    }
+
+    /// kubectl with arguments and standard input.
+    pub async fn call(&self, arguments: &[&str], input: Option<&str>) -> Result<String> {
+        let mut child = Command::new("kubectl")
+            .arg("--namespace")
+            .arg(&self.namespace)
+            .args(arguments)
+            .stdin(if input.is_some() {
+                Stdio::piped()
+            } else {
+                Stdio::null()
+            })
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .kill_on_drop(true)
+            .spawn()
+            .context("kubectl cannot be started")?;
+        if let (Some(mut pipe), Some(input)) = (child.stdin.take(), input) {
+            pipe.write_all(input.as_bytes()).await?;
+        }
+        let output =
+            tokio::time::timeout(Duration::from_secs(120), child.wait_with_output()).await??;
+        ensure!(
+            output.status.success(),
+            "kubectl {}: {}",
+            arguments.join(" "),
+            String::from_utf8_lossy(&output.stderr)
+        );
+        Ok(String::from_utf8(output.stdout)?)
+    }
+
+    /// Waits until `test` says true, and says how long that took; prints the namespace's state when it never does.
+    pub async fn until<F>(&self, what: &str, limit: Duration, mut test: F) -> Result<Duration>
+    where
+        F: AsyncFnMut() -> Result<bool>,
+    {
+        let started = Instant::now();
+        let mut last = String::from("not yet");
+        while started.elapsed() < limit {
+            match test().await {
+                Ok(true) => return Ok(started.elapsed()),
+                Ok(false) => {}
+                Err(error) => last = format!("{error:#}"),
+            }
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        self.explain().await;
+        bail!("{what}: not within {} s ({last})", limit.as_secs())
+    }
+
+    /// Prints what is needed to understand a failure: objects, events, logs, and each node's own view of the cluster.
+    pub async fn explain(&self) {
+        let show = async |arguments: &str| {
+            let text = self
+                .run(arguments)
+                .await
+                .unwrap_or_else(|error| format!("{error:#}"));
+            eprintln!("--- kubectl {arguments}\n{text}");
+        };
+        show("get all,pvc,redisclusters,redisbackups,redisrestores -o wide").await;
+        show("get redisclusters,redisbackups,redisrestores -o yaml").await;
+        show("get events --sort-by=.lastTimestamp").await;
+        let label = format!("pods -l {}", crds::LABEL_CLUSTER);
+        for pod in self.list(&label).await.unwrap_or_default() {
+            let name = pod["metadata"]["name"]
+                .as_str()
+                .unwrap_or_default()
+                .to_owned();
+            let nodes = self
+                .exec(
+                    &name,
+                    "redis-cli cluster nodes; redis-cli cluster info | head -6",
+                )
+                .await;
+            eprintln!(
+                "--- {name}\n{}",
+                nodes.unwrap_or_else(|error| format!("{error:#}"))
+            );
+            show(&format!("logs {name} --tail 15")).await;
+        }
+        let system = Self::new("redis-operator-system");
+        for controller in [
+            "cluster-controller",
+            "backup-controller",
+            "restore-controller",
+        ] {
+            let log = system
+                .run(&format!(
+                    "logs -l app.kubernetes.io/name={controller} --tail 40 --prefix"
+                ))
+                .await;
+            eprintln!(
+                "--- {controller}\n{}",
+                log.unwrap_or_else(|error| format!("{error:#}"))
+            );
+        }
+    }
+}
+
+/// Whether an object has the condition with the status `True`, for the generation it has now.
+pub fn holds(object: &Value, condition: &str) -> bool {
+    object["status"]["observedGeneration"] == object["metadata"]["generation"]
+        && object["status"]["conditions"]
+            .as_array()
+            .is_some_and(|all| {
+                all.iter()
+                    .any(|c| c["type"] == condition && c["status"] == "True")
+            })
+}

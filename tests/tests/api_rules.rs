@@ -1,0 +1,406 @@
+//! Every rule of the API, each with an example that the API server takes and one that it refuses, and with which words.
+
+use anyhow::Result;
+use kube::{
+    Api, Client,
+    api::{DynamicObject, Patch, PatchParams, PostParams},
+    core::{ApiResource, GroupVersionKind},
+};
+use serde_json::{Value, json};
+
+/// A change to a good object, and a part of the sentence that refuses it; none where it is taken.
+struct Case {
+    name: &'static str,
+    kind: &'static str,
+    change: Value,
+    refused: Option<&'static str>,
+}
+
+fn taken(kind: &'static str, name: &'static str, change: Value) -> Case {
+    Case {
+        name,
+        kind,
+        change,
+        refused: None,
+    }
+}
+
+fn refused(kind: &'static str, name: &'static str, change: Value, sentence: &'static str) -> Case {
+    Case {
+        name,
+        kind,
+        change,
+        refused: Some(sentence),
+    }
+}
+
+/// The smallest good object of a kind.
+fn good(kind: &str) -> Value {
+    let spec = match kind {
+        "RedisCluster" => json!({"image": "redis:7", "shards": 3}),
+        "RedisVersion" => json!({"version": "7.0.15", "distribution": "Redis", "image": "redis:7"}),
+        "RedisBackup" => json!({"clusterRef": {"name": "c"}, "storageName": "s"}),
+        "RedisRestore" => {
+            json!({"source": {"backupRef": {"name": "b"}}, "target": {"clusterRef": {"name": "c"}}})
+        }
+        other => unreachable!("{other}"),
+    };
+    json!({"apiVersion": "redis.danieldorado.github.io/v1alpha1", "kind": kind, "metadata": {"name": "good"}, "spec": spec})
+}
+
+fn cluster_creations() -> Vec<Case> {
+    let kind = "RedisCluster";
+    let s3 = json!({"bucket": "backups"});
+    let storages = json!([{"name": "s", "s3": s3}]);
+    let schedule = |schedule: &str, storage: &str| json!({"spec": {"backup": {"storages": storages, "schedules": [{"name": "nightly", "schedule": schedule, "storageName": storage}]}}});
+    let name = |name: &str| json!({"metadata": {"name": name}});
+    let twice = json!([{"name": "s", "s3": s3}, {"name": "s", "s3": s3}]);
+    vec![
+        taken(kind, "smallest", json!({})),
+        taken(
+            kind,
+            "version",
+            json!({"spec": {"image": null, "version": "redis-7"}}),
+        ),
+        refused(
+            kind,
+            "version and image",
+            json!({"spec": {"version": "redis-7"}}),
+            "exactly one of version",
+        ),
+        refused(
+            kind,
+            "neither version nor image",
+            json!({"spec": {"image": null}}),
+            "exactly one of version",
+        ),
+        taken(kind, "most shards", json!({"spec": {"shards": 500}})),
+        refused(
+            kind,
+            "two shards",
+            json!({"spec": {"shards": 2}}),
+            "greater than or equal to 3",
+        ),
+        refused(
+            kind,
+            "too many shards",
+            json!({"spec": {"shards": 501}}),
+            "less than or equal to 500",
+        ),
+        taken(
+            kind,
+            "no replicas",
+            json!({"spec": {"replicasPerShard": 0}}),
+        ),
+        refused(
+            kind,
+            "too many replicas",
+            json!({"spec": {"replicasPerShard": 6}}),
+            "less than or equal to 5",
+        ),
+        taken(
+            kind,
+            "setting",
+            json!({"spec": {"config": {"maxmemory-policy": "allkeys-lru"}}}),
+        ),
+        refused(
+            kind,
+            "own setting",
+            json!({"spec": {"config": {"port": "7000"}}}),
+            "controller sets itself",
+        ),
+        refused(
+            kind,
+            "another own setting",
+            json!({"spec": {"config": {"aclfile": "/x"}}}),
+            "controller sets itself",
+        ),
+        taken(
+            kind,
+            "forty characters",
+            name("a234567890123456789012345678901234567890"),
+        ),
+        refused(
+            kind,
+            "long name",
+            name("a2345678901234567890123456789012345678901"),
+            "at most 40 characters",
+        ),
+        refused(
+            kind,
+            "name with a dot",
+            name("a.b"),
+            "at most 40 characters",
+        ),
+        refused(
+            kind,
+            "name with a digit first",
+            name("1a"),
+            "starting with a letter",
+        ),
+        taken(
+            kind,
+            "budget",
+            json!({"spec": {"podDisruptionBudget": {"enabled": false, "maxUnavailable": 2}}}),
+        ),
+        refused(
+            kind,
+            "budget of 0",
+            json!({"spec": {"podDisruptionBudget": {"maxUnavailable": 0}}}),
+            "equal to 1",
+        ),
+        taken(kind, "schedule", schedule("30 2 * * *", "s")),
+        taken(kind, "named schedule", schedule("@daily", "s")),
+        refused(
+            kind,
+            "schedule of three fields",
+            schedule("30 2 *", "s"),
+            "five fields",
+        ),
+        refused(
+            kind,
+            "schedule without storage",
+            schedule("30 2 * * *", "t"),
+            "names one of the storages",
+        ),
+        refused(
+            kind,
+            "two storages of one name",
+            json!({"spec": {"backup": {"storages": twice}}}),
+            "Duplicate value",
+        ),
+    ]
+}
+
+fn other_creations() -> Vec<Case> {
+    let s3 = json!({"bucket": "backups"});
+    let (backup, restore, version) = ("RedisBackup", "RedisRestore", "RedisVersion");
+    let stored = |s3: Value| json!({"spec": {"storageName": null, "s3": s3}});
+    let location = json!({"s3": s3, "path": "ns/c/id"});
+    let new_cluster =
+        |spec: Value| json!({"clusterRef": null, "newCluster": {"name": "n", "spec": spec}});
+    vec![
+        taken(backup, "smallest", json!({})),
+        taken(backup, "own storage", stored(s3.clone())),
+        refused(
+            backup,
+            "two storages",
+            json!({"spec": {"s3": s3}}),
+            "exactly one of storageName",
+        ),
+        refused(
+            backup,
+            "no storage",
+            json!({"spec": {"storageName": null}}),
+            "exactly one of storageName",
+        ),
+        taken(
+            backup,
+            "endpoint",
+            stored(json!({"bucket": "backups", "endpoint": "http://s3:9000", "prefix": "a/b"})),
+        ),
+        refused(
+            backup,
+            "no scheme",
+            stored(json!({"bucket": "backups", "endpoint": "s3:9000"})),
+            "starts with http",
+        ),
+        refused(
+            backup,
+            "slash",
+            stored(json!({"bucket": "backups", "prefix": "/a"})),
+            "without a slash",
+        ),
+        taken(
+            backup,
+            "compression",
+            json!({"spec": {"compression": {"type": "None"}}}),
+        ),
+        refused(
+            backup,
+            "brotli",
+            json!({"spec": {"compression": {"type": "Brotli"}}}),
+            "Unsupported value",
+        ),
+        refused(
+            backup,
+            "level",
+            json!({"spec": {"compression": {"level": 10}}}),
+            "less than or equal to 9",
+        ),
+        taken(restore, "smallest", json!({})),
+        taken(
+            restore,
+            "location into a new cluster",
+            json!({"spec": {
+                "source": {"backupRef": null, "location": location},
+                "target": new_cluster(json!({"image": "redis:7", "shards": 5}))}}),
+        ),
+        refused(
+            restore,
+            "two sources",
+            json!({"spec": {"source": {"location": location}}}),
+            "exactly one of backupRef",
+        ),
+        refused(
+            restore,
+            "no source",
+            json!({"spec": {"source": {"backupRef": null}}}),
+            "exactly one of backupRef",
+        ),
+        refused(
+            restore,
+            "no target",
+            json!({"spec": {"target": {"clusterRef": null}}}),
+            "exactly one of clusterRef",
+        ),
+        refused(
+            restore,
+            "new cluster with version and image",
+            json!({"spec": {"target": new_cluster(json!({"image": "i", "version": "v", "shards": 3}))}}),
+            "exactly one of version",
+        ),
+        taken(version, "smallest", json!({})),
+        refused(
+            version,
+            "odd version",
+            json!({"spec": {"version": "latest"}}),
+            "should match",
+        ),
+        refused(
+            version,
+            "unknown distribution",
+            json!({"spec": {"distribution": "KeyDB"}}),
+            "Unsupported value",
+        ),
+    ]
+}
+
+fn updates() -> Vec<Case> {
+    let (cluster, backup) = ("RedisCluster", "RedisBackup");
+    vec![
+        taken(
+            cluster,
+            "another image",
+            json!({"spec": {"image": "redis:8"}}),
+        ),
+        taken(cluster, "pause", json!({"spec": {"paused": true}})),
+        refused(
+            cluster,
+            "more shards",
+            json!({"spec": {"shards": 4}}),
+            "number of shards cannot be changed",
+        ),
+        refused(
+            cluster,
+            "more replicas",
+            json!({"spec": {"replicasPerShard": 2}}),
+            "cannot be changed",
+        ),
+        refused(
+            cluster,
+            "storage",
+            json!({"spec": {"storage": {"size": "1Gi"}}}),
+            "neither be added nor removed",
+        ),
+        taken(
+            backup,
+            "policy",
+            json!({"spec": {"deletionPolicy": "Delete"}}),
+        ),
+        refused(
+            backup,
+            "another cluster",
+            json!({"spec": {"clusterRef": {"name": "d"}}}),
+            "cannot be changed",
+        ),
+        refused(
+            backup,
+            "another storage",
+            json!({"spec": {"storageName": "t"}}),
+            "cannot be changed",
+        ),
+        refused(
+            "RedisRestore",
+            "another source",
+            json!({"spec": {"source": {"backupRef": {"name": "d"}}}}),
+            "cannot be changed",
+        ),
+    ]
+}
+
+/// JSON merge patch, RFC 7386.
+fn merged(mut base: Value, change: &Value) -> Value {
+    let (Value::Object(members), Value::Object(changes)) = (&mut base, change) else {
+        return change.clone();
+    };
+    for (name, change) in changes {
+        let old = members.remove(name).unwrap_or(json!({}));
+        if !change.is_null() {
+            members.insert(name.clone(), merged(old, change));
+        }
+    }
+    base
+}
+
+fn api(client: &Client, namespace: &str, kind: &str) -> Api<DynamicObject> {
+    let kind_of = GroupVersionKind::gvk(crds::GROUP, crds::VERSION, kind);
+    let plural = format!("{}s", kind.to_lowercase());
+    let resource = ApiResource::from_gvk_with_plural(&kind_of, &plural);
+    match kind {
+        "RedisVersion" => Api::all_with(client.clone(), &resource),
+        _ => Api::namespaced_with(client.clone(), namespace, &resource),
+    }
+}
+
+fn judge(case: &Case, answer: Result<DynamicObject, kube::Error>) -> Option<String> {
+    let Case { name, kind, .. } = case;
+    match (case.refused, answer) {
+        (None, Ok(_)) => None,
+        (None, Err(error)) => Some(format!("{kind} '{name}' is refused: {error}")),
+        (Some(_), Ok(_)) => Some(format!("{kind} '{name}' is taken")),
+        (Some(words), Err(error)) => (!error.to_string().contains(words))
+            .then(|| format!("{kind} '{name}' is refused with other words: {error}")),
+    }
+}
+
+#[tokio::test]
+async fn rules_hold_on_the_api_server() -> Result<()> {
+    let server = tests::kubernetes::api_server().await?;
+    let namespace = server.namespace("rules").await?;
+    let mut wrong = Vec::new();
+    let dry = PostParams {
+        dry_run: true,
+        ..PostParams::default()
+    };
+    for case in cluster_creations().into_iter().chain(other_creations()) {
+        let object: DynamicObject = serde_json::from_value(merged(good(case.kind), &case.change))?;
+        wrong.extend(judge(
+            &case,
+            api(&server.client, &namespace, case.kind)
+                .create(&dry, &object)
+                .await,
+        ));
+    }
+    for kind in ["RedisCluster", "RedisBackup", "RedisRestore"] {
+        let object: DynamicObject = serde_json::from_value(good(kind))?;
+        api(&server.client, &namespace, kind)
+            .create(&PostParams::default(), &object)
+            .await?;
+    }
+    for case in updates() {
+        let params = PatchParams {
+            dry_run: true,
+            ..PatchParams::default()
+        };
+        let patch = Patch::Merge(&case.change);
+        wrong.extend(judge(
+            &case,
+            api(&server.client, &namespace, case.kind)
+                .patch("good", &params, &patch)
+                .await,
+        ));
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+    Ok(())
+}
