@@ -2,6 +2,7 @@
 //!
 //! Data and decisions, pure: [`schedule`], [`slot_map`], [`select`], [`plan`], [`status`].
 
+pub mod capture;
 pub mod plan;
 pub mod schedule;
 pub mod select;

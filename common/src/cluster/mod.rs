@@ -2,10 +2,7 @@
 
 pub mod info;
 pub mod node;
-<<<<<<< HEAD
-=======
 pub mod replication;
 pub mod resp;
->>>>>>> main
 pub mod slots;
 pub mod topology;

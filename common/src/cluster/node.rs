@@ -113,23 +113,13 @@ impl NodeClient {
         if by_range {
             let mut command = cluster("ADDSLOTSRANGE");
             for range in ranges {
-<<<<<<< HEAD
-                command
-                    .arg(range.start().number())
-                    .arg(range.end().number());
-=======
                 command.arg(range.start().get()).arg(range.end().get());
->>>>>>> main
             }
             return self.ask("CLUSTER ADDSLOTSRANGE", &command).await;
         }
         let mut command = cluster("ADDSLOTS");
         for range in ranges {
-<<<<<<< HEAD
-            for slot in range.start().number()..=range.end().number() {
-=======
             for slot in range.start().get()..=range.end().get() {
->>>>>>> main
                 command.arg(slot);
             }
         }
@@ -192,11 +182,7 @@ impl NodeClient {
             pipeline
                 .cmd("CLUSTER")
                 .arg("COUNTKEYSINSLOT")
-<<<<<<< HEAD
-                .arg(slot.number());
-=======
                 .arg(slot.get());
->>>>>>> main
         }
         self.ask_all("CLUSTER COUNTKEYSINSLOT", &pipeline).await
     }
