@@ -1,1 +1,3 @@
-//! stub
+//! The cluster-controller: forms and heals Redis Clusters on Kubernetes.
+
+pub mod redis;

@@ -78,11 +78,10 @@ impl Info {
         let replica = self.get("role") == Some("slave");
         ReplicationInfo {
             upstream: replica.then(link),
-            offset: if replica {
-                self.number("slave_repl_offset")
-            } else {
-                self.number("master_repl_offset")
-            },
+            // A replica that has given up resuming reports 0 in its own line, but the backlog still knows.
+            offset: self
+                .number("slave_repl_offset")
+                .max(self.number("master_repl_offset")),
             id: self.get("master_replid").unwrap_or_default().to_owned(),
             replicas: (0..self.number("connected_slaves"))
                 .filter_map(|index| AttachedReplica::parse(self.get(&format!("slave{index}"))?))

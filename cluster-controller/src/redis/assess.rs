@@ -1,0 +1,302 @@
+//! Whether the cluster is whole: by the word of every node, since `cluster_state:ok` from one of them is true too early.
+
+use super::{
+    member::{Answer, Member, Wanted},
+    survey::{Live, Survey},
+};
+use common::cluster::{slots::SLOT_COUNT, topology::NodeId};
+use std::fmt;
+
+/// One thing that is not as it should be.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Problem {
+    /// A pod does not exist yet, or has no address.
+    Absent {
+        /// The pod.
+        pod: String,
+    },
+    /// A node does not answer.
+    Silent {
+        /// Its pod.
+        pod: String,
+        /// What happened instead.
+        why: String,
+    },
+    /// A node is loading its data.
+    Loading {
+        /// Its pod.
+        pod: String,
+    },
+    /// Slots without an owner that is alive.
+    Uncovered {
+        /// How many.
+        count: usize,
+    },
+    /// A shard without an owner that is alive.
+    NoPrimary {
+        /// The shard.
+        shard: usize,
+    },
+    /// A node says that the cluster is down.
+    NotServing {
+        /// Its pod.
+        pod: String,
+    },
+    /// A node counts fewer slots as served than there are.
+    DoubtsSlots {
+        /// Its pod.
+        pod: String,
+        /// Slots it counts as served.
+        ok: u32,
+    },
+    /// A node knows more or fewer nodes than there are.
+    Acquaintance {
+        /// Its pod.
+        pod: String,
+        /// Nodes it knows.
+        known: usize,
+        /// Nodes there are.
+        wanted: usize,
+    },
+    /// A node has lost another one, or knows an old address.
+    Unlinked {
+        /// Its pod.
+        pod: String,
+        /// Nodes it does not reach.
+        count: usize,
+    },
+    /// A node of a shard is neither its primary nor a replica of it.
+    NotReplicating {
+        /// Its pod.
+        pod: String,
+    },
+    /// A replica's link to its primary is down.
+    ReplicaUnlinked {
+        /// Its pod.
+        pod: String,
+    },
+    /// A slot is being moved.
+    OpenSlots {
+        /// The pod that says so.
+        pod: String,
+        /// How many.
+        count: usize,
+    },
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Absent { pod } => write!(out, "{pod} is not running yet"),
+            Self::Silent { pod, why } => write!(out, "{pod} does not answer ({why})"),
+            Self::Loading { pod } => write!(out, "{pod} is loading its data"),
+            Self::Uncovered { count } => write!(out, "{count} slots have no living owner"),
+            Self::NoPrimary { shard } => write!(out, "shard {shard} has no living primary"),
+            Self::NotServing { pod } => write!(out, "{pod} says that the cluster is down"),
+            Self::DoubtsSlots { pod, ok } => {
+                write!(out, "{pod} counts {ok} of {SLOT_COUNT} slots as served")
+            }
+            Self::Acquaintance { pod, known, wanted } => {
+                write!(out, "{pod} knows {known} nodes of {wanted}")
+            }
+            Self::Unlinked { pod, count } => write!(out, "{pod} does not reach {count} nodes"),
+            Self::NotReplicating { pod } => write!(out, "{pod} does not replicate its shard"),
+            Self::ReplicaUnlinked { pod } => write!(out, "{pod} is not linked to its primary"),
+            Self::OpenSlots { pod, count } => write!(out, "{pod} has {count} open slots"),
+        }
+    }
+}
+
+/// A node in its shard.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ShardNode {
+    /// Index of the member.
+    pub index: usize,
+    /// Name of the pod.
+    pub pod: String,
+    /// Its id.
+    pub id: NodeId,
+    /// Whether it serves: a primary always, a replica while it is linked to the primary.
+    pub linked: bool,
+}
+
+/// A shard as its nodes describe it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Shard {
+    /// The owner of its slots.
+    pub primary: Option<ShardNode>,
+    /// Its replicas, by ordinal.
+    pub replicas: Vec<ShardNode>,
+    /// Slots of the owner.
+    pub slot_ranges: Vec<String>,
+    /// Whether there is an owner and all wanted replicas are linked to it.
+    pub ready: bool,
+}
+
+/// How the cluster is.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Assessment {
+    /// What is wrong.
+    pub problems: Vec<Problem>,
+    /// The shards.
+    pub shards: Vec<Shard>,
+    /// Slots with an owner, alive or not.
+    pub slots_assigned: usize,
+    /// Slots with an owner that is alive.
+    pub slots_ok: usize,
+    /// Owners that are alive, and owners in all.
+    pub quorum: (usize, usize),
+}
+
+impl Assessment {
+    /// Whether nothing is wrong.
+    pub fn is_whole(&self) -> bool {
+        self.problems.is_empty()
+    }
+
+    /// Whether the majority of the primaries is alive, so that replicas can be elected.
+    pub fn has_quorum(&self) -> bool {
+        self.quorum.0 * 2 > self.quorum.1
+    }
+}
+
+/// Compares what every node says with what is wanted.
+pub fn assess(wanted: &Wanted, members: &[Member]) -> Assessment {
+    let survey = Survey::of(wanted, members);
+    let shards: Vec<Shard> = (0..wanted.shards)
+        .map(|shard| describe(&survey, shard))
+        .collect();
+    let slots_ok = shards_slots(&survey);
+    let all = usize::from(SLOT_COUNT);
+    let mut problems = missing(members);
+    if slots_ok < all {
+        problems.push(Problem::Uncovered {
+            count: all - slots_ok,
+        });
+    }
+    for (shard, view) in shards.iter().enumerate() {
+        if view.primary.is_none() {
+            problems.push(Problem::NoPrimary { shard });
+        }
+    }
+    for one in &survey.live {
+        problems.extend(own_problems(&survey, *one));
+    }
+    Assessment {
+        problems,
+        shards,
+        slots_assigned: all - survey.free.len(),
+        slots_ok,
+        quorum: survey.quorum(),
+    }
+}
+
+fn missing(members: &[Member]) -> Vec<Problem> {
+    members
+        .iter()
+        .filter_map(|member| {
+            let pod = member.place.pod.clone();
+            match &member.answer {
+                Answer::Absent => Some(Problem::Absent { pod }),
+                Answer::Silent(why) => Some(Problem::Silent {
+                    pod,
+                    why: why.clone(),
+                }),
+                Answer::Loading => Some(Problem::Loading { pod }),
+                Answer::Report(_) => None,
+            }
+        })
+        .collect()
+}
+
+/// Slots whose newest claim is that of a living node.
+fn shards_slots(survey: &Survey<'_>) -> usize {
+    let gone: usize = survey.ghosts.values().map(|ghost| ghost.slots.len()).sum();
+    usize::from(SLOT_COUNT) - survey.free.len() - gone
+}
+
+fn describe(survey: &Survey<'_>, shard: usize) -> Shard {
+    let owner = survey.owner(shard);
+    let node = |one: Live<'_>, linked| ShardNode {
+        index: one.index,
+        pod: one.pod().to_owned(),
+        id: one.report.id(),
+        linked,
+    };
+    let replicas: Vec<ShardNode> = survey
+        .live_in(shard)
+        .filter(|one| one.report.own().is_replica())
+        .map(|one| node(one, owner.is_some_and(|owner| is_linked(one, owner))))
+        .collect();
+    let linked = replicas.iter().filter(|replica| replica.linked).count();
+    Shard {
+        slot_ranges: owner.map_or_else(Vec::new, |owner| {
+            let ranges = owner.report.own().slots.ranges();
+            ranges.iter().map(ToString::to_string).collect()
+        }),
+        ready: owner.is_some() && linked >= survey.wanted.replicas_per_shard,
+        primary: owner.map(|owner| node(owner, true)),
+        replicas,
+    }
+}
+
+/// Whether the replica follows the owner, and both ends say so.
+fn is_linked(replica: Live<'_>, owner: Live<'_>) -> bool {
+    replica.report.own().primary == Some(owner.report.id())
+        && replica
+            .report
+            .replication
+            .upstream
+            .as_ref()
+            .is_some_and(|link| link.up)
+}
+
+fn own_problems(survey: &Survey<'_>, one: Live<'_>) -> Vec<Problem> {
+    let pod = || one.pod().to_owned();
+    let mut problems = Vec::new();
+    let info = &one.report.cluster;
+    if !info.ok {
+        problems.push(Problem::NotServing { pod: pod() });
+    }
+    if info.slots_ok != u32::from(SLOT_COUNT) {
+        problems.push(Problem::DoubtsSlots {
+            pod: pod(),
+            ok: info.slots_ok,
+        });
+    }
+    let known = one.report.view.nodes().len();
+    if known != survey.wanted.nodes() {
+        problems.push(Problem::Acquaintance {
+            pod: pod(),
+            known,
+            wanted: survey.wanted.nodes(),
+        });
+    }
+    let lost = one.report.view.others().filter(|node| {
+        let moved = survey
+            .by_id(node.id)
+            .is_some_and(|other| node.address != other.member.place.address);
+        !node.linked || node.is_failing() || moved
+    });
+    let count = lost.count();
+    if count > 0 {
+        problems.push(Problem::Unlinked { pod: pod(), count });
+    }
+    let open = one.report.own().open_slots.len();
+    if open > 0 {
+        problems.push(Problem::OpenSlots {
+            pod: pod(),
+            count: open,
+        });
+    }
+    if let Some(owner) = survey.owner(one.shard())
+        && owner.index != one.index
+    {
+        if one.report.own().primary != Some(owner.report.id()) {
+            problems.push(Problem::NotReplicating { pod: pod() });
+        } else if !is_linked(one, owner) {
+            problems.push(Problem::ReplicaUnlinked { pod: pod() });
+        }
+    }
+    problems
+}

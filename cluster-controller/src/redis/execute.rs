@@ -1,0 +1,208 @@
+//! Does the steps of a plan: neighbours of one kind at the same time, kind after kind; after a failure no further kind.
+
+use super::{
+    member::Member,
+    plan::{Action, Assignment, Plan, Step},
+    survey::Index,
+};
+use common::cluster::{
+    node::{NodeClient, NodeError},
+    slots::SlotRange,
+    topology::{NodeAddress, NodeId},
+};
+use futures::{StreamExt, stream};
+use redis::{Cmd, Pipeline, cmd, pipe};
+use std::{mem::discriminant, time::Duration};
+
+/// Steps done at the same time.
+const CONCURRENCY: usize = 64;
+
+/// A step and how it ended.
+#[derive(Debug)]
+pub struct Done {
+    /// The step.
+    pub step: Step,
+    /// How it ended.
+    pub result: Result<(), NodeError>,
+}
+
+/// Does the steps. Those after a failed kind are left out: the next plan has them again if they are still right.
+pub async fn execute(plan: &Plan, members: &[Member], timeout: Duration) -> Vec<Done> {
+    let mut done = Vec::with_capacity(plan.steps.len());
+    for kind in plan
+        .steps
+        .chunk_by(|a, b| discriminant(&a.action) == discriminant(&b.action))
+    {
+        let results: Vec<Done> = stream::iter(kind.iter().cloned())
+            .map(|step| async move {
+                let result = act(&step.action, members, timeout).await;
+                Done { step, result }
+            })
+            .buffered(CONCURRENCY)
+            .collect()
+            .await;
+        let failed = results.iter().any(|one| one.result.is_err());
+        done.extend(results);
+        if failed {
+            break;
+        }
+    }
+    done
+}
+
+async fn act(action: &Action, members: &[Member], timeout: Duration) -> Result<(), NodeError> {
+    match action {
+        Action::AssignSlots {
+            member,
+            ranges,
+            how,
+        } => {
+            let Some(node) = connect(members, *member, timeout).await? else {
+                return Ok(());
+            };
+            let by_range = knows_ranges(members, *member);
+            assign(&node, ranges, how, by_range).await
+        }
+        Action::Meet { member, others } => {
+            let Some(node) = connect(members, *member, timeout).await? else {
+                return Ok(());
+            };
+            meet(&node, others).await
+        }
+        Action::Promote { member, mode, .. } => {
+            let Some(node) = connect(members, *member, timeout).await? else {
+                return Ok(());
+            };
+            node.failover(*mode).await
+        }
+        Action::Replicate { member, primary } => {
+            let Some(node) = connect(members, *member, timeout).await? else {
+                return Ok(());
+            };
+            admit(&node).await?;
+            node.replicate(*primary).await
+        }
+        Action::Forget { id, on } => forget(*id, on, members, timeout).await,
+    }
+}
+
+/// None: the member has no address any more, so there is nothing to do.
+async fn connect(
+    members: &[Member],
+    index: Index,
+    timeout: Duration,
+) -> Result<Option<NodeClient>, NodeError> {
+    match members.get(index).and_then(|member| member.place.address) {
+        Some(address) => NodeClient::connect(address.client(), timeout)
+            .await
+            .map(Some),
+        None => Ok(None),
+    }
+}
+
+/// `ADDSLOTSRANGE` and `DELSLOTSRANGE` came with 7.0.
+fn knows_ranges(members: &[Member], index: Index) -> bool {
+    members
+        .get(index)
+        .and_then(Member::report)
+        .is_some_and(|report| report.server.at_least(7, 0))
+}
+
+/// A node that starts without a memory of its own (no nodes.conf) refuses to feed replicas until it has been given a role: the
+/// replica of a primary that has come back empty at the same address must not copy the emptiness. See `start.sh`.
+fn admission() -> Cmd {
+    let mut command = cmd("ACL");
+    command
+        .arg("SETUSER")
+        .arg("default")
+        .arg("+psync")
+        .arg("+sync");
+    command
+}
+
+async fn admit(node: &NodeClient) -> Result<(), NodeError> {
+    node.ask("ACL SETUSER", &admission()).await
+}
+
+async fn assign(
+    node: &NodeClient,
+    ranges: &[SlotRange],
+    how: &Assignment,
+    by_range: bool,
+) -> Result<(), NodeError> {
+    let mut commands = pipe();
+    match how {
+        Assignment::Alone { epoch } => {
+            commands.cmd("CLUSTER").arg("SET-CONFIG-EPOCH").arg(*epoch);
+            add(&mut commands, "ADDSLOTS", ranges, by_range);
+        }
+        Assignment::Joined => add(&mut commands, "ADDSLOTS", ranges, by_range),
+        // In one transaction: between the commands the node must not tell the others of a claim with an old epoch.
+        Assignment::Recreated { listed } => {
+            commands.atomic();
+            add(&mut commands, "DELSLOTS", listed, by_range);
+            add(&mut commands, "ADDSLOTS", ranges, by_range);
+            commands.cmd("CLUSTER").arg("BUMPEPOCH");
+        }
+    }
+    admit(node).await?;
+    let _replies: Vec<redis::Value> = node.ask_all("CLUSTER ADDSLOTS", &commands).await?;
+    Ok(())
+}
+
+fn add(commands: &mut Pipeline, what: &str, ranges: &[SlotRange], by_range: bool) {
+    let command = commands.cmd("CLUSTER");
+    if by_range {
+        command.arg(format!("{what}RANGE"));
+        for range in ranges {
+            command.arg(range.start().get()).arg(range.end().get());
+        }
+    } else {
+        command.arg(what);
+        for slot in ranges.iter().flat_map(|range| range.slots()) {
+            command.arg(slot.get());
+        }
+    }
+}
+
+async fn meet(node: &NodeClient, others: &[NodeAddress]) -> Result<(), NodeError> {
+    let mut commands = pipe();
+    for other in others {
+        commands
+            .cmd("CLUSTER")
+            .arg("MEET")
+            .arg(other.ip.to_string())
+            .arg(other.port)
+            .arg(other.bus_port);
+    }
+    node.ask_all::<()>("CLUSTER MEET", &commands).await
+}
+
+/// On all nodes at once. A node that has forgotten it already is content.
+async fn forget(
+    id: NodeId,
+    on: &[Index],
+    members: &[Member],
+    timeout: Duration,
+) -> Result<(), NodeError> {
+    let results: Vec<Result<(), NodeError>> = stream::iter(on.iter().copied())
+        .map(|index| async move {
+            let Some(node) = connect(members, index, timeout).await? else {
+                return Ok(());
+            };
+            match node.forget(id).await {
+                Err(error)
+                    if error
+                        .refusal()
+                        .is_some_and(|text| text.contains("Unknown node")) =>
+                {
+                    Ok(())
+                }
+                result => result,
+            }
+        })
+        .buffered(CONCURRENCY)
+        .collect()
+        .await;
+    results.into_iter().collect()
+}

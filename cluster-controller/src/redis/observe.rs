@@ -1,0 +1,70 @@
+//! Asks every node for its own view: all at once, each in one round trip, each within a short time.
+
+use super::member::{Answer, Member, Place, Report};
+use common::cluster::{
+    info::Info,
+    node::{NodeClient, NodeError},
+    topology::{ClusterInfo, NodesView},
+};
+use futures::{StreamExt, stream};
+use redis::pipe;
+use std::time::Duration;
+
+/// Nodes asked at the same time.
+const CONCURRENCY: usize = 64;
+
+/// Asks the nodes at all places. The members come in the order of the places.
+pub async fn observe(places: &[Place], timeout: Duration) -> Vec<Member> {
+    stream::iter(places.iter().cloned())
+        .map(|place| async move {
+            let answer = ask(&place, timeout).await;
+            Member { place, answer }
+        })
+        .buffered(CONCURRENCY)
+        .collect()
+        .await
+}
+
+async fn ask(place: &Place, timeout: Duration) -> Answer {
+    let Some(address) = place.address else {
+        return Answer::Absent;
+    };
+    // Connecting and the answer each have this bound already; together they have it once more.
+    let report = tokio::time::timeout(timeout * 2, async {
+        let client = NodeClient::connect(address.client(), timeout).await?;
+        report(&client).await
+    });
+    match report.await {
+        Ok(Ok(Some(report))) => Answer::Report(Box::new(report)),
+        Ok(Ok(None)) => Answer::Loading,
+        Ok(Err(NodeError::Loading { .. })) => Answer::Loading,
+        Ok(Err(error)) => Answer::Silent(error.to_string()),
+        Err(_) => Answer::Silent(format!("no answer from {address} in time")),
+    }
+}
+
+/// The node's report; none while it is loading.
+async fn report(client: &NodeClient) -> Result<Option<Report>, NodeError> {
+    let mut questions = pipe();
+    questions.cmd("INFO");
+    questions.cmd("CLUSTER").arg("INFO");
+    questions.cmd("CLUSTER").arg("NODES");
+    let (info, cluster, nodes): (String, String, String) =
+        client.ask_all("INFO and CLUSTER NODES", &questions).await?;
+    let info = Info::parse(&info);
+    let server = info.server();
+    if server.loading {
+        return Ok(None);
+    }
+    let view = NodesView::parse(&nodes).map_err(|source| NodeError::Topology {
+        address: client.address(),
+        source,
+    })?;
+    Ok(Some(Report {
+        view,
+        cluster: ClusterInfo::parse(&cluster),
+        server,
+        replication: info.replication(),
+        keys: info.keys(),
+    }))
+}
