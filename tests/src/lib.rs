@@ -4,3 +4,4 @@ pub mod client;
 pub mod dataset;
 pub mod kubectl;
 pub mod scenario;
+pub mod s3;
