@@ -50,6 +50,7 @@ pub(super) fn prepare(restore: &RedisRestore, examined: &Examined, seen: &Observ
             Ok(server) => Step::List {
                 units: units(&examined.blocks),
                 server,
+                keys: examined.keys,
             },
         },
     }
@@ -67,14 +68,12 @@ fn ready(restore: &RedisRestore, cluster: Option<&RedisCluster>) -> Result<(), S
     let name = target_name(restore);
     let is_new = restore.spec.target.new_cluster.is_some();
     let Some(cluster) = cluster else {
-        return Err(match is_new {
-            true => Step::CreateCluster,
-            false => Step::Wait {
-                reason: "ClusterNotFound",
-                message: format!(
-                    "there is no RedisCluster {name} in this namespace: waiting for it"
-                ),
-            },
+        if is_new {
+            return Err(Step::CreateCluster);
+        }
+        return Err(Step::Wait {
+            reason: "ClusterNotFound",
+            message: format!("there is no RedisCluster {name} in this namespace: waiting for it"),
         });
     };
     if is_new && cluster.annotations().get(ANNOTATION_RESTORE_UID) != restore.uid().as_ref() {
@@ -115,11 +114,7 @@ fn ready(restore: &RedisRestore, cluster: Option<&RedisCluster>) -> Result<(), S
 }
 
 /// Whether the target is empty and can read the backup; what it runs.
-fn acceptable(
-    name: &str,
-    examined: &Examined,
-    state: &TargetState,
-) -> Result<String, Failure> {
+fn acceptable(name: &str, examined: &Examined, state: &TargetState) -> Result<String, Failure> {
     let keys: u64 = state.keys.iter().map(|(_, keys)| keys).sum();
     if let Some((node, most)) = state.keys.iter().max_by_key(|(_, keys)| *keys)
         && keys > 0
