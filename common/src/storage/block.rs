@@ -233,7 +233,10 @@ mod tests {
         for tail in [&b"x"[..], &stored(b"", Compression::default())] {
             let long: Bytes = [&stored(raw, Compression::default()), tail].concat().into();
             let result = open(long.clone(), &entry(raw, &long), Compression::default());
-            assert!(matches!(result, Err(BlockDamage::Gzip { .. })), "{result:?}");
+            assert!(
+                matches!(result, Err(BlockDamage::Gzip { .. })),
+                "{result:?}"
+            );
         }
     }
 }

@@ -114,7 +114,7 @@ fn chain(error: &(dyn Error + 'static)) -> String {
 fn sources<'a>(
     error: &'a (dyn Error + 'static),
 ) -> impl Iterator<Item = &'a (dyn Error + 'static)> {
-    std::iter::successors(Some(error), |error| error.source())
+    std::iter::successors(Some(error), |&error| error.source())
 }
 
 fn shorten(text: String) -> String {
@@ -136,7 +136,10 @@ mod tests {
         assert_eq!(of_answer("InvalidArgument", 400), S3Cause::Refused);
         assert_eq!(of_answer("SlowDown", 503), S3Cause::Throttled);
         assert_eq!(of_answer("Whatever", 503), S3Cause::ServerFault);
-        assert_eq!(of_answer("InvalidAccessKeyId", 403), S3Cause::InvalidAccessKey);
+        assert_eq!(
+            of_answer("InvalidAccessKeyId", 403),
+            S3Cause::InvalidAccessKey
+        );
         assert_eq!(of_answer("", 403), S3Cause::AccessDenied);
         assert_eq!(of_answer("NotImplemented", 501), S3Cause::NotImplemented);
     }

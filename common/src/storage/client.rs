@@ -44,15 +44,13 @@ pub(crate) async fn client(location: &Location, credentials: Option<&Credentials
         // Needs no root certificates, so that an image without any can use a store inside the cluster.
         config = config.http_client(aws_smithy_http_client::Builder::new().build_http());
     }
-    config = match credentials {
-        Some(credentials) => config.credentials_provider(static_credentials(credentials)),
-        None => {
-            let region = Region::new(location.region().to_owned());
-            let found = aws_config::defaults(version).region(region).load().await;
-            config.set_credentials_provider(found.credentials_provider());
-            config
-        }
-    };
+    if let Some(credentials) = credentials {
+        config = config.credentials_provider(static_credentials(credentials));
+    } else {
+        let region = Region::new(location.region().to_owned());
+        let found = aws_config::defaults(version).region(region).load().await;
+        config.set_credentials_provider(found.credentials_provider());
+    }
     Client::from_conf(config.build())
 }
 

@@ -95,7 +95,9 @@ impl ShardIndex {
         let last = self.blocks.len().saturating_sub(1);
         for (number, block) in self.blocks.iter().enumerate() {
             if (block.raw_offset, block.stored_offset) != (raw, stored) {
-                return Err(format!("block {number} does not begin where the one before it ends"));
+                return Err(format!(
+                    "block {number} does not begin where the one before it ends"
+                ));
             }
             let full = block.raw_bytes == BLOCK_BYTES as u64;
             if !full && (number != last || block.raw_bytes > BLOCK_BYTES as u64) {
@@ -108,7 +110,9 @@ impl ShardIndex {
             if let Some(first) = block.first_record
                 && !(raw..end).contains(&first.offset)
             {
-                return Err(format!("the first record of block {number} is outside of it"));
+                return Err(format!(
+                    "the first record of block {number} is outside of it"
+                ));
             }
             raw = end;
             stored = stored.saturating_add(block.stored_bytes);

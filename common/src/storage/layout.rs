@@ -173,11 +173,17 @@ mod tests {
         let root = "team-a/redis/shop/cart/20261121t003000z-3f9c2a10/";
         assert_eq!(layout.root(), root);
         assert_eq!(layout.manifest(), format!("{root}manifest.json"));
-        assert_eq!(layout.destination(&location), format!("s3://backups/{root}"));
+        assert_eq!(
+            layout.destination(&location),
+            format!("s3://backups/{root}")
+        );
         let name = Layout::shard_name(3, 2, Compression::default());
         assert_eq!(layout.key(&name), format!("{root}shard-0003-a2.rdb.gz"));
         assert_eq!(Layout::index_name(3, 2), "shard-0003-a2.json");
-        assert_eq!(Layout::shard_name(0, 1, Compression::None), "shard-0000-a1.rdb");
+        assert_eq!(
+            Layout::shard_name(0, 1, Compression::None),
+            "shard-0000-a1.rdb"
+        );
     }
 
     #[test]

@@ -65,7 +65,9 @@ pub enum LocationError {
     )]
     Endpoint(String),
     /// The region cannot be one.
-    #[error("region {0:?} is not a region: write letters, digits and hyphens, for example eu-central-1")]
+    #[error(
+        "region {0:?} is not a region: write letters, digits and hyphens, for example eu-central-1"
+    )]
     Region(String),
     /// The part size is outside what S3 takes.
     #[error("part size of {0} bytes is outside the 5 MiB to 1 GiB that parts may have")]
@@ -291,8 +293,7 @@ fn value<V: AsRef<[u8]>>(
     let Some(bytes) = data.get(name).or_else(|| data.get(other)) else {
         return Ok(None);
     };
-    let text =
-        std::str::from_utf8(bytes.as_ref()).map_err(|_| CredentialsError::NotText(name))?;
+    let text = std::str::from_utf8(bytes.as_ref()).map_err(|_| CredentialsError::NotText(name))?;
     match text.trim() {
         "" => Err(CredentialsError::NotText(name)),
         text => Ok(Some(text.to_owned())),

@@ -139,7 +139,9 @@ impl Totals {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ManifestError {
     /// A later version wrote it.
-    #[error("the manifest has format {found}, this version reads {SCHEMA}: use the version that wrote it")]
+    #[error(
+        "the manifest has format {found}, this version reads {SCHEMA}: use the version that wrote it"
+    )]
     Schema {
         /// Format of the manifest.
         found: u32,

@@ -5,6 +5,8 @@
 //! Reading: [`BlockReader`] fetches blocks ahead and proves each one before it hands it out.
 
 pub mod block;
+mod classify;
+mod client;
 pub mod compression;
 pub mod digest;
 pub mod error;

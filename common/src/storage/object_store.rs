@@ -6,7 +6,7 @@ use super::{
     client::{ATTEMPT, client},
     error::{Place, S3Cause, StorageError},
     location::{Credentials, Location},
-    retry::{LIMIT, retrying},
+    retry::{STANDARD, retrying},
 };
 use aws_sdk_s3::{
     Client,
@@ -67,12 +67,12 @@ impl ObjectStore {
     }
 
     /// The place of a key, for errors.
-    pub(crate) fn place(&self, key: &str) -> Box<Place> {
-        Box::new(Place {
+    pub(crate) fn place(&self, key: &str) -> Place {
+        Place {
             bucket: self.location.bucket().to_owned(),
             key: key.to_owned(),
             endpoint: self.location.endpoint().map(ToOwned::to_owned),
-        })
+        }
     }
 
     /// An error of the client as one of ours.
@@ -102,7 +102,7 @@ impl ObjectStore {
         };
         StorageError::Request {
             operation,
-            place: self.place(key),
+            place: self.place(key).into(),
             cause,
             detail,
         }
@@ -120,7 +120,7 @@ impl ObjectStore {
         let out_of_time = |last: Option<StorageError>| {
             last.unwrap_or_else(|| self.error(operation, key, S3Cause::Timeout, ""))
         };
-        retrying(LIMIT, out_of_time, attempt).await
+        retrying(STANDARD, out_of_time, attempt).await
     }
 
     /// Proves that the bucket is there and that objects may be listed and written below this prefix, leaving nothing behind:
@@ -397,5 +397,7 @@ impl ObjectStore {
 }
 
 fn length(bytes: Option<i64>) -> u64 {
-    bytes.and_then(|bytes| u64::try_from(bytes).ok()).unwrap_or(0)
+    bytes
+        .and_then(|bytes| u64::try_from(bytes).ok())
+        .unwrap_or(0)
 }

@@ -133,7 +133,7 @@ impl Fetch {
                 bytes,
             }),
             Err(damage) => Err(StorageError::DamagedBlock {
-                place: self.store.place(&self.key),
+                place: self.store.place(&self.key).into(),
                 block: number,
                 what: damage.to_string(),
             }),

@@ -7,24 +7,45 @@ use tokio::time::{Instant, sleep, timeout_at};
 
 /// How long the tries of one request may last altogether. Below the 60 s (`repl-timeout`) after which a Redis server drops
 /// a reader that makes no progress, with room for what happens between two reads.
-pub(crate) const LIMIT: Duration = Duration::from_secs(45);
+const LIMIT: Duration = Duration::from_secs(45);
 
-/// Tries until it works, a permanent error comes, the tries are used up (about 15 s of pauses) or the limit is reached.
-/// `out_of_time` makes the error of the last case of what the last try ended with.
+/// How often and how long is tried.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Retry {
+    /// All tries and pauses together.
+    pub(crate) limit: Duration,
+    /// Pause after the first failure; each one after it is twice as long, with jitter.
+    pub(crate) first_pause: Duration,
+    /// The longest pause.
+    pub(crate) longest_pause: Duration,
+    /// Tries after the first one.
+    pub(crate) times: usize,
+}
+
+/// What every request uses: about 20 s of pauses.
+pub(crate) const STANDARD: Retry = Retry {
+    limit: LIMIT,
+    first_pause: Duration::from_millis(200),
+    longest_pause: Duration::from_secs(4),
+    times: 7,
+};
+
+/// Tries until it works, a permanent error comes, the tries are used up or the limit is reached. `out_of_time` makes the
+/// error of the last case of what the last try ended with.
 pub(crate) async fn retrying<T, Attempt>(
-    limit: Duration,
+    policy: Retry,
     out_of_time: impl FnOnce(Option<StorageError>) -> StorageError,
     mut attempt: impl FnMut() -> Attempt,
 ) -> Result<T, StorageError>
 where
     Attempt: Future<Output = Result<T, StorageError>>,
 {
-    let deadline = Instant::now() + limit;
+    let deadline = Instant::now() + policy.limit;
     let mut pauses = ExponentialBuilder::new()
         .with_jitter()
-        .with_min_delay(Duration::from_millis(200))
-        .with_max_delay(Duration::from_secs(4))
-        .with_max_times(7)
+        .with_min_delay(policy.first_pause)
+        .with_max_delay(policy.longest_pause)
+        .with_max_times(policy.times)
         .build();
     let mut last = None;
     loop {
@@ -66,9 +87,16 @@ mod tests {
         }
     }
 
+    const QUICK: Retry = Retry {
+        limit: Duration::from_millis(500),
+        first_pause: Duration::from_millis(1),
+        longest_pause: Duration::from_millis(2),
+        times: 7,
+    };
+
     async fn tries(outcomes: &[Result<(), S3Cause>]) -> (usize, Result<(), StorageError>) {
         let count = Cell::new(0);
-        let result = retrying(LIMIT, |last| last.unwrap(), || {
+        let result = retrying(QUICK, Option::unwrap, || {
             let outcome = outcomes[count.get().min(outcomes.len() - 1)];
             count.set(count.get() + 1);
             async move { outcome.map_err(failure) }
@@ -77,9 +105,10 @@ mod tests {
         (count.get(), result)
     }
 
-    #[tokio::test(start_paused = true)]
+    #[tokio::test]
     async fn transient_errors_are_tried_again_and_permanent_ones_not() {
-        let (count, result) = tries(&[Err(S3Cause::Throttled), Err(S3Cause::Timeout), Ok(())]).await;
+        let (count, result) =
+            tries(&[Err(S3Cause::Throttled), Err(S3Cause::Timeout), Ok(())]).await;
         assert!(result.is_ok());
         assert_eq!(count, 3);
         let (count, result) = tries(&[Err(S3Cause::NoSuchBucket)]).await;
@@ -90,19 +119,15 @@ mod tests {
         assert_eq!(count, 8);
     }
 
-    #[tokio::test(start_paused = true)]
+    #[tokio::test]
     async fn a_try_that_never_ends_is_cut_at_the_limit() {
         let start = Instant::now();
-        let result: Result<(), _> = retrying(
-            LIMIT,
-            |last| {
-                assert!(last.is_none());
-                StorageError::Worker
-            },
-            std::future::pending,
-        )
-        .await;
+        let cut = |last: Option<StorageError>| {
+            assert!(last.is_none());
+            StorageError::Worker
+        };
+        let result: Result<(), _> = retrying(QUICK, cut, std::future::pending).await;
         assert!(matches!(result, Err(StorageError::Worker)));
-        assert_eq!(start.elapsed(), LIMIT);
+        assert!(start.elapsed() >= QUICK.limit);
     }
 }

@@ -5,7 +5,7 @@ use super::{
     error::{S3Cause, StorageError},
     location::{LARGEST_PART, SMALLEST_PART},
     object_store::ObjectStore,
-    retry::{LIMIT, retrying},
+    retry::{STANDARD, retrying},
 };
 use aws_sdk_s3::{
     primitives::ByteStream,
@@ -28,7 +28,9 @@ const ABORT_LIMIT: Duration = Duration::from_secs(10);
 /// Streams are smaller than the memory they come from, practically always.
 pub fn part_size_for(used_memory: u64) -> usize {
     let needed = (used_memory / 4).saturating_add(used_memory).div_ceil(9000);
-    let size = needed.clamp(DEFAULT_PART as u64, LARGEST_PART).next_power_of_two();
+    let size = needed
+        .clamp(DEFAULT_PART as u64, LARGEST_PART)
+        .next_power_of_two();
     usize::try_from(size).unwrap_or(DEFAULT_PART)
 }
 
@@ -100,7 +102,7 @@ impl MultipartUpload {
         }
         if self.next_number > MOST_PARTS {
             return Err(StorageError::TooManyParts {
-                place: self.store.place(&self.key),
+                place: self.store.place(&self.key).into(),
                 part_size: self.part_size,
             });
         }
@@ -222,8 +224,8 @@ async fn upload_part(
 ) -> Result<CompletedPart, StorageError> {
     let operation = "upload a part of";
     let stalled = |last: Option<StorageError>| StorageError::Stalled {
-        place: store.place(key),
-        waited: LIMIT,
+        place: store.place(key).into(),
+        waited: STANDARD.limit,
         last: match last {
             Some(StorageError::Request { cause, detail, .. }) => {
                 format!("{} {detail}", cause.reason())
@@ -232,7 +234,7 @@ async fn upload_part(
             None => "no answer".to_owned(),
         },
     };
-    retrying(LIMIT, stalled, || async {
+    retrying(STANDARD, stalled, || async {
         let request = store
             .client
             .upload_part()
@@ -270,7 +272,12 @@ impl ObjectStore {
                 .await
                 .map_err(|error| self.failure(operation, key, &error))?;
             answer.upload_id.ok_or_else(|| {
-                self.error(operation, key, S3Cause::BadBody, "the answer has no upload id")
+                self.error(
+                    operation,
+                    key,
+                    S3Cause::BadBody,
+                    "the answer has no upload id",
+                )
             })
         })
         .await

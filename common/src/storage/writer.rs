@@ -284,7 +284,10 @@ impl ShardWriter {
         let raw_bytes = self.sealed_bytes;
         let key = self.upload.key().to_owned();
         let etag = self.upload.finish(self.part).await?;
-        let first_records = self.first_records.into_iter().chain(std::iter::repeat(None));
+        let first_records = self
+            .first_records
+            .into_iter()
+            .chain(std::iter::repeat(None));
         let blocks = self.blocks.into_iter().zip(first_records);
         Ok(StoredObject {
             key,

@@ -42,8 +42,8 @@ kubeconfig_path() { # cluster | apiserver
   esac
 }
 
-environment() { # cluster | apiserver
-  echo "export INSTANCE='$INSTANCE' KUBECONFIG='$(kubeconfig_path "$1")' PATH='$(components_path)':\"\$PATH\""
+environment() { # KUBECONFIG
+  echo "export INSTANCE='$INSTANCE' KUBECONFIG='$1' PATH='$(components_path)':\"\$PATH\""
 }
 
 # wait_for SECONDS WHAT COMMAND...: until COMMAND succeeds.
