@@ -5,3 +5,4 @@ pub mod dataset;
 pub mod kubectl;
 pub mod kubernetes;
 pub mod scenario;
+pub mod s3;

@@ -8,6 +8,15 @@ use std::time::Duration;
 
 use bytes::BytesMut;
 
+mod connection;
+mod end_mark;
+
+use connection::{Connection, Stage};
+use end_mark::{EndMark, Seen};
+
+/// Capacity added to a caller's buffer that has none left.
+const READ_SIZE: usize = 64 * 1024;
+
 /// How to ask for the stream.
 #[derive(Debug, Clone)]
 pub struct ReplicationOptions {
@@ -30,7 +39,7 @@ impl Default for ReplicationOptions {
             ip_address: None,
             server_version: None,
             command_timeout: Duration::from_secs(5),
-            idle_timeout: Duration::from_secs(60),
+            idle_timeout: Duration::from_mins(1),
         }
     }
 }
@@ -143,26 +152,105 @@ pub enum Framing {
 }
 
 /// PSYNC is sent; the server has not taken its snapshot yet.
-pub struct Handshake {}
+pub struct Handshake {
+    connection: Connection,
+}
 
 impl Handshake {
     /// Connects, introduces itself and asks for a full synchronisation.
+    ///
+    /// A server that does not know an introduction refuses it and is served all the same.
     pub async fn start(
-        _address: SocketAddr,
-        _options: ReplicationOptions,
+        address: SocketAddr,
+        options: ReplicationOptions,
     ) -> Result<Self, ReplicationError> {
-        todo!()
+        let mut connection = Connection::open(address, &options).await?;
+        let port = options.listening_port.map(|port| port.to_string());
+        let ip = options.ip_address.map(|ip| ip.to_string());
+        // The version goes last and alone: servers before Valkey 8 refuse the whole command that holds it.
+        let introductions: [&[&str]; 5] = [
+            &["listening-port", port.as_deref().unwrap_or_default()],
+            &["ip-address", ip.as_deref().unwrap_or_default()],
+            &["capa", "eof", "capa", "psync2"],
+            &["rdb-only", "1"],
+            &[
+                "version",
+                options.server_version.as_deref().unwrap_or_default(),
+            ],
+        ];
+        for words in introductions
+            .into_iter()
+            .filter(|words| words.iter().all(|word| !word.is_empty()))
+        {
+            let parts: Vec<&[u8]> = ["REPLCONF"]
+                .iter()
+                .chain(words)
+                .map(|word| word.as_bytes())
+                .collect();
+            connection.send(&parts).await?;
+            connection.line(Stage::Introduction).await?;
+        }
+        connection.send(&[b"PSYNC", b"?", b"-1"]).await?;
+        Ok(Self { connection })
     }
 
     /// Waits until the server has taken its snapshot.
-    pub async fn full_resync(self) -> Result<ReplicationStream, ReplicationError> {
-        todo!()
+    ///
+    /// Nothing is sent meanwhile: a byte of ours would start the server's `repl-diskless-sync-delay` anew. The wait
+    /// lasts as long as the server shows life, for another child process may have to end first; bound it from outside.
+    pub async fn full_resync(mut self) -> Result<ReplicationStream, ReplicationError> {
+        let line = self.connection.line(Stage::Snapshot).await?;
+        let fork = parse_full_resync(&line).ok_or_else(|| self.connection.refusal(&line))?;
+        Ok(ReplicationStream {
+            connection: self.connection,
+            fork,
+            end: None,
+            received: 0,
+            finished: false,
+        })
+    }
+}
+
+fn parse_full_resync(line: &str) -> Option<Fork> {
+    let mut words = line.strip_prefix("+FULLRESYNC ")?.split_ascii_whitespace();
+    let (id, offset) = (words.next()?, words.next()?);
+    let valid = id.len() == 40 && id.bytes().all(|byte| byte.is_ascii_hexdigit());
+    let offset = offset.parse().ok()?;
+    valid.then(|| Fork {
+        replication_id: id.to_owned(),
+        offset,
+    })
+}
+
+/// How much of the snapshot is still to come.
+enum End {
+    Mark(Box<EndMark>),
+    Length { announced: u64 },
+}
+
+impl End {
+    /// `$EOF:<40 bytes>` or `$<length>`.
+    fn parse(line: &str) -> Option<Self> {
+        let announced = line.strip_prefix('$')?;
+        if let Some(mark) = announced.strip_prefix("EOF:") {
+            return Some(Self::Mark(Box::new(EndMark::new(
+                mark.as_bytes().try_into().ok()?,
+            ))));
+        }
+        announced
+            .parse()
+            .ok()
+            .map(|announced| Self::Length { announced })
     }
 }
 
 /// The snapshot on its way.
 pub struct ReplicationStream {
+    connection: Connection,
     fork: Fork,
+    end: Option<End>,
+    received: u64,
+    finished: bool,
 }
 
 impl ReplicationStream {
@@ -187,19 +275,72 @@ impl ReplicationStream {
 
     /// How the end is marked; known after the first `read`.
     pub fn framing(&self) -> Option<Framing> {
-        todo!()
+        self.end.as_ref().map(|end| match end {
+            End::Mark(mark) => Framing::EndMark(mark.mark()),
+            End::Length { announced } => Framing::Length(*announced),
+        })
     }
 
     /// Bytes of the snapshot delivered so far.
     pub fn received(&self) -> u64 {
-        todo!()
+        self.received
     }
 
     /// Appends the next bytes of the snapshot to the free capacity of `into`, straight from the socket.
     ///
     /// Returns their number; 0 only after the end mark or the announced length was seen. An early end is an error.
     /// Cancelling the returned future loses nothing.
-    pub async fn read(&mut self, _into: &mut BytesMut) -> Result<usize, ReplicationError> {
-        todo!()
+    pub async fn read(&mut self, into: &mut BytesMut) -> Result<usize, ReplicationError> {
+        if self.end.is_none() {
+            let line = self.connection.line(Stage::Framing).await?;
+            self.end = Some(End::parse(&line).ok_or_else(|| self.connection.refusal(&line))?);
+        }
+        loop {
+            let Some(limit) = self.limit() else {
+                return Ok(0);
+            };
+            if into.capacity() - into.len() < Self::MIN_CAPACITY {
+                into.reserve(READ_SIZE);
+            }
+            let start = into.len();
+            let limit = limit.min(into.capacity() - start - self.held());
+            self.connection
+                .read(
+                    into,
+                    limit,
+                    Stage::Payload {
+                        received: self.received,
+                    },
+                )
+                .await?;
+            if let Some(End::Mark(mark)) = &mut self.end {
+                self.finished = mark.take(into, start) == Seen::End;
+            }
+            let delivered = into.len() - start;
+            self.received += delivered as u64;
+            if delivered > 0 {
+                return Ok(delivered);
+            }
+        }
+    }
+
+    /// How many bytes may be read; nothing at the end.
+    fn limit(&self) -> Option<usize> {
+        match &self.end {
+            _ if self.finished => None,
+            Some(End::Length { announced }) => {
+                let left = announced.saturating_sub(self.received);
+                (left > 0).then(|| usize::try_from(left).unwrap_or(usize::MAX))
+            }
+            Some(End::Mark(_)) | None => Some(usize::MAX),
+        }
+    }
+
+    /// Bytes that may come before the next ones without being read.
+    fn held(&self) -> usize {
+        match &self.end {
+            Some(End::Mark(mark)) => mark.held(),
+            Some(End::Length { .. }) | None => 0,
+        }
     }
 }

@@ -11,6 +11,14 @@ pub mod payload;
 pub mod reader;
 pub mod value_type;
 
+mod cursor;
+mod lzf;
+#[cfg(test)]
+mod reader_tests;
+mod shape;
+#[cfg(test)]
+mod synthetic;
+
 pub use event::{Event, Key};
 pub use reader::{RdbError, RecordReader, Resume};
 pub use value_type::{Flavour, Header, ValueType};
