@@ -3,4 +3,5 @@
 pub mod client;
 pub mod dataset;
 pub mod kubectl;
+pub mod redis;
 pub mod scenario;
