@@ -39,7 +39,10 @@ pub fn after(
         }
         Step::Free(freed) => {
             let words: Vec<_> = freed.iter().map(|unit| unit.error.as_str()).collect();
-            tell(&mut status, format!("another attempt: {}", words.join("; ")));
+            tell(
+                &mut status,
+                format!("another attempt: {}", words.join("; ")),
+            );
         }
         Step::Succeed(verified) => succeed(&mut status, verified, &mut findings, now),
         Step::Fail(failure) => fail(&mut status, failure, &mut findings, now),
@@ -249,7 +252,10 @@ mod tests {
     #[test]
     fn progress_is_counted_in_blocks() {
         let all = progress(&[unit(1, 4, 10), unit(4, 4, 30)], 100);
-        assert_eq!((all.summary.as_str(), all.keys, all.total_keys), ("62%", 40, 100));
+        assert_eq!(
+            (all.summary.as_str(), all.keys, all.total_keys),
+            ("62%", 40, 100)
+        );
         assert_eq!(progress(&[unit(0, 0, 0)], 0).summary, "100%");
     }
 

@@ -4,5 +4,5 @@ pub mod client;
 pub mod dataset;
 pub mod kubectl;
 pub mod kubernetes;
-pub mod scenario;
 pub mod s3;
+pub mod scenario;

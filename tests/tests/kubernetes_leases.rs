@@ -155,10 +155,7 @@ async fn an_operation_excludes_others_until_released() -> Result<()> {
     assert_eq!(acquire(&ours).await?, Operation::Held);
     assert_eq!(acquire(&ours).await?, Operation::Held);
     assert_eq!(acquire(&theirs).await?, Operation::HeldBy(ours.clone()));
-    assert_eq!(
-        acquire(&again).await?,
-        Operation::HeldBy(ours.clone())
-    );
+    assert_eq!(acquire(&again).await?, Operation::HeldBy(ours.clone()));
     leases.release(&namespace, "cache", &theirs).await?;
     assert_eq!(
         leases.holder(&namespace, "cache").await?,

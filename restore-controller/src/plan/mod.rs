@@ -55,7 +55,10 @@ fn impatient(step: Step, waited: Duration) -> Step {
         Step::Wait { reason, message } if waited >= PATIENCE => Step::Fail(Failure {
             condition: "TargetReady",
             reason,
-            message: format!("gave up after {} minutes: {message}", PATIENCE.as_secs() / 60),
+            message: format!(
+                "gave up after {} minutes: {message}",
+                PATIENCE.as_secs() / 60
+            ),
             verified: None,
         }),
         step => step,

@@ -96,9 +96,11 @@ fn complete(restore: &RedisRestore, backup: Option<&RedisBackup>) -> Result<(), 
 /// Where the manifest stands: as it was accepted, or as the spec says. `None` while a backup does not say it yet.
 pub fn origin(restore: &RedisRestore, backup: Option<&RedisBackup>) -> Option<Origin> {
     let accepted = restore.status.clone().unwrap_or_default();
-    if let (Some(storage), Some(key), Some(sha256)) =
-        (accepted.storage, accepted.manifest_key, accepted.manifest_sha256)
-    {
+    if let (Some(storage), Some(key), Some(sha256)) = (
+        accepted.storage,
+        accepted.manifest_key,
+        accepted.manifest_sha256,
+    ) {
         return Some(Origin {
             storage,
             manifest: ManifestName::Key(key),

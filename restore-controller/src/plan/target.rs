@@ -115,11 +115,7 @@ fn ready(restore: &RedisRestore, cluster: Option<&RedisCluster>) -> Result<(), S
 }
 
 /// Whether the target is empty and can read the backup; what it runs.
-fn acceptable(
-    name: &str,
-    examined: &Examined,
-    state: &TargetState,
-) -> Result<String, Failure> {
+fn acceptable(name: &str, examined: &Examined, state: &TargetState) -> Result<String, Failure> {
     let keys: u64 = state.keys.iter().map(|(_, keys)| keys).sum();
     if let Some((node, most)) = state.keys.iter().max_by_key(|(_, keys)| *keys)
         && keys > 0

@@ -59,7 +59,9 @@ fn holds(library: &Value, code: &[u8]) -> bool {
 fn name(code: &[u8]) -> String {
     let line = code.split(|byte| *byte == b'\n').next().unwrap_or_default();
     let line = String::from_utf8_lossy(line);
-    let name = line.split_whitespace().find_map(|word| word.strip_prefix("name="));
+    let name = line
+        .split_whitespace()
+        .find_map(|word| word.strip_prefix("name="));
     name.unwrap_or("unknown").to_owned()
 }
 
@@ -69,7 +71,10 @@ mod tests {
 
     #[test]
     fn libraries_are_named_in_their_first_line() {
-        assert_eq!(name(b"#!lua name=orders\nredis.register_function()"), "orders");
+        assert_eq!(
+            name(b"#!lua name=orders\nredis.register_function()"),
+            "orders"
+        );
         assert_eq!(name(b""), "unknown");
     }
 }

@@ -175,15 +175,15 @@ impl Lanes {
         if let Err(refused) = queue.try_send(chunk) {
             let mut chunk = refused.into_inner();
             chunk.bounce_rest(&Verdict::Wait(Pause::Disconnected));
-            self.returned.push_back(Report::Answered { lane: index, chunk });
+            self.returned
+                .push_back(Report::Answered { lane: index, chunk });
         }
     }
 
     /// Whether some node has as much under way as it may. Then nothing more is decoded.
     pub fn is_full(&self) -> bool {
-        let full = |lane: &Lane| {
-            lane.commands >= self.window.commands || lane.bytes >= self.window.bytes
-        };
+        let full =
+            |lane: &Lane| lane.commands >= self.window.commands || lane.bytes >= self.window.bytes;
         self.lanes.iter().any(full)
     }
 

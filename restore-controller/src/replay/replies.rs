@@ -42,7 +42,10 @@ pub fn next_reply(buffer: &[u8]) -> Result<Option<(Reply<'_>, usize)>, ReplyErro
     if !matches!(kind, b'+' | b'-') {
         return Err(ReplyError::Kind(*kind));
     }
-    let end = rest.windows(2).take(LONGEST_LINE).position(|w| w == b"\r\n");
+    let end = rest
+        .windows(2)
+        .take(LONGEST_LINE)
+        .position(|w| w == b"\r\n");
     let Some(line) = end.and_then(|end| rest.get(..end)) else {
         return if rest.len() > LONGEST_LINE {
             Err(ReplyError::Endless)
