@@ -3,5 +3,7 @@
 pub mod client;
 pub mod dataset;
 pub mod kubectl;
+pub mod kubernetes;
 pub mod redis;
+pub mod s3;
 pub mod scenario;

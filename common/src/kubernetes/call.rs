@@ -124,21 +124,15 @@ impl ApiError {
     /// Names the call and sorts the cause.
     pub fn new(what: impl Display, error: kube::Error) -> Self {
         let what = what.to_string();
-        match error {
-            kube::Error::Api(status) => Self::from_status(what, *status),
-            kube::Error::SerdeError(error) => Self::Malformed {
-                what,
-                message: error.to_string(),
-            },
-            kube::Error::BuildRequest(error) => Self::Malformed {
-                what,
-                message: error.to_string(),
-            },
-            other => Self::Unavailable {
-                what,
-                message: other.to_string(),
-            },
+        if let kube::Error::Api(status) = error {
+            return Self::from_status(what, *status);
         }
+        let message = error.to_string();
+        if let kube::Error::SerdeError(_) | kube::Error::BuildRequest(_) = error {
+            return Self::Malformed { what, message };
+        }
+        // What is left is between us and the server: connection, TLS, credentials.
+        Self::Unavailable { what, message }
     }
 
     fn from_status(what: String, status: kube::core::Status) -> Self {
@@ -228,11 +222,16 @@ mod tests {
         );
     }
 
-    #[tokio::test(start_paused = true)]
+    #[tokio::test]
     async fn a_call_without_an_answer_ends() {
-        let error = read("list Pods", std::future::pending::<kube::Result<()>>())
-            .await
-            .unwrap_err();
+        let limit = Duration::from_millis(10);
+        let error = bounded(
+            "list Pods",
+            limit,
+            std::future::pending::<kube::Result<()>>(),
+        )
+        .await
+        .unwrap_err();
         assert!(matches!(error, ApiError::Timeout { .. }), "{error}");
     }
 

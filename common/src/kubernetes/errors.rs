@@ -36,10 +36,10 @@ impl ErrorClass {
     pub fn delay(self, failures: u32) -> Duration {
         let (first, longest) = match self {
             Self::Conflict => (Duration::from_millis(100), Duration::from_secs(10)),
-            Self::Transient => (Duration::from_secs(1), Duration::from_secs(60)),
+            Self::Transient => (Duration::from_secs(1), Duration::from_mins(1)),
             Self::Fenced => (Duration::from_secs(2), Duration::from_secs(30)),
-            Self::Forbidden | Self::Bug => (Duration::from_secs(5), Duration::from_secs(300)),
-            Self::InvalidSpec => (Duration::from_secs(30), Duration::from_secs(600)),
+            Self::Forbidden | Self::Bug => (Duration::from_secs(5), Duration::from_mins(5)),
+            Self::InvalidSpec => (Duration::from_secs(30), Duration::from_mins(10)),
         };
         let doublings = failures.saturating_sub(1).min(16);
         first.saturating_mul(1 << doublings).min(longest)

@@ -213,3 +213,160 @@ pub fn compare_versions(a: &str, b: &str) -> Option<Ordering> {
     };
     (decimal(a) && decimal(b)).then(|| a.len().cmp(&b.len()).then_with(|| a.cmp(b)))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use k8s_openapi::api::core::v1::ConfigMap;
+    use kube::{
+        api::ObjectMeta,
+        runtime::{reflector, watcher::Event},
+    };
+    use proptest::prelude::*;
+
+    fn owner() -> OwnerKey {
+        OwnerKey {
+            namespace: "shop".into(),
+            name: "cache".into(),
+            uid: "u".into(),
+        }
+    }
+
+    fn object(name: &str, uid: &str, version: u64) -> ConfigMap {
+        ConfigMap {
+            metadata: ObjectMeta {
+                name: Some(name.into()),
+                namespace: Some("shop".into()),
+                uid: Some(uid.into()),
+                resource_version: Some(version.to_string()),
+                ..ObjectMeta::default()
+            },
+            ..ConfigMap::default()
+        }
+    }
+
+    #[test]
+    fn a_write_is_pending_until_the_cache_shows_it() {
+        let expectations = Expectations::new();
+        let (store, mut writer) = reflector::store();
+        let now = Instant::now();
+        assert_eq!(
+            expectations.check::<ConfigMap>(&owner(), &store, now),
+            Verdict::Satisfied
+        );
+        expectations.wrote(&owner(), &object("a", "1", 100));
+        writer.apply_watcher_event(&Event::Apply(object("a", "1", 99)));
+        assert!(matches!(
+            expectations.check(&owner(), &store, now),
+            Verdict::Pending(_)
+        ));
+        writer.apply_watcher_event(&Event::Apply(object("a", "1", 100)));
+        assert_eq!(
+            expectations.check(&owner(), &store, now),
+            Verdict::Satisfied
+        );
+    }
+
+    #[test]
+    fn a_deletion_is_pending_until_the_uid_is_gone() {
+        let expectations = Expectations::new();
+        let (store, mut writer) = reflector::store();
+        let now = Instant::now();
+        writer.apply_watcher_event(&Event::Apply(object("a", "1", 5)));
+        expectations.deleted::<ConfigMap>(&owner(), "a", "1");
+        assert!(matches!(
+            expectations.check(&owner(), &store, now),
+            Verdict::Pending(_)
+        ));
+        writer.apply_watcher_event(&Event::Apply(object("a", "2", 9)));
+        assert_eq!(
+            expectations.check(&owner(), &store, now),
+            Verdict::Satisfied
+        );
+    }
+
+    #[test]
+    fn what_never_shows_expires_once() {
+        let expectations = Expectations::new();
+        let (store, _writer) = reflector::store::<ConfigMap>();
+        expectations.wrote(&owner(), &object("a", "1", 7));
+        let later = Instant::now() + EXPIRY + Duration::from_secs(1);
+        assert_eq!(
+            expectations.check(&owner(), &store, later),
+            Verdict::Expired
+        );
+        assert_eq!(
+            expectations.check(&owner(), &store, later),
+            Verdict::Satisfied
+        );
+    }
+
+    #[test]
+    fn the_object_in_hand_may_be_older_than_our_own_write() {
+        let expectations = Expectations::new();
+        let old = object("cache", "u", 10);
+        expectations.wrote(&OwnerKey::of(&old), &object("cache", "u", 12));
+        let now = Instant::now();
+        assert!(matches!(
+            expectations.check_own(&old, now),
+            Verdict::Pending(_)
+        ));
+        assert_eq!(
+            expectations.check_own(&object("cache", "u", 13), now),
+            Verdict::Satisfied
+        );
+    }
+
+    #[test]
+    fn a_forgotten_owner_waits_for_nothing() {
+        let expectations = Expectations::new();
+        let (store, _writer) = reflector::store::<ConfigMap>();
+        expectations.wrote(&owner(), &object("a", "1", 7));
+        expectations.forget("shop", "cache");
+        assert_eq!(
+            expectations.check(&owner(), &store, Instant::now()),
+            Verdict::Satisfied
+        );
+    }
+
+    #[test]
+    fn versions_that_are_no_numbers_are_not_compared() {
+        for (a, b) in [("", "1"), ("01", "1"), ("1a", "1"), ("1", "-1")] {
+            assert_eq!(compare_versions(a, b), None, "{a} {b}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn versions_compare_as_numbers(a in 1..u128::MAX, b in 1..u128::MAX) {
+            prop_assert_eq!(compare_versions(&a.to_string(), &b.to_string()), Some(a.cmp(&b)));
+        }
+
+        /// Writes to a few objects, and a watch that shows a prefix of the history of each, in any interleaving across objects:
+        /// satisfied exactly when no object is behind its last write.
+        #[test]
+        fn satisfied_exactly_when_the_cache_is_not_behind(
+            writes in proptest::collection::vec(0..3usize, 1..12),
+            shown in proptest::collection::vec(0..13usize, 3),
+        ) {
+            let expectations = Expectations::new();
+            let (store, mut writer) = reflector::store();
+            let mut history: [Vec<u64>; 3] = Default::default();
+            for (version, index) in writes.iter().enumerate() {
+                let version = version as u64 + 98;
+                expectations.wrote(&owner(), &object(&index.to_string(), "u", version));
+                history[*index].push(version);
+            }
+            let mut behind = false;
+            for (index, versions) in history.iter().enumerate() {
+                let seen = shown[index].min(versions.len());
+                behind |= seen < versions.len();
+                for version in &versions[..seen] {
+                    writer.apply_watcher_event(&Event::Apply(object(&index.to_string(), "u", *version)));
+                }
+            }
+            let verdict = expectations.check(&owner(), &store, Instant::now());
+            prop_assert_eq!(verdict == Verdict::Satisfied, !behind, "{:?}", verdict);
+        }
+    }
+}

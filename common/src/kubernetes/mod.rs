@@ -16,5 +16,7 @@ pub mod finalizer;
 pub mod hash;
 pub mod leases;
 pub mod outcome;
+mod retries;
 pub mod status;
 pub mod wake;
+mod watches;

@@ -9,5 +9,5 @@ mod operation;
 mod record;
 
 pub use leader::{Leadership, LeadershipState, NotLeader};
-pub use members::{Members, Membership};
-pub use operation::{Holder, Operation, OperationLeases};
+pub use members::{LABEL_MEMBER_OF, Members, Membership};
+pub use operation::{ANNOTATION_HOLDER_UID, Holder, Operation, OperationLeases};

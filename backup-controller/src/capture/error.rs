@@ -1,0 +1,99 @@
+//! Why a shard was not captured.
+
+use crate::select::NoSource;
+use common::{
+    cluster::{node::NodeError, replication::ReplicationError},
+    kubernetes::errors::{Classified, ErrorClass},
+    rdb::{RdbError, checksum::ChecksumError},
+    storage::StorageError,
+};
+
+/// Why a shard was not captured.
+#[derive(Debug, thiserror::Error)]
+pub enum CaptureError {
+    /// No node can be read.
+    #[error(transparent)]
+    NoSource(#[from] NoSource),
+    /// The shard has other slots now.
+    #[error(
+        "the shard with slots {wanted} has slots {found} now: slots were moved during the backup"
+    )]
+    SlotsMoved {
+        /// Slots when the backup was planned.
+        wanted: String,
+        /// Slots now.
+        found: String,
+    },
+    /// No node says who owns the shard's slots.
+    #[error("no node tells who owns the shard's slots: {0}")]
+    Node(#[source] NodeError),
+    /// The stream broke or was refused.
+    #[error(transparent)]
+    Replication(#[from] ReplicationError),
+    /// The stream is damaged.
+    #[error(transparent)]
+    Checksum(#[from] ChecksumError),
+    /// The stream is no RDB.
+    #[error(transparent)]
+    NotRdb(#[from] RdbError),
+    /// The stream ended before its header.
+    #[error("the server sent an empty snapshot")]
+    Empty,
+    /// The store did not take it.
+    #[error(transparent)]
+    Storage(#[from] StorageError),
+    /// The index does not serialise.
+    #[error("the index of the shard does not serialise: {0}")]
+    Index(#[from] serde_json::Error),
+    /// It was told to stop.
+    #[error("the capture was stopped")]
+    Cancelled,
+}
+
+impl CaptureError {
+    /// Whether it can be different a moment later: a failover is under way, a node loads.
+    pub(super) fn may_pass(&self) -> bool {
+        matches!(self, Self::NoSource(_) | Self::Node(_))
+    }
+}
+
+impl Classified for CaptureError {
+    fn class(&self) -> ErrorClass {
+        match self {
+            Self::Storage(error) if !error.is_transient() => ErrorClass::InvalidSpec,
+            Self::Index(_) => ErrorClass::Bug,
+            Self::Cancelled => ErrorClass::Fenced,
+            Self::NoSource(_)
+            | Self::SlotsMoved { .. }
+            | Self::Node(_)
+            | Self::Replication(_)
+            | Self::Checksum(_)
+            | Self::NotRdb(_)
+            | Self::Empty
+            | Self::Storage(_) => ErrorClass::Transient,
+        }
+    }
+
+    fn reason(&self) -> &'static str {
+        match self {
+            Self::NoSource(_) => "NoSource",
+            Self::SlotsMoved { .. } => "SlotsMoved",
+            Self::Node(error) => error.reason(),
+            Self::Replication(error) => match error {
+                ReplicationError::Connect { .. } => "SourceUnreachable",
+                ReplicationError::Io { .. } | ReplicationError::Closed { .. } => "SourceLost",
+                ReplicationError::Timeout { .. } => "SourceSilent",
+                ReplicationError::NoPrimaryLink { .. } => "SourceNotLinked",
+                ReplicationError::Loading { .. } => "SourceLoading",
+                ReplicationError::Forbidden { .. } => "SourceForbidden",
+                ReplicationError::Refused { .. } | ReplicationError::Unexpected { .. } => {
+                    "SourceRefused"
+                }
+            },
+            Self::Checksum(_) | Self::NotRdb(_) | Self::Empty => "StreamDamaged",
+            Self::Storage(error) => error.reason(),
+            Self::Index(_) => "IndexMalformed",
+            Self::Cancelled => "Cancelled",
+        }
+    }
+}

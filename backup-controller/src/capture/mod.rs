@@ -1,0 +1,239 @@
+//! Captures one shard: chooses the node, has it take a snapshot, streams the snapshot into storage, proves it.
+//!
+//! Knows nothing of Kubernetes: addresses in, objects out. Memory is that of one [`ShardWriter`] (56 MiB) and a table of slots.
+
+mod error;
+mod facts;
+mod source;
+mod walk;
+
+pub use error::CaptureError;
+pub use facts::{CaptureFacts, CaptureProgress, CapturedShard, IndexDocument};
+
+use common::{
+    cluster::{
+        replication::{Fork, Handshake, ReplicationOptions, ReplicationStream},
+        slots::SlotSet,
+    },
+    rdb::checksum::{Checked, ChecksumVerifier},
+    storage::{
+        BackupId, Compression, CompressionPool, Layout, ObjectStore, Sha256Digest, ShardIndex,
+        ShardWriter, StoredObject, manifest, upload::part_size_for,
+    },
+};
+use crds::SourceRole;
+use jiff::Timestamp;
+use source::Source;
+use std::{net::SocketAddr, time::Duration};
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+use walk::Walk;
+
+/// One shard to capture.
+#[derive(Clone, Debug)]
+pub struct CaptureRequest {
+    /// Addresses of nodes of the cluster, any of them.
+    pub seeds: Vec<SocketAddr>,
+    /// Slots of the shard: the node that is read has to belong to the owner of exactly these.
+    pub slots: SlotSet,
+    /// Which node is preferred.
+    pub prefer: SourceRole,
+    /// How long to look for a node that can be read.
+    pub patience: Duration,
+    /// Where the backup goes.
+    pub store: ObjectStore,
+    /// Its keys.
+    pub layout: Layout,
+    /// Its identity.
+    pub backup_id: BackupId,
+    /// Number of the shard in the backup.
+    pub shard: u32,
+    /// Number of the attempt: part of the keys, so that two attempts never write the same object.
+    pub attempt: u32,
+    /// How blocks are compressed.
+    pub compression: Compression,
+    /// The pool that compresses, shared by all captures of the process.
+    pub pool: CompressionPool,
+}
+
+impl CaptureRequest {
+    /// Key of the object that will be written.
+    pub fn key(&self) -> String {
+        self.layout.key(&self.object_name())
+    }
+
+    fn object_name(&self) -> String {
+        Layout::shard_name(self.shard, self.attempt, self.compression)
+    }
+}
+
+/// Captures the shard. `progress` is kept up to date; the fork is told at once. Cancelled or failed, nothing of the object
+/// stays in the bucket, unfinished uploads included.
+pub async fn capture(
+    request: &CaptureRequest,
+    progress: &watch::Sender<CaptureProgress>,
+    cancel: &CancellationToken,
+) -> Result<CapturedShard, CaptureError> {
+    let opening = open(request, progress);
+    let (source, stream, forked_at) = cancel
+        .run_until_cancelled(Box::pin(opening))
+        .await
+        .ok_or(CaptureError::Cancelled)??;
+    let mut writer = ShardWriter::new(
+        request.store.clone(),
+        request.key(),
+        request.compression,
+        request.pool.clone(),
+        Some(part_size_for(source.used_memory)),
+    );
+    let fork = stream.fork().clone();
+    let pumped = cancel
+        .run_until_cancelled(Box::pin(pump(request, stream, &mut writer, progress)))
+        .await
+        .unwrap_or(Err(CaptureError::Cancelled));
+    let proven = match pumped {
+        Ok(proven) => proven,
+        Err(error) => {
+            Box::pin(writer.abort()).await;
+            return Err(error);
+        }
+    };
+    let object = cancel
+        .run_until_cancelled(Box::pin(writer.finish()))
+        .await
+        .ok_or(CaptureError::Cancelled)??;
+    let document = document(request, &source, &fork, forked_at, object, proven)?;
+    progress.send_modify(|seen| seen.stored_bytes = document.index.stored_bytes);
+    cancel
+        .run_until_cancelled(Box::pin(store_index(request, document)))
+        .await
+        .ok_or(CaptureError::Cancelled)?
+}
+
+/// Chooses the node and waits until it has taken its snapshot.
+async fn open(
+    request: &CaptureRequest,
+    progress: &watch::Sender<CaptureProgress>,
+) -> Result<(Source, ReplicationStream, Timestamp), CaptureError> {
+    let source = source::find(
+        &request.seeds,
+        &request.slots,
+        request.prefer,
+        request.patience,
+    )
+    .await?;
+    progress.send_modify(|seen| seen.source = Some(source.choice));
+    let options = ReplicationOptions {
+        server_version: Some(source.server.version.clone()),
+        ..ReplicationOptions::default()
+    };
+    let pending = Handshake::start(source.choice.address.client(), options).await?;
+    let stream = pending.full_resync().await?;
+    let forked_at = Timestamp::now();
+    progress.send_modify(|seen| seen.forked_at = Some(forked_at));
+    Ok((source, stream, forked_at))
+}
+
+/// What the stream has proven to be.
+struct Proven {
+    walk: Walk,
+    crc64: String,
+}
+
+/// Moves the snapshot into the writer: socket to block buffer without a copy, checked and counted on the way.
+async fn pump(
+    request: &CaptureRequest,
+    mut stream: ReplicationStream,
+    writer: &mut ShardWriter,
+    progress: &watch::Sender<CaptureProgress>,
+) -> Result<Proven, CaptureError> {
+    let mut walk = Walk::new(request.slots.clone());
+    let mut checksum = ChecksumVerifier::new();
+    loop {
+        let buffer = writer.buffer();
+        let before = buffer.len();
+        if stream.read(buffer).await? == 0 {
+            break;
+        }
+        let piece = buffer.get(before..).unwrap_or_default();
+        checksum.update(piece);
+        walk.feed(piece)?;
+        for (offset, db) in walk.first_records() {
+            writer.record_begins(offset, db);
+        }
+        writer.commit().await?;
+        progress.send_modify(|seen| {
+            seen.raw_bytes = writer.raw_bytes();
+            seen.stored_bytes = writer.stored_bytes();
+            seen.keys = walk.keys();
+        });
+    }
+    let crc64 = match checksum.finish()? {
+        Checked::Verified(sum) => format!("{sum:016x}"),
+        Checked::Disabled => manifest::CRC_DISABLED.to_owned(),
+    };
+    Ok(Proven { walk, crc64 })
+}
+
+fn document(
+    request: &CaptureRequest,
+    source: &Source,
+    fork: &Fork,
+    forked_at: Timestamp,
+    object: StoredObject,
+    proven: Proven,
+) -> Result<IndexDocument, CaptureError> {
+    let header = proven.walk.header().ok_or(CaptureError::Empty)?;
+    let counted = proven.walk.finish();
+    Ok(IndexDocument {
+        index: ShardIndex {
+            schema: manifest::SCHEMA,
+            backup_id: request.backup_id.clone(),
+            shard: request.shard,
+            object: request.object_name(),
+            compression: request.compression,
+            raw_bytes: object.raw_bytes,
+            stored_bytes: object.stored_bytes,
+            sha256: object.sha256,
+            flavour: walk::flavour(header).to_owned(),
+            rdb_version: u32::from(header.version),
+            blocks: object.blocks,
+            slots: counted.slots,
+        },
+        capture: CaptureFacts {
+            node_id: source.choice.id.to_string(),
+            role: match source.choice.role {
+                SourceRole::Replica => manifest::SourceRole::Replica,
+                SourceRole::Primary => manifest::SourceRole::Primary,
+            },
+            crc64: proven.crc64,
+            replid: fork.replication_id.clone(),
+            offset: u64::try_from(fork.offset).unwrap_or_default(),
+            forked_at,
+            server_version: source.server.version.clone(),
+            functions: counted.functions,
+            foreign_keys: counted.foreign_keys,
+        },
+    })
+}
+
+async fn store_index(
+    request: &CaptureRequest,
+    document: IndexDocument,
+) -> Result<CapturedShard, CaptureError> {
+    let index_key = request
+        .layout
+        .key(&Layout::index_name(request.shard, request.attempt));
+    let text = serde_json::to_vec(&document)?;
+    let index_sha256 = Sha256Digest::of(&text);
+    request
+        .store
+        .put(&index_key, text.into(), "application/json")
+        .await?;
+    Ok(CapturedShard {
+        key: request.key(),
+        index_key,
+        index_sha256,
+        document,
+    })
+}

@@ -1,0 +1,238 @@
+//! The next step of a backup. Pure: everything that is known goes in, one step with its reason comes out.
+//!
+//! What is stored in the status and read here are facts that cannot be seen again (which storage was resolved, who holds
+//! which shard, when a server forked, that the slot map was the same after the forks). The phase is not among them.
+
+mod attempts;
+mod observed;
+mod step;
+#[cfg(test)]
+mod tests;
+
+pub use attempts::{is_claimed, pause_after};
+pub use observed::*;
+pub use step::*;
+
+use crate::slot_map::SlotMap;
+use attempts::carry_on;
+use common::kubernetes::{
+    conditions::{find, holds},
+    leases::Operation,
+};
+use crds::{
+    DeletionPolicy, FINALIZER_ARTIFACTS, RedisBackup, RedisBackupStatus, RedisCluster, S3Location,
+};
+use kube::ResourceExt;
+use std::time::Duration;
+
+/// How long a backup waits for the same thing before it has failed.
+pub const PATIENCE: Duration = Duration::from_secs(600);
+/// How long the deletion of artifacts is tried before the object is let go without it.
+pub const DELETION_PATIENCE: Duration = Duration::from_secs(120);
+/// How long the deletion waits for replicas that still upload.
+pub const STOPPING_PATIENCE: Duration = Duration::from_secs(20);
+/// When to look again at the latest while something is waited for or under way.
+pub const LOOK_AGAIN: Duration = Duration::from_secs(5);
+
+/// The next step of `backup`.
+pub fn plan(backup: &RedisBackup, seen: &Observed) -> Step {
+    let status = backup.status.clone().unwrap_or_default();
+    let guarded = common::kubernetes::finalizer::is_set(backup, FINALIZER_ARTIFACTS);
+    if backup.metadata.deletion_timestamp.is_some() {
+        return match guarded {
+            true => delete(backup, &status, seen),
+            false => Step::Rest,
+        };
+    }
+    match (backup.spec.deletion_policy, guarded) {
+        (DeletionPolicy::Delete, false) => return Step::AddFinalizer,
+        (DeletionPolicy::Retain, true) => return Step::RemoveFinalizer,
+        (DeletionPolicy::Delete, true) | (DeletionPolicy::Retain, false) => {}
+    }
+    if is_finished(&status) {
+        return Step::Rest;
+    }
+    let step = if status.storage.is_none() || status.backup_id.is_none() {
+        accept(backup, seen)
+    } else if status.shards.is_empty() {
+        list(seen, 1)
+    } else {
+        carry_on(backup, &status, seen)
+    };
+    impatient(step, seen.waiting_for)
+}
+
+/// Whether the backup has succeeded or failed.
+pub fn is_finished(status: &RedisBackupStatus) -> bool {
+    holds(&status.conditions, "Complete") || holds(&status.conditions, "Failed")
+}
+
+/// Waiting is bounded.
+fn impatient(step: Step, waited: Duration) -> Step {
+    match step {
+        Step::Wait { reason, message } if waited >= PATIENCE => Step::Fail {
+            reason,
+            message: format!(
+                "gave up after {} minutes: {message}",
+                PATIENCE.as_secs() / 60
+            ),
+        },
+        step => step,
+    }
+}
+
+fn delete(backup: &RedisBackup, status: &RedisBackupStatus, seen: &Observed) -> Step {
+    if status.storage.is_none() || backup.spec.deletion_policy == DeletionPolicy::Retain {
+        return Step::RemoveFinalizer;
+    }
+    if status.shards.iter().any(is_claimed) && seen.waiting_for < STOPPING_PATIENCE {
+        // What a replica still uploads would appear after the deletion. They stop as soon as they see it coming.
+        return Step::Wait {
+            reason: "Stopping",
+            message: "waiting until the controller's replicas have stopped their uploads"
+                .to_owned(),
+        };
+    }
+    match &seen.deletion {
+        None | Some(Background::Running) => Step::DeleteArtifacts,
+        Some(Background::Done(())) => Step::RemoveFinalizer,
+        Some(Background::Failed(trouble))
+            if trouble.transient && seen.waiting_for < DELETION_PATIENCE =>
+        {
+            Step::Wait {
+                reason: trouble.reason,
+                message: trouble.message.clone(),
+            }
+        }
+        Some(Background::Failed(trouble)) => Step::Abandon(trouble.clone()),
+    }
+}
+
+fn accept(backup: &RedisBackup, seen: &Observed) -> Step {
+    let name = &backup.spec.cluster_ref.name;
+    let Some(found) = &seen.cluster else {
+        return Step::Ask(Question::Cluster);
+    };
+    let Some(cluster) = found else {
+        return Step::Wait {
+            reason: "ClusterNotFound",
+            message: format!("there is no RedisCluster {name} in this namespace: waiting for it"),
+        };
+    };
+    let storage = match resolve(backup, cluster) {
+        Ok(storage) => storage,
+        Err(message) => {
+            return Step::Fail {
+                reason: "StorageUnknown",
+                message,
+            };
+        }
+    };
+    match &seen.storage {
+        None => Step::Ask(Question::Storage),
+        Some(Ok(())) => Step::Accept(Box::new(storage)),
+        Some(Err(trouble)) if trouble.transient => Step::Wait {
+            reason: trouble.reason,
+            message: trouble.message.clone(),
+        },
+        Some(Err(trouble)) => Step::Fail {
+            reason: trouble.reason,
+            message: trouble.message.clone(),
+        },
+    }
+}
+
+/// The storage the backup means.
+pub fn resolve(backup: &RedisBackup, cluster: &RedisCluster) -> Result<S3Location, String> {
+    if let Some(s3) = &backup.spec.s3 {
+        return Ok(s3.clone());
+    }
+    let wanted = backup.spec.storage_name.as_deref().unwrap_or_default();
+    let storages = cluster
+        .spec
+        .backup
+        .as_ref()
+        .map_or(&[][..], |plan| plan.storages.as_slice());
+    if let Some(storage) = storages.iter().find(|storage| storage.name == wanted) {
+        return Ok(storage.s3.clone());
+    }
+    let known: Vec<_> = storages
+        .iter()
+        .map(|storage| storage.name.as_str())
+        .collect();
+    let known = match known.is_empty() {
+        true => "none".to_owned(),
+        false => known.join(", "),
+    };
+    Err(format!(
+        "RedisCluster {} has no storage named \"{wanted}\" in spec.backup.storages (it has: {known}): correct storageName in a new RedisBackup",
+        cluster.name_any()
+    ))
+}
+
+/// Hands the shards out as attempt number `attempt`.
+fn list(seen: &Observed, attempt: i32) -> Step {
+    let Some(found) = &seen.cluster else {
+        return Step::Ask(Question::Cluster);
+    };
+    if let Err((reason, message)) = serves(found.as_deref()) {
+        return Step::Wait { reason, message };
+    }
+    match settled(seen) {
+        Err(step) => step,
+        Ok(map) => Step::List {
+            units: map.units(attempt),
+            topology_hash: map.hash.clone(),
+        },
+    }
+}
+
+/// Whether the cluster-controller says that the cluster serves all slots, and says it of the spec as it is now.
+fn serves(cluster: Option<&RedisCluster>) -> Result<(), (&'static str, String)> {
+    let Some(cluster) = cluster else {
+        return Err((
+            "ClusterNotFound",
+            "the RedisCluster is gone: waiting for it".to_owned(),
+        ));
+    };
+    let status = cluster.status.clone().unwrap_or_default();
+    if status.observed_generation < cluster.metadata.generation {
+        return Err((
+            "ClusterNotObserved",
+            "waiting until the cluster-controller has seen the latest change of the cluster"
+                .to_owned(),
+        ));
+    }
+    if holds(&status.conditions, "SlotsCovered") {
+        return Ok(());
+    }
+    let told = find(&status.conditions, "SlotsCovered").map_or("", |c| c.message.as_str());
+    Err((
+        "SlotsNotCovered",
+        format!("waiting until all 16384 slots of the cluster are served {told}")
+            .trim_end()
+            .to_owned(),
+    ))
+}
+
+/// The slot map while the operation lease is ours: nobody moves slots then.
+fn settled(seen: &Observed) -> Result<&SlotMap, Step> {
+    match &seen.operation {
+        None => return Err(Step::Ask(Question::Operation)),
+        Some(Operation::HeldBy(other)) => {
+            return Err(Step::Wait {
+                reason: "OperationUnderWay",
+                message: format!("waiting for {other}, which holds the cluster's operation lease"),
+            });
+        }
+        Some(Operation::Held) => {}
+    }
+    match &seen.slot_map {
+        None => Err(Step::Ask(Question::SlotMap)),
+        Some(Ok(map)) => Ok(map),
+        Some(Err(trouble)) => Err(Step::Wait {
+            reason: "SlotMapNotSettled",
+            message: trouble.to_string(),
+        }),
+    }
+}

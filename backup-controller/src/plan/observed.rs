@@ -1,0 +1,83 @@
+//! What the planner knows, and how it learned it.
+
+use crate::slot_map::{NotSettled, SlotMap};
+use common::kubernetes::leases::Operation;
+use crds::RedisCluster;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
+
+/// What is known in this pass. `None`: not asked yet; [`Step::Ask`] says what to ask next.
+#[derive(Debug, Default)]
+pub struct Observed {
+    /// The cluster; `Some(None)`: there is none of that name.
+    pub cluster: Option<Option<Arc<RedisCluster>>>,
+    /// Whether the storage can be used: a sentence if not.
+    pub storage: Option<Result<(), StorageTrouble>>,
+    /// Whether the operation lease is ours.
+    pub operation: Option<Operation>,
+    /// The slot map, read just now.
+    pub slot_map: Option<Result<SlotMap, NotSettled>>,
+    /// Names of the replicas of this controller that live.
+    pub members: Option<BTreeSet<String>>,
+    /// How publishing went; `None` while it was not begun.
+    pub publishing: Option<Background<Published>>,
+    /// How the deletion of the artifacts went; `None` while it was not begun.
+    pub deletion: Option<Background<()>>,
+    /// For how long each failed unit has been seen as failed, by index.
+    pub failed_for: BTreeMap<i32, Duration>,
+    /// For how long the same thing has been waited for.
+    pub waiting_for: Duration,
+}
+
+/// Why the storage cannot be used.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StorageTrouble {
+    /// CamelCase.
+    pub reason: &'static str,
+    /// A sentence with bucket, key and cause.
+    pub message: String,
+    /// Whether it may pass by itself.
+    pub transient: bool,
+}
+
+/// Work that runs beside the reconcile.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Background<T> {
+    /// Not finished.
+    Running,
+    /// Finished.
+    Done(T),
+    /// Failed.
+    Failed(StorageTrouble),
+}
+
+/// A manifest that is in place.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Published {
+    /// Its key.
+    pub manifest_key: String,
+    /// Its SHA-256, hex.
+    pub manifest_sha256: String,
+    /// Milliseconds between the first and the last fork.
+    pub skew_ms: i64,
+    /// Version of the RDB format in the objects.
+    pub rdb_version: i32,
+}
+
+/// What the planner has to know before it can go on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Question {
+    /// The RedisCluster.
+    Cluster,
+    /// Whether bucket and credentials are usable.
+    Storage,
+    /// Take or renew the operation lease.
+    Operation,
+    /// Ask every node for the slot map.
+    SlotMap,
+    /// Which replicas of the controller live.
+    Members,
+}

@@ -1,0 +1,481 @@
+//! The Kubernetes objects behind `spec.backup.schedules`: a CronJob each, and one identity for all of them that may
+//! create RedisBackups in the cluster's namespace and nothing else. Pure: what is wanted, not how it gets there.
+
+use crds::{
+    ANNOTATION_SCHEDULED_AT, BackupSchedule, GROUP, LABEL_CLUSTER, LABEL_SCHEDULE, LocalRef,
+    MANAGED_BY, RedisBackup, RedisBackupSpec, RedisCluster, VERSION,
+};
+use jiff::{SignedDuration, Timestamp};
+use k8s_openapi::{
+    api::{
+        batch::v1::{CronJob, CronJobSpec, JobSpec, JobTemplateSpec},
+        core::v1::{
+            Capabilities, Container, EnvVar, EnvVarSource, ObjectFieldSelector, PodSecurityContext,
+            PodSpec, PodTemplateSpec, ResourceRequirements, SeccompProfile, SecurityContext,
+            ServiceAccount,
+        },
+        rbac::v1::{PolicyRule, Role, RoleBinding, RoleRef, Subject},
+    },
+    apimachinery::pkg::{
+        api::resource::Quantity,
+        apis::meta::v1::{ObjectMeta, OwnerReference},
+    },
+};
+use kube::{Resource, ResourceExt};
+use std::collections::BTreeMap;
+
+/// Value of `app.kubernetes.io/component` on the objects of schedules, by which superfluous ones are found.
+pub const COMPONENT: &str = "backup-schedule";
+/// The longest name of a CronJob that Kubernetes accepts: its Jobs add eleven characters.
+const CRON_JOB_NAME_LENGTH: usize = 52;
+/// Scheduled times further away from now than this are not taken from a Job's name: it was named by hand.
+const PLAUSIBLE: SignedDuration = SignedDuration::from_hours(7 * 24);
+
+/// Everything the schedules of one cluster need; nothing at all where there are no schedules.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Wanted {
+    /// The identity of the CronJobs' pods.
+    pub identity: Option<Identity>,
+    /// A CronJob for each schedule.
+    pub cron_jobs: Vec<CronJob>,
+}
+
+/// The identity of the CronJobs' pods and its one right.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Identity {
+    /// The account.
+    pub service_account: ServiceAccount,
+    /// Its one right: to create RedisBackups.
+    pub role: Role,
+    /// What ties them together.
+    pub role_binding: RoleBinding,
+}
+
+/// Renders the objects for the schedules of `cluster`; their pods run `image`.
+pub fn build(cluster: &RedisCluster, image: &str) -> Wanted {
+    let schedules = cluster
+        .spec
+        .backup
+        .as_ref()
+        .map_or(&[][..], |plan| plan.schedules.as_slice());
+    if schedules.is_empty() {
+        return Wanted::default();
+    }
+    Wanted {
+        identity: Some(identity(cluster)),
+        cron_jobs: schedules
+            .iter()
+            .map(|schedule| cron_job(cluster, schedule, image))
+            .collect(),
+    }
+}
+
+/// The label selector of every object made for the schedules of the cluster `name`.
+pub fn selector(name: &str) -> String {
+    format!(
+        "{LABEL_CLUSTER}={name},app.kubernetes.io/component={COMPONENT},app.kubernetes.io/managed-by={MANAGED_BY}"
+    )
+}
+
+/// Name of the account, role and binding of a cluster's schedules.
+pub fn identity_name(cluster: &str) -> String {
+    format!("{cluster}-{COMPONENT}")
+}
+
+/// Cluster and schedule in one name of at most 52 characters, different for different pairs.
+///
+/// `a-b` + `c` and `a` + `b-c` would read the same: a schedule whose own name has a dash gets a hash of the pair, and so
+/// does a pair that is too long.
+pub fn base_name(cluster: &str, schedule: &str) -> String {
+    let plain = format!("{cluster}-{schedule}");
+    if plain.len() <= CRON_JOB_NAME_LENGTH && !schedule.contains('-') {
+        return plain;
+    }
+    let hash = format!("{:08x}", fnv1a(&[cluster, schedule]));
+    let room = CRON_JOB_NAME_LENGTH - hash.len() - 1;
+    let kept: String = plain.chars().take(room).collect();
+    format!("{}-{hash}", kept.trim_end_matches('-'))
+}
+
+/// FNV-1a over the parts with a separator that no name contains (<http://www.isthe.com/chongo/tech/comp/fnv/>, 32 bit).
+fn fnv1a(parts: &[&str]) -> u32 {
+    parts
+        .iter()
+        .flat_map(|part| part.bytes().chain([0]))
+        .fold(0x811c_9dc5, |hash, byte| {
+            (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193)
+        })
+}
+
+/// The minute a Job was due: the CronJob controller ends a Job's name in minutes since 1970. A Job made by hand has
+/// another name; then it is the running minute.
+pub fn scheduled_minute(job: Option<&str>, now: Timestamp) -> Timestamp {
+    let named = job
+        .and_then(|name| name.rsplit_once('-'))
+        .and_then(|(_, minutes)| minutes.parse::<i64>().ok())
+        .and_then(|minutes| Timestamp::from_second(minutes.checked_mul(60)?).ok())
+        .filter(|due| now.duration_since(*due).abs() <= PLAUSIBLE);
+    named.unwrap_or_else(|| {
+        let second = now.as_second();
+        Timestamp::from_second(second - second.rem_euclid(60)).unwrap_or(now)
+    })
+}
+
+/// The RedisBackup of a schedule for the minute it was due. Its name is the same however often the Job runs.
+pub fn backup(order: &ScheduledBackup) -> RedisBackup {
+    let minute = order.due.strftime("%Y%m%d%H%M");
+    let name = format!("{}-{minute}", base_name(&order.cluster, &order.schedule));
+    let mut backup = RedisBackup::new(
+        &name,
+        RedisBackupSpec {
+            cluster_ref: LocalRef {
+                name: order.cluster.clone(),
+            },
+            storage_name: Some(order.storage_name.clone()),
+            attempts: 3,
+            deletion_policy: order.deletion_policy,
+            ..RedisBackupSpec::default()
+        },
+    );
+    backup.metadata.namespace = Some(order.namespace.clone());
+    backup.metadata.labels = Some(BTreeMap::from([
+        (LABEL_CLUSTER.to_owned(), order.cluster.clone()),
+        (LABEL_SCHEDULE.to_owned(), order.schedule.clone()),
+    ]));
+    backup.metadata.annotations = Some(BTreeMap::from([(
+        ANNOTATION_SCHEDULED_AT.to_owned(),
+        order.due.strftime("%Y-%m-%dT%H:%M:%SZ").to_string(),
+    )]));
+    backup
+}
+
+/// What `create-backup` was asked for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ScheduledBackup {
+    /// Namespace of the cluster and of its backups.
+    pub namespace: String,
+    /// The cluster.
+    pub cluster: String,
+    /// The schedule.
+    pub schedule: String,
+    /// One of the cluster's storages.
+    pub storage_name: String,
+    /// What becomes of the data when the backup is deleted.
+    pub deletion_policy: crds::DeletionPolicy,
+    /// The minute it was due.
+    pub due: Timestamp,
+}
+
+fn identity(cluster: &RedisCluster) -> Identity {
+    let name = identity_name(&cluster.name_any());
+    let metadata = metadata(cluster, &name, None);
+    Identity {
+        service_account: ServiceAccount {
+            metadata: metadata.clone(),
+            // Only the CronJobs' pods, which ask for it, get a token.
+            automount_service_account_token: Some(false),
+            ..ServiceAccount::default()
+        },
+        role: Role {
+            metadata: metadata.clone(),
+            rules: Some(vec![PolicyRule {
+                api_groups: Some(vec![GROUP.to_owned()]),
+                resources: Some(vec!["redisbackups".to_owned()]),
+                verbs: vec!["create".to_owned()],
+                ..PolicyRule::default()
+            }]),
+        },
+        role_binding: RoleBinding {
+            metadata,
+            role_ref: RoleRef {
+                api_group: Some("rbac.authorization.k8s.io".to_owned()),
+                kind: "Role".to_owned(),
+                name: name.clone(),
+            },
+            subjects: Some(vec![Subject {
+                kind: "ServiceAccount".to_owned(),
+                name,
+                namespace: cluster.namespace(),
+                ..Subject::default()
+            }]),
+        },
+    }
+}
+
+fn cron_job(cluster: &RedisCluster, schedule: &BackupSchedule, image: &str) -> CronJob {
+    let name = base_name(&cluster.name_any(), &schedule.name);
+    CronJob {
+        metadata: metadata(cluster, &name, Some(&schedule.name)),
+        spec: CronJobSpec {
+            schedule: schedule.schedule.clone(),
+            time_zone: schedule.time_zone.clone(),
+            suspend: Some(schedule.suspend),
+            concurrency_policy: Some("Forbid".to_owned()),
+            successful_jobs_history_limit: Some(1),
+            failed_jobs_history_limit: Some(3),
+            // Without a deadline a CronJob that missed a hundred starts never starts again.
+            starting_deadline_seconds: Some(3600),
+            job_template: JobTemplateSpec {
+                metadata: None,
+                spec: Some(job(cluster, schedule, image)),
+            },
+        }
+        .into(),
+        ..CronJob::default()
+    }
+}
+
+fn job(cluster: &RedisCluster, schedule: &BackupSchedule, image: &str) -> JobSpec {
+    JobSpec {
+        backoff_limit: Some(4),
+        active_deadline_seconds: Some(600),
+        template: PodTemplateSpec {
+            // The cluster's own label stays off these pods: its Services and budgets select by it.
+            metadata: Some(ObjectMeta {
+                labels: Some(BTreeMap::from([(
+                    "app.kubernetes.io/component".to_owned(),
+                    COMPONENT.to_owned(),
+                )])),
+                ..ObjectMeta::default()
+            }),
+            spec: Some(PodSpec {
+                service_account_name: Some(identity_name(&cluster.name_any())),
+                automount_service_account_token: Some(true),
+                restart_policy: Some("Never".to_owned()),
+                security_context: Some(PodSecurityContext {
+                    run_as_non_root: Some(true),
+                    run_as_user: Some(65532),
+                    run_as_group: Some(65532),
+                    seccomp_profile: Some(SeccompProfile {
+                        type_: "RuntimeDefault".to_owned(),
+                        localhost_profile: None,
+                    }),
+                    ..PodSecurityContext::default()
+                }),
+                containers: vec![container(cluster, schedule, image)],
+                ..PodSpec::default()
+            }),
+        },
+        ..JobSpec::default()
+    }
+}
+
+fn container(cluster: &RedisCluster, schedule: &BackupSchedule, image: &str) -> Container {
+    let amount = |cpu: &str, memory: &str| {
+        BTreeMap::from([
+            ("cpu".to_owned(), Quantity(cpu.to_owned())),
+            ("memory".to_owned(), Quantity(memory.to_owned())),
+        ])
+    };
+    Container {
+        name: "create-backup".to_owned(),
+        image: Some(image.to_owned()),
+        args: Some(vec![
+            "create-backup".to_owned(),
+            format!("--cluster={}", cluster.name_any()),
+            format!("--schedule={}", schedule.name),
+            format!("--storage-name={}", schedule.storage_name),
+            format!("--deletion-policy={:?}", schedule.deletion_policy),
+        ]),
+        env: Some(vec![
+            field("NAMESPACE", "metadata.namespace"),
+            field(
+                "JOB_NAME",
+                "metadata.labels['batch.kubernetes.io/job-name']",
+            ),
+        ]),
+        resources: Some(ResourceRequirements {
+            requests: Some(amount("10m", "16Mi")),
+            limits: Some(amount("500m", "64Mi")),
+            ..ResourceRequirements::default()
+        }),
+        security_context: Some(SecurityContext {
+            allow_privilege_escalation: Some(false),
+            read_only_root_filesystem: Some(true),
+            capabilities: Some(Capabilities {
+                drop: Some(vec!["ALL".to_owned()]),
+                add: None,
+            }),
+            ..SecurityContext::default()
+        }),
+        ..Container::default()
+    }
+}
+
+fn field(name: &str, path: &str) -> EnvVar {
+    EnvVar {
+        name: name.to_owned(),
+        value_from: Some(EnvVarSource {
+            field_ref: Some(ObjectFieldSelector {
+                field_path: path.to_owned(),
+                api_version: None,
+            }),
+            ..EnvVarSource::default()
+        }),
+        ..EnvVar::default()
+    }
+}
+
+fn metadata(cluster: &RedisCluster, name: &str, schedule: Option<&str>) -> ObjectMeta {
+    let mut labels = BTreeMap::from([
+        (LABEL_CLUSTER.to_owned(), cluster.name_any()),
+        (
+            "app.kubernetes.io/component".to_owned(),
+            COMPONENT.to_owned(),
+        ),
+        (
+            "app.kubernetes.io/managed-by".to_owned(),
+            MANAGED_BY.to_owned(),
+        ),
+    ]);
+    if let Some(schedule) = schedule {
+        labels.insert(LABEL_SCHEDULE.to_owned(), schedule.to_owned());
+    }
+    ObjectMeta {
+        name: Some(name.to_owned()),
+        namespace: cluster.namespace(),
+        labels: Some(labels),
+        owner_references: Some(vec![OwnerReference {
+            api_version: format!("{GROUP}/{VERSION}"),
+            kind: RedisCluster::kind(&()).into_owned(),
+            name: cluster.name_any(),
+            uid: cluster.uid().unwrap_or_default(),
+            controller: Some(true),
+            block_owner_deletion: None,
+        }]),
+        ..ObjectMeta::default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crds::{BackupPlan, BackupStorage, DeletionPolicy, RedisClusterSpec, S3Location};
+    use proptest::prelude::*;
+
+    fn cluster(schedules: Vec<BackupSchedule>) -> RedisCluster {
+        let mut cluster = RedisCluster::new(
+            "demo",
+            RedisClusterSpec {
+                backup: Some(BackupPlan {
+                    storages: vec![BackupStorage {
+                        name: "main".into(),
+                        s3: S3Location::default(),
+                    }],
+                    schedules,
+                }),
+                ..RedisClusterSpec::default()
+            },
+        );
+        cluster.metadata.namespace = Some("shop".into());
+        cluster.metadata.uid = Some("c1".into());
+        cluster
+    }
+
+    fn nightly() -> BackupSchedule {
+        BackupSchedule {
+            name: "nightly".into(),
+            schedule: "30 2 * * *".into(),
+            time_zone: Some("Europe/Berlin".into()),
+            storage_name: "main".into(),
+            suspend: true,
+            deletion_policy: DeletionPolicy::Delete,
+        }
+    }
+
+    #[test]
+    fn without_schedules_nothing_is_wanted() {
+        assert_eq!(build(&cluster(Vec::new()), "image"), Wanted::default());
+    }
+
+    #[test]
+    fn a_schedule_becomes_a_cron_job_under_an_identity_that_can_only_create_backups() {
+        let wanted = build(&cluster(vec![nightly()]), "controller:1");
+        let identity = wanted.identity.unwrap();
+        let rules = identity.role.rules.unwrap();
+        assert_eq!(rules.len(), 1);
+        assert_eq!(rules[0].verbs, ["create"]);
+        assert_eq!(
+            rules[0].resources.as_deref(),
+            Some(&["redisbackups".to_owned()][..])
+        );
+        let json = serde_json::to_value(&wanted.cron_jobs[0]).unwrap();
+        assert_eq!(json["metadata"]["name"], "demo-nightly");
+        assert_eq!(json["metadata"]["namespace"], "shop");
+        assert_eq!(json["metadata"]["ownerReferences"][0]["uid"], "c1");
+        assert_eq!(json["spec"]["schedule"], "30 2 * * *");
+        assert_eq!(json["spec"]["timeZone"], "Europe/Berlin");
+        assert_eq!(json["spec"]["suspend"], true);
+        assert_eq!(json["spec"]["concurrencyPolicy"], "Forbid");
+        let pod = &json["spec"]["jobTemplate"]["spec"]["template"];
+        assert!(pod["metadata"]["labels"].get(LABEL_CLUSTER).is_none());
+        assert_eq!(pod["spec"]["serviceAccountName"], "demo-backup-schedule");
+        let container = &pod["spec"]["containers"][0];
+        assert_eq!(container["image"], "controller:1");
+        assert_eq!(container["args"][4], "--deletion-policy=Delete");
+        assert_eq!(container["securityContext"]["readOnlyRootFilesystem"], true);
+        assert_eq!(pod["spec"]["securityContext"]["runAsNonRoot"], true);
+        assert_eq!(
+            pod["spec"]["securityContext"]["seccompProfile"]["type"],
+            "RuntimeDefault"
+        );
+    }
+
+    #[test]
+    fn the_minute_comes_from_the_job_or_the_clock() {
+        let now: Timestamp = "2026-11-21T02:31:17Z".parse().unwrap();
+        let due: Timestamp = "2026-11-21T02:30:00Z".parse().unwrap();
+        let job = format!("demo-nightly-{}", due.as_second() / 60);
+        assert_eq!(scheduled_minute(Some(&job), now), due);
+        let cut: Timestamp = "2026-11-21T02:31:00Z".parse().unwrap();
+        for by_hand in [
+            None,
+            Some("try-1"),
+            Some("try"),
+            Some("x-99999999999999999999"),
+        ] {
+            assert_eq!(scheduled_minute(by_hand, now), cut);
+        }
+    }
+
+    #[test]
+    fn a_job_that_runs_twice_names_the_same_backup() {
+        let order = ScheduledBackup {
+            namespace: "shop".into(),
+            cluster: "demo".into(),
+            schedule: "nightly".into(),
+            storage_name: "main".into(),
+            deletion_policy: DeletionPolicy::Retain,
+            due: "2026-11-21T02:30:00Z".parse().unwrap(),
+        };
+        let made = backup(&order);
+        assert_eq!(made.name_any(), "demo-nightly-202611210230");
+        assert_eq!(
+            made.annotations()[ANNOTATION_SCHEDULED_AT],
+            "2026-11-21T02:30:00Z"
+        );
+        assert_eq!(made.labels()[LABEL_SCHEDULE], "nightly");
+        assert_eq!(made.name_any(), backup(&order).name_any());
+    }
+
+    proptest! {
+        #[test]
+        fn names_fit_and_differ(
+            pairs in prop::collection::hash_set(
+                ("[a-z]([-a-z0-9]{0,38}[a-z0-9])?", "[a-z0-9]([-a-z0-9]{0,18}[a-z0-9])?"), 2..20)
+        ) {
+            let names: std::collections::HashSet<_> =
+                pairs.iter().map(|(cluster, schedule)| base_name(cluster, schedule)).collect();
+            prop_assert_eq!(names.len(), pairs.len());
+            for name in names {
+                prop_assert!(name.len() <= CRON_JOB_NAME_LENGTH);
+                prop_assert!(!name.ends_with('-'));
+            }
+        }
+    }
+
+    #[test]
+    fn a_dash_moved_from_cluster_to_schedule_makes_another_name() {
+        assert_ne!(base_name("a-b", "c"), base_name("a", "b-c"));
+    }
+}

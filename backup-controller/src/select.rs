@@ -1,0 +1,257 @@
+//! Which node of a shard is read. Pure; called right before the snapshot is asked for.
+
+use common::cluster::{
+    info::ReplicationInfo,
+    topology::{NodeAddress, NodeId},
+};
+use crds::SourceRole;
+
+/// How many bytes of the stream of writes a replica may be behind its primary. Usually it is a few hundred: a replica
+/// further behind than this has trouble.
+pub const MAX_LAG: u64 = 16 << 20;
+
+/// A node that answered just now.
+#[derive(Clone, Debug)]
+pub struct Candidate {
+    /// Where it is.
+    pub address: NodeAddress,
+    /// Its identity.
+    pub id: NodeId,
+    /// Whether it still loads its data.
+    pub loading: bool,
+    /// What it says about replication.
+    pub replication: ReplicationInfo,
+}
+
+/// The node to read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Choice {
+    /// Where it is.
+    pub address: NodeAddress,
+    /// Its identity.
+    pub id: NodeId,
+    /// Its role.
+    pub role: SourceRole,
+}
+
+/// No node of the shard can be read.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("no node of the shard can be read now: {reasons}")]
+pub struct NoSource {
+    /// What is wrong with each node.
+    pub reasons: String,
+}
+
+/// Chooses among the nodes of one shard that answered: the in-sync replica with the smallest lag, or else the primary.
+pub fn choose(
+    primary: Option<&Candidate>,
+    replicas: &[Candidate],
+    prefer: SourceRole,
+) -> Result<Choice, NoSource> {
+    let mut reasons = Vec::new();
+    if prefer == SourceRole::Replica {
+        let in_sync = replicas.iter().filter(|replica| {
+            let trouble = replica_trouble(replica, primary);
+            if let Some(trouble) = trouble {
+                reasons.push(format!("replica {} {trouble}", replica.address));
+            }
+            trouble.is_none()
+        });
+        // The id decides between equals, so that two observers choose alike.
+        if let Some(best) = in_sync.max_by_key(|replica| (replica.replication.offset, replica.id)) {
+            return Ok(best.chosen(SourceRole::Replica));
+        }
+    }
+    match primary {
+        Some(primary) if primary.replication.upstream.is_some() => {
+            reasons.push(format!("{} is no longer a primary", primary.address));
+        }
+        Some(primary) if primary.loading => {
+            reasons.push(format!(
+                "primary {} is still loading its data",
+                primary.address
+            ));
+        }
+        Some(primary) => return Ok(primary.chosen(SourceRole::Primary)),
+        None => reasons.push("the primary does not answer".to_owned()),
+    }
+    Err(NoSource {
+        reasons: reasons.join(", "),
+    })
+}
+
+impl Candidate {
+    fn chosen(&self, role: SourceRole) -> Choice {
+        Choice {
+            address: self.address,
+            id: self.id,
+            role,
+        }
+    }
+}
+
+/// Why a replica cannot stand for its primary; `None` if it can.
+fn replica_trouble(replica: &Candidate, primary: Option<&Candidate>) -> Option<&'static str> {
+    let Some(link) = &replica.replication.upstream else {
+        return Some("is no longer a replica");
+    };
+    if replica.loading {
+        return Some("is still loading its data");
+    }
+    if link.syncing {
+        return Some("receives a full copy from its primary");
+    }
+    if !link.up {
+        return Some("has lost the link to its primary");
+    }
+    let Some(primary) = primary else {
+        // The link is up, so the primary lives; only we do not reach it.
+        return None;
+    };
+    if !link.leads_to(&primary.address) {
+        return Some("follows another primary");
+    }
+    if replica.replication.id != primary.replication.id {
+        return Some("has another history than its primary");
+    }
+    let lag = primary
+        .replication
+        .offset
+        .saturating_sub(replica.replication.offset);
+    (lag > MAX_LAG).then_some("is too far behind its primary")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use common::cluster::info::UpstreamLink;
+    use proptest::prelude::*;
+
+    fn address(last: u8) -> NodeAddress {
+        NodeAddress::new([10, 0, 0, last].into(), 6379)
+    }
+
+    fn primary() -> Candidate {
+        Candidate {
+            address: address(1),
+            id: NodeId::from_bytes([1; 20]),
+            loading: false,
+            replication: ReplicationInfo {
+                offset: 100 << 20,
+                id: "history".into(),
+                ..ReplicationInfo::default()
+            },
+        }
+    }
+
+    fn replica(last: u8, offset: u64) -> Candidate {
+        Candidate {
+            address: address(last),
+            id: NodeId::from_bytes([last; 20]),
+            loading: false,
+            replication: ReplicationInfo {
+                offset,
+                id: "history".into(),
+                upstream: Some(UpstreamLink {
+                    ip: Some(address(1).ip),
+                    port: Some(6379),
+                    up: true,
+                    syncing: false,
+                }),
+                ..ReplicationInfo::default()
+            },
+        }
+    }
+
+    fn link(candidate: &mut Candidate) -> &mut UpstreamLink {
+        candidate.replication.upstream.as_mut().unwrap()
+    }
+
+    #[test]
+    fn the_replica_that_is_nearest_is_preferred() {
+        let near = 100 << 20;
+        let replicas = [replica(2, near - 50), replica(3, near - 10)];
+        let choice = choose(Some(&primary()), &replicas, SourceRole::Replica).unwrap();
+        assert_eq!(
+            (choice.address, choice.role),
+            (address(3), SourceRole::Replica)
+        );
+        let choice = choose(Some(&primary()), &replicas, SourceRole::Primary).unwrap();
+        assert_eq!(
+            (choice.address, choice.role),
+            (address(1), SourceRole::Primary)
+        );
+    }
+
+    #[test]
+    fn a_replica_in_trouble_leaves_the_primary() {
+        let near = 100 << 20;
+        let trouble: [fn(&mut Candidate); 7] = [
+            |r| link(r).up = false,
+            |r| link(r).syncing = true,
+            |r| link(r).ip = Some(address(9).ip),
+            |r| r.loading = true,
+            |r| r.replication.offset = 0,
+            |r| r.replication.id = "another".into(),
+            |r| r.replication.upstream = None,
+        ];
+        for spoil in trouble {
+            let mut spoiled = replica(2, near);
+            spoil(&mut spoiled);
+            let choice = choose(Some(&primary()), &[spoiled.clone()], SourceRole::Replica).unwrap();
+            assert_eq!(choice.role, SourceRole::Primary, "{spoiled:?}");
+        }
+    }
+
+    #[test]
+    fn without_any_node_every_reason_is_told() {
+        let mut broken = replica(2, 0);
+        link(&mut broken).up = false;
+        let error = choose(None, &[broken], SourceRole::Replica).unwrap_err();
+        assert_eq!(
+            error.reasons,
+            "replica 10.0.0.2:6379 has lost the link to its primary, the primary does not answer"
+        );
+    }
+
+    #[test]
+    fn a_healthy_replica_is_read_though_we_do_not_reach_its_primary() {
+        let choice = choose(None, &[replica(2, 5)], SourceRole::Replica).unwrap();
+        assert_eq!(choice.address, address(2));
+    }
+
+    #[test]
+    fn a_primary_that_was_demoted_is_not_read() {
+        let demoted = replica(1, 5);
+        assert!(choose(Some(&demoted), &[], SourceRole::Primary).is_err());
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_chosen_is_never_in_trouble(
+            nodes in prop::collection::vec((2u8..9, any::<bool>(), any::<bool>(), 0u64..(200 << 20), any::<bool>()), 0..5),
+            with_primary: bool,
+        ) {
+            let replicas: Vec<_> = nodes.iter().map(|(last, up, syncing, offset, loading)| {
+                let mut one = replica(*last, *offset);
+                one.loading = *loading;
+                link(&mut one).up = *up;
+                link(&mut one).syncing = *syncing;
+                one
+            }).collect();
+            let primary = with_primary.then(primary);
+            match choose(primary.as_ref(), &replicas, SourceRole::Replica) {
+                Ok(choice) if choice.role == SourceRole::Replica => {
+                    let chosen = replicas.iter().find(|r| r.address == choice.address
+                        && replica_trouble(r, primary.as_ref()).is_none());
+                    prop_assert!(chosen.is_some());
+                }
+                Ok(_) => {
+                    prop_assert!(with_primary);
+                    prop_assert!(replicas.iter().all(|r| replica_trouble(r, primary.as_ref()).is_some()));
+                }
+                Err(_) => prop_assert!(!with_primary),
+            }
+        }
+    }
+}
