@@ -3,4 +3,6 @@
 pub mod client;
 pub mod dataset;
 pub mod kubectl;
+pub mod kubernetes;
+pub mod s3;
 pub mod scenario;

@@ -140,7 +140,9 @@ async fn assign(
         // In one transaction: between the commands the node must not tell the others of a claim with an old epoch.
         Assignment::Recreated { listed } => {
             commands.atomic();
-            add(&mut commands, "DELSLOTS", listed, by_range);
+            if !listed.is_empty() {
+                add(&mut commands, "DELSLOTS", listed, by_range);
+            }
             add(&mut commands, "ADDSLOTS", ranges, by_range);
             commands.cmd("CLUSTER").arg("BUMPEPOCH");
         }

@@ -305,3 +305,121 @@ impl fmt::Debug for Credentials {
         f.debug_struct("Credentials").finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn given() -> Given<'static> {
+        Given {
+            bucket: "backups",
+            ..Given::default()
+        }
+    }
+
+    #[test]
+    fn defaults_follow_the_endpoint() {
+        let aws = Location::new(&given()).unwrap();
+        assert_eq!(
+            (
+                aws.region(),
+                aws.path_style(),
+                aws.checksums(),
+                aws.encrypted()
+            ),
+            ("us-east-1", false, true, true)
+        );
+        let own = Location::new(&Given {
+            endpoint: Some("http://s3.storage:9000/"),
+            ..given()
+        })
+        .unwrap();
+        assert_eq!(own.endpoint(), Some("http://s3.storage:9000"));
+        assert_eq!(
+            (own.path_style(), own.checksums(), own.encrypted()),
+            (true, false, false)
+        );
+    }
+
+    #[test]
+    fn what_is_no_location_is_refused() {
+        for bucket in ["", "ab", "a/b", "-ab", "bücket", &"a".repeat(64)] {
+            let given = Given { bucket, ..given() };
+            assert!(Location::new(&given).is_err(), "{bucket}");
+        }
+        for prefix in ["a//b", "../a", "a/./b", "a\nb"] {
+            let prefix = Some(prefix);
+            assert!(
+                Location::new(&Given { prefix, ..given() }).is_err(),
+                "{prefix:?}"
+            );
+        }
+        for endpoint in [
+            "",
+            "s3.example.com",
+            "ftp://x",
+            "http://",
+            "http://a b",
+            "http://x?y",
+        ] {
+            let endpoint = Some(endpoint);
+            assert!(
+                Location::new(&Given {
+                    endpoint,
+                    ..given()
+                })
+                .is_err(),
+                "{endpoint:?}"
+            );
+        }
+        for part_size in [0, (5 << 20) - 1, 2 << 30, u64::MAX] {
+            let part_size = Some(part_size);
+            assert!(
+                Location::new(&Given {
+                    part_size,
+                    ..given()
+                })
+                .is_err(),
+                "{part_size:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_password_in_the_endpoint_is_refused_and_not_repeated() {
+        let endpoint = Some("https://user:hunter2@s3.example.com");
+        let error = Location::new(&Given {
+            endpoint,
+            ..given()
+        })
+        .unwrap_err();
+        assert!(!error.to_string().contains("hunter2"), "{error}");
+        assert!(!format!("{error:?}").contains("hunter2"), "{error:?}");
+    }
+
+    #[test]
+    fn secrets_are_read_under_both_names_and_never_shown() {
+        for (id, secret, token) in [
+            ("accessKeyId", "secretAccessKey", "sessionToken"),
+            (
+                "AWS_ACCESS_KEY_ID",
+                "AWS_SECRET_ACCESS_KEY",
+                "AWS_SESSION_TOKEN",
+            ),
+        ] {
+            let data: BTreeMap<String, &[u8]> = BTreeMap::from([
+                (id.to_owned(), &b"AKIAEXAMPLE\n"[..]),
+                (secret.to_owned(), b"wJalrXUtnFEMI"),
+                (token.to_owned(), b"session"),
+            ]);
+            let credentials = Credentials::from_secret(&data).unwrap();
+            assert_eq!(credentials.access_key_id, "AKIAEXAMPLE");
+            assert_eq!(format!("{credentials:?}"), "Credentials { .. }");
+            let text = credentials.redact("AKIAEXAMPLE signed with wJalrXUtnFEMI in a session");
+            assert_eq!(text, "(hidden) signed with (hidden) in a (hidden)");
+        }
+        let data = BTreeMap::from([("accessKeyId".to_owned(), b"AKIAEXAMPLE")]);
+        let error = Credentials::from_secret(&data).unwrap_err();
+        assert_eq!(error, CredentialsError::Missing("secretAccessKey"));
+    }
+}

@@ -304,3 +304,195 @@ impl ShardRecord {
         index.validate().or_else(|what| wrong(&what))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::storage::{
+        block::{BLOCK_BYTES, BlockEntry},
+        index::SlotCount,
+    };
+
+    fn shard(index: u32, slots: &[&str]) -> ShardRecord {
+        ShardRecord {
+            index,
+            node_id: "07c37dfeb235213a872192d90877d0cd55635b91".to_owned(),
+            role: SourceRole::Replica,
+            slots: slots.iter().map(|range| range.parse().unwrap()).collect(),
+            object: format!("shard-{index:04}-a1.rdb.gz"),
+            index_object: format!("shard-{index:04}-a1.json"),
+            index_sha256: Sha256Digest::of(b"index"),
+            stored_bytes: 50,
+            raw_bytes: 100,
+            keys: Some(7),
+            expires: Some(2),
+            sha256: Sha256Digest::of(b"object"),
+            crc64: "0123456789abcdef".to_owned(),
+            replid: "8371445ee5e2a2e4f9a9f8c8c1d2a1e0b7d6c5f4".to_owned(),
+            offset: 12_345,
+            forked_at: "2026-11-21T00:30:01Z".parse().unwrap(),
+        }
+    }
+
+    fn manifest(shards: Vec<ShardRecord>) -> Manifest {
+        Manifest {
+            schema: SCHEMA,
+            backup_id: "20261121t003000z-3f9c2a10".parse().unwrap(),
+            tool_version: "0.1.0".to_owned(),
+            namespace: "shop".to_owned(),
+            cluster: "cart".to_owned(),
+            cluster_uid: "uid".to_owned(),
+            created_at: "2026-11-21T00:30:00Z".parse().unwrap(),
+            finished_at: "2026-11-21T00:31:00Z".parse().unwrap(),
+            flavour: "redis".to_owned(),
+            redis_version: "7.0.15".to_owned(),
+            rdb_version: 10,
+            topology_hash: "v1-00".to_owned(),
+            snapshot_skew_ms: 12,
+            compression: Compression::default(),
+            functions: Some(0),
+            totals: Totals::of(&shards),
+            shards,
+        }
+    }
+
+    fn whole() -> Manifest {
+        manifest(vec![
+            shard(0, &["0-5460"]),
+            shard(1, &["5461-10922", "16383"]),
+            shard(2, &["10923-16382"]),
+        ])
+    }
+
+    #[test]
+    fn a_whole_manifest_is_accepted_and_survives_json() {
+        let manifest = whole();
+        manifest.validate().unwrap();
+        assert!(manifest.missing_slots().is_empty());
+        assert_eq!(manifest.totals.keys, Some(21));
+        let json = serde_json::to_string(&manifest).unwrap();
+        assert!(
+            json.contains(r#""createdAt":"2026-11-21T00:30:00Z""#),
+            "{json}"
+        );
+        assert_eq!(serde_json::from_str::<Manifest>(&json).unwrap(), manifest);
+    }
+
+    #[test]
+    fn missing_and_double_slots_are_named() {
+        let missing = manifest(vec![shard(0, &["0-5460"]), shard(1, &["5462-16383"])]);
+        let slots = "5461".to_owned();
+        assert_eq!(missing.validate(), Err(ManifestError::Missing { slots }));
+        let double = manifest(vec![shard(0, &["0-5461"]), shard(1, &["5461-16383"])]);
+        let slots = "5461".to_owned();
+        assert_eq!(
+            double.validate(),
+            Err(ManifestError::Overlap { shard: 1, slots })
+        );
+        let twice = manifest(vec![shard(0, &["0-16383", "3-4"])]);
+        assert!(matches!(
+            twice.validate(),
+            Err(ManifestError::Overlap { shard: 0, .. })
+        ));
+        assert_eq!(manifest(vec![]).validate(), Err(ManifestError::NoShards));
+    }
+
+    #[test]
+    fn records_that_contradict_are_refused() {
+        let change = |change: fn(&mut Manifest)| {
+            let mut manifest = whole();
+            change(&mut manifest);
+            manifest.validate().unwrap_err()
+        };
+        let error = change(|manifest| manifest.schema = 2);
+        assert_eq!(error, ManifestError::Schema { found: 2 });
+        let error = change(|manifest| manifest.shards[1].index = 2);
+        assert!(matches!(
+            error,
+            ManifestError::Order {
+                expected: 1,
+                found: 2
+            }
+        ));
+        let error = change(|manifest| manifest.shards[0].object = "../other/shard".to_owned());
+        assert!(matches!(error, ManifestError::Name { shard: 0, .. }));
+        let error = change(|manifest| manifest.totals.keys = Some(22));
+        assert_eq!(error, ManifestError::Totals);
+        let error = change(|manifest| manifest.shards[2].crc64 = "none".to_owned());
+        assert!(matches!(error, ManifestError::Crc { shard: 2, .. }));
+    }
+
+    #[test]
+    fn unknown_keys_of_one_shard_make_the_sum_unknown() {
+        let mut shards = whole().shards;
+        shards[1].keys = None;
+        assert_eq!(Totals::of(&shards).keys, None);
+        manifest(shards).validate().unwrap();
+    }
+
+    fn index() -> ShardIndex {
+        let full = BLOCK_BYTES as u64;
+        let block = |raw_offset, raw_bytes, stored_offset, stored_bytes| BlockEntry {
+            raw_offset,
+            raw_bytes,
+            stored_offset,
+            stored_bytes,
+            sha256: Sha256Digest::of(b"block"),
+            first_record: None,
+        };
+        ShardIndex {
+            schema: SCHEMA,
+            backup_id: "20261121t003000z-3f9c2a10".parse().unwrap(),
+            shard: 0,
+            object: "shard-0000-a1.rdb.gz".to_owned(),
+            compression: Compression::default(),
+            raw_bytes: full + 10,
+            stored_bytes: 1005,
+            sha256: Sha256Digest::of(b"object"),
+            flavour: "redis".to_owned(),
+            rdb_version: 10,
+            blocks: vec![block(0, full, 0, 1000), block(full, 10, 1000, 5)],
+            slots: Some(vec![SlotCount {
+                slot: "7".parse().unwrap(),
+                keys: 7,
+                expires: 2,
+                first_expiry_ms: Some(1_800_000_000_000),
+            }]),
+        }
+    }
+
+    #[test]
+    fn an_index_has_to_be_the_one_the_manifest_names() {
+        let (index, sum) = (index(), Sha256Digest::of(b"index"));
+        let record = ShardRecord {
+            raw_bytes: index.raw_bytes,
+            stored_bytes: index.stored_bytes,
+            ..shard(0, &["0-16383"])
+        };
+        record.check_index(&index, sum).unwrap();
+        assert!(record.check_index(&index, Sha256Digest::of(b"")).is_err());
+        let refused = |change: fn(&mut ShardIndex)| {
+            let mut index = index.clone();
+            change(&mut index);
+            record.check_index(&index, sum).unwrap_err().to_string()
+        };
+        let other = refused(|index| index.shard = 1);
+        assert!(other.contains("another object"), "{other}");
+        let other = refused(|index| index.blocks[1].stored_offset = 999);
+        assert!(other.contains("block 1 does not begin"), "{other}");
+        let other = refused(|index| index.blocks[0].raw_bytes = 10);
+        assert!(other.contains("block 0 has 10 raw bytes"), "{other}");
+        let other = refused(|index| index.slots = None);
+        assert!(other.contains("counts other keys"), "{other}");
+    }
+
+    #[test]
+    fn slots_of_an_index_are_short_arrays() {
+        let json = serde_json::to_value(index()).unwrap();
+        assert_eq!(
+            json["slots"],
+            serde_json::json!([[7, 7, 2, 1_800_000_000_000_i64]])
+        );
+        assert_eq!(serde_json::from_value::<ShardIndex>(json).unwrap(), index());
+    }
+}

@@ -9,6 +9,7 @@ mod classify;
 mod client;
 pub mod compression;
 pub mod digest;
+mod documents;
 pub mod error;
 pub mod index;
 pub mod layout;

@@ -125,7 +125,10 @@ impl ShardWriter {
     /// 45 s without progress.
     pub async fn commit(&mut self) -> Result<(), StorageError> {
         while self.filling.len() >= BLOCK_BYTES {
-            let excess = self.filling.split_off(BLOCK_BYTES);
+            let excess = match self.filling.len() {
+                BLOCK_BYTES => BytesMut::new(),
+                _ => self.filling.split_off(BLOCK_BYTES),
+            };
             self.seal().await?;
             self.filling.extend_from_slice(&excess);
         }

@@ -108,7 +108,8 @@ fn give_out(survey: &Survey<'_>, orphaned: &SlotSet, lost: &SlotSet, plan: &mut 
     plan.steps.len() > before
 }
 
-/// None: the node has to know the others first, or its claim would be older than that of the node that is gone.
+/// None: the node has to learn the newest epoch from the others first, or its claim would be older than that of the node that
+/// is gone.
 fn how(primary: Live<'_>, slots: &SlotSet, lost: &SlotSet, shard: usize) -> Option<Assignment> {
     let own = primary.report.own();
     let listed = primary
@@ -118,7 +119,8 @@ fn how(primary: Live<'_>, slots: &SlotSet, lost: &SlotSet, shard: usize) -> Opti
         .fold(SlotSet::new(), |listed, node| listed.union(&node.slots))
         .intersection(slots);
     if !slots.intersection(lost).is_empty() {
-        return (!listed.is_empty()).then(|| Assignment::Recreated {
+        let acquainted = primary.report.view.others().any(|node| node.linked);
+        return acquainted.then(|| Assignment::Recreated {
             listed: listed.ranges(),
         });
     }

@@ -1,0 +1,149 @@
+//! Why a replay stops.
+
+use super::verdict::{Pause, Refusal};
+use common::{
+    cluster::{node::NodeError, slots::Slot},
+    rdb::RdbError,
+    storage::StorageError,
+};
+use std::{net::SocketAddr, time::Duration};
+
+/// Why a replay stops.
+#[derive(Debug, thiserror::Error)]
+pub enum ReplayError {
+    /// The backup cannot be read.
+    #[error(transparent)]
+    Storage(#[from] StorageError),
+    /// The backup's records cannot be read.
+    #[error("shard {shard} of the backup cannot be decoded: {source}")]
+    Records {
+        /// Index of the shard in the backup.
+        shard: u32,
+        /// Why.
+        source: RdbError,
+    },
+    /// The stream stops before its end.
+    #[error("shard {shard} of the backup ends in the middle of a record: use another backup")]
+    Truncated {
+        /// Index of the shard in the backup.
+        shard: u32,
+    },
+    /// A record that no server takes.
+    #[error(
+        "a key in block {block} of the backup is longer than {longest} bytes, the most that RESTORE can carry"
+    )]
+    TooLong {
+        /// The block in which it starts.
+        block: u64,
+        /// The limit.
+        longest: usize,
+    },
+    /// A key in another database.
+    #[error(
+        "the backup has keys in database {db}, but a cluster has only database 0: restore into a server that is no cluster"
+    )]
+    Database {
+        /// The database.
+        db: u32,
+    },
+    /// Data that RESTORE cannot carry.
+    #[error("the backup holds {what}, which cannot be restored key by key")]
+    Unsupported {
+        /// What.
+        what: &'static str,
+    },
+    /// No owners.
+    #[error("the target cluster has no primary that owns slots")]
+    NoOwners,
+    /// A node cannot be asked.
+    #[error(transparent)]
+    Node(NodeError),
+    /// Two libraries of one name.
+    #[error(
+        "node {node} has a function library {library:?} with other code than the backup: delete it there, or restore into a new cluster"
+    )]
+    FunctionConflict {
+        /// The node.
+        node: SocketAddr,
+        /// Name of the library.
+        library: String,
+    },
+    /// A node refuses a key for good.
+    #[error("node {node} refuses a key of slot {slot} (block {block} of the backup): {refusal}")]
+    Refused {
+        /// The node.
+        node: SocketAddr,
+        /// The slot of the first key it refused.
+        slot: Slot,
+        /// The block that holds the key.
+        block: u64,
+        /// Why.
+        refusal: Refusal,
+    },
+    /// No key could be written for too long.
+    #[error(
+        "no key could be written for {} s: {pause} (node {node}{})", patience.as_secs(),
+        trouble.as_ref().map(|trouble| format!(", {trouble}")).unwrap_or_default()
+    )]
+    Unavailable {
+        /// How long it was tried.
+        patience: Duration,
+        /// What the last try ended with.
+        pause: Pause,
+        /// The node that was tried.
+        node: SocketAddr,
+        /// What ended the last connection.
+        trouble: Option<String>,
+    },
+}
+
+impl ReplayError {
+    /// Whether another attempt may succeed without anybody changing the backup or the controller.
+    pub fn is_transient(&self) -> bool {
+        match self {
+            Self::Storage(error) => error.is_transient(),
+            Self::Records { .. }
+            | Self::Truncated { .. }
+            | Self::TooLong { .. }
+            | Self::Database { .. }
+            | Self::Unsupported { .. }
+            | Self::FunctionConflict { .. } => false,
+            Self::NoOwners | Self::Node(_) | Self::Unavailable { .. } => true,
+            Self::Refused { refusal, .. } => match refusal {
+                Refusal::TooFewReplicas | Refusal::ReadOnly | Refusal::CannotPersist => true,
+                Refusal::OutOfMemory
+                | Refusal::NotPermitted(_)
+                | Refusal::Payload(_)
+                | Refusal::Other(_) => false,
+            },
+        }
+    }
+
+    /// One CamelCase word for conditions, Events and metrics.
+    pub fn reason(&self) -> &'static str {
+        match self {
+            Self::Storage(error) => error.reason(),
+            Self::Records { source, .. } => match source {
+                RdbError::UnknownType { .. } => "UnknownType",
+                RdbError::NotRdb(_) | RdbError::Malformed { .. } => "DamagedRecords",
+            },
+            Self::Truncated { .. } => "DamagedRecords",
+            Self::TooLong { .. } => "ValueTooLong",
+            Self::Database { .. } => "SeveralDatabases",
+            Self::Unsupported { .. } => "UnsupportedData",
+            Self::FunctionConflict { .. } => "FunctionConflict",
+            Self::NoOwners => "NoOwners",
+            Self::Node(error) => error.reason(),
+            Self::Unavailable { .. } => "TargetUnavailable",
+            Self::Refused { refusal, .. } => match refusal {
+                Refusal::OutOfMemory => "TargetOutOfMemory",
+                Refusal::CannotPersist => "TargetCannotPersist",
+                Refusal::TooFewReplicas => "TargetTooFewReplicas",
+                Refusal::ReadOnly => "TargetReadOnly",
+                Refusal::NotPermitted(_) => "TargetNotPermitted",
+                Refusal::Payload(_) => "PayloadRefused",
+                Refusal::Other(_) => "TargetRefused",
+            },
+        }
+    }
+}

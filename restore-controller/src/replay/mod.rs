@@ -1,0 +1,252 @@
+//! Replays one stored shard into a cluster of any shape: verified blocks in, RESTORE commands out, routed by slot.
+//!
+//! ```text
+//! BlockReader ──► Cutter ──► Session ──► Lane (one connection a node) ──► Redis
+//!   verified       records    windows,       writes and reads at the
+//!   blocks                    redirects      same time
+//! ```
+//! A block is acknowledged when every record that starts in it is written; another attempt goes on at the first block
+//! that is not. Every command carries REPLACE, so that sending it twice does no harm.
+//!
+//! Memory: the blocks read ahead, the windows of the nodes, and the longest value three times.
+
+mod chunk;
+mod command;
+mod cutter;
+mod error;
+mod functions;
+mod lane;
+mod lanes;
+mod ledger;
+mod owners;
+mod replies;
+mod session;
+mod start;
+mod verdict;
+
+pub use error::ReplayError;
+pub use lanes::Window;
+pub use ledger::Progress;
+pub use owners::{Owner, read as read_owners};
+pub use verdict::{Pause, Refusal};
+
+use command::{LONGEST_ARGUMENT, Record, Usage};
+use common::{
+    cluster::slots::{Slot, SlotSet},
+    rdb::{Key, payload::restore_payload_length},
+    storage::{BlockReader, CompressionPool, ObjectStore, RawBlock, ShardIndex, StorageError},
+};
+use cutter::{Cut, Cutter, Found};
+use jiff::Timestamp;
+use lanes::CHUNK_BYTES;
+use session::Session;
+use start::Start;
+use std::{net::SocketAddr, ops::ControlFlow, pin::pin, sync::Arc, time::Duration};
+use tokio::sync::watch;
+
+/// Bytes of commands that are made before the windows are looked at again.
+const BATCH_BYTES: usize = 64 * 1024;
+
+/// One stored shard, and where it goes.
+#[derive(Clone, Debug)]
+pub struct ReplayRequest {
+    /// Key of the shard's object.
+    pub key: String,
+    /// Its index, proven to be the one that the manifest speaks of.
+    pub index: Arc<ShardIndex>,
+    /// The slots that the shard owned. Keys of other slots are leftovers of an aborted move.
+    pub slots: SlotSet,
+    /// Nodes of the target, any of them.
+    pub seeds: Vec<SocketAddr>,
+    /// How far an earlier attempt came.
+    pub from: Progress,
+    /// How much may be under way to one node.
+    pub window: Window,
+    /// How long no key may be written before the replay gives up.
+    pub patience: Duration,
+}
+
+/// Where blocks come from.
+pub trait Blocks: Send {
+    /// The next block, `None` after the last.
+    fn next(&mut self) -> impl Future<Output = Result<Option<RawBlock>, StorageError>> + Send;
+}
+
+impl Blocks for BlockReader {
+    fn next(&mut self) -> impl Future<Output = Result<Option<RawBlock>, StorageError>> + Send {
+        BlockReader::next(self)
+    }
+}
+
+/// Replays a shard from storage. Dropping the future stops everything; what was reported by then is written.
+pub async fn replay(
+    store: ObjectStore,
+    pool: CompressionPool,
+    request: &ReplayRequest,
+    progress: &watch::Sender<Progress>,
+) -> Result<Progress, ReplayError> {
+    let first = Start::of(&request.index, request.from).block;
+    let first = usize::try_from(first).unwrap_or(usize::MAX);
+    let index = Arc::clone(&request.index);
+    let blocks = BlockReader::new(store, request.key.clone(), index, first, pool);
+    replay_blocks(blocks, request, progress).await
+}
+
+/// Replays blocks that come from anywhere, from the place on that the request names.
+pub async fn replay_blocks(
+    mut blocks: impl Blocks,
+    request: &ReplayRequest,
+    progress: &watch::Sender<Progress>,
+) -> Result<Progress, ReplayError> {
+    let start = Start::of(&request.index, request.from);
+    progress.send_replace(start.progress);
+    let mut session = Session::open(
+        &request.seeds,
+        request.window,
+        request.patience,
+        start.progress,
+        progress,
+    )
+    .await?;
+    let mut cutter = Cutter::new(start.resume, LONGEST_ARGUMENT);
+    while let Some(block) = next_block(&mut blocks, &mut session).await? {
+        replay_block(request, &block, &mut cutter, &mut session).await?;
+        let open = cutter.end_block(&block)?;
+        session.complete_before(open);
+    }
+    let blocks = request.index.blocks.len() as u64;
+    if !cutter.is_finished() && start.block < blocks {
+        return Err(ReplayError::Truncated {
+            shard: request.index.shard,
+        });
+    }
+    session.complete_before(blocks);
+    session.drain().await?;
+    Ok(session.progress())
+}
+
+/// Fetches the next block, and keeps the books meanwhile.
+async fn next_block(
+    blocks: &mut impl Blocks,
+    session: &mut Session<'_>,
+) -> Result<Option<RawBlock>, ReplayError> {
+    let mut next = pin!(blocks.next());
+    loop {
+        let report = tokio::select! {
+            block = &mut next => return Ok(block?),
+            report = session.report() => report,
+        };
+        session.take(report)?;
+    }
+}
+
+/// Sends the records of one block as far as they are complete, and never more than the windows hold.
+async fn replay_block(
+    request: &ReplayRequest,
+    block: &RawBlock,
+    cutter: &mut Cutter,
+    session: &mut Session<'_>,
+) -> Result<(), ReplayError> {
+    loop {
+        let mut batch = Batch {
+            request,
+            session,
+            now_ms: Timestamp::now().as_millisecond(),
+            bytes: 0,
+            function: None,
+            failure: None,
+        };
+        let more = cutter.feed(block, &mut |found| batch.take(found));
+        let more = more.map_err(|source| ReplayError::Records {
+            shard: request.index.shard,
+            source,
+        })?;
+        if let Some(failure) = batch.failure {
+            return Err(failure);
+        }
+        if let Some(code) = batch.function {
+            functions::load(&request.seeds, &code).await?;
+        }
+        session.push(if more { CHUNK_BYTES } else { 0 }).await?;
+        if !more {
+            return Ok(());
+        }
+    }
+}
+
+/// Records that are taken in one go, without waiting.
+struct Batch<'a, 'b> {
+    request: &'a ReplayRequest,
+    session: &'a mut Session<'b>,
+    now_ms: i64,
+    bytes: usize,
+    function: Option<Vec<u8>>,
+    failure: Option<ReplayError>,
+}
+
+impl Batch<'_, '_> {
+    fn take(&mut self, found: Found<'_>) -> ControlFlow<()> {
+        match found {
+            Found::Record(cut) => self.record(&cut),
+            Found::Function(code) => {
+                self.function = Some(code.to_vec());
+                ControlFlow::Break(())
+            }
+            Found::ModuleAux => self.fail(ReplayError::Unsupported {
+                what: "data of a module that belongs to no key",
+            }),
+        }
+    }
+
+    fn record(&mut self, cut: &Cut<'_>) -> ControlFlow<()> {
+        let key = &cut.key;
+        if key.db != 0 {
+            return self.fail(ReplayError::Database { db: key.db });
+        }
+        if key.metadata.is_some() {
+            return self.fail(ReplayError::Unsupported {
+                what: "metadata of keys (Redis 8.6)",
+            });
+        }
+        if restore_payload_length(cut.body.len()) > LONGEST_ARGUMENT {
+            return self.fail(ReplayError::TooLong {
+                block: cut.block,
+                longest: LONGEST_ARGUMENT,
+            });
+        }
+        let slot = Slot::of_key(key.key);
+        if !self.request.slots.contains(slot) {
+            self.session.skip_foreign(cut.block);
+        } else if key.expire_ms.is_some_and(|at| at <= self.now_ms) {
+            self.session.skip_expired(cut.block);
+        } else {
+            let record = Record {
+                key: key.key,
+                kind: key.kind,
+                body: cut.body,
+                expire_ms: key.expire_ms,
+                usage: usage(key),
+            };
+            self.session.write(slot, cut.block, &record);
+            self.bytes += cut.body.len() + key.key.len();
+        }
+        if self.bytes >= BATCH_BYTES {
+            return ControlFlow::Break(());
+        }
+        ControlFlow::Continue(())
+    }
+
+    fn fail(&mut self, error: ReplayError) -> ControlFlow<()> {
+        self.failure = Some(error);
+        ControlFlow::Break(())
+    }
+}
+
+/// A key carries one of the two at most.
+fn usage(key: &Key<'_>) -> Usage {
+    match (key.idle_seconds, key.frequency) {
+        (Some(seconds), _) => Usage::Idle(seconds),
+        (None, Some(counter)) => Usage::Frequency(counter),
+        (None, None) => Usage::Unknown,
+    }
+}

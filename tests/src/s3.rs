@@ -1,0 +1,358 @@
+//! A real S3 server of files in a directory, in this process or (`s3-server`) in one of its own, and a front that fails on
+//! demand.
+
+use anyhow::Context;
+use axum::{
+    Router,
+    body::{Body, Bytes},
+    error_handling::HandleError,
+    extract::{Request, State},
+    http::{Method, StatusCode},
+    middleware::{Next, from_fn_with_state},
+    response::{IntoResponse, Response},
+    serve::ListenerExt,
+};
+use common::storage::{Credentials, Location, ObjectStore, location::Given};
+use futures::StreamExt;
+use s3s::{auth::SimpleAuth, service::S3ServiceBuilder};
+use s3s_fs::FileSystem;
+use std::{
+    fs, io,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+use tokio::{net::TcpListener, task::JoinHandle};
+use tokio_util::sync::CancellationToken;
+
+/// How long connections may take to end after a stop.
+const GRACE: Duration = Duration::from_secs(5);
+
+/// An access key and its secret.
+#[derive(Clone, Debug)]
+pub struct AccessKey {
+    /// Access key id.
+    pub id: String,
+    /// Secret access key.
+    pub secret: String,
+}
+
+/// A running S3 server.
+#[derive(Debug)]
+pub struct S3Server {
+    address: SocketAddr,
+    root: PathBuf,
+    faults: Faults,
+    stop: CancellationToken,
+    serving: JoinHandle<io::Result<()>>,
+}
+
+impl S3Server {
+    /// Serves the directory at this address (port 0: a free one). `root` and the buckets are made if they are missing.
+    pub async fn start(
+        listen: SocketAddr,
+        root: &Path,
+        key: &AccessKey,
+        buckets: &[String],
+    ) -> anyhow::Result<Self> {
+        for bucket in buckets {
+            let directory = root.join(bucket);
+            fs::create_dir_all(&directory)
+                .with_context(|| format!("cannot create the bucket {}", directory.display()))?;
+        }
+        fs::create_dir_all(root)?;
+        let files = FileSystem::new(root)
+            .map_err(|error| anyhow::anyhow!("cannot serve {}: {error:?}", root.display()))?;
+        let mut builder = S3ServiceBuilder::new(files);
+        builder.set_auth(SimpleAuth::from_single(&key.id, key.secret.as_str()));
+        let faults = Faults::default();
+        let service = HandleError::new(builder.build(), |error| async move {
+            (StatusCode::INTERNAL_SERVER_ERROR, format!("{error:?}"))
+        });
+        let router = Router::new()
+            .fallback_service(service)
+            .layer(from_fn_with_state(faults.clone(), fail_on_demand));
+        let listener = TcpListener::bind(listen)
+            .await
+            .with_context(|| format!("cannot listen on {listen}"))?;
+        let address = listener.local_addr()?;
+        let stop = CancellationToken::new();
+        let stopped = stop.clone().cancelled_owned();
+        let listener = listener.tap_io(|connection| drop(connection.set_nodelay(true)));
+        let serving = axum::serve(listener, router).with_graceful_shutdown(stopped);
+        Ok(Self {
+            address,
+            root: root.to_owned(),
+            faults,
+            stop,
+            serving: tokio::spawn(serving.into_future()),
+        })
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// `http://` address for clients.
+    pub fn endpoint(&self) -> String {
+        format!("http://{}", self.address)
+    }
+
+    /// The file that holds an object.
+    pub fn file(&self, bucket: &str, key: &str) -> PathBuf {
+        self.root.join(bucket).join(key)
+    }
+
+    /// Files of multipart uploads that were neither completed nor aborted.
+    pub fn unfinished_uploads(&self) -> io::Result<Vec<String>> {
+        let mut names = Vec::new();
+        for entry in fs::read_dir(&self.root)? {
+            let name = entry?.file_name().to_string_lossy().into_owned();
+            if name.starts_with(".upload") {
+                names.push(name);
+            }
+        }
+        Ok(names)
+    }
+
+    /// What goes wrong from now on.
+    pub fn faults(&self) -> &Faults {
+        &self.faults
+    }
+
+    /// Ends it: connections that are idle at once, others when their request is answered, all after some seconds.
+    pub async fn stop(self) -> anyhow::Result<()> {
+        self.stop.cancel();
+        let abort = self.serving.abort_handle();
+        match tokio::time::timeout(GRACE, self.serving).await {
+            Ok(ended) => ended?.context("the S3 server failed"),
+            Err(_) => {
+                abort.abort();
+                Ok(())
+            }
+        }
+    }
+}
+
+/// What goes wrong, and with which requests. Shared with the server; empty at the start.
+#[derive(Clone, Debug, Default)]
+pub struct Faults {
+    rules: Arc<Mutex<Vec<Rule>>>,
+}
+
+#[derive(Debug)]
+struct Rule {
+    on: On,
+    fault: Fault,
+    left: usize,
+}
+
+/// Kinds of requests.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum On {
+    /// Every request.
+    Any,
+    /// Upload of one part.
+    Part,
+    /// Upload of an object by a single request.
+    Put,
+    /// Beginning of a multipart upload.
+    Begin,
+    /// Completion of a multipart upload.
+    Complete,
+    /// Read of an object or of a range.
+    Get,
+}
+
+/// Ways to fail.
+#[derive(Clone, Copy, Debug)]
+pub enum Fault {
+    /// An S3 error answer.
+    Answer(StatusCode, &'static str),
+    /// The request is taken in, and never answered.
+    Stall,
+    /// The request is taken in half, then the connection ends without an answer.
+    Break,
+    /// The request is carried out, but its answer gets lost.
+    LoseAnswer,
+    /// It takes this much longer.
+    Slow(Duration),
+}
+
+impl Faults {
+    /// The next `times` requests of this kind fail in this way.
+    pub fn add(&self, on: On, fault: Fault, times: usize) {
+        let rule = Rule {
+            on,
+            fault,
+            left: times,
+        };
+        self.lock().push(rule);
+    }
+
+    /// Nothing fails any more.
+    pub fn clear(&self) {
+        self.lock().clear();
+    }
+
+    /// Whether every failure that was asked for has happened.
+    pub fn are_used_up(&self) -> bool {
+        self.lock().iter().all(|rule| rule.left == 0)
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Vec<Rule>> {
+        self.rules.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn of(&self, request: &Request) -> Option<Fault> {
+        let kind = kind(request);
+        let mut rules = self.lock();
+        let rule = rules
+            .iter_mut()
+            .find(|rule| rule.left > 0 && (rule.on == On::Any || Some(rule.on) == kind))?;
+        rule.left -= 1;
+        Some(rule.fault)
+    }
+}
+
+fn kind(request: &Request) -> Option<On> {
+    let query = request.uri().query().unwrap_or_default();
+    match *request.method() {
+        Method::PUT if query.contains("partNumber=") => Some(On::Part),
+        Method::PUT => Some(On::Put),
+        Method::POST if query.starts_with("uploads") => Some(On::Begin),
+        Method::POST if query.contains("uploadId=") => Some(On::Complete),
+        Method::GET if !query.contains("list-type") => Some(On::Get),
+        _ => None,
+    }
+}
+
+async fn fail_on_demand(State(faults): State<Faults>, request: Request, next: Next) -> Response {
+    match faults.of(&request) {
+        None => next.run(request).await,
+        Some(Fault::Answer(status, code)) => {
+            // Reading the body first keeps the connection whole, as a real server does for small bodies.
+            take_in(request, usize::MAX).await;
+            let body = format!(
+                "<?xml version=\"1.0\"?><Error><Code>{code}</Code><Message>on demand of a test</Message></Error>"
+            );
+            (status, body).into_response()
+        }
+        Some(Fault::Stall) => {
+            take_in(request, usize::MAX).await;
+            std::future::pending().await
+        }
+        Some(Fault::Break) => {
+            let length = request.headers().get("content-length");
+            let length = length.and_then(|length| length.to_str().ok()?.parse().ok());
+            take_in(request, length.unwrap_or(0) / 2).await;
+            broken_answer()
+        }
+        Some(Fault::LoseAnswer) => {
+            drop(next.run(request).await);
+            broken_answer()
+        }
+        Some(Fault::Slow(time)) => {
+            tokio::time::sleep(time).await;
+            next.run(request).await
+        }
+    }
+}
+
+async fn take_in(request: Request, bytes: usize) {
+    let mut body = request.into_body().into_data_stream();
+    let mut taken = 0;
+    while taken < bytes
+        && let Some(Ok(piece)) = body.next().await
+    {
+        taken += piece.len();
+    }
+}
+
+/// A body that fails before its first byte: the server ends the connection.
+fn broken_answer() -> Response {
+    let broken = futures::stream::once(async { Err::<Bytes, _>(io::Error::other("broken")) });
+    Body::from_stream(broken).into_response()
+}
+
+/// A server in this process with one bucket in a directory of its own, removed at the end.
+#[derive(Debug)]
+pub struct TestBucket {
+    server: S3Server,
+    directory: PathBuf,
+    key: AccessKey,
+}
+
+impl TestBucket {
+    /// Name of the bucket.
+    pub const NAME: &'static str = "backups";
+
+    /// Starts a server at a free port of 127.0.0.1.
+    pub async fn start() -> anyhow::Result<Self> {
+        let directory = directory()?;
+        let key = AccessKey {
+            id: "TESTACCESSKEY".to_owned(),
+            secret: "test-secret-that-must-not-show".to_owned(),
+        };
+        let listen = SocketAddr::from(([127, 0, 0, 1], 0));
+        let server = S3Server::start(listen, &directory, &key, &[Self::NAME.to_owned()]).await?;
+        Ok(Self {
+            server,
+            directory,
+            key,
+        })
+    }
+
+    /// The server.
+    pub fn server(&self) -> &S3Server {
+        &self.server
+    }
+
+    /// Access key and secret that the server takes.
+    pub fn key(&self) -> &AccessKey {
+        &self.key
+    }
+
+    /// The bucket as a place, without a prefix.
+    pub fn location(&self) -> anyhow::Result<Location> {
+        let endpoint = self.server.endpoint();
+        let given = Given {
+            bucket: Self::NAME,
+            endpoint: Some(&endpoint),
+            ..Given::default()
+        };
+        Ok(Location::new(&given)?)
+    }
+
+    /// The right credentials.
+    pub fn credentials(&self) -> Credentials {
+        Credentials::new(self.key.id.clone(), self.key.secret.clone().into(), None)
+    }
+
+    /// The bucket, ready for requests.
+    pub async fn store(&self) -> anyhow::Result<ObjectStore> {
+        Ok(ObjectStore::connect(self.location()?, Some(self.credentials())).await)
+    }
+}
+
+impl Drop for TestBucket {
+    fn drop(&mut self) {
+        self.server.serving.abort();
+        if let Err(error) = fs::remove_dir_all(&self.directory) {
+            tracing::warn!(%error, directory = %self.directory.display(), "a test's bucket stays behind");
+        }
+    }
+}
+
+/// A new directory below the system's place for temporary files.
+fn directory() -> io::Result<PathBuf> {
+    use std::sync::atomic::{AtomicU32, Ordering};
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    let number = NEXT.fetch_add(1, Ordering::Relaxed);
+    let name = format!("s3-{}-{number}", std::process::id());
+    let directory = std::env::temp_dir().join(name);
+    fs::create_dir_all(&directory)?;
+    Ok(directory)
+}

@@ -1,0 +1,247 @@
+//! The Redis half of the cluster-controller against real servers: formed, broken, healed, and never a key lost.
+
+mod cluster_processes;
+
+use anyhow::{Result, ensure};
+use cluster_controller::redis::{
+    drive::{Drive, drive},
+    member::Wanted,
+    plan::Action,
+};
+use cluster_processes::{Cluster, NODE_TIMEOUT, Persistence, eventually};
+use common::cluster::node::FailoverMode;
+use std::time::Duration;
+
+const PAUSE: Duration = Duration::from_millis(50);
+const LIMIT: Duration = Duration::from_secs(40);
+const KEYS: usize = 3000;
+
+fn wanted(cluster: &Cluster, formed_before: bool) -> Wanted {
+    Wanted {
+        shards: 3,
+        replicas_per_shard: cluster.replicas(),
+        persistent: cluster.persistence() == Persistence::AppendOnly,
+        formed_before,
+        patience: Duration::from_secs(4),
+    }
+}
+
+/// Drives the cluster until it is whole, or says what is wrong with it.
+async fn mend(cluster: &Cluster, formed_before: bool) -> Result<Drive> {
+    let wanted = wanted(cluster, formed_before);
+    let drive = drive(&wanted, &cluster.places(), PAUSE, LIMIT).await;
+    for done in &drive.done {
+        println!("  {:?}: {}", done.step.action, done.step.reason);
+        if let Err(error) = &done.result {
+            println!("    {error}");
+        }
+    }
+    println!("took {:?}", drive.took);
+    ensure!(
+        drive.assessment.is_whole(),
+        "not whole after {LIMIT:?}: {:#?}\n{}",
+        drive.assessment.problems,
+        cluster.tables().await
+    );
+    Ok(drive)
+}
+
+async fn formed(replicas: usize, persistence: Persistence) -> Result<Cluster> {
+    let cluster = Cluster::start(3, replicas, persistence).await?;
+    mend(&cluster, false).await?;
+    Ok(cluster)
+}
+
+async fn filled(replicas: usize, persistence: Persistence) -> Result<Cluster> {
+    let cluster = formed(replicas, persistence).await?;
+    cluster.fill(KEYS).await?;
+    cluster.replicated().await?;
+    Ok(cluster)
+}
+
+fn promotions(drive: &Drive) -> Vec<FailoverMode> {
+    let modes = drive.done.iter().filter_map(|done| match done.step.action {
+        Action::Promote { mode, .. } => Some(mode),
+        _ => None,
+    });
+    modes.collect()
+}
+
+#[tokio::test]
+async fn forms_with_and_without_replicas() -> Result<()> {
+    for replicas in [1, 0] {
+        let cluster = Cluster::start(3, replicas, Persistence::AppendOnly).await?;
+        let drive = mend(&cluster, false).await?;
+        ensure!(drive.assessment.slots_ok == 16384);
+        let again = mend(&cluster, true).await?;
+        ensure!(
+            again.done.is_empty(),
+            "a second look found something to do: {:?}",
+            again.done
+        );
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn every_node_killed_and_back_at_another_address() -> Result<()> {
+    let mut cluster = filled(1, Persistence::AppendOnly).await?;
+    let before = cluster.ids().await?;
+    cluster.kill_all();
+    cluster.move_all()?;
+    cluster.restart_all().await?;
+    mend(&cluster, true).await?;
+    ensure!(cluster.ids().await? == before, "node ids changed");
+    cluster.check(KEYS).await
+}
+
+#[tokio::test]
+async fn every_node_killed_and_addresses_swapped() -> Result<()> {
+    let mut cluster = filled(1, Persistence::AppendOnly).await?;
+    let before = cluster.ids().await?;
+    cluster.kill_all();
+    cluster.rotate_addresses();
+    cluster.restart_all().await?;
+    mend(&cluster, true).await?;
+    ensure!(cluster.ids().await? == before, "node ids changed");
+    cluster.check(KEYS).await
+}
+
+#[tokio::test]
+async fn a_primary_that_lost_its_volume_is_replaced_by_its_replica() -> Result<()> {
+    let mut cluster = filled(1, Persistence::AppendOnly).await?;
+    let victim = cluster.primary_of(1).await?;
+    cluster.kill(victim);
+    cluster.wipe(victim)?;
+    cluster.restart(victim).await?;
+    mend(&cluster, true).await?;
+    ensure!(cluster.primary_of(1).await? != victim);
+    cluster.check(KEYS).await
+}
+
+#[tokio::test]
+async fn a_replica_that_lost_its_volume_copies_again() -> Result<()> {
+    let mut cluster = filled(1, Persistence::AppendOnly).await?;
+    let victim = cluster.replica_of(2).await?;
+    cluster.kill(victim);
+    cluster.wipe(victim)?;
+    cluster.move_one(victim)?;
+    cluster.restart(victim).await?;
+    mend(&cluster, true).await?;
+    ensure!(cluster.replica_of(2).await? == victim);
+    cluster.check(KEYS).await
+}
+
+#[tokio::test]
+async fn a_failover_by_the_servers_is_left_as_it_is() -> Result<()> {
+    let mut cluster = filled(1, Persistence::AppendOnly).await?;
+    let victim = cluster.primary_of(0).await?;
+    cluster.kill(victim);
+    eventually("another primary of shard 0", async || {
+        Ok(cluster.primary_of(0).await.is_ok_and(|now| now != victim))
+    })
+    .await?;
+    cluster.move_one(victim)?;
+    cluster.restart(victim).await?;
+    let drive = mend(&cluster, true).await?;
+    ensure!(promotions(&drive).is_empty());
+    ensure!(cluster.replica_of(0).await? == victim);
+    cluster.check(KEYS).await
+}
+
+#[tokio::test]
+async fn a_primary_in_memory_restarted_in_place_loses_nothing() -> Result<()> {
+    let mut cluster = filled(1, Persistence::None).await?;
+    let victim = cluster.primary_of(1).await?;
+    cluster.kill(victim);
+    cluster.wipe(victim)?;
+    cluster.restart(victim).await?;
+    let drive = mend(&cluster, true).await?;
+    ensure!(drive.took < NODE_TIMEOUT * 6, "took {:?}", drive.took);
+    ensure!(cluster.replica_of(1).await? == victim);
+    cluster.check(KEYS).await
+}
+
+#[tokio::test]
+async fn a_cluster_in_memory_that_lost_everything_is_formed_again() -> Result<()> {
+    let mut cluster = filled(1, Persistence::None).await?;
+    cluster.kill_all();
+    cluster.wipe_all()?;
+    cluster.move_all()?;
+    cluster.restart_all().await?;
+    mend(&cluster, true).await?;
+    cluster.fill(KEYS).await?;
+    cluster.check(KEYS).await
+}
+
+#[tokio::test]
+async fn a_shard_in_memory_that_lost_everything_is_created_again() -> Result<()> {
+    let mut cluster = filled(0, Persistence::None).await?;
+    let victim = cluster.primary_of(1).await?;
+    cluster.kill(victim);
+    cluster.wipe(victim)?;
+    cluster.restart(victim).await?;
+    mend(&cluster, true).await?;
+    cluster.fill(KEYS).await?;
+    cluster.check(KEYS).await
+}
+
+#[tokio::test]
+async fn a_shard_that_lost_its_volumes_is_not_created_again() -> Result<()> {
+    let mut cluster = filled(0, Persistence::AppendOnly).await?;
+    let victim = cluster.primary_of(1).await?;
+    cluster.kill(victim);
+    cluster.wipe(victim)?;
+    cluster.restart(victim).await?;
+    let wanted = wanted(&cluster, true);
+    let drive = drive(&wanted, &cluster.places(), PAUSE, NODE_TIMEOUT * 4).await;
+    ensure!(!drive.assessment.is_whole());
+    let plan = cluster_controller::redis::plan::plan(
+        &wanted,
+        &drive.members,
+        k8s_openapi::jiff::Timestamp::now(),
+    );
+    ensure!(plan.steps.is_empty(), "{:?}", plan.steps);
+    let words: Vec<String> = plan.holds.iter().map(ToString::to_string).collect();
+    ensure!(
+        words.iter().any(|word| word.contains("are lost")),
+        "{words:?}"
+    );
+    Ok(())
+}
+
+#[tokio::test]
+async fn replicas_take_over_when_the_majority_is_lost() -> Result<()> {
+    let mut cluster = filled(1, Persistence::AppendOnly).await?;
+    let victims = [cluster.primary_of(0).await?, cluster.primary_of(1).await?];
+    for victim in victims {
+        cluster.kill(victim);
+    }
+    cluster.mark_down(&victims);
+    let wanted = wanted(&cluster, true);
+    let served = async {
+        loop {
+            drive(&wanted, &cluster.places(), PAUSE, PAUSE * 4).await;
+            let primaries = [cluster.primary_of(0).await, cluster.primary_of(1).await];
+            let taken = primaries
+                .iter()
+                .zip(victims)
+                .all(|(now, then)| now.as_ref().is_ok_and(|now| *now != then));
+            if taken {
+                return;
+            }
+            tokio::time::sleep(PAUSE).await;
+        }
+    };
+    tokio::time::timeout(LIMIT, served).await?;
+    eventually("every key is served", async || {
+        Ok(cluster.check(KEYS).await.is_ok())
+    })
+    .await?;
+    for victim in victims {
+        cluster.move_one(victim)?;
+        cluster.restart(victim).await?;
+    }
+    mend(&cluster, true).await?;
+    cluster.check(KEYS).await
+}
