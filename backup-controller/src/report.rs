@@ -158,8 +158,10 @@ mod tests {
 
     #[test]
     fn a_unit_that_is_handed_back_is_as_if_nobody_had_begun_it() {
-        let mut progress = CaptureProgress::default();
-        progress.forked_at = Some(Timestamp::UNIX_EPOCH);
+        let progress = CaptureProgress {
+            forked_at: Some(Timestamp::UNIX_EPOCH),
+            ..CaptureProgress::default()
+        };
         let report = running(holding(0, "a", 1), "k", &progress, Some("demo-0-1"));
         let unit = read(&ended(report, &End::HandedBack));
         let expected = BackupShard {

@@ -30,7 +30,7 @@ use std::{
 };
 
 /// How often objects of schedules are looked at though nothing was seen to change.
-const LOOK_AGAIN: Duration = Duration::from_secs(600);
+const LOOK_AGAIN: Duration = Duration::from_mins(10);
 
 /// Keeps the objects of schedules.
 pub struct Schedules {
@@ -124,11 +124,10 @@ impl Schedules {
             None => Default::default(),
         };
         // The identity first, so that no pod starts without its right; superfluous CronJobs go before the identity does.
-        self.make::<ServiceAccount>(cluster, &owner, accounts)
-            .await?;
-        self.make::<Role>(cluster, &owner, roles).await?;
-        self.make::<RoleBinding>(cluster, &owner, bindings).await?;
-        self.make::<CronJob>(cluster, &owner, cron_jobs).await
+        Box::pin(self.make::<ServiceAccount>(cluster, &owner, accounts)).await?;
+        Box::pin(self.make::<Role>(cluster, &owner, roles)).await?;
+        Box::pin(self.make::<RoleBinding>(cluster, &owner, bindings)).await?;
+        Box::pin(self.make::<CronJob>(cluster, &owner, cron_jobs)).await
     }
 
     /// Applies what is wanted of one kind and deletes the rest of it.
@@ -181,7 +180,7 @@ impl Reconcile<RedisCluster> for Schedules {
             (None, true) => return Err(ScheduleError::NoImage(cluster.name_any())),
             (_, false) => Wanted::default(),
         };
-        self.apply(&cluster, wanted).await?;
+        Box::pin(self.apply(&cluster, wanted)).await?;
         let applied = Applied {
             namespace: cluster.namespace().unwrap_or_default(),
             name: cluster.name_any(),

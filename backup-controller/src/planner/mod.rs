@@ -35,7 +35,7 @@ use std::{
 use tokio::sync::Mutex;
 
 /// How long the operation lease lasts when nobody renews it.
-const OPERATION_LEASE: Duration = Duration::from_secs(60);
+const OPERATION_LEASE: Duration = Duration::from_mins(1);
 /// How long the list of living replicas is good for.
 const MEMBERS_ARE_FRESH: Duration = Duration::from_secs(3);
 /// How long the probe of a bucket may take inside a pass.
@@ -119,14 +119,14 @@ impl Planner {
     pub async fn pass(&self, backup: &RedisBackup) -> Result<Outcome, PlannerError> {
         let mut seen = self.memory.recall(backup, Instant::now());
         for _ in 0..MOST_QUESTIONS {
-            match plan(backup, &seen) {
-                Step::Ask(question) => self.answer(question, backup, &mut seen).await?,
-                step => {
-                    self.leadership.ensure()?;
-                    self.memory.note(backup, &step, Instant::now());
-                    return self.execute(backup, step, &seen).await;
-                }
+            let step = plan(backup, &seen);
+            if let Step::Ask(question) = step {
+                self.answer(question, backup, &mut seen).await?;
+                continue;
             }
+            self.leadership.ensure()?;
+            self.memory.note(backup, &step, Instant::now());
+            return Box::pin(self.execute(backup, step, &seen)).await;
         }
         Err(PlannerError::Undecided)
     }
@@ -289,9 +289,10 @@ impl Planner {
         step: &Step,
         seen: &Observed,
     ) -> Result<RedisBackupStatus, PlannerError> {
-        let acceptance = match step {
-            Step::Accept(storage) => Some(acceptance(backup, storage)?),
-            _ => None,
+        let acceptance = if let Step::Accept(storage) = step {
+            Some(acceptance(backup, storage)?)
+        } else {
+            None
         };
         let cluster = seen.cluster.clone().flatten();
         let wanted = status::after(
@@ -327,9 +328,10 @@ impl Planner {
             .shards
             .iter()
             .any(|unit| unit.state == crds::BackupShardState::Failed);
-        let again = match failing {
-            true => Duration::from_secs(1),
-            false => LOOK_AGAIN,
+        let again = if failing {
+            Duration::from_secs(1)
+        } else {
+            LOOK_AGAIN
         };
         if wanted == current {
             return Ok(Outcome::waiting("Capturing", again));
@@ -353,25 +355,19 @@ impl Planner {
     ) -> Result<Outcome, PlannerError> {
         let wanted = self.write(backup, step, seen).await?;
         self.release(backup).await;
-        let regarding = backup.object_ref(&());
-        match step {
-            Step::Fail { reason, message } => {
-                self.metrics.failed(reason);
-                self.warn(backup, reason, "Backup", message);
-            }
-            _ => {
-                let took = wanted
-                    .started_at
-                    .zip(wanted.completed_at)
-                    .and_then(|(start, end)| {
-                        Duration::try_from(end.0.duration_since(start.0)).ok()
-                    });
-                self.metrics.succeeded(took);
-                let note = wanted.destination.unwrap_or_default();
-                self.runtime
-                    .events
-                    .normal(&regarding, "Succeeded", "Backup", &note);
-            }
+        if let Step::Fail { reason, message } = step {
+            self.metrics.failed(reason);
+            self.warn(backup, reason, "Backup", message);
+        } else {
+            let times = wanted.started_at.zip(wanted.completed_at);
+            let took = times.map(|(start, end)| end.0.duration_since(start.0));
+            self.metrics
+                .succeeded(took.and_then(|took| Duration::try_from(took).ok()));
+            let note = wanted.destination.unwrap_or_default();
+            let regarding = backup.object_ref(&());
+            self.runtime
+                .events
+                .normal(&regarding, "Succeeded", "Backup", &note);
         }
         self.memory.done(backup);
         Ok(Outcome::finished())

@@ -91,14 +91,16 @@ impl Worker {
             return Ok(());
         }
         let session = self.session(backup);
-        let free = match self.membership.is_alive_now() && !self.runtime.shutdown.is_cancelled() {
-            true => self.slots.available_permits(),
-            false => 0,
+        let takes = self.membership.is_alive_now() && !self.runtime.shutdown.is_cancelled();
+        let free = if takes {
+            self.slots.available_permits()
+        } else {
+            0
         };
         for step in moves(backup, self.membership.name(), &session.own(), free) {
             match step {
                 Move::Take(position, attempt) => {
-                    self.take(backup, &session, position, attempt).await?
+                    self.take(backup, &session, position, attempt).await?;
                 }
                 Move::GoOn(position, attempt) => {
                     if let Some(permit) = self.permit() {

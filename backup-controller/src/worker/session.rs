@@ -117,10 +117,8 @@ impl Session {
             && unit.attempt == attempt
             && unit.end.is_none()
         {
-            unit.end = Some(match end {
-                End::HandedBack if unit.unwanted => End::Stopped,
-                end => end,
-            });
+            let unwanted = unit.unwanted && matches!(end, End::HandedBack);
+            unit.end = Some(if unwanted { End::Stopped } else { end });
         }
         drop(state);
         self.news.notify_one();
