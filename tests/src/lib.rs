@@ -4,5 +4,6 @@ pub mod client;
 pub mod dataset;
 pub mod kubectl;
 pub mod kubernetes;
+pub mod redis;
 pub mod s3;
 pub mod scenario;
