@@ -29,7 +29,8 @@ mod tests {
 
     #[test]
     fn streams_are_bounded() {
-        let parse = |streams| Arguments::try_parse_from(["restore-controller", "--streams", streams]);
+        let parse =
+            |streams| Arguments::try_parse_from(["restore-controller", "--streams", streams]);
         assert_eq!(parse("4").unwrap().controller.streams, 4);
         assert!(parse("0").is_err() && parse("65").is_err());
     }

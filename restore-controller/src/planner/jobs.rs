@@ -64,10 +64,7 @@ impl Planner {
         if self.jobs.is_running(&name) {
             return;
         }
-        let (namespace, object) = (
-            restore.namespace().unwrap_or_default(),
-            restore.name_any(),
-        );
+        let (namespace, object) = (restore.namespace().unwrap_or_default(), restore.name_any());
         let wake = self.wake.clone();
         let started = self.jobs.start(name, move |end| async move {
             let done = end.run_until_cancelled(Box::pin(work)).await;

@@ -261,7 +261,11 @@ impl Planner {
             .units
             .iter()
             .any(|unit| unit.state == RestoreUnitState::Failed);
-        let again = if failing { Duration::from_secs(1) } else { LOOK_AGAIN };
+        let again = if failing {
+            Duration::from_secs(1)
+        } else {
+            LOOK_AGAIN
+        };
         if wanted == current {
             return Ok(Outcome::waiting("Replaying", again));
         }
@@ -284,8 +288,8 @@ impl Planner {
             self.warn(restore, failure.reason, "Restore", &failure.message);
         } else {
             let times = wanted.started_at.zip(wanted.completed_at);
-            let took =
-                times.and_then(|(start, end)| Duration::try_from(end.0.duration_since(start.0)).ok());
+            let took = times
+                .and_then(|(start, end)| Duration::try_from(end.0.duration_since(start.0)).ok());
             self.metrics.succeeded(took);
             let note = wanted.message.unwrap_or_default();
             self.tell(restore, "Succeeded", "Restore", &note);
@@ -346,7 +350,9 @@ impl Planner {
             note
         );
         let regarding = restore.object_ref(&());
-        self.runtime.events.warning(&regarding, reason, action, note);
+        self.runtime
+            .events
+            .warning(&regarding, reason, action, note);
     }
 
     fn api(&self, restore: &RedisRestore) -> Api<RedisRestore> {

@@ -94,7 +94,11 @@ impl Worker {
         }
         let session = self.session(restore);
         let able = self.membership.is_alive_now() && !self.runtime.shutdown.is_cancelled();
-        let free = if able { self.slots.available_permits() } else { 0 };
+        let free = if able {
+            self.slots.available_permits()
+        } else {
+            0
+        };
         for step in moves(restore, self.membership.name(), &session.own(), free) {
             match step {
                 Move::Take(position, attempt) => {
