@@ -48,12 +48,14 @@ pub async fn control(runtime: Runtime, arguments: ControllerArguments) -> Result
     let waiting = store.clone();
     restores.watches::<RedisCluster>(runtime.api(), runtime.watch(), move |cluster| {
         let name = cluster.name_any();
-        unlisted(&waiting, cluster.namespace(), |r| target_name(r) == name)
+        unlisted(&waiting, cluster.metadata.namespace.as_deref(), |r| {
+            target_name(r) == name
+        })
     });
     let waiting = store.clone();
     restores.watches::<RedisBackup>(runtime.api(), runtime.watch(), move |backup| {
         let name = backup.name_any();
-        unlisted(&waiting, backup.namespace(), |restore| {
+        unlisted(&waiting, backup.metadata.namespace.as_deref(), |restore| {
             let source = restore.spec.source.backup_ref.as_ref();
             source.is_some_and(|reference| reference.name == name)
         })
@@ -81,13 +83,13 @@ pub async fn control(runtime: Runtime, arguments: ControllerArguments) -> Result
 /// Restores that have not begun to write: what they wait for may just have happened.
 fn unlisted(
     restores: &Store<RedisRestore>,
-    namespace: Option<String>,
+    namespace: Option<&str>,
     concerns: impl Fn(&RedisRestore) -> bool,
 ) -> Vec<ObjectRef<RedisRestore>> {
     let state = restores.state();
     let waiting = state.iter().filter(|restore| {
         let status = restore.status.as_ref();
-        restore.namespace() == namespace
+        restore.metadata.namespace.as_deref() == namespace
             && status.is_none_or(|status| !is_finished(status) && status.units.is_empty())
             && concerns(restore)
     });

@@ -69,24 +69,19 @@ impl Source {
 
     /// Every index, in the order of the shards.
     pub async fn indexes(&self) -> Result<Vec<ShardIndex>, AccessError> {
-        stream::iter(&self.manifest.shards)
-            .map(|record| async move {
-                let index = self.store.read_index(&self.layout, record).await?;
-                Ok::<_, AccessError>(index)
-            })
-            .buffered(PARALLEL_READS)
-            .try_collect()
-            .await
+        let read = async |record| Ok(self.store.read_index(&self.layout, record).await?);
+        let reads: Vec<_> = self.manifest.shards.iter().map(read).collect();
+        let reads = stream::iter(reads).buffered(PARALLEL_READS);
+        reads.try_collect().await
     }
 
     /// Proves every index, and that every object is there in full length.
     pub async fn examine(&self, origin: &Origin) -> Result<Arc<Examined>, AccessError> {
         let indexes = self.indexes().await?;
-        stream::iter(&self.manifest.shards)
-            .map(|record| self.check_length(record))
-            .buffer_unordered(PARALLEL_READS)
-            .try_collect::<()>()
-            .await?;
+        let check = |record| self.check_length(record);
+        let checks: Vec<_> = self.manifest.shards.iter().map(check).collect();
+        let checks = stream::iter(checks).buffer_unordered(PARALLEL_READS);
+        checks.try_collect::<()>().await?;
         let manifest = &self.manifest;
         Ok(Arc::new(Examined {
             storage: origin.storage.clone(),

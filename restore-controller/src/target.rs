@@ -49,8 +49,8 @@ pub async fn look(addresses: &[SocketAddr]) -> Result<TargetState, NotSettled> {
 /// Counts the keys of every slot at its owner.
 pub async fn count(addresses: &[SocketAddr]) -> Result<Vec<(Slot, u64)>, NotSettled> {
     let nodes = settled(addresses).await?;
-    let counted: Vec<_> = stream::iter(&nodes)
-        .map(count_at)
+    let counts: Vec<_> = nodes.iter().map(count_at).collect();
+    let counted: Vec<_> = stream::iter(counts)
         .buffer_unordered(PARALLEL_QUESTIONS)
         .collect()
         .await;

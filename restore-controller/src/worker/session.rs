@@ -148,12 +148,12 @@ impl Session {
             let is_lost = lost.contains(&position);
             unit.told.clone_from(&report.fields);
             // What ended after the report was made is told by the next one.
-            let is_last = unit.end.is_some()
+            let ended = unit.end.is_some()
                 && unit.report(position, &report.holding.worker).fields == report.fields;
             if is_lost {
                 unit.stop();
             }
-            if is_lost || is_last {
+            if is_lost || ended {
                 let attempt = unit.attempt;
                 state.units.remove(&position);
                 state.ended.insert((position, attempt));
