@@ -104,9 +104,9 @@ fn accepted() -> RedisBackup {
 
 fn capturing(states: &[(BackupShardState, &str, i32)]) -> RedisBackup {
     let mut backup = accepted();
-    let status = backup.status.as_mut().unwrap();
-    status.shards = map(&[4000, 9000]).units(1);
-    for (unit, (state, worker, attempt)) in status.shards.iter_mut().zip(states) {
+    let shards = &mut backup.status.as_mut().unwrap().shards;
+    *shards = map(&[4000, 9000]).units(1);
+    for (unit, (state, worker, attempt)) in shards.iter_mut().zip(states) {
         unit.state = *state;
         unit.worker = (*worker).to_owned();
         unit.attempt = *attempt;

@@ -107,7 +107,10 @@ mod tests {
         let wire = encoded(&record);
         assert!(wire.starts_with(r"*8\r\n"), "{wire}");
         assert!(wire.contains(r"$13\r\n1900000000123\r\n"), "{wire}");
-        assert!(wire.ends_with(r"$6\r\nABSTTL\r\n$4\r\nFREQ\r\n$1\r\n7\r\n"), "{wire}");
+        assert!(
+            wire.ends_with(r"$6\r\nABSTTL\r\n$4\r\nFREQ\r\n$1\r\n7\r\n"),
+            "{wire}"
+        );
         let idle = Record {
             usage: Usage::Idle(90),
             ..record

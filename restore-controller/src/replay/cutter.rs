@@ -56,11 +56,6 @@ impl Cutter {
         }
     }
 
-    /// Offset in the stream of the next byte wanted.
-    pub fn offset(&self) -> u64 {
-        self.reader.offset()
-    }
-
     /// Whether the stream has been read to its end.
     pub fn is_finished(&self) -> bool {
         self.reader.is_finished()
@@ -83,12 +78,13 @@ impl Cutter {
                 } else {
                     let rest = slice(bytes, start, &(start..key.value.end));
                     carry.bytes.extend_from_slice(rest);
-                    (
-                        slice(&carry.bytes, carry.start, &key.value),
-                        carry.block,
-                    )
+                    (slice(&carry.bytes, carry.start, &key.value), carry.block)
                 };
-                let block = if key.record_start >= start { index } else { carry.block.min(block) };
+                let block = if key.record_start >= start {
+                    index
+                } else {
+                    carry.block.min(block)
+                };
                 on_found(Found::Record(Cut { key, body, block }))
             }
             Event::Function(code) => on_found(Found::Function(code)),

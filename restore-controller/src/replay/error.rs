@@ -69,9 +69,7 @@ pub enum ReplayError {
         library: String,
     },
     /// A node refuses a key for good.
-    #[error(
-        "node {node} refuses a key of slot {slot} (block {block} of the backup): {refusal}"
-    )]
+    #[error("node {node} refuses a key of slot {slot} (block {block} of the backup): {refusal}")]
     Refused {
         /// The node.
         node: SocketAddr,

@@ -47,19 +47,22 @@ async fn has(client: &NodeClient, code: &[u8]) -> Result<bool, NodeError> {
 
 /// A library is described by a list of names and values; its code is the only string that equals it.
 fn holds(library: &Value, code: &[u8]) -> bool {
-    match library {
-        Value::Array(items) => items.iter().any(|item| holds(item, code)),
-        Value::Map(pairs) => pairs.iter().any(|(_, value)| holds(value, code)),
-        Value::BulkString(bytes) => bytes == code,
-        _ => false,
+    if let Value::Array(items) = library {
+        return items.iter().any(|item| holds(item, code));
     }
+    if let Value::Map(pairs) = library {
+        return pairs.iter().any(|(_, value)| holds(value, code));
+    }
+    matches!(library, Value::BulkString(bytes) if bytes == code)
 }
 
 /// The name in a library's first line, for example `#!lua name=orders`.
 fn name(code: &[u8]) -> String {
     let line = code.split(|byte| *byte == b'\n').next().unwrap_or_default();
     let line = String::from_utf8_lossy(line);
-    let name = line.split_whitespace().find_map(|word| word.strip_prefix("name="));
+    let name = line
+        .split_whitespace()
+        .find_map(|word| word.strip_prefix("name="));
     name.unwrap_or("unknown").to_owned()
 }
 
@@ -69,7 +72,10 @@ mod tests {
 
     #[test]
     fn libraries_are_named_in_their_first_line() {
-        assert_eq!(name(b"#!lua name=orders\nredis.register_function()"), "orders");
+        assert_eq!(
+            name(b"#!lua name=orders\nredis.register_function()"),
+            "orders"
+        );
         assert_eq!(name(b""), "unknown");
     }
 }

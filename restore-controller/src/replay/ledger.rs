@@ -77,7 +77,10 @@ impl Ledger {
 
     /// No more records start before `block`. True if the progress has changed.
     pub fn complete_before(&mut self, block: u64) -> bool {
-        let Some(count) = block.checked_sub(self.done.block).filter(|count| *count > 0) else {
+        let Some(count) = block
+            .checked_sub(self.done.block)
+            .filter(|count| *count > 0)
+        else {
             return false;
         };
         let _ = self.tally(block - 1);

@@ -42,7 +42,10 @@ pub fn next_reply(buffer: &[u8]) -> Result<Option<(Reply<'_>, usize)>, ReplyErro
     if !matches!(kind, b'+' | b'-') {
         return Err(ReplyError::Kind(*kind));
     }
-    let end = rest.windows(2).take(LONGEST_LINE).position(|w| w == b"\r\n");
+    let end = rest
+        .windows(2)
+        .take(LONGEST_LINE)
+        .position(|w| w == b"\r\n");
     let Some(line) = end.and_then(|end| rest.get(..end)) else {
         return if rest.len() > LONGEST_LINE {
             Err(ReplyError::Endless)
@@ -80,7 +83,7 @@ mod tests {
     fn other_replies_are_no_replies_to_restore() {
         assert_eq!(next_reply(b":1\r\n"), Err(ReplyError::Kind(b':')));
         assert_eq!(next_reply(b"+QUEUED\r\n"), Err(ReplyError::Status));
-        let endless = [b"-".as_slice(), &[b'x'; LONGEST_LINE + 2]].concat();
+        let endless = format!("-{}", "x".repeat(LONGEST_LINE + 2)).into_bytes();
         assert_eq!(next_reply(&endless), Err(ReplyError::Endless));
     }
 

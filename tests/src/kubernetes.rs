@@ -1,0 +1,179 @@
+//! A real API server for suites that need no nodes: CRDs, server-side apply, leases, claims, watches.
+//!
+//! Each test program has one of its own (etcd and kube-apiserver on free loopback ports, started at the first use), which ends with
+//! the program, however that ends. With `TEST_KUBECONFIG` the API server named there is used instead.
+
+use anyhow::{Context, Result, anyhow, bail};
+use common::{
+    kubernetes::events::Events,
+    runtime::{CommonArguments, Program, Runtime, client},
+};
+use k8s_openapi::{
+    api::core::v1::Namespace,
+    apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition,
+};
+use kube::{
+    Api, Client, Config, ResourceExt,
+    api::{Patch, PatchParams, PostParams},
+    config::{KubeConfigOptions, Kubeconfig},
+};
+use std::{
+    path::PathBuf,
+    process::{Command, Stdio},
+    sync::OnceLock,
+    time::{Duration, Instant},
+};
+
+const SCRIPT: &str = concat!(
+    env!("CARGO_MANIFEST_DIR"),
+    "/../deploy/local/local-kubernetes"
+);
+
+/// An API server with the suite's CRDs, and a client with every right.
+pub struct ApiServer {
+    /// The client; it belongs to the caller's tokio runtime.
+    pub client: Client,
+}
+
+/// The test program's API server.
+pub async fn api_server() -> Result<ApiServer> {
+    let path = tokio::task::spawn_blocking(kubeconfig).await??;
+    // Whoever comes second finds it installed.
+    let _ = client::install_crypto_provider();
+    let file =
+        Kubeconfig::read_from(&path).with_context(|| format!("cannot read {}", path.display()))?;
+    let config = Config::from_custom_kubeconfig(file, &KubeConfigOptions::default()).await?;
+    let server = ApiServer {
+        client: Client::try_from(config)?,
+    };
+    for definition in crds::definitions() {
+        server.define(&definition).await?;
+    }
+    Ok(server)
+}
+
+impl ApiServer {
+    /// A new namespace whose name begins with `prefix`.
+    pub async fn namespace(&self, prefix: &str) -> Result<String> {
+        let mut namespace = Namespace::default();
+        namespace.metadata.generate_name = Some(format!("{prefix}-"));
+        let created = Api::<Namespace>::all(self.client.clone())
+            .create(&PostParams::default(), &namespace)
+            .await?;
+        Ok(created.name_any())
+    }
+
+    /// Applies a CRD and waits until the server serves it.
+    pub async fn define(&self, definition: &CustomResourceDefinition) -> Result<()> {
+        let api: Api<CustomResourceDefinition> = Api::all(self.client.clone());
+        let name = definition.name_any();
+        let parameters = PatchParams::apply("tests").force();
+        api.patch(&name, &parameters, &Patch::Apply(definition))
+            .await?;
+        eventually(&format!("CRD {name} is established"), async || {
+            let status = api.get(&name).await?.status;
+            let conditions = status.and_then(|s| s.conditions).unwrap_or_default();
+            let established = |c: &&_| is_established(c);
+            Ok(conditions.iter().find(established).map(|_| ()))
+        })
+        .await
+    }
+
+    /// What a controller gets, for a replica named `identity` whose leases are in `namespace` and last for `lease`. It watches
+    /// that namespace only.
+    pub fn runtime(
+        &self,
+        program: &'static str,
+        identity: &str,
+        namespace: &str,
+        lease: Duration,
+    ) -> Result<Runtime> {
+        let program = Program {
+            name: program,
+            version: "0.0.0",
+        };
+        let arguments = CommonArguments {
+            watch_namespace: namespace.to_string(),
+            lease_namespace: Some(namespace.to_string()),
+            identity: Some(identity.to_string()),
+            lease_duration: lease,
+            ..arguments()?
+        };
+        let (events, _publisher) = Events::start(self.client.clone(), program.name, identity);
+        let client = self.client.clone();
+        Ok(Runtime::new(program, arguments, client, events))
+    }
+}
+
+fn is_established(
+    condition: &k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinitionCondition,
+) -> bool {
+    condition.type_ == "Established" && condition.status == "True"
+}
+
+fn arguments() -> Result<CommonArguments> {
+    #[derive(clap::Parser)]
+    struct Defaults {
+        #[command(flatten)]
+        common: CommonArguments,
+    }
+    Ok(<Defaults as clap::Parser>::try_parse_from(["test"])?.common)
+}
+
+/// Waits until `look` finds something, for at most 30 s; then fails with what was waited for.
+pub async fn eventually<T>(
+    what: &str,
+    mut look: impl AsyncFnMut() -> Result<Option<T>>,
+) -> Result<T> {
+    let begun = Instant::now();
+    loop {
+        let found = look().await;
+        if let Ok(Some(found)) = found {
+            return Ok(found);
+        }
+        if begun.elapsed() > Duration::from_secs(30) {
+            found.with_context(|| format!("waiting until {what}"))?;
+            bail!("waited 30 s until {what}");
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+/// The path of the kubeconfig; starts the API server at the first call.
+fn kubeconfig() -> Result<PathBuf> {
+    static STARTED: OnceLock<Result<PathBuf, String>> = OnceLock::new();
+    if let Some(path) = std::env::var_os("TEST_KUBECONFIG") {
+        return Ok(path.into());
+    }
+    STARTED
+        .get_or_init(|| start().map_err(|error| format!("{error:#}")))
+        .clone()
+        .map_err(|error| anyhow!(error))
+}
+
+fn start() -> Result<PathBuf> {
+    let instance = format!("test-{}", std::process::id());
+    // Ends the instance when our end of its standard input closes: at the end of this process, orderly or not.
+    let end = r#"trap '' INT TERM HUP; cat > /dev/null; exec "$0" down > /dev/null 2>&1"#;
+    let watcher = Command::new("sh")
+        .args(["-c", end, SCRIPT])
+        .env("INSTANCE", &instance)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .context("cannot start sh")?;
+    // The pipe stays open for as long as this process lives.
+    std::mem::forget(watcher);
+    let output = Command::new(SCRIPT)
+        .arg("apiserver")
+        .env("INSTANCE", &instance)
+        .output()
+        .with_context(|| format!("cannot run {SCRIPT}"))?;
+    let words = String::from_utf8_lossy(&output.stderr);
+    if !output.status.success() {
+        bail!("no API server (`make components` builds it): {words}");
+    }
+    let path = String::from_utf8_lossy(&output.stdout).trim().to_string();
+    Ok(path.into())
+}

@@ -1,0 +1,195 @@
+//! Claims on a real API server: races, reports, freed units.
+
+use anyhow::{Context, Result};
+use common::kubernetes::claims::{self, ClaimPath, Holding, Taken, UnitReport};
+use crds::{BackupShard, LocalRef, RedisBackup, RedisBackupSpec, RedisBackupStatus};
+use kube::{
+    Api,
+    api::{Patch, PatchParams, PostParams},
+};
+use serde_json::{Map, Value, json};
+use tests::kubernetes::{ApiServer, api_server};
+
+const SHARDS: &str = "/status/shards";
+
+fn at(index: usize) -> ClaimPath {
+    ClaimPath {
+        array: SHARDS,
+        index,
+    }
+}
+
+fn fields(value: &Value) -> Map<String, Value> {
+    value.as_object().cloned().unwrap_or_default()
+}
+
+fn unit(index: usize, worker: &str, attempt: i32, set: &Value) -> UnitReport {
+    UnitReport {
+        holding: Holding {
+            path: at(index),
+            worker: worker.into(),
+            attempt,
+        },
+        fields: fields(set),
+    }
+}
+
+/// A backup with free units.
+async fn backup(server: &ApiServer, units: i32) -> Result<Api<RedisBackup>> {
+    let namespace = server.namespace("claims").await?;
+    let api: Api<RedisBackup> = Api::namespaced(server.client.clone(), &namespace);
+    let spec = RedisBackupSpec {
+        cluster_ref: LocalRef {
+            name: "cache".into(),
+        },
+        storage_name: Some("s3".into()),
+        attempts: 3,
+        ..RedisBackupSpec::default()
+    };
+    api.create(&PostParams::default(), &RedisBackup::new("b", spec))
+        .await?;
+    let shards = (0..units).map(|index| BackupShard {
+        index,
+        attempt: 1,
+        ..BackupShard::default()
+    });
+    let status = RedisBackupStatus {
+        shards: shards.collect(),
+        ..RedisBackupStatus::default()
+    };
+    let patch = Patch::Merge(json!({"status": status}));
+    api.patch_status("b", &PatchParams::default(), &patch)
+        .await?;
+    Ok(api)
+}
+
+async fn shards(api: &Api<RedisBackup>) -> Result<Vec<BackupShard>> {
+    Ok(api.get("b").await?.status.context("no status")?.shards)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn ten_replicas_race_and_exactly_one_wins_each_unit() -> Result<()> {
+    let server = api_server().await?;
+    let api = backup(&server, 6).await?;
+    let races = (0..10).map(|racer| {
+        let api = api.clone();
+        tokio::spawn(async move {
+            let worker = format!("w{racer}");
+            let mut won = Vec::new();
+            for index in 0..6 {
+                let index = (index + racer) % 6;
+                let taken = claims::take(&api, "b", at(index), 1, &worker, Map::new()).await?;
+                if let Taken::Won(_) = taken {
+                    won.push(index);
+                }
+            }
+            anyhow::Ok((worker, won))
+        })
+    });
+    let mut winners = vec![Vec::new(); 6];
+    for race in futures::future::join_all(races).await {
+        let (worker, won) = race??;
+        for index in won {
+            winners[index].push(worker.clone());
+        }
+    }
+    for (shard, winners) in shards(&api).await?.iter().zip(winners) {
+        assert_eq!(winners, [shard.worker.clone()], "unit {}", shard.index);
+        assert_eq!(shard.attempt, 1);
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_report_covers_all_units_and_names_those_that_are_lost() -> Result<()> {
+    let server = api_server().await?;
+    let api = backup(&server, 3).await?;
+    for index in 0..3 {
+        let with = fields(&json!({"state": "Streaming"}));
+        let taken = claims::take(&api, "b", at(index), 1, "w", with).await?;
+        assert!(matches!(taken, Taken::Won(_)));
+    }
+    // The planner believes that the worker is dead and frees one of its units.
+    let freed = claims::free(
+        &api,
+        "b",
+        vec![unit(1, "w", 1, &json!({"state": "Pending"}))],
+    )
+    .await?;
+    assert!(freed.lost.is_empty());
+    let reports = (0..3).map(|index| unit(index, "w", 1, &json!({"rawBytes": 7, "key": "k"})));
+    let reported = claims::report(&api, "b", reports.collect()).await?;
+    assert_eq!(reported.lost, [at(1)]);
+    let seen = shards(&api).await?;
+    let state = |index: usize| {
+        (
+            seen[index].worker.as_str(),
+            seen[index].attempt,
+            seen[index].raw_bytes,
+        )
+    };
+    assert_eq!(state(0), ("w", 1, 7));
+    assert_eq!(state(1), ("", 2, 0));
+    assert_eq!(state(2), ("w", 1, 7));
+    // Null takes a field away.
+    let report = unit(0, "w", 1, &json!({"key": null}));
+    claims::report(&api, "b", vec![report]).await?;
+    assert_eq!(shards(&api).await?[0].key, None);
+    // Freeing what has moved on leaves it alone.
+    let freed = claims::free(&api, "b", vec![unit(1, "w", 1, &json!({}))]).await?;
+    assert_eq!((freed.lost.len(), shards(&api).await?[1].attempt), (1, 2));
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_value_that_the_schema_refuses_is_an_error_and_not_a_loss() -> Result<()> {
+    let server = api_server().await?;
+    let api = backup(&server, 1).await?;
+    let wrong = unit(0, "", 1, &json!({"rawBytes": "many"}));
+    let error = claims::report(&api, "b", vec![wrong]).await.unwrap_err();
+    assert!(error.to_string().contains("rawBytes"), "{error}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn units_of_an_object_that_is_gone_are_lost() -> Result<()> {
+    let server = api_server().await?;
+    let api = backup(&server, 1).await?;
+    let taken = claims::take(&api, "other", at(0), 1, "w", Map::new()).await?;
+    assert!(matches!(taken, Taken::Lost));
+    let taken = claims::take(&api, "b", at(9), 1, "w", Map::new()).await?;
+    assert!(matches!(taken, Taken::Lost));
+    let taken = claims::take(&api, "b", at(0), 2, "w", Map::new()).await?;
+    assert!(matches!(taken, Taken::Lost));
+    Ok(())
+}
+
+/// Many replicas report on one object at the same time: nobody's news is lost, and nobody loses a claim by it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn replicas_report_side_by_side() -> Result<()> {
+    let server = api_server().await?;
+    let api = backup(&server, 8).await?;
+    let replicas = (0..8).map(|index| {
+        let api = api.clone();
+        tokio::spawn(async move {
+            let worker = format!("w{index}");
+            claims::take(&api, "b", at(index), 1, &worker, Map::new()).await?;
+            for bytes in 1..=20 {
+                let report = unit(index, &worker, 1, &json!({"rawBytes": bytes}));
+                let reported = claims::report(&api, "b", vec![report]).await?;
+                anyhow::ensure!(reported.lost.is_empty(), "{worker} lost its claim");
+            }
+            Ok(())
+        })
+    });
+    for replica in futures::future::join_all(replicas).await {
+        replica??;
+    }
+    assert!(
+        shards(&api)
+            .await?
+            .iter()
+            .all(|shard| shard.raw_bytes == 20)
+    );
+    Ok(())
+}

@@ -1,0 +1,245 @@
+//! Leases on a real API server: one leader, takeover, members, operations.
+
+use anyhow::Result;
+use common::{
+    kubernetes::leases::{Holder, Leadership, Members, Membership, Operation, OperationLeases},
+    runtime::Runtime,
+};
+use k8s_openapi::api::coordination::v1::Lease;
+use kube::Api;
+use std::{
+    sync::mpsc,
+    time::{Duration, Instant},
+};
+use tests::kubernetes::{ApiServer, api_server, eventually};
+
+const LEASE: Duration = Duration::from_secs(3);
+const PROGRAM: &str = "test-controller";
+
+fn runtime(server: &ApiServer, identity: &str, namespace: &str) -> Result<Runtime> {
+    server.runtime(PROGRAM, identity, namespace, LEASE)
+}
+
+async fn leads(leadership: &Leadership) -> Result<()> {
+    eventually("the candidate leads", async || {
+        Ok(leadership.is_leader_now().then_some(()))
+    })
+    .await
+}
+
+/// A replica in a thread of its own that dies without giving anything back.
+struct Mortal {
+    kill: mpsc::Sender<()>,
+    thread: std::thread::JoinHandle<()>,
+}
+
+impl Mortal {
+    fn start(identity: &'static str, namespace: &str) -> Self {
+        let (kill, killed) = mpsc::channel();
+        let namespace = namespace.to_string();
+        let thread = std::thread::spawn(move || {
+            let tokio = tokio::runtime::Builder::new_multi_thread()
+                .worker_threads(1)
+                .enable_all()
+                .build()
+                .unwrap();
+            tokio.block_on(async {
+                let server = api_server().await.unwrap();
+                let runtime = runtime(&server, identity, &namespace).unwrap();
+                let leadership = Leadership::start(&runtime);
+                let mut membership = Membership::start(&runtime);
+                assert!(membership.joined().await);
+                leads(&leadership).await.unwrap();
+            });
+            let _ = killed.recv();
+            tokio.shutdown_background();
+        });
+        Self { kill, thread }
+    }
+
+    fn kill(self) {
+        let _ = self.kill.send(());
+        let _ = self.thread.join();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_of_two_leads_and_hands_over_at_once() -> Result<()> {
+    let server = api_server().await?;
+    let namespace = server.namespace("leader").await?;
+    let (a, b) = (
+        runtime(&server, "a", &namespace)?,
+        runtime(&server, "b", &namespace)?,
+    );
+    let first = Leadership::start(&a);
+    leads(&first).await?;
+    let second = Leadership::start(&b);
+    let mut seen = second.watch();
+    seen.wait_for(|state| state.holder.as_deref() == Some("a"))
+        .await?;
+    let observed = Instant::now();
+    while observed.elapsed() < LEASE * 2 {
+        assert!(first.is_leader_now() && !second.is_leader_now());
+        assert!(second.ensure().is_err());
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    a.shutdown.cancel();
+    let begun = Instant::now();
+    a.finish(Duration::from_secs(1)).await;
+    assert!(!first.is_leader_now());
+    leads(&second).await?;
+    assert!(begun.elapsed() < LEASE, "{:?}", begun.elapsed());
+    b.finish(Duration::from_secs(1)).await;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_dead_replica_is_noticed_and_replaced() -> Result<()> {
+    let server = api_server().await?;
+    let namespace = server.namespace("dead").await?;
+    let mortal = Mortal::start("a", &namespace);
+    let runtime = runtime(&server, "b", &namespace)?;
+    let members = Members::new(&runtime);
+    let mut membership = Membership::start(&runtime);
+    assert!(membership.joined().await && membership.is_alive_now());
+    let (a, b) = (format!("{PROGRAM}-a"), membership.name().to_string());
+    eventually("both live", async || {
+        Ok(members.live().await?.contains(&a).then_some(()))
+    })
+    .await?;
+    let leadership = Leadership::start(&runtime);
+    let mut state = leadership.watch();
+    state
+        .wait_for(|state| state.holder.as_deref() == Some("a"))
+        .await?;
+    mortal.kill();
+    let died = Instant::now();
+    leads(&leadership).await?;
+    // Not before the dead leader's own promise has passed, which it may have renewed just before.
+    assert!(died.elapsed() > LEASE / 2, "{:?}", died.elapsed());
+    let live = eventually("the dead member is noticed", async || {
+        let live = members.live().await?;
+        Ok((!live.contains(&a)).then_some(live))
+    })
+    .await?;
+    assert!(live.contains(&b), "{live:?}");
+    runtime.shutdown.cancel();
+    runtime.finish(Duration::from_secs(1)).await;
+    let leases: Api<Lease> = Api::namespaced(server.client.clone(), &namespace);
+    assert!(leases.get_opt(&b).await?.is_none());
+    Ok(())
+}
+
+fn holder(name: &str, uid: &str) -> Holder {
+    Holder {
+        kind: "RedisBackup".into(),
+        name: name.into(),
+        uid: uid.into(),
+    }
+}
+
+#[tokio::test]
+async fn an_operation_excludes_others_until_released() -> Result<()> {
+    let server = api_server().await?;
+    let namespace = server.namespace("operation").await?;
+    let leases = OperationLeases::new(server.client.clone());
+    let (ours, theirs) = (holder("one", "u1"), holder("two", "u2"));
+    let again = holder("one", "created-again");
+    let long = Duration::from_secs(60);
+    let acquire = async |holder| {
+        leases
+            .acquire(&namespace, "cache", holder, long, None)
+            .await
+    };
+    assert_eq!(leases.holder(&namespace, "cache").await?, None);
+    assert_eq!(acquire(&ours).await?, Operation::Held);
+    assert_eq!(acquire(&ours).await?, Operation::Held);
+    assert_eq!(acquire(&theirs).await?, Operation::HeldBy(ours.clone()));
+    assert_eq!(acquire(&again).await?, Operation::HeldBy(ours.clone()));
+    leases.release(&namespace, "cache", &theirs).await?;
+    assert_eq!(
+        leases.holder(&namespace, "cache").await?,
+        Some(ours.clone())
+    );
+    leases.release(&namespace, "cache", &ours).await?;
+    assert_eq!(acquire(&theirs).await?, Operation::Held);
+    assert_eq!(leases.holder(&namespace, "cache").await?, Some(theirs));
+    Ok(())
+}
+
+#[tokio::test]
+async fn renewing_just_now_writes_nothing() -> Result<()> {
+    let server = api_server().await?;
+    let namespace = server.namespace("fresh").await?;
+    let leases = OperationLeases::new(server.client.clone());
+    let ours = holder("one", "u1");
+    let api: Api<Lease> = Api::namespaced(server.client.clone(), &namespace);
+    let long = Duration::from_secs(60);
+    let mut versions = Vec::new();
+    for _ in 0..3 {
+        leases
+            .acquire(&namespace, "cache", &ours, long, None)
+            .await?;
+        let lease = api.get("cache-operation").await?;
+        versions.push(lease.metadata.resource_version);
+    }
+    versions.dedup();
+    assert_eq!(versions.len(), 1, "{versions:?}");
+    // Another process of the same holder does not know when it was renewed, and renews.
+    let other = OperationLeases::new(server.client.clone());
+    other
+        .acquire(&namespace, "cache", &ours, long, None)
+        .await?;
+    let lease = api.get("cache-operation").await?;
+    assert_ne!(lease.metadata.resource_version, versions[0]);
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_forgotten_operation_expires_by_itself() -> Result<()> {
+    let server = api_server().await?;
+    let namespace = server.namespace("expiry").await?;
+    let leases = OperationLeases::new(server.client.clone());
+    let observer = OperationLeases::new(server.client.clone());
+    let (gone, next) = (holder("gone", "u1"), holder("next", "u2"));
+    let short = Duration::from_secs(1);
+    leases
+        .acquire(&namespace, "cache", &gone, short, None)
+        .await?;
+    let begun = Instant::now();
+    eventually("the lease expires", async || {
+        let answer = observer
+            .acquire(&namespace, "cache", &next, short, None)
+            .await?;
+        Ok((answer == Operation::Held).then_some(()))
+    })
+    .await?;
+    assert!(begun.elapsed() >= short, "{:?}", begun.elapsed());
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn ten_holders_race_and_one_wins() -> Result<()> {
+    let server = api_server().await?;
+    let namespace = server.namespace("race").await?;
+    let long = Duration::from_secs(60);
+    for round in 0..5 {
+        let cluster = format!("cache{round}");
+        let races = (0..10).map(|racer| {
+            let leases = OperationLeases::new(server.client.clone());
+            let (namespace, cluster) = (namespace.clone(), cluster.clone());
+            tokio::spawn(async move {
+                let holder = holder(&format!("r{racer}"), &racer.to_string());
+                leases
+                    .acquire(&namespace, &cluster, &holder, long, None)
+                    .await
+            })
+        });
+        let mut held = 0;
+        for race in futures::future::join_all(races).await {
+            held += usize::from(race?? == Operation::Held);
+        }
+        assert_eq!(held, 1);
+    }
+    Ok(())
+}
