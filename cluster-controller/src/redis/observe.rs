@@ -36,8 +36,7 @@ async fn ask(place: &Place, timeout: Duration) -> Answer {
     });
     match report.await {
         Ok(Ok(Some(report))) => Answer::Report(Box::new(report)),
-        Ok(Ok(None)) => Answer::Loading,
-        Ok(Err(NodeError::Loading { .. })) => Answer::Loading,
+        Ok(Ok(None) | Err(NodeError::Loading { .. })) => Answer::Loading,
         Ok(Err(error)) => Answer::Silent(error.to_string()),
         Err(_) => Answer::Silent(format!("no answer from {address} in time")),
     }
