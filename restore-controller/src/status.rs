@@ -9,13 +9,8 @@ use crds::{
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
-/// The status after a step. `counted` are the keys of the backup, where they are known by now.
-pub fn after(
-    restore: &RedisRestore,
-    step: &Step,
-    counted: Option<u64>,
-    now: Timestamp,
-) -> RedisRestoreStatus {
+/// The status after a step.
+pub fn after(restore: &RedisRestore, step: &Step, now: Timestamp) -> RedisRestoreStatus {
     let mut status = restore.status.clone().unwrap_or_default();
     let mut findings = Vec::new();
     match step {
@@ -23,7 +18,11 @@ pub fn after(
         Step::Examine => tell(&mut status, "reading the backup's manifest and indexes"),
         Step::Accept(examined) => accept(restore, &mut status, examined, &mut findings),
         Step::CreateCluster => tell(&mut status, "creating the RedisCluster"),
-        Step::List { units, server } => {
+        Step::List {
+            units,
+            server,
+            keys,
+        } => {
             findings.push(Finding::yes(
                 "Compatible",
                 "VersionReadable",
@@ -36,6 +35,12 @@ pub fn after(
             ));
             units.clone_into(&mut status.units);
             status.started_at.get_or_insert(Time(now));
+            status.progress = Some(RestoreProgress {
+                total_keys: keys.map_or(0, whole),
+                ..RestoreProgress::default()
+            });
+            let sentence = under_way(&status.units);
+            tell(&mut status, sentence);
         }
         Step::Free(freed) => {
             let words: Vec<_> = freed.iter().map(|unit| unit.error.as_str()).collect();
@@ -47,15 +52,17 @@ pub fn after(
         Step::Succeed(verified) => succeed(&mut status, verified, &mut findings, now),
         Step::Fail(failure) => fail(&mut status, failure, &mut findings, now),
         Step::Wait { message, .. } => tell(&mut status, message),
-        Step::Watch => tell(&mut status, under_way(&status.units)),
+        Step::Watch => {
+            let sentence = under_way(&status.units);
+            tell(&mut status, sentence);
+        }
         Step::Verify => tell(&mut status, "counting the keys of the target slot by slot"),
     }
     status.observed_generation = restore.metadata.generation;
     if !status.units.is_empty() {
         loaded(&status, &mut findings);
-        let total = status.progress.as_ref().map(|progress| progress.total_keys);
-        let total = counted.map_or(total, |keys| i64::try_from(keys).ok());
-        status.progress = Some(progress(&status.units, total.unwrap_or(0)));
+        let total = status.progress.as_ref().map_or(0, |known| known.total_keys);
+        status.progress = Some(progress(&status.units, total));
     }
     status.conditions = merge(
         &status.conditions,
@@ -147,7 +154,6 @@ fn fail(
 }
 
 fn verification(verified: &Verified) -> Option<Verification> {
-    let whole = |count: u64| i64::try_from(count).unwrap_or(i64::MAX);
     match verified {
         Verified::Compared(comparison) => Some(Verification {
             expected: whole(comparison.expected),
@@ -157,6 +163,11 @@ fn verification(verified: &Verified) -> Option<Verification> {
         }),
         Verified::NotCounted { .. } => None,
     }
+}
+
+/// The API has signed numbers only.
+fn whole(count: u64) -> i64 {
+    i64::try_from(count).unwrap_or(i64::MAX)
 }
 
 fn close(status: &mut RedisRestoreStatus, now: Timestamp) {
@@ -207,10 +218,8 @@ fn progress(units: &[RestoreUnit], total_keys: i64) -> RestoreProgress {
 /// One word for people.
 fn phase(status: &RedisRestoreStatus, step: &Step) -> &'static str {
     if is_finished(status) {
-        return match holds(&status.conditions, "Complete") {
-            true => "Succeeded",
-            false => "Failed",
-        };
+        let succeeded = holds(&status.conditions, "Complete");
+        return if succeeded { "Succeeded" } else { "Failed" };
     }
     if status.units.iter().all(is_loaded) && !status.units.is_empty() {
         return "Verifying";

@@ -51,16 +51,18 @@ pub fn is_finished(status: &RedisRestoreStatus) -> bool {
 
 /// Waiting is bounded.
 fn impatient(step: Step, waited: Duration) -> Step {
-    match step {
-        Step::Wait { reason, message } if waited >= PATIENCE => Step::Fail(Failure {
-            condition: "TargetReady",
+    if waited >= PATIENCE
+        && let Step::Wait { reason, message } = &step
+    {
+        return Step::Fail(Failure {
+            condition: "Complete",
             reason,
             message: format!(
                 "gave up after {} minutes: {message}",
                 PATIENCE.as_secs() / 60
             ),
             verified: None,
-        }),
-        step => step,
+        });
     }
+    step
 }

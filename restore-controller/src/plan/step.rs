@@ -21,6 +21,8 @@ pub enum Step {
         units: Vec<RestoreUnit>,
         /// What the target runs.
         server: String,
+        /// Keys of the backup, if they were counted.
+        keys: Option<u64>,
     },
     /// Give these units to another attempt.
     Free(Vec<Freed>),

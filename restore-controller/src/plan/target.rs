@@ -50,6 +50,7 @@ pub(super) fn prepare(restore: &RedisRestore, examined: &Examined, seen: &Observ
             Ok(server) => Step::List {
                 units: units(&examined.blocks),
                 server,
+                keys: examined.keys,
             },
         },
     }
@@ -67,14 +68,12 @@ fn ready(restore: &RedisRestore, cluster: Option<&RedisCluster>) -> Result<(), S
     let name = target_name(restore);
     let is_new = restore.spec.target.new_cluster.is_some();
     let Some(cluster) = cluster else {
-        return Err(match is_new {
-            true => Step::CreateCluster,
-            false => Step::Wait {
-                reason: "ClusterNotFound",
-                message: format!(
-                    "there is no RedisCluster {name} in this namespace: waiting for it"
-                ),
-            },
+        if is_new {
+            return Err(Step::CreateCluster);
+        }
+        return Err(Step::Wait {
+            reason: "ClusterNotFound",
+            message: format!("there is no RedisCluster {name} in this namespace: waiting for it"),
         });
     };
     if is_new && cluster.annotations().get(ANNOTATION_RESTORE_UID) != restore.uid().as_ref() {
