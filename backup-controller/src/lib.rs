@@ -1,10 +1,26 @@
 //! The backup-controller: streams RedisBackups into S3-compatible storage and turns schedules into CronJobs.
 //!
-//! Data and decisions, pure: [`schedule`], [`slot_map`], [`select`], [`plan`], [`status`].
+//! Data and decisions, pure: [`plan`], [`select`], [`share`], [`slot_map`], [`report`], [`status`], [`schedule`].
+//! The way of the data, without Kubernetes: [`capture`], [`mod@publish`], [`artifacts`].
+//! With Kubernetes: [`access`], [`worker`], [`planner`], [`reconcile`], [`schedules`], [`create_backup`], [`run`].
 
+pub mod access;
+pub mod arguments;
+pub mod artifacts;
 pub mod capture;
+pub mod create_backup;
+pub mod memory;
+pub mod metrics;
 pub mod plan;
+pub mod planner;
+pub mod publish;
+pub mod reconcile;
+pub mod report;
+pub mod run;
 pub mod schedule;
+pub mod schedules;
 pub mod select;
+pub mod share;
 pub mod slot_map;
 pub mod status;
+pub mod worker;

@@ -219,8 +219,7 @@ fn cron_job(cluster: &RedisCluster, schedule: &BackupSchedule, image: &str) -> C
                 metadata: None,
                 spec: Some(job(cluster, schedule, image)),
             },
-        }
-        .into(),
+        },
         ..CronJob::default()
     }
 }

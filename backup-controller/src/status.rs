@@ -99,9 +99,10 @@ fn list(
     units.clone_into(&mut status.shards);
     status.topology_hash = Some(topology_hash.to_owned());
     status.started_at.get_or_insert(Time(now));
-    status.message = Some(match slots_moved {
-        true => "slots were moved between shards: all shards are captured again".to_owned(),
-        false => format!("{} shards to capture", units.len()),
+    status.message = Some(if slots_moved {
+        "slots were moved between shards: all shards are captured again".to_owned()
+    } else {
+        format!("{} shards to capture", units.len())
     });
     if let Some(cluster) = cluster {
         status.cluster_uid = cluster.uid();
@@ -146,17 +147,11 @@ fn close(status: &mut RedisBackupStatus, now: Timestamp) {
 
 fn captured(status: &RedisBackupStatus, findings: &mut Vec<Finding>) {
     let (done, all) = count(&status.shards);
-    findings.push(match done == all {
-        true => Finding::yes(
-            "Captured",
-            "AllStored",
-            format!("{all} of {all} shards are stored"),
-        ),
-        false => Finding::no(
-            "Captured",
-            "Capturing",
-            format!("{done} of {all} shards are stored"),
-        ),
+    let told = format!("{done} of {all} shards are stored");
+    findings.push(if done == all {
+        Finding::yes("Captured", "AllStored", told)
+    } else {
+        Finding::no("Captured", "Capturing", told)
     });
 }
 
@@ -199,9 +194,10 @@ fn phase(backup: &RedisBackup, status: &RedisBackupStatus, step: &Step) -> &'sta
         return "Deleting";
     }
     if is_finished(status) {
-        return match holds(&status.conditions, "Complete") {
-            true => "Succeeded",
-            false => "Failed",
+        return if holds(&status.conditions, "Complete") {
+            "Succeeded"
+        } else {
+            "Failed"
         };
     }
     if matches!(step, Step::Wait { .. }) {

@@ -1,3 +1,18 @@
 //! The cluster-controller: forms and heals Redis Clusters on Kubernetes.
+//!
+//! Data and decisions, pure: [`validate`], [`build`], [`status`], [`redis::survey`], [`redis::assess`], [`redis::plan`].
+//! Input and output: [`observe`], [`children`], [`roles`], [`redis::observe`], [`redis::execute`]. All together on one
+//! screen: [`reconcile`].
 
+pub mod build;
+pub mod children;
+pub mod context;
+pub mod errors;
+pub mod notices;
+pub mod observe;
+pub mod reconcile;
 pub mod redis;
+pub mod roles;
+pub mod run;
+pub mod status;
+pub mod validate;

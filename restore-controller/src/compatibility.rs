@@ -35,7 +35,9 @@ pub enum Incompatible {
         server: String,
     },
     /// The server is too old for cluster restores altogether.
-    #[error("the target's servers ({server}) are older than Redis 6.0, which this controller does not support")]
+    #[error(
+        "the target's servers ({server}) are older than Redis 6.0, which this controller does not support"
+    )]
     Unsupported {
         /// The target's server.
         server: String,
@@ -146,10 +148,16 @@ mod tests {
     #[test]
     fn equal_or_newer_servers_take_a_backup() {
         for text in ["7.0.15", "7.2.4", "8.6.1"] {
-            assert_eq!(check(10, "Redis 7.0.15", &server(Family::Redis, text)), Ok(()));
+            assert_eq!(
+                check(10, "Redis 7.0.15", &server(Family::Redis, text)),
+                Ok(())
+            );
         }
         let older = check(11, "Redis 7.2.4", &server(Family::Redis, "7.0.15"));
-        assert!(matches!(older, Err(Incompatible::TooOld { target: 10, .. })));
+        assert!(matches!(
+            older,
+            Err(Incompatible::TooOld { target: 10, .. })
+        ));
     }
 
     #[test]

@@ -32,9 +32,7 @@ pub struct Comparison {
 impl Expectation {
     /// What the shards hold in the slots they own: keys of other slots are leftovers that no restore writes. `None` if one
     /// shard's keys were not counted.
-    pub fn of<'a>(
-        shards: impl IntoIterator<Item = (&'a ShardIndex, &'a SlotSet)>,
-    ) -> Option<Self> {
+    pub fn of<'a>(shards: impl IntoIterator<Item = (&'a ShardIndex, &'a SlotSet)>) -> Option<Self> {
         let mut slots = vec![None; usize::from(SLOT_COUNT)];
         for (index, owned) in shards {
             for count in index.slots.as_ref()? {
@@ -177,7 +175,11 @@ mod tests {
         let counted: Vec<_> = (0..200).map(|number| (slot(number), 1)).collect();
         let result = wanted.compare(&counted, 0);
         assert_eq!(result.named_slots().len(), 100);
-        assert!(result.sentence().contains("200 slots"), "{}", result.sentence());
+        assert!(
+            result.sentence().contains("200 slots"),
+            "{}",
+            result.sentence()
+        );
         assert!(result.sentence().contains("0-99"), "{}", result.sentence());
     }
 

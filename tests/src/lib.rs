@@ -1,8 +1,10 @@
 //! Harness of the suites and benchmarks: real servers, real clusters, data sets.
 
+pub mod bench;
 pub mod client;
 pub mod dataset;
 pub mod kubectl;
 pub mod kubernetes;
+pub mod redis;
 pub mod s3;
 pub mod scenario;

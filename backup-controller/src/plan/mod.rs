@@ -26,9 +26,9 @@ use kube::ResourceExt;
 use std::time::Duration;
 
 /// How long a backup waits for the same thing before it has failed.
-pub const PATIENCE: Duration = Duration::from_secs(600);
+pub const PATIENCE: Duration = Duration::from_mins(10);
 /// How long the deletion of artifacts is tried before the object is let go without it.
-pub const DELETION_PATIENCE: Duration = Duration::from_secs(120);
+pub const DELETION_PATIENCE: Duration = Duration::from_mins(2);
 /// How long the deletion waits for replicas that still upload.
 pub const STOPPING_PATIENCE: Duration = Duration::from_secs(20);
 /// When to look again at the latest while something is waited for or under way.
@@ -39,9 +39,10 @@ pub fn plan(backup: &RedisBackup, seen: &Observed) -> Step {
     let status = backup.status.clone().unwrap_or_default();
     let guarded = common::kubernetes::finalizer::is_set(backup, FINALIZER_ARTIFACTS);
     if backup.metadata.deletion_timestamp.is_some() {
-        return match guarded {
-            true => delete(backup, &status, seen),
-            false => Step::Rest,
+        return if guarded {
+            delete(backup, &status, seen)
+        } else {
+            Step::Rest
         };
     }
     match (backup.spec.deletion_policy, guarded) {
@@ -69,15 +70,16 @@ pub fn is_finished(status: &RedisBackupStatus) -> bool {
 
 /// Waiting is bounded.
 fn impatient(step: Step, waited: Duration) -> Step {
-    match step {
-        Step::Wait { reason, message } if waited >= PATIENCE => Step::Fail {
-            reason,
-            message: format!(
-                "gave up after {} minutes: {message}",
-                PATIENCE.as_secs() / 60
-            ),
-        },
-        step => step,
+    let Step::Wait { reason, message } = &step else {
+        return step;
+    };
+    if waited < PATIENCE {
+        return step;
+    }
+    let minutes = PATIENCE.as_secs() / 60;
+    Step::Fail {
+        reason,
+        message: format!("gave up after {minutes} minutes: {message}"),
     }
 }
 
@@ -160,9 +162,10 @@ pub fn resolve(backup: &RedisBackup, cluster: &RedisCluster) -> Result<S3Locatio
         .iter()
         .map(|storage| storage.name.as_str())
         .collect();
-    let known = match known.is_empty() {
-        true => "none".to_owned(),
-        false => known.join(", "),
+    let known = if known.is_empty() {
+        "none".to_owned()
+    } else {
+        known.join(", ")
     };
     Err(format!(
         "RedisCluster {} has no storage named \"{wanted}\" in spec.backup.storages (it has: {known}): correct storageName in a new RedisBackup",

@@ -56,11 +56,6 @@ impl Cutter {
         }
     }
 
-    /// Offset in the stream of the next byte wanted.
-    pub fn offset(&self) -> u64 {
-        self.reader.offset()
-    }
-
     /// Whether the stream has been read to its end.
     pub fn is_finished(&self) -> bool {
         self.reader.is_finished()

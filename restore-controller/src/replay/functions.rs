@@ -47,12 +47,13 @@ async fn has(client: &NodeClient, code: &[u8]) -> Result<bool, NodeError> {
 
 /// A library is described by a list of names and values; its code is the only string that equals it.
 fn holds(library: &Value, code: &[u8]) -> bool {
-    match library {
-        Value::Array(items) => items.iter().any(|item| holds(item, code)),
-        Value::Map(pairs) => pairs.iter().any(|(_, value)| holds(value, code)),
-        Value::BulkString(bytes) => bytes == code,
-        _ => false,
+    if let Value::Array(items) = library {
+        return items.iter().any(|item| holds(item, code));
     }
+    if let Value::Map(pairs) = library {
+        return pairs.iter().any(|(_, value)| holds(value, code));
+    }
+    matches!(library, Value::BulkString(bytes) if bytes == code)
 }
 
 /// The name in a library's first line, for example `#!lua name=orders`.

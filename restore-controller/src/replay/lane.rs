@@ -21,7 +21,7 @@ use tokio::{
 /// How long a connection may take to be established.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long a node may leave commands unanswered. A value of 512 MB takes seconds.
-const REPLY_TIMEOUT: Duration = Duration::from_secs(60);
+const REPLY_TIMEOUT: Duration = Duration::from_mins(1);
 /// How often the silence is looked at.
 const TICK: Duration = Duration::from_secs(1);
 /// Room for replies: five bytes each as long as all goes well.

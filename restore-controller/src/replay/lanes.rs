@@ -40,7 +40,7 @@ impl Default for Window {
 
 /// All connections of one replay.
 pub struct Lanes {
-    lanes: Vec<Lane>,
+    nodes: Vec<Lane>,
     /// Lane of each slot.
     slots: Vec<usize>,
     window: Window,
@@ -66,7 +66,7 @@ impl Lanes {
     pub fn new(owners: &[Owner], window: Window) -> Self {
         let (sender, reports) = mpsc::channel(REPORTS);
         let mut lanes = Self {
-            lanes: Vec::new(),
+            nodes: Vec::new(),
             // A slot without a known owner is sent to the first node, which knows better or says why not.
             slots: vec![0; usize::from(SLOT_COUNT)],
             window,
@@ -100,45 +100,45 @@ impl Lanes {
     }
 
     fn lane_to(&mut self, address: SocketAddr) -> usize {
-        let known = self.lanes.iter().position(|lane| lane.address == address);
+        let known = self.nodes.iter().position(|lane| lane.address == address);
         known.unwrap_or_else(|| {
-            self.lanes.push(Lane {
+            self.nodes.push(Lane {
                 address,
                 queue: None,
                 filling: Chunk::default(),
                 commands: 0,
                 bytes: 0,
             });
-            self.lanes.len() - 1
+            self.nodes.len() - 1
         })
     }
 
     /// Where the connection leads.
     pub fn address(&self, lane: usize) -> Option<SocketAddr> {
-        self.lanes.get(lane).map(|lane| lane.address)
+        self.nodes.get(lane).map(|lane| lane.address)
     }
 
     /// Every node seen so far.
     pub fn addresses(&self) -> Vec<SocketAddr> {
-        self.lanes.iter().map(|lane| lane.address).collect()
+        self.nodes.iter().map(|lane| lane.address).collect()
     }
 
     /// The chunk that is being filled for the owner of `slot`. A chunk holds commands of one block only.
     pub fn filling(&mut self, slot: Slot, block: u64) -> Option<&mut Chunk> {
         let index = *self.slots.get(slot.index())?;
-        let filling = &self.lanes.get(index)?.filling;
+        let filling = &self.nodes.get(index)?.filling;
         if filling.block != block && filling.commands() > 0 {
             self.send(index);
         }
-        let filling = &mut self.lanes.get_mut(index)?.filling;
+        let filling = &mut self.nodes.get_mut(index)?.filling;
         filling.block = block;
         Some(filling)
     }
 
     /// Sends every chunk that holds at least `minimum` bytes.
     pub fn flush(&mut self, minimum: usize) {
-        for index in 0..self.lanes.len() {
-            let filling = self.lanes.get(index).map(|lane| &lane.filling);
+        for index in 0..self.nodes.len() {
+            let filling = self.nodes.get(index).map(|lane| &lane.filling);
             if filling.is_some_and(|chunk| chunk.commands() > 0 && chunk.bytes.len() >= minimum) {
                 self.send(index);
             }
@@ -154,14 +154,14 @@ impl Lanes {
     fn send(&mut self, index: usize) {
         let mut next = self.spare.pop().unwrap_or_default();
         next.reset(0);
-        if let Some(lane) = self.lanes.get_mut(index) {
+        if let Some(lane) = self.nodes.get_mut(index) {
             let chunk = std::mem::replace(&mut lane.filling, next);
             self.dispatch(index, chunk);
         }
     }
 
     fn dispatch(&mut self, index: usize, chunk: Chunk) {
-        let Some(lane) = self.lanes.get_mut(index) else {
+        let Some(lane) = self.nodes.get_mut(index) else {
             return;
         };
         lane.commands += chunk.commands();
@@ -184,7 +184,7 @@ impl Lanes {
     pub fn is_full(&self) -> bool {
         let full =
             |lane: &Lane| lane.commands >= self.window.commands || lane.bytes >= self.window.bytes;
-        self.lanes.iter().any(full)
+        self.nodes.iter().any(full)
     }
 
     /// The next report of any connection. Only to be awaited while something is under way.
@@ -205,13 +205,13 @@ impl Lanes {
     pub fn settle(&mut self, report: &Report) {
         match report {
             Report::Answered { lane, chunk } => {
-                if let Some(lane) = self.lanes.get_mut(*lane) {
+                if let Some(lane) = self.nodes.get_mut(*lane) {
                     lane.commands = lane.commands.saturating_sub(chunk.commands());
                     lane.bytes = lane.bytes.saturating_sub(chunk.bytes.len());
                 }
             }
             Report::Closed { lane, .. } => {
-                if let Some(lane) = self.lanes.get_mut(*lane) {
+                if let Some(lane) = self.nodes.get_mut(*lane) {
                     lane.queue = None;
                 }
             }

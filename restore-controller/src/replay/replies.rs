@@ -83,7 +83,7 @@ mod tests {
     fn other_replies_are_no_replies_to_restore() {
         assert_eq!(next_reply(b":1\r\n"), Err(ReplyError::Kind(b':')));
         assert_eq!(next_reply(b"+QUEUED\r\n"), Err(ReplyError::Status));
-        let endless = [b"-".as_slice(), &[b'x'; LONGEST_LINE + 2]].concat();
+        let endless = format!("-{}", "x".repeat(LONGEST_LINE + 2)).into_bytes();
         assert_eq!(next_reply(&endless), Err(ReplyError::Endless));
     }
 

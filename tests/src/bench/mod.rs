@@ -4,6 +4,7 @@ mod backup;
 mod formation;
 mod report;
 mod restore;
+mod servers;
 
 pub use report::{Goal, Measurement, Row, table};
 

@@ -1,0 +1,213 @@
+//! What the planner keeps between two passes over a backup. All of it may be lost: another leader begins with nothing, and
+//! waits or tries a little longer.
+
+use crate::plan::{Background, Observed, Published, Step};
+use crds::{BackupShardState, RedisBackup};
+use kube::ResourceExt;
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
+};
+
+/// How long the outcome of background work that failed stands before it is tried again.
+const TRY_AGAIN: Duration = Duration::from_secs(5);
+/// How long an operation lease that was renewed needs no second look.
+const LEASE_IS_FRESH: Duration = Duration::from_secs(10);
+/// How often the progress of a backup is written.
+pub const PROGRESS_PERIOD: Duration = Duration::from_secs(2);
+
+/// What the planner keeps, by uid of the backup. Cheap to clone.
+#[derive(Clone, Default)]
+pub struct Memory {
+    backups: Arc<Mutex<HashMap<String, Entry>>>,
+}
+
+#[derive(Default)]
+struct Entry {
+    namespace: String,
+    name: String,
+    waiting: Option<(&'static str, Instant)>,
+    failed: HashMap<(i32, i32), Instant>,
+    publishing: Option<(Background<Published>, Instant)>,
+    deletion: Option<(Background<()>, Instant)>,
+    leased: Option<Instant>,
+    progress_written: Option<Instant>,
+}
+
+impl Memory {
+    /// What is known at the beginning of a pass.
+    pub fn recall(&self, backup: &RedisBackup, now: Instant) -> Observed {
+        let mut backups = self.lock();
+        let entry = backups.entry(key(backup)).or_default();
+        entry.namespace = backup.namespace().unwrap_or_default();
+        entry.name = backup.name_any();
+        let units = backup
+            .status
+            .as_ref()
+            .map_or(&[][..], |status| status.shards.as_slice());
+        let failed: Vec<_> = units
+            .iter()
+            .filter(|unit| unit.state == BackupShardState::Failed)
+            .map(|unit| (unit.index, unit.attempt))
+            .collect();
+        entry.failed.retain(|known, _| failed.contains(known));
+        let failed_for = failed.into_iter().map(|unit| {
+            let since = *entry.failed.entry(unit).or_insert(now);
+            (unit.0, now.duration_since(since))
+        });
+        Observed {
+            failed_for: failed_for.collect(),
+            waiting_for: entry
+                .waiting
+                .map_or(Duration::ZERO, |(_, since)| now.duration_since(since)),
+            publishing: outcome(&mut entry.publishing, now),
+            deletion: outcome(&mut entry.deletion, now),
+            operation: entry
+                .leased
+                .filter(|at| now.duration_since(*at) < LEASE_IS_FRESH)
+                .map(|_| common::kubernetes::leases::Operation::Held),
+            ..Observed::default()
+        }
+    }
+
+    /// Remembers since when the same thing is waited for. Working on something ends the wait; trying again does not.
+    pub fn note(&self, backup: &RedisBackup, step: &Step, now: Instant) {
+        let mut backups = self.lock();
+        let entry = backups.entry(key(backup)).or_default();
+        match step {
+            Step::Wait { reason, .. } => {
+                if entry.waiting.is_none_or(|(known, _)| known != *reason) {
+                    entry.waiting = Some((reason, now));
+                }
+            }
+            Step::Publish | Step::DeleteArtifacts | Step::Ask(_) => {}
+            Step::AddFinalizer
+            | Step::RemoveFinalizer
+            | Step::Abandon(_)
+            | Step::Accept(_)
+            | Step::List { .. }
+            | Step::Free(_)
+            | Step::ConfirmSlots
+            | Step::Succeed(_)
+            | Step::Fail { .. }
+            | Step::Watch
+            | Step::Rest => entry.waiting = None,
+        }
+    }
+
+    /// The operation lease was taken or renewed, or given back.
+    pub fn leased(&self, backup: &RedisBackup, at: Option<Instant>) {
+        self.lock().entry(key(backup)).or_default().leased = at;
+    }
+
+    /// Publishing has begun or ended.
+    pub fn publishing(&self, uid: &str, state: Background<Published>) {
+        let entry = (state, Instant::now());
+        self.lock().entry(uid.to_owned()).or_default().publishing = Some(entry);
+    }
+
+    /// The deletion has begun or ended.
+    pub fn deletion(&self, uid: &str, state: Background<()>) {
+        let entry = (state, Instant::now());
+        self.lock().entry(uid.to_owned()).or_default().deletion = Some(entry);
+    }
+
+    /// Whether progress may be written now; if not, when.
+    pub fn may_write_progress(&self, backup: &RedisBackup, now: Instant) -> Result<(), Duration> {
+        let mut backups = self.lock();
+        let entry = backups.entry(key(backup)).or_default();
+        let passed = entry.progress_written.map(|at| now.duration_since(at));
+        match passed.and_then(|passed| PROGRESS_PERIOD.checked_sub(passed)) {
+            Some(rest) if !rest.is_zero() => Err(rest),
+            _ => {
+                entry.progress_written = Some(now);
+                Ok(())
+            }
+        }
+    }
+
+    /// The object is gone.
+    pub fn forget(&self, namespace: &str, name: &str) {
+        self.lock()
+            .retain(|_, entry| entry.namespace != namespace || entry.name != name);
+    }
+
+    /// The backup has ended.
+    pub fn done(&self, backup: &RedisBackup) {
+        self.lock().remove(&key(backup));
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<String, Entry>> {
+        self.backups.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The state of background work; what failed by a passing cause is forgotten after a while, which begins it anew.
+fn outcome<T: Clone>(
+    known: &mut Option<(Background<T>, Instant)>,
+    now: Instant,
+) -> Option<Background<T>> {
+    let stale = known.as_ref().is_some_and(|(state, since)| {
+        matches!(state, Background::Failed(trouble) if trouble.transient)
+            && now.duration_since(*since) >= TRY_AGAIN
+    });
+    if stale {
+        *known = None;
+    }
+    known.as_ref().map(|(state, _)| state.clone())
+}
+
+fn key(backup: &RedisBackup) -> String {
+    backup.uid().unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::plan::StorageTrouble;
+    use crds::RedisBackupSpec;
+
+    fn backup() -> RedisBackup {
+        let mut backup = RedisBackup::new("b", RedisBackupSpec::default());
+        backup.metadata.uid = Some("u".into());
+        backup
+    }
+
+    fn wait(reason: &'static str) -> Step {
+        Step::Wait {
+            reason,
+            message: String::new(),
+        }
+    }
+
+    #[test]
+    fn the_same_wait_goes_on_and_another_begins_anew() {
+        let (memory, backup, start) = (Memory::default(), backup(), Instant::now());
+        let at = |seconds| start + Duration::from_secs(seconds);
+        memory.note(&backup, &wait("A"), at(0));
+        memory.note(&backup, &wait("A"), at(5));
+        assert_eq!(memory.recall(&backup, at(7)).waiting_for.as_secs(), 7);
+        memory.note(&backup, &wait("B"), at(8));
+        assert_eq!(memory.recall(&backup, at(9)).waiting_for.as_secs(), 1);
+        memory.note(&backup, &Step::Watch, at(10));
+        assert_eq!(memory.recall(&backup, at(20)).waiting_for, Duration::ZERO);
+    }
+
+    #[test]
+    fn a_passing_failure_is_tried_again_and_a_lasting_one_stands() {
+        let (memory, backup) = (Memory::default(), backup());
+        let mut trouble = StorageTrouble {
+            reason: "R",
+            message: String::new(),
+            transient: true,
+        };
+        memory.deletion("u", Background::Failed(trouble.clone()));
+        let later = Instant::now() + TRY_AGAIN;
+        assert!(memory.recall(&backup, Instant::now()).deletion.is_some());
+        assert!(memory.recall(&backup, later).deletion.is_none());
+        trouble.transient = false;
+        memory.deletion("u", Background::Failed(trouble));
+        assert!(memory.recall(&backup, later + TRY_AGAIN).deletion.is_some());
+    }
+}

@@ -1,0 +1,131 @@
+//! Renders the Kubernetes objects of a cluster. Pure: the same cluster gives the same bytes.
+
+mod config;
+mod services;
+mod stateful_set;
+
+pub use config::{READY, redis_conf, start_script};
+
+use crate::validate::ValidatedCluster;
+use crds::{LABEL_CLUSTER, MANAGED_BY};
+use k8s_openapi::{
+    api::{
+        apps::v1::StatefulSet,
+        core::v1::{ConfigMap, Service},
+        policy::v1::PodDisruptionBudget,
+    },
+    apimachinery::pkg::apis::meta::v1::ObjectMeta,
+};
+use std::collections::BTreeMap;
+
+/// Every object of a cluster.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Children {
+    /// Settings and scripts.
+    pub config_map: ConfigMap,
+    /// Names of the pods.
+    pub headless_service: Service,
+    /// Where clients connect.
+    pub client_service: Service,
+    /// The one budget, unless it is switched off.
+    pub disruption_budget: Option<PodDisruptionBudget>,
+    /// One for each shard.
+    pub stateful_sets: Vec<StatefulSet>,
+}
+
+/// Renders all objects.
+pub fn build(cluster: &ValidatedCluster) -> Children {
+    Children {
+        config_map: config::config_map(cluster),
+        headless_service: services::headless(cluster),
+        client_service: services::client(cluster),
+        disruption_budget: services::disruption_budget(cluster),
+        stateful_sets: (0..cluster.shards)
+            .map(|shard| stateful_set::stateful_set(cluster, shard))
+            .collect(),
+    }
+}
+
+/// Labels of every object of the cluster.
+fn labels(cluster: &ValidatedCluster) -> BTreeMap<String, String> {
+    BTreeMap::from([
+        ("app.kubernetes.io/name".to_owned(), "redis".to_owned()),
+        (
+            "app.kubernetes.io/instance".to_owned(),
+            cluster.name.clone(),
+        ),
+        (
+            "app.kubernetes.io/managed-by".to_owned(),
+            MANAGED_BY.to_owned(),
+        ),
+        (LABEL_CLUSTER.to_owned(), cluster.name.clone()),
+    ])
+}
+
+/// What selects every pod of the cluster.
+fn selector(cluster: &ValidatedCluster) -> BTreeMap<String, String> {
+    BTreeMap::from([(LABEL_CLUSTER.to_owned(), cluster.name.clone())])
+}
+
+fn metadata(cluster: &ValidatedCluster, name: String) -> ObjectMeta {
+    ObjectMeta {
+        name: Some(name),
+        namespace: Some(cluster.namespace.clone()),
+        labels: Some(labels(cluster)),
+        owner_references: Some(vec![cluster.owner.clone()]),
+        ..ObjectMeta::default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::validate::{tests::example, validate};
+    use k8s_openapi::jiff::Timestamp;
+    use serde_json::Value;
+
+    /// What the pods are made of decides what a running database is restarted for: a change here is looked at by a person.
+    /// `UPDATE_GOLDEN=1 cargo test -p cluster-controller --lib golden` writes the file anew.
+    #[test]
+    fn golden_rendering() {
+        let mut text = String::new();
+        for (title, storage) in [("with volumes", true), ("in memory", false)] {
+            let mut cluster = example();
+            if !storage {
+                cluster.spec.storage = None;
+            }
+            let children = build(&validate(&cluster, None, Timestamp::UNIX_EPOCH).unwrap());
+            let objects: Vec<Value> = [
+                serde_json::to_value(&children.config_map),
+                serde_json::to_value(&children.headless_service),
+                serde_json::to_value(&children.client_service),
+                serde_json::to_value(&children.disruption_budget),
+                serde_json::to_value(&children.stateful_sets[1]),
+            ]
+            .into_iter()
+            .map(Result::unwrap)
+            .collect();
+            for object in objects {
+                let object = serde_json::to_string_pretty(&object).unwrap();
+                text.extend(["--- ", title, "\n", &object, "\n"]);
+            }
+        }
+        let file = concat!(env!("CARGO_MANIFEST_DIR"), "/src/build/golden.json");
+        if std::env::var_os("UPDATE_GOLDEN").is_some() {
+            std::fs::write(file, &text).unwrap();
+        }
+        let golden = std::fs::read_to_string(file).unwrap();
+        assert!(
+            golden == text,
+            "the rendering differs from {file}; if that is meant, run with UPDATE_GOLDEN=1 and look at the difference"
+        );
+    }
+
+    #[test]
+    fn the_budget_can_be_switched_off() {
+        let mut cluster = example();
+        cluster.spec.pod_disruption_budget.enabled = false;
+        let children = build(&validate(&cluster, None, Timestamp::UNIX_EPOCH).unwrap());
+        assert!(children.disruption_budget.is_none());
+    }
+}

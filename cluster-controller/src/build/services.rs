@@ -1,0 +1,69 @@
+//! Services and the disruption budget.
+
+use super::{labels, metadata, selector};
+use crate::validate::ValidatedCluster;
+use crds::{BUS_PORT, CLIENT_PORT, headless_service_name};
+use k8s_openapi::{
+    api::{
+        core::v1::{Service, ServicePort, ServiceSpec},
+        policy::v1::{PodDisruptionBudget, PodDisruptionBudgetSpec},
+    },
+    apimachinery::pkg::{apis::meta::v1::LabelSelector, util::intstr::IntOrString},
+};
+
+/// Names of the pods. They have to find each other before they are ready.
+pub fn headless(cluster: &ValidatedCluster) -> Service {
+    Service {
+        metadata: metadata(cluster, headless_service_name(&cluster.name)),
+        spec: Some(ServiceSpec {
+            cluster_ip: Some("None".to_owned()),
+            publish_not_ready_addresses: Some(true),
+            selector: Some(selector(cluster)),
+            ports: Some(vec![port("client", CLIENT_PORT), port("bus", BUS_PORT)]),
+            ..ServiceSpec::default()
+        }),
+        ..Service::default()
+    }
+}
+
+/// Where clients connect first; the cluster tells them the rest.
+pub fn client(cluster: &ValidatedCluster) -> Service {
+    Service {
+        metadata: metadata(cluster, cluster.name.clone()),
+        spec: Some(ServiceSpec {
+            selector: Some(selector(cluster)),
+            ports: Some(vec![port("client", CLIENT_PORT)]),
+            ..ServiceSpec::default()
+        }),
+        ..Service::default()
+    }
+}
+
+fn port(name: &str, number: u16) -> ServicePort {
+    ServicePort {
+        name: Some(name.to_owned()),
+        port: i32::from(number),
+        target_port: Some(IntOrString::String(name.to_owned())),
+        protocol: Some("TCP".to_owned()),
+        ..ServicePort::default()
+    }
+}
+
+/// One budget over all pods: a pod under two budgets could not be evicted at all.
+pub fn disruption_budget(cluster: &ValidatedCluster) -> Option<PodDisruptionBudget> {
+    let max_unavailable = cluster.max_unavailable?;
+    let mut metadata = metadata(cluster, cluster.name.clone());
+    metadata.labels = Some(labels(cluster));
+    Some(PodDisruptionBudget {
+        metadata,
+        spec: Some(PodDisruptionBudgetSpec {
+            max_unavailable: Some(IntOrString::Int(max_unavailable)),
+            selector: Some(LabelSelector {
+                match_labels: Some(selector(cluster)),
+                ..LabelSelector::default()
+            }),
+            ..PodDisruptionBudgetSpec::default()
+        }),
+        ..PodDisruptionBudget::default()
+    })
+}

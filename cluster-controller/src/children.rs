@@ -1,0 +1,111 @@
+//! Puts the rendered objects into the cluster, in an order that lets pods start at once.
+
+use crate::{build::Children, context::Context};
+use common::kubernetes::{
+    apply::Child,
+    call::{self, ApiError},
+    expectations::{OwnerKey, Verdict},
+};
+use k8s_openapi::{NamespaceResourceScope, api::policy::v1::PodDisruptionBudget};
+use kube::{
+    Api, Resource, ResourceExt,
+    runtime::reflector::{ObjectRef, Store},
+};
+use std::time::Instant;
+
+/// Makes the children what they are wanted to be. Whether anything was written.
+pub async fn apply(
+    context: &Context,
+    owner: &OwnerKey,
+    children: Children,
+) -> Result<bool, ApiError> {
+    let Children {
+        config_map,
+        headless_service,
+        client_service,
+        disruption_budget,
+        stateful_sets,
+    } = children;
+    let caches = &context.caches;
+    // The pods need the ConfigMap to start and the headless Service for their names; the rest can follow.
+    let mut written = one(context, owner, &caches.config_maps, config_map).await?;
+    written |= one(context, owner, &caches.services, headless_service).await?;
+    let sets = stateful_sets
+        .into_iter()
+        .map(|set| one(context, owner, &caches.stateful_sets, set));
+    for set in futures::future::join_all(sets).await {
+        written |= set?;
+    }
+    written |= one(context, owner, &caches.services, client_service).await?;
+    written |= budget(context, owner, disruption_budget).await?;
+    Ok(written)
+}
+
+async fn one<K>(
+    context: &Context,
+    owner: &OwnerKey,
+    cache: &Store<K>,
+    wanted: K,
+) -> Result<bool, ApiError>
+where
+    K: Child + Resource<DynamicType = (), Scope = NamespaceResourceScope>,
+{
+    if is_behind(context, owner, cache) {
+        return Ok(false);
+    }
+    let reference = ObjectRef::<K>::new(&wanted.name_any()).within(&owner.namespace);
+    let observed = match cache.get(&reference) {
+        Some(observed) => Some(observed.as_ref().clone()),
+        // The cache holds only what carries our label: look whether the name is taken by somebody else.
+        None => live(context, &wanted, owner).await?,
+    };
+    let applied = context
+        .applier
+        .apply(owner, wanted, observed.as_ref())
+        .await?;
+    Ok(applied.written)
+}
+
+/// Whether the cache does not show our own writes yet: the watch will wake us.
+fn is_behind<K>(context: &Context, owner: &OwnerKey, cache: &Store<K>) -> bool
+where
+    K: Resource<DynamicType = ()> + Clone + 'static,
+{
+    matches!(
+        context.expectations.check(owner, cache, Instant::now()),
+        Verdict::Pending(_)
+    )
+}
+
+async fn live<K>(context: &Context, wanted: &K, owner: &OwnerKey) -> Result<Option<K>, ApiError>
+where
+    K: Child + Resource<DynamicType = (), Scope = NamespaceResourceScope>,
+{
+    let api: Api<K> = Api::namespaced(context.client.clone(), &owner.namespace);
+    let name = wanted.name_any();
+    let what = format!("get {} {}/{name}", K::kind(&()), owner.namespace);
+    call::read_optional(what, api.get(&name)).await
+}
+
+async fn budget(
+    context: &Context,
+    owner: &OwnerKey,
+    wanted: Option<PodDisruptionBudget>,
+) -> Result<bool, ApiError> {
+    let cache = &context.caches.disruption_budgets;
+    if let Some(wanted) = wanted {
+        return one(context, owner, cache, wanted).await;
+    }
+    let reference = ObjectRef::<PodDisruptionBudget>::new(&owner.name).within(&owner.namespace);
+    let ours = cache.get(&reference).filter(|budget| {
+        budget
+            .owner_references()
+            .iter()
+            .any(|reference| reference.uid == owner.uid)
+    });
+    let Some(budget) = ours else {
+        return Ok(false);
+    };
+    context.applier.delete(owner, budget.as_ref()).await?;
+    Ok(true)
+}

@@ -1,0 +1,66 @@
+//! What every pass needs: the client, the caches, and what this process has written itself.
+
+use common::{
+    kubernetes::{apply::Applier, events::Events, expectations::Expectations, leases::Leadership},
+    runtime::run::Runtime,
+};
+use crds::RedisVersion;
+use k8s_openapi::api::{
+    apps::v1::StatefulSet,
+    core::v1::{ConfigMap, Pod, Service},
+    policy::v1::PodDisruptionBudget,
+};
+use kube::{Client, runtime::reflector::Store};
+use std::sync::Arc;
+
+/// Field manager of everything the controller writes.
+pub const MANAGER: &str = "cluster-controller";
+
+/// Caches of everything that is watched.
+#[derive(Clone)]
+pub struct Caches {
+    /// StatefulSets of all clusters.
+    pub stateful_sets: Store<StatefulSet>,
+    /// Services of all clusters.
+    pub services: Store<Service>,
+    /// ConfigMaps of all clusters.
+    pub config_maps: Store<ConfigMap>,
+    /// Disruption budgets of all clusters.
+    pub disruption_budgets: Store<PodDisruptionBudget>,
+    /// Pods of all clusters.
+    pub pods: Store<Pod>,
+    /// The catalog.
+    pub versions: Store<RedisVersion>,
+}
+
+/// What every pass needs.
+#[derive(Clone)]
+pub struct Context {
+    /// The Kubernetes client.
+    pub client: Client,
+    /// The caches.
+    pub caches: Caches,
+    /// What was written and the caches may not show yet.
+    pub expectations: Arc<Expectations>,
+    /// Applies children.
+    pub applier: Applier,
+    /// Tells users.
+    pub events: Events,
+    /// Whether this replica may act.
+    pub leadership: Leadership,
+}
+
+impl Context {
+    /// Everything around these caches.
+    pub fn new(runtime: &Runtime, caches: Caches, leadership: Leadership) -> Self {
+        let expectations = Arc::new(Expectations::new());
+        Self {
+            client: runtime.client.clone(),
+            caches,
+            applier: Applier::new(runtime.client.clone(), MANAGER, Arc::clone(&expectations)),
+            expectations,
+            events: runtime.events.clone(),
+            leadership,
+        }
+    }
+}

@@ -1,0 +1,5 @@
+//! Forms and heals Redis Clusters on Kubernetes.
+
+fn main() -> std::process::ExitCode {
+    cluster_controller::run::main()
+}

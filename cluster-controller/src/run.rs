@@ -1,0 +1,81 @@
+//! The process: arguments, watches, the run loop.
+
+use crate::{
+    context::{Caches, Context},
+    reconcile::Reconciler,
+};
+use clap::Parser;
+use common::{
+    kubernetes::{controller::Controller, leases::Leadership},
+    runtime::{
+        arguments::CommonArguments,
+        run::{BoxError, Program, Runtime, run},
+    },
+};
+use crds::{LABEL_CLUSTER, RedisCluster};
+use k8s_openapi::api::core::v1::Pod;
+use kube::{Api, ResourceExt, runtime::reflector::ObjectRef};
+use std::{process::ExitCode, sync::Arc, time::Duration};
+
+/// Changes that come within this time are one pass: short, because a cluster is down while its pods come back.
+const DEBOUNCE: Duration = Duration::from_millis(50);
+
+/// Forms and heals Redis Clusters.
+#[derive(Debug, Parser)]
+#[command(name = "cluster-controller", version)]
+struct Arguments {
+    #[command(flatten)]
+    common: CommonArguments,
+}
+
+/// Parses the arguments and runs until told to stop.
+pub fn main() -> ExitCode {
+    let Arguments { common } = Arguments::parse();
+    let program = Program {
+        name: "cluster-controller",
+        version: env!("CARGO_PKG_VERSION"),
+    };
+    run(program, &common, start)
+}
+
+/// Runs the controller in a runtime.
+pub async fn start(runtime: Runtime) -> Result<(), BoxError> {
+    let leadership = Leadership::start(&runtime);
+    let mut controller = Controller::<RedisCluster>::new(&runtime, runtime.api());
+    controller.only_leader(&leadership);
+    controller.debounce(DEBOUNCE);
+    let labelled = || runtime.watch().labels(LABEL_CLUSTER);
+    let clusters = controller.store();
+    let caches = Caches {
+        stateful_sets: controller.owns(runtime.api(), labelled()),
+        services: controller.owns(runtime.api(), labelled()),
+        config_maps: controller.owns(runtime.api(), labelled()),
+        disruption_budgets: controller.owns(runtime.api(), labelled()),
+        pods: controller.watches(runtime.api(), labelled(), cluster_of_pod),
+        versions: controller.watches(
+            Api::all(runtime.client.clone()),
+            runtime.watch(),
+            move |version: &crds::RedisVersion| {
+                let name = version.name_any();
+                let users = clusters.state();
+                users
+                    .iter()
+                    .filter(|cluster| cluster.spec.version.as_ref() == Some(&name))
+                    .map(|cluster| ObjectRef::from_obj(cluster.as_ref()))
+                    .collect()
+            },
+        ),
+    };
+    let context = Context::new(&runtime, caches, leadership);
+    controller.run(Arc::new(Reconciler { context })).await;
+    Ok(())
+}
+
+/// Pods belong to StatefulSets; the label says whose they are in the end.
+fn cluster_of_pod(pod: &Pod) -> Vec<ObjectRef<RedisCluster>> {
+    let namespace = pod.namespace().unwrap_or_default();
+    let name = pod.labels().get(LABEL_CLUSTER);
+    name.map(|name| ObjectRef::new(name).within(&namespace))
+        .into_iter()
+        .collect()
+}

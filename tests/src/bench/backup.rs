@@ -1,0 +1,103 @@
+//! `backup-gzip`: a shard of data set J into S3, against a dump to nowhere and against the classic pipe.
+
+use super::{
+    report::{Goal, Measurement, Row},
+    servers::{self, S3Process},
+};
+use crate::redis::RedisServer;
+use anyhow::{Result, ensure};
+use backup_controller::capture::{CaptureProgress, CaptureRequest, capture};
+use common::{
+    cluster::slots::SlotSet,
+    storage::{Compression, CompressionPool, ObjectStore, upload::MultipartUpload},
+};
+use crds::SourceRole;
+use std::{
+    process::Stdio,
+    time::{Duration, Instant},
+};
+use tokio::{io::AsyncReadExt, process::Command, sync::watch};
+use tokio_util::sync::CancellationToken;
+
+/// Size of the rival's parts.
+const PART: usize = 8 * 1024 * 1024;
+
+pub async fn run(rounds: usize) -> Result<Vec<Row>> {
+    let server = servers::sole_owner().await?;
+    servers::fill(&server).await?;
+    let s3 = S3Process::start().await?;
+    let store = s3.store().await?;
+    let pool = CompressionPool::of_machine();
+    let (mut dump, mut pipe) = (Vec::new(), Vec::new());
+    for round in 0..rounds {
+        let ours = ours(&server, &store, &pool, round).await?;
+        dump.push(Measurement { ours, rival: to_nowhere(&server).await? });
+        pipe.push(Measurement { ours, rival: through_gzip(&server, &store).await? });
+        store.delete_prefix("").await?;
+    }
+    let row = |rival, goal, rounds: &[Measurement]| Row::new("backup-gzip", "s", rival, goal, rounds);
+    Ok(vec![
+        row("redis-cli --rdb - > /dev/null", Goal::AtMost(1.20), &dump),
+        row("redis-cli --rdb - | gzip -1 | upload", Goal::AtMost(0.95), &pipe),
+    ])
+}
+
+/// A backup as the controller's worker makes it. Answers the seconds.
+async fn ours(server: &RedisServer, store: &ObjectStore, pool: &CompressionPool, round: usize) -> Result<f64> {
+    let started = Instant::now();
+    backup(server, store, pool, round).await?;
+    Ok(started.elapsed().as_secs_f64())
+}
+
+/// Captures the server's shard.
+pub async fn backup(
+    server: &RedisServer,
+    store: &ObjectStore,
+    pool: &CompressionPool,
+    round: usize,
+) -> Result<backup_controller::capture::CapturedShard> {
+    let (backup_id, layout) = servers::place(store, round);
+    let request = CaptureRequest {
+        seeds: vec![server.address()],
+        slots: SlotSet::full(),
+        prefer: SourceRole::Replica,
+        patience: Duration::from_secs(10),
+        store: store.clone(),
+        layout,
+        backup_id,
+        shard: 0,
+        attempt: 1,
+        compression: Compression::Gzip { level: 1 },
+        pool: pool.clone(),
+    };
+    let (progress, _) = watch::channel(CaptureProgress::default());
+    Ok(capture(&request, &progress, &CancellationToken::new()).await?)
+}
+
+async fn to_nowhere(server: &RedisServer) -> Result<f64> {
+    let started = Instant::now();
+    // The status is that of a failing fsync of /dev/null, and says nothing.
+    servers::redis_cli(server.address()).args(["--rdb", "-"]).status().await?;
+    Ok(started.elapsed().as_secs_f64())
+}
+
+/// The upload is our own, in parts and beside the reading: the best that a script could have.
+async fn through_gzip(server: &RedisServer, store: &ObjectStore) -> Result<f64> {
+    let started = Instant::now();
+    let address = server.address();
+    let script = format!("redis-cli -h {} -p {} --rdb - 2> /dev/null | gzip -1", address.ip(), address.port());
+    let mut child = Command::new("sh").args(["-c", &script]).stdout(Stdio::piped()).kill_on_drop(true).spawn()?;
+    let mut output = child.stdout.take().ok_or_else(|| anyhow::anyhow!("no output"))?;
+    let mut upload = MultipartUpload::new(store.clone(), "rival.rdb.gz".to_owned(), PART);
+    let mut part = upload.buffer();
+    while (&mut output).take((PART - part.len()) as u64).read_buf(&mut part).await? > 0 {
+        if part.len() == PART {
+            upload.send(part).await?;
+            part = upload.buffer();
+        }
+    }
+    ensure!(upload.travelling() > 0 || upload.bytes() > 0, "the rival's pipe wrote less than a part");
+    upload.finish(part).await?;
+    child.wait().await?;
+    Ok(started.elapsed().as_secs_f64())
+}

@@ -1,0 +1,160 @@
+//! A Redis Cluster of processes.
+
+use anyhow::{Context, Result, ensure};
+use common::cluster::slots::{SLOT_COUNT, Slot, SlotRange};
+use futures::future::try_join_all;
+
+use super::{RedisServer, Sample, eventually};
+
+/// A formed cluster: its primaries first, then the replicas shard by shard.
+pub struct RedisCluster {
+    nodes: Vec<RedisServer>,
+    ranges: Vec<SlotRange>,
+}
+
+impl RedisCluster {
+    /// Starts and forms a cluster whose slots are spread evenly.
+    pub async fn start(shards: u16, replicas: u16) -> Result<Self> {
+        Self::start_with(shards, replicas, &[]).await
+    }
+
+    /// The same with further settings for every node.
+    pub async fn start_with(shards: u16, replicas: u16, options: &[(&str, &str)]) -> Result<Self> {
+        ensure!(shards > 0, "a cluster has at least one shard");
+        let count = usize::from(shards) * (1 + usize::from(replicas));
+        let nodes = try_join_all((0..count).map(|_| RedisServer::cluster_node(options))).await?;
+        let cluster = Self {
+            nodes,
+            ranges: even_ranges(shards)?,
+        };
+        cluster.form().await?;
+        Ok(cluster)
+    }
+
+    /// Every node: primaries first, then the first replica of each shard, then the second ones.
+    pub fn nodes(&self) -> &[RedisServer] {
+        &self.nodes
+    }
+
+    /// Every node, to end and restart them.
+    pub fn nodes_mut(&mut self) -> &mut [RedisServer] {
+        &mut self.nodes
+    }
+
+    /// The nodes that were primaries when the cluster was formed, in the order of their slots.
+    pub fn primaries(&self) -> &[RedisServer] {
+        self.nodes.get(..self.ranges.len()).unwrap_or_default()
+    }
+
+    /// The nodes that were replicas of a shard when the cluster was formed.
+    pub fn replicas(&self, shard: usize) -> impl Iterator<Item = &RedisServer> {
+        self.nodes
+            .iter()
+            .skip(shard)
+            .step_by(self.ranges.len())
+            .skip(1)
+    }
+
+    /// The slots of each shard.
+    pub fn ranges(&self) -> &[SlotRange] {
+        &self.ranges
+    }
+
+    /// The shard a key belongs to.
+    pub fn shard_of(&self, key: &[u8]) -> Result<usize> {
+        let slot = Slot::of_key(key);
+        self.ranges
+            .iter()
+            .position(|range| range.contains(slot))
+            .context("a slot without a shard")
+    }
+
+    /// Writes the samples, each where it belongs.
+    pub async fn fill(&self, samples: &[Sample]) -> Result<()> {
+        let mut connections =
+            try_join_all(self.primaries().iter().map(RedisServer::connect)).await?;
+        for sample in samples {
+            let shard = self.shard_of(&sample.key)?;
+            sample
+                .write(
+                    connections
+                        .get_mut(shard)
+                        .context("a shard without a connection")?,
+                )
+                .await?;
+        }
+        Ok(())
+    }
+
+    /// Waits until every node sees all of them, and the whole cluster serves.
+    pub async fn whole(&self) -> Result<()> {
+        for node in &self.nodes {
+            eventually("every node serves and its replica is linked", || {
+                self.serves(node)
+            })
+            .await?;
+        }
+        Ok(())
+    }
+
+    async fn serves(&self, node: &RedisServer) -> Result<bool> {
+        let info: String = node.call("CLUSTER INFO").await?;
+        let known = format!("cluster_known_nodes:{}\r\n", self.nodes.len());
+        let linked =
+            node.info("role").await? == "master" || node.info("master_link_status").await? == "up";
+        Ok(linked && info.contains("cluster_state:ok\r\n") && info.contains(&known))
+    }
+
+    async fn form(&self) -> Result<()> {
+        try_join_all(self.primaries().iter().zip(&self.ranges).zip(1..).map(
+            |((node, range), epoch)| async move {
+                node.call::<()>(&format!("CLUSTER SET-CONFIG-EPOCH {epoch}"))
+                    .await?;
+                node.call::<()>(&format!(
+                    "CLUSTER ADDSLOTSRANGE {} {}",
+                    range.start(),
+                    range.end()
+                ))
+                .await
+            },
+        ))
+        .await?;
+        let seed = self.nodes.first().context("a cluster without nodes")?;
+        for node in self.nodes.iter().skip(1) {
+            let address = node.address();
+            seed.call::<()>(&format!("CLUSTER MEET {} {}", address.ip(), address.port()))
+                .await?;
+        }
+        let ids = try_join_all(
+            self.primaries()
+                .iter()
+                .map(|node| node.call::<String>("CLUSTER MYID")),
+        )
+        .await?;
+        let replicas = self.nodes.iter().skip(ids.len()).zip(ids.iter().cycle());
+        try_join_all(replicas.map(|(node, id)| async move {
+            eventually("a replica knows its primary", async || {
+                Ok(node
+                    .call::<()>(&format!("CLUSTER REPLICATE {id}"))
+                    .await
+                    .is_ok())
+            })
+            .await
+        }))
+        .await?;
+        self.whole().await
+    }
+}
+
+fn even_ranges(shards: u16) -> Result<Vec<SlotRange>> {
+    let bound = |shard: u16| u32::from(SLOT_COUNT) * u32::from(shard) / u32::from(shards);
+    (0..shards)
+        .map(|shard| {
+            let (start, next) = (bound(shard), bound(shard + 1));
+            Ok(SlotRange::new(
+                Slot::new(u16::try_from(start)?)?,
+                Slot::new(u16::try_from(next - 1)?)?,
+            )?)
+        })
+        .collect()
+}
