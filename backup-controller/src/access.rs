@@ -9,7 +9,7 @@ use common::{
     kubernetes::call::{self, ApiError},
     storage::{Credentials, Location, ObjectStore, StorageError, location::CredentialsError},
 };
-use crds::{CLIENT_PORT, LABEL_CLUSTER, S3Location};
+use crds::{CLIENT_PORT, CONTAINER, LABEL_CLUSTER, S3Location};
 use futures::{StreamExt, stream};
 use k8s_openapi::api::core::v1::{Pod, Secret};
 use kube::{Api, Client, ResourceExt, api::ListParams};
@@ -24,8 +24,8 @@ const NODE_TIMEOUT: Duration = Duration::from_secs(3);
 /// Nodes asked at the same time.
 const PARALLEL_QUESTIONS: usize = 32;
 
-/// Pods of a cluster by address.
-pub type PodNames = BTreeMap<IpAddr, String>;
+/// Pods of a cluster by the address at which their node listens for clients.
+pub type PodNames = BTreeMap<SocketAddr, String>;
 
 /// The running pods of a cluster that have an address.
 pub async fn pods(client: &Client, namespace: &str, cluster: &str) -> Result<PodNames, ApiError> {
@@ -34,22 +34,30 @@ pub async fn pods(client: &Client, namespace: &str, cluster: &str) -> Result<Pod
     let labels = format!("{LABEL_CLUSTER}={cluster}");
     let list = call::read(what, api.list(&ListParams::default().labels(&labels))).await?;
     let address = |pod: &Pod| {
-        let ip = pod.status.as_ref()?.pod_ip.as_ref()?.parse().ok()?;
-        Some((ip, pod.name_any()))
+        let ip: IpAddr = pod.status.as_ref()?.pod_ip.as_ref()?.parse().ok()?;
+        Some((SocketAddr::new(ip, client_port(pod)), pod.name_any()))
     };
     Ok(list.items.iter().filter_map(address).collect())
 }
 
-/// Where the nodes in these pods listen.
-pub fn addresses(pods: &PodNames) -> Vec<SocketAddr> {
-    pods.keys()
-        .map(|ip| SocketAddr::new(*ip, CLIENT_PORT))
-        .collect()
+/// The first port that the server's container declares; the usual one where it declares none.
+fn client_port(pod: &Pod) -> u16 {
+    let containers = pod.spec.iter().flat_map(|spec| &spec.containers);
+    let mut ports = containers
+        .filter(|container| container.name == CONTAINER)
+        .flat_map(|container| container.ports.iter().flatten());
+    let declared = ports.next().map(|port| port.container_port);
+    declared
+        .and_then(|port| u16::try_from(port).ok())
+        .unwrap_or(CLIENT_PORT)
 }
 
 /// Asks every node for its view and makes one slot map of them.
-pub async fn slot_map(addresses: &[SocketAddr]) -> Result<SlotMap, NotSettled> {
-    let answers: Vec<_> = stream::iter(addresses.iter().copied())
+pub async fn slot_map(
+    addresses: impl IntoIterator<Item = SocketAddr>,
+) -> Result<SlotMap, NotSettled> {
+    let addresses: Vec<_> = addresses.into_iter().collect();
+    let answers: Vec<_> = stream::iter(addresses)
         .map(|address| async move {
             NodeClient::connect(address, NODE_TIMEOUT)
                 .await?

@@ -117,7 +117,7 @@ impl SlotMap {
             .map(|(index, (primary, slots))| BackupShard {
                 index,
                 primary_id: primary.to_string(),
-                slot_ranges: slots.ranges().iter().map(ToString::to_string).collect(),
+                slot_ranges: written(&slots),
                 attempt,
                 ..BackupShard::default()
             })
@@ -132,8 +132,13 @@ impl SlotMap {
             && mine
                 .iter()
                 .zip(units)
-                .all(|((_, slots), unit)| slots_of(unit).as_ref() == Some(slots))
+                .all(|((_, slots), unit)| written(slots) == unit.slot_ranges)
     }
+}
+
+/// Slots as a unit's status holds them: always the same text for the same slots.
+fn written(slots: &SlotSet) -> Vec<String> {
+    slots.ranges().iter().map(ToString::to_string).collect()
 }
 
 /// The slots of a unit; `None` if they do not read as slots.

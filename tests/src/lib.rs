@@ -1,5 +1,6 @@
 //! Harness of the suites and benchmarks: real servers, real clusters, data sets.
 
+pub mod bench;
 pub mod client;
 pub mod dataset;
 pub mod kubectl;

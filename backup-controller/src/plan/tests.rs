@@ -498,6 +498,9 @@ impl World {
 
     fn plans(&mut self) {
         let seen = Observed {
+            cluster: Some(Some(Arc::new(cluster()))),
+            storage: Some(Ok(())),
+            operation: Some(Operation::Held),
             slot_map: Some(Ok(self.map.clone())),
             members: Some(self.live.clone()),
             failed_for: (0..6).map(|index| (index, PATIENCE)).collect(),
@@ -507,7 +510,7 @@ impl World {
                 skew_ms: 0,
                 rdb_version: 10,
             })),
-            ..ready()
+            ..Observed::default()
         };
         let step = plan(&self.backup, &seen);
         if let Step::Succeed(_) = step {

@@ -168,7 +168,7 @@ impl Planner {
             }
             Question::SlotMap => {
                 let pods = access::pods(&self.runtime.client, &namespace, cluster).await?;
-                seen.slot_map = Some(access::slot_map(&access::addresses(&pods)).await);
+                seen.slot_map = Some(access::slot_map(pods.keys().copied()).await);
             }
             Question::Members => seen.members = Some(self.live_members().await?),
         }

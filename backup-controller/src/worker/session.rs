@@ -71,7 +71,7 @@ impl Running {
         let progress = self.progress.borrow().clone();
         let pod = progress
             .source
-            .and_then(|source| self.pods.get()?.get(&source.address.ip));
+            .and_then(|source| self.pods.get()?.get(&source.address.client()));
         let holding = report::holding(position, me, self.attempt);
         let report = report::running(holding, &self.key, &progress, pod.map(String::as_str));
         match &self.end {

@@ -169,7 +169,7 @@ async fn prepare(
     let client = &worker.runtime.client;
     let store = access::store(client, &order.namespace, &order.storage).await?;
     let names = access::pods(client, &order.namespace, &order.cluster).await?;
-    let seeds = access::addresses(&names);
+    let seeds = names.keys().copied().collect();
     pods.get_or_init(|| names);
     Ok(CaptureRequest {
         seeds,

@@ -291,7 +291,8 @@ impl ObjectStore {
         .await
     }
 
-    /// A completion whose answer got lost finds its upload gone when it is tried again: then the object itself tells.
+    /// A completion whose answer got lost finds its upload gone when it is tried again, which some stores call a matter of
+    /// rights: then the object itself tells. No other attempt writes its key.
     async fn complete_upload(
         &self,
         key: &str,
@@ -318,10 +319,15 @@ impl ObjectStore {
             })
             .await;
         match result {
-            Err(error) if error.cause() == Some(S3Cause::NoSuchUpload) => {
-                match self.head(key).await? {
-                    Some(object) if object.bytes == bytes => Ok(object.etag),
-                    Some(_) | None => Err(error),
+            Err(error)
+                if matches!(
+                    error.cause(),
+                    Some(S3Cause::NoSuchUpload | S3Cause::AccessDenied)
+                ) =>
+            {
+                match self.head(key).await {
+                    Ok(Some(object)) if object.bytes == bytes => Ok(object.etag),
+                    Ok(_) | Err(_) => Err(error),
                 }
             }
             other => other,

@@ -1,0 +1,456 @@
+//! The way of the data without Kubernetes: shards of real clusters into a real S3 server, whole, proven, readable with
+//! stock tools; and what is left and said when servers or the store fail.
+
+use anyhow::{Context, Result, bail, ensure};
+use axum::http::StatusCode;
+use backup_controller::{
+    access::slot_map,
+    capture::{CaptureError, CaptureProgress, CaptureRequest, CapturedShard, capture},
+    publish::{PublishRequest, StoredUnit, publish},
+    slot_map::SlotMap,
+};
+use common::{
+    cluster::slots::SlotSet,
+    kubernetes::errors::Classified,
+    rdb::{Event, RecordReader},
+    storage::{
+        BackupId, Compression, CompressionPool, Credentials, Layout, Location, Manifest,
+        ObjectStore, location::Given,
+    },
+};
+use crds::SourceRole;
+use futures::future::try_join_all;
+use jiff::Timestamp;
+use redis::{Cmd, aio::MultiplexedConnection};
+use std::{fs, net::SocketAddr, ops::ControlFlow, process::Command, time::Duration};
+use tests::{
+    redis::{FUNCTIONS, PATIENCE, RedisCluster, RedisServer, eventually, samples},
+    s3::{Fault, On, TestBucket},
+};
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+const GZIP: Compression = Compression::Gzip { level: 1 };
+
+fn addresses(cluster: &RedisCluster) -> Vec<SocketAddr> {
+    cluster.nodes().iter().map(RedisServer::address).collect()
+}
+
+fn backup_id() -> BackupId {
+    BackupId::new(Timestamp::UNIX_EPOCH, "3f9c2a10")
+}
+
+fn request(
+    store: &ObjectStore,
+    seeds: Vec<SocketAddr>,
+    shard: u32,
+    slots: SlotSet,
+) -> CaptureRequest {
+    let backup_id = backup_id();
+    CaptureRequest {
+        seeds,
+        slots,
+        prefer: SourceRole::Replica,
+        patience: Duration::from_secs(20),
+        layout: Layout::new(store.location(), "shop", "cart", &backup_id),
+        store: store.clone(),
+        backup_id,
+        shard,
+        attempt: 1,
+        compression: GZIP,
+        pool: CompressionPool::of_machine(),
+    }
+}
+
+async fn requests(store: &ObjectStore, cluster: &RedisCluster) -> Result<Vec<CaptureRequest>> {
+    let seeds = addresses(cluster);
+    let map = slot_map(seeds.clone()).await?;
+    let shards = (0..).zip(map.shards());
+    Ok(shards
+        .map(|(shard, (_, slots))| request(store, seeds.clone(), shard, slots))
+        .collect())
+}
+
+async fn run(request: &CaptureRequest) -> Result<CapturedShard, CaptureError> {
+    let (tell, _seen) = watch::channel(CaptureProgress::default());
+    capture(request, &tell, &CancellationToken::new()).await
+}
+
+fn publication(store: &ObjectStore, map: &SlotMap, shards: &[CapturedShard]) -> PublishRequest {
+    let backup_id = backup_id();
+    let units = map.units(1).into_iter().zip(shards);
+    PublishRequest {
+        layout: Layout::new(store.location(), "shop", "cart", &backup_id),
+        store: store.clone(),
+        backup_id,
+        namespace: "shop".to_owned(),
+        cluster: "cart".to_owned(),
+        cluster_uid: "uid".to_owned(),
+        created_at: Timestamp::now(),
+        topology_hash: map.hash.clone(),
+        compression: GZIP,
+        units: units
+            .map(|(unit, shard)| StoredUnit {
+                shard: shard.document.index.shard,
+                slots: unit.slot_ranges,
+                index_key: shard.index_key.clone(),
+                index_sha256: shard.index_sha256.to_string(),
+            })
+            .collect(),
+    }
+}
+
+/// What `gzip -dc` makes of a stored object.
+fn unpacked(bucket: &TestBucket, key: &str) -> Result<Vec<u8>> {
+    let file = bucket.server().file(TestBucket::NAME, key);
+    let output = Command::new("gzip").arg("-dc").arg(&file).output()?;
+    ensure!(
+        output.status.success(),
+        "gzip: {}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    Ok(output.stdout)
+}
+
+fn keys_in(rdb: &[u8]) -> Result<u64> {
+    let mut keys = 0;
+    let mut reader = RecordReader::new();
+    reader.feed(rdb, &mut |event| {
+        keys += u64::from(matches!(event, Event::Key(_)));
+        ControlFlow::Continue(())
+    })?;
+    ensure!(reader.is_finished(), "the RDB has no end");
+    Ok(keys)
+}
+
+/// Writes without a pause until it is told to stop; how many writes were made.
+async fn write_all_the_time(cluster: &RedisCluster, stop: CancellationToken) -> Result<u64> {
+    let mut connections: Vec<MultiplexedConnection> =
+        try_join_all(cluster.primaries().iter().map(RedisServer::connect)).await?;
+    let mut written = 0;
+    while !stop.is_cancelled() {
+        let key = format!("counter:{}", written % 500);
+        let shard = cluster.shard_of(key.as_bytes())?;
+        let connection = connections.get_mut(shard).context("no connection")?;
+        let mut command = Cmd::new();
+        command.arg("INCR").arg(&key);
+        let _: i64 = command.query_async(connection).await?;
+        written += 1;
+    }
+    Ok(written)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn three_shards_under_a_running_writer_are_a_whole_backup() -> Result<()> {
+    let cluster = RedisCluster::start(3, 1).await?;
+    let bucket = TestBucket::start().await?;
+    let store = bucket.store().await?;
+    cluster.fill(&samples("sample:")).await?;
+    for primary in cluster.primaries() {
+        for code in FUNCTIONS {
+            let mut command = Cmd::new();
+            command.arg("FUNCTION").arg("LOAD").arg(code);
+            let _: String = command.query_async(&mut primary.connect().await?).await?;
+        }
+        primary
+            .call::<()>("DEBUG POPULATE 20000 filler 300")
+            .await?;
+    }
+    let stop = CancellationToken::new();
+    let before = slot_map(addresses(&cluster)).await?;
+    let work = async {
+        let requests = requests(&store, &cluster).await?;
+        let shards = try_join_all(requests.iter().map(run)).await?;
+        stop.cancel();
+        Ok::<_, anyhow::Error>(shards)
+    };
+    let (shards, written) = tokio::try_join!(work, write_all_the_time(&cluster, stop.clone()))?;
+    let after = slot_map(addresses(&cluster)).await?;
+    ensure!(before == after, "the slot map has changed by itself");
+    ensure!(written > 0, "the writer did not write");
+
+    let request = publication(&store, &before, &shards);
+    let published = publish(&request).await?;
+    let text = fs::read(
+        bucket
+            .server()
+            .file(TestBucket::NAME, &published.manifest_key),
+    )?;
+    let manifest: Manifest = serde_json::from_slice(&text)?;
+    manifest.validate()?;
+    ensure!(manifest.redis_version.starts_with('7') && manifest.rdb_version == 10);
+    ensure!(
+        manifest.functions == Some(2),
+        "functions: {:?}",
+        manifest.functions
+    );
+    ensure!(manifest.topology_hash == before.hash);
+    for record in &manifest.shards {
+        ensure!(record.role == common::storage::manifest::SourceRole::Replica);
+        ensure!(record.crc64 != "disabled");
+        let rdb = unpacked(&bucket, &request.layout.key(&record.object))?;
+        ensure!(rdb.len() as u64 == record.raw_bytes);
+        ensure!(
+            Some(keys_in(&rdb)?) == record.keys,
+            "shard {}",
+            record.index
+        );
+        is_loadable(&rdb, record.keys).await?;
+    }
+    ensure!(bucket.server().unfinished_uploads()?.is_empty());
+
+    // A planner that died after the manifest finds it, and writes nothing.
+    let again = publish(&request).await?;
+    ensure!(again == published);
+    Ok(())
+}
+
+/// Debian's `redis-check-rdb` and a real server both take the unpacked object.
+async fn is_loadable(rdb: &[u8], keys: Option<u64>) -> Result<()> {
+    let mut server = RedisServer::standalone(&[]).await?;
+    let file = server.directory().join("dump.rdb");
+    fs::write(&file, rdb)?;
+    let check = Command::new("redis-check-rdb").arg(&file).output()?;
+    let words = String::from_utf8_lossy(&check.stdout).into_owned();
+    ensure!(
+        check.status.success() && words.contains("RDB looks OK"),
+        "{words}"
+    );
+    server.restart().await?;
+    let loaded: u64 = server.call("DBSIZE").await?;
+    ensure!(Some(loaded) == keys, "loaded {loaded} of {keys:?} keys");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_primary_is_read_where_it_is_preferred_or_the_replica_is_not_in_sync() -> Result<()> {
+    let mut cluster = RedisCluster::start(3, 1).await?;
+    let bucket = TestBucket::start().await?;
+    let store = bucket.store().await?;
+    let mut requests = requests(&store, &cluster).await?;
+    let mut first = requests.remove(0);
+    let role = async |request: &CaptureRequest| -> Result<_> {
+        Ok(run(request).await?.document.capture.role)
+    };
+    use common::storage::manifest::SourceRole::{Primary, Replica};
+    ensure!(role(&first).await? == Replica);
+    first.prefer = SourceRole::Primary;
+    first.attempt = 2;
+    ensure!(role(&first).await? == Primary);
+    first.prefer = SourceRole::Replica;
+    first.attempt = 3;
+    cluster
+        .nodes_mut()
+        .get_mut(3)
+        .context("no replica")?
+        .kill()?;
+    ensure!(role(&first).await? == Primary);
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn slots_that_moved_are_told() -> Result<()> {
+    let cluster = RedisCluster::start(3, 0).await?;
+    let bucket = TestBucket::start().await?;
+    let store = bucket.store().await?;
+    let mut requests = requests(&store, &cluster).await?;
+    let mut first = requests.remove(0);
+    first
+        .slots
+        .remove(first.slots.iter().last().context("no slot")?);
+    match run(&first).await {
+        Err(error @ CaptureError::SlotsMoved { .. }) => {
+            ensure!(error.to_string().contains("0-5460"), "{error}");
+            Ok(())
+        }
+        other => bail!("{other:?}"),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_open_slot_is_seen_before_anything_is_captured() -> Result<()> {
+    let cluster = RedisCluster::start(3, 0).await?;
+    let [source, target, ..] = cluster.primaries() else {
+        bail!("no primaries")
+    };
+    let target: String = target.call("CLUSTER MYID").await?;
+    source
+        .call::<()>(&format!("CLUSTER SETSLOT 7 MIGRATING {target}"))
+        .await?;
+    let error = slot_map(addresses(&cluster))
+        .await
+        .err()
+        .context("settled")?;
+    ensure!(
+        error.to_string().starts_with("slot 7 is being moved"),
+        "{error}"
+    );
+    Ok(())
+}
+
+/// One shard with 50 MB that no compressor makes smaller, which its nodes send at about 12 MB/s.
+async fn slow_cluster() -> Result<RedisCluster> {
+    let cluster = RedisCluster::start(1, 1).await?;
+    let primary = cluster.primaries().first().context("no primary")?;
+    let mut connection = primary.connect().await?;
+    let mut state = 88_172_645_463_325_252_u64;
+    for number in 0..200 {
+        let mut value = Vec::with_capacity(256 << 10);
+        while value.len() < 256 << 10 {
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
+            value.extend_from_slice(&state.to_le_bytes());
+        }
+        let mut command = Cmd::new();
+        command.arg("SET").arg(format!("big:{number}")).arg(value);
+        command.query_async::<()>(&mut connection).await?;
+    }
+    for node in cluster.nodes() {
+        node.call::<()>("CONFIG SET rdb-key-save-delay 20000")
+            .await?;
+    }
+    let replica = cluster.replicas(0).next().context("no replica")?;
+    eventually("the replica has every key", async || {
+        Ok(replica.call::<u64>("DBSIZE").await? == 200)
+    })
+    .await?;
+    Ok(cluster)
+}
+
+/// Waits until a multipart upload has begun.
+async fn is_uploading(bucket: &TestBucket) -> Result<()> {
+    eventually("an upload has begun", async || {
+        Ok(!bucket.server().unfinished_uploads()?.is_empty())
+    })
+    .await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_source_that_dies_mid_stream_leaves_nothing_and_another_attempt_works() -> Result<()> {
+    let mut cluster = slow_cluster().await?;
+    let bucket = TestBucket::start().await?;
+    let store = bucket.store().await?;
+    let mut request = requests(&store, &cluster).await?.remove(0);
+    request.compression = Compression::None;
+    let running = tokio::spawn({
+        let request = request.clone();
+        async move { run(&request).await }
+    });
+    is_uploading(&bucket).await?;
+    cluster
+        .nodes_mut()
+        .get_mut(1)
+        .context("no replica")?
+        .kill()?;
+    let error = running.await?.err().context("it survived its source")?;
+    ensure!(
+        error.reason() == "SourceLost",
+        "{}: {error}",
+        error.reason()
+    );
+    ensure!(
+        bucket.server().unfinished_uploads()?.is_empty(),
+        "an upload was left behind"
+    );
+
+    for node in cluster.primaries() {
+        node.call::<()>("CONFIG SET rdb-key-save-delay 0").await?;
+    }
+    request.attempt = 2;
+    let shard = run(&request).await?;
+    ensure!(shard.document.index.keys() == Some(200));
+    ensure!(shard.key.ends_with("shard-0000-a2.rdb"), "{}", shard.key);
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_cancelled_capture_leaves_nothing() -> Result<()> {
+    let cluster = slow_cluster().await?;
+    let bucket = TestBucket::start().await?;
+    let store = bucket.store().await?;
+    let mut request = requests(&store, &cluster).await?.remove(0);
+    request.compression = Compression::None;
+    let cancel = CancellationToken::new();
+    let (tell, mut seen) = watch::channel(CaptureProgress::default());
+    let running = tokio::spawn({
+        let cancel = cancel.clone();
+        async move { capture(&request, &tell, &cancel).await }
+    });
+    let told = tokio::time::timeout(PATIENCE, seen.wait_for(|seen| seen.forked_at.is_some()));
+    ensure!(told.await??.source.is_some());
+    is_uploading(&bucket).await?;
+    cancel.cancel();
+    let end = running.await?;
+    ensure!(matches!(end, Err(CaptureError::Cancelled)), "{end:?}");
+    ensure!(
+        bucket.server().unfinished_uploads()?.is_empty(),
+        "an upload was left behind"
+    );
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_store_that_hiccups_is_tried_again_and_one_that_refuses_is_named() -> Result<()> {
+    let cluster = RedisCluster::start(1, 0).await?;
+    cluster
+        .primaries()
+        .first()
+        .context("no primary")?
+        .call::<()>("DEBUG POPULATE 1000")
+        .await?;
+    let bucket = TestBucket::start().await?;
+    let store = bucket.store().await?;
+    let mut request = requests(&store, &cluster).await?.remove(0);
+    let faults = bucket.server().faults();
+
+    faults.add(
+        On::Put,
+        Fault::Answer(StatusCode::SERVICE_UNAVAILABLE, "SlowDown"),
+        1,
+    );
+    faults.add(On::Put, Fault::Break, 1);
+    faults.add(On::Put, Fault::LoseAnswer, 1);
+    run(&request).await?;
+    ensure!(faults.are_used_up());
+
+    request.attempt = 2;
+    faults.add(
+        On::Any,
+        Fault::Answer(StatusCode::FORBIDDEN, "AccessDenied"),
+        usize::MAX,
+    );
+    is_named(&run(&request).await, "AccessDenied", "shard-0000-a2.rdb.gz")?;
+    faults.clear();
+
+    let wrong = Credentials::new(bucket.key().id.clone(), "another".to_owned().into(), None);
+    request.store = ObjectStore::connect(bucket.location()?, Some(wrong)).await;
+    is_named(
+        &run(&request).await,
+        "WrongSecretKey",
+        "shard-0000-a2.rdb.gz",
+    )?;
+
+    let endpoint = bucket.server().endpoint();
+    let given = Given {
+        bucket: "nowhere",
+        endpoint: Some(&endpoint),
+        ..Given::default()
+    };
+    request.store = ObjectStore::connect(Location::new(&given)?, Some(bucket.credentials())).await;
+    let error = run(&request).await;
+    is_named(&error, "NoSuchBucket", "nowhere")?;
+    ensure!(bucket.server().unfinished_uploads()?.is_empty());
+    Ok(())
+}
+
+fn is_named(result: &Result<CapturedShard, CaptureError>, reason: &str, word: &str) -> Result<()> {
+    let Err(error) = result else {
+        bail!("it was captured")
+    };
+    let text = error.to_string();
+    ensure!(error.reason() == reason, "{}: {text}", error.reason());
+    ensure!(text.contains(word) && text.contains("s3://"), "{text}");
+    ensure!(!text.contains("test-secret"), "a secret shows: {text}");
+    Ok(())
+}
