@@ -16,6 +16,8 @@ pub fn tell(events: &Events, object: &RedisCluster, status: &RedisClusterStatus,
         let (reason, action, alarming) = name(&one.step.action, formed);
         match &one.result {
             Ok(()) if alarming => events.warning(&regarding, reason, action, &one.step.reason),
+            // A detail of forming.
+            Ok(()) if matches!(one.step.action, Action::Calm { .. }) => {}
             Ok(()) => events.normal(&regarding, reason, action, &one.step.reason),
             // The next pass tries again; a failure that lasts shows in the conditions.
             Err(error) => {
@@ -65,5 +67,6 @@ fn name(action: &Action, formed: bool) -> (&'static str, &'static str, bool) {
         Action::Promote { .. } => ("ReplicaPromoted", "Failover", true),
         Action::Replicate { .. } => ("ReplicaAttached", "Replicate", false),
         Action::Forget { .. } => ("NodeForgotten", "Forget", false),
+        Action::Calm { .. } => ("TimeoutRestored", "Configure", false),
     }
 }

@@ -154,6 +154,7 @@ pub fn wanted(cluster: &ValidatedCluster, formed_before: bool) -> Wanted {
         replicas_per_shard: usize::try_from(cluster.replicas).unwrap_or_default(),
         persistent: cluster.storage.is_some(),
         formed_before,
+        node_timeout: cluster.node_timeout,
         patience: PATIENCE,
     }
 }

@@ -65,7 +65,7 @@ impl Reconcile<RedisCluster> for Reconciler {
                 .versions
                 .get(&ObjectRef::<RedisVersion>::new(name))
         });
-        let cluster = match validate(&object, entry.as_deref()) {
+        let cluster = match validate(&object, entry.as_deref(), Timestamp::now()) {
             Ok(cluster) => cluster,
             Err(error) => {
                 let status = status::invalid(&object, &error, Timestamp::now());

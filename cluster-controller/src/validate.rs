@@ -1,10 +1,12 @@
 //! From the wire spec to a value that cannot be wrong. After this nobody reads the spec again.
 
+use crate::status::formed_before;
 use common::kubernetes::hash::canonical_hash;
 use crds::{DeletionPolicy, Distribution, RedisCluster, RedisVersion};
 use k8s_openapi::{
     api::core::v1::ResourceRequirements,
     apimachinery::pkg::{api::resource::Quantity, apis::meta::v1::OwnerReference},
+    jiff::{SignedDuration, Timestamp},
 };
 use kube::{Resource, ResourceExt};
 use serde::Serialize;
@@ -12,6 +14,8 @@ use std::{collections::BTreeMap, time::Duration};
 
 /// Node timeout where the spec gives none: half the server's own default of 15 s would still be long for a failover.
 const NODE_TIMEOUT_MS: u64 = 5000;
+/// After this time the pods of a new cluster count as scheduled, or as unschedulable.
+const SETTLING: Duration = Duration::from_mins(1);
 
 /// Settings that the controller makes itself. The schema refuses them, too; this also catches them in another case.
 const RESERVED: [&str; 29] = [
@@ -86,6 +90,9 @@ pub struct Volume {
     pub class: Option<String>,
     /// Whether it goes with the cluster.
     pub when_deleted: DeletionPolicy,
+    /// Whether the volumes may be tied to their StatefulSet already. Tying them while pods are being scheduled makes the scheduler's
+    /// own write fail, and it waits 10 s before it tries again.
+    pub settled: bool,
 }
 
 /// The server to run.
@@ -169,6 +176,7 @@ impl InvalidSpec {
 pub fn validate(
     cluster: &RedisCluster,
     entry: Option<&RedisVersion>,
+    now: Timestamp,
 ) -> Result<ValidatedCluster, InvalidSpec> {
     let spec = &cluster.spec;
     let namespace = cluster
@@ -198,6 +206,7 @@ pub fn validate(
             size: storage.size.clone(),
             class: storage.storage_class_name.clone(),
             when_deleted: storage.when_deleted,
+            settled: formed_before(cluster) || is_older(cluster, now),
         }),
         resources: spec.resources.clone(),
         node_timeout: node_timeout(&spec.config)?,
@@ -208,6 +217,13 @@ pub fn validate(
             .then_some(spec.pod_disruption_budget.max_unavailable),
         paused: spec.paused,
         restart_hash,
+    })
+}
+
+fn is_older(cluster: &RedisCluster, now: Timestamp) -> bool {
+    let created = cluster.metadata.creation_timestamp.as_ref();
+    created.is_none_or(|created| {
+        now.duration_since(created.0) > SignedDuration::try_from(SETTLING).unwrap_or_default()
     })
 }
 
@@ -326,9 +342,9 @@ pub(crate) mod tests {
         let mut cluster = example();
         cluster.spec.image = None;
         cluster.spec.version = Some("redis-7.0.15".into());
-        let error = validate(&cluster, None).unwrap_err();
+        let error = validate(&cluster, None, Timestamp::UNIX_EPOCH).unwrap_err();
         assert_eq!(error.reason(), "VersionNotFound");
-        let first = validate(&cluster, Some(&entry("a:1"))).unwrap();
+        let first = validate(&cluster, Some(&entry("a:1")), Timestamp::UNIX_EPOCH).unwrap();
         assert_eq!(first.server.image, "a:1");
         cluster.status = Some(RedisClusterStatus {
             version: VersionStatus {
@@ -338,12 +354,12 @@ pub(crate) mod tests {
             },
             ..RedisClusterStatus::default()
         });
-        let second = validate(&cluster, Some(&entry("b:2"))).unwrap();
+        let second = validate(&cluster, Some(&entry("b:2")), Timestamp::UNIX_EPOCH).unwrap();
         assert_eq!(second.server.image, "a:1");
-        let gone = validate(&cluster, None).unwrap();
+        let gone = validate(&cluster, None, Timestamp::UNIX_EPOCH).unwrap();
         assert_eq!(gone.server.image, "a:1");
         cluster.spec.version = Some("redis-8".into());
-        let third = validate(&cluster, Some(&entry("b:2"))).unwrap();
+        let third = validate(&cluster, Some(&entry("b:2")), Timestamp::UNIX_EPOCH).unwrap();
         assert_eq!(third.server.image, "b:2");
     }
 
@@ -352,7 +368,7 @@ pub(crate) mod tests {
         let with = |name: &str, value: &str| {
             let mut cluster = example();
             cluster.spec.config = BTreeMap::from([(name.into(), value.into())]);
-            validate(&cluster, None).map(|cluster| cluster.node_timeout)
+            validate(&cluster, None, Timestamp::UNIX_EPOCH).map(|cluster| cluster.node_timeout)
         };
         assert!(with("save", "900 1").is_ok());
         assert!(with("Port", "1").is_err());
@@ -369,18 +385,22 @@ pub(crate) mod tests {
     /// A change of this value is a restart of every database at the next upgrade: decide it, do not let it happen.
     #[test]
     fn the_restart_hash_is_pinned() {
-        let cluster = validate(&example(), None).unwrap();
+        let cluster = validate(&example(), None, Timestamp::UNIX_EPOCH).unwrap();
         assert_eq!(cluster.restart_hash, "v1-b5c2e6ddcbe28854400b080b31e7e440");
         let mut other = example();
         other.spec.paused = true;
         other.spec.pod_disruption_budget.enabled = false;
         assert_eq!(
-            validate(&other, None).unwrap().restart_hash,
+            validate(&other, None, Timestamp::UNIX_EPOCH)
+                .unwrap()
+                .restart_hash,
             cluster.restart_hash
         );
         other.spec.config.insert("maxmemory".into(), "65mb".into());
         assert_ne!(
-            validate(&other, None).unwrap().restart_hash,
+            validate(&other, None, Timestamp::UNIX_EPOCH)
+                .unwrap()
+                .restart_hash,
             cluster.restart_hash
         );
     }

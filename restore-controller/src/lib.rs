@@ -1,9 +1,24 @@
 //! The restore-controller: replays a backup into a RedisCluster of any number of shards, and proves what arrived.
 //!
-//! Pure: [`plan`], [`status`], [`verify`], [`compatibility`]. Everything else does I/O and decides little.
+//! Data and decisions, pure: [`plan`], [`status`], [`share`], [`mod@report`], [`verify`], [`compatibility`].
+//! The way of the data, without Kubernetes: [`mod@replay`], [`source`], [`target`].
+//! With Kubernetes: [`access`], [`provision`], [`worker`], [`planner`], [`reconcile`], [`run`].
 
+pub mod access;
+pub mod arguments;
 pub mod compatibility;
+pub mod memory;
+pub mod metrics;
 pub mod plan;
+pub mod planner;
+pub mod provision;
+pub mod reconcile;
 pub mod replay;
+pub mod report;
+pub mod run;
+pub mod share;
+pub mod source;
 pub mod status;
+pub mod target;
 pub mod verify;
+pub mod worker;

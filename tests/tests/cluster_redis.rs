@@ -22,6 +22,7 @@ fn wanted(cluster: &Cluster, formed_before: bool) -> Wanted {
         replicas_per_shard: cluster.replicas(),
         persistent: cluster.persistence() == Persistence::AppendOnly,
         formed_before,
+        node_timeout: NODE_TIMEOUT,
         patience: Duration::from_secs(4),
     }
 }

@@ -1,6 +1,6 @@
 //! Leases on a real API server: one leader, takeover, members, operations.
 
-use anyhow::Result;
+use anyhow::{Result, anyhow, ensure};
 use common::{
     kubernetes::leases::{Holder, Leadership, Members, Membership, Operation, OperationLeases},
     runtime::Runtime,
@@ -30,7 +30,7 @@ async fn leads(leadership: &Leadership) -> Result<()> {
 /// A replica in a thread of its own that dies without giving anything back.
 struct Mortal {
     kill: mpsc::Sender<()>,
-    thread: std::thread::JoinHandle<()>,
+    thread: std::thread::JoinHandle<Result<()>>,
 }
 
 impl Mortal {
@@ -41,26 +41,28 @@ impl Mortal {
             let tokio = tokio::runtime::Builder::new_multi_thread()
                 .worker_threads(1)
                 .enable_all()
-                .build()
-                .unwrap();
-            tokio.block_on(async {
-                let server = api_server().await.unwrap();
-                let runtime = runtime(&server, identity, &namespace).unwrap();
-                let leadership = Leadership::start(&runtime);
-                let mut membership = Membership::start(&runtime);
-                assert!(membership.joined().await);
-                leads(&leadership).await.unwrap();
-            });
+                .build()?;
+            tokio.block_on(live(identity, &namespace))?;
             let _ = killed.recv();
             tokio.shutdown_background();
+            Ok(())
         });
         Self { kill, thread }
     }
 
-    fn kill(self) {
+    fn kill(self) -> Result<()> {
         let _ = self.kill.send(());
-        let _ = self.thread.join();
+        self.thread.join().map_err(|_| anyhow!("it panicked"))?
     }
+}
+
+async fn live(identity: &str, namespace: &str) -> Result<()> {
+    let server = api_server().await?;
+    let runtime = runtime(&server, identity, namespace)?;
+    let leadership = Leadership::start(&runtime);
+    let mut membership = Membership::start(&runtime);
+    ensure!(membership.joined().await, "it never joined");
+    leads(&leadership).await
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -112,7 +114,7 @@ async fn a_dead_replica_is_noticed_and_replaced() -> Result<()> {
     state
         .wait_for(|state| state.holder.as_deref() == Some("a"))
         .await?;
-    mortal.kill();
+    mortal.kill()?;
     let died = Instant::now();
     leads(&leadership).await?;
     // Not before the dead leader's own promise has passed, which it may have renewed just before.
@@ -145,7 +147,7 @@ async fn an_operation_excludes_others_until_released() -> Result<()> {
     let leases = OperationLeases::new(server.client.clone());
     let (ours, theirs) = (holder("one", "u1"), holder("two", "u2"));
     let again = holder("one", "created-again");
-    let long = Duration::from_secs(60);
+    let long = Duration::from_mins(1);
     let acquire = async |holder| {
         leases
             .acquire(&namespace, "cache", holder, long, None)
@@ -174,7 +176,7 @@ async fn renewing_just_now_writes_nothing() -> Result<()> {
     let leases = OperationLeases::new(server.client.clone());
     let ours = holder("one", "u1");
     let api: Api<Lease> = Api::namespaced(server.client.clone(), &namespace);
-    let long = Duration::from_secs(60);
+    let long = Duration::from_mins(1);
     let mut versions = Vec::new();
     for _ in 0..3 {
         leases
@@ -222,7 +224,7 @@ async fn a_forgotten_operation_expires_by_itself() -> Result<()> {
 async fn ten_holders_race_and_one_wins() -> Result<()> {
     let server = api_server().await?;
     let namespace = server.namespace("race").await?;
-    let long = Duration::from_secs(60);
+    let long = Duration::from_mins(1);
     for round in 0..5 {
         let cluster = format!("cache{round}");
         let races = (0..10).map(|racer| {

@@ -312,10 +312,8 @@ async fn permanent_troubles_fail_at_once_and_leave_nothing() -> anyhow::Result<(
             assert!(!error.is_transient(), "{error}");
             says_what_and_where(&error, &bucket);
             faults.clear();
-            assert!(
-                bucket.server().unfinished_uploads()?.is_empty(),
-                "{code} on {on:?}"
-            );
+            let left = bucket.server().unfinished_uploads()?;
+            assert!(left.is_empty(), "{code} on {on:?} left {left:?}");
             assert!(!bucket.server().file(TestBucket::NAME, KEY).exists());
         }
     }

@@ -155,6 +155,7 @@ exit 0
 mod tests {
     use super::*;
     use crate::validate::{tests::example, validate};
+    use k8s_openapi::jiff::Timestamp;
 
     #[test]
     fn the_user_overrides_defaults_only() {
@@ -164,7 +165,7 @@ mod tests {
             ("save".into(), "900 1".into()),
             ("maxmemory".into(), "1gb".into()),
         ]);
-        let text = redis_conf(&validate(&cluster, None).unwrap());
+        let text = redis_conf(&validate(&cluster, None, Timestamp::UNIX_EPOCH).unwrap());
         for line in [
             "cluster-node-timeout 2000",
             "save 900 1",
@@ -175,17 +176,17 @@ mod tests {
         }
         cluster.spec.storage = None;
         cluster.spec.config.clear();
-        let text = redis_conf(&validate(&cluster, None).unwrap());
+        let text = redis_conf(&validate(&cluster, None, Timestamp::UNIX_EPOCH).unwrap());
         assert!(text.contains("save \"\"\n") && text.contains("appendonly no\n"));
     }
 
     #[test]
     fn only_memory_forgets() {
         let mut cluster = example();
-        let script = start_script(&validate(&cluster, None).unwrap());
+        let script = start_script(&validate(&cluster, None, Timestamp::UNIX_EPOCH).unwrap());
         assert!(!script.contains("rm -rf") && !script.contains('@'.to_string().repeat(2).as_str()));
         cluster.spec.storage = None;
-        let script = start_script(&validate(&cluster, None).unwrap());
+        let script = start_script(&validate(&cluster, None, Timestamp::UNIX_EPOCH).unwrap());
         assert!(script.contains("rm -rf /data/*") && script.contains("sleep 9 &"));
     }
 }

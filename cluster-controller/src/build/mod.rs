@@ -81,6 +81,7 @@ fn metadata(cluster: &ValidatedCluster, name: String) -> ObjectMeta {
 mod tests {
     use super::*;
     use crate::validate::{tests::example, validate};
+    use k8s_openapi::jiff::Timestamp;
     use serde_json::Value;
 
     /// What the pods are made of decides what a running database is restarted for: a change here is looked at by a person.
@@ -93,7 +94,7 @@ mod tests {
             if !storage {
                 cluster.spec.storage = None;
             }
-            let children = build(&validate(&cluster, None).unwrap());
+            let children = build(&validate(&cluster, None, Timestamp::UNIX_EPOCH).unwrap());
             let objects: Vec<Value> = [
                 serde_json::to_value(&children.config_map),
                 serde_json::to_value(&children.headless_service),
@@ -124,7 +125,7 @@ mod tests {
     fn the_budget_can_be_switched_off() {
         let mut cluster = example();
         cluster.spec.pod_disruption_budget.enabled = false;
-        let children = build(&validate(&cluster, None).unwrap());
+        let children = build(&validate(&cluster, None, Timestamp::UNIX_EPOCH).unwrap());
         assert!(children.disruption_budget.is_none());
     }
 }

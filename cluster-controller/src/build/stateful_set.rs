@@ -265,8 +265,8 @@ fn claim(cluster: &ValidatedCluster, storage: &Volume) -> PersistentVolumeClaim 
 
 fn retention(storage: &Volume) -> StatefulSetPersistentVolumeClaimRetentionPolicy {
     let when_deleted = match storage.when_deleted {
-        DeletionPolicy::Retain => "Retain",
-        DeletionPolicy::Delete => "Delete",
+        DeletionPolicy::Delete if storage.settled => "Delete",
+        DeletionPolicy::Delete | DeletionPolicy::Retain => "Retain",
     };
     StatefulSetPersistentVolumeClaimRetentionPolicy {
         when_deleted: Some(when_deleted.to_owned()),

@@ -82,6 +82,16 @@ async fn act(action: &Action, members: &[Member], timeout: Duration) -> Result<(
             admit(&node).await?;
             node.replicate(*primary).await
         }
+        Action::Calm {
+            member,
+            node_timeout,
+        } => {
+            let Some(node) = connect(members, *member, timeout).await? else {
+                return Ok(());
+            };
+            let value = node_timeout.as_millis().to_string();
+            node.config_set("cluster-node-timeout", &value).await
+        }
         Action::Forget { id, on } => forget(*id, on, members, timeout).await,
     }
 }
@@ -132,7 +142,15 @@ async fn assign(
 ) -> Result<(), NodeError> {
     let mut commands = pipe();
     match how {
-        Assignment::Alone { epoch } => {
+        Assignment::Alone { epoch, hurry } => {
+            if let Some(hurry) = hurry {
+                let value = hurry.as_millis().to_string();
+                commands
+                    .cmd("CONFIG")
+                    .arg("SET")
+                    .arg("cluster-node-timeout")
+                    .arg(value);
+            }
             commands.cmd("CLUSTER").arg("SET-CONFIG-EPOCH").arg(*epoch);
             add(&mut commands, "ADDSLOTS", ranges, by_range);
         }

@@ -5,6 +5,7 @@ use common::cluster::{
     topology::{ClusterInfo, ClusterNode, NodeAddress, NodeId, NodesView},
 };
 use k8s_openapi::jiff::Timestamp;
+use std::time::Duration;
 
 /// What a cluster is to be.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -17,9 +18,11 @@ pub struct Wanted {
     pub persistent: bool,
     /// Whether the cluster has been whole before. Nobody can see this any more once every node has lost its data.
     pub formed_before: bool,
+    /// The node timeout the servers are configured with.
+    pub node_timeout: Duration,
     /// How long a member may be missing before the others form the cluster without it, and how long a majority may be
     /// missing before replicas take over without it.
-    pub patience: std::time::Duration,
+    pub patience: Duration,
 }
 
 impl Wanted {
@@ -88,6 +91,8 @@ pub struct Report {
     pub replication: ReplicationInfo,
     /// Keys it holds.
     pub keys: u64,
+    /// The node timeout it runs with.
+    pub node_timeout: Duration,
 }
 
 impl Report {

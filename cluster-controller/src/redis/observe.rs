@@ -12,6 +12,7 @@ use std::time::Duration;
 
 /// Nodes asked at the same time.
 const CONCURRENCY: usize = 64;
+const NODE_TIMEOUT: &str = "cluster-node-timeout";
 
 /// Asks the nodes at all places. The members come in the order of the places.
 pub async fn observe(places: &[Place], timeout: Duration) -> Vec<Member> {
@@ -42,13 +43,20 @@ async fn ask(place: &Place, timeout: Duration) -> Answer {
     }
 }
 
+/// The value in an answer to `CONFIG GET`, which is name and value.
+fn milliseconds(answer: &[String]) -> Duration {
+    let value = answer.get(1).and_then(|value| value.parse().ok());
+    Duration::from_millis(value.unwrap_or_default())
+}
+
 /// The node's report; none while it is loading.
 async fn report(client: &NodeClient) -> Result<Option<Report>, NodeError> {
     let mut questions = pipe();
     questions.cmd("INFO");
     questions.cmd("CLUSTER").arg("INFO");
     questions.cmd("CLUSTER").arg("NODES");
-    let (info, cluster, nodes): (String, String, String) =
+    questions.cmd("CONFIG").arg("GET").arg(NODE_TIMEOUT);
+    let (info, cluster, nodes, settings): (String, String, String, Vec<String>) =
         client.ask_all("INFO and CLUSTER NODES", &questions).await?;
     let info = Info::parse(&info);
     let server = info.server();
@@ -65,5 +73,6 @@ async fn report(client: &NodeClient) -> Result<Option<Report>, NodeError> {
         server,
         replication: info.replication(),
         keys: info.keys(),
+        node_timeout: milliseconds(&settings),
     }))
 }

@@ -6,6 +6,7 @@ use super::{
     expectations::{Expectations, OwnerKey},
     hash,
 };
+use futures::{FutureExt, future::BoxFuture};
 use k8s_openapi::NamespaceResourceScope;
 use kube::{
     Api, Client, Resource, ResourceExt,
@@ -69,7 +70,17 @@ impl Applier {
 
     /// Makes the server's object what is wanted. `observed` is the cache's copy. No call is made when it carries the hash
     /// of what is wanted and still shows every wanted field. An object that belongs to somebody else is never taken over.
-    pub async fn apply<K: Child>(
+    pub fn apply<'a, K: Child>(
+        &'a self,
+        owner: &'a OwnerKey,
+        wanted: K,
+        observed: Option<&'a K>,
+    ) -> BoxFuture<'a, Result<Applied<K>, ApiError>> {
+        // Boxed: a typed StatefulSet would make the future of every caller many kilobytes long.
+        self.apply_if_needed(owner, wanted, observed).boxed()
+    }
+
+    async fn apply_if_needed<K: Child>(
         &self,
         owner: &OwnerKey,
         mut wanted: K,

@@ -49,7 +49,9 @@ where
         .build();
     let mut last = None;
     loop {
-        let error = match timeout_at(deadline, attempt()).await {
+        // In a box, because the futures of the S3 client are large and deep: they must not become part of every future that
+        // waits for storage.
+        let error = match timeout_at(deadline, Box::pin(attempt())).await {
             Ok(Ok(value)) => return Ok(value),
             Ok(Err(error)) if error.is_transient() => error,
             Ok(Err(error)) => return Err(error),

@@ -21,8 +21,13 @@ pub const PARALLEL_PARTS: usize = 2;
 pub const DEFAULT_PART: usize = 8 << 20;
 /// S3 takes this many parts.
 const MOST_PARTS: i32 = 10_000;
-/// How long the abort of an upload that was dropped in the middle may take.
+/// How long the abort of an upload may take.
 const ABORT_LIMIT: Duration = Duration::from_secs(10);
+/// How long parts that travel may take to arrive before the upload is aborted.
+const ARRIVAL_LIMIT: Duration = Duration::from_secs(3);
+
+/// Parts that travel: what the store answered, and the buffer to use again.
+type Parts = JoinSet<Result<(CompletedPart, Bytes), StorageError>>;
 
 /// The part size for a shard of this memory use: such that 9,000 parts hold a quarter more, a power of two, 8 MiB at least.
 /// Streams are smaller than the memory they come from, practically always.
@@ -44,7 +49,7 @@ pub struct MultipartUpload {
     /// Set once the first full part is there.
     id: Option<String>,
     next_number: i32,
-    travelling: JoinSet<Result<(CompletedPart, Bytes), StorageError>>,
+    travelling: Parts,
     stored: Vec<CompletedPart>,
     spare: Vec<BytesMut>,
     bytes: u64,
@@ -180,12 +185,12 @@ impl MultipartUpload {
             .await
     }
 
-    /// Gives the upload up: stops its parts and has the store drop what it took. A store that cannot be reached keeps the
-    /// parts until the next sweep; that is logged, not an error.
+    /// Gives the upload up: has the store drop what it took. A store that cannot be reached keeps the parts until the next
+    /// sweep; that is logged, not an error.
     pub async fn abort(mut self) {
-        self.travelling.shutdown().await;
+        let travelling = std::mem::take(&mut self.travelling);
         if let Some(id) = self.id.take() {
-            drop_upload(&self.store, &self.key, &id).await;
+            give_up(&self.store, &self.key, &id, travelling).await;
         }
     }
 }
@@ -195,15 +200,18 @@ impl Drop for MultipartUpload {
         let (Some(id), Ok(runtime)) = (self.id.take(), Handle::try_current()) else {
             return;
         };
-        self.travelling.abort_all();
+        let travelling = std::mem::take(&mut self.travelling);
         let (store, key) = (self.store.clone(), std::mem::take(&mut self.key));
-        runtime.spawn(async move {
-            drop_upload(&store, &key, &id).await;
-        });
+        runtime.spawn(async move { give_up(&store, &key, &id, travelling).await });
     }
 }
 
-async fn drop_upload(store: &ObjectStore, key: &str, id: &str) {
+/// Lets the parts arrive first, if they do so soon: a store may keep a part that arrives after the abort for ever.
+async fn give_up(store: &ObjectStore, key: &str, id: &str, mut travelling: Parts) {
+    let arrivals = async { while travelling.join_next().await.is_some() {} };
+    if timeout(ARRIVAL_LIMIT, arrivals).await.is_err() {
+        travelling.shutdown().await;
+    }
     match timeout(ABORT_LIMIT, store.abort_upload(key, id)).await {
         Ok(Ok(())) => {}
         Ok(Err(error)) => tracing::warn!(%error, "an unfinished upload stays behind"),
@@ -283,7 +291,8 @@ impl ObjectStore {
         .await
     }
 
-    /// A completion whose answer got lost finds its upload gone when it is tried again: then the object itself tells.
+    /// A completion whose answer got lost finds its upload gone when it is tried again, which some stores call a matter of
+    /// rights: then the object itself tells. No other attempt writes its key.
     async fn complete_upload(
         &self,
         key: &str,
@@ -310,10 +319,15 @@ impl ObjectStore {
             })
             .await;
         match result {
-            Err(error) if error.cause() == Some(S3Cause::NoSuchUpload) => {
-                match self.head(key).await? {
-                    Some(object) if object.bytes == bytes => Ok(object.etag),
-                    Some(_) | None => Err(error),
+            Err(error)
+                if matches!(
+                    error.cause(),
+                    Some(S3Cause::NoSuchUpload | S3Cause::AccessDenied)
+                ) =>
+            {
+                match self.head(key).await {
+                    Ok(Some(object)) if object.bytes == bytes => Ok(object.etag),
+                    Ok(_) | Err(_) => Err(error),
                 }
             }
             other => other,

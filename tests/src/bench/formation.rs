@@ -55,6 +55,7 @@ async fn ours() -> Result<f64> {
         replicas_per_shard: 1,
         persistent: false,
         formed_before: false,
+        node_timeout: Duration::from_secs(5),
         patience: Duration::from_secs(30),
     };
     let started = Instant::now();

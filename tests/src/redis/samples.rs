@@ -232,10 +232,10 @@ fn odd_keys(prefix: &str) -> Vec<Sample> {
     ]
     .map(|key| key.as_bytes().to_vec())
     .into();
-    if !prefix.is_empty() {
-        keys.clear();
-    } else {
+    if prefix.is_empty() {
         keys.push(Vec::new());
+    } else {
+        keys.clear();
     }
     keys.push(format!("{prefix}{}", "long key ".repeat(100)).into_bytes());
     keys.push([prefix.as_bytes(), &noise(100)].concat());

@@ -25,7 +25,7 @@ use common::cluster::{
     topology::{NodeAddress, NodeId},
 };
 use k8s_openapi::jiff::Timestamp;
-use std::fmt;
+use std::{fmt, time::Duration};
 
 /// What is to be done with a node.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -62,6 +62,13 @@ pub enum Action {
         /// Its primary.
         primary: NodeId,
     },
+    /// Gives a node its node timeout back.
+    Calm {
+        /// The node.
+        member: Index,
+        /// The timeout.
+        node_timeout: Duration,
+    },
     /// Removes a node that is gone from the tables of the others.
     Forget {
         /// The node that is gone.
@@ -78,6 +85,9 @@ pub enum Assignment {
     Alone {
         /// The epoch, different for each shard.
         epoch: u64,
+        /// Node timeout to run with until it serves. A primary that has seen no majority (and without slots there is none) waits
+        /// for as long as the node timeout, at most 5 s, before it serves.
+        hurry: Option<Duration>,
     },
     /// It knows others.
     Joined,
@@ -103,7 +113,7 @@ impl Step {
         match &self.action {
             Action::Promote { .. } | Action::Forget { .. } => true,
             Action::AssignSlots { how, .. } => matches!(how, Assignment::Recreated { .. }),
-            Action::Meet { .. } | Action::Replicate { .. } => false,
+            Action::Meet { .. } | Action::Replicate { .. } | Action::Calm { .. } => false,
         }
     }
 }
@@ -224,6 +234,7 @@ pub fn plan(wanted: &Wanted, members: &[Member], now: Timestamp) -> Plan {
     }
     replicate::attach(&survey, &mut plan);
     forget::forget(&survey, &mut plan);
+    slots::calm(&survey, &mut plan);
     plan
 }
 

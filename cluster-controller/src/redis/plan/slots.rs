@@ -1,10 +1,16 @@
 //! Slots without an owner: given out when the cluster is formed, and again only where nothing can be lost by it.
 
 use super::{Action, Assignment, Hold, Plan, text};
-use crate::redis::survey::{Live, Survey};
+use crate::redis::{
+    member::Wanted,
+    survey::{Live, Survey},
+};
 use common::cluster::slots::SlotSet;
 use k8s_openapi::jiff::Timestamp;
-use std::collections::HashMap;
+use std::{collections::HashMap, time::Duration};
+
+/// Node timeout of a primary that is being formed.
+const HURRY: Duration = Duration::from_secs(1);
 
 /// Plans who gets the slots that have no owner. Whether there is such a step.
 pub fn assign(survey: &Survey<'_>, now: Timestamp, plan: &mut Plan) -> bool {
@@ -34,6 +40,21 @@ pub fn assign(survey: &Survey<'_>, now: Timestamp, plan: &mut Plan) -> bool {
         return false;
     }
     give_out(survey, &orphaned, &lost, plan)
+}
+
+/// Plans to give primaries that serve by now their node timeout back.
+pub fn calm(survey: &Survey<'_>, plan: &mut Plan) {
+    let node_timeout = survey.wanted.node_timeout;
+    for one in &survey.live {
+        let hurried = one.report.node_timeout == HURRY && node_timeout != HURRY;
+        if hurried && one.report.cluster.ok {
+            let action = Action::Calm {
+                member: one.index,
+                node_timeout,
+            };
+            plan.step(action, format!("{} serves now", one.pod()));
+        }
+    }
 }
 
 /// Slots of ghosts that nobody replicates.
@@ -87,7 +108,7 @@ fn give_out(survey: &Survey<'_>, orphaned: &SlotSet, lost: &SlotSet, plan: &mut 
             *load.entry(machine).or_default() += 1;
         }
         let recreated = !slots.intersection(lost).is_empty() || survey.wanted.formed_before;
-        let Some(how) = how(primary, slots, lost, shard) else {
+        let Some(how) = how(survey.wanted, primary, slots, lost, shard) else {
             continue;
         };
         let reason = if recreated {
@@ -110,7 +131,13 @@ fn give_out(survey: &Survey<'_>, orphaned: &SlotSet, lost: &SlotSet, plan: &mut 
 
 /// None: the node has to learn the newest epoch from the others first, or its claim would be older than that of the node that
 /// is gone.
-fn how(primary: Live<'_>, slots: &SlotSet, lost: &SlotSet, shard: usize) -> Option<Assignment> {
+fn how(
+    wanted: &Wanted,
+    primary: Live<'_>,
+    slots: &SlotSet,
+    lost: &SlotSet,
+    shard: usize,
+) -> Option<Assignment> {
     let own = primary.report.own();
     let listed = primary
         .report
@@ -127,6 +154,7 @@ fn how(primary: Live<'_>, slots: &SlotSet, lost: &SlotSet, shard: usize) -> Opti
     if primary.report.is_alone() && own.config_epoch == 0 {
         return Some(Assignment::Alone {
             epoch: shard as u64 + 1,
+            hurry: (wanted.node_timeout > HURRY).then_some(HURRY),
         });
     }
     Some(Assignment::Joined)
