@@ -289,13 +289,13 @@ async fn an_open_slot_is_seen_before_anything_is_captured() -> Result<()> {
     Ok(())
 }
 
-/// One shard with 16 MiB that no compressor makes smaller, which its nodes send at about 4 MiB/s.
+/// One shard with 48 MiB that no compressor makes smaller, which its nodes send at about 4 MiB/s.
 async fn slow_cluster() -> Result<RedisCluster> {
     let cluster = RedisCluster::start(1, 1).await?;
     let primary = cluster.primaries().first().context("no primary")?;
     let mut connection = primary.connect().await?;
     let mut state = 88_172_645_463_325_252_u64;
-    for number in 0..64 {
+    for number in 0..192 {
         let mut value = Vec::with_capacity(256 << 10);
         while value.len() < 256 << 10 {
             state ^= state << 13;
@@ -313,7 +313,7 @@ async fn slow_cluster() -> Result<RedisCluster> {
     }
     let replica = cluster.replicas(0).next().context("no replica")?;
     eventually("the replica has every key", async || {
-        Ok(replica.call::<u64>("DBSIZE").await? == 64)
+        Ok(replica.call::<u64>("DBSIZE").await? == 192)
     })
     .await?;
     Ok(cluster)
@@ -372,7 +372,7 @@ async fn a_source_that_dies_mid_stream_leaves_nothing_and_another_attempt_works(
     }
     request.attempt = 2;
     let shard = run(&request).await?;
-    ensure!(shard.document.index.keys() == Some(64));
+    ensure!(shard.document.index.keys() == Some(192));
     ensure!(shard.key.ends_with("shard-0000-a2.rdb"), "{}", shard.key);
     Ok(())
 }
