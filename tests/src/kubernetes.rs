@@ -33,6 +33,8 @@ const SCRIPT: &str = concat!(
 pub struct ApiServer {
     /// The client; it belongs to the caller's tokio runtime.
     pub client: Client,
+    /// Path of the kubeconfig, for programs that are started.
+    pub kubeconfig: PathBuf,
 }
 
 /// The test program's API server.
@@ -45,6 +47,7 @@ pub async fn api_server() -> Result<ApiServer> {
     let config = Config::from_custom_kubeconfig(file, &KubeConfigOptions::default()).await?;
     let server = ApiServer {
         client: Client::try_from(config)?,
+        kubeconfig: path,
     };
     for definition in crds::definitions() {
         server.define(&definition).await?;

@@ -34,9 +34,10 @@ pub async fn namespace(name: &str) -> Result<Kubectl> {
     Ok(kubectl)
 }
 
-/// Location of backups in the scenario's S3 server.
-pub fn s3_location() -> Value {
-    json!({"bucket": "backups", "endpoint": "http://s3:9000", "credentialsSecretRef": {"name": "s3-credentials"}})
+/// Location of backups in the scenario's S3 server. The controllers live in another namespace: the name is a full one.
+pub fn s3_location(kubectl: &Kubectl) -> Value {
+    let endpoint = format!("http://s3.{}.svc:9000", kubectl.namespace());
+    json!({"bucket": "backups", "endpoint": endpoint, "credentialsSecretRef": {"name": "s3-credentials"}})
 }
 
 fn s3_server() -> String {
@@ -116,7 +117,7 @@ pub async fn cluster(kubectl: &Kubectl, name: &str, shards: i32, storage: bool) 
     );
     let mut spec = json!({"version": "redis-7.0.15", "shards": shards, "replicasPerShard": 1,
                           "config": {"cluster-node-timeout": NODE_TIMEOUT.as_millis().to_string()},
-                          "backup": {"storages": [{"name": "s3", "s3": s3_location()}]}});
+                          "backup": {"storages": [{"name": "s3", "s3": s3_location(kubectl)}]}});
     if storage {
         spec["storage"] = json!({"size": "1Gi", "whenDeleted": "Delete"});
     }

@@ -88,7 +88,7 @@ async fn a_backup_is_shared_and_restores_into_other_sizes() -> Result<()> {
     let path = destination
         .trim_start_matches("s3://backups/")
         .trim_end_matches('/');
-    let location = json!({"location": {"s3": scenario::s3_location(), "path": path}});
+    let location = json!({"location": {"s3": scenario::s3_location(&kubectl), "path": path}});
     scenario::cluster(&kubectl, "three", 3, false).await?;
     kubectl
         .apply(&restore(
@@ -163,7 +163,7 @@ async fn failures_of_storage_say_what_to_mend() -> Result<()> {
         )
         .await?;
     let s3 = |member: &str, value: Value| {
-        let mut s3 = scenario::s3_location();
+        let mut s3 = scenario::s3_location(&kubectl);
         s3[member] = value;
         json!({"storageName": null, "s3": s3})
     };
@@ -179,7 +179,11 @@ async fn failures_of_storage_say_what_to_mend() -> Result<()> {
             s3("credentialsSecretRef", json!({"name": "absent"})),
             "absent",
         ),
-        ("no-server", s3("endpoint", json!("http://s3:9999")), "9999"),
+        (
+            "no-server",
+            s3("endpoint", json!("http://s3.e2e-failures.svc:9999")),
+            "9999",
+        ),
     ];
     for (name, change, _) in &cases {
         kubectl.apply(&backup(name, "shop", change)).await?;

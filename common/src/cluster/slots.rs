@@ -3,6 +3,8 @@
 //! A Redis Cluster has 16384 slots; a key belongs to CRC-16/XMODEM of its hash tag modulo 16384
 //! (Redis Cluster specification, "Key distribution model" and "Hash tags").
 
+mod hash;
+
 use std::fmt;
 use std::str::FromStr;
 
@@ -53,7 +55,7 @@ impl Slot {
 
     /// The slot a key belongs to: of its hash tag `{...}` if it has a non-empty one, else of the whole key.
     pub fn of_key(key: &[u8]) -> Self {
-        Self(crc16(hash_tag(key)) % SLOT_COUNT)
+        Self(hash::crc16(hash::tag(key)) % SLOT_COUNT)
     }
 
     /// The slot's number, 0 to 16383.
@@ -100,52 +102,6 @@ impl FromStr for Slot {
             .map_err(|_| SlotError::OutOfRange(number))
             .and_then(Self::new)
     }
-}
-
-/// The part of a key that decides its slot.
-fn hash_tag(key: &[u8]) -> &[u8] {
-    let tag = key.iter().position(|b| *b == b'{').and_then(|open| {
-        let rest = key.get(open + 1..)?;
-        let close = rest.iter().position(|b| *b == b'}')?;
-        rest.get(..close)
-    });
-    tag.filter(|tag| !tag.is_empty()).unwrap_or(key)
-}
-
-const CRC16: [u16; 256] = crc16_table();
-
-#[allow(clippy::indexing_slicing)] // evaluated by the compiler: an index out of bounds does not build
-const fn crc16_table() -> [u16; 256] {
-    let mut table = [0u16; 256];
-    let mut byte = 0;
-    while byte < 256 {
-        #[allow(clippy::cast_possible_truncation)] // below 256
-        let mut crc = (byte as u16) << 8;
-        let mut bit = 0;
-        while bit < 8 {
-            crc = if crc & 0x8000 == 0 {
-                crc << 1
-            } else {
-                (crc << 1) ^ 0x1021
-            };
-            bit += 1;
-        }
-        table[byte] = crc;
-        byte += 1;
-    }
-    table
-}
-
-fn crc16(bytes: &[u8]) -> u16 {
-    bytes.iter().fold(0, |crc, byte| {
-        let [high, low] = crc.to_be_bytes();
-        // A u8 is always a valid index of 256 entries, so the fallback is never taken.
-        u16::from(low) << 8
-            ^ CRC16
-                .get(usize::from(high ^ byte))
-                .copied()
-                .unwrap_or_default()
-    })
 }
 
 /// An inclusive range of slots, at least one.

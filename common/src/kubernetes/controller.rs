@@ -12,10 +12,9 @@ use super::{
     wake::Wake,
     watches,
 };
-use crate::runtime::{Runtime, telemetry};
+use crate::runtime::{Runtime, health::Gate, telemetry};
 use futures::{
     StreamExt,
-    future::BoxFuture,
     stream::{self, BoxStream},
 };
 use kube::{
@@ -78,13 +77,14 @@ impl<K> Watched for K where
 /// `runtime.api()` makes one where one is wanted.
 pub type WatchedApi<K> = Api<DeserializeGuard<K>>;
 
-/// A controller of objects of kind `K`, being put together.
+/// A controller of objects of kind `K`, being put together. The process is not ready until it runs and its caches are complete.
 pub struct Controller<K: Watched> {
     runtime: Runtime,
     store: Store<K>,
     wake: Wake<K>,
     triggers: Vec<BoxStream<'static, ObjectRef<K>>>,
-    caches: Vec<BoxFuture<'static, bool>>,
+    caches: Vec<watch::Receiver<bool>>,
+    gate: Gate,
     only_leader: Option<Leadership>,
     debounce: Duration,
 }
@@ -92,23 +92,22 @@ pub struct Controller<K: Watched> {
 impl<K: Watched> Controller<K> {
     /// Watches the objects themselves: `Controller::new(&runtime, runtime.api())`.
     pub fn new(runtime: &Runtime, primary: WatchedApi<K>) -> Self {
-        let (store, touched) = watches::watch(primary, runtime.watch(), runtime.metrics.clone());
+        let watching = watches::watch(primary, runtime.watch(), runtime.metrics.clone());
+        let touched = watching.touched.map(|object| ObjectRef::from_obj(&object));
         let wake = Wake::new();
-        let mut controller = Self {
+        let woken = stream::unfold(wake.clone(), |wake| async move {
+            Some((wake.next().await, wake))
+        });
+        Self {
             runtime: runtime.clone(),
-            store: store.clone(),
-            wake: wake.clone(),
-            triggers: vec![touched.map(|object| ObjectRef::from_obj(&object)).boxed()],
-            caches: Vec::new(),
+            store: watching.store,
+            wake,
+            triggers: vec![touched.boxed(), woken.flat_map(stream::iter).boxed()],
+            caches: vec![watching.complete],
+            gate: runtime.health.gate(kind_name::<K>()),
             only_leader: None,
             debounce: DEBOUNCE,
-        };
-        let woken = stream::unfold(wake, |wake| async move { Some((wake.next().await, wake)) });
-        controller
-            .triggers
-            .push(woken.flat_map(stream::iter).boxed());
-        controller.await_cache(store);
-        controller
+        }
     }
 
     /// Watches children; a change of one wakes its owner (by controller owner reference). Returns their cache.
@@ -130,11 +129,12 @@ impl<K: Watched> Controller<K> {
         config: watcher::Config,
         owners: impl Fn(&C) -> Vec<ObjectRef<K>> + Send + 'static,
     ) -> Store<C> {
-        let (store, touched) = watches::watch(api, config, self.runtime.metrics.clone());
+        let watching = watches::watch(api, config, self.runtime.metrics.clone());
+        let touched = watching.touched;
         let woken = touched.flat_map(move |object| stream::iter(owners(&object)));
         self.triggers.push(woken.boxed());
-        self.await_cache(store.clone());
-        store
+        self.caches.push(watching.complete);
+        watching.store
     }
 
     /// Reconciles only while this process leads; wakes every object when it starts to lead.
@@ -183,11 +183,6 @@ impl<K: Watched> Controller<K> {
         self.triggers.push(all.boxed());
     }
 
-    fn await_cache<C: Watched>(&mut self, store: Store<C>) {
-        let complete = async move { store.wait_until_ready().await.is_ok() };
-        self.caches.push(Box::pin(complete));
-    }
-
     /// Runs until shutdown; then waits for the passes under way. Passes start when every cache is complete.
     pub async fn run<R: Reconcile<K>>(self, reconciler: Arc<R>) {
         let (complete, completed) = watch::channel(false);
@@ -199,13 +194,12 @@ impl<K: Watched> Controller<K> {
             retries: Retries::default(),
             completed,
         });
-        let gate = self.runtime.health.gate(kind_name::<K>());
+        let gate = self.gate;
         let caches = AbortOnDropHandle::new(tokio::spawn(async move {
-            if futures::future::join_all(self.caches)
-                .await
-                .contains(&false)
-            {
-                return;
+            for mut cache in self.caches {
+                if cache.wait_for(|complete| *complete).await.is_err() {
+                    return;
+                }
             }
             gate.open();
             complete.send_replace(true);
@@ -306,12 +300,14 @@ impl<K: Watched, R: Reconcile<K>> Passes<K, R> {
         {
             return Action::await_change();
         }
-        if self
-            .only_leader
-            .as_ref()
-            .is_some_and(|l| !l.is_leader_now())
+        if let Some(leadership) = &self.only_leader
+            && !leadership.is_leader_now()
         {
-            return Action::await_change();
+            // Between the moment a promise has passed and the moment that is told, nobody would wake the object again.
+            return match leadership.watch().borrow().leading_until {
+                Some(_) => Action::requeue(Duration::from_secs(1)),
+                None => Action::await_change(),
+            };
         }
         let reference = ObjectRef::from_obj(object.as_ref());
         let begun = Instant::now();

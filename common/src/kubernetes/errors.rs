@@ -48,8 +48,8 @@ impl ErrorClass {
     /// Whether an Event is worth a user's attention at the `failures`-th failure in a row: hiccups are not.
     pub fn is_worth_an_event(self, failures: u32) -> bool {
         match self {
-            Self::Transient => failures >= 3,
-            Self::Conflict | Self::Fenced => failures >= 10,
+            Self::Transient => failures >= 4,
+            Self::Conflict | Self::Fenced => failures >= 16,
             Self::InvalidSpec | Self::Forbidden | Self::Bug => true,
         }
     }

@@ -15,13 +15,25 @@ use kube::{
 /// Left behind by client-side `kubectl apply`: a second copy of the object.
 const LAST_APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";
 
-/// The cache, and the objects that were added, changed or deleted. The cache fills while the stream is polled.
+/// What comes of a watch.
+pub(super) struct Watching<K: Watched, S> {
+    /// The cache. It fills while `touched` is polled.
+    pub(super) store: Store<K>,
+    /// Objects that were added, changed or deleted.
+    pub(super) touched: S,
+    /// Whether the cache is complete. Not asked of the store: of several tasks in `Store::wait_until_ready` kube 5.0 wakes only the
+    /// one that asked last.
+    pub(super) complete: tokio::sync::watch::Receiver<bool>,
+}
+
+/// Begins a watch.
 pub(super) fn watch<K: Watched>(
     api: WatchedApi<K>,
     config: watcher::Config,
     metrics: Metrics,
-) -> (Store<K>, impl Stream<Item = K> + Send) {
+) -> Watching<K, impl Stream<Item = K> + Send> {
     let (store, writer) = reflector::store();
+    let (completes, complete) = tokio::sync::watch::channel(false);
     let kind = K::kind(&()).into_owned();
     let failed = (kind.clone(), metrics.clone());
     let touched = watcher::watcher(api, config)
@@ -34,6 +46,11 @@ pub(super) fn watch<K: Watched>(
         })
         .modify(prune)
         .reflect(writer)
+        .inspect(move |event| {
+            if let Ok(Event::InitDone) = event {
+                completes.send_replace(true);
+            }
+        })
         .touched_objects()
         .filter_map(move |result| {
             let (kind, metrics) = &failed;
@@ -43,7 +60,11 @@ pub(super) fn watch<K: Watched>(
             });
             std::future::ready(object.ok())
         });
-    (store, touched)
+    Watching {
+        store,
+        touched,
+        complete,
+    }
 }
 
 /// The event without its guard; `None` when its object does not parse. The cache then keeps what it had of it.

@@ -1,6 +1,6 @@
 //! A place in a stream that arrives in pieces.
 
-use super::reader::RdbError;
+use super::error::RdbError;
 
 /// A piece being read and how much of it is read.
 pub(super) struct Cursor<'p> {

@@ -6,6 +6,7 @@
 
 pub mod checksum;
 pub mod counts;
+pub mod error;
 pub mod event;
 pub mod payload;
 pub mod reader;
@@ -18,7 +19,9 @@ mod reader_tests;
 mod shape;
 #[cfg(test)]
 mod synthetic;
+mod walker;
 
+pub use error::RdbError;
 pub use event::{Event, Key};
-pub use reader::{RdbError, RecordReader, Resume};
+pub use reader::{RecordReader, Resume};
 pub use value_type::{Flavour, Header, ValueType};

@@ -4,8 +4,9 @@ use std::ops::ControlFlow;
 
 use proptest::prelude::*;
 
+use super::error::RdbError;
 use super::event::Event;
-use super::reader::{RdbError, RecordReader, Resume};
+use super::reader::{RecordReader, Resume};
 use super::synthetic::{KINDS, Seen, Writer, read_in_pieces};
 use super::value_type::{Flavour, Header, ValueType};
 

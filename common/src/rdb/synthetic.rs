@@ -3,8 +3,9 @@
 use std::ops::{ControlFlow, Range};
 
 use super::checksum::crc64;
+use super::error::RdbError;
 use super::event::Event;
-use super::reader::{RdbError, RecordReader};
+use super::reader::RecordReader;
 use super::value_type::{Flavour, Header, ValueType};
 
 /// Every type of either family.

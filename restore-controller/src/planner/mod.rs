@@ -218,7 +218,7 @@ impl Planner {
             }
             Step::Accept(_) => {
                 self.write(restore, step).await?;
-                Ok(Outcome::progressing("Accepted", Duration::ZERO))
+                Ok(Outcome::progressing("Accepted", Duration::from_millis(100)))
             }
             Step::List { units, .. } => {
                 self.write(restore, step).await?;

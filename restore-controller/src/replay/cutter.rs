@@ -137,3 +137,146 @@ fn slice<'a>(bytes: &'a [u8], start: u64, range: &Range<u64>) -> &'a [u8] {
     let to = usize::try_from(range.end.saturating_sub(start)).unwrap_or(usize::MAX);
     bytes.get(from..to).unwrap_or_default()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use common::rdb::{Flavour, Header};
+    use proptest::prelude::*;
+
+    /// A stream of strings, and where each record and each body begins.
+    struct Stream {
+        bytes: Vec<u8>,
+        records: Vec<(u64, Vec<u8>, Vec<u8>)>,
+    }
+
+    fn stream(values: &[(Option<i64>, usize)]) -> Stream {
+        let mut bytes = b"REDIS0010".to_vec();
+        bytes.extend_from_slice(b"\xfe\x00");
+        let mut records = Vec::new();
+        for (number, (expire_ms, length)) in values.iter().enumerate() {
+            let start = bytes.len() as u64;
+            if let Some(at) = expire_ms {
+                bytes.push(252);
+                bytes.extend_from_slice(&at.to_le_bytes());
+            }
+            let key = format!("key:{number}").into_bytes();
+            bytes.push(0);
+            bytes.push(u8::try_from(key.len()).unwrap());
+            bytes.extend_from_slice(&key);
+            let mut body = vec![0x80];
+            body.extend_from_slice(&u32::try_from(*length).unwrap().to_be_bytes());
+            body.extend(std::iter::repeat_n(b'x', *length));
+            bytes.extend_from_slice(&body);
+            records.push((start, key, body));
+        }
+        bytes.push(255);
+        bytes.extend_from_slice(&[0; 8]);
+        Stream { bytes, records }
+    }
+
+    fn blocks(stream: &Stream, size: usize) -> Vec<RawBlock> {
+        let pieces = stream.bytes.chunks(size).enumerate();
+        pieces
+            .map(|(number, piece)| RawBlock {
+                number,
+                raw_offset: (number * size) as u64,
+                first_record: None,
+                bytes: piece.to_vec().into(),
+            })
+            .collect()
+    }
+
+    type Seen = Vec<(Vec<u8>, Vec<u8>, u64)>;
+
+    /// Every record, breaking off after each `pause` of them; and the first open block after each block.
+    fn cut(cutter: &mut Cutter, blocks: &[RawBlock], pause: usize) -> (Seen, Vec<u64>) {
+        let mut seen = Vec::new();
+        let mut open = Vec::new();
+        for block in blocks {
+            loop {
+                let mut taken = 0;
+                let more = cutter.feed(block, &mut |found| {
+                    if let Found::Record(cut) = found {
+                        seen.push((cut.key.key.to_vec(), cut.body.to_vec(), cut.block));
+                        taken += 1;
+                    }
+                    if taken < pause {
+                        ControlFlow::Continue(())
+                    } else {
+                        ControlFlow::Break(())
+                    }
+                });
+                if !more.unwrap() {
+                    break;
+                }
+            }
+            open.push(cutter.end_block(block).unwrap());
+        }
+        (seen, open)
+    }
+
+    fn values() -> impl Strategy<Value = Vec<(Option<i64>, usize)>> {
+        prop::collection::vec((prop::option::of(1..i64::MAX), 0..400_usize), 1..30)
+    }
+
+    proptest! {
+        /// However the stream is cut into blocks, every record comes out whole and belongs to the block it starts in; a block
+        /// is closed only when everything that starts in it came out.
+        #[test]
+        fn records_come_out_whole(values in values(), size in 20..1500_usize, pause in 1..5_usize) {
+            let stream = stream(&values);
+            let blocks = blocks(&stream, size);
+            let mut cutter = Cutter::new(None, usize::MAX);
+            let (seen, open) = cut(&mut cutter, &blocks, pause);
+            let wanted: Seen = stream
+                .records
+                .iter()
+                .map(|(start, key, body)| (key.clone(), body.clone(), start / size as u64))
+                .collect();
+            prop_assert_eq!(seen, wanted);
+            prop_assert!(cutter.is_finished());
+            prop_assert_eq!(*open.last().unwrap(), blocks.len() as u64);
+            prop_assert!(open.is_sorted());
+            for (number, open) in open.iter().enumerate() {
+                prop_assert!(*open <= number as u64 + 1);
+            }
+        }
+
+        /// From any record on, the rest comes out the same.
+        #[test]
+        fn reading_goes_on_at_any_record(values in values(), size in 20..1500_usize, pick in any::<prop::sample::Index>()) {
+            let stream = stream(&values);
+            let blocks = blocks(&stream, size);
+            let from = pick.index(stream.records.len());
+            let offset = stream.records[from].0;
+            let header = Header { flavour: Flavour::Redis, version: 10 };
+            let mut cutter = Cutter::new(Some(Resume { header, db: 0, offset }), usize::MAX);
+            let first = usize::try_from(offset).unwrap() / size;
+            let (seen, _) = cut(&mut cutter, &blocks[first..], usize::MAX);
+            let keys: Vec<_> = seen.into_iter().map(|(key, _, _)| key).collect();
+            let wanted: Vec<_> = stream.records[from..].iter().map(|(_, key, _)| key.clone()).collect();
+            prop_assert_eq!(keys, wanted);
+            prop_assert!(cutter.is_finished());
+        }
+    }
+
+    #[test]
+    fn values_that_are_too_long_are_refused_before_they_fill_the_memory() {
+        let stream = stream(&[(None, 5000)]);
+        let blocks = blocks(&stream, 100);
+        let mut cutter = Cutter::new(None, 1000);
+        let mut nothing = |_: Found<'_>| ControlFlow::Continue(());
+        let refused = blocks.iter().find_map(|block| {
+            cutter.feed(block, &mut nothing).unwrap();
+            cutter.end_block(block).err()
+        });
+        assert!(matches!(
+            refused,
+            Some(ReplayError::TooLong {
+                block: 0,
+                longest: 1000
+            })
+        ));
+    }
+}

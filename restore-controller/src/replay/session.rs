@@ -37,7 +37,8 @@ pub struct Session<'a> {
     deferred: Vec<Bounced>,
     /// Rounds of sending again since the last key was written.
     rounds: u32,
-    written: Instant,
+    /// When the first of those rounds began.
+    troubled: Instant,
     refreshed: Instant,
     /// The slot map is known to be out of date.
     stale: bool,
@@ -66,7 +67,7 @@ impl<'a> Session<'a> {
             patience,
             deferred: Vec::new(),
             rounds: 0,
-            written: now,
+            troubled: now,
             refreshed: now,
             stale: false,
             trouble: None,
@@ -152,7 +153,6 @@ impl<'a> Session<'a> {
     fn take_chunk(&mut self, lane: usize, mut chunk: Chunk) -> Result<(), ReplayError> {
         let executed = chunk.executed() as u64;
         if executed > 0 {
-            self.written = Instant::now();
             self.rounds = 0;
             if self.ledger.acknowledged(chunk.block, executed) {
                 self.publish();
@@ -204,6 +204,9 @@ impl<'a> Session<'a> {
                 Verdict::Moved { .. } | Verdict::Ask { .. } | Verdict::Refused(_) => None,
             };
             self.check_patience(pause)?;
+            if self.rounds == 0 {
+                self.troubled = Instant::now();
+            }
             if pause.is_some() || self.rounds >= FREE_ROUNDS {
                 self.pause().await?;
             }
@@ -238,7 +241,7 @@ impl<'a> Session<'a> {
     }
 
     fn check_patience(&self, pause: Option<Pause>) -> Result<(), ReplayError> {
-        if self.written.elapsed() <= self.patience {
+        if self.rounds == 0 || self.troubled.elapsed() <= self.patience {
             return Ok(());
         }
         Err(ReplayError::Unavailable {

@@ -66,3 +66,73 @@ fn header(index: &ShardIndex) -> Option<Header> {
     let version = u16::try_from(index.rdb_version).ok()?;
     Some(Header { flavour, version })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use common::storage::{BLOCK_BYTES, BlockEntry, Compression, FirstRecord, Sha256Digest};
+
+    /// An index of blocks whose first records stand so far into them.
+    fn index(first_records: &[Option<u64>], walked: bool) -> ShardIndex {
+        let block = |(number, first): (u64, &Option<u64>)| BlockEntry {
+            raw_offset: number * BLOCK_BYTES as u64,
+            raw_bytes: BLOCK_BYTES as u64,
+            stored_offset: 0,
+            stored_bytes: 1,
+            sha256: Sha256Digest::of(b""),
+            first_record: first.map(|offset| FirstRecord {
+                offset: number * BLOCK_BYTES as u64 + offset,
+                db: 0,
+            }),
+        };
+        ShardIndex {
+            schema: 1,
+            backup_id: "20261121t003000z-3f9c2a10".parse().unwrap(),
+            shard: 0,
+            object: "shard".into(),
+            compression: Compression::None,
+            raw_bytes: 0,
+            stored_bytes: 0,
+            sha256: Sha256Digest::of(b""),
+            flavour: "redis".into(),
+            rdb_version: 10,
+            blocks: (0..).zip(first_records).map(block).collect(),
+            slots: walked.then(Vec::new),
+        }
+    }
+
+    fn from(block: u64) -> Progress {
+        Progress {
+            block,
+            keys: 5,
+            ..Progress::default()
+        }
+    }
+
+    #[test]
+    fn a_first_attempt_begins_at_the_start() {
+        let start = Start::of(&index(&[Some(9), Some(3)], true), Progress::default());
+        assert_eq!((start.block, start.resume), (0, None));
+    }
+
+    #[test]
+    fn another_attempt_begins_at_the_first_record_of_its_block() {
+        let start = Start::of(&index(&[Some(9), Some(3)], true), from(1));
+        assert_eq!((start.block, start.progress), (1, from(1)));
+        assert_eq!(start.resume.unwrap().offset, BLOCK_BYTES as u64 + 3);
+    }
+
+    #[test]
+    fn blocks_inside_a_long_record_are_passed_over() {
+        let start = Start::of(&index(&[Some(9), None, None, Some(7)], true), from(1));
+        assert_eq!((start.block, start.progress.block), (3, 3));
+        let start = Start::of(&index(&[Some(9), None], true), from(1));
+        assert_eq!((start.block, start.progress.block), (2, 2));
+    }
+
+    #[test]
+    fn records_that_were_not_walked_are_replayed_from_the_start() {
+        let start = Start::of(&index(&[Some(9), None], false), from(1));
+        assert_eq!((start.block, start.progress), (0, Progress::default()));
+    }
+}

@@ -31,19 +31,35 @@ pub async fn run(rounds: usize) -> Result<Vec<Row>> {
     let (mut dump, mut pipe) = (Vec::new(), Vec::new());
     for round in 0..rounds {
         let ours = ours(&server, &store, &pool, round).await?;
-        dump.push(Measurement { ours, rival: to_nowhere(&server).await? });
-        pipe.push(Measurement { ours, rival: through_gzip(&server, &store).await? });
+        dump.push(Measurement {
+            ours,
+            rival: to_nowhere(&server).await?,
+        });
+        pipe.push(Measurement {
+            ours,
+            rival: through_gzip(&server, &store).await?,
+        });
         store.delete_prefix("").await?;
     }
-    let row = |rival, goal, rounds: &[Measurement]| Row::new("backup-gzip", "s", rival, goal, rounds);
+    let row =
+        |rival, goal, rounds: &[Measurement]| Row::new("backup-gzip", "s", rival, goal, rounds);
     Ok(vec![
         row("redis-cli --rdb - > /dev/null", Goal::AtMost(1.20), &dump),
-        row("redis-cli --rdb - | gzip -1 | upload", Goal::AtMost(0.95), &pipe),
+        row(
+            "redis-cli --rdb - | gzip -1 | upload",
+            Goal::AtMost(0.95),
+            &pipe,
+        ),
     ])
 }
 
 /// A backup as the controller's worker makes it. Answers the seconds.
-async fn ours(server: &RedisServer, store: &ObjectStore, pool: &CompressionPool, round: usize) -> Result<f64> {
+async fn ours(
+    server: &RedisServer,
+    store: &ObjectStore,
+    pool: &CompressionPool,
+    round: usize,
+) -> Result<f64> {
     let started = Instant::now();
     backup(server, store, pool, round).await?;
     Ok(started.elapsed().as_secs_f64())
@@ -77,7 +93,10 @@ pub async fn backup(
 async fn to_nowhere(server: &RedisServer) -> Result<f64> {
     let started = Instant::now();
     // The status is that of a failing fsync of /dev/null, and says nothing.
-    servers::redis_cli(server.address()).args(["--rdb", "-"]).status().await?;
+    servers::redis_cli(server.address())
+        .args(["--rdb", "-"])
+        .status()
+        .await?;
     Ok(started.elapsed().as_secs_f64())
 }
 
@@ -85,18 +104,37 @@ async fn to_nowhere(server: &RedisServer) -> Result<f64> {
 async fn through_gzip(server: &RedisServer, store: &ObjectStore) -> Result<f64> {
     let started = Instant::now();
     let address = server.address();
-    let script = format!("redis-cli -h {} -p {} --rdb - 2> /dev/null | gzip -1", address.ip(), address.port());
-    let mut child = Command::new("sh").args(["-c", &script]).stdout(Stdio::piped()).kill_on_drop(true).spawn()?;
-    let mut output = child.stdout.take().ok_or_else(|| anyhow::anyhow!("no output"))?;
+    let script = format!(
+        "redis-cli -h {} -p {} --rdb - 2> /dev/null | gzip -1",
+        address.ip(),
+        address.port()
+    );
+    let mut child = Command::new("sh")
+        .args(["-c", &script])
+        .stdout(Stdio::piped())
+        .kill_on_drop(true)
+        .spawn()?;
+    let mut output = child
+        .stdout
+        .take()
+        .ok_or_else(|| anyhow::anyhow!("no output"))?;
     let mut upload = MultipartUpload::new(store.clone(), "rival.rdb.gz".to_owned(), PART);
     let mut part = upload.buffer();
-    while (&mut output).take((PART - part.len()) as u64).read_buf(&mut part).await? > 0 {
+    while (&mut output)
+        .take((PART - part.len()) as u64)
+        .read_buf(&mut part)
+        .await?
+        > 0
+    {
         if part.len() == PART {
             upload.send(part).await?;
             part = upload.buffer();
         }
     }
-    ensure!(upload.travelling() > 0 || upload.bytes() > 0, "the rival's pipe wrote less than a part");
+    ensure!(
+        upload.travelling() > 0 || upload.bytes() > 0,
+        "the rival's pipe wrote less than a part"
+    );
     upload.finish(part).await?;
     child.wait().await?;
     Ok(started.elapsed().as_secs_f64())

@@ -25,18 +25,31 @@ pub async fn run(rounds: usize) -> Result<Vec<Row>> {
         let rival = rival().await?;
         measured.push(Measurement { ours, rival });
     }
-    Ok(vec![Row::new("formation", "s", "redis-cli --cluster create", Goal::AtMost(0.7), &measured)])
+    Ok(vec![Row::new(
+        "formation",
+        "s",
+        "redis-cli --cluster create",
+        Goal::AtMost(0.7),
+        &measured,
+    )])
 }
 
 async fn nodes() -> Result<Vec<RedisServer>> {
-    let options = [("repl-diskless-sync-delay", "0"), ("cluster-node-timeout", "5000")];
+    let options = [
+        ("repl-diskless-sync-delay", "0"),
+        ("cluster-node-timeout", "5000"),
+    ];
     try_join_all((0..NODES).map(|_| RedisServer::cluster_node(&options))).await
 }
 
 /// Until the cluster is whole by every node's own word, replicas linked.
 async fn ours() -> Result<f64> {
     let nodes = nodes().await?;
-    let places: Vec<Place> = nodes.iter().enumerate().map(|(index, node)| place(index, node)).collect();
+    let places: Vec<Place> = nodes
+        .iter()
+        .enumerate()
+        .map(|(index, node)| place(index, node))
+        .collect();
     let wanted = Wanted {
         shards: SHARDS,
         replicas_per_shard: 1,
@@ -48,7 +61,11 @@ async fn ours() -> Result<f64> {
     let started = Instant::now();
     let drive = drive(&wanted, &places, Duration::from_millis(50), LIMIT).await;
     let time = started.elapsed();
-    ensure!(drive.assessment.is_whole(), "not whole: {:?}", drive.assessment.problems);
+    ensure!(
+        drive.assessment.is_whole(),
+        "not whole: {:?}",
+        drive.assessment.problems
+    );
     Ok(time.as_secs_f64())
 }
 
@@ -68,7 +85,10 @@ fn place(index: usize, node: &RedisServer) -> Place {
 /// Until it returns, and then until every node says that it is so and every replica is linked: the same end.
 async fn rival() -> Result<f64> {
     let nodes = nodes().await?;
-    let addresses: Vec<String> = nodes.iter().map(|node| node.address().to_string()).collect();
+    let addresses: Vec<String> = nodes
+        .iter()
+        .map(|node| node.address().to_string())
+        .collect();
     let started = Instant::now();
     let status = servers::redis_cli(nodes[0].address())
         .args(["--cluster", "create"])
@@ -88,7 +108,8 @@ async fn whole(nodes: &[RedisServer]) -> Result<bool> {
         anyhow::Ok(
             cluster.contains("cluster_state:ok")
                 && cluster.contains(&format!("cluster_known_nodes:{NODES}"))
-                && (replication.contains("role:master") || replication.contains("master_link_status:up")),
+                && (replication.contains("role:master")
+                    || replication.contains("master_link_status:up")),
         )
     }))
     .await?;

@@ -22,6 +22,9 @@ pub async fn run(case: &str) -> Result<Vec<Row>> {
         "backup-gzip" => backup::run(ROUNDS).await,
         "restore-one-owner" => restore::run(ROUNDS).await,
         "formation" => formation::run(ROUNDS).await,
-        other => bail!("there is no case '{other}': choose one of {}", CASES.join(", ")),
+        other => bail!(
+            "there is no case '{other}': choose one of {}",
+            CASES.join(", ")
+        ),
     }
 }

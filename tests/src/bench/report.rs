@@ -65,7 +65,17 @@ impl Row {
             median: median(ratios()),
             max: ratios().fold(f64::NEG_INFINITY, f64::max),
         };
-        Self { case, metric, ours, rival, rival_name, ratio, goal, met, rounds }
+        Self {
+            case,
+            metric,
+            ours,
+            rival,
+            rival_name,
+            ratio,
+            goal,
+            met,
+            rounds,
+        }
     }
 }
 
@@ -96,7 +106,10 @@ pub fn table(rows: &[Row]) -> String {
             row.ratio,
             row.goal,
             if row.met { "yes" } else { "no" },
-            format!("{:.2} {:.2} {:.2}", row.rounds.min, row.rounds.median, row.rounds.max),
+            format!(
+                "{:.2} {:.2} {:.2}",
+                row.rounds.min, row.rounds.median, row.rounds.max
+            ),
             row.rival_name
         ));
     }
@@ -109,7 +122,8 @@ mod tests {
 
     #[test]
     fn the_ratio_is_one_of_medians() {
-        let rounds = [(1.0, 2.0), (3.0, 2.0), (2.0, 4.0)].map(|(ours, rival)| Measurement { ours, rival });
+        let rounds =
+            [(1.0, 2.0), (3.0, 2.0), (2.0, 4.0)].map(|(ours, rival)| Measurement { ours, rival });
         let row = Row::new("case", "s", "rival", Goal::AtMost(1.0), &rounds);
         assert!((row.ratio - 1.0).abs() < 1e-9 && row.met);
         assert!((row.rounds.min - 0.5).abs() < 1e-9 && (row.rounds.max - 1.5).abs() < 1e-9);

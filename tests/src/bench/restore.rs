@@ -62,14 +62,21 @@ async fn ours(request: &ReplayRequest, store: &ObjectStore, pool: &CompressionPo
     let (progress, _) = watch::channel(Progress::default());
     let started = Instant::now();
     let done = replay(store.clone(), pool.clone(), request, &progress).await?;
-    ensure!(done.keys == KEYS, "{} keys written instead of {KEYS}", done.keys);
+    ensure!(
+        done.keys == KEYS,
+        "{} keys written instead of {KEYS}",
+        done.keys
+    );
     rate(started)
 }
 
 async fn piped(target: &RedisServer, commands: &Path) -> Result<f64> {
     let started = Instant::now();
-    let status =
-        servers::redis_cli(target.address()).arg("--pipe").stdin(File::open(commands)?).status().await?;
+    let status = servers::redis_cli(target.address())
+        .arg("--pipe")
+        .stdin(File::open(commands)?)
+        .status()
+        .await?;
     ensure!(status.success(), "redis-cli --pipe failed");
     rate(started)
 }
@@ -104,7 +111,12 @@ impl Commands {
             let mut text = BytesMut::new();
             for (index, payload) in (start..).zip(payloads) {
                 let mut command = Command::new(&mut text, 5);
-                command.arg(b"RESTORE").arg(servers::key(index).as_bytes()).integer(0).arg(&payload).arg(b"REPLACE");
+                command
+                    .arg(b"RESTORE")
+                    .arg(servers::key(index).as_bytes())
+                    .integer(0)
+                    .arg(&payload)
+                    .arg(b"REPLACE");
             }
             file.write_all(&text)?;
         }

@@ -14,11 +14,18 @@ pub const KEYS: u64 = 1_000_000;
 
 /// A server in cluster mode that owns every slot, without the wait before a diskless transfer.
 pub async fn sole_owner() -> Result<RedisServer> {
-    let options = [("repl-diskless-sync-delay", "0"), ("save", ""), ("cluster-node-timeout", "60000")];
+    let options = [
+        ("repl-diskless-sync-delay", "0"),
+        ("save", ""),
+        ("cluster-node-timeout", "60000"),
+    ];
     let server = RedisServer::cluster_node(&options).await?;
     server.call::<()>("CLUSTER ADDSLOTSRANGE 0 16383").await?;
     crate::redis::eventually("the server serves", || async {
-        Ok(server.call::<String>("CLUSTER INFO").await?.contains("cluster_state:ok"))
+        Ok(server
+            .call::<String>("CLUSTER INFO")
+            .await?
+            .contains("cluster_state:ok"))
     })
     .await?;
     Ok(server)
@@ -36,7 +43,11 @@ pub async fn fill(server: &RedisServer) -> Result<()> {
     for start in (0..KEYS).step_by(usize::try_from(BATCH)?) {
         let mut pipeline = redis::pipe();
         for index in start..start + BATCH {
-            pipeline.cmd("SET").arg(key(index)).arg(json_text(index, 180)).ignore();
+            pipeline
+                .cmd("SET")
+                .arg(key(index))
+                .arg(json_text(index, 180))
+                .ignore();
         }
         pipeline.query_async::<()>(&mut connection).await?;
     }
@@ -64,7 +75,13 @@ impl S3Process {
         tokio::fs::create_dir_all(&directory).await?;
         let mut child = Command::new(&program)
             .args(["--listen", "127.0.0.1:0", "--bucket", BUCKET])
-            .args(["--access-key", ACCESS_KEY, "--secret-key", SECRET_KEY, "--root"])
+            .args([
+                "--access-key",
+                ACCESS_KEY,
+                "--secret-key",
+                SECRET_KEY,
+                "--root",
+            ])
             .arg(&directory)
             .stdout(Stdio::piped())
             .kill_on_drop(true)
@@ -74,14 +91,25 @@ impl S3Process {
         let mut output = BufReader::new(output);
         let mut line = String::new();
         let read = output.read_line(&mut line);
-        tokio::time::timeout(Duration::from_secs(10), read).await.context("the S3 server says nothing")??;
-        Ok(Self { _child: child, directory, endpoint: line.trim().to_owned() })
+        tokio::time::timeout(Duration::from_secs(10), read)
+            .await
+            .context("the S3 server says nothing")??;
+        Ok(Self {
+            _child: child,
+            directory,
+            endpoint: line.trim().to_owned(),
+        })
     }
 
     /// The bucket.
     pub async fn store(&self) -> Result<ObjectStore> {
-        let given = Given { bucket: BUCKET, endpoint: Some(&self.endpoint), ..Given::default() };
-        let credentials = Credentials::new(ACCESS_KEY.to_owned(), SECRET_KEY.to_owned().into(), None);
+        let given = Given {
+            bucket: BUCKET,
+            endpoint: Some(&self.endpoint),
+            ..Given::default()
+        };
+        let credentials =
+            Credentials::new(ACCESS_KEY.to_owned(), SECRET_KEY.to_owned().into(), None);
         Ok(ObjectStore::connect(Location::new(&given)?, Some(credentials)).await)
     }
 }
@@ -103,7 +131,12 @@ pub fn place(store: &ObjectStore, round: usize) -> (BackupId, Layout) {
 pub fn redis_cli(address: SocketAddr) -> Command {
     let mut command = Command::new("redis-cli");
     command
-        .args(["-h", &address.ip().to_string(), "-p", &address.port().to_string()])
+        .args([
+            "-h",
+            &address.ip().to_string(),
+            "-p",
+            &address.port().to_string(),
+        ])
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .stderr(Stdio::null())

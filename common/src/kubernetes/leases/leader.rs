@@ -117,18 +117,21 @@ impl Candidate {
     async fn compete(mut self, end: CancellationToken) {
         loop {
             let asked = Instant::now();
-            let pause = match self.attempt(asked).await {
-                Ok(holder) => {
+            // A renewal that takes longer than what was promised is given up, so that the loss is told in time.
+            let promised = self.publish.borrow().leading_until;
+            let limit = promised.map_or(call::WRITE_TIMEOUT, |until| until.duration_since(asked));
+            let pause = match tokio::time::timeout(limit, self.attempt(asked)).await {
+                Ok(Ok(holder)) => {
                     self.announce(asked, &holder);
                     self.duration / 3
                 }
-                Err(error) => {
+                Ok(Err(error)) => {
                     tracing::warn!(%error, "the leader lease cannot be read or written now");
-                    self.held = None;
-                    self.expire(Instant::now());
                     (self.duration / 6).min(Duration::from_secs(2))
                 }
+                Err(_) => Duration::ZERO,
             };
+            self.expire(Instant::now());
             tokio::select! {
                 () = tokio::time::sleep(pause) => {}
                 () = end.cancelled() => break,
@@ -169,8 +172,8 @@ impl Candidate {
     /// Others take over when they have seen no change for the whole duration; that begins after `asked`. A tenth is left for
     /// clocks that run at different speeds and for writes that are under way.
     fn announce(&self, asked: Instant, holder: &str) {
-        let leads = *holder == *self.identity;
         let until = asked + self.duration * 9 / 10;
+        let leads = *holder == *self.identity && until > Instant::now();
         let before = self.publish.send_replace(LeadershipState {
             leading_until: leads.then_some(until),
             holder: Some(holder.to_string()),

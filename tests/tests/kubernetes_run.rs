@@ -1,0 +1,191 @@
+//! A whole controller process: probes, leases, SIGTERM, memory.
+
+use anyhow::{Context, Result, ensure};
+use common::{
+    kubernetes::{
+        call::ApiError,
+        controller::{Controller, Reconcile},
+        leases::{Leadership, Membership},
+        outcome::Outcome,
+    },
+    runtime::{self, BoxError, CommonArguments, Program, Runtime},
+};
+use crds::RedisBackup;
+use k8s_openapi::api::coordination::v1::Lease;
+use kube::Api;
+use std::{
+    process::{ExitCode, Stdio},
+    sync::Arc,
+    time::Duration,
+};
+use tests::kubernetes::{api_server, eventually};
+use tokio::{
+    io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader},
+    net::TcpStream,
+    process::{Child, Command},
+};
+
+const PROGRAM: Program = Program {
+    name: "run-controller",
+    version: "1.0.0",
+};
+
+/// Set in the environment of the started process.
+const MARK: &str = "IS_CONTROLLER_PROCESS";
+
+struct Idle;
+
+impl Reconcile<RedisBackup> for Idle {
+    type Error = ApiError;
+    async fn reconcile(&self, _: Arc<RedisBackup>) -> Result<Outcome, ApiError> {
+        Ok(Outcome::finished())
+    }
+}
+
+async fn work(runtime: Runtime) -> Result<(), BoxError> {
+    let leadership = Leadership::start(&runtime);
+    let _membership = Membership::start(&runtime);
+    let mut controller = Controller::new(&runtime, runtime.api());
+    controller.only_leader(&leadership);
+    controller.run(Arc::new(Idle)).await;
+    Ok(())
+}
+
+/// Not a test: what this file's own program does when it is started as a controller.
+#[test]
+#[ignore = "started by the tests of this file"]
+fn controller_process() -> ExitCode {
+    #[derive(clap::Parser)]
+    struct Arguments {
+        #[command(flatten)]
+        common: CommonArguments,
+    }
+    if std::env::var_os(MARK).is_none() {
+        return ExitCode::SUCCESS;
+    }
+    let arguments = <Arguments as clap::Parser>::parse_from(["controller"]);
+    runtime::run(PROGRAM, &arguments.common, work)
+}
+
+struct Process {
+    child: Child,
+    address: String,
+    log: tokio::task::JoinHandle<String>,
+}
+
+/// Starts this program as a controller and waits until it says where it listens.
+async fn start(identity: &str, namespace: &str, kubeconfig: &std::path::Path) -> Result<Process> {
+    let mut child = Command::new(std::env::current_exe()?)
+        .args(["--ignored", "--exact", "controller_process", "--nocapture"])
+        .env(MARK, "yes")
+        .env("KUBECONFIG", kubeconfig)
+        .env("POD_NAME", identity)
+        .env("POD_NAMESPACE", namespace)
+        .env("WATCH_NAMESPACE", namespace)
+        .env("LISTEN_ADDRESS", "127.0.0.1:0")
+        .env("LEASE_DURATION", "3s")
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .kill_on_drop(true)
+        .spawn()?;
+    let mut lines = BufReader::new(child.stderr.take().context("no stderr")?).lines();
+    let mut head = String::new();
+    let address = loop {
+        let line = lines.next_line().await?.context(head.clone())?;
+        let value: serde_json::Value = serde_json::from_str(&line).unwrap_or_default();
+        if let Some(address) = value["address"].as_str() {
+            break address.to_string();
+        }
+        head += &line;
+    };
+    let log = tokio::spawn(async move {
+        let mut log = head;
+        while let Ok(Some(line)) = lines.next_line().await {
+            log = log + "\n" + &line;
+        }
+        log
+    });
+    Ok(Process {
+        child,
+        address,
+        log,
+    })
+}
+
+impl Process {
+    async fn get(&self, path: &str) -> Result<(u16, String)> {
+        let mut stream = TcpStream::connect(&self.address).await?;
+        let request = format!("GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
+        stream.write_all(request.as_bytes()).await?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await?;
+        let code = answer.split(' ').nth(1).context("no status")?.parse()?;
+        let body = answer.split_once("\r\n\r\n").map_or("", |(_, body)| body);
+        Ok((code, body.to_string()))
+    }
+
+    async fn ready(&self) -> Result<()> {
+        eventually("the process is ready", async || {
+            Ok((self.get("/readyz").await?.0 == 200).then_some(()))
+        })
+        .await
+    }
+
+    async fn leads(&self) -> Result<()> {
+        eventually("the process leads", async || {
+            let metrics = self.get("/metrics").await?.1;
+            Ok(metrics.contains("redis_operator_leading 1").then_some(()))
+        })
+        .await
+    }
+
+    fn signal(&self, signal: &str) -> Result<()> {
+        let id = self.child.id().context("it has ended")?.to_string();
+        let status = std::process::Command::new("kill")
+            .args([signal, &id])
+            .status()?;
+        ensure!(status.success(), "kill {signal} {id}: {status}");
+        Ok(())
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_process_serves_probes_and_hands_back_at_sigterm() -> Result<()> {
+    let server = api_server().await?;
+    let namespace = server.namespace("run").await?;
+    let mut first = start("run-controller-a", &namespace, &server.kubeconfig).await?;
+    first.leads().await?;
+    first.ready().await?;
+    assert_eq!(first.get("/livez").await?.0, 200);
+    assert_eq!(first.get("/else").await?.0, 404);
+    let mut second = start("run-controller-b", &namespace, &server.kubeconfig).await?;
+    // A standby is ready too: its caches are complete.
+    second.ready().await?;
+
+    let metrics = second.get("/metrics").await?.1;
+    let resident = metrics
+        .lines()
+        .find_map(|line| line.strip_prefix("process_resident_memory_bytes "))
+        .context("no memory")?
+        .parse::<u64>()?;
+    println!("idle: {} KiB resident", resident / 1024);
+
+    let leases: Api<Lease> = Api::namespaced(server.client.clone(), &namespace);
+    eventually("the member lease is there", async || {
+        leases.get_opt("run-controller-a").await.map_err(Into::into)
+    })
+    .await?;
+    first.signal("-TERM")?;
+    let status = tokio::time::timeout(Duration::from_secs(10), first.child.wait()).await??;
+    assert!(status.success(), "{status}: {}", first.log.await?);
+    assert!(leases.get_opt("run-controller-a").await?.is_none());
+    second.leads().await?;
+
+    second.signal("-INT")?;
+    let status = tokio::time::timeout(Duration::from_secs(10), second.child.wait()).await??;
+    assert!(status.success(), "{status}: {}", second.log.await?);
+    let lease = leases.get("run-controller").await?;
+    let holder = lease.spec.and_then(|spec| spec.holder_identity);
+    assert_eq!(holder.unwrap_or_default(), "");
+    Ok(())
+}

@@ -1,0 +1,540 @@
+//! Replays of real backups into real clusters: every key arrives, wherever its slot is by then; what is damaged is not used;
+//! what was begun is gone on with.
+
+mod restore_support;
+
+use anyhow::{Context, Result, ensure};
+use common::{
+    cluster::slots::{Slot, SlotRange, SlotSet},
+    rdb::{Event, RecordReader},
+    storage::{BlockReader, Compression, CompressionPool, S3Cause, StorageError},
+};
+use futures::future::join_all;
+use redis::cmd;
+use restore_controller::{
+    replay::{Pause, Progress, Refusal, ReplayError, ReplayRequest},
+    target,
+    verify::Expectation,
+};
+use restore_support::{Backup, assert_equal, back_up, fill, libraries, portraits, seeds, size};
+use std::{collections::BTreeMap, ops::ControlFlow, sync::Arc, time::Duration};
+use tests::{
+    redis::{FUNCTIONS, RedisCluster, RedisServer, eventually, samples},
+    s3::{Fault, On, TestBucket},
+};
+use tokio::{sync::watch, time::timeout};
+
+const GZIP: Compression = Compression::Gzip { level: 1 };
+const LIMIT: Duration = Duration::from_secs(120);
+
+/// Keys that expire between the backup and the restore.
+const SHORT_LIVED: u64 = 50;
+
+async fn rich_source() -> Result<RedisCluster> {
+    let source = RedisCluster::start(3, 0).await?;
+    source.fill(&samples("")).await?;
+    for shard in 0..20 {
+        source.fill(&samples(&format!("set {shard}:"))).await?;
+    }
+    fill(&source, "plain:", 20_000, 120).await?;
+    for node in source.primaries() {
+        for code in FUNCTIONS {
+            let mut connection = node.connect().await?;
+            cmd("FUNCTION")
+                .arg("LOAD")
+                .arg(code)
+                .query_async::<()>(&mut connection)
+                .await?;
+        }
+    }
+    Ok(source)
+}
+
+async fn add_short_lived(source: &RedisCluster, life: Duration) -> Result<()> {
+    for number in 0..SHORT_LIVED {
+        let key = format!("short:{number}");
+        let node = &source.primaries()[source.shard_of(key.as_bytes())?];
+        node.call::<()>(&format!("SET {key} x PX {}", life.as_millis()))
+            .await?;
+    }
+    Ok(())
+}
+
+async fn all_expired(source: &RedisCluster) -> Result<()> {
+    eventually("the short-lived keys have expired", async || {
+        for number in 0..SHORT_LIVED {
+            let key = format!("short:{number}");
+            let node = &source.primaries()[source.shard_of(key.as_bytes())?];
+            if node.call::<i64>(&format!("PTTL {key}")).await? != -2 {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    })
+    .await
+}
+
+/// What the controller would say of the target.
+async fn verified(backup: &Backup, target: &RedisCluster) -> Result<()> {
+    let counted = target::count(&seeds(target)).await?;
+    let indexes = backup.source.indexes().await?;
+    let shards = backup.source.manifest().shards.iter();
+    let owned: Vec<SlotSet> = shards.map(|s| s.slots.iter().copied().collect()).collect();
+    let wanted = Expectation::of(indexes.iter().zip(&owned)).context("keys were not counted")?;
+    let result = wanted.compare(&counted, jiff::Timestamp::now().as_millisecond());
+    ensure!(result.fits(), "{}", result.sentence());
+    Ok(())
+}
+
+#[tokio::test]
+async fn every_value_arrives_in_clusters_of_five_three_and_one_shards() -> Result<()> {
+    let bucket = TestBucket::start().await?;
+    let source = rich_source().await?;
+    let expected_keys = size(&source).await?;
+    add_short_lived(&source, Duration::from_secs(3)).await?;
+    let backup = back_up(&source, &bucket, GZIP).await?;
+    all_expired(&source).await?;
+    let wanted = portraits(&source).await?;
+    assert_eq!(wanted.len() as u64, expected_keys);
+    for shards in [5, 3, 1] {
+        let target = RedisCluster::start(shards, 0).await?;
+        let done = timeout(LIMIT, backup.replay_all(&target)).await??;
+        let found = portraits(&target).await?;
+        assert_equal(&wanted, &found);
+        let sum = |of: fn(&Progress) -> u64| done.iter().map(of).sum::<u64>();
+        assert_eq!(sum(|p| p.keys), expected_keys, "into {shards} shards");
+        assert_eq!(sum(|p| p.expired), SHORT_LIVED);
+        assert_eq!(sum(|p| p.foreign), 0);
+        for node in target.primaries() {
+            let libraries = libraries(node).await?;
+            let codes: Vec<_> = libraries.values().map(String::as_str).collect();
+            assert_eq!(codes, FUNCTIONS, "at {}", node.address());
+        }
+        verified(&backup, &target).await?;
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn uncompressed_backups_are_restored_too() -> Result<()> {
+    let bucket = TestBucket::start().await?;
+    let source = RedisCluster::start(1, 0).await?;
+    source.fill(&samples("")).await?;
+    let backup = back_up(&source, &bucket, Compression::None).await?;
+    let target = RedisCluster::start(2, 0).await?;
+    timeout(LIMIT, backup.replay_all(&target)).await??;
+    assert_equal(&portraits(&source).await?, &portraits(&target).await?);
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_library_with_other_code_stops_the_replay() -> Result<()> {
+    let bucket = TestBucket::start().await?;
+    let source = rich_source().await?;
+    let backup = back_up(&source, &bucket, GZIP).await?;
+    let target = RedisCluster::start(2, 0).await?;
+    let other = "#!lua name=first\nredis.register_function('one', function() return 2 end)";
+    let mut connection = target.primaries()[1].connect().await?;
+    cmd("FUNCTION")
+        .arg("LOAD")
+        .arg(other)
+        .query_async::<()>(&mut connection)
+        .await?;
+    let request = backup.request(0, seeds(&target)).await?;
+    let error = timeout(LIMIT, backup.replay(&request)).await?.unwrap_err();
+    assert!(
+        matches!(&error, ReplayError::FunctionConflict { library, .. } if library == "first"),
+        "{error}"
+    );
+    assert!(!error.is_transient());
+    assert_eq!(
+        size(&target).await?,
+        0,
+        "functions come before the first key"
+    );
+    Ok(())
+}
+
+/// A backup of one shard with several blocks.
+async fn long_backup(bucket: &TestBucket) -> Result<(RedisCluster, Backup)> {
+    let source = RedisCluster::start(1, 0).await?;
+    fill(&source, "long:", 60_000, 700).await?;
+    let backup = back_up(&source, bucket, GZIP).await?;
+    Ok((source, backup))
+}
+
+/// Where each key's record starts in the raw stream.
+async fn record_starts(backup: &Backup, request: &ReplayRequest) -> Result<BTreeMap<Vec<u8>, u64>> {
+    let index = Arc::clone(&request.index);
+    let (store, pool) = (backup.store.clone(), CompressionPool::of_machine());
+    let mut blocks = BlockReader::new(store, request.key.clone(), index, 0, pool);
+    let mut reader = RecordReader::new();
+    let mut starts = BTreeMap::new();
+    while let Some(block) = blocks.next().await? {
+        reader.feed(&block.bytes, &mut |event| {
+            if let Event::Key(key) = event {
+                starts.insert(key.key.to_vec(), key.record_start);
+            }
+            ControlFlow::Continue(())
+        })?;
+    }
+    Ok(starts)
+}
+
+#[tokio::test]
+async fn nothing_of_a_damaged_block_is_written() -> Result<()> {
+    const DAMAGED: usize = 2;
+    let bucket = TestBucket::start().await?;
+    let (_source, backup) = long_backup(&bucket).await?;
+    let target = RedisCluster::start(2, 0).await?;
+    let request = backup.request(0, seeds(&target)).await?;
+    let starts = record_starts(&backup, &request).await?;
+    let block = request.index.blocks[DAMAGED];
+    let file = bucket.server().file(TestBucket::NAME, &request.key);
+    let mut object = std::fs::read(&file)?;
+    object[usize::try_from(block.stored_offset + block.stored_bytes / 2)?] ^= 1;
+    std::fs::write(&file, object)?;
+
+    let (tell, progress) = watch::channel(Progress::default());
+    let replayed = timeout(LIMIT, backup.replay_telling(&request, &tell)).await?;
+    let error = replayed.unwrap_err();
+    assert!(
+        matches!(
+            &error,
+            ReplayError::Storage(StorageError::DamagedBlock { block: DAMAGED, .. })
+        ),
+        "{error}"
+    );
+    assert!(!error.is_transient());
+    assert!(error.to_string().contains(&request.key), "{error}");
+    let found = portraits(&target).await?;
+    for key in found.keys() {
+        let start = starts[key];
+        assert!(
+            start < block.raw_offset,
+            "a key that starts at {start} was written"
+        );
+    }
+    let reached = progress.borrow().block;
+    assert!(reached <= DAMAGED as u64, "block {reached} was reported");
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_killed_replay_goes_on_at_its_block() -> Result<()> {
+    let bucket = TestBucket::start().await?;
+    let (source, backup) = long_backup(&bucket).await?;
+    let target = RedisCluster::start(2, 0).await?;
+    let mut request = backup.request(0, seeds(&target)).await?;
+    let blocks = request.index.blocks.len() as u64;
+    assert!(blocks >= 5, "{blocks} blocks");
+
+    let (tell, mut progress) = watch::channel(Progress::default());
+    tokio::select! {
+        done = backup.replay_telling(&request, &tell) => anyhow::bail!("not killed in time: {done:?}"),
+        reached = progress.wait_for(|seen| seen.block >= 2) => drop(reached?),
+    }
+    let reached = *progress.borrow();
+    assert!(reached.block < blocks && reached.keys > 0, "{reached:?}");
+    let before = calls(&target).await?;
+
+    request.from = reached;
+    let done = timeout(LIMIT, backup.replay(&request)).await??;
+    assert_equal(&portraits(&source).await?, &portraits(&target).await?);
+    assert_eq!(done.block, blocks);
+    assert_eq!(done.keys, size(&source).await?, "{done:?}");
+    let repeated = calls(&target).await? - before;
+    assert_eq!(
+        repeated,
+        done.keys - reached.keys,
+        "only what was not reported is sent again"
+    );
+    Ok(())
+}
+
+/// RESTORE commands that the primaries have executed.
+async fn calls(cluster: &RedisCluster) -> Result<u64> {
+    let mut calls = 0;
+    for node in cluster.primaries() {
+        let text: String = node.call("INFO commandstats").await?;
+        let line = text
+            .lines()
+            .find_map(|line| line.strip_prefix("cmdstat_restore:calls="));
+        let count = line.and_then(|line| line.split(',').next()?.parse::<u64>().ok());
+        calls += count.unwrap_or(0);
+    }
+    Ok(calls)
+}
+
+#[tokio::test]
+async fn a_finished_unit_writes_nothing_when_it_is_begun_again() -> Result<()> {
+    let bucket = TestBucket::start().await?;
+    let (_source, backup) = long_backup(&bucket).await?;
+    let target = RedisCluster::start(1, 0).await?;
+    let mut request = backup.request(0, seeds(&target)).await?;
+    request.from = Progress {
+        block: request.index.blocks.len() as u64,
+        keys: 60_000,
+        ..Progress::default()
+    };
+    assert_eq!(backup.replay(&request).await?, request.from);
+    assert_eq!(size(&target).await?, 0);
+    Ok(())
+}
+
+#[tokio::test]
+async fn keys_of_other_shards_are_left_out_and_counted() -> Result<()> {
+    let bucket = TestBucket::start().await?;
+    let source = RedisCluster::start(1, 0).await?;
+    fill(&source, "key:", 2000, 20).await?;
+    let backup = back_up(&source, &bucket, GZIP).await?;
+    let target = RedisCluster::start(1, 0).await?;
+    let mut request = backup.request(0, seeds(&target)).await?;
+    let half = SlotRange::new(Slot::new(0)?, Slot::new(8191)?)?;
+    request.slots = SlotSet::from(half);
+    let done = backup.replay(&request).await?;
+    assert_eq!(done.keys + done.foreign, 2000);
+    assert_eq!(done.keys, size(&target).await?);
+    for key in portraits(&target).await?.keys() {
+        assert!(half.contains(Slot::of_key(key)));
+    }
+    Ok(())
+}
+
+/// Moves a slot by hand, as redis-cli does: keys that are there go along.
+async fn move_slot(slot: u16, from: &RedisServer, to: &RedisServer) -> Result<()> {
+    let from_id: String = from.call("CLUSTER MYID").await?;
+    let to_id: String = to.call("CLUSTER MYID").await?;
+    to.call::<()>(&format!("CLUSTER SETSLOT {slot} IMPORTING {from_id}"))
+        .await?;
+    from.call::<()>(&format!("CLUSTER SETSLOT {slot} MIGRATING {to_id}"))
+        .await?;
+    let mut connection = from.connect().await?;
+    loop {
+        let keys: Vec<Vec<u8>> = cmd("CLUSTER")
+            .arg("GETKEYSINSLOT")
+            .arg(slot)
+            .arg(100)
+            .query_async(&mut connection)
+            .await?;
+        if keys.is_empty() {
+            break;
+        }
+        let (ip, port) = (to.address().ip().to_string(), to.address().port());
+        let mut migrate = cmd("MIGRATE");
+        migrate
+            .arg(ip)
+            .arg(port)
+            .arg("")
+            .arg(0)
+            .arg(5000)
+            .arg("REPLACE")
+            .arg("KEYS")
+            .arg(keys);
+        migrate.query_async::<()>(&mut connection).await?;
+    }
+    for node in [to, from] {
+        node.call::<()>(&format!("CLUSTER SETSLOT {slot} NODE {to_id}"))
+            .await?;
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn slots_that_move_meanwhile_are_followed() -> Result<()> {
+    let bucket = TestBucket::start().await?;
+    let (source, backup) = long_backup(&bucket).await?;
+    let target = RedisCluster::start(2, 0).await?;
+    let request = backup.request(0, seeds(&target)).await?;
+    let [first, second] = target.primaries() else {
+        anyhow::bail!("not two primaries");
+    };
+    let moving = async {
+        for slot in 0..150 {
+            move_slot(slot, first, second).await?;
+        }
+        Ok::<_, anyhow::Error>(())
+    };
+    let (moved, done) = tokio::join!(moving, timeout(LIMIT, backup.replay(&request)));
+    moved?;
+    let done = done??;
+    assert_eq!(done.keys, 60_000);
+    assert_equal(&portraits(&source).await?, &portraits(&target).await?);
+    verified(&backup, &target).await?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn keys_of_a_slot_that_is_being_moved_go_to_its_new_place() -> Result<()> {
+    let bucket = TestBucket::start().await?;
+    let source = RedisCluster::start(1, 0).await?;
+    fill(&source, "{tag}", 3000, 50).await?;
+    fill(&source, "other", 3000, 50).await?;
+    let backup = back_up(&source, &bucket, GZIP).await?;
+    let target = RedisCluster::start(2, 0).await?;
+    let slot = Slot::of_key(b"{tag}").get();
+    let owner = target.shard_of(b"{tag}")?;
+    let (from, to) = (&target.primaries()[owner], &target.primaries()[1 - owner]);
+    let (from_id, to_id): (String, String) = (
+        from.call("CLUSTER MYID").await?,
+        to.call("CLUSTER MYID").await?,
+    );
+    to.call::<()>(&format!("CLUSTER SETSLOT {slot} IMPORTING {from_id}"))
+        .await?;
+    from.call::<()>(&format!("CLUSTER SETSLOT {slot} MIGRATING {to_id}"))
+        .await?;
+
+    let request = backup.request(0, seeds(&target)).await?;
+    let done = timeout(LIMIT, backup.replay(&request)).await??;
+    assert_eq!(done.keys, 6000);
+    let there: u64 = to.call(&format!("CLUSTER COUNTKEYSINSLOT {slot}")).await?;
+    assert_eq!(there, 3000, "every key of the slot was sent on by ASK");
+    for node in [to, from] {
+        node.call::<()>(&format!("CLUSTER SETSLOT {slot} NODE {to_id}"))
+            .await?;
+    }
+    assert_equal(&portraits(&source).await?, &portraits(&target).await?);
+    Ok(())
+}
+
+#[tokio::test]
+async fn broken_connections_are_made_again() -> Result<()> {
+    let bucket = TestBucket::start().await?;
+    let (source, backup) = long_backup(&bucket).await?;
+    let target = RedisCluster::start(2, 0).await?;
+    let request = backup.request(0, seeds(&target)).await?;
+    let (tell, mut progress) = watch::channel(Progress::default());
+    let breaking = async {
+        for block in 1..5 {
+            progress.wait_for(|seen| seen.block >= block).await?;
+            let kills = target
+                .primaries()
+                .iter()
+                .map(|n| n.call::<u64>("CLIENT KILL TYPE normal"));
+            for killed in join_all(kills).await {
+                killed?;
+            }
+        }
+        Ok::<_, anyhow::Error>(())
+    };
+    let replaying = timeout(LIMIT, backup.replay_telling(&request, &tell));
+    let (broken, done) = tokio::join!(breaking, replaying);
+    broken?;
+    assert_eq!(done??.keys, 60_000);
+    assert_equal(&portraits(&source).await?, &portraits(&target).await?);
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_paused_node_holds_the_replay_up_and_no_more() -> Result<()> {
+    let bucket = TestBucket::start().await?;
+    let (source, backup) = long_backup(&bucket).await?;
+    let target = RedisCluster::start(2, 0).await?;
+    target.primaries()[0]
+        .call::<()>("CLIENT PAUSE 1500 WRITE")
+        .await?;
+    let request = backup.request(0, seeds(&target)).await?;
+    assert_eq!(timeout(LIMIT, backup.replay(&request)).await??.keys, 60_000);
+    assert_equal(&portraits(&source).await?, &portraits(&target).await?);
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_full_memory_is_said_clearly() -> Result<()> {
+    let bucket = TestBucket::start().await?;
+    let (_source, backup) = long_backup(&bucket).await?;
+    let target = RedisCluster::start_with(2, 0, &[("maxmemory", "12mb")]).await?;
+    let request = backup.request(0, seeds(&target)).await?;
+    let error = timeout(LIMIT, backup.replay(&request)).await?.unwrap_err();
+    let ReplayError::Refused { node, refusal, .. } = &error else {
+        anyhow::bail!("{error}");
+    };
+    assert_eq!(*refusal, Refusal::OutOfMemory);
+    assert!(error.to_string().contains(&node.to_string()), "{error}");
+    assert!(error.to_string().contains("maxmemory"), "{error}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_node_that_stays_away_ends_the_patience() -> Result<()> {
+    let bucket = TestBucket::start().await?;
+    let (_source, backup) = long_backup(&bucket).await?;
+    let mut target = RedisCluster::start(3, 0).await?;
+    let mut request = backup.request(0, seeds(&target)).await?;
+    request.patience = Duration::from_secs(3);
+    target.nodes_mut()[1].kill()?;
+    let error = timeout(LIMIT, backup.replay(&request)).await?.unwrap_err();
+    assert!(matches!(error, ReplayError::Unavailable { .. }), "{error}");
+    assert!(error.is_transient());
+    if let ReplayError::Unavailable { pause, .. } = error {
+        assert!(
+            matches!(pause, Pause::Disconnected | Pause::ClusterDown),
+            "{pause}"
+        );
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_primary_that_fails_over_is_followed() -> Result<()> {
+    let bucket = TestBucket::start().await?;
+    let (_source, backup) = long_backup(&bucket).await?;
+    let target = RedisCluster::start(3, 1).await?;
+    let request = backup.request(0, seeds(&target)).await?;
+    let (tell, mut progress) = watch::channel(Progress::default());
+    let replica = target.replicas(0).next().context("no replica")?;
+    let failing_over = async {
+        progress.wait_for(|seen| seen.block >= 1).await?;
+        replica.call::<()>("CLUSTER FAILOVER").await
+    };
+    let replaying = timeout(LIMIT, backup.replay_telling(&request, &tell));
+    let (asked, done) = tokio::join!(failing_over, replaying);
+    asked?;
+    assert_eq!(done??.keys, 60_000);
+    eventually("the replica has become primary", async || {
+        Ok(replica.info("role").await? == "master")
+    })
+    .await?;
+    let nodes: Vec<_> = target.nodes().iter().map(RedisServer::address).collect();
+    eventually("every key is at its slot's owner", async || {
+        let Ok(counted) = target::count(&nodes).await else {
+            return Ok(false);
+        };
+        Ok(counted.iter().map(|(_, keys)| keys).sum::<u64>() == 60_000)
+    })
+    .await
+}
+
+#[tokio::test]
+async fn storage_trouble_is_told_apart() -> Result<()> {
+    let bucket = TestBucket::start().await?;
+    let (_source, backup) = long_backup(&bucket).await?;
+    let target = RedisCluster::start(1, 0).await?;
+    let request = backup.request(0, seeds(&target)).await?;
+    // A connection that breaks once or twice is nobody's trouble.
+    bucket.server().faults().add(On::Get, Fault::Break, 2);
+    assert_eq!(timeout(LIMIT, backup.replay(&request)).await??.keys, 60_000);
+    std::fs::remove_file(bucket.server().file(TestBucket::NAME, &request.key))?;
+    let error = timeout(LIMIT, backup.replay(&request)).await?.unwrap_err();
+    let ReplayError::Storage(cause) = &error else {
+        anyhow::bail!("{error}");
+    };
+    assert_eq!(cause.cause(), Some(S3Cause::NoSuchKey), "{error}");
+    assert!(error.to_string().contains(&request.key), "{error}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_target_with_keys_or_without_an_owner_is_seen_before() -> Result<()> {
+    let target = RedisCluster::start(3, 0).await?;
+    let empty = target::look(&seeds(&target)).await?;
+    assert!(empty.keys.is_empty(), "{empty:?}");
+    assert_eq!(empty.servers.len(), 1);
+    target.fill(&samples("x")[..1]).await?;
+    let holding = target::look(&seeds(&target)).await?;
+    assert_eq!(holding.keys.iter().map(|(_, keys)| keys).sum::<u64>(), 1);
+    let partial = target::look(&seeds(&target)[..2]).await;
+    assert!(partial.is_err(), "{partial:?}");
+    assert!(target::look(&[]).await.is_err());
+    Ok(())
+}
