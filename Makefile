@@ -53,6 +53,7 @@ test-end-to-end: docker-build ## Scenarios on a local Kubernetes of their own
 	$(IMAGES) load $(CONTROLLERS) tools redis kubectl
 	$(INTO_CLUSTER)
 	$(MAKE) --no-print-directory install deploy
+	kubectl apply -f deploy/samples/redis-version.yaml
 	cargo test --locked --package tests $(foreach suite,$(basename $(notdir $(wildcard tests/tests/e2e_*.rs))),--test $(suite)) -- --test-threads 1 --nocapture
 test: test-unit test-processes test-end-to-end ## Everything; installs what it needs
 

@@ -15,7 +15,8 @@ use common::{
     rdb::{Event, RecordReader},
     storage::{
         BackupId, Compression, CompressionPool, Credentials, Layout, Location, Manifest,
-        ObjectStore, location::Given,
+        ObjectStore,
+        location::{Given, SMALLEST_PART},
     },
 };
 use crds::SourceRole;
@@ -224,6 +225,7 @@ async fn is_loadable(rdb: &[u8], keys: Option<u64>) -> Result<()> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_primary_is_read_where_it_is_preferred_or_the_replica_is_not_in_sync() -> Result<()> {
+    use common::storage::manifest::SourceRole::{Primary, Replica};
     let mut cluster = RedisCluster::start(3, 1).await?;
     let bucket = TestBucket::start().await?;
     let store = bucket.store().await?;
@@ -232,7 +234,6 @@ async fn the_primary_is_read_where_it_is_preferred_or_the_replica_is_not_in_sync
     let role = async |request: &CaptureRequest| -> Result<_> {
         Ok(run(request).await?.document.capture.role)
     };
-    use common::storage::manifest::SourceRole::{Primary, Replica};
     ensure!(role(&first).await? == Replica);
     first.prefer = SourceRole::Primary;
     first.attempt = 2;
@@ -288,13 +289,13 @@ async fn an_open_slot_is_seen_before_anything_is_captured() -> Result<()> {
     Ok(())
 }
 
-/// One shard with 50 MB that no compressor makes smaller, which its nodes send at about 12 MB/s.
+/// One shard with 48 MiB that no compressor makes smaller, which its nodes send at about 4 MiB/s.
 async fn slow_cluster() -> Result<RedisCluster> {
     let cluster = RedisCluster::start(1, 1).await?;
     let primary = cluster.primaries().first().context("no primary")?;
     let mut connection = primary.connect().await?;
     let mut state = 88_172_645_463_325_252_u64;
-    for number in 0..200 {
+    for number in 0..192 {
         let mut value = Vec::with_capacity(256 << 10);
         while value.len() < 256 << 10 {
             state ^= state << 13;
@@ -307,15 +308,27 @@ async fn slow_cluster() -> Result<RedisCluster> {
         command.query_async::<()>(&mut connection).await?;
     }
     for node in cluster.nodes() {
-        node.call::<()>("CONFIG SET rdb-key-save-delay 20000")
+        node.call::<()>("CONFIG SET rdb-key-save-delay 60000")
             .await?;
     }
     let replica = cluster.replicas(0).next().context("no replica")?;
     eventually("the replica has every key", async || {
-        Ok(replica.call::<u64>("DBSIZE").await? == 200)
+        Ok(replica.call::<u64>("DBSIZE").await? == 192)
     })
     .await?;
     Ok(cluster)
+}
+
+/// The bucket with the smallest parts there are.
+async fn small_parts(bucket: &TestBucket) -> Result<ObjectStore> {
+    let endpoint = bucket.server().endpoint();
+    let given = Given {
+        bucket: TestBucket::NAME,
+        endpoint: Some(&endpoint),
+        part_size: Some(SMALLEST_PART),
+        ..Given::default()
+    };
+    Ok(ObjectStore::connect(Location::new(&given)?, Some(bucket.credentials())).await)
 }
 
 /// Waits until a multipart upload has begun.
@@ -330,7 +343,7 @@ async fn is_uploading(bucket: &TestBucket) -> Result<()> {
 async fn a_source_that_dies_mid_stream_leaves_nothing_and_another_attempt_works() -> Result<()> {
     let mut cluster = slow_cluster().await?;
     let bucket = TestBucket::start().await?;
-    let store = bucket.store().await?;
+    let store = small_parts(&bucket).await?;
     let mut request = requests(&store, &cluster).await?.remove(0);
     request.compression = Compression::None;
     let running = tokio::spawn({
@@ -359,7 +372,7 @@ async fn a_source_that_dies_mid_stream_leaves_nothing_and_another_attempt_works(
     }
     request.attempt = 2;
     let shard = run(&request).await?;
-    ensure!(shard.document.index.keys() == Some(200));
+    ensure!(shard.document.index.keys() == Some(192));
     ensure!(shard.key.ends_with("shard-0000-a2.rdb"), "{}", shard.key);
     Ok(())
 }
@@ -368,7 +381,7 @@ async fn a_source_that_dies_mid_stream_leaves_nothing_and_another_attempt_works(
 async fn a_cancelled_capture_leaves_nothing() -> Result<()> {
     let cluster = slow_cluster().await?;
     let bucket = TestBucket::start().await?;
-    let store = bucket.store().await?;
+    let store = small_parts(&bucket).await?;
     let mut request = requests(&store, &cluster).await?.remove(0);
     request.compression = Compression::None;
     let cancel = CancellationToken::new();
@@ -431,15 +444,10 @@ async fn a_store_that_hiccups_is_tried_again_and_one_that_refuses_is_named() -> 
         "shard-0000-a2.rdb.gz",
     )?;
 
-    let endpoint = bucket.server().endpoint();
-    let given = Given {
-        bucket: "nowhere",
-        endpoint: Some(&endpoint),
-        ..Given::default()
-    };
-    request.store = ObjectStore::connect(Location::new(&given)?, Some(bucket.credentials())).await;
-    let error = run(&request).await;
-    is_named(&error, "NoSuchBucket", "nowhere")?;
+    request.store = store;
+    let gone = Fault::Answer(StatusCode::NOT_FOUND, "NoSuchBucket");
+    faults.add(On::Put, gone, usize::MAX);
+    is_named(&run(&request).await, "NoSuchBucket", "backups")?;
     ensure!(bucket.server().unfinished_uploads()?.is_empty());
     Ok(())
 }

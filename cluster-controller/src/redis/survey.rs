@@ -67,12 +67,6 @@ pub struct Survey<'a> {
     by_id: HashMap<NodeId, Index>,
 }
 
-#[derive(Clone, Copy)]
-struct Claim {
-    epoch: u64,
-    id: NodeId,
-}
-
 impl<'a> Survey<'a> {
     /// Thinks about the answers.
     pub fn of(wanted: &'a Wanted, members: &'a [Member]) -> Self {
@@ -93,19 +87,10 @@ impl<'a> Survey<'a> {
             .map(|one| (one.report.id(), one.index))
             .collect();
         let mut ghosts = find_ghosts(&live, &by_id);
-        let claims = claims(&live, &by_id);
-        let mut owned: HashMap<NodeId, SlotSet> = HashMap::new();
-        let mut free = SlotSet::new();
-        for (slot, claim) in Slot::all().zip(&claims) {
-            match claim {
-                Some(claim) => {
-                    owned.entry(claim.id).or_default().insert(slot);
-                }
-                None => {
-                    free.insert(slot);
-                }
-            }
-        }
+        let owned = owned(&live, &by_id);
+        let free = owned
+            .values()
+            .fold(SlotSet::full(), |free, slots| free.difference(slots));
         for (id, ghost) in &mut ghosts {
             ghost.slots = owned.get(id).cloned().unwrap_or_default();
         }
@@ -237,30 +222,32 @@ fn find_ghosts(live: &[Live<'_>], by_id: &HashMap<NodeId, Index>) -> BTreeMap<No
     ghosts
 }
 
-/// Who has the newest claim to each slot. Of a member that answered only its own word counts; of a ghost, what the others
-/// remember of it.
-fn claims(live: &[Live<'_>], by_id: &HashMap<NodeId, Index>) -> Vec<Option<Claim>> {
-    let mut claims: Vec<Option<Claim>> = vec![None; usize::from(SLOT_COUNT)];
-    for one in live {
-        for node in one.report.view.nodes() {
+/// Who owns what: the newest claim to a slot wins. Of a member that answered only its own word counts; of a ghost, what the
+/// others remember of it.
+fn owned(live: &[Live<'_>], by_id: &HashMap<NodeId, Index>) -> HashMap<NodeId, SlotSet> {
+    let mut claims: Vec<(u64, NodeId, &SlotSet)> = live
+        .iter()
+        .flat_map(|one| one.report.view.nodes())
+        .filter(|node| {
             let by_own_word = node.flags.has(Flag::Myself);
-            if !node.is_primary() || (!by_own_word && by_id.contains_key(&node.id)) {
-                continue;
-            }
-            let claim = Claim {
-                epoch: node.config_epoch,
-                id: node.id,
-            };
-            for slot in node.slots.iter() {
-                if let Some(place) = claims.get_mut(slot.index())
-                    && place.is_none_or(|other| (other.epoch, other.id) < (claim.epoch, claim.id))
-                {
-                    *place = Some(claim);
-                }
-            }
+            node.is_primary()
+                && !node.slots.is_empty()
+                && (by_own_word || !by_id.contains_key(&node.id))
+        })
+        .map(|node| (node.config_epoch, node.id, &node.slots))
+        .collect();
+    claims.sort_unstable_by_key(|(epoch, id, _)| std::cmp::Reverse((*epoch, *id)));
+    let mut taken = SlotSet::new();
+    let mut owned: HashMap<NodeId, SlotSet> = HashMap::new();
+    for (_, id, slots) in claims {
+        let won = slots.difference(&taken);
+        if !won.is_empty() {
+            taken = taken.union(&won);
+            let all = owned.entry(id).or_default();
+            *all = all.union(&won);
         }
     }
-    claims
+    owned
 }
 
 fn owner_of_shard(

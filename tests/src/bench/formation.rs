@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 
 const SHARDS: usize = 3;
 const NODES: usize = 6;
-const LIMIT: Duration = Duration::from_secs(60);
+const LIMIT: Duration = Duration::from_mins(1);
 
 pub async fn run(rounds: usize) -> Result<Vec<Row>> {
     let mut measured = Vec::new();

@@ -1,1 +1,641 @@
+//! A model of Redis Cluster as coarse as the planner needs: tables, claims with epochs, elections, copies. It refuses what the servers
+//! refuse, and it panics where data is destroyed.
 
+use crate::redis::{
+    member::{Answer, Member, Place, Report, Wanted},
+    plan::{Action, Assignment, Plan},
+};
+use common::cluster::{
+    info::{ReplicationInfo, ServerInfo, UpstreamLink},
+    node::FailoverMode,
+    slots::SlotSet,
+    topology::{ClusterInfo, ClusterNode, Flag, Flags, NodeAddress, NodeId, NodesView},
+};
+use k8s_openapi::jiff::Timestamp;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::{IpAddr, Ipv4Addr},
+    time::Duration,
+};
+
+/// What a node remembers of another one, or says of itself.
+#[derive(Clone, Debug)]
+struct Entry {
+    address: Option<NodeAddress>,
+    primary: Option<NodeId>,
+    slots: SlotSet,
+    epoch: u64,
+    failed: bool,
+}
+
+#[derive(Clone, Debug)]
+#[allow(clippy::struct_excessive_bools)] // independent facts
+struct Node {
+    id: NodeId,
+    up: bool,
+    /// Itself, by its own word.
+    own: Entry,
+    table: BTreeMap<NodeId, Entry>,
+    banned: BTreeMap<NodeId, u32>,
+    /// Whether it holds the keys of its shard.
+    data: bool,
+    /// Whether it feeds replicas: not before it has been given a role.
+    feeds: bool,
+    linked: bool,
+    /// Ticks since its primary has failed.
+    orphaned: u32,
+}
+
+/// All nodes of a cluster.
+#[derive(Clone, Debug)]
+pub struct World {
+    pub wanted: Wanted,
+    nodes: Vec<Node>,
+    next: u32,
+    pub refused: Vec<String>,
+}
+
+/// What happens to a node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Fault {
+    /// It comes back without memory (always so without persistence).
+    pub wiped: bool,
+    /// It comes back at another address.
+    pub moved: bool,
+    /// It stays down for so many ticks.
+    pub down: u32,
+}
+
+impl World {
+    /// Blank nodes that do not know each other.
+    pub fn new(wanted: Wanted) -> Self {
+        let mut world = Self {
+            nodes: Vec::new(),
+            next: 0,
+            refused: Vec::new(),
+            wanted,
+        };
+        for _ in 0..world.wanted.nodes() {
+            let address = world.fresh_address();
+            let node = world.blank(address);
+            world.nodes.push(node);
+        }
+        world
+    }
+
+    fn fresh_address(&mut self) -> NodeAddress {
+        self.next += 1;
+        NodeAddress::new(IpAddr::V4(Ipv4Addr::from(0x0a00_0000 + self.next)), 6379)
+    }
+
+    fn blank(&mut self, address: NodeAddress) -> Node {
+        self.next += 1;
+        let mut id = [0; 20];
+        // The order of ids must not be that of their creation.
+        let mixed = self.next.wrapping_mul(2_654_435_761);
+        id[..4].copy_from_slice(&mixed.to_be_bytes());
+        id[4..8].copy_from_slice(&self.next.to_be_bytes());
+        Node {
+            id: NodeId::from_bytes(id),
+            up: true,
+            own: Entry {
+                address: Some(address),
+                primary: None,
+                slots: SlotSet::new(),
+                epoch: 0,
+                failed: false,
+            },
+            table: BTreeMap::new(),
+            banned: BTreeMap::new(),
+            data: false,
+            feeds: false,
+            linked: false,
+            orphaned: 0,
+        }
+    }
+
+    fn shard(&self, index: usize) -> usize {
+        index / self.wanted.nodes_per_shard()
+    }
+
+    /// Fills every primary with keys.
+    pub fn fill(&mut self) {
+        for node in &mut self.nodes {
+            node.data |= node.own.primary.is_none() && !node.own.slots.is_empty();
+        }
+    }
+
+    /// Shards of which an owner holds the keys.
+    pub fn shards_with_data(&self) -> BTreeSet<usize> {
+        let serving = self.nodes.iter().enumerate().filter(|(_, node)| {
+            node.up && node.data && node.own.primary.is_none() && !node.own.slots.is_empty()
+        });
+        serving.map(|(index, _)| self.shard(index)).collect()
+    }
+
+    /// Shards of which any node, up or down, still holds the keys.
+    pub fn shards_that_can_be_saved(&self) -> BTreeSet<usize> {
+        let holders = self.nodes.iter().enumerate().filter(|(_, node)| node.data);
+        holders.map(|(index, _)| self.shard(index)).collect()
+    }
+
+    /// A node goes down.
+    pub fn break_node(&mut self, index: usize, fault: Fault) {
+        let address = match self.nodes[index].own.address {
+            Some(address) if !fault.moved => address,
+            _ => self.fresh_address(),
+        };
+        if fault.wiped || !self.wanted.persistent {
+            self.nodes[index] = self.blank(address);
+        }
+        let node = &mut self.nodes[index];
+        node.own.address = Some(address);
+        node.up = false;
+        node.linked = false;
+    }
+
+    pub fn restart(&mut self, index: usize) {
+        self.nodes[index].up = true;
+    }
+
+    /// What the planner sees.
+    pub fn members(&self, now: Timestamp) -> Vec<Member> {
+        let members = self.nodes.iter().enumerate().map(|(index, node)| {
+            let (shard, ordinal) = (self.shard(index), index % self.wanted.nodes_per_shard());
+            Member {
+                place: Place {
+                    pod: format!("sim-{shard}-{ordinal}"),
+                    shard,
+                    ordinal,
+                    address: node.own.address,
+                    machine: Some(format!("machine{}", index % 3)),
+                    leaving: false,
+                    down_since: (!node.up).then_some(now),
+                },
+                answer: if node.up {
+                    Answer::Report(Box::new(self.report(node)))
+                } else {
+                    Answer::Silent("down".into())
+                },
+            }
+        });
+        members.collect()
+    }
+
+    fn report(&self, node: &Node) -> Report {
+        let mut lines = vec![line(node.id, &node.own, Some(Flag::Myself), true)];
+        for (id, entry) in &node.table {
+            let linked = self.at(entry.address).is_some_and(|other| other.id == *id);
+            lines.push(line(*id, entry, None, linked));
+        }
+        let covered: usize = lines.iter().map(|line| line.slots.len()).sum();
+        let failing = lines
+            .iter()
+            .any(|line| !line.slots.is_empty() && line.is_failing());
+        let slots_ok = lines
+            .iter()
+            .filter(|line| !line.is_failing())
+            .map(|line| line.slots.len())
+            .sum::<usize>();
+        Report {
+            cluster: ClusterInfo {
+                ok: covered == 16384 && !failing,
+                slots_assigned: u32::try_from(covered).unwrap(),
+                slots_ok: u32::try_from(slots_ok).unwrap(),
+                known_nodes: u32::try_from(lines.len()).unwrap(),
+                ..ClusterInfo::default()
+            },
+            server: ServerInfo {
+                version: "7.0.15".into(),
+                ..ServerInfo::default()
+            },
+            replication: ReplicationInfo {
+                upstream: node.own.primary.map(|_| UpstreamLink {
+                    up: node.linked,
+                    ..UpstreamLink::default()
+                }),
+                offset: u64::from(node.data) * 100,
+                ..ReplicationInfo::default()
+            },
+            keys: u64::from(node.data) * 10,
+            node_timeout: self.wanted.node_timeout,
+            view: NodesView::of(lines).unwrap(),
+        }
+    }
+
+    fn at(&self, address: Option<NodeAddress>) -> Option<&Node> {
+        let address = address?;
+        self.nodes
+            .iter()
+            .find(|node| node.up && node.own.address == Some(address))
+    }
+
+    fn refuse(&mut self, why: &str) {
+        self.refused.push(why.to_owned());
+    }
+
+    /// Does the steps for which `done` says so: the others are those that a controller did not get to.
+    pub fn execute(&mut self, plan: &Plan, mut done: impl FnMut() -> bool) {
+        for step in &plan.steps {
+            if done() {
+                self.act(&step.action);
+            }
+        }
+    }
+
+    fn act(&mut self, action: &Action) {
+        match action {
+            Action::AssignSlots {
+                member,
+                ranges,
+                how,
+            } => {
+                let slots: SlotSet = ranges.iter().copied().collect();
+                self.assign(*member, &slots, how);
+            }
+            Action::Meet { member, others } => {
+                for other in others {
+                    self.meet(*member, *other);
+                }
+            }
+            Action::Promote { member, mode, .. } => self.promote(*member, *mode),
+            Action::Replicate { member, primary } => self.replicate(*member, *primary),
+            Action::Forget { id, on } => {
+                for index in on {
+                    let node = &mut self.nodes[*index];
+                    if node.own.primary == Some(*id) {
+                        self.refused.push("FORGET of the own primary".to_owned());
+                        continue;
+                    }
+                    let forgotten = node.table.remove(id);
+                    assert!(
+                        forgotten.is_none_or(|entry| entry.slots.is_empty()),
+                        "a node with slots was forgotten"
+                    );
+                    node.banned.insert(*id, 60);
+                }
+            }
+            Action::Calm { .. } => {}
+        }
+    }
+
+    fn assign(&mut self, index: usize, slots: &SlotSet, how: &Assignment) {
+        let shard = self.shard(index);
+        let others_data =
+            (0..self.nodes.len()).any(|other| self.nodes[other].data && self.shard(other) == shard);
+        let newest = self.newest_epoch(index);
+        let node = &mut self.nodes[index];
+        let listed = node
+            .table
+            .values()
+            .fold(SlotSet::new(), |all, entry| all.union(&entry.slots));
+        match how {
+            Assignment::Alone { epoch, .. } => {
+                if !node.table.is_empty() || node.own.epoch != 0 {
+                    return self.refuse("SET-CONFIG-EPOCH");
+                }
+                assert!(!others_data, "slots created although a node has their keys");
+                node.own.epoch = *epoch;
+            }
+            Assignment::Joined => {
+                if !listed.intersection(slots).is_empty() {
+                    return self.refuse("ADDSLOTS: busy");
+                }
+                assert!(
+                    !others_data || node.data,
+                    "slots created although a node has their keys"
+                );
+            }
+            Assignment::Recreated { .. } => {
+                assert!(!self.wanted.persistent, "slots of volumes recreated");
+                assert!(
+                    !others_data,
+                    "slots recreated although a node has their keys"
+                );
+                for entry in node.table.values_mut() {
+                    entry.slots = entry.slots.difference(slots);
+                }
+                node.own.epoch = newest + 1;
+            }
+        }
+        assert!(node.own.primary.is_none(), "slots given to a replica");
+        node.own.slots = node.own.slots.union(slots);
+        node.feeds = true;
+    }
+
+    fn newest_epoch(&self, index: usize) -> u64 {
+        let node = &self.nodes[index];
+        let known = node.table.values().map(|entry| entry.epoch).max();
+        // The cluster's current epoch travels with every message.
+        let reached = self
+            .nodes
+            .iter()
+            .filter(|other| node.table.contains_key(&other.id))
+            .flat_map(|other| other.table.values().map(|entry| entry.epoch))
+            .max();
+        known
+            .into_iter()
+            .chain(reached)
+            .chain([node.own.epoch])
+            .max()
+            .unwrap_or_default()
+    }
+
+    fn meet(&mut self, index: usize, address: NodeAddress) {
+        let Some(other) = self
+            .nodes
+            .iter()
+            .position(|node| node.up && node.own.address == Some(address))
+        else {
+            return;
+        };
+        if other == index {
+            return;
+        }
+        for (from, to) in [(index, other), (other, index)] {
+            let entry = Entry {
+                address: self.nodes[to].own.address,
+                primary: self.nodes[to].own.primary,
+                slots: SlotSet::new(),
+                epoch: 0,
+                failed: false,
+            };
+            let (id, live) = (self.nodes[to].id, self.nodes[to].own.address);
+            let known = self.nodes[from].table.entry(id).or_insert(entry);
+            known.address = live;
+            known.failed = false;
+        }
+    }
+
+    fn promote(&mut self, index: usize, mode: FailoverMode) {
+        let Some(primary) = self.nodes[index].own.primary else {
+            return self.refuse("FAILOVER on a primary");
+        };
+        if mode == FailoverMode::Force && !self.has_majority(index) {
+            return self.refuse("election lost");
+        }
+        self.take_over(index, primary);
+    }
+
+    fn take_over(&mut self, index: usize, primary: NodeId) {
+        let newest = self.newest_epoch(index);
+        let node = &mut self.nodes[index];
+        if let Some(entry) = node.table.get_mut(&primary) {
+            node.own.slots = std::mem::take(&mut entry.slots);
+        }
+        node.own.primary = None;
+        node.own.epoch = newest + 1;
+        node.linked = false;
+        node.orphaned = 0;
+    }
+
+    /// Whether most of the owners in the node's table answer at the addresses it has.
+    fn has_majority(&self, index: usize) -> bool {
+        let node = &self.nodes[index];
+        let owners = node
+            .table
+            .iter()
+            .filter(|(_, entry)| !entry.slots.is_empty());
+        let (mut all, mut reached) = (usize::from(!node.own.slots.is_empty()), 0);
+        reached += all;
+        for (id, entry) in owners {
+            all += 1;
+            reached += usize::from(self.at(entry.address).is_some_and(|other| other.id == *id));
+        }
+        reached * 2 > all
+    }
+
+    fn replicate(&mut self, index: usize, primary: NodeId) {
+        let node = &mut self.nodes[index];
+        node.feeds = true;
+        if !node.table.contains_key(&primary) {
+            return self.refuse("REPLICATE: unknown node");
+        }
+        if node.own.primary.is_none() && (node.data || !node.own.slots.is_empty()) {
+            return self.refuse("REPLICATE: not empty");
+        }
+        if node.own.primary == Some(primary) {
+            return;
+        }
+        // Its copy goes; there has to be another.
+        if node.data {
+            let shard = self.shard(index);
+            let copies = (0..self.nodes.len())
+                .filter(|other| self.nodes[*other].data && self.shard(*other) == shard)
+                .count();
+            assert!(copies > 1, "the last copy was replaced");
+        }
+        let node = &mut self.nodes[index];
+        node.data = false;
+        node.linked = false;
+        node.own.primary = Some(primary);
+    }
+
+    /// Time passes: pings, gossip, failure, election, replication.
+    pub fn tick(&mut self) {
+        for index in 0..self.nodes.len() {
+            if self.nodes[index].up {
+                self.ping_all(index);
+            }
+        }
+        for index in 0..self.nodes.len() {
+            if self.nodes[index].up {
+                self.follow(index);
+                self.nodes[index].banned.retain(|_, ticks| {
+                    *ticks -= 1;
+                    *ticks > 0
+                });
+            }
+        }
+    }
+
+    fn ping_all(&mut self, index: usize) {
+        let ids: Vec<NodeId> = self.nodes[index].table.keys().copied().collect();
+        for id in ids {
+            let address = self.nodes[index].table[&id].address;
+            let answers = self.at(address).map(|other| other.id);
+            let entry = self.nodes[index].table.get_mut(&id).unwrap();
+            match answers {
+                None => entry.failed = entry.address.is_some(),
+                // "PONG contains mismatching sender id"
+                Some(other) if other != id => entry.address = None,
+                Some(_) => {
+                    entry.failed = false;
+                    let other = self.nodes.iter().position(|node| node.id == id).unwrap();
+                    self.exchange(index, other);
+                }
+            }
+        }
+    }
+
+    /// `from` pings `to`, and both learn from each other.
+    fn exchange(&mut self, from: usize, to: usize) {
+        let sender = self.nodes[from].id;
+        if !self.nodes[to].table.contains_key(&sender) {
+            // Strangers are ignored, but the one who pings learns from the answer.
+            return self.learn(from, to);
+        }
+        let address = self.nodes[from].own.address;
+        let entry = self.nodes[to].table.get_mut(&sender).unwrap();
+        entry.address = address;
+        entry.failed = false;
+        self.learn(from, to);
+        self.learn(to, from);
+    }
+
+    /// `pupil` takes in what `teacher` says of itself and whom it knows.
+    fn learn(&mut self, pupil: usize, teacher: usize) {
+        let (id, own) = (self.nodes[teacher].id, self.nodes[teacher].own.clone());
+        let gossip: Vec<(NodeId, Option<NodeAddress>)> = self.nodes[teacher]
+            .table
+            .iter()
+            .filter(|(_, entry)| !entry.failed && entry.address.is_some())
+            .map(|(id, entry)| (*id, entry.address))
+            .collect();
+        let node = &mut self.nodes[pupil];
+        for (other, address) in gossip {
+            if other == node.id || node.banned.contains_key(&other) {
+                continue;
+            }
+            let known = node.table.entry(other).or_insert(Entry {
+                address,
+                primary: None,
+                slots: SlotSet::new(),
+                epoch: 0,
+                failed: false,
+            });
+            if known.failed {
+                known.address = address;
+            }
+        }
+        if own.primary.is_some() {
+            let entry = node.table.get_mut(&id).unwrap();
+            entry.primary = own.primary;
+            entry.slots = SlotSet::new();
+            return;
+        }
+        let newer = |epoch, other| (epoch, other) >= (own.epoch, id);
+        let mut won = own.slots.clone();
+        if newer(node.own.epoch, node.id) {
+            won = won.difference(&node.own.slots);
+        }
+        for (other, entry) in &node.table {
+            if *other != id && newer(entry.epoch, *other) {
+                won = won.difference(&entry.slots);
+            }
+        }
+        let lost_all = !node.own.slots.is_empty() && node.own.slots.difference(&won).is_empty();
+        node.own.slots = node.own.slots.difference(&won);
+        let was_primary_lost = node.own.primary.is_some_and(|primary| {
+            node.table.get(&primary).is_some_and(|entry| {
+                !entry.slots.is_empty() && entry.slots.difference(&won).is_empty()
+            })
+        });
+        for (other, entry) in &mut node.table {
+            if *other != id {
+                entry.slots = entry.slots.difference(&won);
+            }
+        }
+        let entry = node.table.get_mut(&id).unwrap();
+        entry.primary = None;
+        entry.epoch = own.epoch;
+        entry.slots = entry.slots.intersection(&own.slots).union(&won);
+        if (lost_all || was_primary_lost) && !won.is_empty() && node.own.primary != Some(id) {
+            node.own.primary = Some(id);
+            node.linked = false;
+            node.feeds = true;
+        }
+    }
+
+    /// A replica copies its primary, or stands for election when it has failed.
+    fn follow(&mut self, index: usize) {
+        let Some(primary) = self.nodes[index].own.primary else {
+            return;
+        };
+        let Some(entry) = self.nodes[index].table.get(&primary).cloned() else {
+            return;
+        };
+        let source = self.at(entry.address).cloned();
+        if let Some(source) = source.filter(|source| source.feeds) {
+            assert!(
+                source.id == primary || source.data || !self.nodes[index].data,
+                "a replica copied the emptiness of a stranger"
+            );
+            self.nodes[index].linked = source.id == primary;
+            if source.id == primary && source.own.primary.is_none() {
+                let lost = self.nodes[index].data && !source.data;
+                assert!(!lost, "a replica copied emptiness");
+                self.nodes[index].data = source.data;
+            }
+            self.nodes[index].orphaned = 0;
+            return;
+        }
+        self.nodes[index].linked = false;
+        if entry.failed && !entry.slots.is_empty() && self.has_majority(index) {
+            self.nodes[index].orphaned += 1;
+            if self.nodes[index].orphaned > 2 && self.nodes[index].data {
+                self.take_over(index, primary);
+            }
+        }
+    }
+
+    /// The tables, for a failure.
+    pub fn tables(&self) -> String {
+        let lines = self.nodes.iter().flat_map(|node| {
+            let own = format!(
+                "{} up {} data {} {:?}",
+                node.id.short(),
+                node.up,
+                node.data,
+                node.own
+            );
+            let table = node.table.iter();
+            let table = table.map(|(id, entry)| format!("    {} {entry:?}", id.short()));
+            std::iter::once(own).chain(table)
+        });
+        lines.collect::<Vec<_>>().join("\n")
+    }
+}
+
+fn line(id: NodeId, entry: &Entry, flag: Option<Flag>, linked: bool) -> ClusterNode {
+    let role = if entry.primary.is_some() {
+        Flag::Replica
+    } else {
+        Flag::Primary
+    };
+    let mut flags = Flags::default().with(role);
+    if let Some(flag) = flag {
+        flags = flags.with(flag);
+    }
+    if entry.failed {
+        flags = flags.with(Flag::Fail);
+    }
+    if entry.address.is_none() {
+        flags = flags.with(Flag::NoAddr);
+    }
+    ClusterNode {
+        id,
+        address: entry.address,
+        hostname: None,
+        flags,
+        primary: entry.primary,
+        ping_sent: 0,
+        pong_received: 0,
+        config_epoch: entry.epoch,
+        linked,
+        slots: entry.slots.clone(),
+        open_slots: Vec::new(),
+    }
+}
+
+/// What the simulated clusters want.
+pub fn wanted(shards: usize, replicas: usize, persistent: bool) -> Wanted {
+    Wanted {
+        shards,
+        replicas_per_shard: replicas,
+        persistent,
+        formed_before: false,
+        node_timeout: Duration::from_secs(5),
+        patience: Duration::from_secs(30),
+    }
+}

@@ -1,0 +1,548 @@
+//! RedisBackups on a real API server, with two replicas of the controller, real Redis processes and a real S3 server.
+//!
+//! Pods are objects only: each stands for a Redis process and carries its address.
+
+use anyhow::{Context, Result, bail, ensure};
+use backup_controller::{
+    arguments::{ControllerArguments, CreateBackup, Policy},
+    create_backup, run,
+};
+use common::{runtime::Runtime, storage::Manifest};
+use crds::{
+    BackupPlan, BackupSchedule, BackupShardState, BackupStorage, DeletionPolicy, LABEL_CLUSTER,
+    LocalRef, RedisBackup, RedisBackupSpec, RedisBackupStatus, RedisCluster, RedisClusterSpec,
+    S3Location,
+};
+use jiff::Timestamp;
+use k8s_openapi::api::{
+    batch::v1::CronJob,
+    coordination::v1::Lease,
+    core::v1::{Pod, Secret, ServiceAccount},
+    rbac::v1::{Role, RoleBinding},
+};
+use kube::{
+    Api, Client, ResourceExt,
+    api::{DeleteParams, ListParams, Patch, PatchParams, PostParams},
+};
+use serde_json::json;
+use std::{
+    collections::BTreeSet,
+    fs,
+    time::{Duration, Instant},
+};
+use tests::{
+    kubernetes::{ApiServer, api_server},
+    redis,
+    s3::TestBucket,
+};
+
+const LEASE: Duration = Duration::from_secs(3);
+/// Long enough for the expiry of leases on a busy machine.
+const PATIENCE: Duration = Duration::from_mins(2);
+
+/// A namespace with a RedisCluster whose pods stand for real processes, and a bucket.
+struct World {
+    server: ApiServer,
+    namespace: String,
+    redis: redis::RedisCluster,
+    bucket: TestBucket,
+}
+
+impl World {
+    async fn new(shards: u16) -> Result<Self> {
+        let world = Self {
+            redis: redis::RedisCluster::start(shards, 0).await?,
+            bucket: TestBucket::start().await?,
+            server: api_server().await?,
+            namespace: api_server().await?.namespace("backup").await?,
+        };
+        world.secret("s3", &world.bucket.key().secret).await?;
+        world.pods().await?;
+        Ok(world)
+    }
+
+    fn client(&self) -> Client {
+        self.server.client.clone()
+    }
+
+    fn backups(&self) -> Api<RedisBackup> {
+        Api::namespaced(self.client(), &self.namespace)
+    }
+
+    fn clusters(&self) -> Api<RedisCluster> {
+        Api::namespaced(self.client(), &self.namespace)
+    }
+
+    async fn secret(&self, name: &str, secret: &str) -> Result<()> {
+        let text = json!({"metadata": {"name": name},
+            "stringData": {"accessKeyId": self.bucket.key().id, "secretAccessKey": secret}});
+        let secret: Secret = serde_json::from_value(text)?;
+        let api = Api::<Secret>::namespaced(self.client(), &self.namespace);
+        api.create(&PostParams::default(), &secret).await?;
+        Ok(())
+    }
+
+    async fn pods(&self) -> Result<()> {
+        // Without a controller manager nobody makes the account that every pod runs under.
+        let account: ServiceAccount =
+            serde_json::from_value(json!({"metadata": {"name": "default"}}))?;
+        let accounts = Api::<ServiceAccount>::namespaced(self.client(), &self.namespace);
+        let _ = accounts.create(&PostParams::default(), &account).await;
+        let pods = Api::<Pod>::namespaced(self.client(), &self.namespace);
+        for (shard, node) in self.redis.primaries().iter().enumerate() {
+            let name = format!("cart-{shard}-0");
+            let pod: Pod = serde_json::from_value(json!({
+                "metadata": {"name": name, "labels": {LABEL_CLUSTER: "cart"}},
+                "spec": {"automountServiceAccountToken": false, "containers": [{"name": "redis", "image": "redis",
+                    "ports": [{"containerPort": node.address().port()}]}]},
+            }))?;
+            pods.create(&PostParams::default(), &pod).await?;
+            let ip = node.address().ip().to_string();
+            let status =
+                json!({"status": {"podIP": ip, "podIPs": [{"ip": ip}], "phase": "Running"}});
+            pods.patch_status(&name, &PatchParams::default(), &Patch::Merge(status))
+                .await?;
+        }
+        Ok(())
+    }
+
+    fn storage(&self, name: &str, secret: &str, bucket: &str) -> BackupStorage {
+        BackupStorage {
+            name: name.to_owned(),
+            s3: S3Location {
+                bucket: bucket.to_owned(),
+                prefix: Some("team".to_owned()),
+                endpoint: Some(self.bucket.server().endpoint()),
+                credentials_secret_ref: Some(LocalRef {
+                    name: secret.to_owned(),
+                }),
+                ..S3Location::default()
+            },
+        }
+    }
+
+    async fn cluster(&self, schedules: Vec<BackupSchedule>) -> Result<RedisCluster> {
+        let spec = RedisClusterSpec {
+            image: Some("redis".to_owned()),
+            shards: 4,
+            replicas_per_shard: 0,
+            backup: Some(BackupPlan {
+                storages: vec![
+                    self.storage("s3", "s3", TestBucket::NAME),
+                    self.storage("wrong-key", "wrong", TestBucket::NAME),
+                    self.storage("nowhere", "s3", "nowhere"),
+                ],
+                schedules,
+            }),
+            ..RedisClusterSpec::default()
+        };
+        let made = self
+            .clusters()
+            .create(&PostParams::default(), &RedisCluster::new("cart", spec))
+            .await?;
+        let now = Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
+        let status = json!({"status": {
+            "observedGeneration": made.metadata.generation, "version": {"running": "Redis 7.0.15"},
+            "conditions": [{"type": "SlotsCovered", "status": "True", "reason": "Covered", "message": "", "lastTransitionTime": now}],
+        }});
+        let answer = self
+            .clusters()
+            .patch_status("cart", &PatchParams::default(), &Patch::Merge(status))
+            .await?;
+        Ok(answer)
+    }
+
+    async fn backup(
+        &self,
+        name: &str,
+        storage: &str,
+        deletion_policy: DeletionPolicy,
+    ) -> Result<()> {
+        let spec = RedisBackupSpec {
+            cluster_ref: LocalRef {
+                name: "cart".to_owned(),
+            },
+            storage_name: Some(storage.to_owned()),
+            attempts: 3,
+            deletion_policy,
+            ..RedisBackupSpec::default()
+        };
+        self.backups()
+            .create(&PostParams::default(), &RedisBackup::new(name, spec))
+            .await?;
+        Ok(())
+    }
+
+    async fn status(&self, name: &str) -> Result<RedisBackupStatus> {
+        Ok(self.backups().get(name).await?.status.unwrap_or_default())
+    }
+
+    /// Waits until the backup's status is as wanted; shows the last one if it never is.
+    async fn until(
+        &self,
+        name: &str,
+        what: &str,
+        mut wanted: impl FnMut(&RedisBackupStatus) -> bool,
+    ) -> Result<RedisBackupStatus> {
+        let begun = Instant::now();
+        loop {
+            let status = self.status(name).await?;
+            if wanted(&status) {
+                return Ok(status);
+            }
+            if begun.elapsed() > PATIENCE {
+                bail!("waited until {what}; it is {status:#?}");
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+
+    /// Makes every node send its snapshot slowly: 40 keys in about six seconds.
+    async fn slow_nodes(&self) -> Result<()> {
+        for node in self.redis.primaries() {
+            node.call::<()>("DEBUG POPULATE 40 key 100").await?;
+            node.call::<()>("CONFIG SET rdb-key-save-delay 150000")
+                .await?;
+        }
+        Ok(())
+    }
+
+    fn replica(&self, identity: &str) -> Result<Replica> {
+        Replica::start(&self.namespace, identity)
+    }
+}
+
+/// One replica of the controller, with threads and a client of its own: it can die at once.
+struct Replica {
+    threads: tokio::runtime::Runtime,
+    runtime: Runtime,
+    work: tokio::task::JoinHandle<()>,
+}
+
+impl Replica {
+    fn start(namespace: &str, identity: &str) -> Result<Self> {
+        let threads = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(2)
+            .enable_all()
+            .build()?;
+        let (namespace, identity) = (namespace.to_owned(), identity.to_owned());
+        let runtime = std::thread::scope(|scope| {
+            let made = scope.spawn(|| {
+                threads.block_on(async {
+                    api_server()
+                        .await?
+                        .runtime("backup-controller", &identity, &namespace, LEASE)
+                })
+            });
+            made.join().map_err(|_| anyhow::anyhow!("no runtime"))?
+        })?;
+        let arguments = ControllerArguments {
+            streams: 2,
+            image: Some("controller:1".to_owned()),
+        };
+        let running = runtime.clone();
+        let work = threads.spawn(async move {
+            if let Err(error) = run::control(running, arguments).await {
+                eprintln!("the controller ended: {error}");
+            }
+        });
+        Ok(Self {
+            threads,
+            runtime,
+            work,
+        })
+    }
+
+    /// Dies as with SIGKILL: nothing is given back.
+    fn kill(self) {
+        self.threads.shutdown_background();
+    }
+
+    /// Ends as with SIGTERM.
+    async fn stop(self) -> Result<()> {
+        self.runtime.shutdown.cancel();
+        let runtime = self.runtime.clone();
+        let work = self.work;
+        let ended = self.threads.spawn(async move {
+            let _ = work.await;
+            runtime.finish(Duration::from_secs(20)).await;
+        });
+        ended.await?;
+        self.threads.shutdown_background();
+        Ok(())
+    }
+}
+
+fn workers(status: &RedisBackupStatus) -> BTreeSet<String> {
+    status
+        .shards
+        .iter()
+        .map(|unit| unit.worker.clone())
+        .collect()
+}
+
+fn all_are(status: &RedisBackupStatus, state: BackupShardState) -> bool {
+    !status.shards.is_empty() && status.shards.iter().all(|unit| unit.state == state)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn two_replicas_share_a_backup_and_a_killed_one_costs_its_attempts_only() -> Result<()> {
+    let world = World::new(4).await?;
+    world.slow_nodes().await?;
+    let (one, two) = (world.replica("one")?, world.replica("two")?);
+    world.backup("now", "s3", DeletionPolicy::Delete).await?;
+    world
+        .until("now", "it waits for the cluster", |status| {
+            status.phase.as_deref() == Some("Waiting")
+        })
+        .await?;
+    world.cluster(Vec::new()).await?;
+    let shared = world
+        .until("now", "four shards stream on both replicas", |status| {
+            all_are(status, BackupShardState::Streaming) && workers(status).len() == 2
+        })
+        .await?;
+    one.kill();
+    let done = world
+        .until("now", "it has ended", |status| {
+            status.completed_at.is_some()
+        })
+        .await?;
+    ensure!(done.phase.as_deref() == Some("Succeeded"), "{done:#?}");
+    for (before, after) in shared.shards.iter().zip(&done.shards) {
+        let killed = before.worker.ends_with("one");
+        let expected = if killed { 2 } else { 1 };
+        ensure!(
+            after.attempt == expected,
+            "shard {}: {before:#?} became {after:#?}",
+            before.index
+        );
+        ensure!(after.worker.ends_with("two"));
+        let source = after.source.clone().context("no source")?;
+        ensure!(
+            source.pod == format!("cart-{}-0", before.index),
+            "{source:?}"
+        );
+    }
+    let key = done.manifest_key.clone().context("no manifest")?;
+    let text = fs::read(world.bucket.server().file(TestBucket::NAME, &key))?;
+    let manifest: Manifest = serde_json::from_slice(&text)?;
+    manifest.validate()?;
+    ensure!(manifest.totals.keys == Some(160), "{:?}", manifest.totals);
+    ensure!(manifest.cluster_uid == done.cluster_uid.clone().context("no uid")?);
+    let progress = done.progress.clone().context("no progress")?;
+    ensure!(
+        progress.summary == "4/4" && progress.keys == Some(160),
+        "{progress:?}"
+    );
+    let lease = Api::<Lease>::namespaced(world.client(), &world.namespace)
+        .get("cart-operation")
+        .await?;
+    let holder = lease
+        .spec
+        .and_then(|spec| spec.holder_identity)
+        .unwrap_or_default();
+    ensure!(
+        holder.is_empty(),
+        "the operation lease is still held by {holder}"
+    );
+
+    // Deleted with its artifacts.
+    world
+        .backups()
+        .delete("now", &DeleteParams::default())
+        .await?;
+    let begun = Instant::now();
+    while world.backups().get_opt("now").await?.is_some() {
+        ensure!(
+            begun.elapsed() < PATIENCE,
+            "not deleted: {:#?}",
+            world.status("now").await?
+        );
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    let left = fs::read(world.bucket.server().file(TestBucket::NAME, &key));
+    ensure!(left.is_err(), "the manifest is still there");
+    two.stop().await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_replica_that_ends_in_order_hands_its_shards_back() -> Result<()> {
+    let world = World::new(3).await?;
+    world.slow_nodes().await?;
+    world.cluster(Vec::new()).await?;
+    let one = world.replica("one")?;
+    world.backup("now", "s3", DeletionPolicy::Retain).await?;
+    world
+        .until("now", "two shards stream", |status| {
+            status
+                .shards
+                .iter()
+                .filter(|unit| unit.state == BackupShardState::Streaming)
+                .count()
+                == 2
+        })
+        .await?;
+    one.stop().await?;
+    let handed = world.status("now").await?;
+    ensure!(
+        workers(&handed) == BTreeSet::from([String::new()]),
+        "{handed:#?}"
+    );
+    ensure!(handed.shards.iter().all(|unit| unit.attempt == 1));
+    ensure!(world.bucket.server().unfinished_uploads()?.is_empty());
+    let two = world.replica("two")?;
+    let done = world
+        .until("now", "it has ended", |status| {
+            status.completed_at.is_some()
+        })
+        .await?;
+    ensure!(done.phase.as_deref() == Some("Succeeded"), "{done:#?}");
+    ensure!(
+        done.shards.iter().all(|unit| unit.attempt == 1),
+        "{done:#?}"
+    );
+    two.stop().await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_cannot_work_fails_with_a_sentence_and_shows_no_secret() -> Result<()> {
+    let world = World::new(3).await?;
+    world.secret("wrong", "another-secret-value").await?;
+    world.cluster(Vec::new()).await?;
+    let one = world.replica("one")?;
+    for (name, storage, reason, words) in [
+        ("a", "typo", "StorageUnknown", "typo"),
+        ("b", "wrong-key", "WrongSecretKey", "backups"),
+        ("c", "nowhere", "NoSuchBucket", "nowhere"),
+    ] {
+        world.backup(name, storage, DeletionPolicy::Retain).await?;
+        let failed = world
+            .until(name, "it has failed", |status| {
+                status.completed_at.is_some()
+            })
+            .await?;
+        let message = failed.message.clone().unwrap_or_default();
+        ensure!(
+            failed.phase.as_deref() == Some("Failed") && message.contains(words),
+            "{failed:#?}"
+        );
+        let condition = failed
+            .conditions
+            .iter()
+            .find(|c| c.type_ == "Failed")
+            .context("no condition")?;
+        ensure!(
+            condition.status == "True" && condition.reason == reason,
+            "{condition:#?}"
+        );
+        let text = serde_json::to_string(&failed)?;
+        ensure!(
+            !text.contains("another-secret") && !text.contains("test-secret"),
+            "{text}"
+        );
+    }
+    one.stop().await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn schedules_become_cron_jobs_and_go_with_them() -> Result<()> {
+    let world = World::new(3).await?;
+    let schedule = |name: &str| BackupSchedule {
+        name: name.to_owned(),
+        schedule: "30 2 * * *".to_owned(),
+        storage_name: "s3".to_owned(),
+        ..BackupSchedule::default()
+    };
+    let cluster = world
+        .cluster(vec![schedule("nightly"), schedule("week-end")])
+        .await?;
+    let one = world.replica("one")?;
+    let jobs = Api::<CronJob>::namespaced(world.client(), &world.namespace);
+    let names = async || -> Result<Vec<String>> {
+        let list = jobs.list(&ListParams::default()).await?;
+        Ok(list.items.iter().map(ResourceExt::name_any).collect())
+    };
+    eventually("two CronJobs", async || Ok(names().await?.len() == 2)).await?;
+    let job = jobs.get("cart-nightly").await?;
+    ensure!(
+        job.owner_references()
+            .iter()
+            .any(|owner| Some(&owner.uid) == cluster.metadata.uid.as_ref())
+    );
+    let account = Api::<ServiceAccount>::namespaced(world.client(), &world.namespace);
+    let bindings = Api::<RoleBinding>::namespaced(world.client(), &world.namespace);
+    let roles = Api::<Role>::namespaced(world.client(), &world.namespace);
+    let identity = "cart-backup-schedule";
+    eventually("the identity", async || {
+        Ok(account.get_opt(identity).await?.is_some()
+            && bindings.get_opt(identity).await?.is_some()
+            && roles.get_opt(identity).await?.is_some())
+    })
+    .await?;
+
+    let change = json!({"spec": {"backup": {"schedules": [schedule("nightly")]}}});
+    world
+        .clusters()
+        .patch("cart", &PatchParams::default(), &Patch::Merge(change))
+        .await?;
+    eventually("one CronJob", async || {
+        Ok(names().await? == ["cart-nightly"])
+    })
+    .await?;
+    let same = jobs.get("cart-nightly").await?;
+    ensure!(
+        same.resource_version() == job.resource_version(),
+        "an unchanged CronJob was written"
+    );
+    let change = json!({"spec": {"backup": {"schedules": null}}});
+    world
+        .clusters()
+        .patch("cart", &PatchParams::default(), &Patch::Merge(change))
+        .await?;
+    eventually("none of it is left", async || {
+        Ok(names().await?.is_empty() && account.get_opt(identity).await?.is_none())
+    })
+    .await?;
+    one.stop().await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_job_that_runs_twice_creates_one_backup() -> Result<()> {
+    let server = api_server().await?;
+    let namespace = server.namespace("create-backup").await?;
+    let order = CreateBackup {
+        namespace: namespace.clone(),
+        cluster: "cart".to_owned(),
+        schedule: "nightly".to_owned(),
+        storage_name: "s3".to_owned(),
+        deletion_policy: Policy::Delete,
+        job_name: None,
+    };
+    let now: Timestamp = "2026-11-21T02:30:10Z".parse()?;
+    create_backup::create(server.client.clone(), &order, now).await?;
+    create_backup::create(server.client.clone(), &order, now).await?;
+    let backups = Api::<RedisBackup>::namespaced(server.client.clone(), &namespace);
+    let made = backups.list(&ListParams::default()).await?.items;
+    ensure!(
+        made.len() == 1
+            && made
+                .iter()
+                .all(|b| b.name_any() == "cart-nightly-202611210230"),
+        "{made:?}"
+    );
+    ensure!(
+        made.iter()
+            .all(|b| b.spec.deletion_policy == DeletionPolicy::Delete)
+    );
+    Ok(())
+}
+
+async fn eventually(what: &str, mut look: impl AsyncFnMut() -> Result<bool>) -> Result<()> {
+    let begun = Instant::now();
+    while !look().await? {
+        ensure!(begun.elapsed() < PATIENCE, "waited for {what}");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    Ok(())
+}
