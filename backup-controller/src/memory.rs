@@ -27,7 +27,8 @@ pub struct Memory {
 struct Entry {
     namespace: String,
     name: String,
-    waiting: Option<(&'static str, Instant)>,
+    waiting: Option<Instant>,
+    probing: Option<(Background<()>, Instant)>,
     failed: HashMap<(i32, i32), Instant>,
     publishing: Option<(Background<Published>, Instant)>,
     deletion: Option<(Background<()>, Instant)>,
@@ -60,7 +61,8 @@ impl Memory {
             failed_for: failed_for.collect(),
             waiting_for: entry
                 .waiting
-                .map_or(Duration::ZERO, |(_, since)| now.duration_since(since)),
+                .map_or(Duration::ZERO, |since| now.duration_since(since)),
+            storage: outcome(&mut entry.probing, now),
             publishing: outcome(&mut entry.publishing, now),
             deletion: outcome(&mut entry.deletion, now),
             operation: entry
@@ -71,17 +73,15 @@ impl Memory {
         }
     }
 
-    /// Remembers since when the same thing is waited for. Working on something ends the wait; trying again does not.
+    /// Remembers since when something is waited for. A step forward ends the wait; another reason or another try does not.
     pub fn note(&self, backup: &RedisBackup, step: &Step, now: Instant) {
         let mut backups = self.lock();
         let entry = backups.entry(key(backup)).or_default();
         match step {
-            Step::Wait { reason, .. } => {
-                if entry.waiting.is_none_or(|(known, _)| known != *reason) {
-                    entry.waiting = Some((reason, now));
-                }
+            Step::Wait { .. } => {
+                entry.waiting.get_or_insert(now);
             }
-            Step::Publish | Step::DeleteArtifacts | Step::Ask(_) => {}
+            Step::Publish | Step::DeleteArtifacts | Step::Probe(_) | Step::Ask(_) => {}
             Step::AddFinalizer
             | Step::RemoveFinalizer
             | Step::Abandon(_)
@@ -99,6 +99,12 @@ impl Memory {
     /// The operation lease was taken or renewed, or given back.
     pub fn leased(&self, backup: &RedisBackup, at: Option<Instant>) {
         self.lock().entry(key(backup)).or_default().leased = at;
+    }
+
+    /// The look at the storage has begun or ended.
+    pub fn probing(&self, uid: &str, state: Background<()>) {
+        let entry = (state, Instant::now());
+        self.lock().entry(uid.to_owned()).or_default().probing = Some(entry);
     }
 
     /// Publishing has begun or ended.
@@ -182,14 +188,13 @@ mod tests {
     }
 
     #[test]
-    fn the_same_wait_goes_on_and_another_begins_anew() {
+    fn a_wait_goes_on_until_a_step_forward() {
         let (memory, backup, start) = (Memory::default(), backup(), Instant::now());
         let at = |seconds| start + Duration::from_secs(seconds);
         memory.note(&backup, &wait("A"), at(0));
-        memory.note(&backup, &wait("A"), at(5));
+        memory.note(&backup, &Step::Publish, at(4));
+        memory.note(&backup, &wait("B"), at(5));
         assert_eq!(memory.recall(&backup, at(7)).waiting_for.as_secs(), 7);
-        memory.note(&backup, &wait("B"), at(8));
-        assert_eq!(memory.recall(&backup, at(9)).waiting_for.as_secs(), 1);
         memory.note(&backup, &Step::Watch, at(10));
         assert_eq!(memory.recall(&backup, at(20)).waiting_for, Duration::ZERO);
     }

@@ -68,7 +68,7 @@ pub fn after(
             findings.push(Finding::no("ArtifactsDeleted", trouble.reason, &trouble.message));
             status.message = Some(trouble.message.clone());
         }
-        Step::Watch | Step::Publish | Step::DeleteArtifacts => {}
+        Step::Watch | Step::Publish | Step::DeleteArtifacts | Step::Probe(_) => {}
         Step::Ask(_) | Step::AddFinalizer | Step::RemoveFinalizer | Step::Rest => return status,
     }
     if !status.shards.is_empty() {

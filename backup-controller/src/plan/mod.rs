@@ -25,8 +25,10 @@ use crds::{
 use kube::ResourceExt;
 use std::time::Duration;
 
-/// How long a backup waits for the same thing before it has failed.
+/// How long a backup waits before it has failed.
 pub const PATIENCE: Duration = Duration::from_mins(10);
+/// How long a storage that cannot be used is waited for before anything was captured.
+pub const STORAGE_PATIENCE: Duration = Duration::from_mins(2);
 /// How long the deletion of artifacts is tried before the object is let go without it.
 pub const DELETION_PATIENCE: Duration = Duration::from_mins(2);
 /// How long the deletion waits for replicas that still upload.
@@ -131,13 +133,17 @@ fn accept(backup: &RedisBackup, seen: &Observed) -> Step {
         }
     };
     match &seen.storage {
-        None => Step::Ask(Question::Storage),
-        Some(Ok(())) => Step::Accept(Box::new(storage)),
-        Some(Err(trouble)) if trouble.transient => Step::Wait {
-            reason: trouble.reason,
-            message: trouble.message.clone(),
-        },
-        Some(Err(trouble)) => Step::Fail {
+        None | Some(Background::Running) => Step::Probe(Box::new(storage)),
+        Some(Background::Done(())) => Step::Accept(Box::new(storage)),
+        Some(Background::Failed(trouble))
+            if trouble.transient && seen.waiting_for < STORAGE_PATIENCE =>
+        {
+            Step::Wait {
+                reason: trouble.reason,
+                message: trouble.message.clone(),
+            }
+        }
+        Some(Background::Failed(trouble)) => Step::Fail {
             reason: trouble.reason,
             message: trouble.message.clone(),
         },

@@ -14,8 +14,8 @@ use std::{
 pub struct Observed {
     /// The cluster; `Some(None)`: there is none of that name.
     pub cluster: Option<Option<Arc<RedisCluster>>>,
-    /// Whether the storage can be used: a sentence if not.
-    pub storage: Option<Result<(), StorageTrouble>>,
+    /// Whether the storage can be used; `None` while nobody has looked.
+    pub storage: Option<Background<()>>,
     /// Whether the operation lease is ours.
     pub operation: Option<Operation>,
     /// The slot map, read just now.
@@ -28,7 +28,7 @@ pub struct Observed {
     pub deletion: Option<Background<()>>,
     /// For how long each failed unit has been seen as failed, by index.
     pub failed_for: BTreeMap<i32, Duration>,
-    /// For how long the same thing has been waited for.
+    /// For how long this backup has waited without a step.
     pub waiting_for: Duration,
 }
 
@@ -72,8 +72,6 @@ pub struct Published {
 pub enum Question {
     /// The RedisCluster.
     Cluster,
-    /// Whether bucket and credentials are usable.
-    Storage,
     /// Take or renew the operation lease.
     Operation,
     /// Ask every node for the slot map.

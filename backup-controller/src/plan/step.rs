@@ -16,6 +16,8 @@ pub enum Step {
     DeleteArtifacts,
     /// The artifacts cannot be deleted: say so and let the object go.
     Abandon(StorageTrouble),
+    /// Begin to look whether the storage takes what will be written, or go on with it.
+    Probe(Box<S3Location>),
     /// Record which storage is meant.
     Accept(Box<S3Location>),
     /// Hand out the shards. `again`: the slot map has changed, the work starts anew.

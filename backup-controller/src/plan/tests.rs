@@ -84,7 +84,7 @@ fn map(cuts: &[u16]) -> SlotMap {
 fn ready() -> Observed {
     Observed {
         cluster: Some(Some(Arc::new(cluster()))),
-        storage: Some(Ok(())),
+        storage: Some(Background::Done(())),
         operation: Some(Operation::Held),
         slot_map: Some(Ok(map(&[4000, 9000]))),
         members: Some(BTreeSet::from(["w0".to_owned()])),
@@ -126,7 +126,9 @@ fn asks_only_what_it_needs_and_in_order() {
     let mut seen = Observed::default();
     assert_eq!(plan(&backup(), &seen), Step::Ask(Question::Cluster));
     seen.cluster = ready().cluster;
-    assert_eq!(plan(&backup(), &seen), Step::Ask(Question::Storage));
+    assert!(matches!(plan(&backup(), &seen), Step::Probe(_)));
+    seen.storage = Some(Background::Done(()));
+    assert!(matches!(plan(&backup(), &seen), Step::Accept(_)));
     assert_eq!(plan(&accepted(), &seen), Step::Ask(Question::Operation));
     seen.operation = Some(Operation::Held);
     assert_eq!(plan(&accepted(), &seen), Step::Ask(Question::SlotMap));
@@ -210,7 +212,7 @@ fn a_storage_that_is_wrong_fails_and_one_that_is_down_is_waited_for() {
         message: "bucket".into(),
         transient: false,
     };
-    seen.storage = Some(Err(trouble.clone()));
+    seen.storage = Some(Background::Failed(trouble.clone()));
     assert!(matches!(
         plan(&backup(), &seen),
         Step::Fail {
@@ -219,8 +221,10 @@ fn a_storage_that_is_wrong_fails_and_one_that_is_down_is_waited_for() {
         }
     ));
     trouble.transient = true;
-    seen.storage = Some(Err(trouble));
+    seen.storage = Some(Background::Failed(trouble));
     assert!(matches!(plan(&backup(), &seen), Step::Wait { .. }));
+    seen.waiting_for = STORAGE_PATIENCE;
+    assert!(matches!(plan(&backup(), &seen), Step::Fail { .. }));
 }
 
 #[test]
@@ -499,7 +503,7 @@ impl World {
     fn plans(&mut self) {
         let seen = Observed {
             cluster: Some(Some(Arc::new(cluster()))),
-            storage: Some(Ok(())),
+            storage: Some(Background::Done(())),
             operation: Some(Operation::Held),
             slot_map: Some(Ok(self.map.clone())),
             members: Some(self.live.clone()),

@@ -5,101 +5,135 @@ use super::{Planner, PlannerError};
 use crate::{
     access::{self, AccessError},
     artifacts,
+    memory::Memory,
     plan::{Background, Published, StorageTrouble},
     publish::{PublishRequest, StoredUnit, publish},
 };
-use common::storage::{BackupId, Compression, Layout, Location, StorageError};
+use common::{
+    kubernetes::wake::Wake,
+    storage::{BackupId, Compression, Layout, Location, StorageError},
+};
 use crds::{RedisBackup, S3Location};
 use jiff::Timestamp;
-use kube::ResourceExt;
+use kube::{Client, ResourceExt};
+use tokio_util::sync::CancellationToken;
 
 impl Planner {
-    pub(super) fn begin_abort(&self, backup: &RedisBackup, key: String) {
-        let Some(place) = Place::of(backup) else {
+    /// Looks whether the bucket takes what will be written: better now than after a fork.
+    pub(super) fn begin_probe(&self, backup: &RedisBackup, storage: &S3Location) {
+        let uid = backup.uid().unwrap_or_default();
+        let name = format!("probe {uid}");
+        if self.jobs.is_running(&name) {
             return;
-        };
-        let client = self.runtime.client.clone();
-        let started = self
-            .jobs
-            .start(format!("abort uploads of {key}"), move |end| async move {
-                let aborting = async {
-                    let store = access::store(&client, &place.namespace, &place.storage).await?;
-                    artifacts::abort(&store, &key)
-                        .await
-                        .map_err(AccessError::from)
-                };
-                if let Some(Err(error)) = end.run_until_cancelled(Box::pin(aborting)).await {
-                    tracing::warn!(%error, key, "an unfinished upload was not aborted");
-                }
-                Ok::<(), PlannerError>(())
-            });
-        if let Err(error) = started {
-            tracing::debug!(%error, "the abort of an upload was not started");
         }
+        let (memory, wake, client) = self.tools();
+        let (namespace, object) = (backup.namespace().unwrap_or_default(), backup.name_any());
+        let (storage, cluster) = (storage.clone(), backup.spec.cluster_ref.name.clone());
+        memory.probing(&uid, Background::Running);
+        self.begin(name, move |end| async move {
+            let probing = async {
+                let store = access::store(&client, &namespace, &storage).await?;
+                let root = Layout::at(store.location(), &format!("{namespace}/{cluster}"));
+                let probed = store.probe(root.root()).await;
+                probed.map_err(|error| StorageTrouble::from(AccessError::from(error)))
+            };
+            let done = end.run_until_cancelled(Box::pin(probing)).await;
+            memory.probing(&uid, finished(done));
+            wake.object(&namespace, &object);
+        });
     }
 
+    /// Writes the manifest.
     pub(super) fn begin_publishing(&self, backup: &RedisBackup) -> Result<(), PlannerError> {
         let uid = backup.uid().unwrap_or_default();
         let name = format!("publish {uid}");
         if self.jobs.is_running(&name) {
             return Ok(());
         }
-        let place =
-            Place::of(backup).ok_or_else(|| PlannerError::Malformed("no storage".to_owned()))?;
-        let (memory, wake, client) = (
-            self.memory.clone(),
-            self.wake.clone(),
-            self.runtime.client.clone(),
-        );
+        let place = Place::of(backup)?;
+        let (memory, wake, client) = self.tools();
         let backup = backup.clone();
         memory.publishing(&uid, Background::Running);
-        let started = self.jobs.start(name, move |end| async move {
-            let done = end
-                .run_until_cancelled(Box::pin(publish_now(&client, &place, &backup)))
-                .await;
+        self.begin(name, move |end| async move {
+            let publishing = Box::pin(publish_now(&client, &place, &backup));
+            let done = end.run_until_cancelled(publishing).await;
             memory.publishing(&uid, finished(done));
             wake.object(&place.namespace, &backup.name_any());
-            Ok::<(), PlannerError>(())
         });
-        started.or_else(|error| {
-            tracing::debug!(%error, "publishing was not started");
-            Ok(())
-        })
+        Ok(())
     }
 
+    /// Deletes what the backup has stored.
     pub(super) fn begin_deletion(&self, backup: &RedisBackup) -> Result<(), PlannerError> {
         let uid = backup.uid().unwrap_or_default();
         let name = format!("delete {uid}");
         if self.jobs.is_running(&name) {
             return Ok(());
         }
-        let place =
-            Place::of(backup).ok_or_else(|| PlannerError::Malformed("no storage".to_owned()))?;
-        let (memory, wake, client) = (
-            self.memory.clone(),
-            self.wake.clone(),
-            self.runtime.client.clone(),
-        );
+        let place = Place::of(backup)?;
+        let (memory, wake, client) = self.tools();
         let object = backup.name_any();
         memory.deletion(&uid, Background::Running);
-        let started = self.jobs.start(name, move |end| async move {
+        self.begin(name, move |end| async move {
             let deleting = async {
                 let store = access::store(&client, &place.namespace, &place.storage).await;
                 let store = store.map_err(for_deletion)?;
-                let layout = place.layout()?;
-                artifacts::delete(&store, &layout)
-                    .await
-                    .map_err(|error| AccessError::from(error).into())
+                let deleted = artifacts::delete(&store, &place.layout()?).await;
+                deleted.map_err(|error| StorageTrouble::from(AccessError::from(error)))
             };
             let done = end.run_until_cancelled(Box::pin(deleting)).await;
             memory.deletion(&uid, finished(done));
             wake.object(&place.namespace, &object);
-            Ok::<(), PlannerError>(())
         });
-        started.or_else(|error| {
-            tracing::debug!(%error, "the deletion was not started");
-            Ok(())
-        })
+        Ok(())
+    }
+
+    /// Aborts what a lost attempt has left of its upload. If that fails, the store's own rules or the deletion of the backup
+    /// take care of it.
+    pub(super) fn begin_abort(
+        &self,
+        backup: &RedisBackup,
+        key: String,
+    ) -> Result<(), PlannerError> {
+        let place = Place::of(backup)?;
+        let (_, _, client) = self.tools();
+        self.begin(format!("abort uploads of {key}"), move |end| async move {
+            let aborting = async {
+                let store = access::store(&client, &place.namespace, &place.storage).await?;
+                artifacts::abort(&store, &key)
+                    .await
+                    .map_err(AccessError::from)
+            };
+            if let Some(Err(error)) = end.run_until_cancelled(Box::pin(aborting)).await {
+                tracing::warn!(%error, key, "an unfinished upload was not aborted");
+            }
+        });
+        Ok(())
+    }
+
+    fn tools(&self) -> (Memory, Wake<RedisBackup>, Client) {
+        (
+            self.memory.clone(),
+            self.wake.clone(),
+            self.runtime.client.clone(),
+        )
+    }
+
+    /// Starts a job. One that is not started is asked for again by a later pass.
+    fn begin<F>(&self, name: String, work: impl FnOnce(CancellationToken) -> F)
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        let started = self.jobs.start(name, |end| {
+            let work = work(end);
+            async move {
+                work.await;
+                Ok::<(), PlannerError>(())
+            }
+        });
+        if let Err(error) = started {
+            tracing::debug!(%error, "a job was not started");
+        }
     }
 }
 
@@ -135,13 +169,19 @@ struct Place {
 }
 
 impl Place {
-    fn of(backup: &RedisBackup) -> Option<Self> {
-        let status = backup.status.as_ref()?;
-        Some(Self {
-            namespace: backup.namespace()?,
+    fn of(backup: &RedisBackup) -> Result<Self, PlannerError> {
+        let missing = |what: &str| PlannerError::Malformed(format!("the status has no {what}"));
+        let status = backup.status.as_ref().ok_or_else(|| missing("fields"))?;
+        let storage = status.storage.clone().ok_or_else(|| missing("storage"))?;
+        let backup_id = status
+            .backup_id
+            .clone()
+            .ok_or_else(|| missing("backupId"))?;
+        Ok(Self {
+            namespace: backup.namespace().unwrap_or_default(),
             cluster: backup.spec.cluster_ref.name.clone(),
-            storage: status.storage.clone()?,
-            backup_id: status.backup_id.clone()?,
+            storage,
+            backup_id,
         })
     }
 
@@ -158,7 +198,7 @@ impl Place {
 }
 
 async fn publish_now(
-    client: &kube::Client,
+    client: &Client,
     place: &Place,
     backup: &RedisBackup,
 ) -> Result<Published, StorageTrouble> {

@@ -3,10 +3,10 @@
 mod jobs;
 
 use crate::{
-    access::{self, AccessError},
+    access,
     memory::Memory,
     metrics::BackupMetrics,
-    plan::{Freed, LOOK_AGAIN, Observed, Question, Step, StorageTrouble, plan, resolve},
+    plan::{Freed, LOOK_AGAIN, Observed, Question, Step, plan},
     report,
     status::{self, Acceptance},
 };
@@ -38,8 +38,6 @@ use tokio::sync::Mutex;
 const OPERATION_LEASE: Duration = Duration::from_mins(1);
 /// How long the list of living replicas is good for.
 const MEMBERS_ARE_FRESH: Duration = Duration::from_secs(3);
-/// How long the probe of a bucket may take inside a pass.
-const PROBE_LIMIT: Duration = Duration::from_secs(8);
 /// Publications, deletions and aborts at the same time.
 const MOST_JOBS: usize = 16;
 /// Questions a plan may have before it comes to a step.
@@ -148,12 +146,6 @@ impl Planner {
             Question::Cluster => {
                 seen.cluster = Some(self.cluster(&namespace, cluster).await?.map(Arc::new));
             }
-            Question::Storage => {
-                let found = seen.cluster.clone().flatten();
-                let spec = found.and_then(|cluster| resolve(backup, &cluster).ok());
-                let spec = spec.ok_or_else(|| PlannerError::Malformed("no storage".to_owned()))?;
-                seen.storage = Some(self.probe(backup, &spec).await);
-            }
             Question::Operation => {
                 let owner = seen.cluster.clone().flatten();
                 let owner = owner.and_then(|cluster| cluster.owner_ref(&()));
@@ -182,29 +174,6 @@ impl Planner {
             api.get(name),
         )
         .await
-    }
-
-    /// Whether the bucket takes what will be written: better now than after a fork.
-    async fn probe(&self, backup: &RedisBackup, spec: &S3Location) -> Result<(), StorageTrouble> {
-        let namespace = backup.namespace().unwrap_or_default();
-        let store = access::store(&self.runtime.client, &namespace, spec).await?;
-        let prefix = match store.location().prefix() {
-            "" => String::new(),
-            prefix => format!("{prefix}/"),
-        };
-        let prefix = format!("{prefix}{namespace}/{}/", backup.spec.cluster_ref.name);
-        match tokio::time::timeout(PROBE_LIMIT, Box::pin(store.probe(&prefix))).await {
-            Ok(result) => Ok(result.map_err(AccessError::from)?),
-            Err(_) => Err(StorageTrouble {
-                reason: "StorageTimeout",
-                message: format!(
-                    "bucket {} did not answer within {} s",
-                    spec.bucket,
-                    PROBE_LIMIT.as_secs()
-                ),
-                transient: true,
-            }),
-        }
     }
 
     async fn live_members(&self) -> Result<BTreeSet<String>, ApiError> {
@@ -256,6 +225,10 @@ impl Planner {
             }
             Step::Publish => {
                 self.begin_publishing(backup)?;
+                self.show_progress(backup, &step).await
+            }
+            Step::Probe(storage) => {
+                self.begin_probe(backup, storage);
                 self.show_progress(backup, &step).await
             }
             Step::DeleteArtifacts => {
@@ -401,7 +374,7 @@ impl Planner {
             );
             self.warn(backup, "AttemptLost", "Capture", &note);
             if let Some(key) = &unit.key {
-                self.begin_abort(backup, key.clone());
+                self.begin_abort(backup, key.clone())?;
             }
         }
         Ok(())

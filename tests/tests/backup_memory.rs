@@ -1,0 +1,171 @@
+//! A shard of 2 GiB passes through buffers of less than 64 MiB. The source is made up: a server that speaks just enough of
+//! the protocol and sends records as fast as they are taken.
+
+use anyhow::{Context, Result, ensure};
+use backup_controller::capture::{CaptureProgress, CaptureRequest, capture};
+use common::{
+    cluster::slots::SlotSet,
+    runtime::metrics::resident_bytes,
+    storage::{BackupId, Compression, CompressionPool, Layout},
+};
+use crds::SourceRole;
+use jiff::Timestamp;
+use std::{
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicI64, Ordering},
+    },
+    time::Duration,
+};
+use tests::s3::TestBucket;
+use tokio::{
+    io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader, BufWriter},
+    net::{TcpListener, TcpStream, tcp::OwnedWriteHalf},
+    sync::watch,
+};
+use tokio_util::sync::CancellationToken;
+
+const ID: &str = "0123456789abcdef0123456789abcdef01234567";
+/// Length of each value.
+const VALUE: usize = 64 << 10;
+/// Keys of the stream: 2 GiB of values.
+const KEYS: u64 = (2 << 30) / VALUE as u64;
+/// What one stream may add.
+const ALLOWED: i64 = 64 << 20;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_shard_of_2_gib_takes_no_more_memory_than_its_buffers() -> Result<()> {
+    let source = listen().await?;
+    let bucket = TestBucket::start().await?;
+    let store = bucket.store().await?;
+    let backup_id = BackupId::new(Timestamp::UNIX_EPOCH, "3f9c2a10");
+    let request = CaptureRequest {
+        seeds: vec![source],
+        slots: SlotSet::full(),
+        prefer: SourceRole::Replica,
+        patience: Duration::from_secs(5),
+        layout: Layout::new(store.location(), "shop", "cart", &backup_id),
+        store,
+        backup_id,
+        shard: 0,
+        attempt: 1,
+        compression: Compression::Gzip { level: 1 },
+        pool: CompressionPool::of_machine(),
+    };
+    let before = resident_bytes().context("no /proc")?;
+    let most = Arc::new(AtomicI64::new(before));
+    let watching = tokio::spawn(watch_memory(Arc::clone(&most)));
+    let (tell, _seen) = watch::channel(CaptureProgress::default());
+    let shard = capture(&request, &tell, &CancellationToken::new()).await?;
+    watching.abort();
+    let index = &shard.document.index;
+    ensure!(index.keys() == Some(KEYS), "{:?} keys", index.keys());
+    ensure!(index.raw_bytes > 2 << 30, "{} bytes", index.raw_bytes);
+    let added = most.load(Ordering::Relaxed) - before;
+    println!(
+        "{} MiB passed, {} MiB were added",
+        index.raw_bytes >> 20,
+        added >> 20
+    );
+    ensure!(added < ALLOWED, "{} MiB were added", added >> 20);
+    Ok(())
+}
+
+async fn watch_memory(most: Arc<AtomicI64>) {
+    loop {
+        most.fetch_max(resident_bytes().unwrap_or(0), Ordering::Relaxed);
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+/// A primary that owns every slot.
+async fn listen() -> Result<SocketAddr> {
+    let listener = TcpListener::bind("127.0.0.1:0").await?;
+    let address = listener.local_addr()?;
+    tokio::spawn(async move {
+        while let Ok((connection, _)) = listener.accept().await {
+            tokio::spawn(async move { serve(connection, address).await });
+        }
+    });
+    Ok(address)
+}
+
+async fn serve(connection: TcpStream, address: SocketAddr) -> Result<()> {
+    let (reader, writer) = connection.into_split();
+    let (mut reader, mut writer) = (BufReader::new(reader), BufWriter::new(writer));
+    loop {
+        let words = command(&mut reader).await?;
+        let words: Vec<&str> = words.iter().map(String::as_str).collect();
+        match words.as_slice() {
+            ["PSYNC", ..] => return snapshot(writer).await,
+            ["CLUSTER", "MYID"] => bulk(&mut writer, ID).await?,
+            ["CLUSTER", "NODES"] => {
+                let bus = u32::from(address.port()) + 10_000;
+                let line = format!(
+                    "{ID} {address}@{} myself,master - 0 0 1 connected 0-16383\n",
+                    bus % 65_536
+                );
+                bulk(&mut writer, &line).await?;
+            }
+            ["INFO", ..] => {
+                bulk(&mut writer, "redis_version:7.0.15\r\nrole:master\r\nmaster_replid:x\r\nmaster_repl_offset:1\r\n").await?;
+            }
+            _ => writer.write_all(b"+OK\r\n").await?,
+        }
+        writer.flush().await?;
+    }
+}
+
+/// The words of the next command, in upper case where they are letters of a command.
+async fn command(reader: &mut BufReader<tokio::net::tcp::OwnedReadHalf>) -> Result<Vec<String>> {
+    let mut words = Vec::new();
+    let count = number(reader).await?;
+    for _ in 0..count {
+        let length = number(reader).await?;
+        let mut word = vec![0; length + 2];
+        reader.read_exact(&mut word).await?;
+        word.truncate(length);
+        words.push(String::from_utf8_lossy(&word).to_uppercase());
+    }
+    Ok(words)
+}
+
+async fn number(reader: &mut BufReader<tokio::net::tcp::OwnedReadHalf>) -> Result<usize> {
+    let mut line = String::new();
+    ensure!(
+        reader.read_line(&mut line).await? > 0,
+        "the connection has ended"
+    );
+    Ok(line.trim().get(1..).unwrap_or_default().parse()?)
+}
+
+async fn bulk(writer: &mut BufWriter<OwnedWriteHalf>, text: &str) -> Result<()> {
+    let framed = format!("${}\r\n{text}\r\n", text.len());
+    Ok(writer.write_all(framed.as_bytes()).await?)
+}
+
+/// An RDB of version 10 with [`KEYS`] strings of 64 KiB and the checksum off, announced by its length.
+async fn snapshot(mut writer: BufWriter<OwnedWriteHalf>) -> Result<()> {
+    let mut head = b"REDIS0010\xfe\x00".to_vec();
+    let mut record = vec![0_u8, 12];
+    record.extend_from_slice(b"k00000000000");
+    record.push(0x80);
+    record.extend_from_slice(&u32::try_from(VALUE)?.to_be_bytes());
+    record.resize(record.len() + VALUE, b'v');
+    let tail = [0xff_u8, 0, 0, 0, 0, 0, 0, 0, 0];
+    let length = head.len() as u64 + KEYS * record.len() as u64 + tail.len() as u64;
+    let mut answer = format!("+FULLRESYNC {ID} 1\r\n${length}\r\n").into_bytes();
+    answer.append(&mut head);
+    writer.write_all(&answer).await?;
+    for number in 0..KEYS {
+        let name = format!("{number:011}");
+        if let Some(place) = record.get_mut(3..14) {
+            place.copy_from_slice(name.as_bytes());
+        }
+        writer.write_all(&record).await?;
+    }
+    writer.write_all(&tail).await?;
+    writer.flush().await?;
+    Ok(())
+}
