@@ -388,7 +388,11 @@ async fn two_replicas_restore_a_backup_into_another_number_of_shards() -> Result
         .collect();
     workers.sort_unstable();
     workers.dedup();
-    assert_eq!(workers, ["restore-controller-a", "restore-controller-b"], "both replicas have worked");
+    assert_eq!(
+        workers,
+        ["restore-controller-a", "restore-controller-b"],
+        "both replicas have worked"
+    );
     assert_equal(&portraits(&source).await?, &portraits(&target).await?);
     let leases: Api<Lease> = world.api();
     let lease = leases.get_opt("target-operation").await?;
@@ -575,7 +579,10 @@ async fn the_unit_of_a_killed_replica_goes_on_at_its_block() -> Result<()> {
     assert_eq!(status.phase.as_deref(), Some("Succeeded"), "{status:#?}");
     let unit = status.units.iter().find(|unit| unit.index == at_work.index);
     let unit = unit.context("the unit is gone")?;
-    assert!(unit.attempt >= 2 && unit.worker == "restore-controller-heir", "{unit:?}");
+    assert!(
+        unit.attempt >= 2 && unit.worker == "restore-controller-heir",
+        "{unit:?}"
+    );
     assert_equal(&portraits(&source).await?, &portraits(&target).await?);
     heir.end(End::Orderly)
 }
