@@ -9,7 +9,8 @@ use tests::{
     scenario::{self, LIMIT},
 };
 
-const KEYS: &str = "20000";
+/// Enough that a shard takes longer than a claim: each replica finds work.
+const KEYS: &str = "150000";
 
 fn backup(name: &str, cluster: &str, change: &Value) -> String {
     let mut spec = json!({"clusterRef": {"name": cluster}, "storageName": "s3"});
