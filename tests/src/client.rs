@@ -114,9 +114,8 @@ impl ClusterClient {
     }
 
     fn owner(&self, command: &Cmd) -> Result<usize> {
-        let key = match command.args_iter().nth(1) {
-            Some(Arg::Simple(key)) => key,
-            _ => bail!("a command without a key cannot be routed"),
+        let Some(Arg::Simple(key)) = command.args_iter().nth(1) else {
+            bail!("a command without a key cannot be routed");
         };
         let slot = Slot::of_key(key).get();
         self.primaries

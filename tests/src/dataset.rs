@@ -3,6 +3,7 @@
 use crate::client::ClusterClient;
 use anyhow::{Context, Result};
 use redis::{Cmd, Value};
+use std::fmt::Write;
 
 /// Key number `index`.
 pub fn key(index: u64) -> String {
@@ -70,7 +71,7 @@ pub fn json_text(seed: u64, size: u64) -> String {
             "status",
             "createdAt",
         ][(state % 6) as usize];
-        text.push_str(&format!("\"{name}\":{},", state >> 40));
+        let _ = write!(text, "\"{name}\":{},", state >> 40); // a String takes everything
     }
     text.push('}');
     text

@@ -79,7 +79,7 @@ impl Kubectl {
             pipe.write_all(input.as_bytes()).await?;
         }
         let output =
-            tokio::time::timeout(Duration::from_secs(120), child.wait_with_output()).await??;
+            tokio::time::timeout(Duration::from_mins(2), child.wait_with_output()).await??;
         ensure!(
             output.status.success(),
             "kubectl {}: {}",

@@ -126,13 +126,11 @@ impl S3Server {
     pub async fn stop(self) -> anyhow::Result<()> {
         self.stop.cancel();
         let abort = self.serving.abort_handle();
-        match tokio::time::timeout(GRACE, self.serving).await {
-            Ok(ended) => ended?.context("the S3 server failed"),
-            Err(_) => {
-                abort.abort();
-                Ok(())
-            }
+        if let Ok(ended) = tokio::time::timeout(GRACE, self.serving).await {
+            return ended?.context("the S3 server failed");
         }
+        abort.abort();
+        Ok(())
     }
 }
 

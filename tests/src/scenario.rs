@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use std::time::{Duration, Instant};
 
 /// Longest wait for anything in a scenario.
-pub const LIMIT: Duration = Duration::from_secs(180);
+pub const LIMIT: Duration = Duration::from_mins(3);
 /// `cluster-node-timeout` of the clusters that scenarios make.
 pub const NODE_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -268,7 +268,7 @@ pub async fn pods_alone(kubectl: &Kubectl, cluster: &str, nodes: usize) -> Resul
     let mut documents = Vec::new();
     for object in kubectl.list(&label).await? {
         documents.push(
-            copied(object)
+            copied(&object)
                 .context("copying a child object")?
                 .to_string(),
         );
@@ -297,7 +297,7 @@ pub async fn pods_alone(kubectl: &Kubectl, cluster: &str, nodes: usize) -> Resul
 }
 
 /// An object without what ties it to its namespace and owner.
-fn copied(object: Value) -> Option<Value> {
+fn copied(object: &Value) -> Option<Value> {
     let mut spec = object["spec"].clone();
     if let Some(members) = spec.as_object_mut() {
         members.retain(|name, _| !name.starts_with("clusterIP"));

@@ -38,7 +38,7 @@ use tests::{
 
 const LEASE: Duration = Duration::from_secs(3);
 /// Long enough for the expiry of leases on a busy machine.
-const PATIENCE: Duration = Duration::from_secs(120);
+const PATIENCE: Duration = Duration::from_mins(2);
 
 /// A namespace with a RedisCluster whose pods stand for real processes, and a bucket.
 struct World {

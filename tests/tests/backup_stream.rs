@@ -225,6 +225,7 @@ async fn is_loadable(rdb: &[u8], keys: Option<u64>) -> Result<()> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_primary_is_read_where_it_is_preferred_or_the_replica_is_not_in_sync() -> Result<()> {
+    use common::storage::manifest::SourceRole::{Primary, Replica};
     let mut cluster = RedisCluster::start(3, 1).await?;
     let bucket = TestBucket::start().await?;
     let store = bucket.store().await?;
@@ -233,7 +234,6 @@ async fn the_primary_is_read_where_it_is_preferred_or_the_replica_is_not_in_sync
     let role = async |request: &CaptureRequest| -> Result<_> {
         Ok(run(request).await?.document.capture.role)
     };
-    use common::storage::manifest::SourceRole::{Primary, Replica};
     ensure!(role(&first).await? == Replica);
     first.prefer = SourceRole::Primary;
     first.attempt = 2;

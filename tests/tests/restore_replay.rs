@@ -25,7 +25,7 @@ use tests::{
 use tokio::{sync::watch, time::timeout};
 
 const GZIP: Compression = Compression::Gzip { level: 1 };
-const LIMIT: Duration = Duration::from_secs(120);
+const LIMIT: Duration = Duration::from_mins(2);
 
 /// Keys that expire between the backup and the restore.
 const SHORT_LIVED: u64 = 50;

@@ -1,6 +1,7 @@
 //! What a benchmark answers: a row for each rival, printed as a table and written as JSON.
 
 use serde::Serialize;
+use std::fmt::Write;
 
 /// What a case wants of the ratio ours / rival.
 #[derive(Clone, Copy, Debug)]
@@ -97,8 +98,9 @@ pub fn table(rows: &[Row]) -> String {
         "CASE", "METRIC", "OURS", "RIVAL", "RATIO", "GOAL", "MET", "ROUNDS", "RIVAL'S NAME"
     );
     for row in rows {
-        text.push_str(&format!(
-            "{:<18} {:<9} {:>11.3} {:>11.3} {:>6.2} {:>8} {:<6} {:<17} {}\n",
+        let _ = writeln!(
+            text,
+            "{:<18} {:<9} {:>11.3} {:>11.3} {:>6.2} {:>8} {:<6} {:<17} {}",
             row.case,
             row.metric,
             row.ours,
@@ -111,7 +113,7 @@ pub fn table(rows: &[Row]) -> String {
                 row.rounds.min, row.rounds.median, row.rounds.max
             ),
             row.rival_name
-        ));
+        ); // a String takes everything
     }
     text
 }

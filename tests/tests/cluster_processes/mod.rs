@@ -208,10 +208,8 @@ impl Cluster {
             }
             .await;
             let address = self.servers[index].address;
-            text.push_str(&format!(
-                "{address}\n{}\n",
-                table.unwrap_or_else(|error| error.to_string())
-            ));
+            let table = table.unwrap_or_else(|error| error.to_string());
+            text.extend([address.to_string(), "\n".into(), table, "\n".into()]);
         }
         text
     }

@@ -50,7 +50,7 @@ pub async fn back_up(
     let pool = CompressionPool::of_machine();
     let seeds = seeds(cluster);
     let cancel = CancellationToken::new();
-    let captures = (0_u32..).zip(cluster.ranges()).map(|(shard, range)| {
+    let capturing = (0_u32..).zip(cluster.ranges()).map(|(shard, range)| {
         let request = CaptureRequest {
             seeds: seeds.clone(),
             slots: SlotSet::from(*range),
@@ -70,7 +70,7 @@ pub async fn back_up(
             capture(&request, &progress, cancel).await
         }
     });
-    let captured = try_join_all(captures).await?;
+    let captured = try_join_all(capturing).await?;
     let units = captured.iter().zip(cluster.ranges());
     let published = publish(&PublishRequest {
         store: store.clone(),
