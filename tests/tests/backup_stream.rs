@@ -425,7 +425,7 @@ async fn a_store_that_hiccups_is_tried_again_and_one_that_refuses_is_named() -> 
     faults.add(On::Put, Fault::Break, 1);
     faults.add(On::Put, Fault::LoseAnswer, 1);
     run(&request).await?;
-    ensure!(faults.are_used_up());
+    ensure!(faults.left() == 0);
 
     request.attempt = 2;
     faults.add(
