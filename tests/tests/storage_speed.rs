@@ -1,5 +1,7 @@
 //! How fast and how small each gzip level is, for the choice of the default. Figures, not a test: run it by hand in release.
 
+#![allow(clippy::cast_possible_truncation, clippy::cast_precision_loss)] // figures for people
+
 use flate2::{Compress, Compression, FlushCompress, Status};
 use std::{fmt::Write, time::Instant};
 
