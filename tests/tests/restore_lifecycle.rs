@@ -11,7 +11,7 @@ use common::{
 use crds::{
     BackupLocation, CLIENT_PORT, LABEL_CLUSTER, LocalRef, NewCluster, RedisBackup, RedisBackupSpec,
     RedisBackupStatus, RedisCluster as ClusterResource, RedisClusterSpec, RedisClusterStatus,
-    RedisRestore, RedisRestoreSpec, RedisRestoreStatus, RestoreSource, RestoreTarget,
+    RedisRestore, RedisRestoreSpec, RedisRestoreStatus, RestoreSource, RestoreTarget, RestoreUnit,
     RestoreUnitState, S3Location,
 };
 use jiff::Timestamp;
