@@ -11,7 +11,7 @@ use common::{
 use crds::{
     BackupLocation, CLIENT_PORT, LABEL_CLUSTER, LocalRef, NewCluster, RedisBackup, RedisBackupSpec,
     RedisBackupStatus, RedisCluster as ClusterResource, RedisClusterSpec, RedisClusterStatus,
-    RedisRestore, RedisRestoreSpec, RedisRestoreStatus, RestoreSource, RestoreTarget,
+    RedisRestore, RedisRestoreSpec, RedisRestoreStatus, RestoreSource, RestoreTarget, RestoreUnit,
     RestoreUnitState, S3Location,
 };
 use jiff::Timestamp;
@@ -45,7 +45,7 @@ use std::{
 use tests::{
     kubernetes::{ApiServer, api_server, eventually},
     redis::RedisCluster,
-    s3::TestBucket,
+    s3::{Fault, On, TestBucket},
 };
 use tokio::net::{TcpListener, TcpStream};
 
@@ -220,7 +220,7 @@ impl World {
                 return Ok(status);
             }
             ensure!(
-                begun.elapsed() < Duration::from_secs(90),
+                begun.elapsed() < Duration::from_secs(180),
                 "no end: {status:#?}"
             );
             tokio::time::sleep(Duration::from_millis(50)).await;
@@ -540,49 +540,60 @@ async fn what_cannot_be_restored_is_refused_before_a_key_is_written() -> Result<
     replica.end(End::Orderly)
 }
 
-/// Keys of a long unit, so that it has several blocks.
-async fn long_source() -> Result<RedisCluster> {
-    let source = RedisCluster::start(3, 0).await?;
-    fill(&source, "long:", 100_000, 700).await?;
-    Ok(source)
+/// A restore of one unit of four blocks, whose storage answers so slowly that the unit is seen at work.
+async fn slow_restore(world: &World) -> Result<(RedisCluster, RedisCluster)> {
+    let source = RedisCluster::start(1, 0).await?;
+    fill(&source, "long:", 3200, 8000).await?;
+    let backup = back_up(&source, &world.bucket, Compression::None).await?;
+    world.complete_backup(&backup).await?;
+    let target = RedisCluster::start(3, 0).await?;
+    world.existing("target", &target).await?;
+    Ok((source, target))
+}
+
+/// Begins the restore; returns its unit when it is past its first block and not at its end.
+async fn unit_at_work(world: &World) -> Result<RestoreUnit> {
+    let api: Api<RedisRestore> = world.api();
+    world.restore("r", from_backup(), into("target")).await?;
+    eventually("the unit is handed out", async || {
+        let status = world.status("r").await?;
+        Ok((!status.units.is_empty()).then_some(()))
+    })
+    .await?;
+    // Two blocks are fetched at a time: the next two come later than the next report.
+    let slow = Fault::Slow(Duration::from_secs(5));
+    world.bucket.server().faults().add(On::Get, slow, 1000);
+    let begun = Instant::now();
+    loop {
+        let status = api.get("r").await?.status.unwrap_or_default();
+        let unit = status.units.first().context("the unit is gone")?;
+        let at_work = unit.state == RestoreUnitState::Replaying && unit.block > 0;
+        if at_work && unit.block < unit.blocks {
+            return Ok(unit.clone());
+        }
+        ensure!(
+            begun.elapsed() < Duration::from_secs(120),
+            "never seen at work: {status:#?}"
+        );
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_unit_of_a_killed_replica_goes_on_at_its_block() -> Result<()> {
     let world = World::new().await?;
-    let source = long_source().await?;
-    let backup = back_up(&source, &world.bucket, GZIP).await?;
-    world.complete_backup(&backup).await?;
-    let target = RedisCluster::start(3, 0).await?;
-    world.existing("target", &target).await?;
+    let (source, target) = slow_restore(&world).await?;
     let doomed = world.replica("doomed");
-    world.restore("r", from_backup(), into("target")).await?;
-    let at_work = eventually(
-        "a block is reported and the unit is not finished",
-        async || {
-            let status = world.status("r").await?;
-            let unit = status.units.iter().find(|unit| unit.block > 0);
-            let at_work = unit.filter(|unit| unit.state == RestoreUnitState::Replaying);
-            if at_work.is_some() {
-                // Holds what is still to be written until the replica is dead.
-                for node in target.primaries() {
-                    node.call::<()>("CLIENT PAUSE 3000 WRITE").await?;
-                }
-            }
-            Ok(at_work.cloned())
-        },
-    )
-    .await?;
+    let at_work = unit_at_work(&world).await?;
     doomed.end(End::Kill)?;
+    world.bucket.server().faults().clear();
     let heir = world.replica("heir");
     let status = world.ends("r").await?;
     assert_eq!(status.phase.as_deref(), Some("Succeeded"), "{status:#?}");
-    let unit = status.units.iter().find(|unit| unit.index == at_work.index);
-    let unit = unit.context("the unit is gone")?;
-    assert!(
-        unit.attempt >= 2 && unit.worker == "restore-controller-heir",
-        "{unit:?}"
-    );
+    let unit = status.units.first().context("the unit is gone")?;
+    assert_eq!(unit.worker, "restore-controller-heir", "{unit:?}");
+    assert_eq!(unit.attempt, at_work.attempt + 1, "{unit:?}");
+    assert_eq!(unit.keys, 3200, "counted on from block {}", at_work.block);
     assert_equal(&portraits(&source).await?, &portraits(&target).await?);
     heir.end(End::Orderly)
 }
@@ -590,37 +601,24 @@ async fn the_unit_of_a_killed_replica_goes_on_at_its_block() -> Result<()> {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_orderly_end_hands_the_claims_back() -> Result<()> {
     let world = World::new().await?;
-    let source = long_source().await?;
-    let backup = back_up(&source, &world.bucket, GZIP).await?;
-    world.complete_backup(&backup).await?;
-    let target = RedisCluster::start(3, 0).await?;
-    world.existing("target", &target).await?;
+    let (source, target) = slow_restore(&world).await?;
     let first = world.replica("first");
-    world.restore("r", from_backup(), into("target")).await?;
-    eventually("a unit is at work", async || {
-        let status = world.status("r").await?;
-        let at_work = status
-            .units
-            .iter()
-            .any(|unit| unit.state == RestoreUnitState::Replaying);
-        if at_work {
-            for node in target.primaries() {
-                node.call::<()>("CLIENT PAUSE 4000 WRITE").await?;
-            }
-        }
-        Ok(at_work.then_some(()))
-    })
-    .await?;
+    let at_work = unit_at_work(&world).await?;
     first.end(End::Orderly)?;
-    let left = world.status("r").await?;
-    for unit in &left.units {
-        let free = unit.worker.is_empty() && unit.state == RestoreUnitState::Pending;
-        assert!(free || unit.state == RestoreUnitState::Loaded, "{unit:?}");
-        assert_eq!(unit.attempt, 1, "handing back costs no attempt");
-    }
+    world.bucket.server().faults().clear();
+    let status = world.status("r").await?;
+    let left = status.units.first().context("the unit is gone")?;
+    assert_eq!(left.worker, "", "{left:?}");
+    assert_eq!(left.state, RestoreUnitState::Pending);
+    assert_eq!(left.attempt, 1, "handing back costs no attempt");
+    assert!(
+        left.block >= at_work.block && left.block < left.blocks,
+        "{left:?}"
+    );
     let second = world.replica("second");
     let status = world.ends("r").await?;
     assert_eq!(status.phase.as_deref(), Some("Succeeded"), "{status:#?}");
+    assert_eq!(status.units.first().map(|unit| unit.keys), Some(3200));
     assert_equal(&portraits(&source).await?, &portraits(&target).await?);
     second.end(End::Orderly)
 }

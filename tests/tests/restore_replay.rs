@@ -156,7 +156,7 @@ async fn a_library_with_other_code_stops_the_replay() -> Result<()> {
 }
 
 /// Keys of a backup with four blocks.
-const LONG_KEYS: usize = 4000;
+const LONG_KEYS: usize = 3200;
 
 /// A backup of one shard with several blocks.
 async fn long_backup(bucket: &TestBucket) -> Result<(RedisCluster, Backup)> {
