@@ -18,8 +18,10 @@ use s3s::{auth::SimpleAuth, service::S3ServiceBuilder};
 use s3s_fs::FileSystem;
 use std::{
     fs, io,
+    io::{BufRead, BufReader},
     net::SocketAddr,
     path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
@@ -195,9 +197,9 @@ impl Faults {
         self.lock().clear();
     }
 
-    /// Whether every failure that was asked for has happened.
-    pub fn are_used_up(&self) -> bool {
-        self.lock().iter().all(|rule| rule.left == 0)
+    /// How many of the failures that were asked for have not happened yet.
+    pub fn left(&self) -> usize {
+        self.lock().iter().map(|rule| rule.left).sum()
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Vec<Rule>> {
@@ -340,6 +342,95 @@ impl Drop for TestBucket {
         self.server.serving.abort();
         if let Err(error) = fs::remove_dir_all(&self.directory) {
             tracing::warn!(%error, directory = %self.directory.display(), "a test's bucket stays behind");
+        }
+    }
+}
+
+/// The server as a process of its own (`s3-server`), for what is measured: its memory and time do not count as ours. Killed
+/// and its directory removed at the end.
+#[derive(Debug)]
+pub struct S3Process {
+    child: Child,
+    endpoint: String,
+    directory: PathBuf,
+    key: AccessKey,
+}
+
+impl S3Process {
+    /// Runs this binary with one bucket, [`TestBucket::NAME`], at a free port of 127.0.0.1.
+    pub fn start(binary: &Path) -> anyhow::Result<Self> {
+        let directory = directory()?;
+        let key = AccessKey {
+            id: "TESTACCESSKEY".to_owned(),
+            secret: "test-secret-that-must-not-show".to_owned(),
+        };
+        let mut child = Command::new(binary)
+            .args(["--listen", "127.0.0.1:0", "--bucket", TestBucket::NAME])
+            .args(["--access-key", &key.id, "--secret-key", &key.secret])
+            .arg("--root")
+            .arg(&directory)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .spawn()
+            .with_context(|| format!("cannot run {}", binary.display()))?;
+        let output = child.stdout.take().context("no output to read")?;
+        let mut process = Self {
+            child,
+            endpoint: String::new(),
+            directory,
+            key,
+        };
+        let mut line = String::new();
+        BufReader::new(output).read_line(&mut line)?;
+        anyhow::ensure!(line.starts_with("http://"), "the S3 server said {line:?}");
+        line.trim().clone_into(&mut process.endpoint);
+        Ok(process)
+    }
+
+    /// Id of the process.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// `http://` address for clients.
+    pub fn endpoint(&self) -> &str {
+        &self.endpoint
+    }
+
+    /// Access key and secret that the server takes.
+    pub fn key(&self) -> &AccessKey {
+        &self.key
+    }
+
+    /// The file that holds an object.
+    pub fn file(&self, key: &str) -> PathBuf {
+        self.directory.join(TestBucket::NAME).join(key)
+    }
+
+    /// Waits for the process to end by itself.
+    pub fn wait(&mut self) -> io::Result<std::process::ExitStatus> {
+        self.child.wait()
+    }
+
+    /// The bucket, ready for requests.
+    pub async fn store(&self) -> anyhow::Result<ObjectStore> {
+        let location = Location::new(&Given {
+            bucket: TestBucket::NAME,
+            endpoint: Some(&self.endpoint),
+            ..Given::default()
+        })?;
+        let secret = self.key.secret.clone().into();
+        let credentials = Credentials::new(self.key.id.clone(), secret, None);
+        Ok(ObjectStore::connect(location, Some(credentials)).await)
+    }
+}
+
+impl Drop for S3Process {
+    fn drop(&mut self) {
+        let killed = self.child.kill().and_then(|()| self.child.wait().map(drop));
+        let removed = fs::remove_dir_all(&self.directory);
+        if let Err(error) = killed.and(removed) {
+            tracing::warn!(%error, pid = self.child.id(), "an S3 server stays behind");
         }
     }
 }

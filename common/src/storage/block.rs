@@ -54,14 +54,19 @@ pub(crate) enum BlockDamage {
     Oversized(u64),
 }
 
-/// Compresses a block as one gzip member into `out`, whose capacity is used again. Without compression there is nothing to
-/// do: the raw bytes are the stored ones.
-pub(crate) fn gzip(raw: &[u8], level: u8, out: &mut Vec<u8>) -> Result<(), String> {
+/// Compresses a block as one gzip member into `out`, whose capacity is used again; `expected` is how long it will become, as
+/// far as one can tell.
+pub(crate) fn gzip(
+    raw: &[u8],
+    level: u8,
+    expected: usize,
+    out: &mut Vec<u8>,
+) -> Result<(), String> {
     const WINDOW_BITS: u8 = 15;
-    // Room for half of the raw bytes is what text needs; growing in such steps moves pages, not bytes.
-    let step = raw.len() / 4 + 4096;
+    /// Growing in large steps moves pages, not bytes.
+    const STEP: usize = 1 << 20;
     out.clear();
-    out.reserve(raw.len() / 2 + 4096);
+    out.reserve_exact(expected + expected / 8 + 4096);
     let mut codec = Compress::new_gzip(flate2::Compression::new(u32::from(level)), WINDOW_BITS);
     loop {
         let consumed = usize::try_from(codec.total_in()).unwrap_or(usize::MAX);
@@ -71,7 +76,7 @@ pub(crate) fn gzip(raw: &[u8], level: u8, out: &mut Vec<u8>) -> Result<(), Strin
             .map_err(|error| error.to_string())?;
         match status {
             Status::StreamEnd => return Ok(()),
-            Status::Ok | Status::BufError => out.reserve(step),
+            Status::Ok | Status::BufError => out.reserve_exact(STEP),
         }
     }
 }
@@ -168,7 +173,7 @@ mod tests {
             Compression::None => Bytes::copy_from_slice(raw),
             Compression::Gzip { level } => {
                 let mut out = Vec::new();
-                gzip(raw, level, &mut out).unwrap();
+                gzip(raw, level, 0, &mut out).unwrap();
                 out.into()
             }
         }

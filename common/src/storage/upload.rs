@@ -51,8 +51,9 @@ pub struct MultipartUpload {
     next_number: i32,
     travelling: Parts,
     stored: Vec<CompletedPart>,
-    spare: Vec<BytesMut>,
     bytes: u64,
+    /// Buffers that came back while [`Self::send`] waited.
+    spare: Vec<BytesMut>,
 }
 
 impl MultipartUpload {
@@ -67,8 +68,8 @@ impl MultipartUpload {
             next_number: 1,
             travelling: JoinSet::new(),
             stored: Vec::new(),
-            spare: Vec::new(),
             bytes: 0,
+            spare: Vec::new(),
         }
     }
 
@@ -92,18 +93,19 @@ impl MultipartUpload {
         self.bytes
     }
 
-    /// An empty buffer of part size; one that has come back from an upload, if there is one.
+    /// An empty buffer of part size: one that came back while [`Self::send`] waited, or a new one.
     pub fn buffer(&mut self) -> BytesMut {
-        self.spare
-            .pop()
-            .unwrap_or_else(|| BytesMut::with_capacity(self.part_size))
+        let new = || BytesMut::with_capacity(self.part_size);
+        self.spare.pop().unwrap_or_else(new)
     }
 
-    /// Sends a full part. Returns when it travels, which is when fewer than [`PARALLEL_PARTS`] do.
+    /// Sends a full part. Returns when it travels, which is when fewer than [`PARALLEL_PARTS`] do; to keep the buffers of
+    /// those that arrive, wait with [`Self::arrival`] before.
     pub async fn send(&mut self, part: BytesMut) -> Result<(), StorageError> {
         let id = self.begin().await?;
         while self.travelling.len() >= PARALLEL_PARTS {
-            self.arrival().await?;
+            let buffer = self.arrival().await?;
+            self.spare.extend(buffer);
         }
         if self.next_number > MOST_PARTS {
             return Err(StorageError::TooManyParts {
@@ -130,20 +132,20 @@ impl MultipartUpload {
         Ok(id)
     }
 
-    /// Waits for one part to arrive, if any travels, and keeps its buffer.
-    pub async fn arrival(&mut self) -> Result<(), StorageError> {
+    /// Waits for one part to arrive and gives its buffer back, empty. `None`: no part travels, or the client still holds the
+    /// bytes for a moment.
+    pub async fn arrival(&mut self) -> Result<Option<BytesMut>, StorageError> {
         let Some(ended) = self.travelling.join_next().await else {
-            return Ok(());
+            return Ok(None);
         };
         let (part, body) = ended.map_err(|_| StorageError::Worker)??;
         self.bytes += body.len() as u64;
         self.stored.push(part);
-        // The client may still hold the body for a moment: then it is given up, and another one allocated.
-        if let Ok(mut buffer) = body.try_into_mut() {
+        let mut buffer = body.try_into_mut().ok();
+        if let Some(buffer) = &mut buffer {
             buffer.clear();
-            self.spare.push(buffer);
         }
-        Ok(())
+        Ok(buffer)
     }
 
     /// Sends what is left (it may be empty if nothing was sent before) and completes the object. Its ETag, if the store

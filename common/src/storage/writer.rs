@@ -23,8 +23,8 @@ const PARALLEL_BLOCKS: usize = 2;
 
 /// Writes one object of blocks.
 ///
-/// The caller reads into [`Self::buffer`] and calls [`Self::commit`]; or gives slices to [`Self::write`]. Memory: at most
-/// four block buffers and three part buffers, 56 MiB with the default part size, whatever the length of the stream.
+/// The caller reads into [`Self::buffer`] and calls [`Self::commit`]; or gives slices to [`Self::write`]. Memory: three
+/// blocks and three parts, 48 MiB with the default part size, whatever the length of the stream.
 /// End with [`Self::finish`] or [`Self::abort`]; dropping it aborts as well.
 #[derive(Debug)]
 pub struct ShardWriter {
@@ -44,7 +44,8 @@ pub struct ShardWriter {
     stored_bytes: u64,
     /// What the last block came to, as an estimate of what the next will.
     last_stored: usize,
-    spare_raw: Vec<BytesMut>,
+    /// Buffers of blocks and parts that wait to be used again.
+    spare: Vec<BytesMut>,
     spare_stored: Vec<Vec<u8>>,
 }
 
@@ -91,10 +92,9 @@ impl ShardWriter {
         part_size: Option<usize>,
     ) -> Self {
         let part_size = store.location().part_size().or(part_size);
-        let mut upload = MultipartUpload::new(store, key, part_size.unwrap_or(DEFAULT_PART));
         Self {
-            part: upload.buffer(),
-            upload,
+            part: BytesMut::new(),
+            upload: MultipartUpload::new(store, key, part_size.unwrap_or(DEFAULT_PART)),
             pool,
             compression,
             filling: BytesMut::with_capacity(BLOCK_BYTES),
@@ -105,7 +105,7 @@ impl ShardWriter {
             sealed_bytes: 0,
             stored_bytes: 0,
             last_stored: BLOCK_BYTES,
-            spare_raw: Vec::new(),
+            spare: Vec::new(),
             spare_stored: Vec::new(),
         }
     }
@@ -170,14 +170,14 @@ impl ShardWriter {
     /// Hands the block that is being filled to compression and begins the next.
     async fn seal(&mut self) -> Result<(), StorageError> {
         self.make_room().await?;
-        let next = self.spare_raw.pop();
-        let next = next.unwrap_or_else(|| BytesMut::with_capacity(BLOCK_BYTES));
+        let next = self.empty_buffer(BLOCK_BYTES);
         let raw = std::mem::replace(&mut self.filling, next);
         self.sealed_bytes += raw.len() as u64;
         let out = self.spare_stored.pop().unwrap_or_default();
-        let (pool, compression) = (self.pool.clone(), self.compression);
+        let (pool, compression, expected) = (self.pool.clone(), self.compression, self.last_stored);
         self.compressing.push_back(tokio::spawn(async move {
-            pool.run(move || encode(raw, compression, out)).await?
+            pool.run(move || encode(raw, compression, expected, out))
+                .await?
         }));
         Ok(())
     }
@@ -192,17 +192,33 @@ impl ShardWriter {
             if blocks > 0 {
                 self.absorb_oldest().await?;
             } else if self.upload.travelling() > 0 {
-                self.upload.arrival().await?;
+                self.await_part().await?;
             } else {
                 return Ok(());
             }
         }
     }
 
-    /// Bytes in buffers once the block at hand is compressed and the next one is filled.
+    /// Waits for a part to arrive and keeps its buffer.
+    async fn await_part(&mut self) -> Result<(), StorageError> {
+        let buffer = self.upload.arrival().await?;
+        self.spare.extend(buffer);
+        Ok(())
+    }
+
+    /// A buffer that is used again, or a new one.
+    fn empty_buffer(&mut self, size: usize) -> BytesMut {
+        let fits = |buffer: &BytesMut| buffer.capacity() >= size;
+        match self.spare.iter().position(fits) {
+            Some(position) => self.spare.swap_remove(position),
+            None => BytesMut::with_capacity(size),
+        }
+    }
+
+    /// Bytes in buffers once the block at hand is compressed, the next one is filled and at least one part travels.
     fn memory_with_one_more(&self) -> usize {
         let blocks = self.compressing.len() + 1;
-        let parts = self.upload.travelling() + usize::from(!self.part.is_empty());
+        let parts = self.upload.travelling().max(1) + 1;
         let stored = match self.compression {
             Compression::None => 0,
             Compression::Gzip { .. } => self.last_stored * blocks,
@@ -211,7 +227,7 @@ impl ShardWriter {
     }
 
     fn allowance(&self) -> usize {
-        4 * BLOCK_BYTES + (PARALLEL_PARTS + 1) * self.upload.part_size()
+        3 * BLOCK_BYTES + (PARALLEL_PARTS + 1) * self.upload.part_size()
     }
 
     /// Appends the oldest block to the parts.
@@ -238,19 +254,36 @@ impl ShardWriter {
         });
         self.stored_bytes += stored_bytes as u64;
         let encoded = self.add_to_sum(encoded).await?;
-        let mut rest = encoded.stored();
-        while !rest.is_empty() {
+        let Encoded { raw, stored, .. } = encoded;
+        if let Some(stored) = stored {
+            // First of all: the parts may need it.
+            self.recycle(raw);
+            self.fill_parts(&stored).await?;
+            self.spare_stored.push(stored);
+        } else {
+            self.fill_parts(&raw).await?;
+            self.recycle(raw);
+        }
+        Ok(())
+    }
+
+    async fn fill_parts(&mut self, mut stored: &[u8]) -> Result<(), StorageError> {
+        while !stored.is_empty() {
+            if self.part.capacity() == 0 {
+                self.part = self.empty_buffer(self.upload.part_size());
+            }
             let room = self.upload.part_size() - self.part.len();
-            let (now, later) = rest.split_at(rest.len().min(room));
+            let (now, later) = stored.split_at(stored.len().min(room));
             self.part.extend_from_slice(now);
-            rest = later;
+            stored = later;
             if self.part.len() == self.upload.part_size() {
-                let next = self.upload.buffer();
-                let full = std::mem::replace(&mut self.part, next);
+                while self.upload.travelling() >= PARALLEL_PARTS {
+                    self.await_part().await?;
+                }
+                let full = std::mem::take(&mut self.part);
                 self.upload.send(full).await?;
             }
         }
-        self.recycle(encoded);
         Ok(())
     }
 
@@ -266,13 +299,9 @@ impl ShardWriter {
         Ok(encoded)
     }
 
-    fn recycle(&mut self, encoded: Encoded) {
-        let Encoded {
-            mut raw, stored, ..
-        } = encoded;
-        raw.clear();
-        self.spare_raw.push(raw);
-        self.spare_stored.extend(stored);
+    fn recycle(&mut self, mut buffer: BytesMut) {
+        buffer.clear();
+        self.spare.push(buffer);
     }
 
     /// Stores what is left and completes the object. On an error nothing of it stays in the bucket.
@@ -329,12 +358,13 @@ impl ShardWriter {
 fn encode(
     raw: BytesMut,
     compression: Compression,
+    expected: usize,
     mut out: Vec<u8>,
 ) -> Result<Encoded, StorageError> {
     let stored = match compression {
         Compression::None => None,
         Compression::Gzip { level } => {
-            block::gzip(&raw, level, &mut out).map_err(StorageError::Codec)?;
+            block::gzip(&raw, level, expected, &mut out).map_err(StorageError::Codec)?;
             Some(out)
         }
     };
