@@ -10,6 +10,7 @@ mod walk;
 pub use error::CaptureError;
 pub use facts::{CaptureFacts, CaptureProgress, CapturedShard, IndexDocument};
 
+use bytes::BytesMut;
 use common::{
     cluster::{
         replication::{Fork, Handshake, ReplicationOptions, ReplicationStream},
@@ -28,6 +29,9 @@ use std::{net::SocketAddr, time::Duration};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use walk::Walk;
+
+/// Length of the buffer for reads across the end of a block.
+const EDGE: usize = 4096;
 
 /// One shard to capture.
 #[derive(Clone, Debug)]
@@ -149,19 +153,33 @@ async fn pump(
 ) -> Result<Proven, CaptureError> {
     let mut walk = Walk::new(request.slots.clone());
     let mut checksum = ChecksumVerifier::new();
+    let mut edge = BytesMut::with_capacity(EDGE);
     loop {
-        let buffer = writer.buffer();
-        let before = buffer.len();
-        if stream.read(buffer).await? == 0 {
+        // The last bytes of a block are read beside it: reading into them would make its buffer grow.
+        let at_edge = writer.room() < ReplicationStream::MIN_CAPACITY;
+        let piece = if at_edge {
+            edge.clear();
+            stream.read(&mut edge).await?;
+            edge.as_ref()
+        } else {
+            let buffer = writer.buffer();
+            let before = buffer.len();
+            stream.read(buffer).await?;
+            buffer.get(before..).unwrap_or_default()
+        };
+        if piece.is_empty() {
             break;
         }
-        let piece = buffer.get(before..).unwrap_or_default();
         checksum.update(piece);
         walk.feed(piece)?;
         for (offset, db) in walk.first_records() {
             writer.record_begins(offset, db);
         }
-        writer.commit().await?;
+        if at_edge {
+            writer.write(&edge).await?;
+        } else {
+            writer.commit().await?;
+        }
         progress.send_modify(|seen| {
             seen.raw_bytes = writer.raw_bytes();
             seen.stored_bytes = writer.stored_bytes();
