@@ -220,7 +220,7 @@ impl World {
                 return Ok(status);
             }
             ensure!(
-                begun.elapsed() < Duration::from_secs(180),
+                begun.elapsed() < Duration::from_mins(3),
                 "no end: {status:#?}"
             );
             tokio::time::sleep(Duration::from_millis(50)).await;
@@ -572,7 +572,7 @@ async fn unit_at_work(world: &World) -> Result<RestoreUnit> {
             return Ok(unit.clone());
         }
         ensure!(
-            begun.elapsed() < Duration::from_secs(120),
+            begun.elapsed() < Duration::from_mins(2),
             "never seen at work: {status:#?}"
         );
         tokio::time::sleep(Duration::from_millis(50)).await;
