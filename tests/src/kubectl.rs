@@ -53,6 +53,35 @@ impl Kubectl {
             .unwrap_or_default())
     }
 
+    /// Makes the namespace; `admits` is the pod security level it enforces.
+    pub async fn create_namespace(&self, admits: &str) -> Result<()> {
+        let name = &self.namespace;
+        self.apply(&format!(
+            "apiVersion: v1\nkind: Namespace\nmetadata: {{name: {name}, labels: {{pod-security.kubernetes.io/enforce: {admits}}}}}\n"
+        ))
+        .await?;
+        let account =
+            async || Ok(self.run("get serviceaccount default").await.is_ok());
+        self.until("the namespace's default account", Duration::from_mins(1), account)
+            .await
+            .map(drop)
+    }
+
+    /// Begins to delete the namespace.
+    pub async fn delete_namespace(&self) -> Result<()> {
+        let delete = format!("delete namespace {} --wait=false", self.namespace);
+        self.run(&delete).await.map(drop)
+    }
+
+    /// `kubectl patch --type=merge`.
+    pub async fn patch(&self, what: &str, change: &Value) -> Result<()> {
+        let patch = change.to_string();
+        let (kind, name) = what.split_once(' ').context("a kind and a name")?;
+        self.call(&["patch", kind, name, "--type=merge", "--patch", &patch], None)
+            .await
+            .map(drop)
+    }
+
     /// Runs a shell command inside a pod.
     pub async fn exec(&self, pod: &str, script: &str) -> Result<String> {
         self.call(&["exec", pod, "--", "sh", "-c", script], None)

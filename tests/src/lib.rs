@@ -2,9 +2,11 @@
 
 pub mod bench;
 pub mod client;
+pub mod crash;
 pub mod dataset;
 pub mod kubectl;
 pub mod kubernetes;
+pub mod memory;
 pub mod redis;
 pub mod s3;
 pub mod scenario;

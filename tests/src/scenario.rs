@@ -11,6 +11,9 @@ pub const LIMIT: Duration = Duration::from_mins(3);
 /// `cluster-node-timeout` of the clusters that scenarios make.
 pub const NODE_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// apiVersion of the suite's kinds.
+pub const API_VERSION: &str = "redis.danieldorado.github.io/v1alpha1";
+
 fn image(name: &str) -> String {
     let registry = std::env::var("REGISTRY").unwrap_or_else(|_| "docker.io/local".into());
     let tag = std::env::var("TAG").unwrap_or_else(|_| "dev".into());
@@ -20,16 +23,7 @@ fn image(name: &str) -> String {
 /// A namespace that admits only restricted pods, with an S3 server and its credentials in it.
 pub async fn namespace(name: &str) -> Result<Kubectl> {
     let kubectl = Kubectl::new(name);
-    kubectl
-        .apply(&format!(
-            "apiVersion: v1\nkind: Namespace\nmetadata: {{name: {name}, labels: {{pod-security.kubernetes.io/enforce: restricted}}}}\n"
-        ))
-        .await?;
-    kubectl
-        .until("the namespace's default account", LIMIT, async || {
-            Ok(kubectl.run("get serviceaccount default").await.is_ok())
-        })
-        .await?;
+    kubectl.create_namespace("restricted").await?;
     kubectl.apply(&s3_server()).await?;
     Ok(kubectl)
 }
@@ -121,7 +115,7 @@ pub async fn cluster(kubectl: &Kubectl, name: &str, shards: i32, storage: bool) 
     if storage {
         spec["storage"] = json!({"size": "1Gi", "whenDeleted": "Delete"});
     }
-    let object = json!({"apiVersion": "redis.danieldorado.github.io/v1alpha1", "kind": "RedisCluster",
+    let object = json!({"apiVersion": API_VERSION, "kind": "RedisCluster",
                         "metadata": {"name": name}, "spec": spec});
     kubectl.apply(&object.to_string()).await?;
     Ok(object)
@@ -132,6 +126,31 @@ pub async fn pods(kubectl: &Kubectl, cluster: &str) -> Result<Vec<Value>> {
     kubectl
         .list(&format!("pods -l {}={cluster}", crds::LABEL_CLUSTER))
         .await
+}
+
+/// Names of the pods of a cluster.
+pub async fn pod_names(kubectl: &Kubectl, cluster: &str) -> Result<Vec<String>> {
+    pod_names_by(kubectl, &format!("{}={cluster}", crds::LABEL_CLUSTER)).await
+}
+
+/// Names of the pods that a label selects.
+pub async fn pod_names_by(kubectl: &Kubectl, label: &str) -> Result<Vec<String>> {
+    let pods = kubectl.list(&format!("pods -l {label}")).await?;
+    let names = pods.iter().map(|pod| pod["metadata"]["name"].as_str());
+    names
+        .map(|name| Ok(name.context("a pod without a name")?.to_owned()))
+        .collect()
+}
+
+/// The ids of a cluster's nodes, sorted: who the nodes are, whatever their pods and addresses.
+pub async fn node_ids(kubectl: &Kubectl, cluster: &str) -> Result<Vec<String>> {
+    let names = pod_names(kubectl, cluster).await?;
+    let asked = names
+        .iter()
+        .map(|pod| kubectl.exec(pod, "redis-cli cluster myid"));
+    let mut ids = try_join_all(asked).await?;
+    ids.sort();
+    Ok(ids)
 }
 
 /// Whether the cluster serves wholly by every node's own word: state ok, all slots ok, every node known and linked,
@@ -208,13 +227,15 @@ pub async fn lose_all_pods(
     kubectl
         .until("every pod replaced and running", LIMIT, replaced)
         .await?;
-    let running = Instant::now();
+    healed(kubectl, name, nodes).await
+}
+
+/// Waits until a cluster is whole again by its nodes, and answers how long that took.
+pub async fn healed(kubectl: &Kubectl, name: &str, nodes: usize) -> Result<Duration> {
+    let whole = async || whole(kubectl, name, nodes).await;
     kubectl
-        .until("cluster whole again", LIMIT, async || {
-            whole(kubectl, name, nodes).await
-        })
-        .await?;
-    Ok(running.elapsed())
+        .until(&format!("cluster {name} whole again"), LIMIT, whole)
+        .await
 }
 
 fn started(pod: &Value) -> bool {
@@ -250,17 +271,7 @@ pub async fn ended(kubectl: &Kubectl, kind: &str, name: &str) -> Result<Value> {
 /// in a namespace where no controller looks after them.
 pub async fn pods_alone(kubectl: &Kubectl, cluster: &str, nodes: usize) -> Result<Duration> {
     let alone = Kubectl::new(&format!("{}-alone", kubectl.namespace()));
-    alone
-        .apply(&format!(
-            "apiVersion: v1\nkind: Namespace\nmetadata: {{name: {}}}\n",
-            alone.namespace()
-        ))
-        .await?;
-    alone
-        .until("the namespace's default account", LIMIT, async || {
-            Ok(alone.run("get serviceaccount default").await.is_ok())
-        })
-        .await?;
+    alone.create_namespace("restricted").await?;
     let label = format!(
         "configmaps,services,statefulsets -l {}={cluster}",
         crds::LABEL_CLUSTER
@@ -287,12 +298,7 @@ pub async fn pods_alone(kubectl: &Kubectl, cluster: &str, nodes: usize) -> Resul
     };
     alone.until("the pods alone ready", LIMIT, ready).await?;
     let time = started.elapsed();
-    alone
-        .run(&format!(
-            "delete namespace {} --wait=false",
-            alone.namespace()
-        ))
-        .await?;
+    alone.delete_namespace().await?;
     Ok(time)
 }
 

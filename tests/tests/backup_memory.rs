@@ -1,24 +1,27 @@
 //! A shard of 2 GiB passes through buffers of less than 64 MiB. The source is made up: a server that speaks just enough of
 //! the protocol and sends records as fast as they are taken.
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 use backup_controller::capture::{CaptureProgress, CaptureRequest, capture};
 use common::{
     cluster::slots::SlotSet,
-    runtime::metrics::resident_bytes,
     storage::{BackupId, Compression, CompressionPool, Layout},
 };
 use crds::SourceRole;
 use jiff::Timestamp;
 use std::{
     net::SocketAddr,
+    path::Path,
     sync::{
         Arc,
-        atomic::{AtomicI64, AtomicU64, Ordering},
+        atomic::{AtomicU64, Ordering},
     },
     time::Duration,
 };
-use tests::s3::TestBucket;
+use tests::{
+    memory::{MIB, Peak, as_in_the_image},
+    s3::S3Process,
+};
 use tokio::{
     io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader, BufWriter},
     net::{TcpListener, TcpStream, tcp::OwnedWriteHalf},
@@ -32,14 +35,18 @@ const VALUE: usize = 64 << 10;
 /// Keys of the stream: 2 GiB of values.
 const KEYS: u64 = (2 << 30) / VALUE as u64;
 /// What one stream may add.
-const ALLOWED: i64 = 64 << 20;
+const ALLOWED: u64 = 64 * MIB;
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_shard_of_2_gib_takes_no_more_memory_than_its_buffers() -> Result<()> {
+#[test]
+fn a_shard_of_2_gib_takes_no_more_memory_than_its_buffers() -> Result<()> {
+    as_in_the_image(measure())
+}
+
+async fn measure() -> Result<()> {
     let keys = Arc::new(AtomicU64::new(10));
     let source = listen(Arc::clone(&keys)).await?;
-    let bucket = TestBucket::start().await?;
-    let store = bucket.store().await?;
+    let server = S3Process::start(Path::new(env!("CARGO_BIN_EXE_s3-server")))?;
+    let store = server.store().await?;
     let backup_id = BackupId::new(Timestamp::UNIX_EPOCH, "3f9c2a10");
     let mut request = CaptureRequest {
         seeds: vec![source],
@@ -59,29 +66,19 @@ async fn a_shard_of_2_gib_takes_no_more_memory_than_its_buffers() -> Result<()> 
     capture(&request, &tell, &CancellationToken::new()).await?;
     keys.store(KEYS, Ordering::Relaxed);
     request.attempt = 2;
-    let before = resident_bytes().context("no /proc")?;
-    let most = Arc::new(AtomicI64::new(before));
-    let watching = tokio::spawn(watch_memory(Arc::clone(&most)));
+    let peak = Peak::watch()?;
     let shard = capture(&request, &tell, &CancellationToken::new()).await?;
-    watching.abort();
+    let added = peak.added();
     let index = &shard.document.index;
     ensure!(index.keys() == Some(KEYS), "{:?} keys", index.keys());
     ensure!(index.raw_bytes > 2 << 30, "{} bytes", index.raw_bytes);
-    let added = most.load(Ordering::Relaxed) - before;
     println!(
         "{} MiB passed, {} MiB were added",
-        index.raw_bytes >> 20,
-        added >> 20
+        index.raw_bytes / MIB,
+        added / MIB
     );
-    ensure!(added < ALLOWED, "{} MiB were added", added >> 20);
+    ensure!(added < ALLOWED, "{} MiB were added", added / MIB);
     Ok(())
-}
-
-async fn watch_memory(most: Arc<AtomicI64>) {
-    loop {
-        most.fetch_max(resident_bytes().unwrap_or(0), Ordering::Relaxed);
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
 }
 
 /// A primary that owns every slot.

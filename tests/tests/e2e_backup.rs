@@ -20,13 +20,13 @@ fn backup(name: &str, cluster: &str, change: &Value) -> String {
         }
         spec.retain(|_, value| !value.is_null());
     }
-    json!({"apiVersion": "redis.danieldorado.github.io/v1alpha1", "kind": "RedisBackup",
+    json!({"apiVersion": scenario::API_VERSION, "kind": "RedisBackup",
            "metadata": {"name": name}, "spec": spec})
     .to_string()
 }
 
 fn restore(name: &str, source: &Value, target: &Value) -> String {
-    json!({"apiVersion": "redis.danieldorado.github.io/v1alpha1", "kind": "RedisRestore",
+    json!({"apiVersion": scenario::API_VERSION, "kind": "RedisRestore",
            "metadata": {"name": name}, "spec": {"source": source, "target": target}})
     .to_string()
 }
@@ -132,10 +132,7 @@ async fn a_backup_is_shared_and_restores_into_other_sizes() -> Result<()> {
         words.contains("manifest"),
         "a deleted backup is refused with: {words}"
     );
-    kubectl
-        .run("delete namespace e2e-backup --wait=false")
-        .await
-        .map(drop)
+    kubectl.delete_namespace().await
 }
 
 async fn failed(kubectl: &Kubectl, kind: &str, name: &str) -> Result<String> {
@@ -216,8 +213,5 @@ async fn failures_of_storage_say_what_to_mend() -> Result<()> {
             "a secret is readable"
         );
     }
-    kubectl
-        .run("delete namespace e2e-failures --wait=false")
-        .await
-        .map(drop)
+    kubectl.delete_namespace().await
 }

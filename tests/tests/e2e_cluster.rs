@@ -34,24 +34,6 @@ async fn filled(kubectl: &Kubectl, cluster: &str, storage: bool) -> Result<()> {
         .map(drop)
 }
 
-async fn node_ids(kubectl: &Kubectl, cluster: &str) -> Result<Vec<String>> {
-    let mut ids = Vec::new();
-    for pod in scenario::pods(kubectl, cluster).await? {
-        let name = pod["metadata"]["name"]
-            .as_str()
-            .context("a pod without a name")?;
-        ids.push(
-            kubectl
-                .exec(name, "redis-cli cluster myid")
-                .await?
-                .trim()
-                .to_owned(),
-        );
-    }
-    ids.sort();
-    Ok(ids)
-}
-
 async fn scale_controller(replicas: u32) -> Result<()> {
     let system = Kubectl::new("redis-operator-system");
     system
@@ -76,7 +58,7 @@ async fn scale_controller(replicas: u32) -> Result<()> {
 async fn a_cluster_with_volumes_survives_the_loss_of_all_pods() -> Result<()> {
     let kubectl = scenario::namespace("e2e-all-pods").await?;
     filled(&kubectl, "shop", true).await?;
-    let ids = node_ids(&kubectl, "shop").await?;
+    let ids = scenario::node_ids(&kubectl, "shop").await?;
     for (step, forced) in [("graceful", false), ("forced", true)] {
         let healed = scenario::lose_all_pods(&kubectl, "shop", NODES, forced).await?;
         println!(
@@ -85,7 +67,7 @@ async fn a_cluster_with_volumes_survives_the_loss_of_all_pods() -> Result<()> {
         );
         keys_kept(&kubectl, "shop", step).await?;
         ensure!(
-            node_ids(&kubectl, "shop").await? == ids,
+            scenario::node_ids(&kubectl, "shop").await? == ids,
             "{step}: node ids changed"
         );
         ensure!(
@@ -104,13 +86,10 @@ async fn a_cluster_with_volumes_survives_the_loss_of_all_pods() -> Result<()> {
         .await?;
     keys_kept(&kubectl, "shop", "controller-down").await?;
     ensure!(
-        node_ids(&kubectl, "shop").await? == ids,
+        scenario::node_ids(&kubectl, "shop").await? == ids,
         "node ids changed while the controller was down"
     );
-    kubectl
-        .run("delete namespace e2e-all-pods --wait=false")
-        .await
-        .map(drop)
+    kubectl.delete_namespace().await
 }
 
 /// One pod deleted together with its volume: a new id takes its place, the old one is forgotten.
@@ -118,21 +97,18 @@ async fn a_cluster_with_volumes_survives_the_loss_of_all_pods() -> Result<()> {
 async fn a_lost_volume_costs_a_node_and_no_key() -> Result<()> {
     let kubectl = scenario::namespace("e2e-volume").await?;
     filled(&kubectl, "shop", true).await?;
-    let ids = node_ids(&kubectl, "shop").await?;
+    let ids = scenario::node_ids(&kubectl, "shop").await?;
     kubectl.run("delete pvc data-shop-1-0 --wait=false").await?;
     kubectl.run("delete pod shop-1-0").await?;
     let replaced = async || {
         Ok(scenario::whole(&kubectl, "shop", NODES).await?
-            && node_ids(&kubectl, "shop").await? != ids)
+            && scenario::node_ids(&kubectl, "shop").await? != ids)
     };
     kubectl
         .until("whole with a new node", LIMIT, replaced)
         .await?;
     keys_kept(&kubectl, "shop", "volume").await?;
-    kubectl
-        .run("delete namespace e2e-volume --wait=false")
-        .await
-        .map(drop)
+    kubectl.delete_namespace().await
 }
 
 /// Without volumes: a primary's process is killed and restarted in place; its replica takes over with every key.
@@ -174,110 +150,5 @@ async fn a_killed_primary_in_memory_is_replaced_by_its_replica() -> Result<()> {
         started.elapsed().as_secs_f64()
     );
     keys_kept(&kubectl, "cache", "killed").await?;
-    kubectl
-        .run("delete namespace e2e-memory --wait=false")
-        .await
-        .map(drop)
-}
-
-/// At rest nothing is written, children that are deleted come back, and what is owned goes with its owner.
-#[tokio::test]
-async fn a_quiet_cluster_is_left_alone_and_its_children_are_kept() -> Result<()> {
-    let kubectl = scenario::namespace("e2e-quiet").await?;
-    scenario::cluster(&kubectl, "shop", 3, true).await?;
-    scenario::formed(&kubectl, "shop", NODES).await?;
-    settled(&kubectl).await?;
-    let before = versions(&kubectl).await?;
-    let annotate = json!({"metadata": {"annotations": {"touched": "yes"}}}).to_string();
-    kubectl
-        .call(
-            &[
-                "patch",
-                "rediscluster",
-                "shop",
-                "--type=merge",
-                "--patch",
-                &annotate,
-            ],
-            None,
-        )
-        .await?;
-    tokio::time::sleep(Duration::from_secs(5)).await; // time in which a reconcile could write
-    ensure!(
-        versions(&kubectl).await? == before,
-        "a reconcile of an unchanged cluster wrote something"
-    );
-
-    kubectl.run("delete poddisruptionbudget,configmap,service -l redis.danieldorado.github.io/cluster=shop").await?;
-    let back = async || {
-        let kinds = kubectl.list("poddisruptionbudgets,configmaps,services -l redis.danieldorado.github.io/cluster=shop").await?;
-        Ok(kinds.len() == 4)
-    };
-    kubectl
-        .until("deleted children are back", LIMIT, back)
-        .await?;
-
-    let budget = kubectl.get("poddisruptionbudget shop").await?;
-    ensure!(
-        budget["spec"]["maxUnavailable"] == 1,
-        "the budget is {}",
-        budget["spec"]
-    );
-    let cluster = kubectl.get("rediscluster shop").await?;
-    for condition in [
-        "Ready",
-        "Available",
-        "Formed",
-        "SlotsCovered",
-        "ReplicationHealthy",
-        "QuorumHealthy",
-        "UpToDate",
-    ] {
-        ensure!(
-            holds(&cluster, condition),
-            "{condition} is not True: {}",
-            cluster["status"]["conditions"]
-        );
-    }
-    kubectl.run("delete rediscluster shop").await?;
-    let gone = async || {
-        let left = kubectl.list("statefulsets,services,configmaps,pods,pvc -l redis.danieldorado.github.io/cluster=shop").await?;
-        Ok(left.is_empty())
-    };
-    kubectl
-        .until("children and volumes go with their owner", LIMIT, gone)
-        .await?;
-    kubectl
-        .run("delete namespace e2e-quiet --wait=false")
-        .await
-        .map(drop)
-}
-
-/// resourceVersion of everything the controller could have written, but for what others write into pods.
-async fn versions(kubectl: &Kubectl) -> Result<Vec<Value>> {
-    let label = "statefulsets,services,configmaps,poddisruptionbudgets -l redis.danieldorado.github.io/cluster=shop";
-    let mut all: Vec<Value> = kubectl
-        .list(label)
-        .await?
-        .iter()
-        .map(|object| object["metadata"]["resourceVersion"].clone())
-        .collect();
-    all.push(kubectl.get("rediscluster shop").await?["status"].clone());
-    Ok(all)
-}
-
-/// Waits until StatefulSets and budget have caught up with the pods, so that only the controller could still write.
-async fn settled(kubectl: &Kubectl) -> Result<()> {
-    let quiet = async || {
-        let sets = kubectl.list("statefulsets").await?;
-        let budget = kubectl.get("poddisruptionbudget shop").await?;
-        Ok(sets
-            .iter()
-            .all(|set| set["status"]["availableReplicas"] == set["spec"]["replicas"])
-            && budget["status"]["currentHealthy"] == json!(NODES))
-    };
-    kubectl
-        .until("StatefulSets settled", LIMIT, quiet)
-        .await
-        .map(drop)
+    kubectl.delete_namespace().await
 }

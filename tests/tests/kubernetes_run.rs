@@ -1,23 +1,9 @@
 //! A whole controller process: probes, leases, SIGTERM, memory.
 
 use anyhow::{Context, Result, ensure};
-use common::{
-    kubernetes::{
-        call::ApiError,
-        controller::{Controller, Reconcile},
-        leases::{Leadership, Membership},
-        outcome::Outcome,
-    },
-    runtime::{self, BoxError, CommonArguments, Program, Runtime},
-};
-use crds::RedisBackup;
 use k8s_openapi::api::coordination::v1::Lease;
 use kube::Api;
-use std::{
-    process::{ExitCode, Stdio},
-    sync::Arc,
-    time::Duration,
-};
+use std::{process::Stdio, time::Duration};
 use tests::kubernetes::{api_server, eventually};
 use tokio::{
     io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader},
@@ -25,59 +11,15 @@ use tokio::{
     process::{Child, Command},
 };
 
-const PROGRAM: Program = Program {
-    name: "run-controller",
-    version: "1.0.0",
-};
-
-/// Set in the environment of the started process.
-const MARK: &str = "IS_CONTROLLER_PROCESS";
-
-struct Idle;
-
-impl Reconcile<RedisBackup> for Idle {
-    type Error = ApiError;
-    async fn reconcile(&self, _: Arc<RedisBackup>) -> Result<Outcome, ApiError> {
-        Ok(Outcome::finished())
-    }
-}
-
-async fn work(runtime: Runtime) -> Result<(), BoxError> {
-    let leadership = Leadership::start(&runtime);
-    let _membership = Membership::start(&runtime);
-    let mut controller = Controller::new(&runtime, runtime.api());
-    controller.only_leader(&leadership);
-    controller.run(Arc::new(Idle)).await;
-    Ok(())
-}
-
-/// Not a test: what this file's own program does when it is started as a controller.
-#[test]
-#[ignore = "started by the tests of this file"]
-fn controller_process() -> ExitCode {
-    #[derive(clap::Parser)]
-    struct Arguments {
-        #[command(flatten)]
-        common: CommonArguments,
-    }
-    if std::env::var_os(MARK).is_none() {
-        return ExitCode::SUCCESS;
-    }
-    let arguments = <Arguments as clap::Parser>::parse_from(["controller"]);
-    runtime::run(PROGRAM, &arguments.common, work)
-}
-
 struct Process {
     child: Child,
     address: String,
     log: tokio::task::JoinHandle<String>,
 }
 
-/// Starts this program as a controller and waits until it says where it listens.
+/// Starts a controller that does nothing and waits until it says where it listens.
 async fn start(identity: &str, namespace: &str, kubeconfig: &std::path::Path) -> Result<Process> {
-    let mut child = Command::new(std::env::current_exe()?)
-        .args(["--ignored", "--exact", "controller_process", "--nocapture"])
-        .env(MARK, "yes")
+    let mut child = Command::new(env!("CARGO_BIN_EXE_idle-controller"))
         .env("KUBECONFIG", kubeconfig)
         .env("POD_NAME", identity)
         .env("POD_NAMESPACE", namespace)

@@ -1,38 +1,18 @@
 //! What a stream adds to the memory of a process, whatever its length. One test, so that nothing else runs in the process;
 //! the S3 server runs in one of its own.
 
-use anyhow::{Context, ensure};
+use anyhow::ensure;
 use common::storage::{
     BLOCK_BYTES, BlockReader, Compression, CompressionPool, ObjectStore, ShardIndex, ShardWriter,
     manifest::SCHEMA,
 };
-use std::{env, fs, path::Path, process::Command, sync::Arc};
-use tests::s3::S3Process;
+use std::{fs, path::Path, sync::Arc};
+use tests::{
+    memory::{MIB, Peak, as_in_the_image},
+    s3::S3Process,
+};
 
-const MIB: u64 = 1 << 20;
 const GZIP: Compression = Compression::Gzip { level: 1 };
-
-/// A line of `/proc/self/status`, in bytes.
-fn status(name: &str) -> anyhow::Result<u64> {
-    let status = fs::read_to_string("/proc/self/status")?;
-    let line = status
-        .lines()
-        .find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))
-        .with_context(|| format!("no {name} in /proc/self/status"))?;
-    let kibibytes: u64 = line.trim().trim_end_matches(" kB").parse()?;
-    Ok(kibibytes * 1024)
-}
-
-/// The most anonymous memory that was seen. (`VmHWM` would count the pages of the program itself as they are first used.)
-#[derive(Default)]
-struct Peak(u64);
-
-impl Peak {
-    fn look(&mut self) -> anyhow::Result<()> {
-        self.0 = self.0.max(status("RssAnon")?);
-        Ok(())
-    }
-}
 
 /// Fills the writer's buffers again and again from one piece, as a socket would.
 async fn write(
@@ -41,7 +21,6 @@ async fn write(
     compression: Compression,
     piece: &[u8],
     length: u64,
-    peak: &mut Peak,
 ) -> anyhow::Result<Arc<ShardIndex>> {
     let pool = CompressionPool::of_machine();
     let mut writer = ShardWriter::new(store.clone(), key.to_owned(), compression, pool, None);
@@ -60,9 +39,6 @@ async fn write(
         writer.buffer().extend_from_slice(now);
         writer.commit().await?;
         left -= now.len() as u64;
-        if left.is_multiple_of(MIB) {
-            peak.look()?;
-        }
         source = later;
     }
     let stored = writer.finish().await?;
@@ -87,14 +63,12 @@ async fn read(
     store: &ObjectStore,
     key: &str,
     index: &Arc<ShardIndex>,
-    peak: &mut Peak,
 ) -> anyhow::Result<()> {
     let pool = CompressionPool::of_machine();
     let mut reader = BlockReader::new(store.clone(), key.to_owned(), Arc::clone(index), 0, pool);
     let mut length = 0;
     while let Some(block) = reader.next().await? {
         length += block.bytes.len() as u64;
-        peak.look()?;
     }
     ensure!(length == index.raw_bytes, "{length} bytes came back");
     Ok(())
@@ -120,27 +94,9 @@ fn text(length: usize) -> Vec<u8> {
     text
 }
 
-/// The settings of glibc's allocator that the images have: large buffers go back to the system when they are dropped, instead
-/// of staying with the thread that had them first.
-const ALLOCATOR: [(&str, &str); 2] = [
-    ("MALLOC_MMAP_THRESHOLD_", "1048576"),
-    ("MALLOC_ARENA_MAX", "2"),
-];
-
 #[test]
 fn a_stream_adds_less_than_64_mib_whatever_its_length() -> anyhow::Result<()> {
-    if ALLOCATOR
-        .iter()
-        .all(|(name, _)| env::var_os(name).is_some())
-    {
-        return tokio::runtime::Runtime::new()?.block_on(measure());
-    }
-    let again = Command::new(env::current_exe()?)
-        .arg("--nocapture")
-        .envs(ALLOCATOR)
-        .status()?;
-    ensure!(again.success(), "the measurement ended with {again}");
-    Ok(())
+    as_in_the_image(measure())
 }
 
 async fn measure() -> anyhow::Result<()> {
@@ -149,28 +105,19 @@ async fn measure() -> anyhow::Result<()> {
     store.probe("memory/").await?;
     let (text, noise) = (text(BLOCK_BYTES), noise(BLOCK_BYTES));
     // The client, its connections and the threads of the runtime are there before anything is measured.
-    write(
-        &store,
-        "memory/first",
-        GZIP,
-        &text,
-        1000,
-        &mut Peak::default(),
-    )
-    .await?;
-    let before = status("RssAnon")?;
+    write(&store, "memory/first", GZIP, &text, 1000).await?;
     for (name, compression, piece, length) in [
         ("text", GZIP, &text, 2048 * MIB),
         ("noise", GZIP, &noise, 256 * MIB),
         ("stored", Compression::None, &noise, 256 * MIB),
     ] {
         let key = format!("memory/{name}");
-        let mut peak = Peak::default();
-        let index = write(&store, &key, compression, piece, length, &mut peak).await?;
-        let writing = peak.0.saturating_sub(before) / MIB;
-        let mut peak = Peak::default();
-        read(&store, &key, &index, &mut peak).await?;
-        let reading = peak.0.saturating_sub(before) / MIB;
+        let peak = Peak::watch()?;
+        let index = write(&store, &key, compression, piece, length).await?;
+        let writing = peak.added() / MIB;
+        let peak = Peak::watch()?;
+        read(&store, &key, &index).await?;
+        let reading = peak.added() / MIB;
         println!(
             "{name}: {} MiB raw: writing adds {writing} MiB, reading {reading} MiB",
             length / MIB

@@ -25,7 +25,7 @@ pub enum Compression {
 /// Level 1: on JSON-like records of 200 B one core compressed 115 MB/s to 0.28 of the size, at level 2 63 MB/s to 0.20, at
 /// level 3 53 MB/s to 0.19 (flate2 with zlib-rs, busy machine of 2 cores, medians of 3). A Redis server writes about
 /// 130 MB/s, so level 1 is what does not hold it up. To measure again:
-/// `cargo test --release -p tests --test storage_speed -- --ignored --nocapture`.
+/// `cargo run --release --package tests --example gzip_levels`.
 impl Default for Compression {
     fn default() -> Self {
         Self::Gzip { level: 1 }

@@ -2,7 +2,7 @@
 
 use super::{
     report::{Goal, Measurement, Row},
-    servers::{self, S3Process},
+    servers,
 };
 use crate::redis::RedisServer;
 use anyhow::{Result, ensure};
@@ -25,7 +25,7 @@ const PART: usize = 8 * 1024 * 1024;
 pub async fn run(rounds: usize) -> Result<Vec<Row>> {
     let server = servers::sole_owner().await?;
     servers::fill(&server).await?;
-    let s3 = S3Process::start().await?;
+    let s3 = servers::s3()?;
     let store = s3.store().await?;
     let pool = CompressionPool::of_machine();
     let (mut dump, mut pipe) = (Vec::new(), Vec::new());

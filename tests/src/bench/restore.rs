@@ -3,7 +3,7 @@
 use super::{
     backup,
     report::{Goal, Measurement, Row},
-    servers::{self, KEYS, S3Process},
+    servers::{self, KEYS},
 };
 use crate::redis::RedisServer;
 use anyhow::{Result, ensure};
@@ -25,7 +25,7 @@ use tokio::sync::watch;
 pub async fn run(rounds: usize) -> Result<Vec<Row>> {
     let source = servers::sole_owner().await?;
     servers::fill(&source).await?;
-    let s3 = S3Process::start().await?;
+    let s3 = servers::s3()?;
     let store = s3.store().await?;
     let pool = CompressionPool::of_machine();
     let captured = backup::backup(&source, &store, &pool, 0).await?;

@@ -1,13 +1,10 @@
 //! What the cases run against: servers in processes of their own, and data set J.
 
-use crate::{dataset::json_text, redis::RedisServer};
-use anyhow::{Context, Result, ensure};
-use common::storage::{BackupId, Credentials, Layout, Location, ObjectStore, location::Given};
-use std::{net::SocketAddr, path::PathBuf, process::Stdio, time::Duration};
-use tokio::{
-    io::{AsyncBufReadExt, BufReader},
-    process::{Child, Command},
-};
+use crate::{dataset::json_text, redis::RedisServer, s3::S3Process};
+use anyhow::{Result, ensure};
+use common::storage::{BackupId, Layout, ObjectStore};
+use std::{net::SocketAddr, process::Stdio};
+use tokio::process::Command;
 
 /// Keys of data set J: each a string of about 200 bytes of JSON-like text.
 pub const KEYS: u64 = 1_000_000;
@@ -56,68 +53,9 @@ pub async fn fill(server: &RedisServer) -> Result<()> {
     Ok(())
 }
 
-/// The S3 server in a process of its own, with one bucket in a directory of its own.
-pub struct S3Process {
-    _child: Child,
-    directory: PathBuf,
-    endpoint: String,
-}
-
-const BUCKET: &str = "bench";
-const ACCESS_KEY: &str = "bench";
-const SECRET_KEY: &str = "bench-secret";
-
-impl S3Process {
-    /// Starts it at a free port.
-    pub async fn start() -> Result<Self> {
-        let program = std::env::current_exe()?.with_file_name("s3-server");
-        let directory = std::env::temp_dir().join(format!("bench-s3-{}", std::process::id()));
-        tokio::fs::create_dir_all(&directory).await?;
-        let mut child = Command::new(&program)
-            .args(["--listen", "127.0.0.1:0", "--bucket", BUCKET])
-            .args([
-                "--access-key",
-                ACCESS_KEY,
-                "--secret-key",
-                SECRET_KEY,
-                "--root",
-            ])
-            .arg(&directory)
-            .stdout(Stdio::piped())
-            .kill_on_drop(true)
-            .spawn()
-            .with_context(|| format!("starting {}", program.display()))?;
-        let output = child.stdout.take().context("the S3 server has no output")?;
-        let mut output = BufReader::new(output);
-        let mut line = String::new();
-        let read = output.read_line(&mut line);
-        tokio::time::timeout(Duration::from_secs(10), read)
-            .await
-            .context("the S3 server says nothing")??;
-        Ok(Self {
-            _child: child,
-            directory,
-            endpoint: line.trim().to_owned(),
-        })
-    }
-
-    /// The bucket.
-    pub async fn store(&self) -> Result<ObjectStore> {
-        let given = Given {
-            bucket: BUCKET,
-            endpoint: Some(&self.endpoint),
-            ..Given::default()
-        };
-        let credentials =
-            Credentials::new(ACCESS_KEY.to_owned(), SECRET_KEY.to_owned().into(), None);
-        Ok(ObjectStore::connect(Location::new(&given)?, Some(credentials)).await)
-    }
-}
-
-impl Drop for S3Process {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_dir_all(&self.directory);
-    }
+/// The S3 server, in a process of its own: the program beside this one.
+pub fn s3() -> Result<S3Process> {
+    S3Process::start(&std::env::current_exe()?.with_file_name("s3-server"))
 }
 
 /// Where round `round` stores its backup.

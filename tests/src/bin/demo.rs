@@ -93,7 +93,7 @@ async fn heal(kubectl: &Kubectl, rows: &mut Vec<Row>) -> Result<()> {
 }
 
 async fn back_up(kubectl: &Kubectl, rows: &mut Vec<Row>) -> Result<()> {
-    let backup = json!({"apiVersion": "redis.danieldorado.github.io/v1alpha1", "kind": "RedisBackup",
+    let backup = json!({"apiVersion": scenario::API_VERSION, "kind": "RedisBackup",
                         "metadata": {"name": "shop-now"},
                         "spec": {"clusterRef": {"name": "shop"}, "storageName": "s3"}});
     kubectl.apply(&backup.to_string()).await?;
@@ -125,7 +125,7 @@ async fn back_up(kubectl: &Kubectl, rows: &mut Vec<Row>) -> Result<()> {
 
 async fn restore(kubectl: &Kubectl, rows: &mut Vec<Row>) -> Result<()> {
     let new_cluster = json!({"name": "copy", "spec": {"version": "redis-7.0.15", "shards": 5, "replicasPerShard": 0}});
-    let restore = json!({"apiVersion": "redis.danieldorado.github.io/v1alpha1", "kind": "RedisRestore",
+    let restore = json!({"apiVersion": scenario::API_VERSION, "kind": "RedisRestore",
                          "metadata": {"name": "shop-copy"},
                          "spec": {"source": {"backupRef": {"name": "shop-now"}}, "target": {"newCluster": new_cluster}}});
     kubectl.apply(&restore.to_string()).await?;
@@ -149,21 +149,8 @@ async fn restore(kubectl: &Kubectl, rows: &mut Vec<Row>) -> Result<()> {
 /// From now on a backup every minute.
 async fn schedule(kubectl: &Kubectl) -> Result<()> {
     let schedules = json!([{"name": "minutely", "schedule": "* * * * *", "storageName": "s3"}]);
-    let patch = json!({"spec": {"backup": {"schedules": schedules}}}).to_string();
-    kubectl
-        .call(
-            &[
-                "patch",
-                "rediscluster",
-                "shop",
-                "--type=merge",
-                "--patch",
-                &patch,
-            ],
-            None,
-        )
-        .await
-        .map(drop)
+    let patch = json!({"spec": {"backup": {"schedules": schedules}}});
+    kubectl.patch("rediscluster shop", &patch).await
 }
 
 async fn scheduled_backup(kubectl: &Kubectl) -> Result<String> {
@@ -176,20 +163,8 @@ async fn scheduled_backup(kubectl: &Kubectl) -> Result<String> {
             .any(|backup| holds(backup, "Complete")))
     };
     kubectl.until("a scheduled backup", LIMIT, one).await?;
-    let suspend = json!({"spec": {"backup": {"schedules": null}}}).to_string();
-    kubectl
-        .call(
-            &[
-                "patch",
-                "rediscluster",
-                "shop",
-                "--type=merge",
-                "--patch",
-                &suspend,
-            ],
-            None,
-        )
-        .await?;
+    let none = json!({"spec": {"backup": {"schedules": null}}});
+    kubectl.patch("rediscluster shop", &none).await?;
     let backups = kubectl.list(&label).await?;
     let name = backups
         .iter()

@@ -1,4 +1,4 @@
-//! How fast and how small each gzip level is, for the choice of the default. Figures, not a test: run it by hand in release.
+//! How fast and how small each gzip level is, for the choice of the default. `cargo run --release --package tests --example gzip_levels`.
 
 #![allow(clippy::cast_possible_truncation, clippy::cast_precision_loss)] // figures for people
 
@@ -45,9 +45,7 @@ fn compress(block: &[u8], level: u32, out: &mut Vec<u8>) {
     }
 }
 
-#[test]
-#[ignore = "figures for a person, in release"]
-fn gzip_levels() {
+fn main() {
     let raw = records(8 * BLOCK);
     let mut out = Vec::with_capacity(BLOCK);
     for level in 1..=6 {

@@ -1,0 +1,125 @@
+//! SIGKILL for the processes of pods, as a kernel that is short of memory sends it: nothing is flushed, nothing is said, and
+//! Kubernetes restarts the container in place.
+
+use crate::{
+    kubectl::Kubectl,
+    scenario::LIMIT,
+};
+use anyhow::{Context, Result};
+use futures::future::try_join_all;
+use serde_json::{Value, json};
+use std::collections::BTreeMap;
+
+/// A pod on each node that sees the node's processes.
+pub struct Killers {
+    kubectl: Kubectl,
+    by_node: BTreeMap<String, String>,
+}
+
+impl Killers {
+    /// Starts them in a namespace of their own, beside that of the scenario.
+    pub async fn start(scenario: &Kubectl) -> Result<Self> {
+        let kubectl = Kubectl::new(&format!("{}-kill", scenario.namespace()));
+        kubectl.create_namespace("privileged").await?;
+        // The server's image has a shell.
+        let image = "get redisversion redis-7.0.15 -o jsonpath={.spec.image}";
+        let image = kubectl.run(image).await?;
+        let mut by_node = BTreeMap::new();
+        for node in kubectl.list("nodes").await? {
+            let node = text(&node, "/metadata/name")?;
+            let pod = format!("on-{node}");
+            kubectl.apply(&killer(&pod, &node, &image).to_string()).await?;
+            by_node.insert(node, pod);
+        }
+        kubectl
+            .run("wait pods --all --for=condition=Ready --timeout=120s")
+            .await?;
+        Ok(Self { kubectl, by_node })
+    }
+
+    /// Kills every process of these pods at the same time, and waits until Kubernetes has started the containers again.
+    pub async fn kill(&self, scenario: &Kubectl, pods: &[Value]) -> Result<()> {
+        let mut by_killer: BTreeMap<&str, Vec<String>> = BTreeMap::new();
+        for pod in pods {
+            let node = text(pod, "/spec/nodeName")?;
+            let killer = self
+                .by_node
+                .get(&node)
+                .with_context(|| format!("no killer on {node}"))?;
+            by_killer
+                .entry(killer)
+                .or_default()
+                .push(text(pod, "/metadata/uid")?);
+        }
+        let scripts = by_killer
+            .into_iter()
+            .map(|(killer, uids)| (killer, script(&uids)));
+        let kills = scripts
+            .map(|(killer, script)| async move { self.kubectl.exec(killer, &script).await });
+        try_join_all(kills).await?;
+        for pod in pods {
+            restarted(scenario, pod).await?;
+        }
+        Ok(())
+    }
+
+    /// Kills the replica that holds the first of these claims; answers its name.
+    pub async fn kill_one(&self, controllers: &Kubectl, claims: &[Value]) -> Result<String> {
+        let worker = claims.first().context("no claims")?["worker"].clone();
+        let worker = worker.as_str().context("nobody holds it")?.to_owned();
+        let pod = controllers.get(&format!("pod {worker}")).await?;
+        self.kill(controllers, &[pod]).await?;
+        Ok(worker)
+    }
+
+    /// Removes them.
+    pub async fn end(self) -> Result<()> {
+        self.kubectl.delete_namespace().await
+    }
+}
+
+fn killer(pod: &str, node: &str, image: &str) -> Value {
+    json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": pod}, "spec": {
+        "nodeName": node, "hostPID": true, "terminationGracePeriodSeconds": 0, "automountServiceAccountToken": false,
+        "containers": [{"name": "killer", "image": image, "imagePullPolicy": "IfNotPresent",
+                        "command": ["sleep", "3600"], "securityContext": {"runAsUser": 0}}]}})
+}
+
+/// Kills what runs in the pods' control groups, whose paths hold the pods' uids. `pause` holds the pod's network: a kernel
+/// spares it, being small.
+fn script(uids: &[String]) -> String {
+    let patterns: Vec<String> = uids
+        .iter()
+        .flat_map(|uid| [uid.clone(), uid.replace('-', "_")])
+        .map(|uid| format!("-e {uid}"))
+        .collect();
+    format!(
+        "for process in /proc/[0-9]*; do \
+           if grep -q {} $process/cgroup 2> /dev/null && [ \"$(cat $process/comm)\" != pause ]; then \
+             victims=\"$victims ${{process#/proc/}}\"; \
+           fi; \
+         done; kill -9 $victims",
+        patterns.join(" ")
+    )
+}
+
+async fn restarted(kubectl: &Kubectl, before: &Value) -> Result<()> {
+    let what = format!("pod {}", text(before, "/metadata/name")?);
+    let container = |pod: &Value| pod["status"]["containerStatuses"][0].clone();
+    let old = container(before)["containerID"].clone();
+    let again = async || {
+        let now = container(&kubectl.get(&what).await?);
+        Ok(now["containerID"] != old && !now["state"]["running"].is_null())
+    };
+    kubectl
+        .until(&format!("{what} restarted in place"), LIMIT, again)
+        .await
+        .map(drop)
+}
+
+fn text(object: &Value, pointer: &str) -> Result<String> {
+    let found = object.pointer(pointer).and_then(Value::as_str);
+    found
+        .map(Into::into)
+        .with_context(|| format!("an object without {pointer}: {object}"))
+}

@@ -1,0 +1,164 @@
+//! What the suite costs when there is nothing to do: no writes, few reads, little memory.
+
+use anyhow::{Context, Result, ensure};
+use serde_json::{Value, json};
+use std::time::Duration;
+use tests::{
+    kubectl::{Kubectl, holds},
+    scenario::{self, LIMIT},
+};
+
+const NODES: usize = 6;
+const CHILDREN: &str = "statefulsets,services,configmaps,poddisruptionbudgets -l redis.danieldorado.github.io/cluster=shop";
+const CONTROLLERS: [&str; 3] = ["cluster-controller", "backup-controller", "restore-controller"];
+/// Resident memory of an idle controller stays below this.
+const IDLE_BYTES: f64 = 25.0 * 1024.0 * 1024.0;
+/// Reads of the API server that a cluster at rest may cost in a minute, all replicas of all controllers together.
+const READS: f64 = 12.0;
+
+/// A reconcile of an unchanged cluster writes nothing; over a whole minute hardly anything is read; children that are deleted
+/// come back, and what is owned goes with its owner.
+#[tokio::test]
+async fn a_quiet_cluster_is_left_alone_and_its_children_are_kept() -> Result<()> {
+    let kubectl = scenario::namespace("e2e-rest").await?;
+    let system = Kubectl::new("redis-operator-system");
+    fresh_controllers(&system).await?;
+    scenario::cluster(&kubectl, "shop", 3, true).await?;
+    scenario::formed(&kubectl, "shop", NODES).await?;
+    settled(&kubectl).await?;
+    let before = versions(&kubectl).await?;
+    let touch = json!({"metadata": {"annotations": {"touched": "yes"}}});
+    kubectl.patch("rediscluster shop", &touch).await?;
+    idle_for_a_minute(&system).await?;
+    ensure!(
+        versions(&kubectl).await? == before,
+        "a reconcile of an unchanged cluster wrote something"
+    );
+    children_come_back(&kubectl).await?;
+    kubectl.run("delete rediscluster shop").await?;
+    let gone = async || {
+        let left = "statefulsets,services,configmaps,pods,pvc -l redis.danieldorado.github.io/cluster=shop";
+        Ok(kubectl.list(left).await?.is_empty())
+    };
+    kubectl
+        .until("children and volumes go with their owner", LIMIT, gone)
+        .await?;
+    kubectl.delete_namespace().await
+}
+
+/// Controllers that have not worked yet: memory and counters of their own.
+async fn fresh_controllers(system: &Kubectl) -> Result<()> {
+    for controller in CONTROLLERS {
+        let deployment = format!("deployment/{controller}");
+        system.run(&format!("rollout restart {deployment}")).await?;
+    }
+    for controller in CONTROLLERS {
+        let deployment = format!("deployment/{controller}");
+        system
+            .run(&format!("rollout status {deployment} --timeout=110s"))
+            .await?;
+    }
+    Ok(())
+}
+
+/// What a controller's replica says of itself.
+struct Figures {
+    pod: String,
+    reads: f64,
+    bytes: f64,
+}
+
+async fn figures(system: &Kubectl) -> Result<Vec<Figures>> {
+    let mut all = Vec::new();
+    for pod in scenario::pod_names_by(system, "app.kubernetes.io/part-of=redis-operator").await? {
+        let path = format!("/api/v1/namespaces/redis-operator-system/pods/{pod}:8080/proxy/metrics");
+        let metrics = system.run(&format!("get --raw {path}")).await?;
+        let value = |name: &str| -> Result<f64> {
+            let line = metrics.lines().find_map(|line| line.strip_prefix(name));
+            let line = line.with_context(|| format!("{pod} has no metric {name}"))?;
+            Ok(line.trim().parse()?)
+        };
+        all.push(Figures {
+            reads: value("redis_operator_api_reads_total ")?,
+            bytes: value("process_resident_memory_bytes ")?,
+            pod,
+        });
+    }
+    ensure!(all.len() == 6, "{} controller pods instead of 6", all.len());
+    Ok(all)
+}
+
+/// The one test that waits by the clock: what is measured is a minute.
+async fn idle_for_a_minute(system: &Kubectl) -> Result<()> {
+    let before = figures(system).await?;
+    tokio::time::sleep(Duration::from_mins(1)).await;
+    let after = figures(system).await?;
+    let mut reads = 0.0;
+    for (before, after) in before.iter().zip(&after) {
+        ensure!(before.pod == after.pod, "{} was replaced", before.pod);
+        let (read, mib) = (after.reads - before.reads, after.bytes / 1024.0 / 1024.0);
+        println!("{}: {read} API reads in a minute, {mib:.1} MiB resident", after.pod);
+        reads += read;
+    }
+    println!("all controllers: {reads} API reads in a minute for one cluster at rest");
+    ensure!(reads < READS, "{reads} reads in a minute at rest");
+    for Figures { pod, bytes, .. } in &after {
+        ensure!(*bytes < IDLE_BYTES, "{pod} idles with {bytes} bytes");
+    }
+    Ok(())
+}
+
+async fn children_come_back(kubectl: &Kubectl) -> Result<()> {
+    kubectl.run("delete poddisruptionbudget,configmap,service -l redis.danieldorado.github.io/cluster=shop").await?;
+    let back = async || {
+        let kinds = "poddisruptionbudgets,configmaps,services -l redis.danieldorado.github.io/cluster=shop";
+        Ok(kubectl.list(kinds).await?.len() == 4)
+    };
+    kubectl
+        .until("deleted children are back", LIMIT, back)
+        .await?;
+    let cluster = kubectl.get("rediscluster shop").await?;
+    for condition in [
+        "Ready",
+        "Available",
+        "Formed",
+        "SlotsCovered",
+        "ReplicationHealthy",
+        "QuorumHealthy",
+        "UpToDate",
+    ] {
+        ensure!(
+            holds(&cluster, condition),
+            "{condition} is not True: {}",
+            cluster["status"]["conditions"]
+        );
+    }
+    Ok(())
+}
+
+/// resourceVersion of everything the controller could have written, but for what others write into pods.
+async fn versions(kubectl: &Kubectl) -> Result<Vec<Value>> {
+    let children = kubectl.list(CHILDREN).await?;
+    let mut all: Vec<Value> = children
+        .iter()
+        .map(|object| object["metadata"]["resourceVersion"].clone())
+        .collect();
+    all.push(kubectl.get("rediscluster shop").await?["status"].clone());
+    Ok(all)
+}
+
+/// Waits until StatefulSets and budget have caught up with the pods, so that only the controller could still write.
+async fn settled(kubectl: &Kubectl) -> Result<()> {
+    let quiet = async || {
+        let sets = kubectl.list("statefulsets").await?;
+        let budget = kubectl.get("poddisruptionbudget shop").await?;
+        Ok(sets
+            .iter()
+            .all(|set| set["status"]["availableReplicas"] == set["spec"]["replicas"])
+            && budget["status"]["currentHealthy"] == json!(NODES))
+    };
+    kubectl
+        .until("StatefulSets settled", LIMIT, quiet)
+        .await
+        .map(drop)
+}
