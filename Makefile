@@ -100,6 +100,9 @@ run: ## Run all three controllers on this machine against the cluster of KUBECON
 local-up: docker-build ## Start the local Kubernetes with the controllers on it
 	$(LOCAL) up $(NODES)
 	$(IMAGES) load $(CONTROLLERS) tools redis kubectl
+	$(INTO_CLUSTER)
+	# Controllers that run already may run an older image of the same name.
+	kubectl --namespace redis-operator-system delete pods --all --wait=false --ignore-not-found
 	$(MAKE) --no-print-directory install deploy
 local-down: ## End the local Kubernetes and leave nothing behind
 	$(LOCAL) down

@@ -178,10 +178,16 @@ fn message(found: &Findings<'_>, phase: &str) -> String {
     }
     if is_whole(found) {
         let cluster = found.cluster;
-        return format!(
-            "{} shards with {} replicas each serve all slots",
-            cluster.shards, cluster.replicas
-        );
+        return match cluster.replicas {
+            1 => format!(
+                "{} shards with a replica each serve all slots",
+                cluster.shards
+            ),
+            replicas => format!(
+                "{} shards with {replicas} replicas each serve all slots",
+                cluster.shards
+            ),
+        };
     }
     trouble(found)
 }
@@ -328,14 +334,14 @@ fn replication(found: &Findings<'_>) -> Finding {
         return Finding::yes(
             "ReplicationHealthy",
             "ReplicasLinked",
-            format!("every primary has {wanted} linked replicas"),
+            format!("linked replicas of every primary: {wanted}"),
         );
     }
     Finding::no(
         "ReplicationHealthy",
         "ReplicasMissing",
         format!(
-            "shards without a primary that has {wanted} linked replicas: {}",
+            "shards without a primary or fewer than {wanted} linked replicas: {}",
             behind.join(", ")
         ),
     )

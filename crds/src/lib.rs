@@ -23,18 +23,50 @@ pub use redis_version::*;
 pub use s3::*;
 pub use shared::*;
 
-use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::{
+    CustomResourceDefinition, JSONSchemaProps, JSONSchemaPropsOrArray, JSONSchemaPropsOrBool,
+};
 use kube::CustomResourceExt;
 use serde_json::Value;
+use std::collections::BTreeMap;
 
 /// Every CustomResourceDefinition of the suite, in the order they are to be applied.
 pub fn definitions() -> Vec<CustomResourceDefinition> {
-    vec![
+    let mut definitions = vec![
         RedisVersion::crd(),
         RedisCluster::crd(),
         RedisBackup::crd(),
         RedisRestore::crd(),
-    ]
+    ];
+    for version in definitions
+        .iter_mut()
+        .flat_map(|definition| &mut definition.spec.versions)
+    {
+        let schema = version.schema.as_mut();
+        if let Some(schema) = schema.and_then(|schema| schema.open_api_v3_schema.as_mut()) {
+            absent_not_null(schema);
+        }
+    }
+    definitions
+}
+
+/// What is optional is absent, not null: the server then takes out a null that a patch writes, and `kubectl describe` shows no
+/// `<nil>`.
+fn absent_not_null(schema: &mut JSONSchemaProps) {
+    schema.nullable = None;
+    schema
+        .properties
+        .iter_mut()
+        .flat_map(BTreeMap::values_mut)
+        .for_each(absent_not_null);
+    match &mut schema.items {
+        Some(JSONSchemaPropsOrArray::Schema(items)) => absent_not_null(items),
+        Some(JSONSchemaPropsOrArray::Schemas(items)) => items.iter_mut().for_each(absent_not_null),
+        None => {}
+    }
+    if let Some(JSONSchemaPropsOrBool::Schema(values)) = &mut schema.additional_properties {
+        absent_not_null(values);
+    }
 }
 
 /// The CustomResourceDefinition as the YAML file beside `src/` holds it: its name and its text.

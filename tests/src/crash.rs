@@ -1,10 +1,7 @@
 //! SIGKILL for the processes of pods, as a kernel that is short of memory sends it: nothing is flushed, nothing is said, and
 //! Kubernetes restarts the container in place.
 
-use crate::{
-    kubectl::Kubectl,
-    scenario::LIMIT,
-};
+use crate::{kubectl::Kubectl, scenario::LIMIT};
 use anyhow::{Context, Result};
 use futures::future::try_join_all;
 use serde_json::{Value, json};
@@ -28,7 +25,9 @@ impl Killers {
         for node in kubectl.list("nodes").await? {
             let node = text(&node, "/metadata/name")?;
             let pod = format!("on-{node}");
-            kubectl.apply(&killer(&pod, &node, &image).to_string()).await?;
+            kubectl
+                .apply(&killer(&pod, &node, &image).to_string())
+                .await?;
             by_node.insert(node, pod);
         }
         kubectl
@@ -54,8 +53,8 @@ impl Killers {
         let scripts = by_killer
             .into_iter()
             .map(|(killer, uids)| (killer, script(&uids)));
-        let kills = scripts
-            .map(|(killer, script)| async move { self.kubectl.exec(killer, &script).await });
+        let kills =
+            scripts.map(|(killer, script)| async move { self.kubectl.exec(killer, &script).await });
         try_join_all(kills).await?;
         for pod in pods {
             restarted(scenario, pod).await?;

@@ -60,11 +60,14 @@ impl Kubectl {
             "apiVersion: v1\nkind: Namespace\nmetadata: {{name: {name}, labels: {{pod-security.kubernetes.io/enforce: {admits}}}}}\n"
         ))
         .await?;
-        let account =
-            async || Ok(self.run("get serviceaccount default").await.is_ok());
-        self.until("the namespace's default account", Duration::from_mins(1), account)
-            .await
-            .map(drop)
+        let account = async || Ok(self.run("get serviceaccount default").await.is_ok());
+        self.until(
+            "the namespace's default account",
+            Duration::from_mins(1),
+            account,
+        )
+        .await
+        .map(drop)
     }
 
     /// Begins to delete the namespace.
@@ -77,9 +80,12 @@ impl Kubectl {
     pub async fn patch(&self, what: &str, change: &Value) -> Result<()> {
         let patch = change.to_string();
         let (kind, name) = what.split_once(' ').context("a kind and a name")?;
-        self.call(&["patch", kind, name, "--type=merge", "--patch", &patch], None)
-            .await
-            .map(drop)
+        self.call(
+            &["patch", kind, name, "--type=merge", "--patch", &patch],
+            None,
+        )
+        .await
+        .map(drop)
     }
 
     /// Runs a shell command inside a pod.

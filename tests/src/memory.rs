@@ -45,7 +45,9 @@ pub fn as_in_the_image(measure: impl Future<Output = Result<()>>) -> Result<()> 
 /// Anonymous resident memory in bytes: the program's own pages, which count as they are first used, are not in it.
 pub fn anonymous() -> Result<u64> {
     let status = fs::read_to_string("/proc/self/status")?;
-    let line = status.lines().find_map(|line| line.strip_prefix("RssAnon:"));
+    let line = status
+        .lines()
+        .find_map(|line| line.strip_prefix("RssAnon:"));
     let line = line.context("no RssAnon in /proc/self/status")?;
     let kibibytes: u64 = line.trim().trim_end_matches(" kB").parse()?;
     Ok(kibibytes * 1024)
@@ -80,6 +82,8 @@ impl Peak {
     /// Bytes that came on top at the worst moment.
     pub fn added(self) -> u64 {
         self.looking.abort();
-        self.most.load(Ordering::Relaxed).saturating_sub(self.before)
+        self.most
+            .load(Ordering::Relaxed)
+            .saturating_sub(self.before)
     }
 }

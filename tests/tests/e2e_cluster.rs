@@ -1,10 +1,9 @@
 //! A RedisCluster on a real Kubernetes: formed, broken in every way that users report, healed, and quiet when all is well.
 
 use anyhow::{Context, Result, ensure};
-use serde_json::{Value, json};
 use std::time::{Duration, Instant};
 use tests::{
-    kubectl::{Kubectl, holds},
+    kubectl::Kubectl,
     scenario::{self, LIMIT, NODE_TIMEOUT},
 };
 

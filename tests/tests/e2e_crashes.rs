@@ -54,7 +54,9 @@ async fn killed_controllers_cost_their_own_work_and_nothing_else() -> Result<()>
     on_every_node(&kubectl, "shop", "config set rdb-key-save-delay 10000").await?;
     kubectl.apply(&backup()).await?;
     let streaming = shared(&kubectl, "redisbackup now", "shards", "Streaming").await?;
-    let killed = killers.kill_one(&kubectl_of_controllers(), &streaming).await?;
+    let killed = killers
+        .kill_one(&kubectl_of_controllers(), &streaming)
+        .await?;
     on_every_node(&kubectl, "shop", "config set rdb-key-save-delay 0").await?;
     let done = scenario::ended(&kubectl, "redisbackup", "now").await?;
     others_are_untouched(&streaming, &done["status"]["shards"], &killed)?;
@@ -63,7 +65,9 @@ async fn killed_controllers_cost_their_own_work_and_nothing_else() -> Result<()>
     on_every_node(&kubectl, "copy", "client pause 60000 write").await?;
     kubectl.apply(&restore()).await?;
     let replaying = shared(&kubectl, "redisrestore copy", "units", "Replaying").await?;
-    let killed = killers.kill_one(&kubectl_of_controllers(), &replaying).await?;
+    let killed = killers
+        .kill_one(&kubectl_of_controllers(), &replaying)
+        .await?;
     on_every_node(&kubectl, "copy", "client unpause").await?;
     let done = scenario::ended(&kubectl, "redisrestore", "copy").await?;
     ensure!(holds(&done, "Verified"), "{}", done["status"]["conditions"]);
@@ -101,7 +105,10 @@ async fn shared(kubectl: &Kubectl, what: &str, units: &str, state: &str) -> Resu
     let mut found = Vec::new();
     let at_work = async || {
         found = units_of(&kubectl.get(what).await?["status"][units]);
-        let workers: BTreeSet<_> = found.iter().map(|unit| unit["worker"].to_string()).collect();
+        let workers: BTreeSet<_> = found
+            .iter()
+            .map(|unit| unit["worker"].to_string())
+            .collect();
         Ok(workers.len() == 2 && found.iter().all(|unit| unit["state"] == state))
     };
     let wait = format!("{what}: every unit {state}, on two replicas");
@@ -116,7 +123,10 @@ fn units_of(array: &Value) -> Vec<Value> {
 /// Units of the replica that lived are still its own, at their first attempt.
 fn others_are_untouched(before: &[Value], after: &Value, killed: &str) -> Result<()> {
     let after = units_of(after);
-    ensure!(after.len() == before.len(), "units came or went: {after:#?}");
+    ensure!(
+        after.len() == before.len(),
+        "units came or went: {after:#?}"
+    );
     for (before, after) in before.iter().zip(&after) {
         if before["worker"] != killed {
             ensure!(
@@ -150,7 +160,10 @@ async fn a_cut_node_costs_no_key_and_comes_back() -> Result<()> {
     cable("heal", &node).await?;
     survived?;
     let healed = scenario::healed(&kubectl, "shop", NODES).await?;
-    println!("the node is back: whole after {:.1} s", healed.as_secs_f64());
+    println!(
+        "the node is back: whole after {:.1} s",
+        healed.as_secs_f64()
+    );
     scenario::workload(&kubectl, "back", &["check", "shop:6379", "--keys", "20000"]).await?;
     ensure!(
         scenario::node_ids(&kubectl, "shop").await? == ids,
@@ -161,7 +174,8 @@ async fn a_cut_node_costs_no_key_and_comes_back() -> Result<()> {
 
 async fn survives(kubectl: &Kubectl, node: &str) -> Result<()> {
     let silent = async || {
-        let conditions = kubectl.get(&format!("node {node}")).await?["status"]["conditions"].clone();
+        let conditions =
+            kubectl.get(&format!("node {node}")).await?["status"]["conditions"].clone();
         let mut all = conditions.as_array().into_iter().flatten();
         Ok(all.any(|c| c["type"] == "Ready" && c["status"] != "True"))
     };
@@ -170,7 +184,9 @@ async fn survives(kubectl: &Kubectl, node: &str) -> Result<()> {
         let cluster = kubectl.get("rediscluster shop").await?;
         Ok(holds(&cluster, "Available") && !holds(&cluster, "Ready"))
     };
-    kubectl.until("all slots are served without it", LIMIT, served).await?;
+    kubectl
+        .until("all slots are served without it", LIMIT, served)
+        .await?;
     scenario::workload(kubectl, "cut", &["check", "shop:6379", "--keys", "20000"])
         .await
         .map(drop)

@@ -10,7 +10,11 @@ use tests::{
 
 const NODES: usize = 6;
 const CHILDREN: &str = "statefulsets,services,configmaps,poddisruptionbudgets -l redis.danieldorado.github.io/cluster=shop";
-const CONTROLLERS: [&str; 3] = ["cluster-controller", "backup-controller", "restore-controller"];
+const CONTROLLERS: [&str; 3] = [
+    "cluster-controller",
+    "backup-controller",
+    "restore-controller",
+];
 /// Resident memory of an idle controller stays below this.
 const IDLE_BYTES: f64 = 25.0 * 1024.0 * 1024.0;
 /// Reads of the API server that a cluster at rest may cost in a minute, all replicas of all controllers together.
@@ -71,7 +75,8 @@ struct Figures {
 async fn figures(system: &Kubectl) -> Result<Vec<Figures>> {
     let mut all = Vec::new();
     for pod in scenario::pod_names_by(system, "app.kubernetes.io/part-of=redis-operator").await? {
-        let path = format!("/api/v1/namespaces/redis-operator-system/pods/{pod}:8080/proxy/metrics");
+        let path =
+            format!("/api/v1/namespaces/redis-operator-system/pods/{pod}:8080/proxy/metrics");
         let metrics = system.run(&format!("get --raw {path}")).await?;
         let value = |name: &str| -> Result<f64> {
             let line = metrics.lines().find_map(|line| line.strip_prefix(name));
@@ -97,7 +102,10 @@ async fn idle_for_a_minute(system: &Kubectl) -> Result<()> {
     for (before, after) in before.iter().zip(&after) {
         ensure!(before.pod == after.pod, "{} was replaced", before.pod);
         let (read, mib) = (after.reads - before.reads, after.bytes / 1024.0 / 1024.0);
-        println!("{}: {read} API reads in a minute, {mib:.1} MiB resident", after.pod);
+        println!(
+            "{}: {read} API reads in a minute, {mib:.1} MiB resident",
+            after.pod
+        );
         reads += read;
     }
     println!("all controllers: {reads} API reads in a minute for one cluster at rest");
@@ -111,7 +119,8 @@ async fn idle_for_a_minute(system: &Kubectl) -> Result<()> {
 async fn children_come_back(kubectl: &Kubectl) -> Result<()> {
     kubectl.run("delete poddisruptionbudget,configmap,service -l redis.danieldorado.github.io/cluster=shop").await?;
     let back = async || {
-        let kinds = "poddisruptionbudgets,configmaps,services -l redis.danieldorado.github.io/cluster=shop";
+        let kinds =
+            "poddisruptionbudgets,configmaps,services -l redis.danieldorado.github.io/cluster=shop";
         Ok(kubectl.list(kinds).await?.len() == 4)
     };
     kubectl

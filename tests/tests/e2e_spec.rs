@@ -22,7 +22,8 @@ async fn says(kubectl: &Kubectl, condition: &str, status: &str, reason: &str) ->
                 && c["reason"] == reason
                 && c["observedGeneration"] == object["metadata"]["generation"]
         });
-        message = found.as_ref().and_then(|c| c["message"].as_str()).unwrap_or_default().to_owned();
+        let words = found.as_ref().and_then(|c| c["message"].as_str());
+        words.unwrap_or_default().clone_into(&mut message);
         Ok(found.is_some())
     };
     let wait = format!("{condition}={status}, {reason}");
@@ -43,9 +44,16 @@ async fn each_field_that_may_change_does_what_it_says() -> Result<()> {
     paused(&kubectl).await?;
     catalog(&kubectl).await?;
 
-    spec(&kubectl, json!({"config": {"maxmemory-policy": "allkeys-lru"}})).await?;
+    spec(
+        &kubectl,
+        json!({"config": {"maxmemory-policy": "allkeys-lru"}}),
+    )
+    .await?;
     let words = says(&kubectl, "UpToDate", "False", "PodsOutdated").await?;
-    ensure!(words.contains("shop-0-0") && words.contains("delete"), "{words}");
+    ensure!(
+        words.contains("shop-0-0") && words.contains("delete"),
+        "{words}"
+    );
     kubectl.delete_namespace().await
 }
 
@@ -58,7 +66,11 @@ async fn budget(kubectl: &Kubectl) -> Result<()> {
     count(1).await?;
     spec(kubectl, json!({"podDisruptionBudget": {"enabled": false}})).await?;
     count(0).await?;
-    spec(kubectl, json!({"podDisruptionBudget": {"enabled": true, "maxUnavailable": 2}})).await?;
+    spec(
+        kubectl,
+        json!({"podDisruptionBudget": {"enabled": true, "maxUnavailable": 2}}),
+    )
+    .await?;
     count(1).await?;
     let budget = kubectl.get("poddisruptionbudget shop").await?;
     ensure!(budget["spec"]["maxUnavailable"] == 2, "{}", budget["spec"]);
@@ -76,7 +88,10 @@ async fn paused(kubectl: &Kubectl) -> Result<()> {
     spec(kubectl, json!({"paused": false})).await?;
     says(kubectl, "Paused", "False", "Active").await?;
     let back = async || Ok(kubectl.get("service shop").await.is_ok());
-    kubectl.until("the Service is back", LIMIT, back).await.map(drop)
+    kubectl
+        .until("the Service is back", LIMIT, back)
+        .await
+        .map(drop)
 }
 
 /// An entry that is not there, and one that promises what its image does not hold.
@@ -90,10 +105,16 @@ async fn catalog(kubectl: &Kubectl) -> Result<()> {
                       "spec": {"distribution": "redis", "version": "7.2.5", "image": image}});
     kubectl.apply(&liar.to_string()).await?;
     let words = says(kubectl, "UpToDate", "False", "VersionMismatch").await?;
-    ensure!(words.contains("7.2.5") && words.contains("7.0.15"), "{words}");
+    ensure!(
+        words.contains("7.2.5") && words.contains("7.0.15"),
+        "{words}"
+    );
     spec(kubectl, json!({"version": "redis-7.0.15"})).await?;
     says(kubectl, "UpToDate", "True", "UpToDate").await?;
-    kubectl.run("delete redisversion e2e-spec-liar").await.map(drop)
+    kubectl
+        .run("delete redisversion e2e-spec-liar")
+        .await
+        .map(drop)
 }
 
 /// The two ways to a nightly backup: a schedule in the spec, and a CronJob of one's own with kubectl.
@@ -107,21 +128,32 @@ async fn cron_jobs_make_backups() -> Result<()> {
     scenario::formed(&kubectl, "shop", 6).await?;
     scenario::workload(&kubectl, "fill", &["fill", "shop:6379", "--keys", "1000"]).await?;
 
-    let sample = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/samples/cronjob-kubectl.yaml");
+    let sample =
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/samples/cronjob-kubectl.yaml");
     kubectl.apply(&fs::read_to_string(sample)?).await?;
     let scheduled = format!("cronjobs -l {}=nightly", crds::LABEL_SCHEDULE);
     let made = async || Ok(kubectl.list(&scheduled).await?.len() == 1);
-    kubectl.until("the schedule is a CronJob", LIMIT, made).await?;
+    kubectl
+        .until("the schedule is a CronJob", LIMIT, made)
+        .await?;
     let jobs = kubectl.list("cronjobs").await?;
     ensure!(jobs.len() == 2, "{} CronJobs instead of 2", jobs.len());
     for (number, job) in jobs.iter().enumerate() {
         let name = job["metadata"]["name"].as_str().context("no name")?;
-        kubectl.run(&format!("create job now-{number} --from=cronjob/{name}")).await?;
+        kubectl
+            .run(&format!("create job now-{number} --from=cronjob/{name}"))
+            .await?;
     }
     let complete = async || {
         let backups = kubectl.list("redisbackups").await?;
-        Ok(backups.iter().filter(|backup| holds(backup, "Complete")).count() == 2)
+        Ok(backups
+            .iter()
+            .filter(|backup| holds(backup, "Complete"))
+            .count()
+            == 2)
     };
-    kubectl.until("two complete backups", LIMIT, complete).await?;
+    kubectl
+        .until("two complete backups", LIMIT, complete)
+        .await?;
     kubectl.delete_namespace().await
 }

@@ -59,11 +59,7 @@ async fn write(
     }))
 }
 
-async fn read(
-    store: &ObjectStore,
-    key: &str,
-    index: &Arc<ShardIndex>,
-) -> anyhow::Result<()> {
+async fn read(store: &ObjectStore, key: &str, index: &Arc<ShardIndex>) -> anyhow::Result<()> {
     let pool = CompressionPool::of_machine();
     let mut reader = BlockReader::new(store.clone(), key.to_owned(), Arc::clone(index), 0, pool);
     let mut length = 0;
