@@ -102,7 +102,7 @@ async fn catalog(kubectl: &Kubectl) -> Result<()> {
     let words = says(kubectl, "Ready", "False", "VersionNotFound").await?;
     ensure!(words.contains("e2e-spec-liar"), "{words}");
     let liar = json!({"apiVersion": scenario::API_VERSION, "kind": "RedisVersion", "metadata": {"name": "e2e-spec-liar"},
-                      "spec": {"distribution": "redis", "version": "7.2.5", "image": image}});
+                      "spec": {"distribution": "Redis", "version": "7.2.5", "image": image}});
     kubectl.apply(&liar.to_string()).await?;
     let words = says(kubectl, "UpToDate", "False", "VersionMismatch").await?;
     ensure!(
