@@ -93,7 +93,7 @@ run: ## Run all three controllers on this machine against the cluster of KUBECON
 	$(INTO_CLUSTER)
 	cargo build --locked $(addprefix --bin ,$(CONTROLLERS))
 	trap 'kill $$(jobs -p) 2> /dev/null; wait' EXIT INT TERM
-	for controller in $(CONTROLLERS); do POD_NAMESPACE=default LISTEN_ADDRESS=127.0.0.1:0 target/debug/$$controller & done
+	for controller in $(CONTROLLERS); do POD_NAMESPACE=default LISTEN_ADDRESS=127.0.0.1:0 LOG_FORMAT=text target/debug/$$controller & done
 	wait -n
 
 .PHONY: local-up local-down demo demo-down

@@ -6,7 +6,7 @@ use crate::redis::{
 };
 use common::kubernetes::{conditions::find, events::Events};
 use crds::{RedisCluster, RedisClusterStatus};
-use kube::Resource;
+use kube::{Resource, ResourceExt};
 
 /// Tells of the steps and of a change of phase.
 pub fn tell(events: &Events, object: &RedisCluster, status: &RedisClusterStatus, done: &[Done]) {
@@ -24,7 +24,9 @@ pub fn tell(events: &Events, object: &RedisCluster, status: &RedisClusterStatus,
                 tracing::info!(step = ?one.step.action, %error, "a step failed");
             }
         }
-        tracing::info!(cluster = ?object.metadata.name, reason, why = one.step.reason, "step");
+        let (namespace, name) = (object.namespace(), object.name_any());
+        let why = &one.step.reason;
+        tracing::info!(namespace, name, reason, why, "a step was tried");
     }
     let before = object.status.as_ref();
     let old = before.and_then(|status| status.phase.as_deref());

@@ -19,7 +19,7 @@ pub const MIB: u64 = 1 << 20;
 
 /// The settings of glibc's allocator that the images have (deploy/Dockerfile).
 const ALLOCATOR: [(&str, &str); 2] = [
-    ("MALLOC_MMAP_THRESHOLD_", "1048576"),
+    ("MALLOC_MMAP_THRESHOLD_", "131072"),
     ("MALLOC_ARENA_MAX", "2"),
 ];
 

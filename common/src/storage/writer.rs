@@ -20,11 +20,13 @@ use tokio::task::JoinHandle;
 
 /// Blocks of one stream that are compressed at the same time.
 const PARALLEL_BLOCKS: usize = 2;
+/// Bytes in buffers, as far as the size of parts allows: three blocks and two or three parts, and what blocks are compressed to.
+const MOST_MEMORY: usize = 52 << 20;
 
 /// Writes one object of blocks.
 ///
-/// The caller reads into [`Self::buffer`] and calls [`Self::commit`]; or gives slices to [`Self::write`]. Memory: three
-/// blocks and three parts, 48 MiB with the default part size, whatever the length of the stream.
+/// The caller reads into [`Self::buffer`] and calls [`Self::commit`]; or gives slices to [`Self::write`]. Memory: 52 MiB with
+/// the default part size, whatever the length of the stream; with larger parts, as much as three of them and a block.
 /// End with [`Self::finish`] or [`Self::abort`]; dropping it aborts as well.
 #[derive(Debug)]
 pub struct ShardWriter {
@@ -104,7 +106,7 @@ impl ShardWriter {
             first_records: Vec::new(),
             sealed_bytes: 0,
             stored_bytes: 0,
-            last_stored: BLOCK_BYTES,
+            last_stored: BLOCK_BYTES / 4,
             spare: Vec::new(),
             spare_stored: Vec::new(),
         }
@@ -186,7 +188,12 @@ impl ShardWriter {
     async fn make_room(&mut self) -> Result<(), StorageError> {
         loop {
             let blocks = self.compressing.len();
-            if blocks < PARALLEL_BLOCKS && self.memory_with_one_more() <= self.allowance() {
+            let block = self.size_of_new(BLOCK_BYTES);
+            let compressed = match self.compression {
+                Compression::Gzip { .. } if self.spare_stored.is_empty() => self.last_stored,
+                Compression::Gzip { .. } | Compression::None => 0,
+            };
+            if blocks < PARALLEL_BLOCKS && self.memory() + block + compressed <= MOST_MEMORY {
                 return Ok(());
             }
             if blocks > 0 {
@@ -197,6 +204,28 @@ impl ShardWriter {
                 return Ok(());
             }
         }
+    }
+
+    /// Bytes of the buffers that exist, wherever they are.
+    fn memory(&self) -> usize {
+        let stored = match self.compression {
+            Compression::Gzip { .. } => self.last_stored,
+            Compression::None => 0,
+        };
+        let spare: usize = self.spare.iter().map(BytesMut::capacity).sum();
+        let spare_stored: usize = self.spare_stored.iter().map(Vec::capacity).sum();
+        self.filling.capacity()
+            + self.compressing.len() * (BLOCK_BYTES + stored)
+            + self.part.capacity()
+            + self.upload.travelling() * self.upload.part_size()
+            + spare
+            + spare_stored
+    }
+
+    /// What an empty buffer of this size costs: nothing where one can be used again.
+    fn size_of_new(&self, size: usize) -> usize {
+        let fits = |buffer: &BytesMut| buffer.capacity() >= size;
+        if self.spare.iter().any(fits) { 0 } else { size }
     }
 
     /// Waits for a part to arrive and keeps its buffer.
@@ -213,21 +242,6 @@ impl ShardWriter {
             Some(position) => self.spare.swap_remove(position),
             None => BytesMut::with_capacity(size),
         }
-    }
-
-    /// Bytes in buffers once the block at hand is compressed, the next one is filled and at least one part travels.
-    fn memory_with_one_more(&self) -> usize {
-        let blocks = self.compressing.len() + 1;
-        let parts = self.upload.travelling().max(1) + 1;
-        let stored = match self.compression {
-            Compression::None => 0,
-            Compression::Gzip { .. } => self.last_stored * blocks,
-        };
-        BLOCK_BYTES * (blocks + 1) + stored + self.upload.part_size() * parts
-    }
-
-    fn allowance(&self) -> usize {
-        3 * BLOCK_BYTES + (PARALLEL_PARTS + 1) * self.upload.part_size()
     }
 
     /// Appends the oldest block to the parts.
@@ -259,7 +273,10 @@ impl ShardWriter {
             // First of all: the parts may need it.
             self.recycle(raw);
             self.fill_parts(&stored).await?;
-            self.spare_stored.push(stored);
+            // All of its capacity is touched at the next use; what one block needed most do not.
+            if stored.capacity() <= 2 * stored_bytes.max(1 << 20) {
+                self.spare_stored.push(stored);
+            }
         } else {
             self.fill_parts(&raw).await?;
             self.recycle(raw);
@@ -270,7 +287,7 @@ impl ShardWriter {
     async fn fill_parts(&mut self, mut stored: &[u8]) -> Result<(), StorageError> {
         while !stored.is_empty() {
             if self.part.capacity() == 0 {
-                self.part = self.empty_buffer(self.upload.part_size());
+                self.part = self.empty_part().await?;
             }
             let room = self.upload.part_size() - self.part.len();
             let (now, later) = stored.split_at(stored.len().min(room));
@@ -285,6 +302,17 @@ impl ShardWriter {
             }
         }
         Ok(())
+    }
+
+    /// A buffer for the next part; waits for one that travels rather than holding more memory than is allowed.
+    async fn empty_part(&mut self) -> Result<BytesMut, StorageError> {
+        let size = self.upload.part_size();
+        while self.upload.travelling() > 0
+            && self.memory() + self.size_of_new(size) > MOST_MEMORY.max(3 * size)
+        {
+            self.await_part().await?;
+        }
+        Ok(self.empty_buffer(size))
     }
 
     /// The sum of the object has to be taken in order, and takes milliseconds: beside the async threads.
