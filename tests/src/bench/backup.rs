@@ -39,7 +39,7 @@ pub async fn run(rounds: usize) -> Result<Vec<Row>> {
             ours,
             rival: through_gzip(&server, &store).await?,
         });
-        store.delete_prefix("").await?;
+        store.delete_prefix("bench/").await?;
     }
     let row =
         |rival, goal, rounds: &[Measurement]| Row::new("backup-gzip", "s", rival, goal, rounds);
@@ -118,7 +118,7 @@ async fn through_gzip(server: &RedisServer, store: &ObjectStore) -> Result<f64> 
         .stdout
         .take()
         .ok_or_else(|| anyhow::anyhow!("no output"))?;
-    let mut upload = MultipartUpload::new(store.clone(), "rival.rdb.gz".to_owned(), PART);
+    let mut upload = MultipartUpload::new(store.clone(), "bench/rival.rdb.gz".to_owned(), PART);
     let mut part = upload.buffer();
     while (&mut output)
         .take((PART - part.len()) as u64)
