@@ -182,6 +182,11 @@ async fn failures_of_storage_say_what_to_mend() -> Result<()> {
             s3("endpoint", json!("http://s3.e2e-failures.svc:9999")),
             "backups",
         ),
+        (
+            "no-name",
+            s3("endpoint", json!("http://absent.e2e-failures.svc:9000")),
+            "lookup",
+        ),
     ];
     for (name, change, _) in &cases {
         kubectl.apply(&backup(name, "shop", change)).await?;
