@@ -1,10 +1,9 @@
 //! The backup-controller: streams RedisBackups into S3-compatible storage and turns schedules into CronJobs.
 //!
 //! Data and decisions, pure: [`plan`], [`select`], [`share`], [`slot_map`], [`report`], [`status`], [`schedule`].
-//! The way of the data, without Kubernetes: [`capture`], [`mod@publish`], [`artifacts`].
-//! With Kubernetes: [`access`], [`worker`], [`planner`], [`reconcile`], [`schedules`], [`create_backup`], [`run`].
+//! The way of the data, without Kubernetes: [`survey`], [`capture`], [`mod@publish`], [`artifacts`].
+//! With Kubernetes: [`worker`], [`planner`], [`reconcile`], [`schedules`], [`create_backup`], [`run`].
 
-pub mod access;
 pub mod arguments;
 pub mod artifacts;
 pub mod capture;
@@ -23,6 +22,7 @@ pub mod select;
 pub mod share;
 pub mod slot_map;
 pub mod status;
+pub mod survey;
 pub mod worker;
 
 #[cfg(test)]

@@ -1,7 +1,11 @@
 //! What the planner keeps between two passes over a backup. All of it may be lost: another leader begins with nothing, and
 //! waits or tries a little longer.
 
-use crate::plan::{Background, Observed, Published, Step};
+use crate::plan::{Observed, Published, Step};
+use common::kubernetes::{
+    background::{Background, Remembered},
+    leases::Operation,
+};
 use crds::{BackupShardState, RedisBackup};
 use kube::ResourceExt;
 use std::{
@@ -10,8 +14,6 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// How long the outcome of background work that failed stands before it is tried again.
-const TRY_AGAIN: Duration = Duration::from_secs(5);
 /// How long an operation lease that was renewed needs no second look.
 const LEASE_IS_FRESH: Duration = Duration::from_secs(10);
 /// How often the progress of a backup is written.
@@ -28,10 +30,10 @@ struct Entry {
     namespace: String,
     name: String,
     waiting: Option<Instant>,
-    probing: Option<(Background<()>, Instant)>,
+    probing: Remembered<()>,
     failed: HashMap<(i32, i32), Instant>,
-    publishing: Option<(Background<Published>, Instant)>,
-    deletion: Option<(Background<()>, Instant)>,
+    publishing: Remembered<Published>,
+    deletion: Remembered<()>,
     leased: Option<Instant>,
     progress_written: Option<Instant>,
 }
@@ -62,13 +64,13 @@ impl Memory {
             waiting_for: entry
                 .waiting
                 .map_or(Duration::ZERO, |since| now.duration_since(since)),
-            storage: outcome(&mut entry.probing, now),
-            publishing: outcome(&mut entry.publishing, now),
-            deletion: outcome(&mut entry.deletion, now),
+            storage: entry.probing.recall(now),
+            publishing: entry.publishing.recall(now),
+            deletion: entry.deletion.recall(now),
             operation: entry
                 .leased
                 .filter(|at| now.duration_since(*at) < LEASE_IS_FRESH)
-                .map(|_| common::kubernetes::leases::Operation::Held),
+                .map(|_| Operation::Held),
             ..Observed::default()
         }
     }
@@ -103,20 +105,23 @@ impl Memory {
 
     /// The look at the storage has begun or ended.
     pub fn probing(&self, uid: &str, state: Background<()>) {
-        let entry = (state, Instant::now());
-        self.lock().entry(uid.to_owned()).or_default().probing = Some(entry);
+        let mut backups = self.lock();
+        let entry = backups.entry(uid.to_owned()).or_default();
+        entry.probing.set(state, Instant::now());
     }
 
     /// Publishing has begun or ended.
     pub fn publishing(&self, uid: &str, state: Background<Published>) {
-        let entry = (state, Instant::now());
-        self.lock().entry(uid.to_owned()).or_default().publishing = Some(entry);
+        let mut backups = self.lock();
+        let entry = backups.entry(uid.to_owned()).or_default();
+        entry.publishing.set(state, Instant::now());
     }
 
     /// The deletion has begun or ended.
     pub fn deletion(&self, uid: &str, state: Background<()>) {
-        let entry = (state, Instant::now());
-        self.lock().entry(uid.to_owned()).or_default().deletion = Some(entry);
+        let mut backups = self.lock();
+        let entry = backups.entry(uid.to_owned()).or_default();
+        entry.deletion.set(state, Instant::now());
     }
 
     /// Whether progress may be written now; if not, when.
@@ -149,21 +154,6 @@ impl Memory {
     }
 }
 
-/// The state of background work; what failed by a passing cause is forgotten after a while, which begins it anew.
-fn outcome<T: Clone>(
-    known: &mut Option<(Background<T>, Instant)>,
-    now: Instant,
-) -> Option<Background<T>> {
-    let stale = known.as_ref().is_some_and(|(state, since)| {
-        matches!(state, Background::Failed(trouble) if trouble.transient)
-            && now.duration_since(*since) >= TRY_AGAIN
-    });
-    if stale {
-        *known = None;
-    }
-    known.as_ref().map(|(state, _)| state.clone())
-}
-
 fn key(backup: &RedisBackup) -> String {
     backup.uid().unwrap_or_default()
 }
@@ -171,7 +161,6 @@ fn key(backup: &RedisBackup) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::plan::StorageTrouble;
     use crds::RedisBackupSpec;
 
     fn backup() -> RedisBackup {
@@ -197,22 +186,5 @@ mod tests {
         assert_eq!(memory.recall(&backup, at(7)).waiting_for.as_secs(), 7);
         memory.note(&backup, &Step::Watch, at(10));
         assert_eq!(memory.recall(&backup, at(20)).waiting_for, Duration::ZERO);
-    }
-
-    #[test]
-    fn a_passing_failure_is_tried_again_and_a_lasting_one_stands() {
-        let (memory, backup) = (Memory::default(), backup());
-        let mut trouble = StorageTrouble {
-            reason: "R",
-            message: String::new(),
-            transient: true,
-        };
-        memory.deletion("u", Background::Failed(trouble.clone()));
-        let later = Instant::now() + TRY_AGAIN;
-        assert!(memory.recall(&backup, Instant::now()).deletion.is_some());
-        assert!(memory.recall(&backup, later).deletion.is_none());
-        trouble.transient = false;
-        memory.deletion("u", Background::Failed(trouble));
-        assert!(memory.recall(&backup, later + TRY_AGAIN).deletion.is_some());
     }
 }

@@ -1,5 +1,6 @@
 //! What at least two of the three controllers need, and nothing else.
 
+pub mod access;
 pub mod cluster;
 pub mod kubernetes;
 pub mod rdb;

@@ -2,9 +2,8 @@
 //!
 //! Data and decisions, pure: [`plan`], [`status`], [`share`], [`mod@report`], [`verify`], [`compatibility`].
 //! The way of the data, without Kubernetes: [`mod@replay`], [`source`], [`target`].
-//! With Kubernetes: [`access`], [`provision`], [`worker`], [`planner`], [`reconcile`], [`run`].
+//! With Kubernetes: [`provision`], [`worker`], [`planner`], [`reconcile`], [`run`].
 
-pub mod access;
 pub mod arguments;
 pub mod compatibility;
 pub mod memory;

@@ -1,8 +1,11 @@
 //! What the planner keeps between two passes over a restore. All of it may be lost: another leader begins with nothing, and
 //! reads, waits or tries a little longer.
 
-use crate::plan::{Background, Examined, Observed, Step, Verified};
-use common::kubernetes::leases::Operation;
+use crate::plan::{Examined, Observed, Step, Verified};
+use common::kubernetes::{
+    background::{Background, Remembered},
+    leases::Operation,
+};
 use crds::{RedisRestore, RestoreUnitState};
 use kube::ResourceExt;
 use std::{
@@ -11,8 +14,6 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// How long the outcome of background work that failed stands before it is tried again.
-const TRY_AGAIN: Duration = Duration::from_secs(5);
 /// How long an operation lease that was renewed needs no second look.
 const LEASE_IS_FRESH: Duration = Duration::from_secs(10);
 /// How often the progress of a restore is written.
@@ -30,8 +31,8 @@ struct Entry {
     name: String,
     waiting: Option<(&'static str, Instant)>,
     failed: HashMap<(i32, i32), Instant>,
-    source: Option<(Background<Arc<Examined>>, Instant)>,
-    verification: Option<(Background<Verified>, Instant)>,
+    source: Remembered<Arc<Examined>>,
+    verification: Remembered<Verified>,
     leased: Option<Instant>,
     progress_written: Option<Instant>,
 }
@@ -58,8 +59,8 @@ impl Memory {
             waiting_for: entry
                 .waiting
                 .map_or(Duration::ZERO, |(_, since)| now.duration_since(since)),
-            source: outcome(&mut entry.source, now),
-            verification: outcome(&mut entry.verification, now),
+            source: entry.source.recall(now),
+            verification: entry.verification.recall(now),
             operation: entry
                 .leased
                 .filter(|at| now.duration_since(*at) < LEASE_IS_FRESH)
@@ -97,14 +98,16 @@ impl Memory {
 
     /// Reading the source has begun or ended.
     pub fn source(&self, uid: &str, state: Background<Arc<Examined>>) {
-        let entry = (state, Instant::now());
-        self.lock().entry(uid.to_owned()).or_default().source = Some(entry);
+        let mut restores = self.lock();
+        let entry = restores.entry(uid.to_owned()).or_default();
+        entry.source.set(state, Instant::now());
     }
 
     /// Counting has begun or ended.
     pub fn verification(&self, uid: &str, state: Background<Verified>) {
-        let entry = (state, Instant::now());
-        self.lock().entry(uid.to_owned()).or_default().verification = Some(entry);
+        let mut restores = self.lock();
+        let entry = restores.entry(uid.to_owned()).or_default();
+        entry.verification.set(state, Instant::now());
     }
 
     /// Whether progress may be written now; if not, when.
@@ -137,21 +140,6 @@ impl Memory {
     }
 }
 
-/// The state of background work; what failed by a passing cause is forgotten after a while, which begins it anew.
-fn outcome<T: Clone>(
-    known: &mut Option<(Background<T>, Instant)>,
-    now: Instant,
-) -> Option<Background<T>> {
-    let stale = known.as_ref().is_some_and(|(state, since)| {
-        matches!(state, Background::Failed(trouble) if trouble.transient)
-            && now.duration_since(*since) >= TRY_AGAIN
-    });
-    if stale {
-        *known = None;
-    }
-    known.as_ref().map(|(state, _)| state.clone())
-}
-
 fn key(restore: &RedisRestore) -> String {
     restore.uid().unwrap_or_default()
 }
@@ -159,7 +147,6 @@ fn key(restore: &RedisRestore) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::plan::Trouble;
     use crds::RedisRestoreSpec;
 
     fn restore() -> RedisRestore {
@@ -185,22 +172,5 @@ mod tests {
         assert_eq!(memory.recall(&restore, at(9)).waiting_for.as_secs(), 1);
         memory.note(&restore, &Step::Watch, at(10));
         assert_eq!(memory.recall(&restore, at(20)).waiting_for, Duration::ZERO);
-    }
-
-    #[test]
-    fn a_passing_failure_is_tried_again_and_a_lasting_one_stands() {
-        let (memory, restore) = (Memory::default(), restore());
-        let mut trouble = Trouble {
-            reason: "R",
-            message: String::new(),
-            transient: true,
-        };
-        memory.source("u", Background::Failed(trouble.clone()));
-        let later = Instant::now() + TRY_AGAIN;
-        assert!(memory.recall(&restore, Instant::now()).source.is_some());
-        assert!(memory.recall(&restore, later).source.is_none());
-        trouble.transient = false;
-        memory.source("u", Background::Failed(trouble));
-        assert!(memory.recall(&restore, later + TRY_AGAIN).source.is_some());
     }
 }

@@ -1,15 +1,92 @@
 //! A backup in storage: proven before it is restored, and read again by every replica that works on it.
 
-use crate::{
+use crate::plan::{Examined, ManifestName, Origin};
+use common::{
     access::AccessError,
-    plan::{Examined, ManifestName, Origin},
+    kubernetes::background::Trouble,
+    storage::{
+        Layout, Location, Manifest, ObjectStore, ShardIndex, ShardRecord, StorageError, layout,
+    },
 };
-use common::storage::{Layout, Location, Manifest, ObjectStore, ShardIndex, ShardRecord, layout};
 use futures::{StreamExt, TryStreamExt, stream};
 use std::sync::Arc;
 
 /// Documents read at the same time.
 const PARALLEL_READS: usize = 8;
+
+/// Why a backup cannot be read.
+#[derive(Debug, thiserror::Error)]
+pub enum SourceError {
+    /// The bucket cannot be opened.
+    #[error(transparent)]
+    Access(#[from] AccessError),
+    /// A request failed, or a document is damaged.
+    #[error(transparent)]
+    Storage(#[from] StorageError),
+    /// The manifest is another than the one that was proven.
+    #[error(
+        "{key} in bucket {bucket} has SHA-256 {found}, expected {expected}: the manifest was replaced; restore another backup"
+    )]
+    OtherManifest {
+        /// The bucket.
+        bucket: String,
+        /// Key of the manifest.
+        key: String,
+        /// What was vouched for.
+        expected: String,
+        /// What is there.
+        found: String,
+    },
+    /// An object is not there in full length.
+    #[error(
+        "the backup is incomplete: {key} in bucket {bucket} has {found} bytes instead of {expected}; restore another backup"
+    )]
+    Incomplete {
+        /// The bucket.
+        bucket: String,
+        /// Key of the object.
+        key: String,
+        /// Its length as the manifest says.
+        expected: u64,
+        /// Its length; 0 if there is none.
+        found: u64,
+    },
+    /// The status names a shard that the manifest lacks.
+    #[error("the manifest has no shard {0}")]
+    NoShard(i32),
+}
+
+impl SourceError {
+    /// CamelCase.
+    pub fn reason(&self) -> &'static str {
+        match self {
+            Self::Access(error) => error.reason(),
+            Self::Storage(error) => error.reason(),
+            Self::OtherManifest { .. } => "ManifestReplaced",
+            Self::Incomplete { .. } => "BackupIncomplete",
+            Self::NoShard(_) => "StatusMalformed",
+        }
+    }
+
+    /// Whether it may pass by itself.
+    pub fn is_transient(&self) -> bool {
+        match self {
+            Self::Access(error) => error.is_transient(),
+            Self::Storage(error) => error.is_transient(),
+            Self::OtherManifest { .. } | Self::Incomplete { .. } | Self::NoShard(_) => false,
+        }
+    }
+}
+
+impl From<SourceError> for Trouble {
+    fn from(error: SourceError) -> Self {
+        Self {
+            reason: error.reason(),
+            message: error.to_string(),
+            transient: error.is_transient(),
+        }
+    }
+}
 
 /// A backup whose manifest is the one that is meant.
 pub struct Source {
@@ -21,14 +98,14 @@ pub struct Source {
 
 impl Source {
     /// Reads and proves the manifest.
-    pub async fn open(store: ObjectStore, origin: &Origin) -> Result<Self, AccessError> {
+    pub async fn open(store: ObjectStore, origin: &Origin) -> Result<Self, SourceError> {
         let layout = layout_of(store.location(), &origin.manifest);
         let (manifest, sha256) = store.read_manifest(&layout).await?;
         let sha256 = sha256.to_string();
         if let Some(expected) = &origin.sha256
             && *expected != sha256
         {
-            return Err(AccessError::OtherManifest {
+            return Err(SourceError::OtherManifest {
                 bucket: store.location().bucket().to_owned(),
                 key: layout.manifest(),
                 expected: expected.clone(),
@@ -59,16 +136,16 @@ impl Source {
     }
 
     /// One shard and its index, which is proven to be the manifest's.
-    pub async fn shard(&self, number: i32) -> Result<(&ShardRecord, ShardIndex), AccessError> {
+    pub async fn shard(&self, number: i32) -> Result<(&ShardRecord, ShardIndex), SourceError> {
         let position = usize::try_from(number).ok();
         let record = position.and_then(|position| self.manifest.shards.get(position));
-        let record = record.ok_or(AccessError::NoShard(number))?;
+        let record = record.ok_or(SourceError::NoShard(number))?;
         let index = self.store.read_index(&self.layout, record).await?;
         Ok((record, index))
     }
 
     /// Every index, in the order of the shards.
-    pub async fn indexes(&self) -> Result<Vec<ShardIndex>, AccessError> {
+    pub async fn indexes(&self) -> Result<Vec<ShardIndex>, SourceError> {
         let read = async |record| Ok(self.store.read_index(&self.layout, record).await?);
         let reads: Vec<_> = self.manifest.shards.iter().map(read).collect();
         let reads = stream::iter(reads).buffered(PARALLEL_READS);
@@ -76,7 +153,7 @@ impl Source {
     }
 
     /// Proves every index, and that every object is there in full length.
-    pub async fn examine(&self, origin: &Origin) -> Result<Arc<Examined>, AccessError> {
+    pub async fn examine(&self, origin: &Origin) -> Result<Arc<Examined>, SourceError> {
         let indexes = self.indexes().await?;
         let check = |record| self.check_length(record);
         let checks: Vec<_> = self.manifest.shards.iter().map(check).collect();
@@ -95,13 +172,13 @@ impl Source {
         }))
     }
 
-    async fn check_length(&self, record: &ShardRecord) -> Result<(), AccessError> {
+    async fn check_length(&self, record: &ShardRecord) -> Result<(), SourceError> {
         let key = self.key(record);
         let found = self.store.head(&key).await?.map_or(0, |info| info.bytes);
         if found == record.stored_bytes {
             return Ok(());
         }
-        Err(AccessError::Incomplete {
+        Err(SourceError::Incomplete {
             bucket: self.store.location().bucket().to_owned(),
             key,
             expected: record.stored_bytes,

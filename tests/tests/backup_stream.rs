@@ -4,10 +4,10 @@
 use anyhow::{Context, Result, bail, ensure};
 use axum::http::StatusCode;
 use backup_controller::{
-    access::slot_map,
     capture::{CaptureError, CaptureProgress, CaptureRequest, CapturedShard, capture},
     publish::{PublishRequest, StoredUnit, publish},
     slot_map::SlotMap,
+    survey::slot_map,
 };
 use common::{
     cluster::slots::SlotSet,

@@ -1,12 +1,12 @@
 //! The steps while shards are captured: another attempt, the check after the forks, the manifest.
 
 use super::{
-    observed::{Background, Observed, Question},
+    observed::{Observed, Question},
     settled,
     step::{Freed, Step},
 };
 use crate::slot_map::SlotMap;
-use common::kubernetes::conditions::holds;
+use common::kubernetes::{background::Background, conditions::holds};
 use crds::{BackupShard, BackupShardState, RedisBackup, RedisBackupStatus};
 use std::time::Duration;
 

@@ -16,6 +16,7 @@ pub use step::*;
 use crate::slot_map::SlotMap;
 use attempts::carry_on;
 use common::kubernetes::{
+    background::Background,
     conditions::{find, holds},
     leases::Operation,
 };

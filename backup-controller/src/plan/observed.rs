@@ -1,7 +1,7 @@
 //! What the planner knows, and how it learned it.
 
 use crate::slot_map::{NotSettled, SlotMap};
-use common::kubernetes::leases::Operation;
+use common::kubernetes::{background::Background, leases::Operation};
 use crds::RedisCluster;
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -30,28 +30,6 @@ pub struct Observed {
     pub failed_for: BTreeMap<i32, Duration>,
     /// For how long this backup has waited without a step.
     pub waiting_for: Duration,
-}
-
-/// Why the storage cannot be used.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct StorageTrouble {
-    /// CamelCase.
-    pub reason: &'static str,
-    /// A sentence with bucket, key and cause.
-    pub message: String,
-    /// Whether it may pass by itself.
-    pub transient: bool,
-}
-
-/// Work that runs beside the reconcile.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Background<T> {
-    /// Not finished.
-    Running,
-    /// Finished.
-    Done(T),
-    /// Failed.
-    Failed(StorageTrouble),
 }
 
 /// A manifest that is in place.

@@ -1,6 +1,7 @@
 //! The steps of a backup.
 
-use super::observed::{Published, Question, StorageTrouble};
+use super::observed::{Published, Question};
+use common::kubernetes::background::Trouble;
 use crds::{BackupShard, S3Location};
 
 /// The next step.
@@ -15,7 +16,7 @@ pub enum Step {
     /// Begin to delete the artifacts, or go on with it.
     DeleteArtifacts,
     /// The artifacts cannot be deleted: say so and let the object go.
-    Abandon(StorageTrouble),
+    Abandon(Trouble),
     /// Begin to look whether the storage takes what will be written, or go on with it.
     Probe(Box<S3Location>),
     /// Record which storage is meant.

@@ -1,7 +1,7 @@
 use super::*;
 use crate::status;
 use common::cluster::topology::NodeId;
-use common::kubernetes::leases::Holder;
+use common::kubernetes::{background::Trouble, leases::Holder};
 use crds::{
     BackupPlan, BackupShard, BackupShardState, BackupStorage, LocalRef, RedisBackupSpec,
     RedisClusterSpec, RedisClusterStatus,
@@ -207,7 +207,7 @@ fn an_unknown_storage_is_refused_with_the_known_ones() {
 #[test]
 fn a_storage_that_is_wrong_fails_and_one_that_is_down_is_waited_for() {
     let mut seen = ready();
-    let mut trouble = StorageTrouble {
+    let mut trouble = Trouble {
         reason: "NoSuchBucket",
         message: "bucket".into(),
         transient: false,
@@ -365,7 +365,7 @@ fn artifacts_are_deleted_before_the_finalizer_goes_and_the_object_is_let_go_in_t
     assert_eq!(plan(&backup, &seen), Step::DeleteArtifacts);
     seen.deletion = Some(Background::Done(()));
     assert_eq!(plan(&backup, &seen), Step::RemoveFinalizer);
-    let trouble = StorageTrouble {
+    let trouble = Trouble {
         reason: "StorageFault",
         message: "m".into(),
         transient: true,

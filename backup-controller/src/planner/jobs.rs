@@ -3,14 +3,17 @@
 
 use super::{Planner, PlannerError};
 use crate::{
-    access::{self, AccessError},
     artifacts,
     memory::Memory,
-    plan::{Background, Published, StorageTrouble},
+    plan::Published,
     publish::{PublishRequest, StoredUnit, publish},
 };
 use common::{
-    kubernetes::wake::Wake,
+    access::{self, AccessError},
+    kubernetes::{
+        background::{Background, Trouble},
+        wake::Wake,
+    },
     storage::{BackupId, Compression, Layout, Location, StorageError},
 };
 use crds::{RedisBackup, S3Location};
@@ -35,10 +38,10 @@ impl Planner {
                 let store = access::store(&client, &namespace, &storage).await?;
                 let root = Layout::at(store.location(), &format!("{namespace}/{cluster}"));
                 let probed = store.probe(root.root()).await;
-                probed.map_err(|error| StorageTrouble::from(AccessError::from(error)))
+                probed.map_err(|error| Trouble::from(AccessError::from(error)))
             };
             let done = end.run_until_cancelled(Box::pin(probing)).await;
-            memory.probing(&uid, finished(done));
+            memory.probing(&uid, Background::ended(done));
             wake.object(&namespace, &object);
         });
     }
@@ -57,7 +60,7 @@ impl Planner {
         self.begin(name, move |end| async move {
             let publishing = Box::pin(publish_now(&client, &place, &backup));
             let done = end.run_until_cancelled(publishing).await;
-            memory.publishing(&uid, finished(done));
+            memory.publishing(&uid, Background::ended(done));
             wake.object(&place.namespace, &backup.name_any());
         });
         Ok(())
@@ -79,10 +82,10 @@ impl Planner {
                 let store = access::store(&client, &place.namespace, &place.storage).await;
                 let store = store.map_err(for_deletion)?;
                 let deleted = artifacts::delete(&store, &place.layout()?).await;
-                deleted.map_err(|error| StorageTrouble::from(AccessError::from(error)))
+                deleted.map_err(|error| Trouble::from(AccessError::from(error)))
             };
             let done = end.run_until_cancelled(Box::pin(deleting)).await;
-            memory.deletion(&uid, finished(done));
+            memory.deletion(&uid, Background::ended(done));
             wake.object(&place.namespace, &object);
         });
         Ok(())
@@ -138,25 +141,12 @@ impl Planner {
 }
 
 /// A Secret that is gone does not come back for a deletion: its namespace is probably on its way out as well.
-fn for_deletion(error: AccessError) -> StorageTrouble {
+fn for_deletion(error: AccessError) -> Trouble {
     let gone = matches!(error, AccessError::NoSecret { .. });
-    let trouble = StorageTrouble::from(error);
-    StorageTrouble {
+    let trouble = Trouble::from(error);
+    Trouble {
         transient: trouble.transient && !gone,
         ..trouble
-    }
-}
-
-/// Cancelled work is begun again by the next leader.
-fn finished<T>(done: Option<Result<T, StorageTrouble>>) -> Background<T> {
-    match done {
-        Some(Ok(value)) => Background::Done(value),
-        Some(Err(trouble)) => Background::Failed(trouble),
-        None => Background::Failed(StorageTrouble {
-            reason: "Cancelled",
-            message: "the controller is shutting down".to_owned(),
-            transient: true,
-        }),
     }
 }
 
@@ -185,10 +175,10 @@ impl Place {
         })
     }
 
-    fn layout(&self) -> Result<Layout, StorageTrouble> {
+    fn layout(&self) -> Result<Layout, Trouble> {
         let location = Location::from_spec(&self.storage)
-            .map_err(|error| StorageTrouble::from(AccessError::from(StorageError::from(error))))?;
-        let id: BackupId = self.backup_id.parse().map_err(|error| StorageTrouble {
+            .map_err(|error| Trouble::from(AccessError::from(StorageError::from(error))))?;
+        let id: BackupId = self.backup_id.parse().map_err(|error| Trouble {
             reason: "StatusMalformed",
             message: format!("{error}"),
             transient: false,
@@ -201,10 +191,10 @@ async fn publish_now(
     client: &Client,
     place: &Place,
     backup: &RedisBackup,
-) -> Result<Published, StorageTrouble> {
+) -> Result<Published, Trouble> {
     let store = access::store(client, &place.namespace, &place.storage).await?;
     let status = backup.status.clone().unwrap_or_default();
-    let malformed = |message: String| StorageTrouble {
+    let malformed = |message: String| Trouble {
         reason: "StatusMalformed",
         message,
         transient: false,
@@ -234,7 +224,7 @@ async fn publish_now(
         units: units
             .ok_or_else(|| malformed("a stored shard has no index in the status".to_owned()))?,
     };
-    publish(&request).await.map_err(|error| StorageTrouble {
+    publish(&request).await.map_err(|error| Trouble {
         reason: error.reason(),
         message: error.to_string(),
         transient: error.is_transient(),

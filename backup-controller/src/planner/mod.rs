@@ -3,14 +3,15 @@
 mod jobs;
 
 use crate::{
-    access,
     memory::Memory,
     metrics::BackupMetrics,
     plan::{Freed, LOOK_AGAIN, Observed, Question, Step, plan},
     report,
     status::{self, Acceptance},
+    survey,
 };
 use common::{
+    access,
     kubernetes::{
         call::{self, ApiError},
         claims::{self, UnitReport},
@@ -160,7 +161,7 @@ impl Planner {
             }
             Question::SlotMap => {
                 let pods = access::pods(&self.runtime.client, &namespace, cluster).await?;
-                seen.slot_map = Some(access::slot_map(pods.keys().copied()).await);
+                seen.slot_map = Some(survey::slot_map(pods.keys().copied()).await);
             }
             Question::Members => seen.members = Some(self.live_members().await?),
         }

@@ -1,12 +1,11 @@
 //! This replica's units of one backup: what runs, what has ended and is not told yet, what was told.
 
 use crate::{
-    access::PodNames,
     capture::CaptureProgress,
     report::{self, End},
     share::Own,
 };
-use common::kubernetes::claims::UnitReport;
+use common::{access::PodNames, kubernetes::claims::UnitReport};
 use crds::RedisBackup;
 use kube::ResourceExt;
 use serde_json::{Map, Value};

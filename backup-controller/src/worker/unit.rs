@@ -2,11 +2,11 @@
 
 use super::{Worker, session::Session};
 use crate::{
-    access::{self, AccessError, PodNames},
     capture::{CaptureError, CaptureProgress, CaptureRequest, CapturedShard, capture},
     slot_map::slots_of,
 };
 use common::{
+    access::{self, AccessError, PodNames},
     cluster::slots::SlotSet,
     kubernetes::{
         call::ApiError,

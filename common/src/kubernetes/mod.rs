@@ -1,9 +1,10 @@
 //! What every controller does with the Kubernetes API.
 //!
 //! One call: [`call`]. One write: [`apply`], [`status`], [`finalizer`], [`claims`]. One reconcile: [`controller`] with
-//! [`outcome`], [`errors`], [`expectations`]. Who may act: [`leases`].
+//! [`outcome`], [`errors`], [`expectations`]; beside it: [`background`]. Who may act: [`leases`].
 
 pub mod apply;
+pub mod background;
 pub mod call;
 pub mod claims;
 pub mod conditions;

@@ -12,9 +12,7 @@ mod units;
 #[cfg(test)]
 mod tests;
 
-pub use observed::{
-    Background, Examined, NotSettled, Observed, Question, TargetState, Trouble, Verified,
-};
+pub use observed::{Examined, NotSettled, Observed, Question, TargetState, Verified};
 pub use source::{ManifestName, Origin, origin};
 pub use step::{Failure, Freed, Step};
 pub use target::{ANNOTATION_RESTORE_UID, target_name};

@@ -1,7 +1,10 @@
 //! What the planner knows, and how it learns it.
 
 use crate::verify::Comparison;
-use common::{cluster::info::ServerInfo, kubernetes::leases::Operation};
+use common::{
+    cluster::info::ServerInfo,
+    kubernetes::{background::Background, leases::Operation},
+};
 use crds::{RedisBackup, RedisCluster, S3Location};
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -45,28 +48,6 @@ pub enum Question {
     Target,
     /// Which replicas of the controller live.
     Members,
-}
-
-/// Work that runs beside the reconcile.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Background<T> {
-    /// Not finished.
-    Running,
-    /// Finished.
-    Done(T),
-    /// Failed.
-    Failed(Trouble),
-}
-
-/// What went wrong outside.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Trouble {
-    /// CamelCase.
-    pub reason: &'static str,
-    /// A sentence that names the object, the cause and the cure.
-    pub message: String,
-    /// Whether it may pass by itself.
-    pub transient: bool,
 }
 
 /// A backup whose manifest and indexes were read and fit each other, and whose objects are there in full length.

@@ -1,11 +1,14 @@
 //! The steps that prove the backup, before anything is done to the target.
 
 use super::{
-    observed::{Background, Observed, Question},
+    observed::{Observed, Question},
     step::{Failure, Step},
     target,
 };
-use common::kubernetes::conditions::{find, holds};
+use common::kubernetes::{
+    background::Background,
+    conditions::{find, holds},
+};
 use crds::{RedisBackup, RedisRestore, RedisRestoreStatus, S3Location};
 
 /// Where the manifest stands.

@@ -7,6 +7,7 @@ use crate::{status, verify::Comparison};
 use common::{
     cluster::info::{Family, ServerInfo},
     kubernetes::{
+        background::{Background, Trouble},
         conditions::{Finding, find, merge},
         leases::{Holder, Operation},
     },

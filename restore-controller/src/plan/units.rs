@@ -1,9 +1,10 @@
 //! The steps while keys are written: another attempt, the count afterwards.
 
 use super::{
-    observed::{Background, Observed, Question, Verified},
+    observed::{Observed, Question, Verified},
     step::{Failure, Freed, Step},
 };
+use common::kubernetes::background::Background;
 use crds::{RedisRestore, RedisRestoreStatus, RestoreUnit, RestoreUnitState};
 use std::time::Duration;
 

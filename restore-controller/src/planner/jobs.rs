@@ -3,13 +3,16 @@
 
 use super::{Planner, PlannerError};
 use crate::{
-    access,
-    plan::{Background, Observed, Origin, Trouble, Verified, origin, target_name},
+    plan::{Observed, Origin, Verified, origin, target_name},
     source::Source,
     target,
     verify::Expectation,
 };
-use common::cluster::slots::SlotSet;
+use common::{
+    access::{self, AccessError},
+    cluster::slots::SlotSet,
+    kubernetes::background::{Background, Trouble},
+};
 use crds::RedisRestore;
 use jiff::Timestamp;
 use kube::{Client, ResourceExt};
@@ -68,7 +71,7 @@ impl Planner {
         let wake = self.wake.clone();
         let started = self.jobs.start(name, move |end| async move {
             let done = end.run_until_cancelled(Box::pin(work)).await;
-            keep(&uid, finished(done));
+            keep(&uid, Background::ended(done));
             wake.object(&namespace, &object);
             Ok::<(), PlannerError>(())
         });
@@ -79,27 +82,15 @@ impl Planner {
     }
 }
 
-/// Cancelled work is begun again by the next leader.
-fn finished<T>(done: Option<Result<T, Trouble>>) -> Background<T> {
-    match done {
-        Some(Ok(value)) => Background::Done(value),
-        Some(Err(trouble)) => Background::Failed(trouble),
-        None => Background::Failed(Trouble {
-            reason: "Cancelled",
-            message: "the controller is shutting down".to_owned(),
-            transient: true,
-        }),
-    }
-}
-
 async fn verify(
     client: Client,
     namespace: String,
     cluster: String,
     origin: Origin,
 ) -> Result<Verified, Trouble> {
-    let addresses = access::addresses(&client, &namespace, &cluster).await;
-    let addresses = addresses.map_err(access::AccessError::from)?;
+    let pods = access::pods(&client, &namespace, &cluster).await;
+    let pods = pods.map_err(AccessError::from)?;
+    let addresses: Vec<_> = pods.into_keys().collect();
     let counted = target::count(&addresses).await.map_err(|error| Trouble {
         reason: "TargetNotSettled",
         message: format!("the keys of the target cannot be counted: {error}"),

@@ -3,13 +3,13 @@
 mod jobs;
 
 use crate::{
-    access,
     memory::Memory,
     metrics::RestoreMetrics,
     plan::{Freed, LOOK_AGAIN, Observed, Question, Step, plan, target_name},
     provision, report, status, target,
 };
 use common::{
+    access,
     kubernetes::{
         call::{self, ApiError},
         claims::{self, UnitReport},
@@ -155,7 +155,8 @@ impl Planner {
             }
             Question::Target => {
                 let client = &self.runtime.client;
-                let addresses = access::addresses(client, &namespace, cluster).await?;
+                let pods = access::pods(client, &namespace, cluster).await?;
+                let addresses: Vec<_> = pods.into_keys().collect();
                 seen.target = Some(target::look(&addresses).await);
             }
             Question::Members => seen.members = Some(self.live_members().await?),

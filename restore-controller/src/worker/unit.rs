@@ -2,14 +2,16 @@
 
 use super::Worker;
 use crate::{
-    access::{self, AccessError},
     plan::{Origin, origin, target_name},
     replay::{Progress, ReplayError, ReplayRequest, Window, replay},
-    source::Source,
+    source::{Source, SourceError},
 };
-use common::kubernetes::{
-    call::ApiError,
-    errors::{Classified, ErrorClass},
+use common::{
+    access::{self, AccessError},
+    kubernetes::{
+        call::ApiError,
+        errors::{Classified, ErrorClass},
+    },
 };
 use crds::RedisRestore;
 use kube::ResourceExt;
@@ -41,6 +43,9 @@ pub enum UnitError {
     /// The bucket.
     #[error(transparent)]
     Access(#[from] AccessError),
+    /// The backup.
+    #[error(transparent)]
+    Source(#[from] SourceError),
     /// The replay itself.
     #[error(transparent)]
     Replay(#[from] ReplayError),
@@ -56,7 +61,8 @@ impl Classified for UnitError {
             Self::Api(error) => error.class(),
             Self::Access(error) if error.is_transient() => ErrorClass::Transient,
             Self::Replay(error) if error.is_transient() => ErrorClass::Transient,
-            Self::Access(_) | Self::Replay(_) => ErrorClass::InvalidSpec,
+            Self::Source(error) if error.is_transient() => ErrorClass::Transient,
+            Self::Access(_) | Self::Source(_) | Self::Replay(_) => ErrorClass::InvalidSpec,
             Self::Cancelled => ErrorClass::Fenced,
         }
     }
@@ -66,6 +72,7 @@ impl Classified for UnitError {
             Self::Status(_) => "StatusMalformed",
             Self::Api(error) => error.reason(),
             Self::Access(error) => error.reason(),
+            Self::Source(error) => error.reason(),
             Self::Replay(error) => error.reason(),
             Self::Cancelled => "Cancelled",
         }
@@ -106,13 +113,14 @@ pub(super) async fn run(
 ) -> Result<Progress, UnitError> {
     let client = &worker.runtime.client;
     let store = access::store(client, &order.namespace, &order.origin.storage).await?;
+    let pods = access::pods(client, &order.namespace, &order.cluster).await?;
     let source = Source::open(store, &order.origin).await?;
     let (record, index) = source.shard(order.shard).await?;
     let request = ReplayRequest {
         key: source.key(record),
         slots: record.slots.iter().copied().collect(),
         index: Arc::new(index),
-        seeds: access::addresses(client, &order.namespace, &order.cluster).await?,
+        seeds: pods.into_keys().collect(),
         from: order.from,
         window: Window::default(),
         patience: PATIENCE,

@@ -1,39 +1,50 @@
-//! What a restore needs from outside: the bucket with its credentials, the pods' addresses.
+//! What Kubernetes knows of the way to servers and to storage: the pods' addresses, the bucket with its credentials.
 
-use crate::plan::Trouble;
-use common::{
+use crate::{
     kubernetes::{
+        background::Trouble,
         call::{self, ApiError},
         errors::Classified,
     },
     storage::{Credentials, Location, ObjectStore, StorageError, location::CredentialsError},
 };
-use crds::{CLIENT_PORT, LABEL_CLUSTER, S3Location};
+use crds::{CLIENT_PORT, CONTAINER, LABEL_CLUSTER, S3Location};
 use k8s_openapi::api::core::v1::{Pod, Secret};
-use kube::{Api, Client, api::ListParams};
-use std::{collections::BTreeMap, net::SocketAddr};
+use kube::{Api, Client, ResourceExt, api::ListParams};
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, SocketAddr},
+};
 
-/// Where the nodes of a cluster listen: its pods that have an address.
-pub async fn addresses(
-    client: &Client,
-    namespace: &str,
-    cluster: &str,
-) -> Result<Vec<SocketAddr>, ApiError> {
+/// Pods of a cluster by the address at which their node listens for clients.
+pub type PodNames = BTreeMap<SocketAddr, String>;
+
+/// The running pods of a cluster that have an address.
+pub async fn pods(client: &Client, namespace: &str, cluster: &str) -> Result<PodNames, ApiError> {
     let api: Api<Pod> = Api::namespaced(client.clone(), namespace);
     let what = format!("list the Pods of RedisCluster {namespace}/{cluster}");
     let labels = format!("{LABEL_CLUSTER}={cluster}");
     let list = call::read(what, api.list(&ListParams::default().labels(&labels))).await?;
     let address = |pod: &Pod| {
-        let ip = pod.status.as_ref()?.pod_ip.as_ref()?.parse().ok()?;
-        Some(SocketAddr::new(ip, CLIENT_PORT))
+        let ip: IpAddr = pod.status.as_ref()?.pod_ip.as_ref()?.parse().ok()?;
+        Some((SocketAddr::new(ip, client_port(pod)), pod.name_any()))
     };
-    let mut addresses: Vec<_> = list.items.iter().filter_map(address).collect();
-    addresses.sort_unstable();
-    addresses.dedup();
-    Ok(addresses)
+    Ok(list.items.iter().filter_map(address).collect())
 }
 
-/// Why the bucket cannot be used.
+/// The first port that the server's container declares; the usual one where it declares none.
+fn client_port(pod: &Pod) -> u16 {
+    let containers = pod.spec.iter().flat_map(|spec| &spec.containers);
+    let mut ports = containers
+        .filter(|container| container.name == CONTAINER)
+        .flat_map(|container| container.ports.iter().flatten());
+    let declared = ports.next().map(|port| port.container_port);
+    declared
+        .and_then(|port| u16::try_from(port).ok())
+        .unwrap_or(CLIENT_PORT)
+}
+
+/// Why the storage cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum AccessError {
     /// The Secret is missing.
@@ -59,40 +70,9 @@ pub enum AccessError {
     /// The API server did not give the Secret.
     #[error(transparent)]
     Api(#[from] ApiError),
-    /// The location is wrong, or a request failed.
+    /// The location is wrong.
     #[error(transparent)]
     Storage(#[from] StorageError),
-    /// The manifest is another than the one that was proven.
-    #[error(
-        "{key} in bucket {bucket} has SHA-256 {found}, expected {expected}: the manifest was replaced; restore another backup"
-    )]
-    OtherManifest {
-        /// The bucket.
-        bucket: String,
-        /// Key of the manifest.
-        key: String,
-        /// What was vouched for.
-        expected: String,
-        /// What is there.
-        found: String,
-    },
-    /// An object is not there in full length.
-    #[error(
-        "the backup is incomplete: {key} in bucket {bucket} has {found} bytes instead of {expected}; restore another backup"
-    )]
-    Incomplete {
-        /// The bucket.
-        bucket: String,
-        /// Key of the object.
-        key: String,
-        /// Its length as the manifest says.
-        expected: u64,
-        /// Its length; 0 if there is none.
-        found: u64,
-    },
-    /// The status names a shard that the manifest lacks.
-    #[error("the manifest has no shard {0}")]
-    NoShard(i32),
 }
 
 impl AccessError {
@@ -103,9 +83,6 @@ impl AccessError {
             Self::Secret { .. } => "CredentialsMalformed",
             Self::Api(error) => error.reason(),
             Self::Storage(error) => error.reason(),
-            Self::OtherManifest { .. } => "ManifestReplaced",
-            Self::Incomplete { .. } => "BackupIncomplete",
-            Self::NoShard(_) => "StatusMalformed",
         }
     }
 
@@ -114,10 +91,7 @@ impl AccessError {
         match self {
             // A Secret is often applied a moment after what names it.
             Self::NoSecret { .. } | Self::Api(_) => true,
-            Self::Secret { .. }
-            | Self::OtherManifest { .. }
-            | Self::Incomplete { .. }
-            | Self::NoShard(_) => false,
+            Self::Secret { .. } => false,
             Self::Storage(error) => error.is_transient(),
         }
     }
@@ -142,12 +116,14 @@ pub async fn store(
     let location = Location::from_spec(spec).map_err(StorageError::from)?;
     let credentials = match &spec.credentials_secret_ref {
         None => None,
-        Some(secret) => Some(credentials(client, namespace, &secret.name, &spec.bucket).await?),
+        Some(reference) => {
+            Some(credentials(client, namespace, &reference.name, &spec.bucket).await?)
+        }
     };
     Ok(ObjectStore::connect(location, credentials).await)
 }
 
-/// One Secret by its name: the controller may not list any.
+/// One Secret by its name: no controller may list any.
 async fn credentials(
     client: &Client,
     namespace: &str,
@@ -156,15 +132,21 @@ async fn credentials(
 ) -> Result<Credentials, AccessError> {
     let api: Api<Secret> = Api::namespaced(client.clone(), namespace);
     let what = format!("get Secret {namespace}/{name}");
-    let (name, bucket) = (name.to_owned(), bucket.to_owned());
-    let Some(secret) = call::read_optional(what, api.get(&name)).await? else {
-        return Err(AccessError::NoSecret { name, bucket });
+    let Some(secret) = call::read_optional(what, api.get(name)).await? else {
+        return Err(AccessError::NoSecret {
+            name: name.to_owned(),
+            bucket: bucket.to_owned(),
+        });
     };
-    let data = secret.data.unwrap_or_default();
-    let data: BTreeMap<String, Vec<u8>> = data.into_iter().map(|(k, v)| (k, v.0)).collect();
+    let data: BTreeMap<String, Vec<u8>> = secret
+        .data
+        .unwrap_or_default()
+        .into_iter()
+        .map(|(key, value)| (key, value.0))
+        .collect();
     Credentials::from_secret(&data).map_err(|source| AccessError::Secret {
-        name,
-        bucket,
+        name: name.to_owned(),
+        bucket: bucket.to_owned(),
         source,
     })
 }
