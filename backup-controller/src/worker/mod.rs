@@ -8,13 +8,14 @@ mod unit;
 use crate::{
     metrics::BackupMetrics,
     report::{self, End},
-    share::{Move, moves},
+    share::moves,
 };
 use common::{
     kubernetes::{
         call::ApiError,
         claims::{self, Taken},
         leases::Membership,
+        share::Move,
         wake::Wake,
     },
     runtime::{Runtime, tasks::Tasks},

@@ -3,9 +3,11 @@
 use crate::{
     capture::CaptureProgress,
     report::{self, End},
-    share::Own,
 };
-use common::{access::PodNames, kubernetes::claims::UnitReport};
+use common::{
+    access::PodNames,
+    kubernetes::{claims::UnitReport, share::Own},
+};
 use crds::RedisBackup;
 use kube::ResourceExt;
 use serde_json::{Map, Value};

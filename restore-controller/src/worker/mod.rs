@@ -10,13 +10,14 @@ use crate::{
     plan::is_finished,
     replay::Progress,
     report::{self, End},
-    share::{Move, is_open, moves},
+    share::{is_open, moves},
 };
 use common::{
     kubernetes::{
         call::ApiError,
         claims::{self, Taken},
         leases::Membership,
+        share::Move,
         wake::Wake,
     },
     runtime::{Runtime, tasks::Tasks},
@@ -104,7 +105,8 @@ impl Worker {
                 Move::Take(position, attempt) => {
                     self.take(restore, &session, position, attempt).await?;
                 }
-                Move::GoOn(position, attempt) => {
+                // What another process began can always be gone on with: there is nothing to give up.
+                Move::GoOn(position, attempt) | Move::GiveUp(position, attempt) => {
                     if let Some(permit) = self.permit().filter(|_| able) {
                         self.begin(restore, &session, position, attempt, permit);
                     }

@@ -3,9 +3,8 @@
 use crate::{
     replay::Progress,
     report::{self, End},
-    share::Own,
 };
-use common::kubernetes::claims::UnitReport;
+use common::kubernetes::{claims::UnitReport, share::Own};
 use crds::RedisRestore;
 use kube::ResourceExt;
 use serde_json::{Map, Value};
