@@ -1,7 +1,10 @@
 //! What a replica writes into the units it holds. Pure.
 
 use crate::capture::{CaptureProgress, CapturedShard};
-use common::kubernetes::claims::{ClaimPath, Holding, UnitReport};
+use common::kubernetes::{
+    claims::{ClaimPath, Holding, UnitReport},
+    session,
+};
 use crds::{BackupShardState, SourceRole};
 use jiff::Timestamp;
 use serde_json::{Map, Value, json};
@@ -9,18 +12,8 @@ use serde_json::{Map, Value, json};
 /// The units in a backup's status.
 pub const UNITS: &str = "/status/shards";
 
-/// How the work on a unit ended.
-#[derive(Clone, Debug)]
-pub enum End {
-    /// It is in storage.
-    Stored(Box<CapturedShard>),
-    /// It failed: a sentence.
-    Failed(String),
-    /// This replica ends: somebody else is to take it.
-    HandedBack,
-    /// Nobody wants it any more.
-    Stopped,
-}
+/// How a capture ended.
+pub type End = session::End<Box<CapturedShard>>;
 
 /// The report on a unit that is at work.
 pub fn running(
@@ -54,7 +47,7 @@ pub fn running(
 /// The last report on a unit, on top of the one it had while at work.
 pub fn ended(mut report: UnitReport, end: &End) -> UnitReport {
     match end {
-        End::Stored(shard) => {
+        End::Done(shard) => {
             let index = &shard.document.index;
             report.fields.extend(object(json!({
                 "state": BackupShardState::Stored,

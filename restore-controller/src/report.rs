@@ -1,25 +1,18 @@
 //! What a replica writes into the units it holds. Pure.
 
 use crate::replay::Progress;
-use common::kubernetes::claims::{ClaimPath, Holding, UnitReport};
+use common::kubernetes::{
+    claims::{ClaimPath, Holding, UnitReport},
+    session,
+};
 use crds::RestoreUnitState;
 use serde_json::{Map, Value, json};
 
 /// The units in a restore's status.
 const UNITS: &str = "/status/units";
 
-/// How the work on a unit ended.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum End {
-    /// Every key is written.
-    Loaded,
-    /// It failed: a sentence.
-    Failed(String),
-    /// This replica ends: somebody else goes on at the block.
-    HandedBack,
-    /// Nobody wants it any more.
-    Stopped,
-}
+/// How a replay ended.
+pub type End = session::End<()>;
 
 /// The report on a unit: how far it is, and how it ended if it has.
 pub fn report(holding: Holding, progress: Progress, end: Option<&End>) -> UnitReport {
@@ -30,7 +23,7 @@ pub fn report(holding: Holding, progress: Progress, end: Option<&End>) -> UnitRe
     }));
     fields.extend(object(match end {
         None => json!({"state": RestoreUnitState::Replaying}),
-        Some(End::Loaded) => json!({"state": RestoreUnitState::Loaded, "error": Value::Null}),
+        Some(End::Done(())) => json!({"state": RestoreUnitState::Loaded, "error": Value::Null}),
         Some(End::Failed(error)) => json!({"state": RestoreUnitState::Failed, "error": error}),
         Some(End::HandedBack) => json!({"state": RestoreUnitState::Pending, "worker": ""}),
         Some(End::Stopped) => json!({
@@ -91,7 +84,7 @@ mod tests {
     fn what_is_written_is_never_taken_back() {
         let ends = [
             None,
-            Some(End::Loaded),
+            Some(End::Done(())),
             Some(End::Failed("no luck".into())),
             Some(End::HandedBack),
         ];
@@ -117,6 +110,6 @@ mod tests {
             ("a", RestoreUnitState::Failed)
         );
         assert_eq!(failed.error.as_deref(), Some("no luck"));
-        assert_eq!(read(Some(&End::Loaded)).error, None);
+        assert_eq!(read(Some(&End::Done(()))).error, None);
     }
 }

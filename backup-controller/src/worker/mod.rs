@@ -186,14 +186,12 @@ impl Worker {
         let (tell, progress) = watch::channel(crate::capture::CaptureProgress::default());
         let pods = Arc::new(OnceLock::new());
         let cancel = self.runtime.shutdown.child_token();
-        let unit = Running::new(
-            attempt,
-            order.key(),
+        let running = Running {
+            key: order.key(),
             progress,
-            Arc::clone(&pods),
-            cancel.clone(),
-        );
-        if session.begin(position, unit) {
+            pods: Arc::clone(&pods),
+        };
+        if session.begin(position, attempt, running, cancel.clone()) {
             self.start_reporter(session);
         }
         let name = format!(
@@ -270,9 +268,12 @@ impl Worker {
 
     fn session(&self, backup: &RedisBackup) -> Arc<Session> {
         let mut sessions = self.sessions();
-        let session = sessions
-            .entry(key(backup))
-            .or_insert_with(|| Arc::new(Session::new(backup)));
+        let session = sessions.entry(key(backup)).or_insert_with(|| {
+            Arc::new(Session::new(
+                backup.namespace().unwrap_or_default(),
+                backup.name_any(),
+            ))
+        });
         Arc::clone(session)
     }
 
@@ -318,7 +319,7 @@ struct Ending {
 impl Ending {
     fn ends(&self, result: &Result<Box<crate::capture::CapturedShard>, UnitError>) {
         let end = match result {
-            Ok(shard) => End::Stored(shard.clone()),
+            Ok(shard) => End::Done(shard.clone()),
             Err(error) if error.is_cancelled() => End::HandedBack,
             Err(error) => End::Failed(error.to_string()),
         };

@@ -18,6 +18,7 @@ pub mod hash;
 pub mod leases;
 pub mod outcome;
 mod retries;
+pub mod session;
 pub mod share;
 pub mod status;
 pub mod wake;

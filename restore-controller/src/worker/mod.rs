@@ -26,7 +26,7 @@ use common::{
 use crds::RedisRestore;
 use kube::{Api, ResourceExt, runtime::reflector::Store};
 use serde_json::Map;
-use session::{Session, Unit};
+use session::{Running, Session};
 use std::{
     collections::HashMap,
     sync::{
@@ -168,7 +168,7 @@ impl Worker {
         };
         let (tell, progress) = watch::channel(order.from());
         let cancel = self.runtime.shutdown.child_token();
-        if session.begin(position, Unit::new(attempt, progress, cancel.clone())) {
+        if session.begin(position, attempt, Running(progress), cancel.clone()) {
             self.start_reporter(session);
         }
         let name = format!(
@@ -256,9 +256,12 @@ impl Worker {
 
     fn session(&self, restore: &RedisRestore) -> Arc<Session> {
         let mut sessions = self.sessions();
-        let session = sessions
-            .entry(key(restore))
-            .or_insert_with(|| Arc::new(Session::new(restore)));
+        let session = sessions.entry(key(restore)).or_insert_with(|| {
+            Arc::new(Session::new(
+                restore.namespace().unwrap_or_default(),
+                restore.name_any(),
+            ))
+        });
         Arc::clone(session)
     }
 
@@ -308,7 +311,7 @@ struct Ending {
 impl Ending {
     fn ends(&self, result: &Result<Progress, UnitError>) {
         let end = match result {
-            Ok(_) => End::Loaded,
+            Ok(_) => End::Done(()),
             Err(UnitError::Cancelled) => End::HandedBack,
             Err(error) => End::Failed(common::runtime::telemetry::chain(error)),
         };
