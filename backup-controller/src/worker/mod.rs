@@ -2,7 +2,7 @@
 //!
 //! A slot is free until a unit is taken; as many units are at work as there are slots, over all backups together.
 
-mod session;
+mod running;
 mod unit;
 
 use crate::{
@@ -13,8 +13,10 @@ use crate::{
 use common::{
     kubernetes::{
         call::ApiError,
-        claims::{self, Taken},
+        claims::{self, UnitReport},
         leases::Membership,
+        session::Session,
+        sessions::Sessions,
         share::Move,
         wake::Wake,
     },
@@ -22,42 +24,25 @@ use common::{
     storage::CompressionPool,
 };
 use crds::RedisBackup;
-use kube::{Api, ResourceExt, runtime::reflector::Store};
+use kube::{ResourceExt, runtime::reflector::Store};
+use running::Running;
 use serde_json::Map;
-use session::{Running, Session};
-use std::{
-    collections::HashMap,
-    sync::{
-        Arc, Mutex, MutexGuard, OnceLock, PoisonError,
-        atomic::{AtomicU64, Ordering},
-    },
-    time::Duration,
-};
+use std::sync::{Arc, OnceLock};
 use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore, watch},
-    time::{Instant, sleep_until},
+    time::Instant,
 };
 use unit::Order;
 pub use unit::UnitError;
 
-/// How often progress is told at most.
-const REPORT_PERIOD: Duration = Duration::from_secs(2);
-/// How long to wait after a report that did not arrive.
-const REPORT_PAUSE: Duration = Duration::from_secs(1);
-/// More reporters than backups can be at work at the same time in one replica.
-const MOST_REPORTERS: usize = 256;
-
 /// The streaming side of one replica.
 pub struct Worker {
     runtime: Runtime,
-    membership: Membership,
+    sessions: Arc<Sessions<RedisBackup, Running>>,
     captures: Tasks,
-    reporters: Tasks,
     slots: Arc<Semaphore>,
     pool: CompressionPool,
     metrics: BackupMetrics,
-    sessions: Mutex<HashMap<String, Arc<Session>>>,
-    number: AtomicU64,
 }
 
 impl Worker {
@@ -72,15 +57,12 @@ impl Worker {
     ) -> Arc<Self> {
         let captures = runtime.tasks(streams, move |_, _| wake_waiting(&backups, &wake));
         Arc::new(Self {
-            reporters: runtime.tasks(MOST_REPORTERS, |_, _| {}),
+            sessions: Sessions::new(runtime, membership),
             captures,
             slots: Arc::new(Semaphore::new(streams)),
             pool: CompressionPool::of_machine(),
             runtime: runtime.clone(),
-            membership,
             metrics,
-            sessions: Mutex::default(),
-            number: AtomicU64::new(0),
         })
     }
 
@@ -88,17 +70,16 @@ impl Worker {
     pub async fn consider(self: &Arc<Self>, backup: &RedisBackup) -> Result<(), ApiError> {
         let over = backup.metadata.deletion_timestamp.is_some()
             || backup.status.as_ref().is_some_and(crate::plan::is_finished);
-        if over && !self.sessions().contains_key(&key(backup)) {
+        if over && !self.sessions.has(backup) {
             return Ok(());
         }
-        let session = self.session(backup);
-        let takes = self.membership.is_alive_now() && !self.runtime.shutdown.is_cancelled();
-        let free = if takes {
+        let session = self.sessions.of(backup);
+        let free = if self.sessions.may_take() {
             self.slots.available_permits()
         } else {
             0
         };
-        for step in moves(backup, self.membership.name(), &session.own(), free) {
+        for step in moves(backup, self.sessions.me(), &session.own(), free) {
             match step {
                 Move::Take(position, attempt) => {
                     self.take(backup, &session, position, attempt).await?;
@@ -113,39 +94,29 @@ impl Worker {
             }
         }
         if session.is_idle() && (over || session.own().ended.is_empty()) {
-            self.sessions().remove(&key(backup));
+            self.sessions.close(backup);
         }
         Ok(())
     }
 
     /// The object is gone: nobody wants its units any more.
     pub fn gone(&self, namespace: &str, name: &str) {
-        self.sessions().retain(|_, session| {
-            let same = session.namespace == namespace && session.name == name;
-            if same {
-                session.stop_all();
-            }
-            !same
-        });
+        self.sessions.gone(namespace, name);
     }
 
     async fn take(
         self: &Arc<Self>,
         backup: &RedisBackup,
-        session: &Arc<Session>,
+        session: &Arc<Session<Running>>,
         position: usize,
         attempt: i32,
     ) -> Result<(), ApiError> {
         let Some(permit) = self.permit() else {
             return Ok(());
         };
-        let api = self.api(backup);
         let path = report::holding(position, "", attempt).path;
-        let me = self.membership.name();
-        let taken = claims::take(&api, &backup.name_any(), path, attempt, me, Map::new()).await?;
-        match taken {
-            Taken::Won(now) => self.begin(&now, session, position, attempt, permit),
-            Taken::Lost => {}
+        if let Some(now) = self.sessions.take(backup, path, attempt).await? {
+            self.begin(&now, session, position, attempt, permit);
         }
         Ok(())
     }
@@ -157,21 +128,22 @@ impl Worker {
         position: usize,
         attempt: i32,
     ) -> Result<(), ApiError> {
-        let me = self.membership.name();
-        let unit = common::kubernetes::claims::UnitReport {
+        let me = self.sessions.me();
+        let unit = UnitReport {
             holding: report::holding(position, me, attempt),
             fields: Map::new(),
         };
         let end = End::Failed(format!("the controller replica {me} was restarted"));
         let unit = report::ended(unit, &end);
-        claims::report(&self.api(backup), &backup.name_any(), vec![unit]).await?;
+        let api = self.sessions.api(&backup.namespace().unwrap_or_default());
+        claims::report(&api, &backup.name_any(), vec![unit]).await?;
         Ok(())
     }
 
     fn begin(
         self: &Arc<Self>,
         backup: &RedisBackup,
-        session: &Arc<Session>,
+        session: &Arc<Session<Running>>,
         position: usize,
         attempt: i32,
         permit: OwnedSemaphorePermit,
@@ -185,30 +157,22 @@ impl Worker {
         };
         let (tell, progress) = watch::channel(crate::capture::CaptureProgress::default());
         let pods = Arc::new(OnceLock::new());
-        let cancel = self.runtime.shutdown.child_token();
         let running = Running {
             key: order.key(),
             progress,
             pods: Arc::clone(&pods),
         };
-        if session.begin(position, attempt, running, cancel.clone()) {
-            self.start_reporter(session);
-        }
+        let (ending, cancel) = self.sessions.begin(session, position, attempt, running);
         let name = format!(
             "capture {}/{} unit {position} attempt {attempt}",
             session.namespace, session.name
         );
         let (worker, session) = (Arc::clone(self), Arc::clone(session));
-        let ending = Ending {
-            session: Arc::clone(&session),
-            position,
-            attempt,
-        };
         let started = self.captures.start(name, move |_| async move {
             let begun = Instant::now();
             let result = unit::run(&worker, &order, &pods, &tell, &session, &cancel).await;
             worker.metrics.captured(&result, begun.elapsed());
-            ending.ends(&result);
+            ending.ends(end_of(&result));
             // Freed only when the end is known, so that nobody is woken for a slot that is still used.
             drop(permit);
             result.map(|_| ())
@@ -219,80 +183,9 @@ impl Worker {
         }
     }
 
-    fn start_reporter(self: &Arc<Self>, session: &Arc<Session>) {
-        let number = self.number.fetch_add(1, Ordering::Relaxed);
-        let name = format!("report {}/{} {number}", session.namespace, session.name);
-        let (worker, session) = (Arc::clone(self), Arc::clone(session));
-        let started = self.reporters.start(name, move |_| async move {
-            worker.report(&session).await;
-            Ok::<(), UnitError>(())
-        });
-        if let Err(error) = started {
-            tracing::error!(%error, "a reporter was not started");
-        }
-    }
-
-    /// Tells what happens in a session until nothing is left to tell. At shutdown that is soon: the captures are cancelled
-    /// and their units handed back.
-    async fn report(&self, session: &Session) {
-        let me = self.membership.name();
-        let api: Api<RedisBackup> =
-            Api::namespaced(self.runtime.client.clone(), &session.namespace);
-        let mut next = Instant::now() + REPORT_PERIOD;
-        while !session.is_told() {
-            tokio::select! {
-                () = session.news.notified() => {}
-                () = sleep_until(next) => {}
-            }
-            next = Instant::now() + REPORT_PERIOD;
-            let reports = session.news_of(me);
-            if reports.is_empty() {
-                continue;
-            }
-            match claims::report(&api, &session.name, reports.clone()).await {
-                Ok(answer) => {
-                    let lost: Vec<usize> = answer.lost.iter().map(|path| path.index).collect();
-                    if !lost.is_empty() {
-                        tracing::info!(backup = session.name, units = ?lost, "units are no longer ours");
-                    }
-                    session.told(&reports, &lost);
-                }
-                Err(error) => {
-                    tracing::warn!(%error, "a report did not arrive");
-                    next = Instant::now() + REPORT_PAUSE;
-                    sleep_until(next).await;
-                }
-            }
-        }
-    }
-
-    fn session(&self, backup: &RedisBackup) -> Arc<Session> {
-        let mut sessions = self.sessions();
-        let session = sessions.entry(key(backup)).or_insert_with(|| {
-            Arc::new(Session::new(
-                backup.namespace().unwrap_or_default(),
-                backup.name_any(),
-            ))
-        });
-        Arc::clone(session)
-    }
-
     fn permit(&self) -> Option<OwnedSemaphorePermit> {
         Arc::clone(&self.slots).try_acquire_owned().ok()
     }
-
-    fn api(&self, backup: &RedisBackup) -> Api<RedisBackup> {
-        let namespace = backup.namespace().unwrap_or_default();
-        Api::namespaced(self.runtime.client.clone(), &namespace)
-    }
-
-    fn sessions(&self) -> MutexGuard<'_, HashMap<String, Arc<Session>>> {
-        self.sessions.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-fn key(backup: &RedisBackup) -> String {
-    backup.uid().unwrap_or_default()
 }
 
 /// Wakes the backups that have units nobody has taken.
@@ -309,28 +202,10 @@ fn wake_waiting(backups: &Store<RedisBackup>, wake: &Wake<RedisBackup>) {
     }
 }
 
-/// Tells the session how a unit ended, even if its task panics or is aborted.
-struct Ending {
-    session: Arc<Session>,
-    position: usize,
-    attempt: i32,
-}
-
-impl Ending {
-    fn ends(&self, result: &Result<Box<crate::capture::CapturedShard>, UnitError>) {
-        let end = match result {
-            Ok(shard) => End::Done(shard.clone()),
-            Err(error) if error.is_cancelled() => End::HandedBack,
-            Err(error) => End::Failed(error.to_string()),
-        };
-        self.session.finish(self.position, self.attempt, end);
-    }
-}
-
-impl Drop for Ending {
-    fn drop(&mut self) {
-        // Ignored where the end is known already.
-        let end = End::Failed("the capture was aborted".to_owned());
-        self.session.finish(self.position, self.attempt, end);
+fn end_of(result: &Result<Box<crate::capture::CapturedShard>, UnitError>) -> End {
+    match result {
+        Ok(shard) => End::Done(shard.clone()),
+        Err(error) if error.is_cancelled() => End::HandedBack,
+        Err(error) => End::Failed(error.to_string()),
     }
 }

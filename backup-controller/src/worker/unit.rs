@@ -1,6 +1,6 @@
 //! One unit: from the claim to the stored shard.
 
-use super::{Worker, session::Session};
+use super::{Worker, running::Running};
 use crate::{
     capture::{CaptureError, CaptureProgress, CaptureRequest, CapturedShard, capture},
     slot_map::slots_of,
@@ -11,6 +11,7 @@ use common::{
     kubernetes::{
         call::ApiError,
         errors::{Classified, ErrorClass},
+        session::Session,
     },
     storage::{BackupId, Compression, Layout, Location, StorageError, layout::BadBackupId},
 };
@@ -135,7 +136,7 @@ pub(super) async fn run(
     order: &Order,
     pods: &OnceLock<PodNames>,
     progress: &watch::Sender<CaptureProgress>,
-    session: &Session,
+    session: &Session<Running>,
     cancel: &CancellationToken,
 ) -> Result<Box<CapturedShard>, UnitError> {
     let preparing = prepare(worker, order, pods);

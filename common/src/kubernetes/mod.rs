@@ -19,6 +19,7 @@ pub mod leases;
 pub mod outcome;
 mod retries;
 pub mod session;
+pub mod sessions;
 pub mod share;
 pub mod status;
 pub mod wake;

@@ -37,6 +37,8 @@ struct Node {
     own: Entry,
     table: BTreeMap<NodeId, Entry>,
     banned: BTreeMap<NodeId, u32>,
+    /// The newest epoch that others told it of.
+    heard: u64,
     /// Whether it holds the keys of its shard.
     data: bool,
     /// Whether it feeds replicas: not before it has been given a role.
@@ -44,6 +46,17 @@ struct Node {
     linked: bool,
     /// Ticks since its primary has failed.
     orphaned: u32,
+}
+
+impl Node {
+    /// The newest epoch it knows of: what a bump goes beyond.
+    fn newest_epoch(&self) -> u64 {
+        let known = self.table.values().map(|entry| entry.epoch);
+        known
+            .chain([self.own.epoch, self.heard])
+            .max()
+            .unwrap_or_default()
+    }
 }
 
 /// All nodes of a cluster.
@@ -107,6 +120,7 @@ impl World {
             },
             table: BTreeMap::new(),
             banned: BTreeMap::new(),
+            heard: 0,
             data: false,
             feeds: false,
             linked: false,
@@ -202,6 +216,7 @@ impl World {
                 ok: covered == 16384 && !failing,
                 slots_assigned: u32::try_from(covered).unwrap(),
                 slots_ok: u32::try_from(slots_ok).unwrap(),
+                current_epoch: node.newest_epoch(),
                 known_nodes: u32::try_from(lines.len()).unwrap(),
                 ..ClusterInfo::default()
             },
@@ -283,7 +298,7 @@ impl World {
         let shard = self.shard(index);
         let others_data =
             (0..self.nodes.len()).any(|other| self.nodes[other].data && self.shard(other) == shard);
-        let newest = self.newest_epoch(index);
+        let newest = self.nodes[index].newest_epoch();
         let node = &mut self.nodes[index];
         let listed = node
             .table
@@ -323,24 +338,6 @@ impl World {
         node.feeds = true;
     }
 
-    fn newest_epoch(&self, index: usize) -> u64 {
-        let node = &self.nodes[index];
-        let known = node.table.values().map(|entry| entry.epoch).max();
-        // The cluster's current epoch travels with every message.
-        let reached = self
-            .nodes
-            .iter()
-            .filter(|other| node.table.contains_key(&other.id))
-            .flat_map(|other| other.table.values().map(|entry| entry.epoch))
-            .max();
-        known
-            .into_iter()
-            .chain(reached)
-            .chain([node.own.epoch])
-            .max()
-            .unwrap_or_default()
-    }
-
     fn meet(&mut self, index: usize, address: NodeAddress) {
         let Some(other) = self
             .nodes
@@ -378,7 +375,7 @@ impl World {
     }
 
     fn take_over(&mut self, index: usize, primary: NodeId) {
-        let newest = self.newest_epoch(index);
+        let newest = self.nodes[index].newest_epoch();
         let node = &mut self.nodes[index];
         if let Some(entry) = node.table.get_mut(&primary) {
             node.own.slots = std::mem::take(&mut entry.slots);
@@ -492,7 +489,10 @@ impl World {
             .filter(|(_, entry)| !entry.failed && entry.address.is_some())
             .map(|(id, entry)| (*id, entry.address))
             .collect();
+        // The cluster's current epoch travels with every message.
+        let heard = self.nodes[teacher].newest_epoch();
         let node = &mut self.nodes[pupil];
+        node.heard = node.heard.max(heard);
         for (other, address) in gossip {
             if other == node.id || node.banned.contains_key(&other) {
                 continue;

@@ -1,10 +1,7 @@
 //! Slots without an owner: given out when the cluster is formed, and again only where nothing can be lost by it.
 
 use super::{Action, Assignment, Hold, Plan, text};
-use crate::redis::{
-    member::Wanted,
-    survey::{Live, Survey},
-};
+use crate::redis::survey::{Live, Survey};
 use common::cluster::slots::SlotSet;
 use k8s_openapi::jiff::Timestamp;
 use std::{collections::HashMap, time::Duration};
@@ -100,7 +97,10 @@ fn give_out(survey: &Survey<'_>, orphaned: &SlotSet, lost: &SlotSet, plan: &mut 
         if slots.is_empty() {
             continue;
         }
-        let Some(primary) = survey.owner(shard).or_else(|| choose(survey, shard, &load)) else {
+        let owner = survey
+            .owner(shard)
+            .or_else(|| outvoted(survey, shard, slots));
+        let Some(primary) = owner.or_else(|| choose(survey, shard, &load)) else {
             hold(survey, shard, slots, plan);
             continue;
         };
@@ -108,7 +108,7 @@ fn give_out(survey: &Survey<'_>, orphaned: &SlotSet, lost: &SlotSet, plan: &mut 
             *load.entry(machine).or_default() += 1;
         }
         let recreated = !slots.intersection(lost).is_empty() || survey.wanted.formed_before;
-        let Some(how) = how(survey.wanted, primary, slots, lost, shard) else {
+        let Some(how) = how(survey, primary, slots, lost, shard) else {
             continue;
         };
         let reason = if recreated {
@@ -132,7 +132,7 @@ fn give_out(survey: &Survey<'_>, orphaned: &SlotSet, lost: &SlotSet, plan: &mut 
 /// None: the node has to learn the newest epoch from the others first, or its claim would be older than that of the node that
 /// is gone.
 fn how(
-    wanted: &Wanted,
+    survey: &Survey<'_>,
     primary: Live<'_>,
     slots: &SlotSet,
     lost: &SlotSet,
@@ -142,22 +142,40 @@ fn how(
     let listed = primary
         .report
         .view
-        .others()
+        .nodes()
+        .iter()
         .fold(SlotSet::new(), |listed, node| listed.union(&node.slots))
         .intersection(slots);
     if !slots.intersection(lost).is_empty() {
-        let acquainted = primary.report.view.others().any(|node| node.linked);
-        return acquainted.then(|| Assignment::Recreated {
+        // A link alone is not enough: the epoch comes with the first message over it.
+        let knows_epoch = primary.report.cluster.current_epoch >= newest_epoch(survey);
+        return knows_epoch.then(|| Assignment::Recreated {
             listed: listed.ranges(),
         });
     }
     if primary.report.is_alone() && own.config_epoch == 0 {
         return Some(Assignment::Alone {
             epoch: shard as u64 + 1,
-            hurry: (wanted.node_timeout > HURRY).then_some(HURRY),
+            hurry: (survey.wanted.node_timeout > HURRY).then_some(HURRY),
         });
     }
     Some(Assignment::Joined)
+}
+
+/// The newest claim that any node has heard of.
+fn newest_epoch(survey: &Survey<'_>) -> u64 {
+    let views = survey.live.iter().flat_map(|one| one.report.view.nodes());
+    views
+        .map(|node| node.config_epoch)
+        .max()
+        .unwrap_or_default()
+}
+
+/// The node that claims such slots, while the others still believe a newer claim of one that is gone.
+fn outvoted<'a>(survey: &Survey<'a>, shard: usize, slots: &SlotSet) -> Option<Live<'a>> {
+    survey
+        .live_in(shard)
+        .find(|one| !one.report.own().slots.intersection(slots).is_empty())
 }
 
 fn hold(survey: &Survey<'_>, shard: usize, slots: &SlotSet, plan: &mut Plan) {

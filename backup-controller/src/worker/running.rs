@@ -6,16 +6,10 @@ use crate::{
 };
 use common::{
     access::PodNames,
-    kubernetes::{
-        claims::UnitReport,
-        session::{self, Work},
-    },
+    kubernetes::{claims::UnitReport, session::Work},
 };
 use std::sync::{Arc, OnceLock};
 use tokio::sync::watch;
-
-/// This replica's units of one backup.
-pub(super) type Session = session::Session<Running>;
 
 /// A capture at work.
 pub(super) struct Running {

@@ -4,14 +4,8 @@ use crate::{
     replay::Progress,
     report::{self, End},
 };
-use common::kubernetes::{
-    claims::UnitReport,
-    session::{self, Work},
-};
+use common::kubernetes::{claims::UnitReport, session::Work};
 use tokio::sync::watch;
-
-/// This replica's units of one restore.
-pub(super) type Session = session::Session<Running>;
 
 /// A replay at work.
 pub(super) struct Running(pub(super) watch::Receiver<Progress>);
