@@ -109,11 +109,21 @@ async fn a_dead_replica_is_noticed_and_replaced() -> Result<()> {
         Ok(members.live().await?.contains(&a).then_some(()))
     })
     .await?;
+    let leases: Api<Lease> = Api::namespaced(server.client.clone(), &namespace);
+    // Only then: its member lease alone does not say that it leads, and this replica would be as good.
+    eventually("the mortal one leads", async || {
+        let lease = leases.get_opt(PROGRAM).await?;
+        let holder = lease.and_then(|lease| lease.spec?.holder_identity);
+        Ok((holder.as_deref() == Some("a")).then_some(()))
+    })
+    .await?;
     let leadership = Leadership::start(&runtime);
-    let mut state = leadership.watch();
-    state
-        .wait_for(|state| state.holder.as_deref() == Some("a"))
-        .await?;
+    let state = leadership.watch();
+    eventually("this one knows who leads", async || {
+        let known = state.borrow().holder.clone();
+        Ok((known.as_deref() == Some("a")).then_some(()))
+    })
+    .await?;
     mortal.kill()?;
     let died = Instant::now();
     leads(&leadership).await?;
@@ -127,7 +137,6 @@ async fn a_dead_replica_is_noticed_and_replaced() -> Result<()> {
     assert!(live.contains(&b), "{live:?}");
     runtime.shutdown.cancel();
     runtime.finish(Duration::from_secs(1)).await;
-    let leases: Api<Lease> = Api::namespaced(server.client.clone(), &namespace);
     assert!(leases.get_opt(&b).await?.is_none());
     Ok(())
 }

@@ -1,6 +1,6 @@
 //! Captures one shard: chooses the node, has it take a snapshot, streams the snapshot into storage, proves it.
 //!
-//! Knows nothing of Kubernetes: addresses in, objects out. Memory is that of one [`ShardWriter`] (56 MiB) and a table of slots.
+//! Knows nothing of Kubernetes: addresses in, objects out. Memory is that of one [`ShardWriter`] (52 MiB) and a table of slots.
 
 mod error;
 mod facts;

@@ -1,7 +1,8 @@
 //! What every controller does with the Kubernetes API.
 //!
-//! One call: [`call`]. One write: [`apply`], [`status`], [`finalizer`], [`claims`]. One reconcile: [`controller`] with
-//! [`outcome`], [`errors`], [`expectations`]; beside it: [`background`]. Who may act: [`leases`].
+//! One call: [`call`]. One write: [`apply`], [`status`], [`finalizer`]. One reconcile: [`controller`] with [`outcome`],
+//! [`errors`], [`expectations`]; beside it: [`background`]. Units of work shared by replicas: [`claims`] write them, [`share`]
+//! decides which are whose, [`sessions`] take them and tell of them. Who may act: [`leases`].
 
 pub mod apply;
 pub mod background;
