@@ -201,6 +201,17 @@ pub async fn lose_all_pods(
     nodes: usize,
     forced: bool,
 ) -> Result<Duration> {
+    replace_all_pods(kubectl, name, nodes, forced).await?;
+    healed(kubectl, name, nodes).await
+}
+
+/// Deletes all pods of a cluster at once and waits until the new ones run.
+pub async fn replace_all_pods(
+    kubectl: &Kubectl,
+    name: &str,
+    nodes: usize,
+    forced: bool,
+) -> Result<()> {
     let before: Vec<Value> = pods(kubectl, name)
         .await?
         .iter()
@@ -226,8 +237,8 @@ pub async fn lose_all_pods(
     };
     kubectl
         .until("every pod replaced and running", LIMIT, replaced)
-        .await?;
-    healed(kubectl, name, nodes).await
+        .await
+        .map(drop)
 }
 
 /// Waits until a cluster is whole again by its nodes, and answers how long that took.

@@ -75,9 +75,9 @@ async fn a_cluster_with_volumes_survives_the_loss_of_all_pods() -> Result<()> {
         );
     }
     scale_controller(0).await?;
-    let label = format!("pods -l {}=shop", crds::LABEL_CLUSTER);
-    kubectl.run(&format!("delete {label} --wait=true")).await?;
+    let replaced = scenario::replace_all_pods(&kubectl, "shop", NODES, false).await;
     scale_controller(2).await?;
+    replaced?;
     kubectl
         .until("whole after the controller is back", LIMIT, async || {
             scenario::whole(&kubectl, "shop", NODES).await
