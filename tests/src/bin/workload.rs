@@ -47,7 +47,7 @@ async fn main() -> Result<()> {
     let started = Instant::now();
     match Arguments::parse().action {
         Action::Fill { address, keys } => {
-            dataset::fill(&ClusterClient::connect(&address).await?, keys).await?;
+            dataset::fill(&connect(&address).await?, keys).await?;
             println!(
                 "{keys} keys written in {:.1} s",
                 started.elapsed().as_secs_f64()
@@ -59,10 +59,7 @@ async fn main() -> Result<()> {
             found,
             prefix,
         } => {
-            let (wanted, found) = (
-                ClusterClient::connect(&wanted).await?,
-                ClusterClient::connect(&found).await?,
-            );
+            let (wanted, found) = (connect(&wanted).await?, connect(&found).await?);
             let comparison = dataset::compare(&wanted, &found, &prefix).await?;
             println!(
                 "{} keys compared, {} different",
@@ -77,16 +74,25 @@ async fn main() -> Result<()> {
             );
         }
         Action::Check { address, keys } => {
-            let found = ClusterClient::connect(&address)
-                .await?
-                .scan("data:")
-                .await?
-                .len() as u64;
+            let found = connect(&address).await?.scan("data:").await?.len() as u64;
             println!("{found} of {keys} keys found");
             ensure!(found == keys, "keys are missing");
         }
     }
     Ok(())
+}
+
+/// Connects as patient clients do: the address of a Service reaches every node a moment after its pods are ready.
+async fn connect(address: &str) -> Result<ClusterClient> {
+    let deadline = Instant::now() + Duration::from_secs(30);
+    loop {
+        match ClusterClient::connect(address).await {
+            Err(_) if Instant::now() < deadline => {
+                tokio::time::sleep(Duration::from_millis(200)).await;
+            }
+            connected => return connected,
+        }
+    }
 }
 
 /// Writes until the time is over; what a server acknowledged has to be there at the end.
@@ -115,11 +121,7 @@ async fn write(address: &str, time: Duration) -> Result<()> {
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
     }
-    let found = ClusterClient::connect(address)
-        .await?
-        .scan("writer:")
-        .await?
-        .len() as u64;
+    let found = connect(address).await?.scan("writer:").await?.len() as u64;
     println!(
         "{written} writes acknowledged, {refused} refused, longest pause {:.1} s, {found} found",
         longest.as_secs_f64()
