@@ -20,13 +20,13 @@ use tokio::task::JoinHandle;
 
 /// Blocks of one stream that are compressed at the same time.
 const PARALLEL_BLOCKS: usize = 2;
-/// Bytes in buffers, as far as the size of parts allows: three blocks and two or three parts, and what blocks are compressed to.
-const MOST_MEMORY: usize = 52 << 20;
+/// Room for what blocks are compressed to, beside three blocks and three parts.
+const COMPRESSED_ROOM: usize = 4 << 20;
 
 /// Writes one object of blocks.
 ///
-/// The caller reads into [`Self::buffer`] and calls [`Self::commit`]; or gives slices to [`Self::write`]. Memory: 52 MiB with
-/// the default part size, whatever the length of the stream; with larger parts, as much as three of them and a block.
+/// The caller reads into [`Self::buffer`] and calls [`Self::commit`]; or gives slices to [`Self::write`]. Memory: three
+/// blocks, three parts and a little, 52 MiB with the default part size, whatever the length of the stream.
 /// End with [`Self::finish`] or [`Self::abort`]; dropping it aborts as well.
 #[derive(Debug)]
 pub struct ShardWriter {
@@ -189,11 +189,12 @@ impl ShardWriter {
         loop {
             let blocks = self.compressing.len();
             let block = self.size_of_new(BLOCK_BYTES);
-            let compressed = match self.compression {
-                Compression::Gzip { .. } if self.spare_stored.is_empty() => self.last_stored,
-                Compression::Gzip { .. } | Compression::None => 0,
+            let stored = if self.spare_stored.is_empty() {
+                self.expected_stored()
+            } else {
+                0
             };
-            if blocks < PARALLEL_BLOCKS && self.memory() + block + compressed <= MOST_MEMORY {
+            if blocks < PARALLEL_BLOCKS && self.memory() + block + stored <= self.allowance() {
                 return Ok(());
             }
             if blocks > 0 {
@@ -208,24 +209,36 @@ impl ShardWriter {
 
     /// Bytes of the buffers that exist, wherever they are.
     fn memory(&self) -> usize {
-        let stored = match self.compression {
-            Compression::Gzip { .. } => self.last_stored,
-            Compression::None => 0,
-        };
         let spare: usize = self.spare.iter().map(BytesMut::capacity).sum();
         let spare_stored: usize = self.spare_stored.iter().map(Vec::capacity).sum();
         self.filling.capacity()
-            + self.compressing.len() * (BLOCK_BYTES + stored)
+            + self.compressing.len() * (BLOCK_BYTES + self.expected_stored())
             + self.part.capacity()
             + self.upload.travelling() * self.upload.part_size()
             + spare
             + spare_stored
     }
 
+    fn allowance(&self) -> usize {
+        3 * BLOCK_BYTES + (PARALLEL_PARTS + 1) * self.upload.part_size() + COMPRESSED_ROOM
+    }
+
+    /// Bytes that a block is expected to be compressed to.
+    fn expected_stored(&self) -> usize {
+        match self.compression {
+            Compression::Gzip { .. } => self.last_stored,
+            Compression::None => 0,
+        }
+    }
+
     /// What an empty buffer of this size costs: nothing where one can be used again.
     fn size_of_new(&self, size: usize) -> usize {
+        self.spare_of(size).map_or(size, |_| 0)
+    }
+
+    fn spare_of(&self, size: usize) -> Option<usize> {
         let fits = |buffer: &BytesMut| buffer.capacity() >= size;
-        if self.spare.iter().any(fits) { 0 } else { size }
+        self.spare.iter().position(fits)
     }
 
     /// Waits for a part to arrive and keeps its buffer.
@@ -237,8 +250,7 @@ impl ShardWriter {
 
     /// A buffer that is used again, or a new one.
     fn empty_buffer(&mut self, size: usize) -> BytesMut {
-        let fits = |buffer: &BytesMut| buffer.capacity() >= size;
-        match self.spare.iter().position(fits) {
+        match self.spare_of(size) {
             Some(position) => self.spare.swap_remove(position),
             None => BytesMut::with_capacity(size),
         }
@@ -308,7 +320,7 @@ impl ShardWriter {
     async fn empty_part(&mut self) -> Result<BytesMut, StorageError> {
         let size = self.upload.part_size();
         while self.upload.travelling() > 0
-            && self.memory() + self.size_of_new(size) > MOST_MEMORY.max(3 * size)
+            && self.memory() + self.size_of_new(size) > self.allowance()
         {
             self.await_part().await?;
         }
