@@ -129,6 +129,12 @@ async fn children_come_back(kubectl: &Kubectl) -> Result<()> {
     kubectl
         .until("deleted children are back", LIMIT, back)
         .await?;
+    let budget = kubectl.get("poddisruptionbudget shop").await?;
+    ensure!(
+        budget["spec"]["maxUnavailable"] == 1,
+        "the budget is {}",
+        budget["spec"]
+    );
     let cluster = kubectl.get("rediscluster shop").await?;
     for condition in [
         "Ready",
