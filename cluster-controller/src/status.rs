@@ -341,7 +341,7 @@ fn replication(found: &Findings<'_>) -> Finding {
         "ReplicationHealthy",
         "ReplicasMissing",
         format!(
-            "shards without a primary or fewer than {wanted} linked replicas: {}",
+            "shards without a primary or with fewer than {wanted} linked replicas: {}",
             behind.join(", ")
         ),
     )
