@@ -81,7 +81,7 @@ pub struct RestoreSource {
 pub struct BackupLocation {
     /// The bucket. Its prefix is put in front of path.
     pub s3: S3Location,
-    /// Path of the folder that holds manifest.json, for example namespace/cluster/20261121T003000Z-3f9c2a.
+    /// Path of the folder that holds manifest.json, for example namespace/cluster/20261121t003000z-3f9c2a10.
     #[schemars(length(min = 1, max = 1024))]
     pub path: String,
 }
@@ -223,6 +223,8 @@ pub enum RestoreUnitState {
     Loaded,
     /// This attempt failed; the planner decides about another.
     Failed,
+    /// This attempt failed, and another would fail in the same way.
+    Refused,
 }
 
 /// Keys counted in the target, slot by slot, against the manifest.

@@ -58,7 +58,7 @@ impl Memory {
             failed_for: failed_for.collect(),
             waiting_for: entry
                 .waiting
-                .map_or(Duration::ZERO, |(_, since)| now.duration_since(since)),
+                .map(|(reason, since)| (reason, now.duration_since(since))),
             source: entry.source.recall(now),
             verification: entry.verification.recall(now),
             operation: entry
@@ -167,10 +167,11 @@ mod tests {
         memory.note(&restore, &wait("A"), at(0));
         memory.note(&restore, &wait("A"), at(5));
         memory.note(&restore, &Step::Examine, at(6));
-        assert_eq!(memory.recall(&restore, at(7)).waiting_for.as_secs(), 7);
+        let waited = |at| memory.recall(&restore, at).waiting_for;
+        assert_eq!(waited(at(7)), Some(("A", Duration::from_secs(7))));
         memory.note(&restore, &wait("B"), at(8));
-        assert_eq!(memory.recall(&restore, at(9)).waiting_for.as_secs(), 1);
+        assert_eq!(waited(at(9)), Some(("B", Duration::from_secs(1))));
         memory.note(&restore, &Step::Watch, at(10));
-        assert_eq!(memory.recall(&restore, at(20)).waiting_for, Duration::ZERO);
+        assert_eq!(waited(at(20)), None);
     }
 }

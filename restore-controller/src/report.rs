@@ -12,7 +12,16 @@ use serde_json::{Map, Value, json};
 const UNITS: &str = "/status/units";
 
 /// How a replay ended.
-pub type End = session::End<()>;
+pub type End = session::End<Ended>;
+
+/// How a replay came to its end.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Ended {
+    /// Every key is written.
+    Loaded,
+    /// Another attempt would fail in the same way: a sentence.
+    Refused(String),
+}
 
 /// The report on a unit: how far it is, and how it ended if it has.
 pub fn report(holding: Holding, progress: Progress, end: Option<&End>) -> UnitReport {
@@ -23,7 +32,12 @@ pub fn report(holding: Holding, progress: Progress, end: Option<&End>) -> UnitRe
     }));
     fields.extend(object(match end {
         None => json!({"state": RestoreUnitState::Replaying}),
-        Some(End::Done(())) => json!({"state": RestoreUnitState::Loaded, "error": Value::Null}),
+        Some(End::Done(Ended::Loaded)) => {
+            json!({"state": RestoreUnitState::Loaded, "error": Value::Null})
+        }
+        Some(End::Done(Ended::Refused(error))) => {
+            json!({"state": RestoreUnitState::Refused, "error": error})
+        }
         Some(End::Failed(error)) => json!({"state": RestoreUnitState::Failed, "error": error}),
         Some(End::HandedBack) => json!({"state": RestoreUnitState::Pending, "worker": ""}),
         Some(End::Stopped) => json!({
@@ -84,7 +98,8 @@ mod tests {
     fn what_is_written_is_never_taken_back() {
         let ends = [
             None,
-            Some(End::Done(())),
+            Some(End::Done(Ended::Loaded)),
+            Some(End::Done(Ended::Refused("no use".into()))),
             Some(End::Failed("no luck".into())),
             Some(End::HandedBack),
         ];
@@ -110,6 +125,11 @@ mod tests {
             ("a", RestoreUnitState::Failed)
         );
         assert_eq!(failed.error.as_deref(), Some("no luck"));
-        assert_eq!(read(Some(&End::Done(()))).error, None);
+        let refused = read(Some(&End::Done(Ended::Refused("no use".into()))));
+        assert_eq!(
+            (refused.state, refused.error.as_deref()),
+            (RestoreUnitState::Refused, Some("no use"))
+        );
+        assert_eq!(read(Some(&End::Done(Ended::Loaded))).error, None);
     }
 }

@@ -1,11 +1,18 @@
 //! A backup in storage: proven before it is restored, and read again by every replica that works on it.
 
-use crate::plan::{Examined, ManifestName, Origin};
+use crate::{
+    plan::{Examined, ManifestName, Origin, Verified},
+    replay::{ReplayError, walk},
+    verify::{Expectation, Expired},
+};
 use common::{
     access::AccessError,
+    cluster::slots::{Slot, SlotSet},
     kubernetes::background::Trouble,
+    rdb::Key,
     storage::{
-        Layout, Location, Manifest, ObjectStore, ShardIndex, ShardRecord, StorageError, layout,
+        CompressionPool, Layout, Location, Manifest, ObjectStore, ShardIndex, ShardRecord,
+        StorageError, layout,
     },
 };
 use futures::{StreamExt, TryStreamExt, stream};
@@ -51,6 +58,9 @@ pub enum SourceError {
         /// Its length; 0 if there is none.
         found: u64,
     },
+    /// A shard holds what cannot be restored.
+    #[error(transparent)]
+    Records(#[from] ReplayError),
     /// The status names a shard that the manifest lacks.
     #[error("the manifest has no shard {0}")]
     NoShard(i32),
@@ -64,6 +74,7 @@ impl SourceError {
             Self::Storage(error) => error.reason(),
             Self::OtherManifest { .. } => "ManifestReplaced",
             Self::Incomplete { .. } => "BackupIncomplete",
+            Self::Records(error) => error.reason(),
             Self::NoShard(_) => "StatusMalformed",
         }
     }
@@ -73,6 +84,7 @@ impl SourceError {
         match self {
             Self::Access(error) => error.is_transient(),
             Self::Storage(error) => error.is_transient(),
+            Self::Records(error) => error.is_transient(),
             Self::OtherManifest { .. } | Self::Incomplete { .. } | Self::NoShard(_) => false,
         }
     }
@@ -152,14 +164,24 @@ impl Source {
         reads.try_collect().await
     }
 
-    /// Proves every index, and that every object is there in full length.
-    pub async fn examine(&self, origin: &Origin) -> Result<Arc<Examined>, SourceError> {
+    /// Proves every index, that every object is there in full length, and that what the backup could not count can be read
+    /// all the same: such a shard is read to its end, so that nothing is written of a backup that cannot be restored.
+    pub async fn examine(
+        &self,
+        origin: &Origin,
+        pool: &CompressionPool,
+    ) -> Result<Arc<Examined>, SourceError> {
         let indexes = self.indexes().await?;
         let check = |record| self.check_length(record);
         let checks: Vec<_> = self.manifest.shards.iter().map(check).collect();
         let checks = stream::iter(checks).buffer_unordered(PARALLEL_READS);
         checks.try_collect::<()>().await?;
         let manifest = &self.manifest;
+        for (record, index) in manifest.shards.iter().zip(&indexes) {
+            if index.slots.is_none() {
+                self.walk(record, index, pool, |_| {}).await?;
+            }
+        }
         Ok(Arc::new(Examined {
             storage: origin.storage.clone(),
             manifest_key: self.layout.manifest(),
@@ -170,6 +192,46 @@ impl Source {
             keys: manifest.totals.keys,
             blocks: indexes.iter().map(|i| i.blocks.len() as u64).collect(),
         }))
+    }
+
+    /// Compares what was counted in the target, slot by slot, with what the backup holds. `now_ms` is the time after the
+    /// counting. Where keys are missing that may have expired by then, the shard is read again and they are counted.
+    pub async fn compare(
+        &self,
+        counted: &[(Slot, u64)],
+        now_ms: i64,
+        pool: &CompressionPool,
+    ) -> Result<Verified, SourceError> {
+        let indexes = self.indexes().await?;
+        let shards = self.manifest.shards.iter();
+        let owned: Vec<SlotSet> = shards.map(|s| s.slots.iter().copied().collect()).collect();
+        let Some(expectation) = Expectation::of(indexes.iter().zip(&owned)) else {
+            return Ok(Verified::NotCounted {
+                actual: counted.iter().map(|(_, keys)| keys).sum(),
+            });
+        };
+        let mut expired = Expired::by(now_ms);
+        let doubtful = expectation.doubtful(counted, now_ms);
+        for ((record, index), owned) in self.manifest.shards.iter().zip(&indexes).zip(&owned) {
+            let wanted = doubtful.intersection(owned);
+            if !wanted.is_empty() {
+                let count = |key: &Key<'_>| expired.count(key.key, key.expire_ms, &wanted);
+                self.walk(record, index, pool, count).await?;
+            }
+        }
+        Ok(Verified::Compared(expectation.compare(counted, &expired)))
+    }
+
+    /// Shows every key of a shard.
+    async fn walk(
+        &self,
+        record: &ShardRecord,
+        index: &ShardIndex,
+        pool: &CompressionPool,
+        on_key: impl FnMut(&Key<'_>) + Send,
+    ) -> Result<(), SourceError> {
+        let (store, index) = (self.store.clone(), Arc::new(index.clone()));
+        Ok(walk(store, pool.clone(), self.key(record), index, on_key).await?)
     }
 
     async fn check_length(&self, record: &ShardRecord) -> Result<(), SourceError> {

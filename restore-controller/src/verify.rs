@@ -51,19 +51,29 @@ impl Expectation {
         self.slots.iter().flatten().map(|count| count.keys).sum()
     }
 
-    /// Compares with what was counted in the target. `now_ms` is the time after the counting, in milliseconds since 1970.
-    ///
-    /// A slot has exactly its keys while none of them can have expired, and at least those that never expire after that.
-    pub fn compare(&self, counted: &[(Slot, u64)], now_ms: i64) -> Comparison {
-        let mut actual = vec![0; usize::from(SLOT_COUNT)];
-        for (slot, keys) in counted {
-            if let Some(place) = actual.get_mut(slot.index()) {
-                *place += keys;
-            }
-        }
+    /// The slots that hold fewer keys than the backup, by no more than what may have expired at `now_ms`, the time after the
+    /// counting in milliseconds since 1970. How many keys of them have expired is to be counted.
+    pub fn doubtful(&self, counted: &[(Slot, u64)], now_ms: i64) -> SlotSet {
+        let actual = by_slot(counted);
+        let slots = Slot::all().zip(self.slots.iter().zip(actual));
+        let doubtful = slots.filter(|(_, (wanted, actual))| {
+            wanted.is_some_and(|count| {
+                let first = count.first_expiry_ms;
+                let begun = first.is_some_and(|first| first <= latest(now_ms));
+                begun && *actual < count.keys
+            })
+        });
+        doubtful.map(|(slot, _)| slot).collect()
+    }
+
+    /// Compares with what was counted in the target: a slot holds all its keys, but for as many as may have expired.
+    pub fn compare(&self, counted: &[(Slot, u64)], expired: &Expired) -> Comparison {
         let mut result = Comparison::default();
-        for (slot, (wanted, actual)) in Slot::all().zip(self.slots.iter().zip(actual)) {
-            let (least, most) = wanted.map_or((0, 0), |count| bounds(&count, now_ms));
+        let actual = by_slot(counted);
+        let slots = self.slots.iter().zip(actual).zip(&expired.slots);
+        for (slot, ((wanted, actual), expired)) in Slot::all().zip(slots) {
+            let most = wanted.map_or(0, |count| count.keys);
+            let least = most.saturating_sub(*expired);
             result.expected += most;
             result.actual += actual;
             if (least..=most).contains(&actual) {
@@ -76,13 +86,49 @@ impl Expectation {
     }
 }
 
-/// Fewest and most keys that a slot may hold now.
-fn bounds(count: &SlotCount, now_ms: i64) -> (u64, u64) {
-    let may_have_expired = count
-        .first_expiry_ms
-        .is_some_and(|first| first <= now_ms.saturating_add(CLOCK_TOLERANCE_MS));
-    let gone = if may_have_expired { count.expires } else { 0 };
-    (count.keys.saturating_sub(gone), count.keys)
+/// How many keys of each slot may have expired by a time.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Expired {
+    by_ms: i64,
+    slots: Vec<u64>,
+}
+
+impl Expired {
+    /// None are counted yet. `now_ms` is the time after the counting in the target.
+    pub fn by(now_ms: i64) -> Self {
+        Self {
+            by_ms: latest(now_ms),
+            slots: vec![0; usize::from(SLOT_COUNT)],
+        }
+    }
+
+    /// Takes a key of the backup into account if its slot is among `wanted`.
+    pub fn count(&mut self, key: &[u8], expire_ms: Option<i64>, wanted: &SlotSet) {
+        if expire_ms.is_none_or(|at| at > self.by_ms) {
+            return;
+        }
+        let slot = Slot::of_key(key);
+        if wanted.contains(slot)
+            && let Some(place) = self.slots.get_mut(slot.index())
+        {
+            *place += 1;
+        }
+    }
+}
+
+/// A key that expires by then may be gone.
+fn latest(now_ms: i64) -> i64 {
+    now_ms.saturating_add(CLOCK_TOLERANCE_MS)
+}
+
+fn by_slot(counted: &[(Slot, u64)]) -> Vec<u64> {
+    let mut slots = vec![0; usize::from(SLOT_COUNT)];
+    for (slot, keys) in counted {
+        if let Some(place) = slots.get_mut(slot.index()) {
+            *place += keys;
+        }
+    }
+    slots
 }
 
 impl Comparison {
@@ -144,36 +190,61 @@ mod tests {
         }
     }
 
+    /// Compares when so many keys of slot 7 have expired.
+    fn compared(wanted: &Expectation, counted: &[(Slot, u64)], expired: u64) -> Comparison {
+        let mut known = Expired::by(0);
+        known.slots[7] = expired;
+        wanted.compare(counted, &known)
+    }
+
     #[test]
     fn without_expiries_every_slot_is_exact() {
         let wanted = expectation(&[count(0, 3, 0, None), count(16383, 1, 0, None)]);
         assert_eq!(wanted.keys(), 4);
-        let right = wanted.compare(&[(slot(0), 3), (slot(16383), 1)], 0);
+        let right = compared(&wanted, &[(slot(0), 3), (slot(16383), 1)], 0);
         assert!(right.fits());
         assert_eq!((right.expected, right.actual, right.expired), (4, 4, 0));
         for wrong in [vec![(slot(0), 3)], vec![(slot(0), 4), (slot(16383), 1)]] {
-            assert!(!wanted.compare(&wrong, 0).fits());
+            assert!(!compared(&wanted, &wrong, 0).fits());
+            assert!(wanted.doubtful(&wrong, i64::MAX).is_empty());
         }
         let foreign = [(slot(0), 3), (slot(16383), 1), (slot(5), 1)];
-        assert_eq!(wanted.compare(&foreign, 0).mismatched, [slot(5)]);
+        assert_eq!(compared(&wanted, &foreign, 0).mismatched, [slot(5)]);
     }
 
     #[test]
-    fn expiries_count_only_once_they_can_have_passed() {
+    fn only_keys_that_have_expired_may_be_missing() {
         let wanted = expectation(&[count(7, 10, 4, Some(1_000_000))]);
-        let of = |keys, now| wanted.compare(&[(slot(7), keys)], now);
-        assert!(of(10, 0).fits());
-        assert!(!of(9, 0).fits());
-        assert_eq!(of(6, 1_000_000).expired, 4);
-        assert!(of(6, 1_000_000).fits() && of(10, 1_000_000).fits());
-        assert!(!of(5, 1_000_000).fits() && !of(11, 1_000_000).fits());
+        let doubtful = |keys, now| wanted.doubtful(&[(slot(7), keys)], now);
+        assert!(doubtful(9, 0).is_empty(), "none can have expired yet");
+        assert!(doubtful(10, 1_000_000).is_empty(), "none is missing");
+        assert!(doubtful(9, 1_000_000).contains(slot(7)));
+        // One of the four that expire has done so: a second one that is missing is lost.
+        let of = |keys| compared(&wanted, &[(slot(7), keys)], 1);
+        assert!(of(10).fits() && of(9).fits());
+        assert_eq!(of(9).expired, 1);
+        assert!(!of(8).fits() && !of(11).fits());
+    }
+
+    #[test]
+    fn expired_keys_are_counted_in_the_slots_that_are_wanted() {
+        let now = 1_000_000;
+        let mut expired = Expired::by(now);
+        let key = b"a key";
+        let mine: SlotSet = [Slot::of_key(key)].into_iter().collect();
+        expired.count(key, None, &mine);
+        expired.count(key, Some(now + 2 * CLOCK_TOLERANCE_MS), &mine);
+        expired.count(key, Some(now), &SlotSet::new());
+        assert_eq!(expired, Expired::by(now));
+        expired.count(key, Some(now), &mine);
+        assert_eq!(expired.slots[Slot::of_key(key).index()], 1);
     }
 
     #[test]
     fn a_mismatch_names_slots() {
         let wanted = expectation(&[]);
         let counted: Vec<_> = (0..200).map(|number| (slot(number), 1)).collect();
-        let result = wanted.compare(&counted, 0);
+        let result = compared(&wanted, &counted, 0);
         assert_eq!(result.named_slots().len(), 100);
         assert!(
             result.sentence().contains("200 slots"),
@@ -184,34 +255,34 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever subset of the expiring keys is gone, a faithful restore fits; one key too few or too many does not.
+        /// Whatever subset of the expired keys is gone, a faithful restore fits; one key too few or too many does not.
         #[test]
         fn only_faithful_restores_fit(
-            slots in prop::collection::btree_map(0_u16..SLOT_COUNT, (1_u64..50, 0_u64..50, any::<bool>(), 0_u64..50), 1..40),
+            slots in prop::collection::btree_map(0_u16..SLOT_COUNT, (1_u64..50, 0_u64..50, 0_u64..50, 0_u64..50), 1..40),
             pick in any::<prop::sample::Index>(),
         ) {
-            let now = 1_000_000_000;
             let mut counts = Vec::new();
             let mut counted = Vec::new();
+            let mut expired = Expired::by(0);
             for (number, (keys, expires, past, gone)) in slots {
                 let expires = expires.min(keys);
-                let first = (expires > 0).then_some(if past { now - 1 } else { now + 60_000 });
-                counts.push(count(number, keys, expires, first));
-                let gone = if past { gone.min(expires) } else { 0 };
-                counted.push((slot(number), keys - gone));
+                let past = past.min(expires);
+                counts.push(count(number, keys, expires, (expires > 0).then_some(1)));
+                expired.slots[usize::from(number)] = past;
+                counted.push((slot(number), keys - gone.min(past)));
             }
             let wanted = expectation(&counts);
-            let result = wanted.compare(&counted, now);
+            let result = wanted.compare(&counted, &expired);
             prop_assert!(result.fits());
             prop_assert_eq!(result.expected, result.actual + result.expired);
             let at = pick.index(counted.len());
             let most = counts[at].keys;
             counted[at].1 = most + 1;
-            prop_assert_eq!(wanted.compare(&counted, now).mismatched, vec![counted[at].0]);
-            let (least, _) = bounds(&counts[at], now);
+            prop_assert_eq!(wanted.compare(&counted, &expired).mismatched, vec![counted[at].0]);
+            let least = most - expired.slots[counts[at].slot.index()];
             if least > 0 {
                 counted[at].1 = least - 1;
-                prop_assert_eq!(wanted.compare(&counted, now).mismatched, vec![counted[at].0]);
+                prop_assert_eq!(wanted.compare(&counted, &expired).mismatched, vec![counted[at].0]);
             }
         }
     }

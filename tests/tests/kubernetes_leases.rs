@@ -254,3 +254,22 @@ async fn ten_holders_race_and_one_wins() -> Result<()> {
     }
     Ok(())
 }
+
+/// A list from before a replica joined says nothing about it: its work must not be taken from it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_replica_that_has_just_joined_counts_as_alive() -> Result<()> {
+    let server = api_server().await?;
+    let namespace = server.namespace("joining").await?;
+    let (a, b) = (
+        runtime(&server, "a", &namespace)?,
+        runtime(&server, "b", &namespace)?,
+    );
+    let members = Members::new(&a);
+    assert!(members.living([]).await?.is_empty());
+    let mut membership = Membership::start(&b);
+    assert!(membership.joined().await);
+    let name = membership.name().to_owned();
+    assert!(members.living([name.as_str()]).await?.contains(&name));
+    b.finish(Duration::from_secs(1)).await;
+    Ok(())
+}

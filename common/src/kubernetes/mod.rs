@@ -14,6 +14,7 @@ pub mod drift;
 pub mod errors;
 pub mod events;
 pub mod expectations;
+pub mod fence;
 pub mod finalizer;
 pub mod hash;
 pub mod leases;

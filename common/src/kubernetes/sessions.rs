@@ -62,6 +62,11 @@ where
         self.membership.name()
     }
 
+    /// Whether others see it as alive; for [`super::fence`].
+    pub fn membership(&self) -> Membership {
+        self.membership.clone()
+    }
+
     /// Whether this replica may take work: others see it as alive, and it is not about to end.
     pub fn may_take(&self) -> bool {
         self.membership.is_alive_now() && !self.runtime.shutdown.is_cancelled()

@@ -5,6 +5,9 @@ use std::{
     hash::{Hash, Hasher},
 };
 
+/// Units tried for each that can be taken.
+const TRIES: usize = 2;
+
 /// A unit as the object's status shows it.
 #[derive(Clone, Copy, Debug)]
 pub struct Unit<'a> {
@@ -49,7 +52,8 @@ pub enum Move {
     Stop(usize),
 }
 
-/// The moves of the replica `me` that can take `free` more units of the object `uid`.
+/// The moves of the replica `me` that can take `free` more units of the object `uid`: it tries some more than that, one after
+/// another until it has them, because others may be faster with the first ones.
 pub fn moves(uid: &str, units: &[Unit<'_>], me: &str, own: &Own, free: usize) -> Vec<Move> {
     let lost = |(position, attempt): &(&usize, &i32)| is_lost(units.get(**position), me, **attempt);
     let stop = own.running.iter().filter(lost);
@@ -71,7 +75,7 @@ pub fn moves(uid: &str, units: &[Unit<'_>], me: &str, own: &Own, free: usize) ->
         .checked_rem(open.len())
         .unwrap_or_default();
     open.rotate_left(first);
-    moves.extend(open.into_iter().take(free));
+    moves.extend(open.into_iter().take(free.saturating_mul(TRIES)));
     moves
 }
 
@@ -110,15 +114,16 @@ mod tests {
     }
 
     #[test]
-    fn free_units_are_taken_up_to_the_free_slots() {
+    fn free_units_are_tried_as_long_as_there_are_free_slots() {
         let units = [
             unit("", 1, Open),
             unit("b", 1, Midway),
             unit("", 2, Open),
             unit("", 1, Over),
         ];
-        assert_eq!(moves("u", &units, "a", &Own::default(), 1).len(), 1);
         assert_eq!(moves("u", &units, "a", &Own::default(), 9).len(), 2);
+        let many = [unit("", 1, Open); 9];
+        assert_eq!(moves("u", &many, "a", &Own::default(), 2).len(), 4);
         assert_eq!(moves("u", &units, "a", &Own::default(), 0), []);
     }
 

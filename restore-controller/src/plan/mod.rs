@@ -23,7 +23,7 @@ use crds::{RedisRestore, RedisRestoreStatus};
 use std::time::Duration;
 
 /// How long a restore waits for the same thing before it has failed: a new cluster may have to pull an image and bind
-/// volumes, a backup may still be under way.
+/// volumes.
 pub const PATIENCE: Duration = Duration::from_mins(30);
 /// When to look again at the latest while something is waited for or under way.
 pub const LOOK_AGAIN: Duration = Duration::from_secs(5);
@@ -39,7 +39,7 @@ pub fn plan(restore: &RedisRestore, seen: &Observed) -> Step {
     } else {
         units::carry_on(restore, &status, seen)
     };
-    impatient(step, seen.waiting_for)
+    impatient(step, seen)
 }
 
 /// Whether the restore has succeeded or failed.
@@ -47,20 +47,23 @@ pub fn is_finished(status: &RedisRestoreStatus) -> bool {
     holds(&status.conditions, "Complete") || holds(&status.conditions, "Failed")
 }
 
-/// Waiting is bounded.
-fn impatient(step: Step, waited: Duration) -> Step {
-    if waited >= PATIENCE
-        && let Step::Wait { reason, message } = &step
-    {
-        return Step::Fail(Failure {
-            condition: "Complete",
-            reason,
-            message: format!(
-                "gave up after {} minutes: {message}",
-                PATIENCE.as_secs() / 60
-            ),
-            verified: None,
-        });
+/// Waiting is bounded, but for what another object is seen to work on.
+fn impatient(step: Step, seen: &Observed) -> Step {
+    let Step::Wait { reason, message } = &step else {
+        return step;
+    };
+    let others_work = matches!(*reason, "BackupNotComplete" | "OperationUnderWay");
+    let waited = seen.waiting_for.filter(|(known, _)| known == reason);
+    if others_work || waited.is_none_or(|(_, time)| time < PATIENCE) {
+        return step;
     }
-    step
+    Step::Fail(Failure {
+        condition: "Complete",
+        reason,
+        message: format!(
+            "gave up after {} minutes: {message}",
+            PATIENCE.as_secs() / 60
+        ),
+        verified: None,
+    })
 }

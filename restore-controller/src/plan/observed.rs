@@ -31,8 +31,8 @@ pub struct Observed {
     pub verification: Option<Background<Verified>>,
     /// For how long each failed unit has been seen as failed, by index.
     pub failed_for: BTreeMap<i32, Duration>,
-    /// For how long the same thing has been waited for.
-    pub waiting_for: Duration,
+    /// What was waited for in the last pass, and for how long.
+    pub waiting_for: Option<(&'static str, Duration)>,
 }
 
 /// What has to be found out before the planner can go on.

@@ -293,11 +293,17 @@ fn a_new_cluster_is_created_once_and_never_taken_over() {
 fn waiting_ends() {
     let seen = Observed {
         cluster: Some(None),
-        waiting_for: PATIENCE,
+        waiting_for: Some(("ClusterNotFound", PATIENCE)),
         ..ready()
     };
     let step = plan(&accepted(&restore()), &seen);
     assert_eq!(failure(&step).reason, "ClusterNotFound");
+    let something_else = Observed {
+        waiting_for: Some(("TargetNotSettled", PATIENCE)),
+        ..seen
+    };
+    let step = plan(&accepted(&restore()), &something_else);
+    assert_eq!(waits_for(&step), "ClusterNotFound");
 }
 
 #[test]
@@ -336,6 +342,17 @@ fn failed_units_rest_before_they_are_tried_again() {
     let step = plan(&restore, &ready());
     assert_eq!(failure(&step).reason, "UnitFailed");
     assert!(failure(&step).message.contains("the store is away"));
+}
+
+#[test]
+fn what_would_fail_again_is_not_tried_again() {
+    let mut restore = listed(&restore());
+    let unit = &mut restore.status.as_mut().unwrap().units[1];
+    unit.state = RestoreUnitState::Refused;
+    unit.error = Some("the block is damaged".into());
+    let step = plan(&restore, &ready());
+    assert_eq!(failure(&step).reason, "UnitFailed");
+    assert!(failure(&step).message.contains("the block is damaged"));
 }
 
 fn loaded() -> RedisRestore {

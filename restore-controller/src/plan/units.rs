@@ -19,8 +19,8 @@ pub(super) fn carry_on(
         return Step::Ask(Question::Members);
     }
     let exhausted = |unit: &&RestoreUnit| {
-        unit.attempt >= restore.spec.attempts
-            && (unit.state == RestoreUnitState::Failed || is_orphan(unit, seen))
+        let failed = unit.state == RestoreUnitState::Failed || is_orphan(unit, seen);
+        is_refused(unit) || (failed && unit.attempt >= restore.spec.attempts)
     };
     if let Some(unit) = units.iter().find(exhausted) {
         return Step::Fail(Failure {
@@ -83,6 +83,10 @@ pub fn is_loaded(unit: &RestoreUnit) -> bool {
     unit.state == RestoreUnitState::Loaded
 }
 
+fn is_refused(unit: &RestoreUnit) -> bool {
+    unit.state == RestoreUnitState::Refused
+}
+
 fn is_orphan(unit: &RestoreUnit, seen: &Observed) -> bool {
     let live = seen.members.as_ref();
     is_claimed(unit) && live.is_some_and(|live| !live.contains(&unit.worker))
@@ -112,6 +116,9 @@ fn exhausted_words(unit: &RestoreUnit, seen: &Observed) -> String {
     let cause = why_lost(unit, seen);
     let (index, block, blocks) = (unit.index, unit.block, unit.blocks);
     match unit.attempt {
+        _ if is_refused(unit) => format!(
+            "shard {index} of the backup was restored up to block {block} of {blocks}: {cause}"
+        ),
         1 => format!(
             "shard {index} of the backup was restored up to block {block} of {blocks} in its only attempt: {cause}"
         ),

@@ -6,12 +6,11 @@ use crate::{
     plan::{Observed, Origin, Verified, origin, target_name},
     source::Source,
     target,
-    verify::Expectation,
 };
 use common::{
     access::{self, AccessError},
-    cluster::slots::SlotSet,
     kubernetes::background::{Background, Trouble},
+    storage::CompressionPool,
 };
 use crds::RedisRestore;
 use jiff::Timestamp;
@@ -29,7 +28,9 @@ impl Planner {
         let examining = async move {
             let store = access::store(&client, &namespace, &origin.storage).await?;
             let source = Source::open(store, &origin).await?;
-            Ok(source.examine(&origin).await?)
+            Ok(source
+                .examine(&origin, &CompressionPool::of_machine())
+                .await?)
         };
         let memory = self.memory.clone();
         self.begin("examine", restore, examining, move |uid, state| {
@@ -82,6 +83,7 @@ impl Planner {
     }
 }
 
+/// Counts in the target, and where keys are missing, how many of the backup can have expired by then.
 async fn verify(
     client: Client,
     namespace: String,
@@ -99,15 +101,6 @@ async fn verify(
     let now_ms = Timestamp::now().as_millisecond();
     let store = access::store(&client, &namespace, &origin.storage).await?;
     let source = Source::open(store, &origin).await?;
-    let indexes = source.indexes().await?;
-    let records = source.manifest().shards.iter();
-    let owned: Vec<SlotSet> = records
-        .map(|record| record.slots.iter().copied().collect())
-        .collect();
-    Ok(match Expectation::of(indexes.iter().zip(&owned)) {
-        Some(expectation) => Verified::Compared(expectation.compare(&counted, now_ms)),
-        None => Verified::NotCounted {
-            actual: counted.iter().map(|(_, keys)| keys).sum(),
-        },
-    })
+    let pool = CompressionPool::of_machine();
+    Ok(source.compare(&counted, now_ms, &pool).await?)
 }

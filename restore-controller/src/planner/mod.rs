@@ -5,7 +5,7 @@ mod jobs;
 use crate::{
     memory::Memory,
     metrics::RestoreMetrics,
-    plan::{Freed, LOOK_AGAIN, Observed, Question, Step, plan, target_name},
+    plan::{Failure, Freed, LOOK_AGAIN, Observed, Question, Step, is_claimed, plan, target_name},
     provision, report, status, target,
 };
 use common::{
@@ -25,16 +25,12 @@ use crds::{RedisBackup, RedisCluster, RedisRestore, RedisRestoreStatus, RestoreU
 use jiff::Timestamp;
 use kube::{Api, Resource, ResourceExt};
 use std::{
-    collections::BTreeSet,
     sync::Arc,
     time::{Duration, Instant},
 };
-use tokio::sync::Mutex;
 
 /// How long the operation lease lasts when nobody renews it.
 const OPERATION_LEASE: Duration = Duration::from_mins(1);
-/// How long the list of living replicas is good for.
-const MEMBERS_ARE_FRESH: Duration = Duration::from_secs(3);
 /// Examinations and verifications at the same time.
 const MOST_JOBS: usize = 16;
 /// Questions a plan may have before it comes to a step.
@@ -46,7 +42,6 @@ pub struct Planner {
     leadership: Leadership,
     leases: OperationLeases,
     members: Members,
-    live: Mutex<Option<(Instant, BTreeSet<String>)>>,
     memory: Memory,
     jobs: Tasks,
     metrics: RestoreMetrics,
@@ -96,7 +91,6 @@ impl Planner {
         Self {
             leases: OperationLeases::new(runtime.client.clone()),
             members: Members::new(runtime),
-            live: Mutex::new(None),
             memory: Memory::default(),
             jobs: runtime.tasks(MOST_JOBS, |_, _| {}),
             runtime: runtime.clone(),
@@ -159,7 +153,12 @@ impl Planner {
                 let addresses: Vec<_> = pods.into_keys().collect();
                 seen.target = Some(target::look(&addresses).await);
             }
-            Question::Members => seen.members = Some(self.live_members().await?),
+            Question::Members => {
+                let units = restore.status.iter().flat_map(|status| &status.units);
+                let workers = units.filter(|unit| is_claimed(unit));
+                let workers = workers.map(|unit| unit.worker.as_str());
+                seen.members = Some(self.members.living(workers).await?);
+            }
         }
         Ok(())
     }
@@ -178,18 +177,6 @@ impl Planner {
         let api: Api<RedisCluster> = Api::namespaced(self.runtime.client.clone(), namespace);
         let what = format!("get RedisCluster {namespace}/{name}");
         call::read_optional(what, api.get(name)).await
-    }
-
-    async fn live_members(&self) -> Result<BTreeSet<String>, ApiError> {
-        let mut known = self.live.lock().await;
-        if let Some((at, live)) = known.as_ref()
-            && at.elapsed() < MEMBERS_ARE_FRESH
-        {
-            return Ok(live.clone());
-        }
-        let live = self.members.live().await?;
-        *known = Some((Instant::now(), live.clone()));
-        Ok(live)
     }
 
     async fn execute(
@@ -212,11 +199,17 @@ impl Planner {
                 self.show(restore, step).await
             }
             Step::Watch => self.show(restore, step).await,
-            Step::CreateCluster => {
-                self.create_cluster(restore).await?;
-                self.write(restore, step).await?;
-                Ok(Outcome::progressing("ClusterCreated", LOOK_AGAIN))
-            }
+            Step::CreateCluster => match self.create_cluster(restore).await {
+                Ok(()) => {
+                    self.write(restore, step).await?;
+                    Ok(Outcome::progressing("ClusterCreated", LOOK_AGAIN))
+                }
+                Err(error @ (ApiError::Invalid { .. } | ApiError::Forbidden { .. })) => {
+                    let refused = Step::Fail(cluster_refused(restore, &error));
+                    self.end(restore, &refused).await
+                }
+                Err(error) => Err(error.into()),
+            },
             Step::Accept(_) => {
                 self.write(restore, step).await?;
                 Ok(Outcome::progressing("Accepted", Duration::from_millis(100)))
@@ -299,7 +292,7 @@ impl Planner {
         Ok(Outcome::finished())
     }
 
-    async fn create_cluster(&self, restore: &RedisRestore) -> Result<(), PlannerError> {
+    async fn create_cluster(&self, restore: &RedisRestore) -> Result<(), ApiError> {
         if let Some(cluster) = provision::cluster_of(restore) {
             provision::create(&self.runtime.client, &cluster).await?;
             let note = format!("RedisCluster {} receives the backup", cluster.name_any());
@@ -361,5 +354,18 @@ impl Planner {
             self.runtime.client.clone(),
             &restore.namespace().unwrap_or_default(),
         )
+    }
+}
+
+/// The API server does not take the new cluster: a schema, a quota or somebody's admission rule.
+fn cluster_refused(restore: &RedisRestore, error: &ApiError) -> Failure {
+    Failure {
+        condition: "TargetReady",
+        reason: "ClusterRefused",
+        message: format!(
+            "RedisCluster {} cannot be created: {error}; correct spec.target.newCluster or lift the restriction, and create the restore anew",
+            target_name(restore)
+        ),
+        verified: None,
     }
 }

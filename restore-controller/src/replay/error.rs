@@ -110,7 +110,7 @@ impl ReplayError {
             | Self::FunctionConflict { .. } => false,
             Self::NoOwners | Self::Node(_) | Self::Unavailable { .. } => true,
             Self::Refused { refusal, .. } => match refusal {
-                Refusal::TooFewReplicas | Refusal::ReadOnly | Refusal::CannotPersist => true,
+                Refusal::ReadOnly => true,
                 Refusal::OutOfMemory
                 | Refusal::NotPermitted(_)
                 | Refusal::Payload(_)
@@ -137,8 +137,6 @@ impl ReplayError {
             Self::Unavailable { .. } => "TargetUnavailable",
             Self::Refused { refusal, .. } => match refusal {
                 Refusal::OutOfMemory => "TargetOutOfMemory",
-                Refusal::CannotPersist => "TargetCannotPersist",
-                Refusal::TooFewReplicas => "TargetTooFewReplicas",
                 Refusal::ReadOnly => "TargetReadOnly",
                 Refusal::NotPermitted(_) => "TargetNotPermitted",
                 Refusal::Payload(_) => "PayloadRefused",

@@ -2,16 +2,23 @@
 //! already with the same code is fine, with other code it is a contradiction that nobody but a person can resolve.
 
 use super::{error::ReplayError, owners};
-use common::cluster::node::{NodeClient, NodeError};
+use common::cluster::{
+    node::{NodeClient, NodeError},
+    topology::NodeId,
+};
 use redis::Value;
-use std::{net::SocketAddr, time::Duration};
+use std::{collections::BTreeSet, net::SocketAddr, time::Duration};
 
 /// Loading may run the library's own code.
 const TIMEOUT: Duration = Duration::from_secs(15);
 
 /// Loads a library into every primary of the target.
-pub async fn load(nodes: &[SocketAddr], code: &[u8]) -> Result<(), ReplayError> {
-    for owner in owners::read(nodes).await? {
+pub async fn load(
+    nodes: &[SocketAddr],
+    members: &BTreeSet<NodeId>,
+    code: &[u8],
+) -> Result<(), ReplayError> {
+    for owner in owners::read(nodes, Some(members)).await?.owners {
         let client = NodeClient::connect(owner.address, TIMEOUT)
             .await
             .map_err(ReplayError::Node)?;

@@ -7,7 +7,14 @@ use super::{
     verdict::{Pause, Verdict, read_error},
 };
 use bytes::{Buf, BytesMut};
-use std::{collections::VecDeque, io, net::SocketAddr, time::Duration};
+use common::cluster::topology::NodeId;
+use std::{
+    collections::{BTreeSet, VecDeque},
+    io,
+    net::SocketAddr,
+    sync::Arc,
+    time::Duration,
+};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{
@@ -18,6 +25,8 @@ use tokio::{
     time::{Instant, MissedTickBehavior, interval, timeout},
 };
 
+/// `$40`, 40 digits, and the ends of the lines.
+const ANSWER: usize = 5 + 40 + 2;
 /// How long a connection may take to be established.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long a node may leave commands unanswered. A value of 512 MB takes seconds.
@@ -55,6 +64,12 @@ pub enum LaneError {
     /// No connection in time.
     #[error("no connection within {} s", CONNECT_TIMEOUT.as_secs())]
     ConnectTimeout,
+    /// The node does not say who it is; it may be loading its data.
+    #[error("the node does not say who it is: {0}")]
+    Nameless(String),
+    /// The address belongs to a node of another cluster by now.
+    #[error("node {0} is at this address, which is none of the target's")]
+    Stranger(NodeId),
     /// The connection broke.
     #[error("the connection broke")]
     Broken(#[source] io::Error),
@@ -76,14 +91,17 @@ pub enum LaneError {
 }
 
 /// Serves the queue until it is closed and everything is answered, or until the connection fails.
+///
+/// Nothing is sent before the node has said that it is one of `members`: a pod's address may be another pod's by now.
 pub async fn run(
     lane: usize,
     address: SocketAddr,
+    members: Arc<BTreeSet<NodeId>>,
     mut queue: mpsc::Receiver<Chunk>,
     reports: mpsc::Sender<Report>,
 ) {
     let mut inflight = VecDeque::new();
-    let result = match connect(address).await {
+    let result = match connect(address, &members).await {
         Ok(stream) => {
             Connection::new(lane, stream, &mut inflight)
                 .serve(&mut queue, &reports)
@@ -110,14 +128,41 @@ pub async fn run(
     let _ = reports.send(Report::Closed { lane, error }).await;
 }
 
-async fn connect(address: SocketAddr) -> Result<TcpStream, LaneError> {
-    let stream = timeout(CONNECT_TIMEOUT, TcpStream::connect(address))
+async fn connect(address: SocketAddr, members: &BTreeSet<NodeId>) -> Result<TcpStream, LaneError> {
+    let introduced = async {
+        let mut stream = TcpStream::connect(address)
+            .await
+            .map_err(LaneError::Connect)?;
+        // A window that slides sends small remainders all the time: Nagle's algorithm would hold each back for 40 ms.
+        stream.set_nodelay(true).map_err(LaneError::Connect)?;
+        let id = identity(&mut stream).await?;
+        if members.contains(&id) {
+            Ok(stream)
+        } else {
+            Err(LaneError::Stranger(id))
+        }
+    };
+    timeout(CONNECT_TIMEOUT, introduced)
         .await
         .map_err(|_| LaneError::ConnectTimeout)?
-        .map_err(LaneError::Connect)?;
-    // A window that slides sends small remainders all the time: Nagle's algorithm would hold each back for 40 ms.
-    stream.set_nodelay(true).map_err(LaneError::Connect)?;
-    Ok(stream)
+}
+
+/// Asks the node who it is: a bulk string of 40 digits.
+async fn identity(stream: &mut TcpStream) -> Result<NodeId, LaneError> {
+    let ask = b"*2\r\n$7\r\nCLUSTER\r\n$4\r\nMYID\r\n";
+    stream.write_all(ask).await.map_err(LaneError::Broken)?;
+    let mut answer = Vec::with_capacity(ANSWER);
+    let mut limited = stream.take(ANSWER as u64);
+    while answer.len() < ANSWER && !(answer.starts_with(b"-") && answer.ends_with(b"\n")) {
+        let read = limited.read_buf(&mut answer).await;
+        if read.map_err(LaneError::Broken)? == 0 {
+            break;
+        }
+    }
+    let text = String::from_utf8_lossy(&answer);
+    let id = text.trim_end().strip_prefix("$40\r\n");
+    let id = id.and_then(|digits| digits.parse().ok());
+    id.ok_or_else(|| LaneError::Nameless(text.trim().to_owned()))
 }
 
 struct Connection<'a> {
@@ -224,11 +269,15 @@ impl<'a> Connection<'a> {
     }
 
     async fn report_answered(&mut self, reports: &mpsc::Sender<Report>) -> Result<(), LaneError> {
-        let Some(chunk) = self.inflight.pop_front_if(|chunk| chunk.is_answered()) else {
+        if !self.inflight.front().is_some_and(Chunk::is_answered) {
+            return Ok(());
+        }
+        // Replies to what has not been sent: the counts would no longer tell which key was executed. The chunk stays in the
+        // queue, from which it is reported.
+        self.writing = self.writing.checked_sub(1).ok_or(LaneError::Unasked)?;
+        let Some(chunk) = self.inflight.pop_front() else {
             return Ok(());
         };
-        // Replies to what has not been sent: the counts would no longer tell which key was executed.
-        self.writing = self.writing.checked_sub(1).ok_or(LaneError::Unasked)?;
         let lane = self.lane;
         reports
             .send(Report::Answered { lane, chunk })

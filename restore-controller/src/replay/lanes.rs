@@ -3,11 +3,18 @@
 use super::{
     chunk::{Bounced, Chunk},
     lane::{self, Report},
-    owners::Owner,
+    owners::SlotMap,
     verdict::{Pause, Verdict},
 };
-use common::cluster::slots::{SLOT_COUNT, Slot};
-use std::{collections::VecDeque, net::SocketAddr};
+use common::cluster::{
+    slots::{SLOT_COUNT, Slot},
+    topology::NodeId,
+};
+use std::{
+    collections::{BTreeSet, VecDeque},
+    net::SocketAddr,
+    sync::Arc,
+};
 use tokio::{sync::mpsc, task::JoinSet};
 
 /// Bytes of commands that make a chunk worth sending.
@@ -43,6 +50,8 @@ pub struct Lanes {
     nodes: Vec<Lane>,
     /// Lane of each slot.
     slots: Vec<usize>,
+    /// Every node of the target.
+    members: Arc<BTreeSet<NodeId>>,
     window: Window,
     spare: Vec<Chunk>,
     /// Chunks that did not even reach their connection.
@@ -63,12 +72,13 @@ struct Lane {
 
 impl Lanes {
     /// Knows the owners; connects to one when it has something for it.
-    pub fn new(owners: &[Owner], window: Window) -> Self {
+    pub fn new(map: &SlotMap, window: Window) -> Self {
         let (sender, reports) = mpsc::channel(REPORTS);
         let mut lanes = Self {
             nodes: Vec::new(),
             // A slot without a known owner is sent to the first node, which knows better or says why not.
             slots: vec![0; usize::from(SLOT_COUNT)],
+            members: Arc::clone(&map.members),
             window,
             spare: Vec::new(),
             returned: VecDeque::new(),
@@ -76,19 +86,25 @@ impl Lanes {
             sender,
             reports,
         };
-        lanes.set_owners(owners);
+        lanes.set_map(map);
         lanes
     }
 
     /// Takes a new slot map. Slots that nobody owns stay where they were.
-    pub fn set_owners(&mut self, owners: &[Owner]) {
-        for owner in owners {
+    pub fn set_map(&mut self, map: &SlotMap) {
+        self.members = Arc::clone(&map.members);
+        for owner in &map.owners {
             for range in owner.slots.ranges() {
                 for slot in range.slots() {
                     self.set_owner(slot, owner.address);
                 }
             }
         }
+    }
+
+    /// Every node of the target.
+    pub fn members(&self) -> &BTreeSet<NodeId> {
+        &self.members
     }
 
     /// One slot has a new owner.
@@ -168,7 +184,8 @@ impl Lanes {
         lane.bytes += chunk.bytes.len();
         let queue = lane.queue.get_or_insert_with(|| {
             let (queue, receiver) = mpsc::channel(QUEUE);
-            let task = lane::run(index, lane.address, receiver, self.sender.clone());
+            let members = Arc::clone(&self.members);
+            let task = lane::run(index, lane.address, members, receiver, self.sender.clone());
             self.tasks.spawn(task);
             queue
         });

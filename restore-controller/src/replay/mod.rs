@@ -23,17 +23,19 @@ mod replies;
 mod session;
 mod start;
 mod verdict;
+mod walk;
 
 pub use error::ReplayError;
 pub use lanes::Window;
 pub use ledger::Progress;
-pub use owners::{Owner, read as read_owners};
+pub use owners::{Owner, SlotMap, read as read_owners};
 pub use verdict::{Pause, Refusal};
+pub use walk::walk;
 
 use command::{LONGEST_ARGUMENT, Record, Usage};
 use common::{
     cluster::slots::{Slot, SlotSet},
-    rdb::{Key, payload::restore_payload_length},
+    rdb::Key,
     storage::{BlockReader, CompressionPool, ObjectStore, RawBlock, ShardIndex, StorageError},
 };
 use cutter::{Cut, Cutter, Found};
@@ -165,7 +167,7 @@ async fn replay_block(
             return Err(failure);
         }
         if let Some(code) = batch.function {
-            functions::load(&request.seeds, &code).await?;
+            session.load(&code).await?;
         }
         session.push(if more { CHUNK_BYTES } else { 0 }).await?;
         if !more {
@@ -192,27 +194,14 @@ impl Batch<'_, '_> {
                 self.function = Some(code.to_vec());
                 ControlFlow::Break(())
             }
-            Found::ModuleAux => self.fail(ReplayError::Unsupported {
-                what: "data of a module that belongs to no key",
-            }),
+            Found::ModuleAux => self.fail(walk::module_aux()),
         }
     }
 
     fn record(&mut self, cut: &Cut<'_>) -> ControlFlow<()> {
         let key = &cut.key;
-        if key.db != 0 {
-            return self.fail(ReplayError::Database { db: key.db });
-        }
-        if key.metadata.is_some() {
-            return self.fail(ReplayError::Unsupported {
-                what: "metadata of keys (Redis 8.6)",
-            });
-        }
-        if restore_payload_length(cut.body.len()) > LONGEST_ARGUMENT {
-            return self.fail(ReplayError::TooLong {
-                block: cut.block,
-                longest: LONGEST_ARGUMENT,
-            });
+        if let Err(error) = walk::sendable(key, cut.body.len(), cut.block) {
+            return self.fail(error);
         }
         let slot = Slot::of_key(key.key);
         if !self.request.slots.contains(slot) {

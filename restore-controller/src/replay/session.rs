@@ -5,6 +5,7 @@ use super::{
     chunk::{Bounced, Chunk},
     command::{self, Record},
     error::ReplayError,
+    functions,
     lane::Report,
     lanes::{Lanes, Window},
     ledger::{Ledger, Progress},
@@ -15,12 +16,14 @@ use common::cluster::slots::Slot;
 use std::{net::SocketAddr, time::Duration};
 use tokio::{
     sync::watch,
-    time::{Instant, sleep_until},
+    time::{Instant, sleep, sleep_until},
 };
 
 /// The first wait after a passing refusal; it doubles up to [`LONGEST_PAUSE`].
 const FIRST_PAUSE: Duration = Duration::from_millis(20);
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
+/// How long to wait before a library of functions is loaded again.
+const LOAD_PAUSE: Duration = Duration::from_secs(1);
 /// Rounds of redirects that may follow each other without a key written before they are slowed down.
 const FREE_ROUNDS: u32 = 3;
 /// The slot map is read again at most this often while keys are being written.
@@ -57,10 +60,10 @@ impl<'a> Session<'a> {
         from: Progress,
         progress: &'a watch::Sender<Progress>,
     ) -> Result<Self, ReplayError> {
-        let owners = owners::read(seeds).await?;
+        let map = owners::read(seeds, None).await?;
         let now = Instant::now();
         Ok(Self {
-            lanes: Lanes::new(&owners, window),
+            lanes: Lanes::new(&map, window),
             ledger: Ledger::resume(from),
             seeds,
             progress,
@@ -113,6 +116,20 @@ impl<'a> Session<'a> {
         }
         self.wait_for_room().await?;
         self.send_again().await
+    }
+
+    /// Loads a library of functions into every primary; tries for as long as keys are tried.
+    pub async fn load(&self, code: &[u8]) -> Result<(), ReplayError> {
+        let until = Instant::now() + self.patience;
+        loop {
+            let loaded = functions::load(&self.nodes(), self.lanes.members(), code).await;
+            let Err(error) = loaded else { return Ok(()) };
+            if !error.is_transient() || Instant::now() >= until {
+                return Err(error);
+            }
+            tracing::info!(%error, "a library of functions is loaded again in a moment");
+            sleep(LOAD_PAUSE).await;
+        }
     }
 
     /// Waits until every key that was sent is written.
@@ -269,16 +286,21 @@ impl<'a> Session<'a> {
 
     /// Reads the slot map again. A failure is not the end: the next round tries again until the patience is used up.
     async fn refresh(&mut self) {
-        let mut nodes = self.lanes.addresses();
-        nodes.extend_from_slice(self.seeds);
-        match owners::read(&nodes).await {
-            Ok(owners) => {
-                self.lanes.set_owners(&owners);
+        match owners::read(&self.nodes(), Some(self.lanes.members())).await {
+            Ok(map) => {
+                self.lanes.set_map(&map);
                 self.stale = false;
             }
             Err(error) => tracing::warn!(%error, "the slot map of the target cannot be read"),
         }
         self.refreshed = Instant::now();
+    }
+
+    /// Every node that is known, where it was last.
+    fn nodes(&self) -> Vec<SocketAddr> {
+        let mut nodes = self.lanes.addresses();
+        nodes.extend_from_slice(self.seeds);
+        nodes
     }
 
     fn publish(&self) {

@@ -39,6 +39,14 @@ pub enum Pause {
     /// BUSY: a script or function runs for too long.
     #[error("the node is busy with a script (BUSY)")]
     Busy,
+    /// NOREPLICAS.
+    #[error(
+        "the node has fewer linked replicas than min-replicas-to-write asks for (NOREPLICAS): wait for the replicas or lower the setting"
+    )]
+    TooFewReplicas,
+    /// MISCONF.
+    #[error("the node cannot save to its disk (MISCONF): see its log")]
+    CannotPersist,
     /// No connection, or it broke.
     #[error("the node cannot be reached")]
     Disconnected,
@@ -50,14 +58,6 @@ pub enum Refusal {
     /// OOM.
     #[error("its memory is full (OOM): give the target a higher maxmemory or more shards")]
     OutOfMemory,
-    /// MISCONF.
-    #[error("it cannot save to its disk (MISCONF): see the log of the node")]
-    CannotPersist,
-    /// NOREPLICAS.
-    #[error(
-        "it has fewer linked replicas than min-replicas-to-write asks for (NOREPLICAS): wait for the replicas or lower the setting"
-    )]
-    TooFewReplicas,
     /// READONLY.
     #[error("it is a replica (READONLY)")]
     ReadOnly,
@@ -92,8 +92,8 @@ pub fn read_error(reply: &[u8]) -> Verdict {
         "LOADING" | "MASTERDOWN" => Verdict::Wait(Pause::Loading),
         "BUSY" => Verdict::Wait(Pause::Busy),
         "OOM" => Verdict::Refused(Refusal::OutOfMemory),
-        "MISCONF" => Verdict::Refused(Refusal::CannotPersist),
-        "NOREPLICAS" => Verdict::Refused(Refusal::TooFewReplicas),
+        "MISCONF" => Verdict::Wait(Pause::CannotPersist),
+        "NOREPLICAS" => Verdict::Wait(Pause::TooFewReplicas),
         "READONLY" => Verdict::Refused(Refusal::ReadOnly),
         "NOAUTH" | "NOPERM" | "WRONGPASS" => {
             Verdict::Refused(Refusal::NotPermitted(text.into_owned()))
@@ -177,6 +177,14 @@ mod tests {
                 "LOADING Redis is loading the dataset in memory",
                 Pause::Loading,
             ),
+            (
+                "MISCONF Redis is configured to save RDB snapshots",
+                Pause::CannotPersist,
+            ),
+            (
+                "NOREPLICAS Not enough good replicas to write.",
+                Pause::TooFewReplicas,
+            ),
         ] {
             assert_eq!(read_error(reply.as_bytes()), Verdict::Wait(pause));
         }
@@ -188,14 +196,6 @@ mod tests {
             (
                 "OOM command not allowed when used memory > 'maxmemory'.",
                 Refusal::OutOfMemory,
-            ),
-            (
-                "MISCONF Redis is configured to save RDB snapshots",
-                Refusal::CannotPersist,
-            ),
-            (
-                "NOREPLICAS Not enough good replicas to write.",
-                Refusal::TooFewReplicas,
             ),
             (
                 "READONLY You can't write against a read only replica.",

@@ -9,12 +9,18 @@ use crate::{
     metrics::RestoreMetrics,
     plan::is_finished,
     replay::Progress,
-    report::{self, End},
+    report::{self, End, Ended},
     share::{is_open, moves},
 };
 use common::{
     kubernetes::{
-        call::ApiError, leases::Membership, session::Session, sessions::Sessions, share::Move,
+        call::{self, ApiError},
+        claims::Holding,
+        fence,
+        leases::Membership,
+        session::Session,
+        sessions::Sessions,
+        share::Move,
         wake::Wake,
     },
     runtime::{Runtime, tasks::Tasks},
@@ -141,8 +147,9 @@ impl Worker {
             session.namespace, session.name
         );
         let worker = Arc::clone(self);
+        let unit = report::holding(position, self.sessions.me(), attempt);
         let started = self.replays.start(name, move |_| async move {
-            let result = worker.replay(&order, &tell, &cancel).await;
+            let result = worker.replay(&order, &unit, &tell, &cancel).await;
             ending.ends(end_of(&result));
             // Freed only when the end is known, so that nobody is woken for a slot that is still used.
             drop(permit);
@@ -154,19 +161,32 @@ impl Worker {
         }
     }
 
+    /// Replays a unit while it is ours: values that are written after somebody else has finished the restore would replace
+    /// what clients have written since.
     async fn replay(
         &self,
         order: &Order,
+        unit: &Holding,
         tell: &watch::Sender<Progress>,
         cancel: &CancellationToken,
     ) -> Result<Progress, UnitError> {
         let begun = Instant::now();
         let running = Box::pin(unit::run(self, order, tell));
-        let result = cancel.run_until_cancelled(running).await;
-        let result = result.unwrap_or(Err(UnitError::Cancelled));
+        let still_ours = || self.holds(order, unit);
+        let fenced = fence::fenced(self.sessions.membership(), still_ours, running);
+        let result = cancel.run_until_cancelled(Box::pin(fenced)).await;
+        let result = result.flatten().unwrap_or(Err(UnitError::Cancelled));
         let written = tell.borrow().keys.saturating_sub(order.from().keys);
         self.metrics.replayed(&result, written, begun.elapsed());
         result
+    }
+
+    /// Reads whether the unit is still ours.
+    async fn holds(&self, order: &Order, unit: &Holding) -> Result<bool, ApiError> {
+        let api = self.sessions.api(order.namespace());
+        let what = format!("get RedisRestore {}/{}", order.namespace(), order.name());
+        let now = call::read_optional(what, api.get(order.name())).await?;
+        Ok(now.is_some_and(|now| is_held(&now, unit)))
     }
 
     fn permit(&self) -> Option<OwnedSemaphorePermit> {
@@ -193,10 +213,23 @@ fn wake_waiting(restores: &Store<RedisRestore>, wake: &Wake<RedisRestore>) {
     }
 }
 
+/// Whether the restore is under way and the unit is still held in this way.
+fn is_held(restore: &RedisRestore, unit: &Holding) -> bool {
+    let status = restore.status.as_ref();
+    status.is_some_and(|status| {
+        let now = status.units.get(unit.path.index);
+        let same = now.is_some_and(|now| now.worker == unit.worker && now.attempt == unit.attempt);
+        same && !is_finished(status)
+    })
+}
+
 fn end_of(result: &Result<Progress, UnitError>) -> End {
     match result {
-        Ok(_) => End::Done(()),
+        Ok(_) => End::Done(Ended::Loaded),
         Err(UnitError::Cancelled) => End::HandedBack,
+        Err(error) if error.is_lasting() => {
+            End::Done(Ended::Refused(common::runtime::telemetry::chain(error)))
+        }
         Err(error) => End::Failed(common::runtime::telemetry::chain(error)),
     }
 }

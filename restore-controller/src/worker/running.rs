@@ -2,7 +2,7 @@
 
 use crate::{
     replay::Progress,
-    report::{self, End},
+    report::{self, End, Ended},
 };
 use common::kubernetes::{claims::UnitReport, session::Work};
 use tokio::sync::watch;
@@ -11,7 +11,7 @@ use tokio::sync::watch;
 pub(super) struct Running(pub(super) watch::Receiver<Progress>);
 
 impl Work for Running {
-    type Done = ();
+    type Done = Ended;
 
     fn report(&self, position: usize, worker: &str, attempt: i32, end: Option<&End>) -> UnitReport {
         let holding = report::holding(position, worker, attempt);

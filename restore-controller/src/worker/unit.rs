@@ -3,7 +3,7 @@
 use super::Worker;
 use crate::{
     plan::{Origin, origin, target_name},
-    replay::{Progress, ReplayError, ReplayRequest, Window, replay},
+    replay::{Progress, ReplayError, ReplayRequest, Window, read_owners, replay},
     source::{Source, SourceError},
 };
 use common::{
@@ -15,16 +15,22 @@ use common::{
 };
 use crds::RedisRestore;
 use kube::ResourceExt;
-use std::{sync::Arc, time::Duration};
-use tokio::sync::watch;
+use std::{net::SocketAddr, sync::Arc, time::Duration};
+use tokio::{
+    sync::watch,
+    time::{Instant, sleep},
+};
 
 /// How long the target may take no key before the attempt has failed: a failover takes the node timeout and some seconds.
 const PATIENCE: Duration = Duration::from_mins(1);
+/// How long to wait before a target that does not answer is asked again.
+const ASK_AGAIN: Duration = Duration::from_secs(1);
 
 /// One unit of a restore, as it was when it was taken.
 #[derive(Clone, Debug)]
 pub(super) struct Order {
     namespace: String,
+    name: String,
     cluster: String,
     origin: Origin,
     shard: i32,
@@ -54,15 +60,28 @@ pub enum UnitError {
     Cancelled,
 }
 
+impl UnitError {
+    /// Whether another attempt would fail in the same way.
+    pub(super) fn is_lasting(&self) -> bool {
+        match self {
+            Self::Status(_) => true,
+            Self::Api(_) | Self::Cancelled => false,
+            Self::Access(error) => !error.is_transient(),
+            Self::Source(error) => !error.is_transient(),
+            Self::Replay(error) => !error.is_transient(),
+        }
+    }
+}
+
 impl Classified for UnitError {
     fn class(&self) -> ErrorClass {
         match self {
             Self::Status(_) => ErrorClass::Bug,
             Self::Api(error) => error.class(),
-            Self::Access(error) if error.is_transient() => ErrorClass::Transient,
-            Self::Replay(error) if error.is_transient() => ErrorClass::Transient,
-            Self::Source(error) if error.is_transient() => ErrorClass::Transient,
-            Self::Access(_) | Self::Source(_) | Self::Replay(_) => ErrorClass::InvalidSpec,
+            Self::Access(_) | Self::Source(_) | Self::Replay(_) if self.is_lasting() => {
+                ErrorClass::InvalidSpec
+            }
+            Self::Access(_) | Self::Source(_) | Self::Replay(_) => ErrorClass::Transient,
             Self::Cancelled => ErrorClass::Fenced,
         }
     }
@@ -87,6 +106,7 @@ impl Order {
         let count = |number: i64| u64::try_from(number).unwrap_or(0);
         Ok(Self {
             namespace: restore.namespace().unwrap_or_default(),
+            name: restore.name_any(),
             cluster: target_name(restore).to_owned(),
             origin: origin(restore, None).ok_or(UnitError::Status("no manifest"))?,
             shard: unit.index,
@@ -97,6 +117,16 @@ impl Order {
                 foreign: 0,
             },
         })
+    }
+
+    /// The restore's namespace.
+    pub(super) fn namespace(&self) -> &str {
+        &self.namespace
+    }
+
+    /// The restore's name.
+    pub(super) fn name(&self) -> &str {
+        &self.name
     }
 
     /// How far an earlier attempt came.
@@ -111,16 +141,20 @@ pub(super) async fn run(
     order: &Order,
     progress: &watch::Sender<Progress>,
 ) -> Result<Progress, UnitError> {
-    let client = &worker.runtime.client;
-    let store = access::store(client, &order.namespace, &order.origin.storage).await?;
-    let pods = access::pods(client, &order.namespace, &order.cluster).await?;
+    let store = access::store(
+        &worker.runtime.client,
+        &order.namespace,
+        &order.origin.storage,
+    )
+    .await?;
+    let seeds = seeds(worker, order).await?;
     let source = Source::open(store, &order.origin).await?;
     let (record, index) = source.shard(order.shard).await?;
     let request = ReplayRequest {
         key: source.key(record),
         slots: record.slots.iter().copied().collect(),
         index: Arc::new(index),
-        seeds: pods.into_keys().collect(),
+        seeds,
         from: order.from,
         window: Window::default(),
         patience: PATIENCE,
@@ -135,4 +169,20 @@ pub(super) async fn run(
         );
     }
     Ok(done)
+}
+
+/// Where the target's nodes are; waits until one of them says who owns the slots. Pods that are all replaced have new
+/// addresses, so they are asked for again.
+async fn seeds(worker: &Worker, order: &Order) -> Result<Vec<SocketAddr>, UnitError> {
+    let until = Instant::now() + PATIENCE;
+    loop {
+        let pods = access::pods(&worker.runtime.client, &order.namespace, &order.cluster).await?;
+        let seeds: Vec<_> = pods.into_keys().collect();
+        match read_owners(&seeds, None).await {
+            Ok(_) => return Ok(seeds),
+            Err(error) if Instant::now() >= until => return Err(error.into()),
+            Err(error) => tracing::info!(%error, "the target is asked again in a moment"),
+        }
+        sleep(ASK_AGAIN).await;
+    }
 }

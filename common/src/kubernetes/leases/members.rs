@@ -25,7 +25,15 @@ pub const LABEL_MEMBER_OF: &str = "redis.danieldorado.github.io/member-of";
 #[derive(Clone, Debug)]
 pub struct Membership {
     name: Arc<str>,
-    alive: watch::Receiver<Option<Instant>>,
+    alive: watch::Receiver<Option<Alive>>,
+}
+
+/// For how long others see this replica as alive.
+#[derive(Clone, Copy, Debug)]
+pub(in crate::kubernetes) struct Alive {
+    until: Instant,
+    /// How many times it was not renewed in time.
+    lapses: u64,
 }
 
 impl Membership {
@@ -55,7 +63,34 @@ impl Membership {
     pub fn is_alive_now(&self) -> bool {
         self.alive
             .borrow()
-            .is_some_and(|until| Instant::now() < until)
+            .is_some_and(|alive| Instant::now() < alive.until)
+    }
+
+    /// How many times others may have taken this replica for dead; `None`: they may do so now.
+    pub(in crate::kubernetes) fn lapses(&self) -> Option<u64> {
+        let alive = (*self.alive.borrow())?;
+        (Instant::now() < alive.until).then_some(alive.lapses)
+    }
+
+    /// The lease was written.
+    pub(in crate::kubernetes) fn publish(to: &watch::Sender<Option<Alive>>, until: Instant) {
+        to.send_modify(|alive| {
+            let missed = |alive: &Alive| u64::from(alive.until <= Instant::now());
+            let lapses = alive.as_ref().map_or(0, |last| last.lapses + missed(last));
+            *alive = Some(Alive { until, lapses });
+        });
+    }
+
+    /// One whose lease a test writes.
+    #[cfg(test)]
+    pub(in crate::kubernetes) fn of(name: &str, alive: watch::Receiver<Option<Alive>>) -> Self {
+        let name = name.into();
+        Self { name, alive }
+    }
+
+    /// Waits for the next time the lease is written.
+    pub(in crate::kubernetes) async fn renewed(&mut self) -> bool {
+        self.alive.changed().await.is_ok()
     }
 
     /// Waits until the lease is first written. `false`: it will never be.
@@ -79,7 +114,7 @@ struct Member {
     program: &'static str,
     duration: Duration,
     held: Option<Lease>,
-    publish: watch::Sender<Option<Instant>>,
+    publish: watch::Sender<Option<Alive>>,
 }
 
 impl Member {
@@ -89,8 +124,7 @@ impl Member {
             let pause = match self.renew().await {
                 Ok(lease) => {
                     self.held = Some(lease);
-                    self.publish
-                        .send_replace(Some(asked + self.duration * 9 / 10));
+                    Membership::publish(&self.publish, asked + self.duration * 9 / 10);
                     self.duration / 3
                 }
                 Err(error) => {
@@ -144,11 +178,15 @@ impl Member {
     }
 }
 
+/// How long the list of living replicas is good for.
+const LIST_IS_FRESH: Duration = Duration::from_secs(3);
+
 /// All replicas of this controller, as the planner sees them.
 pub struct Members {
     api: Api<Lease>,
     selector: String,
     observer: Mutex<Observer>,
+    listed: Mutex<Option<(Instant, BTreeSet<String>)>>,
 }
 
 impl Members {
@@ -158,7 +196,26 @@ impl Members {
             api: Api::namespaced(runtime.client.clone(), &runtime.lease_namespace),
             selector: format!("{LABEL_MEMBER_OF}={}", runtime.program.name),
             observer: Mutex::default(),
+            listed: Mutex::default(),
         }
+    }
+
+    /// [`Self::live`], from a list that is some seconds old if it has all of `named`. A list that lacks one of them says
+    /// nothing about it: the replica may have joined since.
+    pub async fn living<'a>(
+        &self,
+        named: impl IntoIterator<Item = &'a str>,
+    ) -> Result<BTreeSet<String>, ApiError> {
+        let mut listed = self.listed.lock().await;
+        if let Some((at, live)) = listed.as_ref()
+            && at.elapsed() < LIST_IS_FRESH
+            && named.into_iter().all(|name| live.contains(name))
+        {
+            return Ok(live.clone());
+        }
+        let live = self.live().await?;
+        *listed = Some((Instant::now(), live.clone()));
+        Ok(live)
     }
 
     /// Names of the replicas that live: their lease has changed within its duration on our own clock. One API read. A replica
