@@ -24,35 +24,3 @@ pub mod slot_map;
 pub mod status;
 pub mod survey;
 pub mod worker;
-
-#[cfg(test)]
-mod tests {
-    /// Data and decisions take time and state as arguments: they neither call a server nor wait.
-    #[test]
-    fn decisions_are_pure() {
-        let pure = [
-            include_str!("plan/mod.rs"),
-            include_str!("plan/attempts.rs"),
-            include_str!("plan/observed.rs"),
-            include_str!("plan/step.rs"),
-            include_str!("select.rs"),
-            include_str!("share.rs"),
-            include_str!("slot_map.rs"),
-            include_str!("report.rs"),
-            include_str!("status.rs"),
-            include_str!("schedule.rs"),
-        ];
-        for source in pure {
-            for word in [
-                "tokio",
-                "Client",
-                "async ",
-                ".await",
-                "Timestamp::now()",
-                "Instant::now()",
-            ] {
-                assert!(!source.contains(word), "{word} in:\n{source}");
-            }
-        }
-    }
-}

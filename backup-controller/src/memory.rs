@@ -1,7 +1,7 @@
 //! What the planner keeps between two passes over a backup. All of it may be lost: another leader begins with nothing, and
 //! waits or tries a little longer.
 
-use crate::plan::{Observed, Published, Step};
+use crate::plan::{Awaited, Observed, Published, Step};
 use common::kubernetes::{
     background::{Background, Remembered},
     leases::Operation,
@@ -29,7 +29,7 @@ pub struct Memory {
 struct Entry {
     namespace: String,
     name: String,
-    waiting: Option<Instant>,
+    waiting: Option<(Awaited, Instant)>,
     probing: Remembered<()>,
     failed: HashMap<(i32, i32), Instant>,
     publishing: Remembered<Published>,
@@ -61,9 +61,9 @@ impl Memory {
         });
         Observed {
             failed_for: failed_for.collect(),
-            waiting_for: entry
+            waiting: entry
                 .waiting
-                .map_or(Duration::ZERO, |since| now.duration_since(since)),
+                .map(|(on, since)| (on, now.duration_since(since))),
             storage: entry.probing.recall(now),
             publishing: entry.publishing.recall(now),
             deletion: entry.deletion.recall(now),
@@ -75,13 +75,15 @@ impl Memory {
         }
     }
 
-    /// Remembers since when something is waited for. A step forward ends the wait; another reason or another try does not.
+    /// Remembers what is waited for and since when. A step forward ends the wait, and so does the wait for something else;
+    /// another reason or another try does not.
     pub fn note(&self, backup: &RedisBackup, step: &Step, now: Instant) {
         let mut backups = self.lock();
         let entry = backups.entry(key(backup)).or_default();
         match step {
-            Step::Wait { .. } => {
-                entry.waiting.get_or_insert(now);
+            Step::Wait { on, .. } => {
+                entry.waiting = entry.waiting.filter(|(known, _)| known == on);
+                entry.waiting.get_or_insert((*on, now));
             }
             Step::Publish | Step::DeleteArtifacts | Step::Probe(_) | Step::Ask(_) => {}
             Step::AddFinalizer
@@ -169,8 +171,9 @@ mod tests {
         backup
     }
 
-    fn wait(reason: &'static str) -> Step {
+    fn wait(on: Awaited, reason: &'static str) -> Step {
         Step::Wait {
+            on,
             reason,
             message: String::new(),
         }
@@ -180,11 +183,23 @@ mod tests {
     fn a_wait_goes_on_until_a_step_forward() {
         let (memory, backup, start) = (Memory::default(), backup(), Instant::now());
         let at = |seconds| start + Duration::from_secs(seconds);
-        memory.note(&backup, &wait("A"), at(0));
+        memory.note(&backup, &wait(Awaited::Manifest, "A"), at(0));
         memory.note(&backup, &Step::Publish, at(4));
-        memory.note(&backup, &wait("B"), at(5));
-        assert_eq!(memory.recall(&backup, at(7)).waiting_for.as_secs(), 7);
+        memory.note(&backup, &wait(Awaited::Manifest, "B"), at(5));
+        let seen = memory.recall(&backup, at(7));
+        assert_eq!(seen.waited(Awaited::Manifest).as_secs(), 7);
         memory.note(&backup, &Step::Watch, at(10));
-        assert_eq!(memory.recall(&backup, at(20)).waiting_for, Duration::ZERO);
+        assert_eq!(memory.recall(&backup, at(20)).waiting, None);
+    }
+
+    #[test]
+    fn the_wait_for_something_else_begins_anew() {
+        let (memory, backup, start) = (Memory::default(), backup(), Instant::now());
+        let at = |seconds| start + Duration::from_secs(seconds);
+        memory.note(&backup, &wait(Awaited::Cluster, "A"), at(0));
+        memory.note(&backup, &wait(Awaited::Storage, "B"), at(300));
+        let seen = memory.recall(&backup, at(310));
+        assert_eq!(seen.waited(Awaited::Storage).as_secs(), 10);
+        assert_eq!(seen.waited(Awaited::Cluster), Duration::ZERO);
     }
 }

@@ -1,9 +1,9 @@
-//! Keeps the objects of schedules as [`crate::schedule`] wants them.
+//! Keeps the objects of schedules as [`crate::schedule`] wants them. What somebody else has made is neither changed nor deleted.
 //!
 //! A RedisCluster's status changes often and its schedules hardly ever: a pass does nothing while the generation is the one
 //! that was applied, but for a look every ten minutes where there are schedules.
 
-use crate::schedule::{Wanted, build, selector};
+use crate::schedule::{Identity, Wanted, build, selector};
 use common::kubernetes::errors::{Classified, ErrorClass};
 use common::{
     kubernetes::{
@@ -115,6 +115,23 @@ impl Schedules {
             identity,
             cron_jobs,
         } = wanted;
+        // The identity comes before the CronJobs and goes after them, so that no pod starts without its right, nor under an
+        // account that is somebody else's.
+        if identity.is_some() {
+            Box::pin(self.identify(cluster, &owner, identity)).await?;
+            Box::pin(self.make::<CronJob>(cluster, &owner, cron_jobs)).await
+        } else {
+            Box::pin(self.make::<CronJob>(cluster, &owner, cron_jobs)).await?;
+            Box::pin(self.identify(cluster, &owner, identity)).await
+        }
+    }
+
+    async fn identify(
+        &self,
+        cluster: &RedisCluster,
+        owner: &OwnerKey,
+        identity: Option<Identity>,
+    ) -> Result<(), ScheduleError> {
         let (accounts, roles, bindings) = match identity {
             Some(identity) => (
                 vec![identity.service_account],
@@ -123,14 +140,13 @@ impl Schedules {
             ),
             None => Default::default(),
         };
-        // The identity first, so that no pod starts without its right; superfluous CronJobs go before the identity does.
-        Box::pin(self.make::<ServiceAccount>(cluster, &owner, accounts)).await?;
-        Box::pin(self.make::<Role>(cluster, &owner, roles)).await?;
-        Box::pin(self.make::<RoleBinding>(cluster, &owner, bindings)).await?;
-        Box::pin(self.make::<CronJob>(cluster, &owner, cron_jobs)).await
+        Box::pin(self.make::<ServiceAccount>(cluster, owner, accounts)).await?;
+        Box::pin(self.make::<Role>(cluster, owner, roles)).await?;
+        Box::pin(self.make::<RoleBinding>(cluster, owner, bindings)).await
     }
 
-    /// Applies what is wanted of one kind and deletes the rest of it.
+    /// Applies what is wanted of one kind and deletes what else of it is the cluster's. An object that is refused does not stop
+    /// the others; the first refusal is the error.
     async fn make<K: Child>(
         &self,
         cluster: &RedisCluster,
@@ -143,24 +159,54 @@ impl Schedules {
         let what = format!("list the {}s of schedules in {namespace}", K::kind(&()));
         let observed = call::read(what, api.list(&parameters)).await?.items;
         self.leadership.ensure()?;
-        for object in observed.iter().filter(|object| {
-            wanted
-                .iter()
-                .all(|wanted| wanted.name_any() != object.name_any())
-        }) {
-            self.applier.delete(owner, object).await?;
+        let is_wanted = |object: &K| {
+            let mut names = wanted.iter().map(ResourceExt::name_any);
+            names.any(|name| name == object.name_any())
+        };
+        for object in &observed {
+            if !is_wanted(object) && is_controlled_by(object, owner) {
+                self.applier.delete(owner, object).await?;
+            }
         }
+        let mut refusal = None;
         for object in wanted {
-            let name = object.name_any();
-            let known = observed.iter().find(|observed| observed.name_any() == name);
-            self.applier.apply(owner, object, known).await?;
+            match Box::pin(self.make_one(&api, owner, object, &observed)).await {
+                Err(error @ (ApiError::Invalid { .. } | ApiError::Foreign { .. })) => {
+                    refusal.get_or_insert(error);
+                }
+                result => result?,
+            }
         }
+        refusal.map_or(Ok(()), |error| Err(error.into()))
+    }
+
+    /// An object of that name that is not listed may be somebody else's: applying it unseen would take it over.
+    async fn make_one<K: Child>(
+        &self,
+        api: &Api<K>,
+        owner: &OwnerKey,
+        wanted: K,
+        listed: &[K],
+    ) -> Result<(), ApiError> {
+        let name = wanted.name_any();
+        let found = if let Some(known) = listed.iter().find(|known| known.name_any() == name) {
+            Some(known.clone())
+        } else {
+            let what = format!("get {} {}/{name}", K::kind(&()), owner.namespace);
+            Box::pin(call::read_optional(what, api.get(&name))).await?
+        };
+        self.applier.apply(owner, wanted, found.as_ref()).await?;
         Ok(())
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<String, Applied>> {
         self.applied.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+fn is_controlled_by<K: Child>(object: &K, owner: &OwnerKey) -> bool {
+    let mut owners = object.owner_references().iter();
+    owners.any(|known| known.controller == Some(true) && known.uid == owner.uid)
 }
 
 impl Reconcile<RedisCluster> for Schedules {

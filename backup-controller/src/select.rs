@@ -19,6 +19,9 @@ pub struct Candidate {
     pub id: NodeId,
     /// Whether it still loads its data.
     pub loading: bool,
+    /// Whether it serves (`cluster_state:ok`). On the smaller side of a split network a node does not: what it holds may have
+    /// been replaced by a failover on the other side.
+    pub serves: bool,
     /// What it says about replication.
     pub replication: ReplicationInfo,
 }
@@ -72,12 +75,28 @@ pub fn choose(
                 primary.address
             ));
         }
+        Some(primary) if !primary.serves => {
+            reasons.push(format!("primary {} {NOT_SERVING}", primary.address));
+        }
         Some(primary) => return Ok(primary.chosen(SourceRole::Primary)),
         None => reasons.push("the primary does not answer".to_owned()),
     }
     Err(NoSource {
         reasons: reasons.join(", "),
     })
+}
+
+/// What is said of a node that does not serve.
+pub const NOT_SERVING: &str = "sees the cluster as failed (cluster_state is not ok)";
+
+/// The roles to try on an attempt, one after the other: on the last of several the primary goes first, because a replica whose
+/// snapshots always fail looks as healthy as any other.
+pub fn order(prefer: SourceRole, attempt: i32, attempts: i32) -> (SourceRole, Option<SourceRole>) {
+    if prefer == SourceRole::Replica && attempts > 1 && attempt >= attempts {
+        (SourceRole::Primary, Some(SourceRole::Replica))
+    } else {
+        (prefer, None)
+    }
 }
 
 impl Candidate {
@@ -97,6 +116,9 @@ fn replica_trouble(replica: &Candidate, primary: Option<&Candidate>) -> Option<&
     };
     if replica.loading {
         return Some("is still loading its data");
+    }
+    if !replica.serves {
+        return Some(NOT_SERVING);
     }
     if link.syncing {
         return Some("receives a full copy from its primary");
@@ -136,6 +158,7 @@ mod tests {
             address: address(1),
             id: NodeId::from_bytes([1; 20]),
             loading: false,
+            serves: true,
             replication: ReplicationInfo {
                 offset: 100 << 20,
                 id: "history".into(),
@@ -149,6 +172,7 @@ mod tests {
             address: address(last),
             id: NodeId::from_bytes([last; 20]),
             loading: false,
+            serves: true,
             replication: ReplicationInfo {
                 offset,
                 id: "history".into(),
@@ -186,11 +210,12 @@ mod tests {
     #[test]
     fn a_replica_in_trouble_leaves_the_primary() {
         let near = 100 << 20;
-        let trouble: [fn(&mut Candidate); 7] = [
+        let trouble: [fn(&mut Candidate); 8] = [
             |r| link(r).up = false,
             |r| link(r).syncing = true,
             |r| link(r).ip = Some(address(9).ip),
             |r| r.loading = true,
+            |r| r.serves = false,
             |r| r.replication.offset = 0,
             |r| r.replication.id = "another".into(),
             |r| r.replication.upstream = None,
@@ -224,6 +249,25 @@ mod tests {
     fn a_primary_that_was_demoted_is_not_read() {
         let demoted = replica(1, 5);
         assert!(choose(Some(&demoted), &[], SourceRole::Primary).is_err());
+    }
+
+    #[test]
+    fn a_primary_that_was_cut_off_is_not_read() {
+        let mut cut_off = primary();
+        cut_off.serves = false;
+        for prefer in [SourceRole::Primary, SourceRole::Replica] {
+            let error = choose(Some(&cut_off), &[], prefer).unwrap_err();
+            assert!(error.reasons.contains("cluster_state"), "{error}");
+        }
+    }
+
+    #[test]
+    fn on_the_last_of_several_attempts_the_primary_goes_first() {
+        use SourceRole::{Primary, Replica};
+        assert_eq!(order(Replica, 1, 3), (Replica, None));
+        assert_eq!(order(Replica, 3, 3), (Primary, Some(Replica)));
+        assert_eq!(order(Replica, 1, 1), (Replica, None));
+        assert_eq!(order(Primary, 3, 3), (Primary, None));
     }
 
     proptest! {

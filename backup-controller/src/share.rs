@@ -16,6 +16,17 @@ pub fn moves(backup: &RedisBackup, me: &str, own: &Own, free: usize) -> Vec<Move
     share::moves(uid, &units, me, own, free)
 }
 
+/// Whether a free slot of the replica `me` is of use to the backup: for a unit that nobody has taken, or for one that bears
+/// the replica's name and was not begun for want of a slot.
+pub fn wants_a_slot(backup: &RedisBackup, me: &str) -> bool {
+    let status = backup.status.as_ref().filter(|status| !is_finished(status));
+    let mut shards = status.iter().flat_map(|status| &status.shards);
+    shards.any(|shard| {
+        let free = shard.worker.is_empty() || shard.worker == me;
+        free && shard.state == BackupShardState::Pending
+    })
+}
+
 /// A snapshot lives in the connection to the server: nobody else can go on with it.
 fn unit(shard: &BackupShard) -> Unit<'_> {
     Unit {
@@ -64,5 +75,23 @@ mod tests {
         );
         own.running = BTreeMap::from([(1, 1)]);
         assert_eq!(moves(&backup, "a", &own, 5), [Move::Stop(1)]);
+    }
+
+    #[test]
+    fn a_free_slot_is_of_use_to_free_units_and_to_own_ones_that_were_not_begun() {
+        let wants = |worker: &str, state| {
+            let mut backup = RedisBackup::new("b", RedisBackupSpec::default());
+            backup.status = Some(RedisBackupStatus {
+                shards: vec![BackupShard {
+                    worker: worker.to_owned(),
+                    state,
+                    ..BackupShard::default()
+                }],
+                ..RedisBackupStatus::default()
+            });
+            wants_a_slot(&backup, "a")
+        };
+        assert!(wants("", Pending) && wants("a", Pending));
+        assert!(!wants("b", Pending) && !wants("a", Streaming) && !wants("", Stored));
     }
 }

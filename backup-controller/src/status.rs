@@ -64,12 +64,12 @@ pub fn after(
             close(&mut status, now);
         }
         Step::Wait { message, .. } => status.message = Some(message.clone()),
-        Step::Abandon(trouble) => {
-            findings.push(Finding::no("ArtifactsDeleted", trouble.reason, &trouble.message));
-            status.message = Some(trouble.message.clone());
-        }
         Step::Watch | Step::Publish | Step::DeleteArtifacts | Step::Probe(_) => {}
-        Step::Ask(_) | Step::AddFinalizer | Step::RemoveFinalizer | Step::Rest => return status,
+        Step::Ask(_)
+        | Step::AddFinalizer
+        | Step::RemoveFinalizer
+        | Step::Abandon(_)
+        | Step::Rest => return status,
     }
     if !status.shards.is_empty() {
         captured(&status, &mut findings);
@@ -268,6 +268,7 @@ mod tests {
         let later = Timestamp::from_second(1_800_000_060).unwrap();
         let mut backup = RedisBackup::new("b", crds::RedisBackupSpec::default());
         let wait = Step::Wait {
+            on: crate::plan::Awaited::Cluster,
             reason: "ClusterNotFound",
             message: "waiting".into(),
         };

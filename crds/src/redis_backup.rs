@@ -210,7 +210,7 @@ pub struct RedisBackupStatus {
     /// Each shard: the units of work that the controller's replicas claim.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub shards: Vec<BackupShard>,
-    /// Accepted, Captured, SlotsCovered, Published, Complete, Failed, ArtifactsDeleted.
+    /// Accepted, Captured, SlotsCovered, Published, Complete, Failed.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(schema_with = "conditions_schema")]
     pub conditions: Vec<Condition>,

@@ -1,6 +1,8 @@
 //! A real S3 server of files in a directory, in this process or (`s3-server`) in one of its own, and a front that fails on
 //! demand.
 
+mod uploads;
+
 use anyhow::Context;
 use axum::{
     Router,
@@ -27,6 +29,7 @@ use std::{
 };
 use tokio::{net::TcpListener, task::JoinHandle};
 use tokio_util::sync::CancellationToken;
+use uploads::{Uploads, as_at_aws};
 
 /// How long connections may take to end after a stop.
 const GRACE: Duration = Duration::from_secs(5);
@@ -74,6 +77,7 @@ impl S3Server {
         });
         let router = Router::new()
             .fallback_service(service)
+            .layer(from_fn_with_state(Uploads::default(), as_at_aws))
             .layer(from_fn_with_state(faults.clone(), fail_on_demand));
         let listener = TcpListener::bind(listen)
             .await
@@ -162,6 +166,8 @@ pub enum On {
     Begin,
     /// Completion of a multipart upload.
     Complete,
+    /// Listing of unfinished multipart uploads.
+    Uploads,
     /// Read of an object or of a range.
     Get,
 }
@@ -224,6 +230,7 @@ fn kind(request: &Request) -> Option<On> {
         Method::PUT => Some(On::Put),
         Method::POST if query.starts_with("uploads") => Some(On::Begin),
         Method::POST if query.contains("uploadId=") => Some(On::Complete),
+        Method::GET if uploads::is_listing(query) => Some(On::Uploads),
         Method::GET if !query.contains("list-type") => Some(On::Get),
         _ => None,
     }
@@ -235,10 +242,7 @@ async fn fail_on_demand(State(faults): State<Faults>, request: Request, next: Ne
         Some(Fault::Answer(status, code)) => {
             // Reading the body first keeps the connection whole, as a real server does for small bodies.
             take_in(request, usize::MAX).await;
-            let body = format!(
-                "<?xml version=\"1.0\"?><Error><Code>{code}</Code><Message>on demand of a test</Message></Error>"
-            );
-            (status, body).into_response()
+            refusal(status, code)
         }
         Some(Fault::Stall) => {
             take_in(request, usize::MAX).await;
@@ -259,6 +263,14 @@ async fn fail_on_demand(State(faults): State<Faults>, request: Request, next: Ne
             next.run(request).await
         }
     }
+}
+
+/// An S3 error answer.
+fn refusal(status: StatusCode, code: &str) -> Response {
+    let body = format!(
+        "<?xml version=\"1.0\"?><Error><Code>{code}</Code><Message>on demand of a test</Message></Error>"
+    );
+    (status, body).into_response()
 }
 
 async fn take_in(request: Request, bytes: usize) {
@@ -347,7 +359,7 @@ impl Drop for TestBucket {
 }
 
 /// The server as a process of its own (`s3-server`), for what is measured: its memory and time do not count as ours. Killed
-/// and its directory removed at the end.
+/// and its directory removed at the end; killed as well when the thread that started it ends in any other way.
 #[derive(Debug)]
 pub struct S3Process {
     child: Child,
@@ -364,7 +376,9 @@ impl S3Process {
             id: "TESTACCESSKEY".to_owned(),
             secret: "test-secret-that-must-not-show".to_owned(),
         };
-        let mut child = Command::new(binary)
+        let mut child = Command::new("setpriv")
+            .args(["--pdeathsig", "KILL"])
+            .arg(binary)
             .args(["--listen", "127.0.0.1:0", "--bucket", TestBucket::NAME])
             .args(["--access-key", &key.id, "--secret-key", &key.secret])
             .arg("--root")
@@ -372,7 +386,7 @@ impl S3Process {
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .spawn()
-            .with_context(|| format!("cannot run {}", binary.display()))?;
+            .context("cannot run setpriv (of util-linux)")?;
         let output = child.stdout.take().context("no output to read")?;
         let mut process = Self {
             child,
@@ -382,14 +396,13 @@ impl S3Process {
         };
         let mut line = String::new();
         BufReader::new(output).read_line(&mut line)?;
-        anyhow::ensure!(line.starts_with("http://"), "the S3 server said {line:?}");
+        anyhow::ensure!(
+            line.starts_with("http://"),
+            "{} said {line:?}",
+            binary.display()
+        );
         line.trim().clone_into(&mut process.endpoint);
         Ok(process)
-    }
-
-    /// Id of the process.
-    pub fn pid(&self) -> u32 {
-        self.child.id()
     }
 
     /// `http://` address for clients.
@@ -405,11 +418,6 @@ impl S3Process {
     /// The file that holds an object.
     pub fn file(&self, key: &str) -> PathBuf {
         self.directory.join(TestBucket::NAME).join(key)
-    }
-
-    /// Waits for the process to end by itself.
-    pub fn wait(&mut self) -> io::Result<std::process::ExitStatus> {
-        self.child.wait()
     }
 
     /// The bucket, ready for requests.

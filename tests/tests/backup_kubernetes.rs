@@ -7,7 +7,11 @@ use backup_controller::{
     arguments::{ControllerArguments, CreateBackup, Policy},
     create_backup, run,
 };
-use common::{runtime::Runtime, storage::Manifest};
+use bytes::BytesMut;
+use common::{
+    runtime::Runtime,
+    storage::{Manifest, ObjectStore, location::SMALLEST_PART, upload::MultipartUpload},
+};
 use crds::{
     BackupPlan, BackupSchedule, BackupShardState, BackupStorage, DeletionPolicy, LABEL_CLUSTER,
     LocalRef, RedisBackup, RedisBackupSpec, RedisBackupStatus, RedisCluster, RedisClusterSpec,
@@ -18,6 +22,7 @@ use k8s_openapi::api::{
     batch::v1::CronJob,
     coordination::v1::Lease,
     core::v1::{Pod, Secret, ServiceAccount},
+    events::v1::Event,
     rbac::v1::{Role, RoleBinding},
 };
 use kube::{
@@ -273,6 +278,16 @@ impl Replica {
     }
 }
 
+/// Leaves an upload behind as a process does that is killed.
+async fn leave_upload(store: &ObjectStore, key: String) -> Result<()> {
+    let part = BytesMut::zeroed(usize::try_from(SMALLEST_PART)?);
+    let mut upload = MultipartUpload::new(store.clone(), key, part.len());
+    upload.send(part).await?;
+    upload.arrival().await?;
+    std::mem::forget(upload);
+    Ok(())
+}
+
 fn workers(status: &RedisBackupStatus) -> BTreeSet<String> {
     status
         .shards
@@ -302,6 +317,10 @@ async fn two_replicas_share_a_backup_and_a_killed_one_costs_its_attempts_only() 
             all_are(status, BackupShardState::Streaming) && workers(status).len() == 2
         })
         .await?;
+    let root = shared.destination.clone().context("no destination")?;
+    let root = root.trim_start_matches("s3://backups/");
+    let lost = format!("{root}shard-0009-a1.rdb.gz");
+    leave_upload(&world.bucket.store().await?, lost).await?;
     one.kill();
     let done = world
         .until("now", "it has ended", |status| {
@@ -335,6 +354,10 @@ async fn two_replicas_share_a_backup_and_a_killed_one_costs_its_attempts_only() 
         progress.summary == "4/4" && progress.keys == Some(160),
         "{progress:?}"
     );
+    eventually("no unfinished upload is left", async || {
+        Ok(world.bucket.server().unfinished_uploads()?.is_empty())
+    })
+    .await?;
     let lease = Api::<Lease>::namespaced(world.client(), &world.namespace)
         .get("cart-operation")
         .await?;
@@ -504,6 +527,65 @@ async fn schedules_become_cron_jobs_and_go_with_them() -> Result<()> {
         Ok(names().await?.is_empty() && account.get_opt(identity).await?.is_none())
     })
     .await?;
+    one.stop().await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_somebody_else_has_made_is_not_taken_over_and_stops_no_other_schedule() -> Result<()> {
+    let world = World::new(3).await?;
+    let schedule = |name: &str, schedule: &str| BackupSchedule {
+        name: name.to_owned(),
+        schedule: schedule.to_owned(),
+        storage_name: "s3".to_owned(),
+        ..BackupSchedule::default()
+    };
+    let jobs = Api::<CronJob>::namespaced(world.client(), &world.namespace);
+    let accounts = Api::<ServiceAccount>::namespaced(world.client(), &world.namespace);
+    let pod = json!({"restartPolicy": "Never", "containers": [{"name": "own", "image": "own"}]});
+    let own: CronJob = serde_json::from_value(json!({"metadata": {"name": "cart-nightly"},
+        "spec": {"schedule": "0 4 * * *", "jobTemplate": {"spec": {"template": {"spec": pod}}}}}))?;
+    let own = jobs.create(&PostParams::default(), &own).await?;
+    let identity = "cart-backup-schedule";
+    let account: ServiceAccount = serde_json::from_value(json!({"metadata": {"name": identity}}))?;
+    let account = accounts.create(&PostParams::default(), &account).await?;
+
+    // No pod runs under an account of somebody else.
+    let wanted = vec![
+        schedule("nightly", "30 2 * * *"),
+        schedule("odd", "99 2 * * *"), // which the API server refuses
+        schedule("weekly", "30 2 * * 0"),
+    ];
+    world.cluster(wanted.clone()).await?;
+    let one = world.replica("one")?;
+    let events = Api::<Event>::namespaced(world.client(), &world.namespace);
+    eventually("it is told that the account is not ours", async || {
+        let told = events.list(&ListParams::default()).await?.items;
+        Ok(told.iter().any(|event| {
+            let note = event.note.as_deref().unwrap_or_default();
+            event.reason.as_deref() == Some("NameTaken") && note.contains("ServiceAccount")
+        }))
+    })
+    .await?;
+    let same = accounts.get(identity).await?;
+    ensure!(same.resource_version() == account.resource_version());
+    ensure!(jobs.list(&ListParams::default()).await?.items.len() == 1);
+
+    // One that is refused and one whose name is taken do not stop the others.
+    accounts.delete(identity, &DeleteParams::default()).await?;
+    let schedules = [wanted, vec![schedule("yearly", "30 2 1 1 *")]].concat();
+    let change = json!({"spec": {"backup": {"schedules": schedules}}});
+    world
+        .clusters()
+        .patch("cart", &PatchParams::default(), &Patch::Merge(change))
+        .await?;
+    eventually("the other schedules have their CronJobs", async || {
+        let (weekly, yearly) = (jobs.get_opt("cart-weekly"), jobs.get_opt("cart-yearly"));
+        Ok(weekly.await?.is_some() && yearly.await?.is_some())
+    })
+    .await?;
+    let same = jobs.get("cart-nightly").await?;
+    ensure!(same.resource_version() == own.resource_version());
+    ensure!(jobs.get_opt("cart-odd").await?.is_none());
     one.stop().await
 }
 

@@ -269,6 +269,31 @@ async fn slots_that_moved_are_told() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_primary_on_the_smaller_side_of_a_split_is_not_read() -> Result<()> {
+    let mut cluster = RedisCluster::start(3, 0).await?;
+    let bucket = TestBucket::start().await?;
+    let store = bucket.store().await?;
+    let mut first = requests(&store, &cluster).await?.remove(0);
+    first.patience = Duration::from_secs(1);
+    for node in cluster.nodes_mut().iter_mut().skip(1) {
+        node.kill()?;
+    }
+    let alone = cluster.nodes().first().context("no node")?;
+    eventually("it knows that it is alone", async || {
+        let info: String = alone.call("CLUSTER INFO").await?;
+        Ok(info.contains("cluster_state:fail"))
+    })
+    .await?;
+    match run(&first).await {
+        Err(error @ CaptureError::NoSource(_)) => {
+            ensure!(error.to_string().contains("cluster_state"), "{error}");
+            Ok(())
+        }
+        other => bail!("{other:?}"),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_open_slot_is_seen_before_anything_is_captured() -> Result<()> {
     let cluster = RedisCluster::start(3, 0).await?;
     let [source, target, ..] = cluster.primaries() else {

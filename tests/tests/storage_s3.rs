@@ -3,10 +3,12 @@
 
 use anyhow::{Context, ensure};
 use axum::http::StatusCode;
+use backup_controller::artifacts;
+use bytes::BytesMut;
 use common::storage::{
     BLOCK_BYTES, BackupId, BlockReader, Compression, CompressionPool, Credentials, Layout,
     Location, ObjectStore, S3Cause, ShardIndex, ShardWriter, StorageError, StoredObject,
-    location::Given, manifest::SCHEMA,
+    location::Given, manifest::SCHEMA, upload::MultipartUpload,
 };
 use std::{
     fs,
@@ -507,9 +509,10 @@ async fn small_objects_and_deletion() -> anyhow::Result<()> {
             "{prefix:?} was deleted"
         );
     }
-    assert_eq!(store.delete_backup(&layout).await?, 2);
-    assert_eq!(store.delete_backup(&layout).await?, 0);
-    assert!(store.head(&layout.manifest()).await?.is_none());
+    artifacts::delete(&store, &layout).await?;
+    let left = store.list(layout.root(), 100).await?;
+    assert!(left.is_empty(), "{left:?}");
+    artifacts::delete(&store, &layout).await?; // gone already is fine
     let error = store
         .read_manifest(&layout)
         .await
@@ -536,5 +539,75 @@ async fn checksums_on_every_request_work_where_the_store_takes_them() -> anyhow:
     let raw = random(2 * BLOCK_BYTES + 1, 11);
     let stored = store_bytes(&store, KEY, GZIP, &raw).await?;
     assert!(read_from(&store, KEY, &index(&stored, GZIP), 0).await? == raw);
+    Ok(())
+}
+
+/// Leaves an upload behind as a process does that is killed.
+async fn leave_upload(store: &ObjectStore, key: &str) -> anyhow::Result<()> {
+    let mut upload = MultipartUpload::new(store.clone(), key.to_owned(), PART);
+    upload.send(BytesMut::zeroed(PART)).await?;
+    upload.arrival().await?;
+    std::mem::forget(upload);
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn deletion_takes_unfinished_uploads_along_but_needs_no_right_to() -> anyhow::Result<()> {
+    let bucket = TestBucket::start().await?;
+    let store = bucket.store().await?;
+    let id = "20261121t003000z-3f9c2a10".parse()?;
+    let layout = Layout::new(&bucket.location()?, "shop", "cart", &id);
+    let shard = layout.key("shard-0000-a1.rdb");
+    let faults = bucket.server().faults();
+    for (status, code) in [
+        (StatusCode::FORBIDDEN, "AccessDenied"),
+        (StatusCode::METHOD_NOT_ALLOWED, "MethodNotAllowed"),
+        (StatusCode::NOT_IMPLEMENTED, "NotImplemented"),
+    ] {
+        for key in [&layout.manifest(), &shard] {
+            store.put(key, "{}".into(), "application/json").await?;
+        }
+        faults.add(On::Uploads, Fault::Answer(status, code), usize::MAX);
+        artifacts::delete(&store, &layout)
+            .await
+            .with_context(|| format!("{code} on the listing of uploads"))?;
+        faults.clear();
+        let left = store.list(layout.root(), 100).await?;
+        assert!(left.is_empty(), "{code}: {left:?}");
+    }
+    leave_upload(&store, &shard).await?;
+    let begun = bucket.server().unfinished_uploads()?;
+    assert!(!begun.is_empty(), "no upload was left behind");
+    artifacts::delete(&store, &layout).await?;
+    let left = bucket.server().unfinished_uploads()?;
+    assert!(left.is_empty(), "{left:?}");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_completion_may_take_longer_than_other_requests() -> anyhow::Result<()> {
+    let bucket = TestBucket::start().await?;
+    let store = bucket.store().await?;
+    let slow = Fault::Slow(Duration::from_secs(35));
+    bucket.server().faults().add(On::Complete, slow, 2);
+    let stored = store_bytes(&store, KEY, GZIP, &random(BLOCK_BYTES, 12)).await?;
+    let file = fs::read(bucket.server().file(TestBucket::NAME, KEY))?;
+    assert_eq!(file.len() as u64, stored.stored_bytes);
+    assert_eq!(bucket.server().faults().left(), 1, "it was tried again");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_completion_without_an_answer_is_known_by_its_object() -> anyhow::Result<()> {
+    let bucket = TestBucket::start().await?;
+    let store = bucket.store().await?;
+    let faults = bucket.server().faults();
+    let internal = Fault::Answer(StatusCode::INTERNAL_SERVER_ERROR, "InternalError");
+    faults.add(On::Complete, Fault::LoseAnswer, 1);
+    faults.add(On::Complete, internal, usize::MAX);
+    let raw = random(BLOCK_BYTES, 13);
+    let stored = store_bytes(&store, KEY, GZIP, &raw).await?;
+    assert!(read_from(&store, KEY, &index(&stored, GZIP), 0).await? == raw);
+    assert!(bucket.server().unfinished_uploads()?.is_empty());
     Ok(())
 }

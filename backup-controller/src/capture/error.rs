@@ -7,6 +7,7 @@ use common::{
     rdb::{RdbError, checksum::ChecksumError},
     storage::StorageError,
 };
+use std::{net::SocketAddr, time::Duration};
 
 /// Why a shard was not captured.
 #[derive(Debug, thiserror::Error)]
@@ -30,6 +31,19 @@ pub enum CaptureError {
     /// The stream broke or was refused.
     #[error(transparent)]
     Replication(#[from] ReplicationError),
+    /// The server says that it lives, and nothing else.
+    #[error(
+        "{address} has not {what} within {} minutes, though it lives: look in its INFO persistence for a BGSAVE or a rewrite of the append-only file that does not end",
+        after.as_secs() / 60
+    )]
+    Late {
+        /// The server.
+        address: SocketAddr,
+        /// What it has not done.
+        what: &'static str,
+        /// How long was waited.
+        after: Duration,
+    },
     /// The stream is damaged.
     #[error(transparent)]
     Checksum(#[from] ChecksumError),
@@ -67,6 +81,7 @@ impl Classified for CaptureError {
             | Self::SlotsMoved { .. }
             | Self::Node(_)
             | Self::Replication(_)
+            | Self::Late { .. }
             | Self::Checksum(_)
             | Self::NotRdb(_)
             | Self::Empty
@@ -90,6 +105,7 @@ impl Classified for CaptureError {
                     "SourceRefused"
                 }
             },
+            Self::Late { .. } => "SnapshotLate",
             Self::Checksum(_) | Self::NotRdb(_) | Self::Empty => "StreamDamaged",
             Self::Storage(error) => error.reason(),
             Self::Index(_) => "IndexMalformed",

@@ -4,6 +4,8 @@
 
 mod error;
 mod facts;
+mod opening;
+mod proof;
 mod source;
 mod walk;
 
@@ -13,10 +15,9 @@ pub use facts::{CaptureFacts, CaptureProgress, CapturedShard, IndexDocument};
 use bytes::BytesMut;
 use common::{
     cluster::{
-        replication::{Fork, Handshake, ReplicationOptions, ReplicationStream},
+        replication::{Fork, ReplicationStream},
         slots::SlotSet,
     },
-    rdb::checksum::{Checked, ChecksumVerifier},
     storage::{
         BackupId, Compression, CompressionPool, Layout, ObjectStore, Sha256Digest, ShardIndex,
         ShardWriter, StoredObject, manifest, upload::part_size_for,
@@ -24,11 +25,12 @@ use common::{
 };
 use crds::SourceRole;
 use jiff::Timestamp;
+use opening::open;
+use proof::{Proof, Proven};
 use source::Source;
 use std::{net::SocketAddr, time::Duration};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
-use walk::Walk;
 
 /// Length of the buffer for reads across the end of a block.
 const EDGE: usize = 4096;
@@ -52,7 +54,7 @@ pub struct CaptureRequest {
     pub backup_id: BackupId,
     /// Number of the shard in the backup.
     pub shard: u32,
-    /// Number of the attempt: part of the keys, so that two attempts never write the same object.
+    /// Number of the attempt: part of the keys, as is the mark of the claim in `layout`, so that two never write the same.
     pub attempt: u32,
     /// How blocks are compressed.
     pub compression: Compression,
@@ -67,12 +69,13 @@ impl CaptureRequest {
     }
 
     fn object_name(&self) -> String {
-        Layout::shard_name(self.shard, self.attempt, self.compression)
+        let Self { shard, attempt, .. } = *self;
+        self.layout.shard_name(shard, attempt, self.compression)
     }
 }
 
-/// Captures the shard. `progress` is kept up to date; the fork is told at once. Cancelled or failed, nothing of the object
-/// stays in the bucket, unfinished uploads included.
+/// Captures the shard. `progress` is kept up to date; the fork is told at once. Cancelled or failed, no unfinished upload stays
+/// in the bucket; an object that was whole by then may.
 pub async fn capture(
     request: &CaptureRequest,
     progress: &watch::Sender<CaptureProgress>,
@@ -91,57 +94,29 @@ pub async fn capture(
         Some(part_size_for(source.used_memory)),
     );
     let fork = stream.fork().clone();
-    let pumped = cancel
-        .run_until_cancelled(Box::pin(pump(request, stream, &mut writer, progress)))
-        .await
-        .unwrap_or(Err(CaptureError::Cancelled));
-    let proven = match pumped {
-        Ok(proven) => proven,
+    let storing = async {
+        let proven = Box::pin(pump(request, stream, &mut writer, progress)).await?;
+        let object = Box::pin(writer.complete()).await?;
+        Ok::<_, CaptureError>((object, proven))
+    };
+    let stored = cancel.run_until_cancelled(storing).await;
+    let stored = stored.unwrap_or(Err(CaptureError::Cancelled));
+    let (object, proven) = match stored {
+        Ok(stored) => stored,
         Err(error) => {
+            // Waited for, some seconds at most: the process may end right after this.
             Box::pin(writer.abort()).await;
             return Err(error);
         }
     };
-    let object = cancel
-        .run_until_cancelled(Box::pin(writer.finish()))
-        .await
-        .ok_or(CaptureError::Cancelled)??;
-    let document = document(request, &source, &fork, forked_at, object, proven)?;
+    // Its buffers are for another stream.
+    drop(writer);
+    let document = document(request, &source, &fork, forked_at, object, proven);
     progress.send_modify(|seen| seen.stored_bytes = document.index.stored_bytes);
     cancel
         .run_until_cancelled(Box::pin(store_index(request, document)))
         .await
         .ok_or(CaptureError::Cancelled)?
-}
-
-/// Chooses the node and waits until it has taken its snapshot.
-async fn open(
-    request: &CaptureRequest,
-    progress: &watch::Sender<CaptureProgress>,
-) -> Result<(Source, ReplicationStream, Timestamp), CaptureError> {
-    let source = source::find(
-        &request.seeds,
-        &request.slots,
-        request.prefer,
-        request.patience,
-    )
-    .await?;
-    progress.send_modify(|seen| seen.source = Some(source.choice));
-    let options = ReplicationOptions {
-        server_version: Some(source.server.version.clone()),
-        ..ReplicationOptions::default()
-    };
-    let pending = Handshake::start(source.choice.address.client(), options).await?;
-    let stream = pending.full_resync().await?;
-    let forked_at = Timestamp::now();
-    progress.send_modify(|seen| seen.forked_at = Some(forked_at));
-    Ok((source, stream, forked_at))
-}
-
-/// What the stream has proven to be.
-struct Proven {
-    walk: Walk,
-    crc64: String,
 }
 
 /// Moves the snapshot into the writer: socket to block buffer without a copy, checked and counted on the way.
@@ -151,8 +126,7 @@ async fn pump(
     writer: &mut ShardWriter,
     progress: &watch::Sender<CaptureProgress>,
 ) -> Result<Proven, CaptureError> {
-    let mut walk = Walk::new(request.slots.clone());
-    let mut checksum = ChecksumVerifier::new();
+    let mut proof = Proof::new(request.slots.clone());
     let mut edge = BytesMut::with_capacity(EDGE);
     loop {
         // The last bytes of a block are read beside it: reading into them would make its buffer grow.
@@ -170,9 +144,8 @@ async fn pump(
         if piece.is_empty() {
             break;
         }
-        checksum.update(piece);
-        walk.feed(piece)?;
-        for (offset, db) in walk.first_records() {
+        proof.feed(piece)?;
+        for (offset, db) in proof.walk.first_records() {
             writer.record_begins(offset, db);
         }
         if at_edge {
@@ -183,14 +156,10 @@ async fn pump(
         progress.send_modify(|seen| {
             seen.raw_bytes = writer.raw_bytes();
             seen.stored_bytes = writer.stored_bytes();
-            seen.keys = walk.keys();
+            seen.keys = proof.walk.keys();
         });
     }
-    let crc64 = match checksum.finish()? {
-        Checked::Verified(sum) => format!("{sum:016x}"),
-        Checked::Disabled => manifest::CRC_DISABLED.to_owned(),
-    };
-    Ok(Proven { walk, crc64 })
+    proof.finish()
 }
 
 fn document(
@@ -200,10 +169,13 @@ fn document(
     forked_at: Timestamp,
     object: StoredObject,
     proven: Proven,
-) -> Result<IndexDocument, CaptureError> {
-    let header = proven.walk.header().ok_or(CaptureError::Empty)?;
-    let counted = proven.walk.finish();
-    Ok(IndexDocument {
+) -> IndexDocument {
+    let Proven {
+        header,
+        counted,
+        crc64,
+    } = proven;
+    IndexDocument {
         index: ShardIndex {
             schema: manifest::SCHEMA,
             backup_id: request.backup_id.clone(),
@@ -224,7 +196,7 @@ fn document(
                 SourceRole::Replica => manifest::SourceRole::Replica,
                 SourceRole::Primary => manifest::SourceRole::Primary,
             },
-            crc64: proven.crc64,
+            crc64,
             replid: fork.replication_id.clone(),
             offset: u64::try_from(fork.offset).unwrap_or_default(),
             forked_at,
@@ -232,7 +204,7 @@ fn document(
             functions: counted.functions,
             foreign_keys: counted.foreign_keys,
         },
-    })
+    }
 }
 
 async fn store_index(
@@ -241,7 +213,7 @@ async fn store_index(
 ) -> Result<CapturedShard, CaptureError> {
     let index_key = request
         .layout
-        .key(&Layout::index_name(request.shard, request.attempt));
+        .key(&request.layout.index_name(request.shard, request.attempt));
     let text = serde_json::to_vec(&document)?;
     let index_sha256 = Sha256Digest::of(&text);
     request

@@ -1,10 +1,10 @@
 //! Finds the node of a shard that is read: asks the nodes themselves, right before the snapshot.
 
 use super::CaptureError;
-use crate::select::{Candidate, Choice, NoSource, choose};
+use crate::select::{Candidate, Choice, NOT_SERVING, NoSource, choose};
 use common::cluster::{
     info::ServerInfo,
-    node::NodeClient,
+    node::{NodeClient, NodeError},
     slots::SlotSet,
     topology::{ClusterNode, NodeAddress, NodesView},
 };
@@ -104,7 +104,7 @@ fn nobody(reasons: &str) -> CaptureError {
     })
 }
 
-/// The view of whichever node answers first and knows an owner of the slots.
+/// The view of whichever node answers first, serves, and knows an owner of the slots.
 async fn any_view(seeds: &[SocketAddr], slots: &SlotSet) -> Result<NodesView, CaptureError> {
     let first = slots.iter().next();
     let knows = |view: &NodesView| {
@@ -112,22 +112,32 @@ async fn any_view(seeds: &[SocketAddr], slots: &SlotSet) -> Result<NodesView, Ca
         nodes.any(|node| node.is_primary() && first.is_some_and(|slot| node.slots.contains(slot)))
     };
     let views = stream::iter(seeds.iter().copied())
-        .map(|seed| async move { NodeClient::connect(seed, NODE_TIMEOUT).await?.nodes().await })
+        .map(|seed| async move { (seed, view_of(seed).await) })
         .buffer_unordered(PARALLEL_QUESTIONS);
     let mut views = std::pin::pin!(views);
-    let mut trouble = None;
-    while let Some(answer) = views.next().await {
+    let (mut trouble, mut cut_off) = (None, None);
+    while let Some((seed, answer)) = views.next().await {
         match answer {
-            Ok(view) if knows(&view) => return Ok(view),
-            Ok(_) => {}
+            Ok(Some(view)) if knows(&view) => return Ok(view),
+            Ok(Some(_)) => {}
+            Ok(None) => cut_off = Some(seed),
             Err(error) => trouble = Some(error),
         }
     }
-    match trouble {
-        Some(error) => Err(CaptureError::Node(error)),
-        None if seeds.is_empty() => Err(nobody("the cluster has no pod with an address")),
-        None => Err(nobody("no node knows an owner of the shard's slots")),
+    match (cut_off, trouble) {
+        (Some(seed), _) => Err(nobody(&format!("node {seed} {NOT_SERVING}"))),
+        (None, Some(error)) => Err(CaptureError::Node(error)),
+        (None, None) if seeds.is_empty() => Err(nobody("the cluster has no pod with an address")),
+        (None, None) => Err(nobody("no node knows an owner of the shard's slots")),
     }
+}
+
+/// The view of a node; `None` if it does not serve: on the smaller side of a split network nobody knows who owns what.
+async fn view_of(seed: SocketAddr) -> Result<Option<NodesView>, NodeError> {
+    let client = NodeClient::connect(seed, NODE_TIMEOUT).await?;
+    let serves = client.cluster_info().await?.ok;
+    let view = client.nodes().await?;
+    Ok(serves.then_some(view))
 }
 
 struct Asked {
@@ -141,16 +151,18 @@ async fn ask(node: &ClusterNode) -> Option<Asked> {
     let address: NodeAddress = node.address?;
     let asked = async {
         let client = NodeClient::connect(address.client(), NODE_TIMEOUT).await?;
-        Ok::<_, common::cluster::node::NodeError>((client.my_id().await?, client.info(None).await?))
+        let (id, state) = (client.my_id().await?, client.cluster_info().await?);
+        Ok::<_, NodeError>((id, state.ok, client.info(None).await?))
     };
     match asked.await {
-        Ok((id, info)) if id == node.id => {
+        Ok((id, is_serving, info)) if id == node.id => {
             let server = info.server();
             Some(Asked {
                 candidate: Candidate {
                     address,
                     id,
                     loading: server.loading,
+                    serves: is_serving,
                     replication: info.replication(),
                 },
                 server,

@@ -1,7 +1,7 @@
 //! The steps while shards are captured: another attempt, the check after the forks, the manifest.
 
 use super::{
-    observed::{Observed, Question},
+    observed::{Awaited, Observed, Question},
     settled,
     step::{Freed, Step},
 };
@@ -61,6 +61,7 @@ fn publish(seen: &Observed) -> Step {
         None | Some(Background::Running) => Step::Publish,
         Some(Background::Done(published)) => Step::Succeed(published.clone()),
         Some(Background::Failed(trouble)) if trouble.transient => Step::Wait {
+            on: Awaited::Manifest,
             reason: trouble.reason,
             message: trouble.message.clone(),
         },

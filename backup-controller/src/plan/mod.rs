@@ -63,7 +63,7 @@ pub fn plan(backup: &RedisBackup, seen: &Observed) -> Step {
     } else {
         carry_on(backup, &status, seen)
     };
-    impatient(step, seen.waiting_for)
+    impatient(step, seen)
 }
 
 /// Whether the backup has succeeded or failed.
@@ -72,11 +72,16 @@ pub fn is_finished(status: &RedisBackupStatus) -> bool {
 }
 
 /// Waiting is bounded.
-fn impatient(step: Step, waited: Duration) -> Step {
-    let Step::Wait { reason, message } = &step else {
+fn impatient(step: Step, seen: &Observed) -> Step {
+    let Step::Wait {
+        on,
+        reason,
+        message,
+    } = &step
+    else {
         return step;
     };
-    if waited < PATIENCE {
+    if seen.waited(*on) < PATIENCE {
         return step;
     }
     let minutes = PATIENCE.as_secs() / 60;
@@ -90,9 +95,15 @@ fn delete(backup: &RedisBackup, status: &RedisBackupStatus, seen: &Observed) -> 
     if status.storage.is_none() || backup.spec.deletion_policy == DeletionPolicy::Retain {
         return Step::RemoveFinalizer;
     }
-    if status.shards.iter().any(is_claimed) && seen.waiting_for < STOPPING_PATIENCE {
+    let tried = matches!(seen.waiting, Some((Awaited::Deletion, _)));
+    if !tried
+        && seen.deletion.is_none()
+        && status.shards.iter().any(is_claimed)
+        && seen.waited(Awaited::Stopping) < STOPPING_PATIENCE
+    {
         // What a replica still uploads would appear after the deletion. They stop as soon as they see it coming.
         return Step::Wait {
+            on: Awaited::Stopping,
             reason: "Stopping",
             message: "waiting until the controller's replicas have stopped their uploads"
                 .to_owned(),
@@ -102,9 +113,10 @@ fn delete(backup: &RedisBackup, status: &RedisBackupStatus, seen: &Observed) -> 
         None | Some(Background::Running) => Step::DeleteArtifacts,
         Some(Background::Done(())) => Step::RemoveFinalizer,
         Some(Background::Failed(trouble))
-            if trouble.transient && seen.waiting_for < DELETION_PATIENCE =>
+            if trouble.transient && seen.waited(Awaited::Deletion) < DELETION_PATIENCE =>
         {
             Step::Wait {
+                on: Awaited::Deletion,
                 reason: trouble.reason,
                 message: trouble.message.clone(),
             }
@@ -120,6 +132,7 @@ fn accept(backup: &RedisBackup, seen: &Observed) -> Step {
     };
     let Some(cluster) = found else {
         return Step::Wait {
+            on: Awaited::Cluster,
             reason: "ClusterNotFound",
             message: format!("there is no RedisCluster {name} in this namespace: waiting for it"),
         };
@@ -137,9 +150,10 @@ fn accept(backup: &RedisBackup, seen: &Observed) -> Step {
         None | Some(Background::Running) => Step::Probe(Box::new(storage)),
         Some(Background::Done(())) => Step::Accept(Box::new(storage)),
         Some(Background::Failed(trouble))
-            if trouble.transient && seen.waiting_for < STORAGE_PATIENCE =>
+            if trouble.transient && seen.waited(Awaited::Storage) < STORAGE_PATIENCE =>
         {
             Step::Wait {
+                on: Awaited::Storage,
                 reason: trouble.reason,
                 message: trouble.message.clone(),
             }
@@ -186,7 +200,12 @@ fn list(seen: &Observed, attempt: i32) -> Step {
         return Step::Ask(Question::Cluster);
     };
     if let Err((reason, message)) = serves(found.as_deref()) {
-        return Step::Wait { reason, message };
+        let on = Awaited::Cluster;
+        return Step::Wait {
+            on,
+            reason,
+            message,
+        };
     }
     match settled(seen) {
         Err(step) => step,
@@ -231,6 +250,7 @@ fn settled(seen: &Observed) -> Result<&SlotMap, Step> {
         None => return Err(Step::Ask(Question::Operation)),
         Some(Operation::HeldBy(other)) => {
             return Err(Step::Wait {
+                on: Awaited::Operation,
                 reason: "OperationUnderWay",
                 message: format!("waiting for {other}, which holds the cluster's operation lease"),
             });
@@ -241,6 +261,7 @@ fn settled(seen: &Observed) -> Result<&SlotMap, Step> {
         None => Err(Step::Ask(Question::SlotMap)),
         Some(Ok(map)) => Ok(map),
         Some(Err(trouble)) => Err(Step::Wait {
+            on: Awaited::Cluster,
             reason: "SlotMapNotSettled",
             message: trouble.to_string(),
         }),

@@ -28,8 +28,34 @@ pub struct Observed {
     pub deletion: Option<Background<()>>,
     /// For how long each failed unit has been seen as failed, by index.
     pub failed_for: BTreeMap<i32, Duration>,
-    /// For how long this backup has waited without a step.
-    pub waiting_for: Duration,
+    /// What this backup waits for, and for how long without a step.
+    pub waiting: Option<(Awaited, Duration)>,
+}
+
+impl Observed {
+    /// For how long this has been waited for. The wait for something else before it does not count.
+    pub fn waited(&self, on: Awaited) -> Duration {
+        self.waiting
+            .filter(|(other, _)| *other == on)
+            .map_or(Duration::ZERO, |(_, time)| time)
+    }
+}
+
+/// What a backup can wait for. Each has patience of its own; its reasons may change meanwhile.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Awaited {
+    /// That the cluster is there, serves, and moves no slots.
+    Cluster,
+    /// That the storage takes what will be written.
+    Storage,
+    /// That another operation gives the cluster's lease back.
+    Operation,
+    /// That the storage takes the manifest.
+    Manifest,
+    /// That the replicas stop their uploads.
+    Stopping,
+    /// That the storage deletes the artifacts.
+    Deletion,
 }
 
 /// A manifest that is in place.

@@ -1,6 +1,6 @@
 //! The steps of a backup.
 
-use super::observed::{Published, Question};
+use super::observed::{Awaited, Published, Question};
 use common::kubernetes::background::Trouble;
 use crds::{BackupShard, S3Location};
 
@@ -45,6 +45,8 @@ pub enum Step {
     },
     /// Something outside has to happen first.
     Wait {
+        /// What the patience is measured by.
+        on: Awaited,
         /// CamelCase.
         reason: &'static str,
         /// A sentence.

@@ -182,7 +182,7 @@ fn waits_for_a_cluster_that_is_missing_behind_or_broken_but_not_for_ever() {
             ..
         }
     ));
-    seen.waiting_for = PATIENCE;
+    seen.waiting = Some((Awaited::Cluster, PATIENCE));
     let Step::Fail { reason, message } = plan(&accepted(), &seen) else {
         panic!("still waiting")
     };
@@ -223,7 +223,10 @@ fn a_storage_that_is_wrong_fails_and_one_that_is_down_is_waited_for() {
     trouble.transient = true;
     seen.storage = Some(Background::Failed(trouble));
     assert!(matches!(plan(&backup(), &seen), Step::Wait { .. }));
-    seen.waiting_for = STORAGE_PATIENCE;
+    // The wait for the cluster before does not count.
+    seen.waiting = Some((Awaited::Cluster, PATIENCE));
+    assert!(matches!(plan(&backup(), &seen), Step::Wait { .. }));
+    seen.waiting = Some((Awaited::Storage, STORAGE_PATIENCE));
     assert!(matches!(plan(&backup(), &seen), Step::Fail { .. }));
 }
 
@@ -372,8 +375,31 @@ fn artifacts_are_deleted_before_the_finalizer_goes_and_the_object_is_let_go_in_t
     };
     seen.deletion = Some(Background::Failed(trouble));
     assert!(matches!(plan(&backup, &seen), Step::Wait { .. }));
-    seen.waiting_for = DELETION_PATIENCE;
+    seen.waiting = Some((Awaited::Manifest, DELETION_PATIENCE));
+    assert!(matches!(plan(&backup, &seen), Step::Wait { .. }));
+    seen.waiting = Some((Awaited::Deletion, DELETION_PATIENCE));
     assert!(matches!(plan(&backup, &seen), Step::Abandon(_)));
+}
+
+#[test]
+fn replicas_that_do_not_stop_are_waited_for_once_before_the_deletion() {
+    let mut backup = capturing(&[(Streaming, "w0", 1)]);
+    backup.spec.deletion_policy = DeletionPolicy::Delete;
+    backup.metadata.finalizers = Some(vec![FINALIZER_ARTIFACTS.to_owned()]);
+    backup.metadata.deletion_timestamp = Some(Time(now()));
+    let mut seen = ready();
+    let stopping = |seen: &Observed| {
+        let step = plan(&backup, seen);
+        matches!(step, Step::Wait { on, .. } if on == Awaited::Stopping)
+    };
+    // What was waited for before the deletion does not count.
+    seen.waiting = Some((Awaited::Manifest, PATIENCE));
+    assert!(stopping(&seen));
+    seen.waiting = Some((Awaited::Stopping, STOPPING_PATIENCE));
+    assert_eq!(plan(&backup, &seen), Step::DeleteArtifacts);
+    // Between two tries of the deletion they are not waited for again, or its own patience would never end.
+    seen.waiting = Some((Awaited::Deletion, Duration::ZERO));
+    assert_eq!(plan(&backup, &seen), Step::DeleteArtifacts);
 }
 
 #[test]

@@ -1,5 +1,5 @@
-//! Long work beside the passes: publishing, deleting, aborting. Each runs as a supervised task, leaves its outcome in the
-//! planner's memory and wakes its backup.
+//! Long work beside the passes: publishing, deleting, sweeping. Each runs as a supervised task, leaves its outcome in the
+//! planner's memory and wakes its backup; nobody waits for a sweep.
 
 use super::{Planner, PlannerError};
 use crate::{
@@ -14,12 +14,23 @@ use common::{
         background::{Background, Trouble},
         wake::Wake,
     },
+    runtime::tasks::Tasks,
     storage::{BackupId, Compression, Layout, Location, StorageError},
 };
 use crds::{RedisBackup, S3Location};
 use jiff::Timestamp;
 use kube::{Client, ResourceExt};
+use std::time::Duration;
+use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
+
+/// Pauses between the tries of a sweep.
+const SWEEP_PAUSES: [Duration; 4] = [
+    Duration::from_secs(5),
+    Duration::from_secs(20),
+    Duration::from_mins(1),
+    Duration::from_mins(3),
+];
 
 impl Planner {
     /// Looks whether the bucket takes what will be written: better now than after a fork.
@@ -91,25 +102,20 @@ impl Planner {
         Ok(())
     }
 
-    /// Aborts what a lost attempt has left of its upload. If that fails, the store's own rules or the deletion of the backup
-    /// take care of it.
-    pub(super) fn begin_abort(
+    /// Aborts the uploads that lost attempts have left: of one key, or all of the backup's. Tried again for some minutes; what
+    /// is left then is the next sweep's, or that of the store's own rules.
+    pub(super) fn begin_sweep(
         &self,
         backup: &RedisBackup,
-        key: String,
+        key: Option<String>,
     ) -> Result<(), PlannerError> {
         let place = Place::of(backup)?;
-        let (_, _, client) = self.tools();
-        self.begin(format!("abort uploads of {key}"), move |end| async move {
-            let aborting = async {
-                let store = access::store(&client, &place.namespace, &place.storage).await?;
-                artifacts::abort(&store, &key)
-                    .await
-                    .map_err(AccessError::from)
-            };
-            if let Some(Err(error)) = end.run_until_cancelled(Box::pin(aborting)).await {
-                tracing::warn!(%error, key, "an unfinished upload was not aborted");
-            }
+        let client = self.runtime.client.clone();
+        let what = key.as_ref().unwrap_or(&place.backup_id);
+        let name = format!("abort uploads of {what}");
+        start(&self.sweeps, name, move |end| async move {
+            let sweeping = sweep(&client, &place, key.as_deref());
+            end.run_until_cancelled(Box::pin(sweeping)).await;
         });
         Ok(())
     }
@@ -127,17 +133,48 @@ impl Planner {
     where
         F: Future<Output = ()> + Send + 'static,
     {
-        let started = self.jobs.start(name, |end| {
-            let work = work(end);
-            async move {
-                work.await;
-                Ok::<(), PlannerError>(())
-            }
-        });
-        if let Err(error) = started {
-            tracing::debug!(%error, "a job was not started");
-        }
+        start(&self.jobs, name, work);
     }
+}
+
+fn start<F>(tasks: &Tasks, name: String, work: impl FnOnce(CancellationToken) -> F)
+where
+    F: Future<Output = ()> + Send + 'static,
+{
+    let started = tasks.start(name, |end| {
+        let work = work(end);
+        async move {
+            work.await;
+            Ok::<(), PlannerError>(())
+        }
+    });
+    if let Err(error) = started {
+        tracing::debug!(%error, "a job was not started");
+    }
+}
+
+/// Aborts unfinished uploads of a key, or of everything below the backup's root; ends when that is done or in vain.
+async fn sweep(client: &Client, place: &Place, key: Option<&str>) {
+    let mut pauses = SWEEP_PAUSES.into_iter();
+    while let Err(trouble) = Box::pin(abort_uploads(client, place, key)).await {
+        let pause = pauses.next().filter(|_| trouble.transient);
+        let (reason, again) = (trouble.reason, pause.is_some());
+        tracing::warn!(
+            reason,
+            again,
+            "unfinished uploads stay behind: {}",
+            trouble.message
+        );
+        let Some(pause) = pause else { return };
+        sleep(pause).await;
+    }
+}
+
+async fn abort_uploads(client: &Client, place: &Place, key: Option<&str>) -> Result<(), Trouble> {
+    let store = access::store(client, &place.namespace, &place.storage).await?;
+    let layout = place.layout()?;
+    let aborted = artifacts::abort(&store, key.unwrap_or(layout.root())).await;
+    aborted.map_err(|error| Trouble::from(AccessError::from(error)))
 }
 
 /// A Secret that is gone does not come back for a deletion: its namespace is probably on its way out as well.

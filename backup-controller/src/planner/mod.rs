@@ -5,7 +5,7 @@ mod jobs;
 use crate::{
     memory::Memory,
     metrics::BackupMetrics,
-    plan::{Freed, LOOK_AGAIN, Observed, Question, Step, plan},
+    plan::{Freed, LOOK_AGAIN, Observed, Question, Step, is_claimed, plan},
     report,
     status::{self, Acceptance},
     survey,
@@ -29,18 +29,16 @@ use crds::{FINALIZER_ARTIFACTS, RedisBackup, RedisBackupStatus, RedisCluster, S3
 use jiff::Timestamp;
 use kube::{Api, Resource, ResourceExt};
 use std::{
-    collections::BTreeSet,
     sync::Arc,
     time::{Duration, Instant},
 };
-use tokio::sync::Mutex;
 
 /// How long the operation lease lasts when nobody renews it.
 const OPERATION_LEASE: Duration = Duration::from_mins(1);
-/// How long the list of living replicas is good for.
-const MEMBERS_ARE_FRESH: Duration = Duration::from_secs(3);
-/// Publications, deletions and aborts at the same time.
+/// Probes, publications and deletions at the same time.
 const MOST_JOBS: usize = 16;
+/// Sweeps of unfinished uploads at the same time: one that is not begun is not asked for again.
+const MOST_SWEEPS: usize = 256;
 /// Questions a plan may have before it comes to a step.
 const MOST_QUESTIONS: usize = 8;
 
@@ -50,9 +48,9 @@ pub struct Planner {
     leadership: Leadership,
     leases: OperationLeases,
     members: Members,
-    live: Mutex<Option<(Instant, BTreeSet<String>)>>,
     memory: Memory,
     jobs: Tasks,
+    sweeps: Tasks,
     metrics: BackupMetrics,
     wake: Wake<RedisBackup>,
 }
@@ -104,9 +102,9 @@ impl Planner {
         Self {
             leases: OperationLeases::new(runtime.client.clone()),
             members: Members::new(runtime),
-            live: Mutex::new(None),
             memory: Memory::default(),
             jobs: runtime.tasks(MOST_JOBS, |_, _| {}),
+            sweeps: runtime.tasks(MOST_SWEEPS, |_, _| {}),
             runtime: runtime.clone(),
             leadership,
             metrics,
@@ -163,7 +161,12 @@ impl Planner {
                 let pods = access::pods(&self.runtime.client, &namespace, cluster).await?;
                 seen.slot_map = Some(survey::slot_map(pods.keys().copied()).await);
             }
-            Question::Members => seen.members = Some(self.live_members().await?),
+            Question::Members => {
+                let shards = backup.status.iter().flat_map(|status| &status.shards);
+                let workers = shards.filter(|shard| is_claimed(shard));
+                let workers = workers.map(|shard| shard.worker.as_str());
+                seen.members = Some(self.members.living(workers).await?);
+            }
         }
         Ok(())
     }
@@ -175,18 +178,6 @@ impl Planner {
             api.get(name),
         )
         .await
-    }
-
-    async fn live_members(&self) -> Result<BTreeSet<String>, ApiError> {
-        let mut known = self.live.lock().await;
-        if let Some((at, live)) = known.as_ref()
-            && at.elapsed() < MEMBERS_ARE_FRESH
-        {
-            return Ok(live.clone());
-        }
-        let live = self.members.live().await?;
-        *known = Some((Instant::now(), live.clone()));
-        Ok(live)
     }
 
     async fn execute(
@@ -329,6 +320,10 @@ impl Planner {
     ) -> Result<Outcome, PlannerError> {
         let wanted = self.write(backup, step, seen).await?;
         self.release(backup).await;
+        if !wanted.shards.is_empty() {
+            // Replicas abort their own uploads. Those that died could not, and nobody else pays attention from here on.
+            self.begin_sweep(backup, None)?;
+        }
         if let Step::Fail { reason, message } = step {
             self.metrics.failed(reason);
             self.warn(backup, reason, "Backup", message);
@@ -374,8 +369,8 @@ impl Planner {
                 unit.attempt, unit.position, unit.error
             );
             self.warn(backup, "AttemptLost", "Capture", &note);
-            if let Some(key) = &unit.key {
-                self.begin_abort(backup, key.clone())?;
+            if unit.key.is_some() {
+                self.begin_sweep(backup, unit.key.clone())?;
             }
         }
         Ok(())

@@ -8,7 +8,7 @@ mod unit;
 use crate::{
     metrics::BackupMetrics,
     report::{self, End},
-    share::moves,
+    share::{moves, wants_a_slot},
 };
 use common::{
     kubernetes::{
@@ -46,7 +46,7 @@ pub struct Worker {
 }
 
 impl Worker {
-    /// A worker with this many slots. When a slot becomes free, backups with units that nobody has taken are woken.
+    /// A worker with this many slots. When a slot becomes free, backups with units that wait for one are woken.
     pub fn new(
         runtime: &Runtime,
         membership: Membership,
@@ -55,7 +55,8 @@ impl Worker {
         backups: Store<RedisBackup>,
         wake: Wake<RedisBackup>,
     ) -> Arc<Self> {
-        let captures = runtime.tasks(streams, move |_, _| wake_waiting(&backups, &wake));
+        let me = membership.name().to_owned();
+        let captures = runtime.tasks(streams, move |_, _| wake_waiting(&backups, &me, &wake));
         Arc::new(Self {
             sessions: Sessions::new(runtime, membership),
             captures,
@@ -188,15 +189,10 @@ impl Worker {
     }
 }
 
-/// Wakes the backups that have units nobody has taken.
-fn wake_waiting(backups: &Store<RedisBackup>, wake: &Wake<RedisBackup>) {
+/// Wakes the backups with units that wait for a slot of ours.
+fn wake_waiting(backups: &Store<RedisBackup>, me: &str, wake: &Wake<RedisBackup>) {
     for backup in backups.state() {
-        let status = backup.status.as_ref();
-        let waits = status.is_some_and(|status| {
-            !crate::plan::is_finished(status)
-                && status.shards.iter().any(|unit| unit.worker.is_empty())
-        });
-        if waits {
+        if wants_a_slot(&backup, me) {
             wake.object(&backup.namespace().unwrap_or_default(), &backup.name_any());
         }
     }

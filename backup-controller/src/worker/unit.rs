@@ -3,6 +3,7 @@
 use super::{Worker, running::Running};
 use crate::{
     capture::{CaptureError, CaptureProgress, CaptureRequest, CapturedShard, capture},
+    select::order,
     slot_map::slots_of,
 };
 use common::{
@@ -17,7 +18,12 @@ use common::{
 };
 use crds::{RedisBackup, S3Location, SourceRole};
 use kube::ResourceExt;
-use std::{convert::Infallible, sync::OnceLock, time::Duration};
+use std::{
+    convert::Infallible,
+    hash::{BuildHasher, RandomState},
+    sync::OnceLock,
+    time::Duration,
+};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -36,6 +42,8 @@ pub(super) struct Order {
     attempt: u32,
     slots: SlotSet,
     prefer: SourceRole,
+    /// What is tried where no node can be read that is preferred.
+    otherwise: Option<SourceRole>,
     compression: Compression,
 }
 
@@ -107,8 +115,10 @@ impl Order {
         let cluster = backup.spec.cluster_ref.name.clone();
         let location = Location::from_spec(&storage)
             .map_err(|error| AccessError::from(StorageError::from(error)))?;
+        let (prefer, otherwise) = order(backup.spec.source.prefer, attempt, backup.spec.attempts);
+        let layout = Layout::new(&location, &namespace, &cluster, &backup_id);
         Ok(Self {
-            layout: Layout::new(&location, &namespace, &cluster, &backup_id),
+            layout: layout.of_claim(&mark()),
             namespace,
             cluster,
             storage,
@@ -116,18 +126,22 @@ impl Order {
             shard: u32::try_from(unit.index).map_err(|_| missing("a negative index"))?,
             attempt: u32::try_from(attempt).map_err(|_| missing("a negative attempt"))?,
             slots: slots_of(unit).ok_or(missing("slot ranges"))?,
-            prefer: backup.spec.source.prefer,
+            prefer,
+            otherwise,
             compression: Compression::from_spec(&backup.spec.compression),
         })
     }
 
     pub(super) fn key(&self) -> String {
-        self.layout.key(&Layout::shard_name(
-            self.shard,
-            self.attempt,
-            self.compression,
-        ))
+        let Self { shard, attempt, .. } = *self;
+        let name = self.layout.shard_name(shard, attempt, self.compression);
+        self.layout.key(&name)
     }
+}
+
+/// Another one for every claim: a unit that is handed back keeps its attempt, and may even come back to a replica of this name.
+fn mark() -> String {
+    format!("{:08x}", RandomState::new().hash_one(0_u8) >> 32)
 }
 
 /// Captures a unit. The fork is told at once, the end by the caller.
@@ -156,10 +170,30 @@ pub(super) async fn run(
         std::future::pending::<Infallible>().await
     };
     let captured = tokio::select! {
-        result = Box::pin(capture(&request, progress, cancel)) => result?,
+        result = Box::pin(capture_one(&request, order.otherwise, progress, cancel)) => result?,
         never = tell_the_fork => match never {},
     };
     Ok(Box::new(captured))
+}
+
+/// Captures from a node of the role that is preferred, or else of the other.
+async fn capture_one(
+    request: &CaptureRequest,
+    otherwise: Option<SourceRole>,
+    progress: &watch::Sender<CaptureProgress>,
+    cancel: &CancellationToken,
+) -> Result<CapturedShard, CaptureError> {
+    let first = Box::pin(capture(request, progress, cancel)).await;
+    match (first, otherwise) {
+        (Err(CaptureError::NoSource(_)), Some(prefer)) => {
+            let request = CaptureRequest {
+                prefer,
+                ..request.clone()
+            };
+            Box::pin(capture(&request, progress, cancel)).await
+        }
+        (result, _) => result,
+    }
 }
 
 async fn prepare(
@@ -185,4 +219,33 @@ async fn prepare(
         compression: order.compression,
         pool: worker.pool.clone(),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crds::{BackupShard, RedisBackupSpec, RedisBackupStatus};
+
+    #[test]
+    fn two_claims_of_one_attempt_write_different_keys() {
+        let mut backup = RedisBackup::new("b", RedisBackupSpec::default());
+        backup.status = Some(RedisBackupStatus {
+            backup_id: Some("20261121t003000z-3f9c2a10".into()),
+            storage: Some(S3Location {
+                bucket: "backups".into(),
+                ..S3Location::default()
+            }),
+            shards: vec![BackupShard {
+                slot_ranges: vec!["0-16383".into()],
+                attempt: 1,
+                ..BackupShard::default()
+            }],
+            ..RedisBackupStatus::default()
+        });
+        let key = || Order::of(&backup, 0, 1).unwrap().key();
+        let (one, other) = (key(), key());
+        assert!(one.contains("/shard-0000-a1-"), "{one}");
+        assert!(one.ends_with(".rdb.gz"), "{one}");
+        assert_ne!(one, other);
+    }
 }

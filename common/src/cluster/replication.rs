@@ -286,15 +286,22 @@ impl ReplicationStream {
         self.received
     }
 
+    /// Waits until the server announces how the snapshot ends. One without diskless replication first writes all of the
+    /// snapshot to its disk; it shows life meanwhile: bound it from outside. Cancelling the future loses nothing.
+    pub async fn announced(&mut self) -> Result<(), ReplicationError> {
+        if self.end.is_none() {
+            let line = self.connection.line(Stage::Framing).await?;
+            self.end = Some(End::parse(&line).ok_or_else(|| self.connection.refusal(&line))?);
+        }
+        Ok(())
+    }
+
     /// Appends the next bytes of the snapshot to the free capacity of `into`, straight from the socket.
     ///
     /// Returns their number; 0 only after the end mark or the announced length was seen. An early end is an error.
     /// Cancelling the returned future loses nothing.
     pub async fn read(&mut self, into: &mut BytesMut) -> Result<usize, ReplicationError> {
-        if self.end.is_none() {
-            let line = self.connection.line(Stage::Framing).await?;
-            self.end = Some(End::parse(&line).ok_or_else(|| self.connection.refusal(&line))?);
-        }
+        self.announced().await?;
         loop {
             let Some(limit) = self.limit() else {
                 return Ok(0);

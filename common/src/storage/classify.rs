@@ -1,6 +1,6 @@
 //! Makes one of our causes, and a short text without secrets, of what the S3 client reports.
 
-use super::error::S3Cause;
+use super::{error::S3Cause, location::Credentials};
 use aws_sdk_s3::{
     config::http::HttpResponse,
     error::{ProvideErrorMetadata, SdkError},
@@ -10,12 +10,12 @@ use std::error::Error;
 /// The longest piece of a server's or library's text that goes into an error.
 const LONGEST_DETAIL: usize = 240;
 
-/// Cause and remark of a failed request.
+/// Cause of a failed request, and what was said: raw, to be shown only as a [`remark`].
 pub(crate) fn classify<E>(error: &SdkError<E, HttpResponse>) -> (S3Cause, String)
 where
     E: ProvideErrorMetadata + Error + 'static,
 {
-    let (cause, detail) = match error {
+    match error {
         SdkError::ServiceError(service) => {
             let code = service.err().code().unwrap_or_default();
             let status = service.raw().status().as_u16();
@@ -37,8 +37,15 @@ where
         }
         SdkError::ConstructionFailure(_) => of_transport(error, S3Cause::Refused),
         _ => (S3Cause::Refused, root_cause(error)),
-    };
-    (cause, shorten(detail))
+    }
+}
+
+/// What was said, in a form that may be shown. Secrets go first: of one that is cut in half, half would be left.
+pub(crate) fn remark(said: &str, credentials: Option<&Credentials>) -> String {
+    shorten(match credentials {
+        Some(credentials) => credentials.redact(said),
+        None => said.to_owned(),
+    })
 }
 
 /// Codes as S3 and its imitators use them; where an answer has no body (HEAD), the status alone decides.
@@ -55,7 +62,7 @@ fn of_answer(code: &str, status: u16) -> S3Cause {
         "PermanentRedirect" | "TemporaryRedirect" | "AuthorizationHeaderMalformed" => {
             S3Cause::WrongRegion
         }
-        "NotImplemented" => S3Cause::NotImplemented,
+        "NotImplemented" | "MethodNotAllowed" => S3Cause::NotImplemented,
         "SlowDown" | "SlowDownWrite" | "SlowDownRead" | "TooManyRequests" | "OperationAborted" => {
             S3Cause::Throttled
         }
@@ -72,7 +79,7 @@ fn of_status(status: u16) -> S3Cause {
         404 => S3Cause::NoSuchKey,
         408 => S3Cause::Timeout,
         429 => S3Cause::Throttled,
-        501 => S3Cause::NotImplemented,
+        405 | 501 => S3Cause::NotImplemented,
         500.. => S3Cause::ServerFault,
         _ => S3Cause::Refused,
     }
@@ -100,10 +107,10 @@ fn of_transport(error: &(dyn Error + 'static), otherwise: S3Cause) -> (S3Cause, 
     (cause, text)
 }
 
-/// Text of the innermost error.
+/// Text of the innermost error; raw, as what [`classify`] gives.
 pub(crate) fn root_cause(error: &(dyn Error + 'static)) -> String {
     let innermost = sources(error).last().map(ToString::to_string);
-    shorten(innermost.unwrap_or_default())
+    innermost.unwrap_or_default()
 }
 
 fn chain(error: &(dyn Error + 'static)) -> String {
@@ -142,6 +149,17 @@ mod tests {
         );
         assert_eq!(of_answer("", 403), S3Cause::AccessDenied);
         assert_eq!(of_answer("NotImplemented", 501), S3Cause::NotImplemented);
+        assert_eq!(of_answer("", 405), S3Cause::NotImplemented);
+    }
+
+    #[test]
+    fn a_secret_across_the_cut_shows_not_even_its_half() {
+        let secret = "wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY";
+        let key = Credentials::new("AKIAEXAMPLE".to_owned(), secret.to_owned().into(), None);
+        let said = "x".repeat(LONGEST_DETAIL - 10) + secret;
+        let shown = remark(&said, Some(&key));
+        assert!(!shown.contains("wJal"), "{shown}");
+        assert!(remark(&said, None).contains("wJal"), "nothing was cut");
     }
 
     #[test]

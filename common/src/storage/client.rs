@@ -16,6 +16,18 @@ const CONNECT: Duration = Duration::from_secs(3);
 /// How long one try of a request may take until its answer begins: a part of 8 MiB at 300 kB/s.
 pub(crate) const ATTEMPT: Duration = Duration::from_secs(30);
 
+/// How long one try of a completion may take: a store may copy every part before it answers. AWS speaks of several minutes.
+const COMPLETION: Duration = Duration::from_mins(5);
+
+/// The settings of a completion, on top of the client's own.
+pub(crate) fn patient() -> Builder {
+    let timeouts = TimeoutConfig::builder()
+        .read_timeout(COMPLETION)
+        .operation_attempt_timeout(COMPLETION)
+        .build();
+    Builder::new().timeout_config(timeouts)
+}
+
 /// Builds the client; asks no server. Without credentials the chain of the AWS SDK looks for some at the first request:
 /// environment, web identity token, container endpoint, instance metadata.
 pub(crate) async fn client(location: &Location, credentials: Option<&Credentials>) -> Client {

@@ -84,15 +84,6 @@ impl ObjectStore {
         Ok((manifest, Sha256Digest::of(&document)))
     }
 
-    /// Deletes a backup, or what an unfinished one left: the manifest first, so that nobody takes half of it for a whole,
-    /// then the shards, then unfinished uploads. How many objects were deleted.
-    pub async fn delete_backup(&self, layout: &Layout) -> Result<u64, StorageError> {
-        self.delete(&layout.manifest()).await?;
-        let deleted = self.delete_prefix(layout.root()).await?;
-        self.abort_uploads(layout.root()).await?;
-        Ok(deleted)
-    }
-
     async fn put_document(
         &self,
         key: &str,

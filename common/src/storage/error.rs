@@ -164,7 +164,7 @@ pub enum StorageError {
     #[error(transparent)]
     Location(#[from] LocationError),
     /// A request failed.
-    #[error("cannot {operation} {place}: {}{}", cause.sentence(), remark(detail))]
+    #[error("cannot {operation} {place}: {}{}", told(*cause, operation), remark(detail))]
     Request {
         /// What was to be done: a verb.
         operation: &'static str,
@@ -229,6 +229,26 @@ pub enum StorageError {
     Codec(String),
 }
 
+/// What happened and what to do about it. Where access is denied, that is the name that AWS has for the missing right.
+fn told(cause: S3Cause, operation: &str) -> String {
+    let right = match operation {
+        "list" => "s3:ListBucket",
+        "look at" | "read" => "s3:GetObject and s3:ListBucket",
+        "write" | "begin the upload of" | "upload a part of" | "complete the upload of" => {
+            "s3:PutObject"
+        }
+        "delete" => "s3:DeleteObject",
+        "list unfinished uploads of" => "s3:ListBucketMultipartUploads",
+        "abort the upload of" => "s3:AbortMultipartUpload",
+        _ => return cause.sentence().to_owned(),
+    };
+    if cause == S3Cause::AccessDenied {
+        format!("access denied: allow the access key {right} here")
+    } else {
+        cause.sentence().to_owned()
+    }
+}
+
 fn remark(detail: &str) -> String {
     match detail {
         "" => String::new(),
@@ -284,5 +304,36 @@ impl StorageError {
             Self::Worker => "Cancelled",
             Self::Codec(_) => "CodecFailed",
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_refusal_names_the_missing_right() {
+        let place = Place {
+            bucket: "backups".to_owned(),
+            key: "shop/".to_owned(),
+            endpoint: None,
+        };
+        let refusal = |operation, cause| {
+            let (place, detail) = (Box::new(place.clone()), String::new());
+            let error = StorageError::Request {
+                operation,
+                place,
+                cause,
+                detail,
+            };
+            error.to_string()
+        };
+        assert_eq!(
+            refusal("list unfinished uploads of", S3Cause::AccessDenied),
+            "cannot list unfinished uploads of s3://backups/shop/ at AWS: access denied: allow the access key \
+             s3:ListBucketMultipartUploads here"
+        );
+        let other = refusal("delete", S3Cause::NoSuchBucket);
+        assert!(!other.contains("s3:Delete"), "{other}");
     }
 }

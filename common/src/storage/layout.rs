@@ -2,12 +2,13 @@
 //!
 //! ```text
 //! <prefix>/<namespace>/<cluster>/<backup id>/
-//!     shard-0000-a1.rdb.gz    raw RDB of one shard in gzip members (`gzip -d` reads it), or .rdb; a1 = attempt
-//!     shard-0000-a1.json      its block table and its keys per slot
-//!     manifest.json           written last: without it there is no backup
+//!     shard-0000-a1-3f9c2a10.rdb.gz   raw RDB of one shard in gzip members (`gzip -d` reads it), or .rdb; a1 = attempt
+//!     shard-0000-a1-3f9c2a10.json     its block table and its keys per slot
+//!     manifest.json                   written last: without it there is no backup
 //! ```
-//! Attempts write different keys, so two of them never meet. The manifest names its shards relative to itself: a backup
-//! copied to another bucket or prefix stays a backup.
+//! Attempts write different keys, and so do two claims of one attempt ([`Layout::of_claim`]): two of them never meet. Nobody
+//! makes up these names but who writes them. The manifest names its shards relative to itself: a backup copied to another
+//! bucket or prefix stays a backup.
 
 use super::{compression::Compression, location::Location};
 use jiff::{Timestamp, tz::TimeZone};
@@ -78,6 +79,8 @@ pub const MANIFEST: &str = "manifest.json";
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Layout {
     root: String,
+    /// What tells the names of one claim from those of others; may be empty.
+    mark: String,
 }
 
 impl Layout {
@@ -95,7 +98,20 @@ impl Layout {
             .into_iter()
             .filter(|segment| !segment.is_empty())
             .fold(String::new(), |root, segment| root + segment + "/");
-        Self { root }
+        Self {
+            root,
+            mark: String::new(),
+        }
+    }
+
+    /// The same place for one claim: its shards have names with this mark. A claim that is handed back keeps its attempt, and
+    /// a completion that its holder could not call back may still replace the object later.
+    #[must_use]
+    pub fn of_claim(self, mark: &str) -> Self {
+        Self {
+            mark: format!("-{mark}"),
+            ..self
+        }
     }
 
     /// The prefix of all keys of this backup; ends in a slash.
@@ -119,13 +135,15 @@ impl Layout {
     }
 
     /// Name of the object that one attempt stores a shard in.
-    pub fn shard_name(shard: u32, attempt: u32, compression: Compression) -> String {
-        format!("shard-{shard:04}-a{attempt}{}", compression.extension())
+    pub fn shard_name(&self, shard: u32, attempt: u32, compression: Compression) -> String {
+        let (mark, extension) = (&self.mark, compression.extension());
+        format!("shard-{shard:04}-a{attempt}{mark}{extension}")
     }
 
     /// Name of the index beside it.
-    pub fn index_name(shard: u32, attempt: u32) -> String {
-        format!("shard-{shard:04}-a{attempt}.json")
+    pub fn index_name(&self, shard: u32, attempt: u32) -> String {
+        let mark = &self.mark;
+        format!("shard-{shard:04}-a{attempt}{mark}.json")
     }
 }
 
@@ -177,13 +195,19 @@ mod tests {
             layout.destination(&location),
             format!("s3://backups/{root}")
         );
-        let name = Layout::shard_name(3, 2, Compression::default());
+        let name = layout.shard_name(3, 2, Compression::default());
         assert_eq!(layout.key(&name), format!("{root}shard-0003-a2.rdb.gz"));
-        assert_eq!(Layout::index_name(3, 2), "shard-0003-a2.json");
+        assert_eq!(layout.index_name(3, 2), "shard-0003-a2.json");
         assert_eq!(
-            Layout::shard_name(0, 1, Compression::None),
+            layout.shard_name(0, 1, Compression::None),
             "shard-0000-a1.rdb"
         );
+        let claimed = layout.clone().of_claim("0badcafe");
+        assert_eq!(claimed.root(), layout.root());
+        assert_eq!(claimed.index_name(3, 2), "shard-0003-a2-0badcafe.json");
+        let name = claimed.shard_name(0, 1, Compression::None);
+        assert_eq!(name, "shard-0000-a1-0badcafe.rdb");
+        assert!(is_plain_name(&name));
     }
 
     #[test]

@@ -2,11 +2,11 @@
 //! endpoint, cause and cure.
 
 use super::{
-    classify::{classify, root_cause},
+    classify::{classify, remark, root_cause},
     client::{ATTEMPT, client},
     error::{Place, S3Cause, StorageError},
     location::{Credentials, Location},
-    retry::{STANDARD, retrying},
+    retry::{Retry, STANDARD, retrying},
 };
 use aws_sdk_s3::{
     Client,
@@ -96,15 +96,11 @@ impl ObjectStore {
         cause: S3Cause,
         detail: &str,
     ) -> StorageError {
-        let detail = match &self.credentials {
-            Some(credentials) => credentials.redact(detail),
-            None => detail.to_owned(),
-        };
         StorageError::Request {
             operation,
             place: self.place(key).into(),
             cause,
-            detail,
+            detail: remark(detail, self.credentials.as_deref()),
         }
     }
 
@@ -117,10 +113,23 @@ impl ObjectStore {
     where
         Attempt: Future<Output = Result<T, StorageError>>,
     {
+        self.request_with(STANDARD, operation, key, attempt).await
+    }
+
+    pub(crate) async fn request_with<T, Attempt>(
+        &self,
+        policy: Retry,
+        operation: &'static str,
+        key: &str,
+        attempt: impl FnMut() -> Attempt,
+    ) -> Result<T, StorageError>
+    where
+        Attempt: Future<Output = Result<T, StorageError>>,
+    {
         let out_of_time = |last: Option<StorageError>| {
             last.unwrap_or_else(|| self.error(operation, key, S3Cause::Timeout, ""))
         };
-        retrying(STANDARD, out_of_time, attempt).await
+        retrying(policy, out_of_time, attempt).await
     }
 
     /// Proves that the bucket is there and that objects may be listed and written below this prefix, leaving nothing behind:
@@ -238,22 +247,23 @@ impl ObjectStore {
 
     /// Looks whether an object is there.
     pub async fn head(&self, key: &str) -> Result<Option<ObjectInfo>, StorageError> {
-        let result = self
-            .request("look at", key, || async {
-                let request = self.client.head_object();
-                let answer = request.bucket(self.location.bucket()).key(key).send().await;
-                answer.map_err(|error| self.failure("look at", key, &error))
-            })
-            .await;
-        match result {
-            Ok(answer) => Ok(Some(ObjectInfo {
-                key: key.to_owned(),
-                bytes: length(answer.content_length),
-                etag: answer.e_tag,
-            })),
+        match self.request("look at", key, || self.look(key)).await {
+            Ok(object) => Ok(Some(object)),
             Err(error) if error.is_not_found() => Ok(None),
             Err(error) => Err(error),
         }
+    }
+
+    /// One try of [`Self::head`].
+    pub(crate) async fn look(&self, key: &str) -> Result<ObjectInfo, StorageError> {
+        let request = self.client.head_object();
+        let answer = request.bucket(self.location.bucket()).key(key).send().await;
+        let answer = answer.map_err(|error| self.failure("look at", key, &error))?;
+        Ok(ObjectInfo {
+            key: key.to_owned(),
+            bytes: length(answer.content_length),
+            etag: answer.e_tag,
+        })
     }
 
     /// Lists objects below a prefix in the order of their keys, `limit` at most.
@@ -334,8 +344,8 @@ impl ObjectStore {
         }
     }
 
-    /// Aborts unfinished multipart uploads below a prefix and tells how many those were. A store that cannot list them has
-    /// them cleaned by a lifecycle rule or not at all: not an error.
+    /// Aborts unfinished multipart uploads below a prefix and tells how many those were. A store that cannot list them
+    /// (501 or 405) has them cleaned by a lifecycle rule or not at all: not an error.
     pub async fn abort_uploads(&self, prefix: &str) -> Result<u64, StorageError> {
         let mut aborted = 0;
         let (mut key_marker, mut id_marker) = (None, None);

@@ -22,7 +22,16 @@ pub(crate) struct Retry {
     pub(crate) times: usize,
 }
 
-/// What every request uses: about 20 s of pauses.
+/// What a completion uses: two tries of five minutes, with a look at the object after each. No data source is held by then, and
+/// to give up would cost a whole shard.
+pub(crate) const COMPLETION: Retry = Retry {
+    limit: Duration::from_mins(11),
+    first_pause: Duration::from_millis(200),
+    longest_pause: Duration::from_secs(20),
+    times: 30,
+};
+
+/// What every other request uses: about 20 s of pauses.
 pub(crate) const STANDARD: Retry = Retry {
     limit: LIMIT,
     first_pause: Duration::from_millis(200),

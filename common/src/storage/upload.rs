@@ -2,16 +2,18 @@
 //! parts), at most two at the same time, each a buffer of its own with a known length.
 
 use super::{
+    client::patient,
     error::{S3Cause, StorageError},
     location::{LARGEST_PART, SMALLEST_PART},
     object_store::ObjectStore,
-    retry::{STANDARD, retrying},
+    retry::{COMPLETION, STANDARD, retrying},
 };
 use aws_sdk_s3::{
     primitives::ByteStream,
-    types::{CompletedMultipartUpload, CompletedPart},
+    types::{ChecksumAlgorithm, CompletedMultipartUpload, CompletedPart},
 };
 use bytes::{Bytes, BytesMut};
+use futures::FutureExt;
 use std::time::Duration;
 use tokio::{runtime::Handle, task::JoinSet, time::timeout};
 
@@ -127,7 +129,8 @@ impl MultipartUpload {
         if let Some(id) = &self.id {
             return Ok(id.clone());
         }
-        let id = self.store.create_upload(&self.key).await?;
+        // Boxed without its type: nested in everything that writes, the client's own would be too deep for the compiler.
+        let id = self.store.create_upload(&self.key).boxed().await?;
         self.id = Some(id.clone());
         Ok(id)
     }
@@ -149,22 +152,17 @@ impl MultipartUpload {
     }
 
     /// Sends what is left (it may be empty if nothing was sent before) and completes the object. Its ETag, if the store
-    /// gives one.
+    /// gives one. After an error nothing of it is left.
     pub async fn finish(mut self, last: BytesMut) -> Result<Option<String>, StorageError> {
         let result = self.complete(last).await;
-        match result {
-            Ok(etag) => {
-                self.id = None;
-                Ok(etag)
-            }
-            Err(error) => {
-                self.abort().await;
-                Err(error)
-            }
+        if result.is_err() {
+            self.abort().await;
         }
+        result
     }
 
-    async fn complete(&mut self, last: BytesMut) -> Result<Option<String>, StorageError> {
+    /// [`Self::finish`] for a caller that may give up midway: the [`Self::abort`] after that, or after an error, is its own.
+    pub async fn complete(&mut self, last: BytesMut) -> Result<Option<String>, StorageError> {
         if self.id.is_none() {
             let body = last.freeze();
             let length = body.len() as u64;
@@ -182,9 +180,12 @@ impl MultipartUpload {
         let id = self.begin().await?;
         let mut parts = std::mem::take(&mut self.stored);
         parts.sort_unstable_by_key(|part| part.part_number);
-        self.store
+        let etag = self
+            .store
             .complete_upload(&self.key, &id, parts, self.bytes)
-            .await
+            .await?;
+        self.id = None;
+        Ok(etag)
     }
 
     /// Gives the upload up: has the store drop what it took. A store that cannot be reached keeps the parts until the next
@@ -273,9 +274,12 @@ impl ObjectStore {
     async fn create_upload(&self, key: &str) -> Result<String, StorageError> {
         let operation = "begin the upload of";
         self.request(operation, key, || async {
+            // AWS takes only parts with sums of the algorithm that their upload was begun with.
+            let sums = self.location().checksums();
             let request = self
                 .client
                 .create_multipart_upload()
+                .set_checksum_algorithm(sums.then_some(ChecksumAlgorithm::Crc32))
                 .content_type("application/octet-stream");
             let answer = request.bucket(self.location().bucket()).key(key).send();
             let answer = answer
@@ -293,8 +297,9 @@ impl ObjectStore {
         .await
     }
 
-    /// A completion whose answer got lost finds its upload gone when it is tried again, which some stores call a matter of
-    /// rights: then the object itself tells. No other attempt writes its key.
+    /// Has the store make the object of its parts. It may take minutes, and its answer may get lost although it was carried out:
+    /// the next try then finds the upload gone, which some stores call a matter of rights. So after every try that may have
+    /// worked the object itself tells. Nobody else writes its key.
     async fn complete_upload(
         &self,
         key: &str,
@@ -302,39 +307,48 @@ impl ObjectStore {
         parts: Vec<CompletedPart>,
         bytes: u64,
     ) -> Result<Option<String>, StorageError> {
-        let operation = "complete the upload of";
         let parts = CompletedMultipartUpload::builder()
             .set_parts(Some(parts))
             .build();
-        let result = self
-            .request(operation, key, || async {
-                let request = self
-                    .client
-                    .complete_multipart_upload()
-                    .bucket(self.location().bucket())
-                    .key(key)
-                    .upload_id(id)
-                    .multipart_upload(parts.clone());
-                let answer = request.send().await;
-                let answer = answer.map_err(|error| self.failure(operation, key, &error))?;
-                Ok(answer.e_tag)
-            })
-            .await;
-        match result {
-            Err(error)
-                if matches!(
-                    error.cause(),
-                    Some(S3Cause::NoSuchUpload | S3Cause::AccessDenied)
-                ) =>
-            {
-                match self.head(key).await {
-                    Ok(Some(object)) if object.bytes == bytes => Ok(object.etag),
-                    Ok(_) | Err(_) => Err(error),
-                }
+        self.request_with(COMPLETION, COMPLETE, key, || async {
+            let error = match Box::pin(self.complete_once(key, id, parts.clone())).await {
+                Err(error) if may_be_complete(&error) => error,
+                result => return result,
+            };
+            match Box::pin(self.look(key)).await {
+                Ok(object) if object.bytes == bytes => Ok(object.etag),
+                Ok(_) | Err(_) => Err(error),
             }
-            other => other,
-        }
+        })
+        .await
     }
+
+    async fn complete_once(
+        &self,
+        key: &str,
+        id: &str,
+        parts: CompletedMultipartUpload,
+    ) -> Result<Option<String>, StorageError> {
+        let request = self
+            .client
+            .complete_multipart_upload()
+            .bucket(self.location().bucket())
+            .key(key)
+            .upload_id(id)
+            .multipart_upload(parts);
+        let answer = request.customize().config_override(patient()).send().await;
+        let answer = answer.map_err(|error| self.failure(COMPLETE, key, &error))?;
+        Ok(answer.e_tag)
+    }
+}
+
+/// What a completion is called in errors.
+const COMPLETE: &str = "complete the upload of";
+
+/// Whether a completion that ended with this may have been carried out.
+fn may_be_complete(error: &StorageError) -> bool {
+    let gone = [S3Cause::NoSuchUpload, S3Cause::AccessDenied];
+    error.is_transient() || error.cause().is_some_and(|cause| gone.contains(&cause))
 }
 
 #[cfg(test)]

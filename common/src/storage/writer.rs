@@ -346,26 +346,29 @@ impl ShardWriter {
 
     /// Stores what is left and completes the object. On an error nothing of it stays in the bucket.
     pub async fn finish(mut self) -> Result<StoredObject, StorageError> {
-        match self.flush().await {
-            Ok(()) => {}
-            Err(error) => {
-                self.abort().await;
-                return Err(error);
-            }
+        let result = self.complete().await;
+        if result.is_err() {
+            self.abort().await;
         }
-        let raw_bytes = self.sealed_bytes;
-        let key = self.upload.key().to_owned();
-        let etag = self.upload.finish(self.part).await?;
-        let first_records = self
-            .first_records
+        result
+    }
+
+    /// [`Self::finish`] for a caller that may give up midway: the [`Self::abort`] after that, or after an error, is its own.
+    pub async fn complete(&mut self) -> Result<StoredObject, StorageError> {
+        self.flush().await?;
+        let last = std::mem::take(&mut self.part);
+        let etag = self.upload.complete(last).await?;
+        let first_records = std::mem::take(&mut self.first_records)
             .into_iter()
             .chain(std::iter::repeat(None));
-        let blocks = self.blocks.into_iter().zip(first_records);
+        let blocks = std::mem::take(&mut self.blocks)
+            .into_iter()
+            .zip(first_records);
         Ok(StoredObject {
-            key,
+            key: self.upload.key().to_owned(),
             stored_bytes: self.stored_bytes,
-            raw_bytes,
-            sha256: Sha256Digest::finish(self.object_sum),
+            raw_bytes: self.sealed_bytes,
+            sha256: Sha256Digest::finish(std::mem::take(&mut self.object_sum)),
             blocks: blocks
                 .map(|(block, first_record)| BlockEntry {
                     first_record,
