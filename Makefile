@@ -2,6 +2,8 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .ONESHELL:
+# Prerequisites and goals are steps in an order: packages before what needs them, install before deploy.
+.NOTPARALLEL:
 .DEFAULT_GOAL := help
 
 # Where images are pushed to and pulled from. The local cluster needs no registry.
@@ -13,14 +15,21 @@ export REGISTRY TAG
 
 CONTROLLERS := cluster-controller backup-controller restore-controller
 export TOOLS := workload s3-server
+# What runs in the local cluster: the demonstration needs the S3 server and Redis, the suites a kubectl in a pod too.
+LOADED := $(CONTROLLERS) tools redis kubectl
+# What docker-push pushes.
+PUSH ?= $(CONTROLLERS)
 TARGET := $(shell uname -m)-unknown-linux-gnu
 # Static, for images of nothing else. Everything in release is built in this one way, so that nothing is compiled twice; --target
 # keeps the flag away from build scripts and procedural macros.
 RELEASE := RUSTFLAGS="-C target-feature=+crt-static" cargo build --locked --release --target $(TARGET)
 LOCAL := deploy/local/local-kubernetes
 IMAGES := deploy/local/images
-# Every command that talks to a cluster uses the local one, or with CLUSTER=existing that of KUBECONFIG.
-INTO_CLUSTER = eval "$$($(LOCAL) env)"
+# Every command that talks to a cluster uses the local one, or with CLUSTER=existing that of KUBECONFIG. Two statements: an eval of
+# what a failed command printed succeeds, and the next command would go to the user's default context.
+INTO_CLUSTER = environment=$$($(LOCAL) env); eval "$$environment"
+# A cluster that exists is not compiled.
+OWN_CLUSTER = $(if $(filter existing,$(CLUSTER)),,components)
 
 .PHONY: help
 help: ## List the commands
@@ -43,23 +52,24 @@ packages: ## Install missing Debian packages (as root), or say which are missing
 components: packages ## Compile the local Kubernetes into the cache (minutes the first time)
 	@$(LOCAL) build
 
-.PHONY: test test-unit test-processes test-end-to-end
+.PHONY: test test-unit test-processes test-end-to-end local-only
 test-unit: ## Unit and property tests: seconds
-	cargo test --quiet --locked --workspace --lib --bins --exclude tests
-	cargo test --quiet --locked --package crds
+	cargo test --quiet --locked --workspace --exclude tests --tests
 PROCESS_SUITES = $(filter-out e2e_%,$(basename $(notdir $(wildcard tests/tests/*.rs))))
 test-processes: components ## Suites against real Redis processes, a real S3 server and a real API server
 	cargo test --locked --package tests --lib $(addprefix --test ,$(PROCESS_SUITES))
-test-end-to-end: docker-build ## Scenarios on a local Kubernetes of their own
-	export INSTANCE=$${INSTANCE:-e2e-$$$$}
+test-end-to-end: local-only components binaries ## Scenarios on a local Kubernetes of their own
+	# Never the developer's instance, which may be exported: it is removed at the end.
+	export INSTANCE=e2e-$$$$
 	trap '$(LOCAL) down' EXIT
 	$(LOCAL) up $(NODES)
-	$(IMAGES) load $(CONTROLLERS) tools redis kubectl
+	$(IMAGES) load $(LOADED)
 	$(INTO_CLUSTER)
-	$(MAKE) --no-print-directory install deploy
-	kubectl apply -f deploy/samples/redis-version.yaml
+	$(MAKE) --no-print-directory install deploy INSTANCE=$$INSTANCE
 	cargo test --locked --package tests $(foreach suite,$(basename $(notdir $(wildcard tests/tests/e2e_*.rs))),--test $(suite)) -- --test-threads 1 --nocapture
-test: test-unit test-processes test-end-to-end ## Everything; installs what it needs
+test: local-only packages test-unit test-processes test-end-to-end ## Everything; installs what it needs
+local-only:
+	@[ "$(CLUSTER)" != existing ] || { echo "test-end-to-end cuts nodes off and kills controllers: it runs on a local cluster of its own. Unset CLUSTER; tests/README.md says which suites run on yours." >&2; exit 1; }
 
 .PHONY: bench
 bench: packages ## Benchmarks against their rivals; CASE=name runs one
@@ -70,9 +80,9 @@ bench: packages ## Benchmarks against their rivals; CASE=name runs one
 binaries:
 	$(RELEASE) $(addprefix --bin ,$(CONTROLLERS) $(TOOLS) demo)
 docker-build: components binaries ## Build every image, with docker or buildah; nothing is pulled
-	$(IMAGES) build $(CONTROLLERS) tools redis kubectl > /dev/null
-docker-push: docker-build ## Push the controllers' images to REGISTRY
-	$(IMAGES) push $(CONTROLLERS)
+	$(IMAGES) build $(LOADED) > /dev/null
+docker-push: binaries ## Push the controllers' images to REGISTRY; PUSH="tools redis" those
+	$(IMAGES) push $(PUSH)
 
 .PHONY: install uninstall deploy undeploy run
 install: ## Apply the CustomResourceDefinitions
@@ -89,17 +99,23 @@ deploy: ## Apply the three controllers into redis-operator-system
 undeploy: ## Delete the three controllers; clusters serve on
 	$(INTO_CLUSTER)
 	kubectl delete --ignore-not-found -k deploy/kustomize
-run: ## Run all three controllers on this machine against the cluster of KUBECONFIG or the local one
+run: ## Run the three controllers on this machine, for the local cluster or with CLUSTER=existing that of KUBECONFIG
 	$(INTO_CLUSTER)
+	deployed=$$(kubectl --namespace redis-operator-system get deployments --output name)
+	[ -z "$$deployed" ] || { echo "the controllers run in the cluster already: make undeploy" >&2; exit 1; }
 	cargo build --locked $(addprefix --bin ,$(CONTROLLERS))
+	# Their Leases are where deployed controllers keep theirs: of both, one leads.
+	kubectl apply --server-side --force-conflicts -f deploy/kustomize/namespace.yaml
+	image=$$($(IMAGES) reference backup-controller)
+	export POD_NAMESPACE=redis-operator-system CONTROLLER_IMAGE=$$image LISTEN_ADDRESS=127.0.0.1:0 LOG_FORMAT=text
 	trap 'kill $$(jobs -p) 2> /dev/null; wait' EXIT INT TERM
-	for controller in $(CONTROLLERS); do POD_NAMESPACE=default LISTEN_ADDRESS=127.0.0.1:0 LOG_FORMAT=text target/debug/$$controller & done
+	for controller in $(CONTROLLERS); do target/debug/$$controller & done
 	wait -n
 
 .PHONY: local-up local-down demo demo-down
-local-up: docker-build ## Start the local Kubernetes with the controllers on it
+local-up: $(OWN_CLUSTER) binaries ## Start the local Kubernetes with the controllers on it
 	$(LOCAL) up $(NODES)
-	$(IMAGES) load $(CONTROLLERS) tools redis kubectl
+	$(IMAGES) load $(LOADED)
 	$(INTO_CLUSTER)
 	# Controllers that run already may run an older image of the same name.
 	kubectl --namespace redis-operator-system delete pods --all --wait=false --ignore-not-found
@@ -109,4 +125,12 @@ local-down: ## End the local Kubernetes and leave nothing behind
 demo: local-up ## Form, fill, lose all pods, heal, back up, restore into another size, compare; leaves the cluster up
 	$(INTO_CLUSTER)
 	target/$(TARGET)/release/demo
-demo-down: local-down ## Remove what the demo left
+demo-down: ## Remove what the demo left
+ifeq ($(CLUSTER),existing)
+	$(INTO_CLUSTER)
+	kubectl delete namespaces --selector app.kubernetes.io/managed-by=redis-operator-scenario --timeout=300s
+	kubectl delete redisversions --selector app.kubernetes.io/managed-by=redis-operator-scenario --timeout=60s
+	echo "The controllers are still there: make undeploy uninstall CLUSTER=existing"
+else
+	$(LOCAL) down
+endif

@@ -1,7 +1,10 @@
 //! SIGKILL for the processes of pods, as a kernel that is short of memory sends it: nothing is flushed, nothing is said, and
 //! Kubernetes restarts the container in place.
 
-use crate::{kubectl::Kubectl, scenario::LIMIT};
+use crate::{
+    kubectl::Kubectl,
+    scenario::{LIMIT, redis_image},
+};
 use anyhow::{Context, Result};
 use futures::future::try_join_all;
 use serde_json::{Value, json};
@@ -18,9 +21,7 @@ impl Killers {
     pub async fn start(scenario: &Kubectl) -> Result<Self> {
         let kubectl = Kubectl::new(&format!("{}-kill", scenario.namespace()));
         kubectl.create_namespace("privileged").await?;
-        // The server's image has a shell.
-        let image = "get redisversion redis-7.0.15 -o jsonpath={.spec.image}";
-        let image = kubectl.run(image).await?;
+        let image = redis_image(); // it has a shell
         let mut by_node = BTreeMap::new();
         for node in kubectl.list("nodes").await? {
             let node = text(&node, "/metadata/name")?;

@@ -1,12 +1,15 @@
 //! kubectl as a user types it: the demonstration and the end-to-end suites see only what a user sees.
 
 use anyhow::{Context, Result, bail, ensure};
-use serde_json::Value;
+use serde_json::{Value, json};
 use std::{
     process::Stdio,
     time::{Duration, Instant},
 };
 use tokio::{io::AsyncWriteExt, process::Command};
+
+/// Label and value of the namespaces and of the cluster-wide objects that scenarios make: `make demo-down` deletes by them.
+pub const MADE_HERE: (&str, &str) = ("app.kubernetes.io/managed-by", "redis-operator-scenario");
 
 /// kubectl for one namespace of the cluster that KUBECONFIG names.
 #[derive(Clone, Debug)]
@@ -53,13 +56,21 @@ impl Kubectl {
             .unwrap_or_default())
     }
 
-    /// Makes the namespace; `admits` is the pod security level it enforces.
+    /// Makes the namespace; `admits` is the pod security level it enforces. What an earlier run left in one of this name would
+    /// pass for the work of this one: it goes first. A namespace that no scenario made is left alone.
     pub async fn create_namespace(&self, admits: &str) -> Result<()> {
         let name = &self.namespace;
-        self.apply(&format!(
-            "apiVersion: v1\nkind: Namespace\nmetadata: {{name: {name}, labels: {{pod-security.kubernetes.io/enforce: {admits}}}}}\n"
-        ))
-        .await?;
+        let (label, value) = MADE_HERE;
+        let earlier =
+            format!("namespaces -l {label}={value} --field-selector metadata.name={name}");
+        self.run(&format!("delete {earlier} --wait=false")).await?;
+        let gone = async || Ok(self.list(&earlier).await?.is_empty());
+        let wait = format!("the namespace {name} of an earlier run gone");
+        self.until(&wait, Duration::from_mins(5), gone).await?;
+        let namespace = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": {
+            "pod-security.kubernetes.io/enforce": admits, label: value}}});
+        self.call(&["create", "-f", "-"], Some(&namespace.to_string()))
+            .await?;
         let account = async || Ok(self.run("get serviceaccount default").await.is_ok());
         self.until(
             "the namespace's default account",

@@ -3,7 +3,7 @@
 //! Each test program has one of its own (etcd and kube-apiserver on free loopback ports, started at the first use), which ends with
 //! the program, however that ends. With `TEST_KUBECONFIG` the API server named there is used instead.
 
-use anyhow::{Context, Result, anyhow, bail};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 use common::{
     kubernetes::events::Events,
     runtime::{CommonArguments, Program, Runtime, client},
@@ -23,6 +23,7 @@ use std::{
     sync::OnceLock,
     time::{Duration, Instant},
 };
+use tokio::io::AsyncWriteExt;
 
 const SCRIPT: &str = concat!(
     env!("CARGO_MANIFEST_DIR"),
@@ -80,6 +81,33 @@ impl ApiServer {
             Ok(conditions.iter().find(established).map(|_| ()))
         })
         .await
+    }
+
+    /// What kubectl answers to these arguments and this standard input.
+    pub async fn kubectl(&self, arguments: &[&str], input: &str) -> Result<String> {
+        // The components' kubectl; the rest of the environment that the script prints is another instance's.
+        let run = r#"environment=$("$0" env apiserver); eval "$environment"; export KUBECONFIG=$1; shift; exec kubectl "$@""#;
+        let mut child = tokio::process::Command::new("bash")
+            .args(["-euc", run, SCRIPT])
+            .arg(&self.kubeconfig)
+            .args(arguments)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .kill_on_drop(true)
+            .spawn()
+            .context("cannot run bash")?;
+        let mut stdin = child.stdin.take().context("no standard input")?;
+        stdin.write_all(input.as_bytes()).await?;
+        drop(stdin);
+        let output = child.wait_with_output().await?;
+        let words = String::from_utf8_lossy(&output.stderr);
+        ensure!(
+            output.status.success(),
+            "kubectl {}: {words}",
+            arguments.join(" ")
+        );
+        Ok(String::from_utf8(output.stdout)?)
     }
 
     /// What a controller gets, for a replica named `identity` whose leases are in `namespace` and last for `lease`. It watches

@@ -84,11 +84,6 @@ impl RedisServer {
         &self.directory
     }
 
-    /// Its process id, while it runs.
-    pub fn process_id(&self) -> Option<u32> {
-        self.process.as_ref().map(Child::id)
-    }
-
     /// What it logged.
     pub fn log(&self) -> String {
         fs::read_to_string(self.directory.join("log")).unwrap_or_default()
@@ -173,13 +168,6 @@ impl RedisServer {
     pub async fn restart(&mut self) -> Result<()> {
         self.kill()?;
         self.launch(Some(self.address)).await
-    }
-
-    /// Starts the server again at an address it never had.
-    pub async fn restart_elsewhere(&mut self) -> Result<()> {
-        self.kill()?;
-        self.address = free_address()?;
-        self.launch(None).await
     }
 
     /// Runs the process until it answers. A port that somebody took since it was found free is replaced, unless fixed.

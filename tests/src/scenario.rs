@@ -1,10 +1,13 @@
 //! The steps of the demonstration and of the end-to-end suites: what a user does, and when it is done.
 
-use crate::kubectl::{Kubectl, holds};
+use crate::kubectl::{Kubectl, MADE_HERE, holds};
 use anyhow::{Context, Result, bail, ensure};
 use futures::future::try_join_all;
 use serde_json::{Value, json};
-use std::time::{Duration, Instant};
+use std::{
+    env,
+    time::{Duration, Instant},
+};
 
 /// Longest wait for anything in a scenario.
 pub const LIMIT: Duration = Duration::from_mins(3);
@@ -14,18 +17,38 @@ pub const NODE_TIMEOUT: Duration = Duration::from_secs(5);
 /// apiVersion of the suite's kinds.
 pub const API_VERSION: &str = "redis.danieldorado.github.io/v1alpha1";
 
-fn image(name: &str) -> String {
-    let registry = std::env::var("REGISTRY").unwrap_or_else(|_| "docker.io/local".into());
-    let tag = std::env::var("TAG").unwrap_or_else(|_| "dev".into());
-    format!("{registry}/redis-operator-{name}:{tag}")
+/// The RedisVersion of the clusters that scenarios make: beside those that a user's catalog has.
+pub const VERSION: &str = "redis-7.0.15-scenario";
+
+/// The registry that images come from; set as in the Makefile.
+pub fn registry() -> String {
+    env::var("REGISTRY").unwrap_or_else(|_| "docker.io/local".into())
 }
 
-/// A namespace that admits only restricted pods, with an S3 server and its credentials in it.
+/// The image of Redis 7.0.15 with a shell: the one that deploy/local/images makes, or any other that `REDIS_IMAGE` names.
+pub fn redis_image() -> String {
+    env::var("REDIS_IMAGE").unwrap_or_else(|_| registry() + "/redis:7.0.15")
+}
+
+fn tools_image() -> String {
+    let tag = env::var("TAG").unwrap_or_else(|_| "dev".into());
+    format!("{}/redis-operator-tools:{tag}", registry())
+}
+
+/// A namespace that admits only restricted pods, with an S3 server and its credentials in it, and what its clusters run.
 pub async fn namespace(name: &str) -> Result<Kubectl> {
     let kubectl = Kubectl::new(name);
     kubectl.create_namespace("restricted").await?;
     kubectl.apply(&s3_server()).await?;
+    kubectl.apply(&version()).await?;
     Ok(kubectl)
+}
+
+fn version() -> String {
+    let (label, value) = MADE_HERE;
+    json!({"apiVersion": API_VERSION, "kind": "RedisVersion", "metadata": {"name": VERSION, "labels": {label: value}},
+           "spec": {"version": "7.0.15", "distribution": "Redis", "image": redis_image()}})
+    .to_string()
 }
 
 /// Location of backups in the scenario's S3 server. The controllers live in another namespace: the name is a full one.
@@ -36,7 +59,7 @@ pub fn s3_location(kubectl: &Kubectl) -> Value {
 
 fn s3_server() -> String {
     let container = json!({
-        "name": "s3", "image": image("tools"), "imagePullPolicy": "IfNotPresent",
+        "name": "s3", "image": tools_image(), "imagePullPolicy": "IfNotPresent",
         "command": ["/bin/s3-server", "--listen", "0.0.0.0:9000", "--root", "/data", "--bucket", "backups",
                     "--access-key", "scenario", "--secret-key", "scenario-secret"],
         "ports": [{"containerPort": 9000}],
@@ -74,7 +97,7 @@ pub async fn start_workload(kubectl: &Kubectl, pod: &str, arguments: &[&str]) ->
     command.extend(arguments);
     let pod = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": pod, "labels": {"app": "workload"}}, "spec": {
         "restartPolicy": "Never", "securityContext": pod_security(), "automountServiceAccountToken": false,
-        "containers": [{"name": "workload", "image": image("tools"), "imagePullPolicy": "IfNotPresent",
+        "containers": [{"name": "workload", "image": tools_image(), "imagePullPolicy": "IfNotPresent",
                         "command": command, "securityContext": restricted()}]}});
     kubectl.apply(&pod.to_string()).await.map(drop)
 }
@@ -104,12 +127,7 @@ pub async fn workload(kubectl: &Kubectl, pod: &str, arguments: &[&str]) -> Resul
 
 /// The RedisCluster that scenarios make.
 pub async fn cluster(kubectl: &Kubectl, name: &str, shards: i32, storage: bool) -> Result<Value> {
-    let version = kubectl.run("get redisversion redis-7.0.15 -o name").await;
-    ensure!(
-        version.is_ok(),
-        "the sample RedisVersion redis-7.0.15 is not there: kubectl apply -f deploy/samples"
-    );
-    let mut spec = json!({"version": "redis-7.0.15", "shards": shards, "replicasPerShard": 1,
+    let mut spec = json!({"version": VERSION, "shards": shards, "replicasPerShard": 1,
                           "config": {"cluster-node-timeout": NODE_TIMEOUT.as_millis().to_string()},
                           "backup": {"storages": [{"name": "s3", "s3": s3_location(kubectl)}]}});
     if storage {

@@ -65,7 +65,7 @@ async fn a_backup_is_shared_and_restores_into_other_sizes() -> Result<()> {
         workers(&done)
     );
 
-    let five = json!({"newCluster": {"name": "five", "spec": {"version": "redis-7.0.15", "shards": 5, "replicasPerShard": 0}}});
+    let five = json!({"newCluster": {"name": "five", "spec": {"version": scenario::VERSION, "shards": 5, "replicasPerShard": 0}}});
     kubectl
         .apply(&restore(
             "into-five",

@@ -96,8 +96,7 @@ async fn paused(kubectl: &Kubectl) -> Result<()> {
 
 /// An entry that is not there, and one that promises what its image does not hold.
 async fn catalog(kubectl: &Kubectl) -> Result<()> {
-    let entry = kubectl.get("redisversion redis-7.0.15").await?;
-    let image = entry["spec"]["image"].as_str().context("no image")?;
+    let image = scenario::redis_image();
     spec(kubectl, json!({"version": "e2e-spec-liar"})).await?;
     let words = says(kubectl, "Ready", "False", "VersionNotFound").await?;
     ensure!(words.contains("e2e-spec-liar"), "{words}");
@@ -109,7 +108,7 @@ async fn catalog(kubectl: &Kubectl) -> Result<()> {
         words.contains("7.2.5") && words.contains("7.0.15"),
         "{words}"
     );
-    spec(kubectl, json!({"version": "redis-7.0.15"})).await?;
+    spec(kubectl, json!({"version": scenario::VERSION})).await?;
     says(kubectl, "UpToDate", "True", "UpToDate").await?;
     kubectl
         .run("delete redisversion e2e-spec-liar")
@@ -130,7 +129,9 @@ async fn cron_jobs_make_backups() -> Result<()> {
 
     let sample =
         Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/samples/cronjob-kubectl.yaml");
-    kubectl.apply(&fs::read_to_string(sample)?).await?;
+    let registry = scenario::registry() + "/";
+    let sample = fs::read_to_string(sample)?.replace("docker.io/local/", &registry);
+    kubectl.apply(&sample).await?;
     let scheduled = format!("cronjobs -l {}=nightly", crds::LABEL_SCHEDULE);
     let made = async || Ok(kubectl.list(&scheduled).await?.len() == 1);
     kubectl

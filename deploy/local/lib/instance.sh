@@ -6,18 +6,26 @@ die() { say "$*"; exit 1; }
 digest() { sha256sum | cut -c "1-${1:-12}"; }
 
 instance_names() {
-  local checkout
-  checkout=$(cd "$HERE/../.." && pwd -P)
-  INSTANCE=${INSTANCE:-$(id -un)-$(basename "$checkout")-$(digest 6 <<< "$checkout")}
+  local states longest=66   # a Unix socket's path is at most 107 bytes; the longest below STATE is that of the kubelet's device plug-ins
+  states=${XDG_STATE_HOME:-$HOME/.local/state}/redis-operator
+  INSTANCE=${INSTANCE:-$(default_instance $((longest - ${#states} - 1)))}
   [[ $INSTANCE =~ ^[A-Za-z0-9._-]+$ ]] || die "INSTANCE=$INSTANCE: use letters, digits, '.', '_' and '-' only"
   export INSTANCE
-  STATE=${XDG_STATE_HOME:-$HOME/.local/state}/redis-operator/$INSTANCE
+  STATE=$states/$INSTANCE
   CACHE=${XDG_CACHE_HOME:-$HOME/.cache}/redis-operator
-  # A Unix socket's path is at most 107 bytes; the longest below STATE is that of the kubelet's device plug-ins.
-  [ ${#STATE} -le 66 ] || die "the state folder's path is longer than 66 characters: $STATE; choose a shorter INSTANCE or XDG_STATE_HOME"
+  [ ${#STATE} -le $longest ] || die "the state folder's path is longer than $longest characters: $STATE; choose a shorter INSTANCE or XDG_STATE_HOME"
   # Links are named $ID-n12; the kernel allows 15 characters. The state's path tells users with an equal INSTANCE apart.
   ID=rk$(digest 6 <<< "$STATE")
   LOG=$STATE/log
+}
+
+# Names of the user and the checkout, for people, cut to what there is room for; the digest of its path tells checkouts apart.
+default_instance() { # LENGTH
+  local checkout name room=$(($1 - 7))   # a dash and six digits
+  checkout=$(cd "$HERE/../.." && pwd -P)
+  name=$(id -un)-$(basename "$checkout")
+  name=${name//[^A-Za-z0-9._-]/_}
+  echo "${name:0:$((room > 1 ? room : 1))}-$(digest 6 <<< "$checkout")"
 }
 
 # exclusively COMMAND...: one command that changes the instance at a time. Long-lived children must close descriptor 9,
