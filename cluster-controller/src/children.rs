@@ -1,6 +1,6 @@
 //! Puts the rendered objects into the cluster, in an order that lets pods start at once.
 
-use crate::{build::Children, context::Context};
+use crate::{build::Children, context::Context, errors::Trouble};
 use common::kubernetes::{
     apply::Child,
     call::{self, ApiError},
@@ -13,12 +13,12 @@ use kube::{
 };
 use std::time::Instant;
 
-/// Makes the children what they are wanted to be. Whether anything was written.
+/// Makes the children what they are wanted to be. One that is refused does not keep the others from being made.
 pub async fn apply(
     context: &Context,
     owner: &OwnerKey,
     children: Children,
-) -> Result<bool, ApiError> {
+) -> Result<(), ApiError> {
     let Children {
         config_map,
         headless_service,
@@ -28,17 +28,25 @@ pub async fn apply(
     } = children;
     let caches = &context.caches;
     // The pods need the ConfigMap to start and the headless Service for their names; the rest can follow.
-    let mut written = one(context, owner, &caches.config_maps, config_map).await?;
-    written |= one(context, owner, &caches.services, headless_service).await?;
+    let mut results = vec![
+        one(context, owner, &caches.config_maps, config_map).await,
+        one(context, owner, &caches.services, headless_service).await,
+    ];
     let sets = stateful_sets
         .into_iter()
         .map(|set| one(context, owner, &caches.stateful_sets, set));
-    for set in futures::future::join_all(sets).await {
-        written |= set?;
+    results.extend(futures::future::join_all(sets).await);
+    results.push(one(context, owner, &caches.services, client_service).await);
+    results.push(budget(context, owner, disruption_budget).await);
+    // What a person has to mend is told before what passes by itself.
+    let (passing, refused): (Vec<_>, Vec<_>) = results
+        .into_iter()
+        .filter_map(Result::err)
+        .partition(|error| Trouble::of(error).passing);
+    match refused.into_iter().chain(passing).next() {
+        Some(error) => Err(error),
+        None => Ok(()),
     }
-    written |= one(context, owner, &caches.services, client_service).await?;
-    written |= budget(context, owner, disruption_budget).await?;
-    Ok(written)
 }
 
 async fn one<K>(
@@ -46,12 +54,12 @@ async fn one<K>(
     owner: &OwnerKey,
     cache: &Store<K>,
     wanted: K,
-) -> Result<bool, ApiError>
+) -> Result<(), ApiError>
 where
     K: Child + Resource<DynamicType = (), Scope = NamespaceResourceScope>,
 {
     if is_behind(context, owner, cache) {
-        return Ok(false);
+        return Ok(());
     }
     let reference = ObjectRef::<K>::new(&wanted.name_any()).within(&owner.namespace);
     let observed = match cache.get(&reference) {
@@ -59,11 +67,11 @@ where
         // The cache holds only what carries our label: look whether the name is taken by somebody else.
         None => live(context, &wanted, owner).await?,
     };
-    let applied = context
+    context
         .applier
         .apply(owner, wanted, observed.as_ref())
-        .await?;
-    Ok(applied.written)
+        .await
+        .map(drop)
 }
 
 /// Whether the cache does not show our own writes yet: the watch will wake us.
@@ -91,7 +99,7 @@ async fn budget(
     context: &Context,
     owner: &OwnerKey,
     wanted: Option<PodDisruptionBudget>,
-) -> Result<bool, ApiError> {
+) -> Result<(), ApiError> {
     let cache = &context.caches.disruption_budgets;
     if let Some(wanted) = wanted {
         return one(context, owner, cache, wanted).await;
@@ -103,9 +111,8 @@ async fn budget(
             .iter()
             .any(|reference| reference.uid == owner.uid)
     });
-    let Some(budget) = ours else {
-        return Ok(false);
-    };
-    context.applier.delete(owner, budget.as_ref()).await?;
-    Ok(true)
+    match ours {
+        Some(budget) => context.applier.delete(owner, budget.as_ref()).await,
+        None => Ok(()),
+    }
 }

@@ -1,5 +1,6 @@
 //! What every pass needs: the client, the caches, and what this process has written itself.
 
+use crate::silences::Silences;
 use common::{
     kubernetes::{apply::Applier, events::Events, expectations::Expectations, leases::Leadership},
     runtime::run::Runtime,
@@ -42,6 +43,8 @@ pub struct Context {
     pub caches: Caches,
     /// What was written and the caches may not show yet.
     pub expectations: Arc<Expectations>,
+    /// Since when nodes have been silent.
+    pub silences: Arc<Silences>,
     /// Applies children.
     pub applier: Applier,
     /// Tells users.
@@ -59,6 +62,7 @@ impl Context {
             caches,
             applier: Applier::new(runtime.client.clone(), MANAGER, Arc::clone(&expectations)),
             expectations,
+            silences: Arc::default(),
             events: runtime.events.clone(),
             leadership,
         }

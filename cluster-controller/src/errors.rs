@@ -1,12 +1,13 @@
-//! What ends a pass early.
+//! What goes wrong in a pass.
 
+use crate::validate::InvalidSpec;
 use common::kubernetes::{
     call::ApiError,
     errors::{Classified, ErrorClass},
     leases::NotLeader,
 };
 
-/// Why a pass was given up. A node that does not answer is no error but an observation.
+/// Why a pass could not do all it was to do. A node that does not answer is no error but an observation.
 #[derive(Debug, thiserror::Error)]
 pub enum ReconcileError {
     /// The API server.
@@ -15,6 +16,9 @@ pub enum ReconcileError {
     /// Another replica leads.
     #[error(transparent)]
     NotLeader(#[from] NotLeader),
+    /// The user has to change something.
+    #[error(transparent)]
+    Invalid(#[from] InvalidSpec),
 }
 
 impl Classified for ReconcileError {
@@ -22,6 +26,7 @@ impl Classified for ReconcileError {
         match self {
             Self::Api(error) => error.class(),
             Self::NotLeader(error) => error.class(),
+            Self::Invalid(_) => ErrorClass::InvalidSpec,
         }
     }
 
@@ -29,6 +34,32 @@ impl Classified for ReconcileError {
         match self {
             Self::Api(error) => error.reason(),
             Self::NotLeader(error) => error.reason(),
+            Self::Invalid(error) => error.reason(),
+        }
+    }
+}
+
+/// Why the spec, or a part of it, is not acted upon: for the status. The nodes are looked after all the same.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Trouble {
+    /// CamelCase.
+    pub reason: &'static str,
+    /// In words.
+    pub message: String,
+    /// Whether it will probably pass by itself.
+    pub passing: bool,
+}
+
+impl Trouble {
+    /// What an error means for the user.
+    pub fn of(error: &impl Classified) -> Self {
+        Self {
+            reason: error.reason(),
+            message: error.to_string(),
+            passing: match error.class() {
+                ErrorClass::Transient | ErrorClass::Conflict | ErrorClass::Fenced => true,
+                ErrorClass::InvalidSpec | ErrorClass::Forbidden | ErrorClass::Bug => false,
+            },
         }
     }
 }

@@ -1,6 +1,7 @@
 //! The cluster-controller: forms and heals Redis Clusters on Kubernetes.
 //!
-//! Data and decisions, pure: [`validate`], [`build`], [`status`], [`redis::survey`], [`redis::assess`], [`redis::plan`].
+//! Data and decisions, pure: [`validate`], [`build`], [`pods`], [`status`], [`pace`], [`redis::survey`], [`redis::assess`],
+//! [`redis::plan`].
 //! Input and output: [`observe`], [`children`], [`roles`], [`redis::observe`], [`redis::execute`]. All together on one
 //! screen: [`reconcile`].
 
@@ -10,9 +11,12 @@ pub mod context;
 pub mod errors;
 pub mod notices;
 pub mod observe;
+pub mod pace;
+pub mod pods;
 pub mod reconcile;
 pub mod redis;
 pub mod roles;
 pub mod run;
+pub mod silences;
 pub mod status;
 pub mod validate;

@@ -1,8 +1,11 @@
 //! Events: what was done and why, and when the cluster as a whole changed its state.
 
-use crate::redis::{
-    execute::Done,
-    plan::{Action, Assignment},
+use crate::{
+    redis::{
+        execute::Done,
+        plan::{Action, Assignment},
+    },
+    status::NOT_WHOLE,
 };
 use common::kubernetes::{conditions::find, events::Events};
 use crds::{RedisCluster, RedisClusterStatus};
@@ -44,13 +47,17 @@ pub fn tell(events: &Events, object: &RedisCluster, status: &RedisClusterStatus,
             _ => {}
         }
     }
-    let reason = |status: &RedisClusterStatus| {
-        find(&status.conditions, "Ready").map(|condition| condition.reason.clone())
-    };
-    let now = reason(status);
-    if now.as_deref() == Some("SlotsLost") && before.and_then(reason) != now {
-        events.warning(&regarding, "SlotsLost", "Observe", message);
+    if let Some((reason, words)) = needs_person(status)
+        && before.and_then(needs_person).map(|(old, _)| old) != Some(reason)
+    {
+        events.warning(&regarding, reason, "Observe", words);
     }
+}
+
+/// What a person has to do something about, if that is why the cluster is not Ready: reason and words.
+fn needs_person(status: &RedisClusterStatus) -> Option<(&str, &str)> {
+    let ready = find(&status.conditions, "Ready").filter(|ready| ready.status == "False")?;
+    (ready.reason != NOT_WHOLE).then_some((&ready.reason, &ready.message))
 }
 
 /// Reason, action, and whether it deserves a warning.
@@ -66,7 +73,7 @@ fn name(action: &Action, formed: bool) -> (&'static str, &'static str, bool) {
             }
         },
         Action::Meet { .. } => ("NodesIntroduced", "Meet", false),
-        Action::Promote { .. } => ("ReplicaPromoted", "Failover", true),
+        Action::Promote { .. } => ("FailoverRequested", "Failover", true),
         Action::Replicate { .. } => ("ReplicaAttached", "Replicate", false),
         Action::Forget { .. } => ("NodeForgotten", "Forget", false),
         Action::Calm { .. } => ("TimeoutRestored", "Configure", false),

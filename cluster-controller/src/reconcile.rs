@@ -4,21 +4,22 @@ use crate::{
     build::build,
     children,
     context::Context,
-    errors::ReconcileError,
+    errors::{ReconcileError, Trouble},
     notices,
-    observe::{NODE_TIMEOUT, Observed, observe, observe_live, wanted},
+    observe::{self, NODE_TIMEOUT, Observed, observe, observe_live},
+    pace,
     redis::{
-        assess::assess,
+        assess::{Assessment, assess},
         execute::{Done, execute},
-        member::Wanted,
         plan::{Plan, plan},
     },
     roles,
     status::{self, Findings},
-    validate::{ValidatedCluster, validate},
+    validate::{Shape, ValidatedCluster, shape, validate},
 };
 use common::kubernetes::{
     controller::Reconcile,
+    errors::Classified,
     expectations::{OwnerKey, Verdict},
     outcome::Outcome,
     status as server_side,
@@ -31,12 +32,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// How soon to look again while something is being done about it.
-const SOON: Duration = Duration::from_millis(300);
-/// How soon to look again while only waiting can help.
-const LATER: Duration = Duration::from_secs(2);
-/// How soon to look again at a cluster that is whole.
-const AT_REST: Duration = Duration::from_secs(30);
+/// How soon to look again at a cluster of which not even the shape can be known.
+const UNKNOWN: Duration = Duration::from_secs(30);
 
 /// Reconciles RedisClusters.
 pub struct Reconciler {
@@ -59,82 +56,130 @@ impl Reconcile<RedisCluster> for Reconciler {
         {
             return Ok(Outcome::waiting("CacheBehind", delay));
         }
-        let entry = object.spec.version.as_deref().and_then(|name| {
-            context
-                .caches
-                .versions
-                .get(&ObjectRef::<RedisVersion>::new(name))
-        });
-        let cluster = match validate(&object, entry.as_deref(), Timestamp::now()) {
-            Ok(cluster) => cluster,
+        let shape = match shape(&object) {
+            Ok(shape) => shape,
             Err(error) => {
                 let status = status::invalid(&object, &error, Timestamp::now());
                 write_status(context, &object, &status).await?;
-                return Ok(Outcome::waiting(error.reason(), AT_REST));
+                return Ok(Outcome::waiting(error.reason(), UNKNOWN));
             }
         };
-        if !cluster.paused {
+        if !shape.paused {
             context.leadership.ensure()?;
-            children::apply(context, &OwnerKey::of(object.as_ref()), build(&cluster)).await?;
         }
-        let pass = mend(context, &object, &cluster).await?;
-        let assessment = assess(&pass.wanted, &pass.observed.members);
-        if !cluster.paused {
-            let labels = roles::differing(&pass.observed, &assessment);
-            roles::write(context, &cluster.namespace, labels).await?;
+        // Whatever is wrong with the spec or refused by the API server: the nodes there are have to be looked after.
+        let (cluster, mut trouble) = match validated(context, &object, &shape) {
+            Ok(cluster) => {
+                let applied = apply(context, &object, &cluster).await;
+                (Some(cluster), applied.err())
+            }
+            Err(error) => (None, Some(error)),
+        };
+        let pass = mend(context, &object, &shape).await?;
+        if !shape.paused {
+            let labels = roles::differing(&pass.observed, &pass.assessment);
+            let labelled = roles::write(context, &shape.namespace, labels).await;
+            trouble = trouble.or(labelled.err().map(Into::into));
         }
+        trouble = trouble.or(pass.trouble);
+        let told = trouble.as_ref().map(Trouble::of);
         let found = Findings {
-            cluster: &cluster,
+            shape: &shape,
+            cluster: cluster.as_ref(),
+            trouble: told.as_ref(),
             observed: &pass.observed,
-            assessment: &assessment,
+            assessment: &pass.assessment,
             plan: &pass.plan,
         };
-        let status = status::compute(&object, &found, Timestamp::now());
+        let now = Timestamp::now();
+        let status = status::compute(&object, &found, now);
         notices::tell(&context.events, &object, &status, &pass.done);
         write_status(context, &object, &status).await?;
-        Ok(outcome(
-            &cluster,
-            assessment.is_whole() && pass.plan.steps.is_empty(),
-            &pass,
-        ))
+        match (trouble, &told) {
+            // Tried again soon, and then ever more seldom.
+            (Some(error), Some(told)) if told.passing && found.is_whole() => Err(error),
+            (Some(error), _) => Ok(pace::troubled(error.reason(), &status, &found, now)),
+            (None, _) => Ok(pace::outcome(&status, &found, now)),
+        }
     }
 
     fn gone(&self, namespace: &str, name: &str) {
         self.context.expectations.forget(namespace, name);
+        self.context.silences.forget(namespace, name);
     }
+}
+
+fn validated(
+    context: &Context,
+    object: &RedisCluster,
+    shape: &Shape,
+) -> Result<ValidatedCluster, ReconcileError> {
+    let entry = object.spec.version.as_deref().and_then(|name| {
+        context
+            .caches
+            .versions
+            .get(&ObjectRef::<RedisVersion>::new(name))
+    });
+    let mut cluster = validate(object, entry.as_deref(), Timestamp::now())?;
+    if let Some(storage) = &mut cluster.storage {
+        let pods = observe::cached(&context.caches.pods, shape);
+        storage.settled |= observe::all_scheduled(shape, &pods);
+    }
+    Ok(cluster)
+}
+
+async fn apply(
+    context: &Context,
+    object: &RedisCluster,
+    cluster: &ValidatedCluster,
+) -> Result<(), ReconcileError> {
+    if cluster.shape.paused {
+        return Ok(());
+    }
+    let owner = OwnerKey::of(object);
+    Ok(children::apply(context, &owner, build(cluster)).await?)
 }
 
 /// What a pass saw and did in the Redis half.
 struct Pass {
-    wanted: Wanted,
     observed: Observed,
+    assessment: Assessment,
     plan: Plan,
     done: Vec<Done>,
+    /// Why nothing was done although there was something to do.
+    trouble: Option<ReconcileError>,
 }
 
 /// Looks, decides and acts. Steps that could lose data are decided upon once more, with everything read live.
 async fn mend(
     context: &Context,
     object: &RedisCluster,
-    cluster: &ValidatedCluster,
+    shape: &Shape,
 ) -> Result<Pass, ReconcileError> {
-    let wanted = wanted(cluster, status::formed_before(object));
-    let mut observed = observe(context, cluster).await;
+    let wanted = observe::wanted(shape, status::formed_before(object));
+    let mut observed = observe(context, shape).await;
     let mut steps = plan(&wanted, &observed.members, Timestamp::now());
     let mut done = Vec::new();
-    if !cluster.paused && !steps.steps.is_empty() {
-        if steps.is_risky() {
-            observed = observe_live(context, cluster).await?;
-            steps = plan(&wanted, &observed.members, Timestamp::now());
+    let mut trouble = None;
+    if !shape.paused && steps.is_risky() {
+        match observe_live(context, shape).await {
+            Ok(live) => {
+                observed = live;
+                steps = plan(&wanted, &observed.members, Timestamp::now());
+            }
+            Err(error) => trouble = Some(error.into()),
         }
+    }
+    if !shape.paused && !steps.steps.is_empty() && trouble.is_none() {
         context.leadership.ensure()?;
         done = execute(&steps, &observed.members, NODE_TIMEOUT).await;
     }
     Ok(Pass {
-        wanted,
+        assessment: assess(&wanted, &observed.members),
         observed,
         plan: steps,
         done,
+        trouble,
     })
 }
 
@@ -150,23 +195,4 @@ async fn write_status(
         context.expectations.wrote(&owner, &written);
     }
     Ok(())
-}
-
-fn outcome(cluster: &ValidatedCluster, whole: bool, pass: &Pass) -> Outcome {
-    if cluster.paused {
-        return Outcome::waiting("Paused", AT_REST);
-    }
-    if whole {
-        return Outcome::settled(AT_REST);
-    }
-    if !pass.plan.steps.is_empty() {
-        return Outcome::progressing("Mending", SOON);
-    }
-    // Pods that come up wake us by their watch; nodes that make up their minds have to be asked.
-    let anybody = pass
-        .observed
-        .members
-        .iter()
-        .any(|member| member.report().is_some());
-    Outcome::waiting("Converging", if anybody { SOON } else { LATER })
 }

@@ -2,7 +2,8 @@
 
 use crate::{
     context::{Context, MANAGER},
-    observe::{Observed, role_label},
+    observe::Observed,
+    pods::{is_leaving, role_label},
     redis::assess::{Assessment, ShardNode},
 };
 use common::kubernetes::call::{self, ApiError};
@@ -41,9 +42,7 @@ pub fn differing(observed: &Observed, assessment: &Assessment) -> Vec<Relabel> {
             primary.chain(replicas)
         })
         .filter_map(|(one, role)| relabel(one, role))
-        .filter(|one| {
-            one.pod.metadata.deletion_timestamp.is_none() && role_label(&one.pod) != Some(one.role)
-        })
+        .filter(|one| !is_leaving(&one.pod) && role_label(&one.pod) != Some(one.role))
         .collect()
 }
 

@@ -1,26 +1,34 @@
 //! The status, computed from what was seen: a pure function. What changes from second to second is not in it, so that an
 //! unchanged cluster is not written.
 
+mod findings;
+
 use crate::{
-    observe::{Observed, is_ready, restart_hash},
+    errors::Trouble,
+    observe::Observed,
+    pods::is_ready,
     redis::{
-        assess::{Assessment, Problem, Shard, ShardNode},
-        plan::{Hold, Plan},
+        assess::{Assessment, Shard, ShardNode},
+        plan::Plan,
     },
-    validate::{InvalidSpec, ValidatedCluster},
+    validate::{InvalidSpec, Shape, ValidatedCluster},
 };
 use common::{
-    cluster::{info::Family, slots::SLOT_COUNT, topology::topology_hash},
-    kubernetes::conditions::{Finding, holds, merge},
+    cluster::{slots::SLOT_COUNT, topology::topology_hash},
+    kubernetes::conditions::{Finding, find, holds, merge},
 };
 use crds::{
-    Distribution, NodeStatus, RedisCluster, RedisClusterStatus, ShardStatus, SlotsStatus,
-    VersionStatus, endpoint,
+    NodeStatus, RedisCluster, RedisClusterStatus, ShardStatus, SlotsStatus, VersionStatus, endpoint,
 };
-use k8s_openapi::jiff::Timestamp;
-use std::collections::BTreeSet;
+pub use findings::NOT_WHOLE;
+use findings::conditions;
+use k8s_openapi::{apimachinery::pkg::apis::meta::v1::Condition, jiff::Timestamp};
+use std::{collections::BTreeSet, time::Duration};
 
-/// Whether the cluster has been whole before: a checkpoint of what nobody can see any more once all data is lost.
+/// How long a cluster that serves may still be called forming while its replicas come.
+const FORMING: Duration = Duration::from_mins(1);
+
+/// Whether the cluster has served every slot before: a checkpoint of what nobody can see any more once all data is lost.
 pub fn formed_before(cluster: &RedisCluster) -> bool {
     cluster
         .status
@@ -28,7 +36,7 @@ pub fn formed_before(cluster: &RedisCluster) -> bool {
         .is_some_and(|status| holds(&status.conditions, "Formed"))
 }
 
-/// The status of a cluster whose spec cannot be acted upon.
+/// The status of a cluster of which not even the shape can be known.
 pub fn invalid(cluster: &RedisCluster, error: &InvalidSpec, now: Timestamp) -> RedisClusterStatus {
     let mut status = cluster.status.clone().unwrap_or_default();
     let formed = formed_before(cluster);
@@ -50,8 +58,12 @@ pub fn invalid(cluster: &RedisCluster, error: &InvalidSpec, now: Timestamp) -> R
 
 /// What a pass has found out.
 pub struct Findings<'a> {
-    /// The validated cluster.
-    pub cluster: &'a ValidatedCluster,
+    /// What the nodes are looked after by.
+    pub shape: &'a Shape,
+    /// What is wanted besides; none where the spec is wrong.
+    pub cluster: Option<&'a ValidatedCluster>,
+    /// Why the spec, or a part of it, is not acted upon.
+    pub trouble: Option<&'a Trouble>,
     /// Pods and nodes.
     pub observed: &'a Observed,
     /// How the cluster is.
@@ -60,50 +72,44 @@ pub struct Findings<'a> {
     pub plan: &'a Plan,
 }
 
+impl Findings<'_> {
+    /// Whether nothing is wrong with the nodes, and nothing is left to do about them.
+    pub fn is_whole(&self) -> bool {
+        self.assessment.is_whole() && self.plan.steps.is_empty()
+    }
+
+    /// What keeps the spec from being acted upon until somebody changes something.
+    fn refused(&self) -> Option<&Trouble> {
+        self.trouble.filter(|trouble| !trouble.passing)
+    }
+}
+
 /// The status after a pass.
 pub fn compute(object: &RedisCluster, found: &Findings<'_>, now: Timestamp) -> RedisClusterStatus {
-    let cluster = found.cluster;
+    let shape = found.shape;
     let old = object.status.clone().unwrap_or_default();
-    let conditions = merge(
-        &old.conditions,
-        &conditions(object, found),
-        object.metadata.generation,
-        now,
-    );
-    let phase = phase(found, holds(&conditions, "Formed"));
-    let views = found.observed.members.iter().filter_map(|member| {
-        let report = member.report()?;
-        Some(&report.view)
-    });
+    // What could not be put into effect for a moment has not been answered yet; a refusal is an answer.
+    let generation = match found.trouble {
+        Some(trouble) if trouble.passing => old.observed_generation,
+        _ => object.metadata.generation,
+    };
+    let all = conditions(formed_before(object), found);
+    let conditions = merge(&old.conditions, &all, generation, now);
+    let phase = phase(&old, found, &conditions, now);
+    let members = found.observed.members.iter();
+    let views = members.filter_map(|member| Some(&member.report()?.view));
     let assigned = found.assessment.slots_assigned > 0;
+    let ready_shards = found.assessment.shards.iter().filter(|shard| shard.ready);
+    let ready_nodes = found.observed.pods.values().filter(|pod| is_ready(pod));
     RedisClusterStatus {
-        observed_generation: object.metadata.generation,
+        observed_generation: generation,
         phase: Some(phase.to_owned()),
         message: Some(message(found, phase)),
-        version: VersionStatus {
-            name: cluster.server.entry.clone(),
-            image: Some(cluster.server.image.clone()),
-            // While no node answers the last known answer stands.
-            running: running(found.observed).or(old.version.running),
-        },
-        size: cluster.shards * (1 + cluster.replicas),
-        ready_shards: count(
-            found
-                .assessment
-                .shards
-                .iter()
-                .filter(|shard| shard.ready)
-                .count(),
-        ),
-        ready_nodes: count(
-            found
-                .observed
-                .pods
-                .values()
-                .filter(|pod| is_ready(pod))
-                .count(),
-        ),
-        endpoint: Some(endpoint(&cluster.name, &cluster.namespace)),
+        version: version(old.version, found),
+        size: shape.shards * (1 + shape.replicas),
+        ready_shards: count(ready_shards.count()),
+        ready_nodes: count(ready_nodes.count()),
+        endpoint: Some(endpoint(&shape.name, &shape.namespace)),
         slots: SlotsStatus {
             assigned: count(found.assessment.slots_assigned),
             ok: count(found.assessment.slots_ok),
@@ -111,6 +117,19 @@ pub fn compute(object: &RedisCluster, found: &Findings<'_>, now: Timestamp) -> R
         topology_hash: assigned.then(|| topology_hash(views)),
         shard_statuses: shard_statuses(&found.assessment.shards),
         conditions,
+    }
+}
+
+fn version(old: VersionStatus, found: &Findings<'_>) -> VersionStatus {
+    // While no node answers the last known answer stands.
+    let running = running(found.observed).or(old.running);
+    match found.cluster {
+        Some(cluster) => VersionStatus {
+            name: cluster.server.entry.clone(),
+            image: Some(cluster.server.image.clone()),
+            running,
+        },
+        None => VersionStatus { running, ..old },
     }
 }
 
@@ -147,46 +166,48 @@ fn running(observed: &Observed) -> Option<String> {
     (!kinds.is_empty()).then(|| kinds.join(", "))
 }
 
-fn phase(found: &Findings<'_>, formed: bool) -> &'static str {
-    if found.cluster.paused {
+fn phase(
+    old: &RedisClusterStatus,
+    found: &Findings<'_>,
+    conditions: &[Condition],
+    now: Timestamp,
+) -> &'static str {
+    if found.shape.paused {
         return "Paused";
     }
-    if !formed {
-        let some = found
-            .observed
-            .members
-            .iter()
-            .any(|member| member.report().is_some());
-        return if some { "Forming" } else { "Pending" };
-    }
-    if is_whole(found) {
-        "Ready"
-    } else if found.assessment.slots_ok < usize::from(SLOT_COUNT) {
-        "Down"
-    } else {
-        "Degraded"
+    let served = found.assessment.slots_ok == usize::from(SLOT_COUNT);
+    match find(conditions, "Formed").filter(|formed| formed.status == "True") {
+        None => {
+            let members = &found.observed.members;
+            let some = members.iter().any(|member| member.report().is_some());
+            if some { "Forming" } else { "Pending" }
+        }
+        Some(_) if found.is_whole() && found.refused().is_none() => "Ready",
+        Some(formed) if served && is_still_forming(old, formed, now) => "Forming",
+        Some(_) if served => "Degraded",
+        Some(_) => "Down",
     }
 }
 
-fn is_whole(found: &Findings<'_>) -> bool {
-    found.assessment.is_whole() && found.plan.steps.is_empty()
+/// Whether it has come to serve a moment ago and its replicas are still to come.
+fn is_still_forming(old: &RedisClusterStatus, formed: &Condition, now: Timestamp) -> bool {
+    let since = formed.last_transition_time.0;
+    matches!(old.phase.as_deref(), None | Some("Pending" | "Forming"))
+        && now.duration_since(since).unsigned_abs() < FORMING
 }
 
 fn message(found: &Findings<'_>, phase: &str) -> String {
     if phase == "Paused" {
         return "spec.paused is true: nothing is changed".to_owned();
     }
-    if is_whole(found) {
-        let cluster = found.cluster;
-        return match cluster.replicas {
-            1 => format!(
-                "{} shards with a replica each serve all slots",
-                cluster.shards
-            ),
-            replicas => format!(
-                "{} shards with {replicas} replicas each serve all slots",
-                cluster.shards
-            ),
+    if let Some(refused) = found.refused() {
+        return refused.message.clone();
+    }
+    if found.is_whole() {
+        let (shards, replicas) = (found.shape.shards, found.shape.replicas);
+        return match replicas {
+            1 => format!("{shards} shards with a replica each serve all slots"),
+            _ => format!("{shards} shards with {replicas} replicas each serve all slots"),
         };
     }
     trouble(found)
@@ -194,7 +215,7 @@ fn message(found: &Findings<'_>, phase: &str) -> String {
 
 /// What is wrong, in a sentence: what the user has to know first.
 fn trouble(found: &Findings<'_>) -> String {
-    let urgent = found.plan.holds.iter().find(|hold| !is_patient(hold));
+    let urgent = found.plan.holds.iter().find(|hold| !hold.is_patient());
     if let Some(hold) = urgent.or(found.plan.holds.first()) {
         return hold.to_string();
     }
@@ -215,212 +236,6 @@ fn trouble(found: &Findings<'_>) -> String {
         (false, 0) => words.join("; "),
         (false, more) => format!("{}; and {more} more", words.join("; ")),
     }
-}
-
-/// Whether waiting alone may mend it.
-fn is_patient(hold: &Hold) -> bool {
-    match hold {
-        Hold::WaitingForNodes { .. } | Hold::OwnerDown { .. } => true,
-        Hold::SlotsLost { .. } | Hold::KeysWithoutSlots { .. } | Hold::Foreign { .. } => false,
-    }
-}
-
-fn conditions(object: &RedisCluster, found: &Findings<'_>) -> Vec<Finding> {
-    let mut findings = vec![ready(found), available(found), progressing(found)];
-    if is_whole(found) {
-        findings.push(Finding::yes(
-            "Formed",
-            "Formed",
-            "every node has joined and every slot has an owner",
-        ));
-    } else if !formed_before(object) {
-        findings.push(Finding::no("Formed", "Forming", trouble(found)));
-    }
-    findings.extend([
-        slots(found),
-        replication(found),
-        quorum(found),
-        up_to_date(found),
-        paused(found),
-    ]);
-    findings
-}
-
-fn ready(found: &Findings<'_>) -> Finding {
-    if is_whole(found) {
-        return Finding::yes(
-            "Ready",
-            "Whole",
-            "every node agrees that the cluster is whole",
-        );
-    }
-    let lost = found.plan.holds.iter().find(|hold| !is_patient(hold));
-    Finding::no("Ready", lost.map_or("NotWhole", reason), trouble(found))
-}
-
-fn reason(hold: &Hold) -> &'static str {
-    match hold {
-        Hold::WaitingForNodes { .. } => "WaitingForNodes",
-        Hold::SlotsLost { .. } => "SlotsLost",
-        Hold::KeysWithoutSlots { .. } => "KeysWithoutSlots",
-        Hold::Foreign { .. } => "ForeignNode",
-        Hold::OwnerDown { .. } => "PrimaryDown",
-    }
-}
-
-fn available(found: &Findings<'_>) -> Finding {
-    let down = found
-        .assessment
-        .problems
-        .iter()
-        .any(|problem| matches!(problem, Problem::NotServing { .. }));
-    if found.assessment.slots_ok == usize::from(SLOT_COUNT) && !down {
-        return Finding::yes("Available", "AllSlotsServed", "every slot is served");
-    }
-    Finding::no("Available", "SlotsNotServed", trouble(found))
-}
-
-fn progressing(found: &Findings<'_>) -> Finding {
-    if found.cluster.paused {
-        return Finding::no("Progressing", "Paused", "spec.paused is true");
-    }
-    if is_whole(found) {
-        return Finding::no("Progressing", "Settled", "nothing is left to do");
-    }
-    let stuck = found.plan.steps.is_empty()
-        && !found.plan.holds.is_empty()
-        && found.plan.holds.iter().all(|hold| !is_patient(hold));
-    if stuck {
-        return Finding::no("Progressing", "Stuck", trouble(found));
-    }
-    Finding::yes("Progressing", "Mending", trouble(found))
-}
-
-fn slots(found: &Findings<'_>) -> Finding {
-    let (ok, all) = (found.assessment.slots_ok, usize::from(SLOT_COUNT));
-    if ok == all {
-        return Finding::yes(
-            "SlotsCovered",
-            "AllSlotsCovered",
-            "every slot has a living owner",
-        );
-    }
-    let lost = found
-        .plan
-        .holds
-        .iter()
-        .find(|hold| matches!(hold, Hold::SlotsLost { .. }));
-    match lost {
-        Some(hold) => Finding::no("SlotsCovered", "SlotsLost", hold.to_string()),
-        None => Finding::no(
-            "SlotsCovered",
-            "SlotsUncovered",
-            format!("{} of {all} slots have no living owner", all - ok),
-        ),
-    }
-}
-
-fn replication(found: &Findings<'_>) -> Finding {
-    let wanted = found.cluster.replicas;
-    let behind: Vec<String> = found
-        .assessment
-        .shards
-        .iter()
-        .enumerate()
-        .filter(|(_, shard)| !shard.ready)
-        .map(|(index, _)| index.to_string())
-        .collect();
-    if behind.is_empty() {
-        return Finding::yes(
-            "ReplicationHealthy",
-            "ReplicasLinked",
-            format!("linked replicas of every primary: {wanted}"),
-        );
-    }
-    Finding::no(
-        "ReplicationHealthy",
-        "ReplicasMissing",
-        format!(
-            "shards without a primary or with fewer than {wanted} linked replicas: {}",
-            behind.join(", ")
-        ),
-    )
-}
-
-fn quorum(found: &Findings<'_>) -> Finding {
-    let (live, all) = found.assessment.quorum;
-    if all == 0 {
-        return Finding::unknown("QuorumHealthy", "NotFormed", "there are no primaries yet");
-    }
-    if found.assessment.has_quorum() {
-        return Finding::yes(
-            "QuorumHealthy",
-            "MajorityAlive",
-            "the majority of the primaries is alive",
-        );
-    }
-    Finding::no(
-        "QuorumHealthy",
-        "MajorityLost",
-        format!("only {live} of {all} primaries are alive: replicas cannot be elected"),
-    )
-}
-
-fn paused(found: &Findings<'_>) -> Finding {
-    if found.cluster.paused {
-        Finding::yes(
-            "Paused",
-            "Paused",
-            "spec.paused is true: nothing is changed",
-        )
-    } else {
-        Finding::no("Paused", "Active", "the cluster is looked after")
-    }
-}
-
-fn up_to_date(found: &Findings<'_>) -> Finding {
-    let mut outdated: Vec<&str> = found
-        .observed
-        .pods
-        .iter()
-        .filter(|(_, pod)| restart_hash(pod) != Some(&found.cluster.restart_hash))
-        .map(|(name, _)| name.as_str())
-        .collect();
-    outdated.sort_unstable();
-    if !outdated.is_empty() {
-        return Finding::no(
-            "UpToDate",
-            "PodsOutdated",
-            format!(
-                "{} run with an older image, older resources or older settings: delete these pods one at a time, replicas \
-                 before primaries, each when the cluster is Ready again",
-                outdated.join(", ")
-            ),
-        );
-    }
-    if let Some(sentence) = broken_promise(found) {
-        return Finding::no("UpToDate", "VersionMismatch", sentence);
-    }
-    Finding::yes("UpToDate", "UpToDate", "every pod runs what is wanted")
-}
-
-/// What the servers are, compared with what the catalog says.
-fn broken_promise(found: &Findings<'_>) -> Option<String> {
-    let (distribution, version) = found.cluster.server.promised.as_ref()?;
-    let family = match distribution {
-        Distribution::Redis => Family::Redis,
-        Distribution::Valkey => Family::Valkey,
-    };
-    let entry = found.cluster.server.entry.as_deref().unwrap_or_default();
-    let other = found.observed.members.iter().find_map(|member| {
-        let server = &member.report()?.server;
-        let kept = server.family == family && server.version == *version;
-        (!kept).then(|| (member.place.pod.clone(), server.to_string()))
-    });
-    let (pod, server) = other?;
-    Some(format!(
-        "{pod} runs {server}, but the RedisVersion {entry} says {family} {version}: correct the entry, or name another one"
-    ))
 }
 
 #[cfg(test)]

@@ -13,12 +13,12 @@ use serde::Serialize;
 use std::{collections::BTreeMap, time::Duration};
 
 /// Node timeout where the spec gives none: half the server's own default of 15 s would still be long for a failover.
-const NODE_TIMEOUT_MS: u64 = 5000;
+const NODE_TIMEOUT: Duration = Duration::from_secs(5);
 /// After this time the pods of a new cluster count as scheduled, or as unschedulable.
 const SETTLING: Duration = Duration::from_mins(1);
 
 /// Settings that the controller makes itself. The schema refuses them, too; this also catches them in another case.
-const RESERVED: [&str; 29] = [
+const RESERVED: [&str; 30] = [
     "aclfile",
     "appendonly",
     "bind",
@@ -28,6 +28,7 @@ const RESERVED: [&str; 29] = [
     "cluster-announce-tls-port",
     "cluster-config-file",
     "cluster-enabled",
+    "cluster-port",
     "daemonize",
     "dbfilename",
     "dir",
@@ -50,19 +51,32 @@ const RESERVED: [&str; 29] = [
     "user",
 ];
 
-/// A cluster as it is wanted.
+/// What the nodes are looked after by. It cannot be changed later, so it holds even where the rest of the spec is wrong.
 #[derive(Clone, Debug, PartialEq)]
-pub struct ValidatedCluster {
+pub struct Shape {
     /// Name.
     pub name: String,
     /// Namespace.
     pub namespace: String,
-    /// The reference by which children belong to it.
-    pub owner: OwnerReference,
     /// Shards.
     pub shards: i32,
     /// Replicas of each primary.
     pub replicas: i32,
+    /// Whether every node has a volume.
+    pub persistent: bool,
+    /// The node timeout that results from the settings; the usual one where they are wrong.
+    pub node_timeout: Duration,
+    /// Hands off.
+    pub paused: bool,
+}
+
+/// A cluster as it is wanted.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ValidatedCluster {
+    /// What cannot be changed.
+    pub shape: Shape,
+    /// The reference by which children belong to it.
+    pub owner: OwnerReference,
     /// The server.
     pub server: Server,
     /// The volume of every node; none: memory only.
@@ -71,12 +85,8 @@ pub struct ValidatedCluster {
     pub resources: Option<ResourceRequirements>,
     /// Settings by name.
     pub config: BTreeMap<String, String>,
-    /// The node timeout that results from the settings.
-    pub node_timeout: Duration,
     /// Pods that may be evicted at the same time; none: no budget at all.
     pub max_unavailable: Option<i32>,
-    /// Hands off.
-    pub paused: bool,
     /// Hash of everything that a running server only takes in by a restart.
     pub restart_hash: String,
 }
@@ -172,6 +182,24 @@ impl InvalidSpec {
     }
 }
 
+/// Takes out what the nodes are looked after by.
+pub fn shape(cluster: &RedisCluster) -> Result<Shape, InvalidSpec> {
+    let spec = &cluster.spec;
+    bounded("shards", spec.shards, 3..=500, "3 to 500")?;
+    bounded("replicasPerShard", spec.replicas_per_shard, 0..=5, "0 to 5")?;
+    Ok(Shape {
+        name: cluster.name_any(),
+        namespace: cluster
+            .namespace()
+            .ok_or(InvalidSpec::Incomplete("namespace"))?,
+        shards: spec.shards,
+        replicas: spec.replicas_per_shard,
+        persistent: spec.storage.is_some(),
+        node_timeout: node_timeout(&spec.config).unwrap_or(NODE_TIMEOUT),
+        paused: spec.paused,
+    })
+}
+
 /// Checks the spec and resolves its server. `entry` is the RedisVersion the spec names, if there is one.
 pub fn validate(
     cluster: &RedisCluster,
@@ -179,15 +207,12 @@ pub fn validate(
     now: Timestamp,
 ) -> Result<ValidatedCluster, InvalidSpec> {
     let spec = &cluster.spec;
-    let namespace = cluster
-        .namespace()
-        .ok_or(InvalidSpec::Incomplete("namespace"))?;
+    let shape = shape(cluster)?;
     let owner = cluster
         .controller_owner_ref(&())
         .ok_or(InvalidSpec::Incomplete("uid"))?;
-    bounded("shards", spec.shards, 3..=500, "3 to 500")?;
-    bounded("replicasPerShard", spec.replicas_per_shard, 0..=5, "0 to 5")?;
     settings(&spec.config)?;
+    node_timeout(&spec.config)?;
     let server = server(cluster, entry)?;
     let restart_hash = canonical_hash(&RestartInputs {
         image: &server.image,
@@ -196,11 +221,8 @@ pub fn validate(
     })
     .map_err(|error| InvalidSpec::Resources(error.to_string()))?;
     Ok(ValidatedCluster {
-        name: cluster.name_any(),
-        namespace,
+        shape,
         owner,
-        shards: spec.shards,
-        replicas: spec.replicas_per_shard,
         server,
         storage: spec.storage.as_ref().map(|storage| Volume {
             size: storage.size.clone(),
@@ -209,13 +231,11 @@ pub fn validate(
             settled: formed_before(cluster) || is_older(cluster, now),
         }),
         resources: spec.resources.clone(),
-        node_timeout: node_timeout(&spec.config)?,
         config: spec.config.clone(),
         max_unavailable: spec
             .pod_disruption_budget
             .enabled
             .then_some(spec.pod_disruption_budget.max_unavailable),
-        paused: spec.paused,
         restart_hash,
     })
 }
@@ -290,7 +310,7 @@ fn settings(config: &BTreeMap<String, String>) -> Result<(), InvalidSpec> {
 
 fn node_timeout(config: &BTreeMap<String, String>) -> Result<Duration, InvalidSpec> {
     let Some(text) = config.get("cluster-node-timeout") else {
-        return Ok(Duration::from_millis(NODE_TIMEOUT_MS));
+        return Ok(NODE_TIMEOUT);
     };
     text.parse()
         .ok()
@@ -300,108 +320,4 @@ fn node_timeout(config: &BTreeMap<String, String>) -> Result<Duration, InvalidSp
 }
 
 #[cfg(test)]
-pub(crate) mod tests {
-    use super::*;
-    use crds::{RedisClusterSpec, RedisClusterStatus, RedisVersionSpec, Storage, VersionStatus};
-
-    /// A cluster of 3×1 with volumes.
-    pub(crate) fn example() -> RedisCluster {
-        let mut cluster = RedisCluster::new(
-            "shop",
-            RedisClusterSpec {
-                image: Some("docker.io/local/redis:7.0.15".into()),
-                shards: 3,
-                replicas_per_shard: 1,
-                storage: Some(Storage {
-                    size: Quantity("1Gi".into()),
-                    ..Storage::default()
-                }),
-                config: BTreeMap::from([("maxmemory".into(), "64mb".into())]),
-                ..RedisClusterSpec::default()
-            },
-        );
-        cluster.metadata.namespace = Some("team".into());
-        cluster.metadata.uid = Some("0b1f3a9e".into());
-        cluster.metadata.generation = Some(1);
-        cluster
-    }
-
-    fn entry(image: &str) -> RedisVersion {
-        RedisVersion::new(
-            "redis-7.0.15",
-            RedisVersionSpec {
-                version: "7.0.15".into(),
-                distribution: Distribution::Redis,
-                image: image.into(),
-            },
-        )
-    }
-
-    #[test]
-    fn an_edit_of_the_catalog_changes_nothing() {
-        let mut cluster = example();
-        cluster.spec.image = None;
-        cluster.spec.version = Some("redis-7.0.15".into());
-        let error = validate(&cluster, None, Timestamp::UNIX_EPOCH).unwrap_err();
-        assert_eq!(error.reason(), "VersionNotFound");
-        let first = validate(&cluster, Some(&entry("a:1")), Timestamp::UNIX_EPOCH).unwrap();
-        assert_eq!(first.server.image, "a:1");
-        cluster.status = Some(RedisClusterStatus {
-            version: VersionStatus {
-                name: Some("redis-7.0.15".into()),
-                image: Some("a:1".into()),
-                running: None,
-            },
-            ..RedisClusterStatus::default()
-        });
-        let second = validate(&cluster, Some(&entry("b:2")), Timestamp::UNIX_EPOCH).unwrap();
-        assert_eq!(second.server.image, "a:1");
-        let gone = validate(&cluster, None, Timestamp::UNIX_EPOCH).unwrap();
-        assert_eq!(gone.server.image, "a:1");
-        cluster.spec.version = Some("redis-8".into());
-        let third = validate(&cluster, Some(&entry("b:2")), Timestamp::UNIX_EPOCH).unwrap();
-        assert_eq!(third.server.image, "b:2");
-    }
-
-    #[test]
-    fn settings_cannot_break_out() {
-        let with = |name: &str, value: &str| {
-            let mut cluster = example();
-            cluster.spec.config = BTreeMap::from([(name.into(), value.into())]);
-            validate(&cluster, None, Timestamp::UNIX_EPOCH).map(|cluster| cluster.node_timeout)
-        };
-        assert!(with("save", "900 1").is_ok());
-        assert!(with("Port", "1").is_err());
-        assert!(with("port", "1").is_err());
-        assert!(with("maxmemory", "1gb\nport 1").is_err());
-        assert!(with("cluster-node-timeout", "soon").is_err());
-        assert_eq!(
-            with("cluster-node-timeout", "2000"),
-            Ok(Duration::from_secs(2))
-        );
-        assert_eq!(with("maxmemory", "1gb"), Ok(Duration::from_secs(5)));
-    }
-
-    /// A change of this value is a restart of every database at the next upgrade: decide it, do not let it happen.
-    #[test]
-    fn the_restart_hash_is_pinned() {
-        let cluster = validate(&example(), None, Timestamp::UNIX_EPOCH).unwrap();
-        assert_eq!(cluster.restart_hash, "v1-b5c2e6ddcbe28854400b080b31e7e440");
-        let mut other = example();
-        other.spec.paused = true;
-        other.spec.pod_disruption_budget.enabled = false;
-        assert_eq!(
-            validate(&other, None, Timestamp::UNIX_EPOCH)
-                .unwrap()
-                .restart_hash,
-            cluster.restart_hash
-        );
-        other.spec.config.insert("maxmemory".into(), "65mb".into());
-        assert_ne!(
-            validate(&other, None, Timestamp::UNIX_EPOCH)
-                .unwrap()
-                .restart_hash,
-            cluster.restart_hash
-        );
-    }
-}
+pub(crate) mod tests;

@@ -2,7 +2,7 @@
 
 use std::{fs, io, path::Path};
 
-const PURE: [&str; 9] = [
+const PURE: [&str; 10] = [
     "build",
     "redis/assess.rs",
     "redis/member.rs",
@@ -12,6 +12,8 @@ const PURE: [&str; 9] = [
     "status",
     "validate.rs",
     "notices.rs",
+    "pace.rs",
+    "pods.rs",
 ];
 
 const FORBIDDEN: [&str; 6] = [

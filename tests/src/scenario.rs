@@ -296,7 +296,7 @@ pub async fn ended(kubectl: &Kubectl, kind: &str, name: &str) -> Result<Value> {
     Ok(object)
 }
 
-/// The time that a cluster's pods need to become ready by themselves: the same StatefulSets, configuration and Services
+/// The time that a cluster's pods need by themselves until every server answers: the same StatefulSets, configuration and Services
 /// in a namespace where no controller looks after them.
 pub async fn pods_alone(kubectl: &Kubectl, cluster: &str, nodes: usize) -> Result<Duration> {
     let alone = Kubectl::new(&format!("{}-alone", kubectl.namespace()));
@@ -307,11 +307,13 @@ pub async fn pods_alone(kubectl: &Kubectl, cluster: &str, nodes: usize) -> Resul
     );
     let mut documents = Vec::new();
     for object in kubectl.list(&label).await? {
-        documents.push(
-            copied(&object)
-                .context("copying a child object")?
-                .to_string(),
-        );
+        let copy = copied(&object).context("copying a child object")?;
+        let mut document = copy.to_string();
+        if copy["kind"] == "StatefulSet" {
+            // Without a controller no node gets slots, and none would ever be ready: that it answers has to do.
+            document = document.replace("/ready.sh", "/alive.sh");
+        }
+        documents.push(document);
     }
     let started = Instant::now();
     alone.apply(&documents.join("\n---\n")).await?;

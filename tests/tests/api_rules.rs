@@ -7,6 +7,7 @@ use kube::{
     core::{ApiResource, GroupVersionKind},
 };
 use serde_json::{Value, json};
+use std::fs;
 
 /// A change to a good object, and a part of the sentence that refuses it; none where it is taken.
 struct Case {
@@ -114,6 +115,35 @@ fn cluster_creations() -> Vec<Case> {
             "another own setting",
             json!({"spec": {"config": {"aclfile": "/x"}}}),
             "controller sets itself",
+        ),
+        refused(
+            kind,
+            "own bus port",
+            json!({"spec": {"config": {"cluster-port": "17000"}}}),
+            "controller sets itself",
+        ),
+        refused(
+            kind,
+            "setting in upper case",
+            json!({"spec": {"config": {"Port": "7000"}}}),
+            "lower case letters",
+        ),
+        taken(
+            kind,
+            "node timeout",
+            json!({"spec": {"config": {"cluster-node-timeout": "500"}}}),
+        ),
+        refused(
+            kind,
+            "node timeout too short",
+            json!({"spec": {"config": {"cluster-node-timeout": "499"}}}),
+            "at least 500",
+        ),
+        refused(
+            kind,
+            "node timeout with a unit",
+            json!({"spec": {"config": {"cluster-node-timeout": "5s"}}}),
+            "at least 500",
         ),
         taken(
             kind,
@@ -256,6 +286,12 @@ fn other_creations() -> Vec<Case> {
         ),
         refused(
             restore,
+            "two targets",
+            json!({"spec": {"target": {"newCluster": {"name": "n", "spec": {"image": "redis:7", "shards": 3}}}}}),
+            "exactly one of clusterRef",
+        ),
+        refused(
+            restore,
             "new cluster with version and image",
             json!({"spec": {"target": new_cluster(json!({"image": "i", "version": "v", "shards": 3}))}}),
             "exactly one of version",
@@ -276,55 +312,216 @@ fn other_creations() -> Vec<Case> {
     ]
 }
 
-fn updates() -> Vec<Case> {
-    let (cluster, backup) = ("RedisCluster", "RedisBackup");
+/// Objects that exist before [`updates`]: kind, name, and how the spec differs from the smallest good one.
+fn existing() -> Vec<(&'static str, &'static str, Value)> {
+    let storage = json!({"size": "1Gi", "storageClassName": "fast"});
+    let s3 = json!({"bucket": "backups"});
     vec![
-        taken(
-            cluster,
-            "another image",
-            json!({"spec": {"image": "redis:8"}}),
+        ("RedisCluster", "good", json!({})),
+        ("RedisCluster", "stored", json!({"storage": storage})),
+        (
+            "RedisCluster",
+            "default-class",
+            json!({"storage": {"size": "1Gi"}}),
         ),
-        taken(cluster, "pause", json!({"spec": {"paused": true}})),
-        refused(
-            cluster,
-            "more shards",
-            json!({"spec": {"shards": 4}}),
-            "number of shards cannot be changed",
+        ("RedisBackup", "good", json!({})),
+        ("RedisBackup", "own", json!({"storageName": null, "s3": s3})),
+        ("RedisRestore", "good", json!({})),
+    ]
+}
+
+/// Changes of existing objects: the object's name, and what becomes of the change.
+fn updates() -> Vec<(&'static str, Case)> {
+    let (cluster, backup, restore) = ("RedisCluster", "RedisBackup", "RedisRestore");
+    let spec = |spec: Value| json!({"spec": spec});
+    let storage = |storage: Value| json!({"spec": {"storage": storage}});
+    let label = json!({"metadata": {"labels": {"a": "b"}}});
+    let changed =
+        |kind, name, change: Value| refused(kind, name, spec(change), "cannot be changed");
+    vec![
+        (
+            "good",
+            taken(cluster, "another image", spec(json!({"image": "redis:8"}))),
         ),
-        refused(
-            cluster,
-            "more replicas",
-            json!({"spec": {"replicasPerShard": 2}}),
-            "cannot be changed",
+        (
+            "good",
+            taken(cluster, "pause", spec(json!({"paused": true}))),
         ),
-        refused(
-            cluster,
-            "storage",
-            json!({"spec": {"storage": {"size": "1Gi"}}}),
-            "neither be added nor removed",
+        (
+            "good",
+            refused(
+                cluster,
+                "more shards",
+                spec(json!({"shards": 4})),
+                "number of shards cannot be changed",
+            ),
         ),
-        taken(
-            backup,
-            "policy",
-            json!({"spec": {"deletionPolicy": "Delete"}}),
+        (
+            "good",
+            changed(cluster, "more replicas", json!({"replicasPerShard": 2})),
         ),
-        refused(
-            backup,
-            "another cluster",
-            json!({"spec": {"clusterRef": {"name": "d"}}}),
-            "cannot be changed",
+        (
+            "good",
+            refused(
+                cluster,
+                "storage",
+                storage(json!({"size": "1Gi"})),
+                "neither be added nor removed",
+            ),
         ),
-        refused(
-            backup,
-            "another storage",
-            json!({"spec": {"storageName": "t"}}),
-            "cannot be changed",
+        (
+            "stored",
+            refused(
+                cluster,
+                "no storage",
+                storage(Value::Null),
+                "neither be added nor removed",
+            ),
         ),
-        refused(
-            "RedisRestore",
-            "another source",
-            json!({"spec": {"source": {"backupRef": {"name": "d"}}}}),
-            "cannot be changed",
+        (
+            "stored",
+            taken(
+                cluster,
+                "other end of the volumes",
+                storage(json!({"whenDeleted": "Delete"})),
+            ),
+        ),
+        (
+            "stored",
+            refused(
+                cluster,
+                "larger volumes",
+                storage(json!({"size": "2Gi"})),
+                "size of the volumes cannot be changed",
+            ),
+        ),
+        (
+            "stored",
+            refused(
+                cluster,
+                "another class",
+                storage(json!({"storageClassName": "slow"})),
+                "storageClassName cannot be changed",
+            ),
+        ),
+        (
+            "stored",
+            refused(
+                cluster,
+                "no class",
+                storage(json!({"storageClassName": null})),
+                "storageClassName cannot be changed",
+            ),
+        ),
+        (
+            "default-class",
+            refused(
+                cluster,
+                "a class",
+                storage(json!({"storageClassName": "slow"})),
+                "storageClassName cannot be changed",
+            ),
+        ),
+        (
+            "default-class",
+            taken(
+                cluster,
+                "other end of volumes of the default class",
+                storage(json!({"whenDeleted": "Delete"})),
+            ),
+        ),
+        (
+            "good",
+            taken(backup, "policy", spec(json!({"deletionPolicy": "Delete"}))),
+        ),
+        (
+            "own",
+            taken(
+                backup,
+                "policy of one with a place of its own",
+                spec(json!({"deletionPolicy": "Delete"})),
+            ),
+        ),
+        (
+            "good",
+            changed(
+                backup,
+                "another cluster",
+                json!({"clusterRef": {"name": "d"}}),
+            ),
+        ),
+        (
+            "good",
+            changed(backup, "another storage", json!({"storageName": "t"})),
+        ),
+        (
+            "good",
+            changed(
+                backup,
+                "a place instead of a storage",
+                json!({"storageName": null, "s3": {"bucket": "backups"}}),
+            ),
+        ),
+        (
+            "own",
+            changed(
+                backup,
+                "a storage instead of a place",
+                json!({"storageName": "s", "s3": null}),
+            ),
+        ),
+        (
+            "own",
+            changed(backup, "another bucket", json!({"s3": {"bucket": "other"}})),
+        ),
+        (
+            "good",
+            changed(
+                backup,
+                "another source",
+                json!({"source": {"prefer": "Primary"}}),
+            ),
+        ),
+        (
+            "good",
+            changed(
+                backup,
+                "other compression",
+                json!({"compression": {"type": "None"}}),
+            ),
+        ),
+        (
+            "good",
+            changed(
+                backup,
+                "another level",
+                json!({"compression": {"level": 9}}),
+            ),
+        ),
+        (
+            "good",
+            changed(backup, "more attempts", json!({"attempts": 5})),
+        ),
+        ("good", taken(restore, "label", label)),
+        (
+            "good",
+            changed(
+                restore,
+                "another source",
+                json!({"source": {"backupRef": {"name": "d"}}}),
+            ),
+        ),
+        (
+            "good",
+            changed(
+                restore,
+                "another target",
+                json!({"target": {"clusterRef": {"name": "d"}}}),
+            ),
+        ),
+        (
+            "good",
+            changed(restore, "more attempts", json!({"attempts": 5})),
         ),
     ]
 }
@@ -382,13 +579,14 @@ async fn rules_hold_on_the_api_server() -> Result<()> {
                 .await,
         ));
     }
-    for kind in ["RedisCluster", "RedisBackup", "RedisRestore"] {
-        let object: DynamicObject = serde_json::from_value(good(kind))?;
+    for (kind, name, spec) in existing() {
+        let change = json!({"metadata": {"name": name}, "spec": spec});
+        let object: DynamicObject = serde_json::from_value(merged(good(kind), &change))?;
         api(&server.client, &namespace, kind)
             .create(&PostParams::default(), &object)
             .await?;
     }
-    for case in updates() {
+    for (object, case) in updates() {
         let params = PatchParams {
             dry_run: true,
             ..PatchParams::default()
@@ -397,10 +595,39 @@ async fn rules_hold_on_the_api_server() -> Result<()> {
         wrong.extend(judge(
             &case,
             api(&server.client, &namespace, case.kind)
-                .patch("good", &params, &patch)
+                .patch(object, &params, &patch)
                 .await,
         ));
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+    Ok(())
+}
+
+/// What users copy is taken as it stands, down to the last document: an unknown member is a mistake.
+#[tokio::test]
+async fn the_api_server_takes_every_sample() -> Result<()> {
+    let server = tests::kubernetes::api_server().await?;
+    let namespace = server.namespace("samples").await?;
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy/samples");
+    let mut documents = 0;
+    for file in fs::read_dir(folder)? {
+        let text = fs::read_to_string(file?.path())?;
+        let kinds = text.lines().filter(|line| line.starts_with("kind: "));
+        documents += kinds.count();
+    }
+    let dry_run = [
+        "apply",
+        "--server-side",
+        "--dry-run=server",
+        "--namespace",
+        &namespace,
+        "--filename",
+        folder,
+    ];
+    let taken = server.kubectl(&dry_run, "").await?;
+    assert!(
+        documents > 0 && taken.lines().count() == documents,
+        "{documents} documents, and the API server took:\n{taken}"
+    );
     Ok(())
 }

@@ -4,12 +4,16 @@ mod cluster_processes;
 
 use anyhow::{Result, ensure};
 use cluster_controller::redis::{
+    assess::assess,
     drive::{Drive, drive},
-    member::Wanted,
-    plan::Action,
+    execute::execute,
+    member::{Answer, Wanted},
+    observe::observe,
+    plan::{Action, plan},
 };
 use cluster_processes::{Cluster, NODE_TIMEOUT, Persistence, eventually};
 use common::cluster::node::FailoverMode;
+use k8s_openapi::jiff::Timestamp;
 use std::time::Duration;
 
 const PAUSE: Duration = Duration::from_millis(50);
@@ -197,11 +201,7 @@ async fn a_shard_that_lost_its_volumes_is_not_created_again() -> Result<()> {
     let wanted = wanted(&cluster, true);
     let drive = drive(&wanted, &cluster.places(), PAUSE, NODE_TIMEOUT * 4).await;
     ensure!(!drive.assessment.is_whole());
-    let plan = cluster_controller::redis::plan::plan(
-        &wanted,
-        &drive.members,
-        k8s_openapi::jiff::Timestamp::now(),
-    );
+    let plan = plan(&wanted, &drive.members, Timestamp::now());
     ensure!(plan.steps.is_empty(), "{:?}", plan.steps);
     let words: Vec<String> = plan.holds.iter().map(ToString::to_string).collect();
     ensure!(
@@ -244,5 +244,72 @@ async fn replicas_take_over_when_the_majority_is_lost() -> Result<()> {
         cluster.restart(victim).await?;
     }
     mend(&cluster, true).await?;
+    cluster.check(KEYS).await
+}
+
+/// Everything was down for an hour. The replica has missed the last writes and is the first to answer; the primary is started later,
+/// at an address that nobody knows, and takes longer than the patience to read its file.
+#[tokio::test]
+async fn a_primary_that_comes_back_slowly_keeps_its_role() -> Result<()> {
+    let mut cluster = filled(1, Persistence::AppendOnly).await?;
+    let (primary, replica) = (cluster.primary_of(0).await?, cluster.replica_of(0).await?);
+    let ids = cluster.ids().await?;
+    cluster.kill(replica);
+    cluster.fill(2 * KEYS).await?;
+    cluster.rewrite(primary).await?;
+    cluster.kill_all();
+    cluster.move_one(primary)?;
+    let hour = k8s_openapi::jiff::SignedDuration::from_hours(1);
+    cluster.mark_down_since(&[primary], Timestamp::now() - hour);
+    for index in 0..ids.len() {
+        if index != primary {
+            cluster.restart(index).await?;
+        }
+    }
+    let wanted = wanted(&cluster, true);
+    let first = drive(&wanted, &cluster.places(), PAUSE, Duration::from_secs(2)).await;
+    ensure!(promotions(&first).is_empty(), "{:?}", first.done);
+    // 2000 keys of the shard: 8 s.
+    cluster.start_slowly(primary, Duration::from_millis(4))?;
+    eventually("the primary loads", async || {
+        let members = observe(&cluster.places(), Duration::from_secs(1)).await;
+        Ok(members[primary].answer == Answer::Loading)
+    })
+    .await?;
+    let drive = mend(&cluster, true).await?;
+    ensure!(drive.took > wanted.patience, "took only {:?}", drive.took);
+    ensure!(promotions(&drive).is_empty());
+    ensure!(cluster.primary_of(0).await? == primary);
+    ensure!(cluster.ids().await? == ids, "node ids changed");
+    cluster.check(2 * KEYS).await
+}
+
+/// Before 7.0 slots are given one by one; later servers still know how.
+#[tokio::test]
+async fn forms_with_the_commands_of_older_servers() -> Result<()> {
+    let cluster = Cluster::start(3, 1, Persistence::None).await?;
+    let wanted = wanted(&cluster, false);
+    let places = cluster.places();
+    eventually("formed as servers of 6.2 are", async || {
+        let mut members = observe(&places, Duration::from_secs(1)).await;
+        for member in &mut members {
+            if let Answer::Report(report) = &mut member.answer {
+                report.server.version = "6.2.14".into();
+            }
+        }
+        let steps = plan(&wanted, &members, Timestamp::now());
+        let done = execute(&steps, &members, Duration::from_secs(1)).await;
+        for one in done {
+            one.result?;
+        }
+        Ok(assess(&wanted, &members).is_whole())
+    })
+    .await?;
+    for shard in 0..3 {
+        let primary = cluster.primary_of(shard).await?;
+        ensure!(cluster.was_sent(primary, "cluster|addslots").await?);
+        ensure!(!cluster.was_sent(primary, "cluster|addslotsrange").await?);
+    }
+    cluster.fill(KEYS).await?;
     cluster.check(KEYS).await
 }

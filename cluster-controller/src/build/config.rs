@@ -16,7 +16,7 @@ pub const READY: &str = "ready.sh";
 pub fn config_map(cluster: &ValidatedCluster) -> ConfigMap {
     let file = |name: &str, text: String| (name.to_owned(), text);
     ConfigMap {
-        metadata: metadata(cluster, config_map_name(&cluster.name)),
+        metadata: metadata(cluster, config_map_name(&cluster.shape.name)),
         data: Some(BTreeMap::from([
             file("redis.conf", redis_conf(cluster)),
             file("start.sh", start_script(cluster)),
@@ -75,9 +75,9 @@ pub fn start_script(cluster: &ValidatedCluster) -> String {
         FORGET_SCRIPT
     };
     // Until the others have noticed the loss (a node timeout), agreed on it and elected: a few seconds more.
-    let delay = match cluster.replicas {
+    let delay = match cluster.shape.replicas {
         0 => 0,
-        _ => cluster.node_timeout.as_secs() + 4,
+        _ => cluster.shape.node_timeout.as_secs() + 4,
     };
     START_SCRIPT
         .replace("@MEMORY_ONLY@", memory_only)
@@ -111,26 +111,29 @@ rm -rf /data/*
 : > /data/started
 ";
 
-const ALIVE_SCRIPT: &str = r#"# Alive: it answers, if only that it is busy.
-answer=$(redis-cli -h 127.0.0.1 ping 2>&1 || valkey-cli -h 127.0.0.1 ping 2>&1)
+const ALIVE_SCRIPT: &str = r#"# Alive: it answers, be it with an error. Only a server that nobody gets through to is helped by a restart.
+cli=$(command -v redis-cli || command -v valkey-cli) || { echo "the image has neither redis-cli nor valkey-cli"; exit 1; }
+answer=$("$cli" -h 127.0.0.1 ping 2>&1)
 case $answer in
-  *PONG* | *LOADING* | *MASTERDOWN* | *BUSY*) exit 0 ;;
+  "" | *"ould not connect"*) echo "$answer"; exit 1 ;;
 esac
-echo "$answer"
-exit 1
+exit 0
 "#;
 
-const READY_SCRIPT: &str = r#"# Ready: its data is loaded, and as a replica it is linked to its primary.
+const READY_SCRIPT: &str = r#"# Ready: its data is loaded, as a replica it is linked to its primary, and as a primary it has slots or has had some. A new node
+# holds nothing: counted as ready, it would allow the eviction of the one that it is yet to copy.
 cli=$(command -v redis-cli || command -v valkey-cli)
 answer=$("$cli" -h 127.0.0.1 info 2>&1)
 case $answer in
   *[!_]loading:1*) echo "loading"; exit 1 ;;
-esac
-case $answer in
-  *role:master* | *master_link_status:up*) exit 0 ;;
+  *master_link_status:up*) exit 0 ;;
   *master_link_status:down*) echo "not linked to its primary"; exit 1 ;;
+  *role:master*) ;;
+  *) echo "no answer"; exit 1 ;;
 esac
-echo "no answer"
+"$cli" -h 127.0.0.1 cluster nodes | grep -q 'myself,.* connected [0-9]' && exit 0
+"$cli" -h 127.0.0.1 cluster info | grep -q 'cluster_my_epoch:[1-9]' && exit 0
+echo "new: it has had no slots yet"
 exit 1
 "#;
 
@@ -188,5 +191,86 @@ mod tests {
         cluster.spec.storage = None;
         let script = start_script(&validate(&cluster, None, Timestamp::UNIX_EPOCH).unwrap());
         assert!(script.contains("rm -rf /data/*") && script.contains("sleep 9 &"));
+    }
+
+    /// Runs a probe with a client that prints these answers to the commands.
+    fn probe(script: &str, answers: &[(&str, &str)]) -> bool {
+        use std::{os::unix::fs::PermissionsExt, process::Command};
+        // A program that another thread's child still holds open for writing cannot be run.
+        static ONE: std::sync::Mutex<()> = std::sync::Mutex::new(());
+        let _one = ONE.lock();
+        let dir = std::env::temp_dir().join(format!("probe-{}", std::process::id()));
+        std::fs::create_dir(&dir).unwrap();
+        let mut client = "#!/bin/sh\ncase \"$3 $4\" in\n".to_owned();
+        for (command, answer) in answers {
+            let _ = writeln!(client, "'{command}') printf '%s\\n' '{answer}' ;;");
+        }
+        client.push_str("esac\n");
+        let file = dir.join("redis-cli");
+        std::fs::write(&file, client).unwrap();
+        std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o755)).unwrap();
+        let path = format!("{}:/usr/bin:/bin", dir.display());
+        let mut run = Command::new("/bin/sh");
+        let ended = run.args(["-c", script]).env("PATH", path).output().unwrap();
+        std::fs::remove_dir_all(&dir).unwrap();
+        ended.status.success()
+    }
+
+    #[test]
+    fn whoever_answers_is_alive() {
+        for (answer, alive) in [
+            ("PONG", true),
+            ("LOADING Redis is loading the dataset in memory", true),
+            (
+                "MISCONF Redis is configured to save RDB snapshots, but it is currently unable to",
+                true,
+            ),
+            ("ERR max number of clients reached", true),
+            ("NOAUTH Authentication required.", true),
+            ("Error: Server closed the connection", true),
+            (
+                "Could not connect to Redis at 127.0.0.1:6379: Connection refused",
+                false,
+            ),
+            ("", false),
+        ] {
+            assert_eq!(
+                probe(ALIVE_SCRIPT, &[("ping ", answer)]),
+                alive,
+                "{answer:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn whoever_holds_the_data_is_ready() {
+        let primary = "#\nloading:0\nasync_loading:0\nrole:master\n";
+        let serves = "ab 10.0.0.1:6379@16379 myself,master - 0 0 1 connected 0-5461";
+        let blank = "ab 10.0.0.1:6379@16379 myself,master - 0 0 0 connected\ncd 10.0.0.2:6379@16379 master - 0 0 1 connected 0-9";
+        let replica = |link: &str| format!("#\nloading:0\nrole:slave\nmaster_link_status:{link}\n");
+        for (info, nodes, epoch, ready) in [
+            (primary, serves, 1, true),
+            // Formed by somebody else, and never failed over.
+            (primary, serves, 0, true),
+            (primary, blank, 0, false),
+            // Its slots were moved away.
+            (primary, blank, 3, true),
+            ("#\nloading:1\nrole:master\n", serves, 1, false),
+            (&replica("up"), "", 1, true),
+            (&replica("down"), "", 1, false),
+            ("Could not connect to Redis", "", 0, false),
+        ] {
+            let epoch = format!("cluster_state:ok\ncluster_my_epoch:{epoch}\n");
+            let answers = [
+                ("info ", info),
+                ("cluster nodes", nodes),
+                ("cluster info", &epoch),
+            ];
+            assert_eq!(
+                probe(READY_SCRIPT, &answers),
+                ready,
+                "{info:?} {nodes:?} {epoch}"
+            );
+        }
     }
 }

@@ -40,7 +40,7 @@ pub fn build(cluster: &ValidatedCluster) -> Children {
         headless_service: services::headless(cluster),
         client_service: services::client(cluster),
         disruption_budget: services::disruption_budget(cluster),
-        stateful_sets: (0..cluster.shards)
+        stateful_sets: (0..cluster.shape.shards)
             .map(|shard| stateful_set::stateful_set(cluster, shard))
             .collect(),
     }
@@ -52,25 +52,25 @@ fn labels(cluster: &ValidatedCluster) -> BTreeMap<String, String> {
         ("app.kubernetes.io/name".to_owned(), "redis".to_owned()),
         (
             "app.kubernetes.io/instance".to_owned(),
-            cluster.name.clone(),
+            cluster.shape.name.clone(),
         ),
         (
             "app.kubernetes.io/managed-by".to_owned(),
             MANAGED_BY.to_owned(),
         ),
-        (LABEL_CLUSTER.to_owned(), cluster.name.clone()),
+        (LABEL_CLUSTER.to_owned(), cluster.shape.name.clone()),
     ])
 }
 
 /// What selects every pod of the cluster.
 fn selector(cluster: &ValidatedCluster) -> BTreeMap<String, String> {
-    BTreeMap::from([(LABEL_CLUSTER.to_owned(), cluster.name.clone())])
+    BTreeMap::from([(LABEL_CLUSTER.to_owned(), cluster.shape.name.clone())])
 }
 
 fn metadata(cluster: &ValidatedCluster, name: String) -> ObjectMeta {
     ObjectMeta {
         name: Some(name),
-        namespace: Some(cluster.namespace.clone()),
+        namespace: Some(cluster.shape.namespace.clone()),
         labels: Some(labels(cluster)),
         owner_references: Some(vec![cluster.owner.clone()]),
         ..ObjectMeta::default()

@@ -14,7 +14,7 @@ use k8s_openapi::{
 /// Names of the pods. They have to find each other before they are ready.
 pub fn headless(cluster: &ValidatedCluster) -> Service {
     Service {
-        metadata: metadata(cluster, headless_service_name(&cluster.name)),
+        metadata: metadata(cluster, headless_service_name(&cluster.shape.name)),
         spec: Some(ServiceSpec {
             cluster_ip: Some("None".to_owned()),
             publish_not_ready_addresses: Some(true),
@@ -29,7 +29,7 @@ pub fn headless(cluster: &ValidatedCluster) -> Service {
 /// Where clients connect first; the cluster tells them the rest.
 pub fn client(cluster: &ValidatedCluster) -> Service {
     Service {
-        metadata: metadata(cluster, cluster.name.clone()),
+        metadata: metadata(cluster, cluster.shape.name.clone()),
         spec: Some(ServiceSpec {
             selector: Some(selector(cluster)),
             ports: Some(vec![port("client", CLIENT_PORT)]),
@@ -52,7 +52,7 @@ fn port(name: &str, number: u16) -> ServicePort {
 /// One budget over all pods: a pod under two budgets could not be evicted at all.
 pub fn disruption_budget(cluster: &ValidatedCluster) -> Option<PodDisruptionBudget> {
     let max_unavailable = cluster.max_unavailable?;
-    let mut metadata = metadata(cluster, cluster.name.clone());
+    let mut metadata = metadata(cluster, cluster.shape.name.clone());
     metadata.labels = Some(labels(cluster));
     Some(PodDisruptionBudget {
         metadata,

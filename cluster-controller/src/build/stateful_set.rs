@@ -33,13 +33,13 @@ const GRACE_SECONDS: i64 = 60;
 
 /// The StatefulSet of one shard.
 pub fn stateful_set(cluster: &ValidatedCluster, shard: i32) -> StatefulSet {
-    let mut metadata = metadata(cluster, stateful_set_name(&cluster.name, shard));
+    let mut metadata = metadata(cluster, stateful_set_name(&cluster.shape.name, shard));
     metadata.labels = Some(shard_labels(cluster, shard));
     StatefulSet {
         metadata,
         spec: StatefulSetSpec {
-            replicas: Some(1 + cluster.replicas),
-            service_name: Some(headless_service_name(&cluster.name)),
+            replicas: Some(1 + cluster.shape.replicas),
+            service_name: Some(headless_service_name(&cluster.shape.name)),
             // All at once: a shard whose first pod cannot run must not keep the others from running.
             pod_management_policy: Some("Parallel".to_owned()),
             update_strategy: Some(StatefulSetUpdateStrategy {
@@ -88,7 +88,7 @@ fn pod(cluster: &ValidatedCluster, shard: i32) -> PodSpec {
     let mut volumes = vec![
         volume("config", |volume| {
             volume.config_map = Some(ConfigMapVolumeSource {
-                name: config_map_name(&cluster.name),
+                name: config_map_name(&cluster.shape.name),
                 ..ConfigMapVolumeSource::default()
             });
         }),
@@ -243,7 +243,7 @@ fn claim(cluster: &ValidatedCluster, storage: &Volume) -> PersistentVolumeClaim 
             name: Some("data".to_owned()),
             labels: Some(BTreeMap::from([(
                 LABEL_CLUSTER.to_owned(),
-                cluster.name.clone(),
+                cluster.shape.name.clone(),
             )])),
             ..ObjectMeta::default()
         },

@@ -14,6 +14,8 @@ pub enum Problem {
     Absent {
         /// The pod.
         pod: String,
+        /// Why.
+        why: String,
     },
     /// A node does not answer.
     Silent {
@@ -87,7 +89,7 @@ pub enum Problem {
 impl fmt::Display for Problem {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Absent { pod } => write!(out, "{pod} is not running yet"),
+            Self::Absent { pod, why } => write!(out, "{pod} is not running ({why})"),
             Self::Silent { pod, why } => write!(out, "{pod} does not answer ({why})"),
             Self::Loading { pod } => write!(out, "{pod} is loading its data"),
             Self::Uncovered { count } => write!(out, "{count} slots have no living owner"),
@@ -197,7 +199,10 @@ fn missing(members: &[Member]) -> Vec<Problem> {
         .filter_map(|member| {
             let pod = member.place.pod.clone();
             match &member.answer {
-                Answer::Absent => Some(Problem::Absent { pod }),
+                Answer::Absent(why) => Some(Problem::Absent {
+                    pod,
+                    why: why.clone(),
+                }),
                 Answer::Silent(why) => Some(Problem::Silent {
                     pod,
                     why: why.clone(),

@@ -63,7 +63,7 @@ async fn act(action: &Action, members: &[Member], timeout: Duration) -> Result<(
             let by_range = knows_ranges(members, *member);
             assign(&node, ranges, how, by_range).await
         }
-        Action::Meet { member, others } => {
+        Action::Meet { member, others, .. } => {
             let Some(node) = connect(members, *member, timeout).await? else {
                 return Ok(());
             };

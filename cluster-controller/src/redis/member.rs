@@ -16,7 +16,7 @@ pub struct Wanted {
     pub replicas_per_shard: usize,
     /// Whether data outlives a process. Where it does, nothing is ever created in the place of a node that may return.
     pub persistent: bool,
-    /// Whether the cluster has been whole before. Nobody can see this any more once every node has lost its data.
+    /// Whether the cluster has served every slot before. Nobody can see this any more once every node has lost its data.
     pub formed_before: bool,
     /// The node timeout the servers are configured with.
     pub node_timeout: Duration,
@@ -52,7 +52,7 @@ pub struct Place {
     pub machine: Option<String>,
     /// Whether it is on its way out.
     pub leaving: bool,
-    /// Since when it is known to be down, or to have never been up.
+    /// Since when it has been waited for in vain: later than its last start. None: nobody but the silence says that it is down.
     pub down_since: Option<Timestamp>,
 }
 
@@ -68,8 +68,8 @@ pub struct Member {
 /// What a node said. No answer is an answer, too.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Answer {
-    /// There is nothing to ask.
-    Absent,
+    /// There is nothing to ask; in words.
+    Absent(String),
     /// It did not answer; in words.
     Silent(String),
     /// It is loading its data.
@@ -127,7 +127,17 @@ impl Member {
     pub fn report(&self) -> Option<&Report> {
         match &self.answer {
             Answer::Report(report) => Some(report),
-            Answer::Absent | Answer::Silent(_) | Answer::Loading => None,
+            Answer::Absent(_) | Answer::Silent(_) | Answer::Loading => None,
+        }
+    }
+
+    /// Its pod, and why it gave no report.
+    pub fn explained(&self) -> String {
+        let pod = &self.place.pod;
+        match &self.answer {
+            Answer::Report(_) => pod.clone(),
+            Answer::Loading => format!("{pod} (it is loading its data)"),
+            Answer::Absent(why) | Answer::Silent(why) => format!("{pod} ({why})"),
         }
     }
 }

@@ -28,7 +28,7 @@ pub async fn observe(places: &[Place], timeout: Duration) -> Vec<Member> {
 
 async fn ask(place: &Place, timeout: Duration) -> Answer {
     let Some(address) = place.address else {
-        return Answer::Absent;
+        return Answer::Absent("it has no address".to_owned());
     };
     // Connecting and the answer each have this bound already; together they have it once more.
     let report = tokio::time::timeout(timeout * 2, async {

@@ -1,6 +1,6 @@
 //! Facts that follow from all the answers together: who owns what, who is gone, who lags behind.
 
-use super::member::{Member, Report, Wanted};
+use super::member::{Answer, Member, Report, Wanted};
 use common::cluster::{
     slots::{SLOT_COUNT, Slot, SlotSet},
     topology::{Flag, NodeId},
@@ -177,16 +177,29 @@ impl<'a> Survey<'a> {
         live * 2 > all
     }
 
-    /// Whether all the members of a shard that did not answer have been down for longer than the wanted patience.
+    /// Whether all the members of a shard that gave no report have been waited for longer than the wanted patience. One that is
+    /// loading is alive, and what it loads may be just what is being waited for, however long that takes.
     pub fn patience_is_over(&self, shard: usize, now: Timestamp) -> bool {
         self.members
             .iter()
-            .filter(|member| member.place.shard == shard && member.report().is_none())
-            .all(|member| {
-                member.place.down_since.is_some_and(|since| {
-                    now.duration_since(since).unsigned_abs() >= self.wanted.patience && now >= since
-                })
+            .filter(|member| member.place.shard == shard)
+            .all(|member| match &member.answer {
+                Answer::Report(_) => true,
+                Answer::Loading => false,
+                Answer::Absent(_) | Answer::Silent(_) => {
+                    member.place.down_since.is_some_and(|since| {
+                        now.duration_since(since).unsigned_abs() >= self.wanted.patience
+                            && now >= since
+                    })
+                }
             })
+    }
+
+    /// A member of the shard that is loading its data.
+    pub fn loading_in(&self, shard: usize) -> Option<&'a Member> {
+        self.members
+            .iter()
+            .find(|member| member.place.shard == shard && member.answer == Answer::Loading)
     }
 
     /// The shard a slot belongs to in a new cluster.

@@ -1,11 +1,13 @@
 use super::*;
 use crate::{
+    errors::ReconcileError,
+    pace,
     redis::{
         assess::assess,
         member::{Answer, Member, Place, Report, Wanted},
-        plan::plan,
+        plan::{Hold, Plan, plan},
     },
-    validate::{tests::example, validate},
+    validate::{shape, tests::example, validate},
 };
 use common::{
     cluster::{
@@ -121,18 +123,45 @@ fn observed(hash: &str) -> Observed {
 }
 
 fn status_of(object: &RedisCluster, observed: &Observed, second: i64) -> RedisClusterStatus {
+    look(object, observed, second, None, None).0
+}
+
+/// The status, and how soon to look again. `failed`: what keeps the spec from being acted upon; `hold`: all that is left to do.
+fn look(
+    object: &RedisCluster,
+    observed: &Observed,
+    second: i64,
+    failed: Option<&Trouble>,
+    hold: Option<Hold>,
+) -> (RedisClusterStatus, Duration) {
     let now = Timestamp::from_second(second).unwrap();
-    let cluster = validate(object, None, now).unwrap();
-    let wanted: Wanted = crate::observe::wanted(&cluster, formed_before(object));
+    let shape = shape(object).unwrap();
+    let validated = validate(object, None, now);
+    let wrong = validated.as_ref().err();
+    let wrong = wrong.map(|error| Trouble::of(&ReconcileError::from(error.clone())));
+    let wanted: Wanted = crate::observe::wanted(&shape, formed_before(object));
     let assessment = assess(&wanted, &observed.members);
-    let plan = plan(&wanted, &observed.members, now);
+    let plan = match hold {
+        Some(hold) => Plan {
+            holds: vec![hold],
+            ..Plan::default()
+        },
+        None => plan(&wanted, &observed.members, now),
+    };
     let found = Findings {
-        cluster: &cluster,
+        shape: &shape,
+        cluster: validated.as_ref().ok(),
+        trouble: wrong.as_ref().or(failed),
         observed,
         assessment: &assessment,
         plan: &plan,
     };
-    compute(object, &found, now)
+    let status = compute(object, &found, now);
+    let outcome = match found.trouble {
+        Some(trouble) => pace::troubled(trouble.reason, &status, &found, now),
+        None => pace::outcome(&status, &found, now),
+    };
+    (status, outcome.again.unwrap())
 }
 
 fn hash(object: &RedisCluster) -> String {
@@ -189,7 +218,7 @@ fn a_lost_primary_is_down_and_stays_formed() {
         verdict(&status, "Ready"),
         ("False".into(), "NotWhole".into())
     );
-    observed.members[4].answer = Answer::Absent;
+    observed.members[4].answer = Answer::Absent("the pod is being deleted".into());
     let status = status_of(&object, &observed, 30);
     assert_eq!(
         verdict(&status, "QuorumHealthy"),
@@ -227,4 +256,121 @@ fn a_spec_that_cannot_be_acted_upon_is_said_so() {
         ("False".into(), "VersionNotFound".into())
     );
     assert!(status.message.unwrap().contains("redis-9"));
+}
+
+/// The nodes are described as they are, whatever is wrong with the spec.
+#[test]
+fn a_wrong_edit_hides_nothing_of_the_nodes() {
+    let mut object = example();
+    let mut observed = observed(&hash(&object));
+    object.status = Some(status_of(&object, &observed, 10));
+    object.spec.image = None;
+    object.spec.version = Some("redis-9".into());
+    object.metadata.generation = Some(2);
+    let whole = status_of(&object, &observed, 20);
+    let refused = ("False".to_owned(), "VersionNotFound".to_owned());
+    assert_eq!(verdict(&whole, "Ready"), refused);
+    assert_eq!(verdict(&whole, "Progressing"), refused);
+    assert_eq!(verdict(&whole, "Available").0, "True");
+    assert_eq!(verdict(&whole, "UpToDate").0, "Unknown");
+    assert_eq!(whole.phase.as_deref(), Some("Degraded"));
+    assert_eq!(whole.observed_generation, Some(2));
+    assert!(whole.message.unwrap().contains("redis-9"));
+    let image = object.status.as_ref().unwrap().version.image.clone();
+    assert_eq!(whole.version.image, image);
+    observed.members[2].answer = Answer::Silent("no route".into());
+    let down = status_of(&object, &observed, 30);
+    assert_eq!(down.phase.as_deref(), Some("Down"));
+    assert_eq!(verdict(&down, "Available").0, "False");
+    assert_eq!(down.slots.ok, 16384 - 5461);
+}
+
+#[test]
+fn a_refusal_is_an_answer_and_a_hiccup_is_none() {
+    let mut object = example();
+    let observed = observed(&hash(&object));
+    object.status = Some(status_of(&object, &observed, 10));
+    object.metadata.generation = Some(2);
+    let trouble = |passing| Trouble {
+        reason: "RefusedByServer",
+        message: "apply StatefulSet team/shop-0: refused".into(),
+        passing,
+    };
+    let (refused, again) = look(&object, &observed, 20, Some(&trouble(false)), None);
+    let ready = ("False".to_owned(), "RefusedByServer".to_owned());
+    assert_eq!(verdict(&refused, "Ready"), ready);
+    assert_eq!(refused.observed_generation, Some(2));
+    assert!(refused.message.unwrap().contains("StatefulSet team/shop-0"));
+    assert_eq!(again.as_secs(), 30);
+    let (hiccup, _) = look(&object, &observed, 20, Some(&trouble(true)), None);
+    assert_eq!(verdict(&hiccup, "Ready").0, "True");
+    assert_eq!(verdict(&hiccup, "Progressing").0, "True");
+    assert_eq!(hiccup.observed_generation, Some(1));
+}
+
+/// A replica that finds no room must not keep the cluster from being called what it is, nor its data from being protected.
+#[test]
+fn a_cluster_that_serves_is_formed() {
+    let mut object = example();
+    let mut observed = observed(&hash(&object));
+    observed.members[5].answer = Answer::Absent("not scheduled: no room".into());
+    let first = status_of(&object, &observed, 10);
+    assert_eq!(verdict(&first, "Formed").0, "True");
+    assert_eq!(first.phase.as_deref(), Some("Forming"));
+    object.status = Some(first);
+    let later = status_of(&object, &observed, 100);
+    assert_eq!(later.phase.as_deref(), Some("Degraded"));
+    let words = later.message.as_deref().unwrap();
+    assert!(
+        words.contains("shop-2-1") && words.contains("no room"),
+        "{words}"
+    );
+    // It stays formed whatever comes.
+    object.status = Some(later);
+    observed.members[0].answer = Answer::Silent("no route".into());
+    let down = status_of(&object, &observed, 200);
+    assert_eq!(verdict(&down, "Formed").0, "True");
+    // Nodes that do not serve yet have not formed a cluster.
+    let mut young = example();
+    let Answer::Report(report) = &mut observed.members[4].answer else {
+        unreachable!()
+    };
+    report.cluster.ok = false;
+    let status = status_of(&young, &observed, 10);
+    assert_eq!(verdict(&status, "Formed").0, "False");
+    young.status = Some(status);
+}
+
+#[test]
+fn looks_become_seldom_when_nothing_happens() {
+    let mut object = example();
+    let mut observed = observed(&hash(&object));
+    let (ready, again) = look(&object, &observed, 10, None, None);
+    assert_eq!(again.as_secs(), 30);
+    object.status = Some(ready);
+    observed.members[5].answer = Answer::Absent("not scheduled".into());
+    let again = |object: &RedisCluster, observed: &Observed, second| {
+        let (status, again) = look(object, observed, second, None, None);
+        (status, again.as_millis())
+    };
+    let (status, first) = again(&object, &observed, 100);
+    assert_eq!(first, 300);
+    object.status = Some(status);
+    assert_eq!(again(&object, &observed, 159).1, 300);
+    assert_eq!(again(&object, &observed, 161).1, 2000);
+    assert_eq!(again(&object, &observed, 100 + 601).1, 10_000);
+    // A container that has just started is an event.
+    let pod = Arc::make_mut(observed.pods.get_mut("shop-2-1").unwrap());
+    let container = serde_json::json!({"name": crds::CONTAINER, "image": "", "imageID": "", "ready": false, "restartCount": 0,
+                                       "state": {"running": {"startedAt": "1970-01-01T00:11:40Z"}}});
+    pod.status.as_mut().unwrap().container_statuses =
+        Some(vec![serde_json::from_value(container).unwrap()]);
+    assert_eq!(again(&object, &observed, 100 + 601).1, 300);
+    // What only a person can end.
+    let lost = Hold::SlotsLost {
+        slots: "0-5461".into(),
+        count: 5462,
+    };
+    let (_, stuck) = look(&object, &observed, 5000, None, Some(lost));
+    assert_eq!(stuck.as_secs(), 30);
 }

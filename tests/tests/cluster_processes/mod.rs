@@ -61,15 +61,27 @@ pub struct Cluster {
 impl Cluster {
     /// Starts the processes; they do not know each other yet.
     pub async fn start(shards: usize, replicas: usize, persistence: Persistence) -> Result<Self> {
+        let addresses: Result<Vec<_>> = (0..shards * (1 + replicas))
+            .map(|_| free_address())
+            .collect();
+        Self::start_at(addresses?, shards, persistence).await
+    }
+
+    /// Starts a process at each of these addresses, shard by shard.
+    pub async fn start_at(
+        addresses: Vec<NodeAddress>,
+        shards: usize,
+        persistence: Persistence,
+    ) -> Result<Self> {
         let mut cluster = Self {
             servers: Vec::new(),
             shards,
-            replicas,
+            replicas: addresses.len() / shards - 1,
             persistence,
         };
-        for _ in 0..shards * (1 + replicas) {
+        for address in addresses {
             cluster.servers.push(Server {
-                address: free_address()?,
+                address,
                 dir: new_dir()?,
                 child: None,
                 down_since: None,
@@ -122,8 +134,13 @@ impl Cluster {
     }
 
     pub fn mark_down(&mut self, servers: &[usize]) {
+        self.mark_down_since(servers, Timestamp::now());
+    }
+
+    /// What Kubernetes says of servers that do not answer.
+    pub fn mark_down_since(&mut self, servers: &[usize], since: Timestamp) {
         for index in servers {
-            self.servers[*index].down_since = Some(Timestamp::now());
+            self.servers[*index].down_since = Some(since);
         }
     }
 
@@ -161,7 +178,7 @@ impl Cluster {
     pub async fn restart(&mut self, index: usize) -> Result<()> {
         let persistence = self.persistence;
         let server = &mut self.servers[index];
-        server.child = Some(spawn(&server.address, &server.dir, persistence)?);
+        server.child = Some(spawn(&server.address, &server.dir, persistence, &[])?);
         server.down_since = None;
         let address = server.address;
         eventually("a server answers", async || {
@@ -169,6 +186,32 @@ impl Cluster {
                 return Ok(false);
             };
             Ok(node.nodes().await.is_ok())
+        })
+        .await
+    }
+
+    /// Starts a server that is down and takes this long to load each of its keys. It is not waited for, and stays marked as down.
+    pub fn start_slowly(&mut self, index: usize, each: Duration) -> Result<()> {
+        let persistence = self.persistence;
+        let delay = each.as_micros().to_string();
+        let slowly = [
+            "--key-load-delay",
+            &delay,
+            "--loading-process-events-interval-bytes",
+            "1024",
+        ];
+        let server = &mut self.servers[index];
+        server.child = Some(spawn(&server.address, &server.dir, persistence, &slowly)?);
+        Ok(())
+    }
+
+    /// Lets a server write its append-only file anew, so that all its keys are in one piece.
+    pub async fn rewrite(&self, index: usize) -> Result<()> {
+        let node = self.node(index).await?;
+        let _: redis::Value = node.ask("BGREWRITEAOF", &cmd("BGREWRITEAOF")).await?;
+        eventually("the file is written", async || {
+            let info = node.info(Some("persistence")).await?;
+            Ok(!info.flag("aof_rewrite_in_progress") && !info.flag("aof_rewrite_scheduled"))
         })
         .await
     }
@@ -183,6 +226,12 @@ impl Cluster {
     async fn node(&self, index: usize) -> Result<NodeClient> {
         let address = self.servers[index].address.client();
         Ok(NodeClient::connect(address, TIMEOUT).await?)
+    }
+
+    /// Whether a server was ever sent this command, for example `cluster|addslots`.
+    pub async fn was_sent(&self, index: usize, command: &str) -> Result<bool> {
+        let stats = self.node(index).await?.info(Some("commandstats")).await?;
+        Ok(stats.get(&format!("cmdstat_{command}")).is_some())
     }
 
     async fn views(&self) -> Vec<(usize, NodesView)> {
@@ -352,11 +401,18 @@ fn new_dir() -> Result<PathBuf> {
     Ok(dir)
 }
 
-fn spawn(address: &NodeAddress, dir: &Path, persistence: Persistence) -> Result<Child> {
+fn spawn(
+    address: &NodeAddress,
+    dir: &Path,
+    persistence: Persistence,
+    options: &[&str],
+) -> Result<Child> {
     let ip = address.ip.to_string();
     let blank = !dir.join("nodes.conf").exists();
-    let mut command = Command::new("redis-server");
+    // Whatever becomes of the test, its servers end with its thread.
+    let mut command = Command::new("setpriv");
     command
+        .args(["--pdeathsig", "KILL", "redis-server"])
         .args(["--bind", &ip, "--port", &address.port.to_string()])
         .args(["--dir", &dir.display().to_string()])
         .args(["--protected-mode", "no", "--save", ""])
@@ -375,7 +431,8 @@ fn spawn(address: &NodeAddress, dir: &Path, persistence: Persistence) -> Result<
         .args(match persistence {
             Persistence::AppendOnly => ["--appendonly", "yes"],
             Persistence::None => ["--appendonly", "no"],
-        });
+        })
+        .args(options);
     if blank {
         command.args([
             "--user", "default", "on", "nopass", "~*", "&*", "+@all", "-psync", "-sync",
@@ -386,5 +443,6 @@ fn spawn(address: &NodeAddress, dir: &Path, persistence: Persistence) -> Result<
         .stdout(log)
         .stderr(Stdio::null())
         .stdin(Stdio::null());
-    command.spawn().context("cannot start redis-server")
+    let spawned = command.spawn();
+    spawned.context("cannot start redis-server (and setpriv of util-linux)")
 }

@@ -10,6 +10,13 @@ use std::collections::HashSet;
 /// chords, and gossip does the rest.
 const MESH: usize = 32;
 
+/// Whom a node is to be introduced to.
+#[derive(Clone, Default)]
+struct Introduction {
+    others: Vec<NodeAddress>,
+    strangers: bool,
+}
+
 /// Plans the introductions that are missing.
 pub fn introduce(survey: &Survey<'_>, now: Timestamp, plan: &mut Plan) {
     let ours: HashSet<NodeAddress> = survey
@@ -17,7 +24,7 @@ pub fn introduce(survey: &Survey<'_>, now: Timestamp, plan: &mut Plan) {
         .iter()
         .filter_map(|member| member.place.address)
         .collect();
-    let mut others: Vec<Vec<NodeAddress>> = vec![Vec::new(); survey.live.len()];
+    let mut others: Vec<Introduction> = vec![Introduction::default(); survey.live.len()];
     for (first, second) in pairs(survey.live.len(), now) {
         let (Some(&a), Some(&b)) = (survey.live.get(first), survey.live.get(second)) else {
             continue;
@@ -35,17 +42,23 @@ pub fn introduce(survey: &Survey<'_>, now: Timestamp, plan: &mut Plan) {
         if in_handshake(sender, receiver) || in_handshake(receiver, sender) {
             continue;
         }
+        let strangers = !acquainted(sender, receiver);
+        // Of no use for the cluster, and its address is the next to be given to another pod.
+        if strangers && (sender.member.place.leaving || receiver.member.place.leaving) {
+            continue;
+        }
         if let Some(hold) = merges_clusters(sender, receiver, &ours) {
             if !plan.holds.contains(&hold) {
                 plan.holds.push(hold);
             }
             continue;
         }
-        if let (Some(list), Some(address)) = (others.get_mut(from), receiver.member.place.address) {
-            list.push(address);
+        if let (Some(one), Some(address)) = (others.get_mut(from), receiver.member.place.address) {
+            one.others.push(address);
+            one.strangers |= strangers && survey.wanted.formed_before;
         }
     }
-    for (sender, others) in survey.live.iter().zip(others) {
+    for (sender, Introduction { others, strangers }) in survey.live.iter().zip(others) {
         if others.is_empty() {
             continue;
         }
@@ -57,6 +70,7 @@ pub fn introduce(survey: &Survey<'_>, now: Timestamp, plan: &mut Plan) {
         let action = Action::Meet {
             member: sender.index,
             others,
+            strangers,
         };
         plan.step(action, reason);
     }
@@ -88,6 +102,11 @@ fn knows(a: Live<'_>, b: Live<'_>) -> bool {
         .is_some_and(|node| node.address.is_some() && node.address == b.member.place.address)
 }
 
+/// Whether one of them has heard of the other, at whatever address.
+fn acquainted(a: Live<'_>, b: Live<'_>) -> bool {
+    a.report.view.get(b.report.id()).is_some() || b.report.view.get(a.report.id()).is_some()
+}
+
 /// Whether `a` is about to get to know `b`.
 fn in_handshake(a: Live<'_>, b: Live<'_>) -> bool {
     a.report
@@ -99,9 +118,7 @@ fn in_handshake(a: Live<'_>, b: Live<'_>) -> bool {
 /// Two nodes that both have company and have never heard of each other may belong to two clusters: an address that was given to a
 /// pod of another cluster in the meantime looks like that. They do if one has a healthy link to a node at an address that is none of ours.
 fn merges_clusters(a: Live<'_>, b: Live<'_>, ours: &HashSet<NodeAddress>) -> Option<Hold> {
-    let acquainted =
-        a.report.view.get(b.report.id()).is_some() || b.report.view.get(a.report.id()).is_some();
-    if acquainted || a.report.is_alone() || b.report.is_alone() {
+    if acquainted(a, b) || a.report.is_alone() || b.report.is_alone() {
         return None;
     }
     [a, b].into_iter().find_map(|one| {

@@ -5,6 +5,7 @@
 //! their own. At the goal it is empty.
 
 mod forget;
+mod hold;
 mod meet;
 mod promote;
 mod replicate;
@@ -14,6 +15,8 @@ mod slots;
 mod simulation;
 #[cfg(test)]
 mod tests;
+
+pub use hold::Hold;
 
 use super::{
     member::{Member, Wanted},
@@ -25,7 +28,7 @@ use common::cluster::{
     topology::{NodeAddress, NodeId},
 };
 use k8s_openapi::jiff::Timestamp;
-use std::{fmt, time::Duration};
+use std::time::Duration;
 
 /// What is to be done with a node.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -45,6 +48,8 @@ pub enum Action {
         member: Index,
         /// The nodes that it is to know.
         others: Vec<NodeAddress>,
+        /// Whether one of them is new to a cluster that has served before.
+        strangers: bool,
     },
     /// Lets a replica take over from a primary that is gone.
     Promote {
@@ -113,87 +118,11 @@ impl Step {
         match &self.action {
             Action::Promote { .. } | Action::Forget { .. } => true,
             Action::AssignSlots { how, .. } => matches!(how, Assignment::Recreated { .. }),
-            Action::Meet { .. } | Action::Replicate { .. } | Action::Calm { .. } => false,
+            // The address may by now be that of a pod of another cluster, and two clusters that have met are hard to part.
+            Action::Meet { strangers, .. } => *strangers,
+            Action::Replicate { .. } | Action::Calm { .. } => false,
         }
     }
-}
-
-/// Why nothing is done although something is wrong.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Hold {
-    /// The cluster is not formed before its nodes are there.
-    WaitingForNodes {
-        /// Pods that have not answered.
-        pods: Vec<String>,
-    },
-    /// No node that is left has the data of these slots, and they are not created empty behind the user's back.
-    SlotsLost {
-        /// The slots.
-        slots: String,
-        /// How many.
-        count: usize,
-    },
-    /// A primary has keys but no slots: it is left alone.
-    KeysWithoutSlots {
-        /// Its pod.
-        pod: String,
-        /// Its keys.
-        keys: u64,
-    },
-    /// A node is linked to nodes that are none of the cluster's: introducing it would merge two clusters.
-    Foreign {
-        /// Its pod.
-        pod: String,
-        /// Where the other one is.
-        address: NodeAddress,
-    },
-    /// An owner is down; its replicas take over by themselves, or it returns.
-    OwnerDown {
-        /// Its shard.
-        shard: usize,
-        /// The owner.
-        id: NodeId,
-    },
-}
-
-impl fmt::Display for Hold {
-    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::WaitingForNodes { pods } => {
-                write!(out, "waiting for {} to answer", list(pods))
-            }
-            Self::SlotsLost { slots, count } => write!(
-                out,
-                "{count} slots ({slots}) are lost: every node that had their keys is gone together with its volume; \
-                 restore a backup into a new cluster"
-            ),
-            Self::KeysWithoutSlots { pod, keys } => write!(
-                out,
-                "{pod} is a primary with {keys} keys but without slots: it is left alone; if the keys are of no use, \
-                 delete its volume and its pod"
-            ),
-            Self::Foreign { pod, address } => write!(
-                out,
-                "{pod} is linked to a node at {address} that is none of this cluster's: it is not introduced to the \
-                 others; remove the foreign node with CLUSTER FORGET"
-            ),
-            Self::OwnerDown { shard, id } => write!(
-                out,
-                "the primary of shard {shard} ({}) is down; waiting for the election of a replica or for its return",
-                id.short()
-            ),
-        }
-    }
-}
-
-/// Names, at most five of them.
-fn list(names: &[String]) -> String {
-    let mut text: Vec<&str> = names.iter().take(5).map(String::as_str).collect();
-    let more = format!("{} more", names.len().saturating_sub(5));
-    if names.len() > 5 {
-        text.push(&more);
-    }
-    text.join(", ")
 }
 
 /// What to do, in order, and what is waited for.
@@ -209,6 +138,13 @@ impl Plan {
     /// Whether a step has to be confirmed by another, live look.
     pub fn is_risky(&self) -> bool {
         self.steps.iter().any(Step::is_risky)
+    }
+
+    /// Whether nothing goes on before a person has done something.
+    pub fn is_stuck(&self) -> bool {
+        self.steps.is_empty()
+            && !self.holds.is_empty()
+            && self.holds.iter().all(|hold| !hold.is_patient())
     }
 
     fn step(&mut self, action: Action, reason: impl Into<String>) {

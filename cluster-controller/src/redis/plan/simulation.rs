@@ -11,12 +11,14 @@ use common::cluster::{
     slots::SlotSet,
     topology::{ClusterInfo, ClusterNode, Flag, Flags, NodeAddress, NodeId, NodesView},
 };
-use k8s_openapi::jiff::Timestamp;
+use k8s_openapi::jiff::{SignedDuration, Timestamp};
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::{IpAddr, Ipv4Addr},
     time::Duration,
 };
+
+const MACHINES: [&str; 3] = ["one", "two", "three"];
 
 /// What a node remembers of another one, or says of itself.
 #[derive(Clone, Debug)]
@@ -33,14 +35,20 @@ struct Entry {
 struct Node {
     id: NodeId,
     up: bool,
+    /// Ticks since it was started.
+    age: u64,
+    /// Ticks until its data is loaded: it runs, but answers nobody.
+    loading: u32,
     /// Itself, by its own word.
     own: Entry,
     table: BTreeMap<NodeId, Entry>,
     banned: BTreeMap<NodeId, u32>,
     /// The newest epoch that others told it of.
     heard: u64,
-    /// Whether it holds the keys of its shard.
-    data: bool,
+    /// How much it has of what was written to its shard: 0 is nothing, and each filling adds 1.
+    data: u64,
+    /// Whether it has been in step with its primary since it was started: one that has not never stands for election.
+    in_step: bool,
     /// Whether it feeds replicas: not before it has been given a role.
     feeds: bool,
     linked: bool,
@@ -49,6 +57,15 @@ struct Node {
 }
 
 impl Node {
+    /// Whether it answers.
+    fn answers(&self) -> bool {
+        self.up && self.loading == 0
+    }
+
+    fn owns(&self) -> bool {
+        self.own.primary.is_none() && !self.own.slots.is_empty()
+    }
+
     /// The newest epoch it knows of: what a bump goes beyond.
     fn newest_epoch(&self) -> u64 {
         let known = self.table.values().map(|entry| entry.epoch);
@@ -63,6 +80,10 @@ impl Node {
 #[derive(Clone, Debug)]
 pub struct World {
     pub wanted: Wanted,
+    /// How long nodes that do not answer have been down by Kubernetes' word.
+    pub down_for: SignedDuration,
+    /// The machine of each node.
+    pub machines: Vec<&'static str>,
     nodes: Vec<Node>,
     next: u32,
     pub refused: Vec<String>,
@@ -77,12 +98,18 @@ pub struct Fault {
     pub moved: bool,
     /// It stays down for so many ticks.
     pub down: u32,
+    /// It loads its data for so many ticks after that.
+    pub loading: u32,
 }
 
 impl World {
     /// Blank nodes that do not know each other.
     pub fn new(wanted: Wanted) -> Self {
         let mut world = Self {
+            down_for: SignedDuration::ZERO,
+            machines: (0..wanted.nodes())
+                .map(|index| MACHINES[index % 3])
+                .collect(),
             nodes: Vec::new(),
             next: 0,
             refused: Vec::new(),
@@ -111,6 +138,8 @@ impl World {
         Node {
             id: NodeId::from_bytes(id),
             up: true,
+            age: 0,
+            loading: 0,
             own: Entry {
                 address: Some(address),
                 primary: None,
@@ -121,7 +150,8 @@ impl World {
             table: BTreeMap::new(),
             banned: BTreeMap::new(),
             heard: 0,
-            data: false,
+            data: 0,
+            in_step: false,
             feeds: false,
             linked: false,
             orphaned: 0,
@@ -132,24 +162,50 @@ impl World {
         index / self.wanted.nodes_per_shard()
     }
 
-    /// Fills every primary with keys.
+    /// Writes to every primary, which its replicas have at the next tick.
     pub fn fill(&mut self) {
         for node in &mut self.nodes {
-            node.data |= node.own.primary.is_none() && !node.own.slots.is_empty();
+            node.data += u64::from(node.up && node.owns());
         }
+    }
+
+    /// Time in which nothing happens.
+    pub fn age(&mut self, ticks: u64) {
+        for node in &mut self.nodes {
+            node.age += ticks;
+        }
+    }
+
+    /// What the owner of each shard has, by shard.
+    pub fn served(&self) -> BTreeMap<usize, u64> {
+        let owners = self.nodes.iter().enumerate();
+        let owners = owners.filter(|(_, node)| node.answers() && node.owns());
+        owners
+            .map(|(index, node)| (self.shard(index), node.data))
+            .collect()
     }
 
     /// Shards of which an owner holds the keys.
     pub fn shards_with_data(&self) -> BTreeSet<usize> {
-        let serving = self.nodes.iter().enumerate().filter(|(_, node)| {
-            node.up && node.data && node.own.primary.is_none() && !node.own.slots.is_empty()
-        });
-        serving.map(|(index, _)| self.shard(index)).collect()
+        let served = self.served().into_iter();
+        served
+            .filter(|(_, data)| *data > 0)
+            .map(|(shard, _)| shard)
+            .collect()
+    }
+
+    /// Whether the node has slots.
+    pub fn owns(&self, index: usize) -> bool {
+        self.nodes[index].owns()
     }
 
     /// Shards of which any node, up or down, still holds the keys.
     pub fn shards_that_can_be_saved(&self) -> BTreeSet<usize> {
-        let holders = self.nodes.iter().enumerate().filter(|(_, node)| node.data);
+        let holders = self
+            .nodes
+            .iter()
+            .enumerate()
+            .filter(|(_, node)| node.data > 0);
         holders.map(|(index, _)| self.shard(index)).collect()
     }
 
@@ -166,10 +222,13 @@ impl World {
         node.own.address = Some(address);
         node.up = false;
         node.linked = false;
+        node.in_step = false;
+        node.loading = if node.data > 0 { fault.loading } else { 0 };
     }
 
     pub fn restart(&mut self, index: usize) {
         self.nodes[index].up = true;
+        self.nodes[index].age = 0;
     }
 
     /// What the planner sees.
@@ -182,14 +241,14 @@ impl World {
                     shard,
                     ordinal,
                     address: node.own.address,
-                    machine: Some(format!("machine{}", index % 3)),
+                    machine: Some(self.machines[index].to_owned()),
                     leaving: false,
-                    down_since: (!node.up).then_some(now),
+                    down_since: (!node.answers()).then(|| now - self.down_for),
                 },
-                answer: if node.up {
-                    Answer::Report(Box::new(self.report(node)))
-                } else {
-                    Answer::Silent("down".into())
+                answer: match (node.up, node.loading) {
+                    (true, 0) => Answer::Report(Box::new(self.report(node))),
+                    (true, _) => Answer::Loading,
+                    (false, _) => Answer::Silent("down".into()),
                 },
             }
         });
@@ -222,6 +281,7 @@ impl World {
             },
             server: ServerInfo {
                 version: "7.0.15".into(),
+                uptime_seconds: node.age,
                 ..ServerInfo::default()
             },
             replication: ReplicationInfo {
@@ -229,10 +289,11 @@ impl World {
                     up: node.linked,
                     ..UpstreamLink::default()
                 }),
-                offset: u64::from(node.data) * 100,
+                // A restart forgets it.
+                offset: u64::from(node.in_step) * (100 + node.data),
                 ..ReplicationInfo::default()
             },
-            keys: u64::from(node.data) * 10,
+            keys: node.data * 10,
             node_timeout: self.wanted.node_timeout,
             view: NodesView::of(lines).unwrap(),
         }
@@ -242,7 +303,7 @@ impl World {
         let address = address?;
         self.nodes
             .iter()
-            .find(|node| node.up && node.own.address == Some(address))
+            .find(|node| node.answers() && node.own.address == Some(address))
     }
 
     fn refuse(&mut self, why: &str) {
@@ -268,7 +329,7 @@ impl World {
                 let slots: SlotSet = ranges.iter().copied().collect();
                 self.assign(*member, &slots, how);
             }
-            Action::Meet { member, others } => {
+            Action::Meet { member, others, .. } => {
                 for other in others {
                     self.meet(*member, *other);
                 }
@@ -296,8 +357,8 @@ impl World {
 
     fn assign(&mut self, index: usize, slots: &SlotSet, how: &Assignment) {
         let shard = self.shard(index);
-        let others_data =
-            (0..self.nodes.len()).any(|other| self.nodes[other].data && self.shard(other) == shard);
+        let others_data = (0..self.nodes.len())
+            .any(|other| self.nodes[other].data > 0 && self.shard(other) == shard);
         let newest = self.nodes[index].newest_epoch();
         let node = &mut self.nodes[index];
         let listed = node
@@ -317,7 +378,7 @@ impl World {
                     return self.refuse("ADDSLOTS: busy");
                 }
                 assert!(
-                    !others_data || node.data,
+                    !others_data || node.data > 0,
                     "slots created although a node has their keys"
                 );
             }
@@ -342,7 +403,7 @@ impl World {
         let Some(other) = self
             .nodes
             .iter()
-            .position(|node| node.up && node.own.address == Some(address))
+            .position(|node| node.answers() && node.own.address == Some(address))
         else {
             return;
         };
@@ -408,35 +469,40 @@ impl World {
         if !node.table.contains_key(&primary) {
             return self.refuse("REPLICATE: unknown node");
         }
-        if node.own.primary.is_none() && (node.data || !node.own.slots.is_empty()) {
+        if node.own.primary.is_none() && (node.data > 0 || !node.own.slots.is_empty()) {
             return self.refuse("REPLICATE: not empty");
         }
         if node.own.primary == Some(primary) {
             return;
         }
         // Its copy goes; there has to be another.
-        if node.data {
-            let shard = self.shard(index);
+        let (shard, data) = (self.shard(index), self.nodes[index].data);
+        if data > 0 {
             let copies = (0..self.nodes.len())
-                .filter(|other| self.nodes[*other].data && self.shard(*other) == shard)
+                .filter(|other| self.nodes[*other].data >= data && self.shard(*other) == shard)
                 .count();
             assert!(copies > 1, "the last copy was replaced");
         }
         let node = &mut self.nodes[index];
-        node.data = false;
+        node.data = 0;
         node.linked = false;
+        node.in_step = false;
         node.own.primary = Some(primary);
     }
 
     /// Time passes: pings, gossip, failure, election, replication.
     pub fn tick(&mut self) {
+        for node in self.nodes.iter_mut().filter(|node| node.up) {
+            node.age += 1;
+            node.loading = node.loading.saturating_sub(1);
+        }
         for index in 0..self.nodes.len() {
-            if self.nodes[index].up {
+            if self.nodes[index].answers() {
                 self.ping_all(index);
             }
         }
         for index in 0..self.nodes.len() {
-            if self.nodes[index].up {
+            if self.nodes[index].answers() {
                 self.follow(index);
                 self.nodes[index].banned.retain(|_, ticks| {
                     *ticks -= 1;
@@ -558,14 +624,15 @@ impl World {
         let source = self.at(entry.address).cloned();
         if let Some(source) = source.filter(|source| source.feeds) {
             assert!(
-                source.id == primary || source.data || !self.nodes[index].data,
+                source.id == primary || source.data > 0 || self.nodes[index].data == 0,
                 "a replica copied the emptiness of a stranger"
             );
             self.nodes[index].linked = source.id == primary;
             if source.id == primary && source.own.primary.is_none() {
-                let lost = self.nodes[index].data && !source.data;
-                assert!(!lost, "a replica copied emptiness");
+                let lost = self.nodes[index].data > source.data;
+                assert!(!lost, "a replica copied less than it had");
                 self.nodes[index].data = source.data;
+                self.nodes[index].in_step = true;
             }
             self.nodes[index].orphaned = 0;
             return;
@@ -573,7 +640,7 @@ impl World {
         self.nodes[index].linked = false;
         if entry.failed && !entry.slots.is_empty() && self.has_majority(index) {
             self.nodes[index].orphaned += 1;
-            if self.nodes[index].orphaned > 2 && self.nodes[index].data {
+            if self.nodes[index].orphaned > 2 && self.nodes[index].in_step {
                 self.take_over(index, primary);
             }
         }
@@ -583,9 +650,10 @@ impl World {
     pub fn tables(&self) -> String {
         let lines = self.nodes.iter().flat_map(|node| {
             let own = format!(
-                "{} up {} data {} {:?}",
+                "{} up {} loading {} data {} {:?}",
                 node.id.short(),
                 node.up,
+                node.loading,
                 node.data,
                 node.own
             );

@@ -1,7 +1,10 @@
 //! Slots without an owner: given out when the cluster is formed, and again only where nothing can be lost by it.
 
 use super::{Action, Assignment, Hold, Plan, text};
-use crate::redis::survey::{Live, Survey};
+use crate::redis::{
+    member::Member,
+    survey::{Live, Survey},
+};
 use common::cluster::slots::SlotSet;
 use k8s_openapi::jiff::Timestamp;
 use std::{collections::HashMap, time::Duration};
@@ -28,7 +31,7 @@ pub fn assign(survey: &Survey<'_>, now: Timestamp, plan: &mut Plan) -> bool {
     }
     if !everybody_is_here(survey, now) {
         let missing = survey.members.iter().filter(|one| one.report().is_none());
-        let mut pods: Vec<String> = missing.map(|one| one.place.pod.clone()).collect();
+        let mut pods: Vec<String> = missing.map(Member::explained).collect();
         let known = survey.members.len();
         if known < wanted.nodes() {
             pods.push(format!("{} pods yet to be created", wanted.nodes() - known));

@@ -1,12 +1,13 @@
 //! From every state that faults can lead to, the planner reaches its goal, and on no way there is a key lost.
 
 use super::{
-    Hold, Plan, plan,
+    Action, Hold, Plan, Step, plan,
     simulation::{Fault, World, wanted},
 };
-use crate::redis::assess::assess;
-use k8s_openapi::jiff::Timestamp;
+use crate::redis::{assess::assess, member::Answer};
+use k8s_openapi::jiff::{SignedDuration, Timestamp};
 use proptest::prelude::*;
+use std::collections::BTreeSet;
 
 const TURNS: usize = 60;
 
@@ -39,13 +40,39 @@ fn formed(shards: usize, replicas: usize, persistent: bool) -> World {
     world.wanted.formed_before = true;
     world.fill();
     world.tick();
+    world.age(3600);
     world
 }
 
+const HOURS: SignedDuration = SignedDuration::from_hours(3);
+
+/// Down for good, with its data.
+const DOWN: Fault = Fault {
+    wiped: false,
+    moved: true,
+    down: 0,
+    loading: 0,
+};
+
 fn fault() -> impl Strategy<Value = Option<Fault>> {
-    let fault = (prop::bool::weighted(0.3), any::<bool>(), 0..12_u32)
-        .prop_map(|(wiped, moved, down)| Fault { wiped, moved, down });
+    let fault = (
+        prop::bool::weighted(0.3),
+        any::<bool>(),
+        0..12_u32,
+        0..40_u32,
+    );
+    let fault = fault.prop_map(|(wiped, moved, down, loading)| Fault {
+        wiped,
+        moved,
+        down,
+        loading,
+    });
     prop::option::weighted(0.5, fault)
+}
+
+/// By Kubernetes' word a node that does not answer has been down for a moment, or for hours.
+fn down_for() -> impl Strategy<Value = SignedDuration> {
+    prop::bool::ANY.prop_map(|long| if long { HOURS } else { SignedDuration::ZERO })
 }
 
 /// Faults strike at once, the nodes come back at different times, and the controller works all the while.
@@ -89,33 +116,20 @@ fn a_new_cluster_is_formed_in_few_turns() {
 #[test]
 fn nothing_is_done_before_everybody_is_there() {
     let mut world = World::new(wanted(3, 1, true));
-    world.break_node(
-        4,
-        Fault {
-            wiped: false,
-            moved: true,
-            down: 0,
-        },
-    );
+    world.break_node(4, DOWN);
     let now = Timestamp::UNIX_EPOCH;
     let plan = plan(&world.wanted, &world.members(now), now);
     assert!(plan.steps.is_empty());
     assert!(
-        matches!(plan.holds.as_slice(), [Hold::WaitingForNodes { pods }] if pods == &["sim-2-0"])
+        matches!(plan.holds.as_slice(), [Hold::WaitingForNodes { pods }] if pods == &["sim-2-0 (down)"]),
+        "{plan:?}"
     );
 }
 
 #[test]
 fn a_node_that_never_comes_is_done_without() {
     let mut world = World::new(wanted(3, 1, true));
-    world.break_node(
-        5,
-        Fault {
-            wiped: false,
-            moved: true,
-            down: 0,
-        },
-    );
+    world.break_node(5, DOWN);
     let members = world.members(Timestamp::UNIX_EPOCH);
     let later = Timestamp::from_second(31).unwrap();
     let steps = plan(&world.wanted, &members, later);
@@ -128,6 +142,141 @@ fn a_cluster_at_its_goal_is_left_alone() {
     let now = Timestamp::UNIX_EPOCH;
     let steps = plan(&world.wanted, &world.members(now), now);
     assert_eq!(steps, Plan::default());
+}
+
+/// The owner of the first shard and its replica.
+fn first_shard(world: &World) -> (usize, usize) {
+    if world.owns(0) { (0, 1) } else { (1, 0) }
+}
+
+fn promotions(plan: &Plan) -> usize {
+    let steps = plan.steps.iter();
+    steps
+        .filter(|step| matches!(step.action, Action::Promote { .. }))
+        .count()
+}
+
+/// The whole machine was away for hours, and the replica is the first to answer.
+#[test]
+fn the_first_to_answer_is_not_the_first_to_be_served() {
+    let mut world = formed(3, 1, true);
+    world.down_for = HOURS;
+    let (primary, replica) = first_shard(&world);
+    for index in 0..6 {
+        world.break_node(index, DOWN);
+    }
+    for index in (0..6).filter(|index| *index != primary) {
+        world.restart(index);
+    }
+    let mut promoted_after = None;
+    for second in 0..60 {
+        let now = Timestamp::from_second(second).unwrap();
+        let plan = plan(&world.wanted, &world.members(now), now);
+        if promotions(&plan) > 0 && promoted_after.is_none() {
+            promoted_after = Some(second);
+        }
+        world.execute(&plan, || true);
+        world.tick();
+    }
+    assert_eq!(promoted_after, Some(30), "patience");
+    assert!(world.owns(replica));
+}
+
+/// However long it takes: what is read is what was acknowledged.
+#[test]
+fn a_primary_that_loads_is_waited_for() {
+    let mut world = formed(3, 1, true);
+    world.down_for = HOURS;
+    let (primary, _) = first_shard(&world);
+    let loading = 4000;
+    world.break_node(primary, Fault { loading, ..DOWN });
+    world.restart(primary);
+    let now = Timestamp::UNIX_EPOCH;
+    let members = world.members(now);
+    assert_eq!(members[primary].answer, Answer::Loading);
+    let plan = plan(&world.wanted, &members, now);
+    assert_eq!(promotions(&plan), 0);
+    let words: Vec<String> = plan.holds.iter().map(ToString::to_string).collect();
+    let pod = &members[primary].place.pod;
+    let said = words
+        .iter()
+        .any(|word| word.contains(&format!("{pod}, which is loading")));
+    assert!(said, "{words:?}");
+}
+
+/// The copy of an empty shard looks like no copy at all.
+#[test]
+fn a_replica_without_anything_is_left_to_a_person() {
+    let mut world = World::new(wanted(3, 1, true));
+    mend(&mut world, &mut || true);
+    world.wanted.formed_before = true;
+    world.down_for = HOURS;
+    let (primary, replica) = first_shard(&world);
+    world.break_node(primary, DOWN);
+    world.break_node(
+        replica,
+        Fault {
+            moved: false,
+            ..DOWN
+        },
+    );
+    world.restart(replica);
+    world.age(3600);
+    world.tick();
+    let now = Timestamp::UNIX_EPOCH;
+    let plan = plan(&world.wanted, &world.members(now), now);
+    assert_eq!(promotions(&plan), 0);
+    assert!(
+        plan.holds
+            .iter()
+            .any(|hold| matches!(hold, Hold::EmptyCopy { shard: 0, .. })),
+        "{plan:?}"
+    );
+    let words = plan.holds.first().map(ToString::to_string).unwrap();
+    assert!(words.contains("cluster failover takeover"), "{words}");
+}
+
+/// A machine that goes must not take the majority with it.
+#[test]
+fn primaries_are_spread_over_machines() {
+    let mut world = World::new(wanted(3, 1, true));
+    // Every first pod is on one machine.
+    world.machines = vec!["one", "two", "one", "two", "one", "three"];
+    mend(&mut world, &mut || true);
+    assert!(is_whole(&world), "{}", world.tables());
+    let owners = (0..6).filter(|index| world.owns(*index));
+    let machines: BTreeSet<&str> = owners.map(|index| world.machines[index]).collect();
+    assert_eq!(machines.len(), 3, "{machines:?}");
+}
+
+/// The address of a pod on its way out is soon another's; and what is new to a cluster that has served is looked at twice.
+#[test]
+fn strangers_are_met_with_care() {
+    let mut world = formed(3, 1, true);
+    world.break_node(
+        5,
+        Fault {
+            wiped: true,
+            ..DOWN
+        },
+    );
+    world.restart(5);
+    let now = Timestamp::UNIX_EPOCH;
+    let mut members = world.members(now);
+    let met = plan(&world.wanted, &members, now);
+    assert!(met.is_risky(), "{met:?}");
+    members[5].place.leaving = true;
+    let left = plan(&world.wanted, &members, now);
+    let meets = |step: &Step| matches!(step.action, Action::Meet { .. });
+    assert!(!left.steps.iter().any(meets), "{left:?}");
+    // An acquaintance at another address is no stranger, on its way out or not.
+    let mut world = formed(3, 1, true);
+    world.break_node(5, DOWN);
+    world.restart(5);
+    let mut members = world.members(now);
+    members[5].place.leaving = true;
+    let met = plan(&world.wanted, &members, now);
+    assert!(!met.steps.is_empty() && !met.is_risky(), "{met:?}");
 }
 
 proptest! {
@@ -144,9 +293,11 @@ proptest! {
     fn volumes_that_are_kept_lose_nothing(
         replicas in 0..3_usize,
         faults in prop::collection::vec(fault(), 9),
+        down_for in down_for(),
         seed: u64,
     ) {
         let mut world = formed(3, replicas, true);
+        world.down_for = down_for;
         let count = world.wanted.nodes();
         let kept: Vec<_> = faults.into_iter().take(count)
             .map(|fault| fault.map(|fault| Fault { wiped: false, ..fault })).collect();
@@ -157,14 +308,46 @@ proptest! {
         prop_assert_eq!(world.shards_with_data().len(), 3);
     }
 
+    /// Some replicas have missed the last writes when everything goes down, and come back first.
+    #[test]
+    fn what_was_written_last_is_served_again(
+        replicas in 1..3_usize,
+        stale in prop::collection::vec(any::<bool>(), 9),
+        faults in prop::collection::vec(fault(), 9),
+        seed: u64,
+    ) {
+        let mut world = formed(3, replicas, true);
+        world.down_for = HOURS;
+        let stale: Vec<bool> = stale.into_iter().take(world.wanted.nodes()).enumerate()
+            .map(|(index, stale)| stale && !world.owns(index)).collect();
+        for index in (0..stale.len()).filter(|index| stale[*index]) {
+            world.break_node(index, DOWN);
+        }
+        world.fill();
+        world.tick();
+        let faults: Vec<_> = faults.into_iter().zip(&stale)
+            .map(|(fault, stale)| match fault {
+                Some(fault) => Some(Fault { wiped: false, ..fault }),
+                None => stale.then_some(DOWN),
+            }).collect();
+        let mut dice = dice(seed);
+        strike(&mut world, &faults, &mut dice);
+        let rest = mend(&mut world, &mut dice);
+        prop_assert!(is_whole(&world), "{:?}\n{}", rest, world.tables());
+        let served: Vec<u64> = world.served().into_values().collect();
+        prop_assert_eq!(served, vec![2, 2, 2], "{}", world.tables());
+    }
+
     #[test]
     fn what_one_node_of_a_shard_has_kept_is_kept(
         replicas in 0..3_usize,
         persistent: bool,
         faults in prop::collection::vec(fault(), 9),
+        down_for in down_for(),
         seed: u64,
     ) {
         let mut world = formed(3, replicas, persistent);
+        world.down_for = down_for;
         let count = world.wanted.nodes();
         let mut dice = dice(seed);
         let faults: Vec<_> = faults.into_iter().take(count).collect();

@@ -1,0 +1,79 @@
+//! How soon to look at a cluster again: often while something happens, seldom when nothing has happened for long. Pure.
+
+use crate::{pods::started, status::Findings};
+use common::kubernetes::{conditions::find, outcome::Outcome};
+use crds::RedisClusterStatus;
+use k8s_openapi::jiff::Timestamp;
+use std::time::Duration;
+
+/// While something may change at any moment: nodes that make up their minds tell nobody.
+const SOON: Duration = Duration::from_millis(300);
+/// While it takes longer than it should.
+const LATER: Duration = Duration::from_secs(2);
+/// When it has taken so long that it will hardly end by itself. Pods that come up still wake us at once.
+const SELDOM: Duration = Duration::from_secs(10);
+/// When nothing is to be done, or nothing can be done but by a person.
+const AT_REST: Duration = Duration::from_secs(30);
+
+/// So long after the last event everything is looked at closely.
+const CLOSELY: Duration = Duration::from_mins(1);
+/// So long after the last event there is still hope.
+const HOPE: Duration = Duration::from_mins(10);
+
+/// The outcome of a pass that was able to do all it wanted.
+pub fn outcome(status: &RedisClusterStatus, found: &Findings<'_>, now: Timestamp) -> Outcome {
+    if found.shape.paused {
+        return Outcome::waiting("Paused", AT_REST);
+    }
+    if found.is_whole() {
+        return Outcome::settled(AT_REST);
+    }
+    let delay = delay(status, found, now);
+    if found.plan.steps.is_empty() {
+        Outcome::waiting("Converging", delay)
+    } else {
+        Outcome::progressing("Mending", delay)
+    }
+}
+
+/// The outcome where the spec could not be acted upon: what is refused is tried again, but not several times a second.
+pub fn troubled(
+    reason: &'static str,
+    status: &RedisClusterStatus,
+    found: &Findings<'_>,
+    now: Timestamp,
+) -> Outcome {
+    let delay = if found.shape.paused || found.is_whole() {
+        AT_REST
+    } else {
+        delay(status, found, now).max(LATER)
+    };
+    Outcome::waiting(reason, delay)
+}
+
+fn delay(status: &RedisClusterStatus, found: &Findings<'_>, now: Timestamp) -> Duration {
+    let age = last_event(status, found).map_or(Duration::ZERO, |last| {
+        now.duration_since(last).unsigned_abs()
+    });
+    let members = &found.observed.members;
+    let anybody = members.iter().any(|member| member.report().is_some());
+    if age < CLOSELY {
+        return if anybody { SOON } else { LATER };
+    }
+    if found.plan.is_stuck() {
+        return AT_REST;
+    }
+    // As long as there is something to try, it is tried at a steady pace.
+    if age < HOPE || !found.plan.steps.is_empty() {
+        LATER
+    } else {
+        SELDOM
+    }
+}
+
+/// When it ceased to be Ready, or when the last container started if that was later.
+fn last_event(status: &RedisClusterStatus, found: &Findings<'_>) -> Option<Timestamp> {
+    let ready = find(&status.conditions, "Ready").map(|ready| ready.last_transition_time.0);
+    let pods = found.observed.pods.values();
+    pods.filter_map(|pod| started(pod)).chain(ready).max()
+}

@@ -1,0 +1,216 @@
+//! What Kubernetes says of a pod. Pure.
+
+use crds::{ANNOTATION_RESTART_HASH, CONTAINER, LABEL_ROLE};
+use k8s_openapi::{
+    api::core::v1::{ContainerStatus, Pod, PodCondition},
+    jiff::Timestamp,
+};
+use kube::ResourceExt;
+use std::net::IpAddr;
+
+/// Its address. None where that may be another pod's by now: of a pod that has ended, or is on its way out and runs no more.
+pub fn ip(pod: &Pod) -> Option<IpAddr> {
+    let status = pod.status.as_ref()?;
+    let ended = matches!(status.phase.as_deref(), Some("Succeeded" | "Failed"));
+    if ended || (is_leaving(pod) && started(pod).is_none()) {
+        return None;
+    }
+    status.pod_ip.as_deref()?.parse().ok()
+}
+
+/// The machine it runs on.
+pub fn machine(pod: &Pod) -> Option<&str> {
+    pod.spec.as_ref()?.node_name.as_deref()
+}
+
+/// Whether it is on its way out.
+pub fn is_leaving(pod: &Pod) -> bool {
+    pod.metadata.deletion_timestamp.is_some()
+}
+
+/// Since when its container runs.
+pub fn started(pod: &Pod) -> Option<Timestamp> {
+    let running = container(pod)?.state.as_ref()?.running.as_ref()?;
+    running.started_at.as_ref().map(|time| time.0)
+}
+
+/// Since when one could have waited for it in vain; none while Kubernetes counts it as ready. A pod may have been unready for hours
+/// for all kinds of reasons: the waiting begins with the last time that its container started or ended.
+pub fn down_since(pod: &Pod) -> Option<Timestamp> {
+    let ready = condition(pod, "Ready");
+    if ready.is_some_and(|condition| condition.status == "True") {
+        return None;
+    }
+    let changed = ready.and_then(|condition| condition.last_transition_time.clone());
+    let ended = container(pod).and_then(ended);
+    let created = pod.metadata.creation_timestamp.clone();
+    [
+        changed.map(|time| time.0),
+        created.map(|time| time.0),
+        started(pod),
+        ended,
+    ]
+    .into_iter()
+    .flatten()
+    .max()
+}
+
+fn ended(container: &ContainerStatus) -> Option<Timestamp> {
+    [&container.state, &container.last_state]
+        .into_iter()
+        .filter_map(|state| {
+            let terminated = state.as_ref()?.terminated.as_ref()?;
+            terminated.finished_at.as_ref().map(|time| time.0)
+        })
+        .max()
+}
+
+/// Why its server does not answer, as far as Kubernetes knows, and what can be done.
+pub fn why_down(pod: Option<&Pod>, name: &str) -> Option<String> {
+    let Some(pod) = pod else {
+        let set = name.rsplit_once('-').map_or(name, |(set, _)| set);
+        return Some(format!(
+            "there is no such pod: kubectl describe statefulset {set} says why"
+        ));
+    };
+    if is_leaving(pod) {
+        return Some("the pod is being deleted".to_owned());
+    }
+    if let Some(unscheduled) = condition(pod, "PodScheduled").filter(|c| c.status == "False") {
+        let words = unscheduled.message.as_deref().unwrap_or_default();
+        let words = words.trim_end_matches('.');
+        return Some(format!(
+            "not scheduled: {words}; make room for it, or correct the resources and the storage"
+        ));
+    }
+    let waiting = container(pod)?.state.as_ref()?.waiting.as_ref()?;
+    let (reason, words) = (waiting.reason.as_deref()?, waiting.message.as_deref());
+    match reason {
+        // How every container begins.
+        "ContainerCreating" | "PodInitializing" => None,
+        // Its message counts the seconds.
+        "CrashLoopBackOff" => Some(format!(
+            "its container ends again and again: kubectl logs --previous {name} says why"
+        )),
+        _ => Some(match words {
+            Some(words) => format!("{reason}: {words}"),
+            None => reason.to_owned(),
+        }),
+    }
+}
+
+fn container(pod: &Pod) -> Option<&ContainerStatus> {
+    let all = pod.status.as_ref()?.container_statuses.as_ref()?;
+    all.iter().find(|container| container.name == CONTAINER)
+}
+
+fn condition<'a>(pod: &'a Pod, kind: &str) -> Option<&'a PodCondition> {
+    let all = pod.status.as_ref()?.conditions.as_ref()?;
+    all.iter().find(|condition| condition.type_ == kind)
+}
+
+/// Whether Kubernetes counts the pod as ready.
+pub fn is_ready(pod: &Pod) -> bool {
+    !is_leaving(pod) && condition(pod, "Ready").is_some_and(|condition| condition.status == "True")
+}
+
+/// What the pod's role label says.
+pub fn role_label(pod: &Pod) -> Option<&str> {
+    pod.labels().get(LABEL_ROLE).map(String::as_str)
+}
+
+/// The restart hash the pod was made with.
+pub fn restart_hash(pod: &Pod) -> Option<&str> {
+    pod.annotations()
+        .get(ANNOTATION_RESTART_HASH)
+        .map(String::as_str)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::{Value, json};
+
+    fn pod(metadata: &Value, status: &Value) -> Pod {
+        serde_json::from_value(json!({"metadata": metadata, "status": status})).unwrap()
+    }
+
+    fn running(at: &str) -> Value {
+        json!([{"name": CONTAINER, "image": "", "imageID": "", "ready": false, "restartCount": 1,
+                "state": {"running": {"startedAt": at}},
+                "lastState": {"terminated": {"exitCode": 137, "finishedAt": "2026-01-01T09:59:58Z"}}}])
+    }
+
+    fn unready(since: &str) -> Value {
+        json!([{"type": "Ready", "status": "False", "lastTransitionTime": since}])
+    }
+
+    fn time(text: &str) -> Timestamp {
+        text.parse().unwrap()
+    }
+
+    /// The machine was away for minutes; its container has just started again, and has yet to read its data.
+    #[test]
+    fn the_waiting_begins_with_the_last_start() {
+        let metadata = json!({"creationTimestamp": "2026-01-01T08:00:00Z"});
+        let since = "2026-01-01T09:50:00Z";
+        let started = json!({"conditions": unready(since), "containerStatuses": running("2026-01-01T10:00:00Z")});
+        assert_eq!(
+            down_since(&pod(&metadata, &started)),
+            Some(time("2026-01-01T10:00:00Z"))
+        );
+        let mut ended = started.clone();
+        ended["containerStatuses"][0]["state"] =
+            json!({"waiting": {"reason": "CrashLoopBackOff", "message": "back-off 10s"}});
+        assert_eq!(
+            down_since(&pod(&metadata, &ended)),
+            Some(time("2026-01-01T09:59:58Z"))
+        );
+        let silent = json!({"conditions": unready(since)});
+        assert_eq!(down_since(&pod(&metadata, &silent)), Some(time(since)));
+        let unknown = pod(&metadata, &json!({}));
+        assert_eq!(down_since(&unknown), Some(time("2026-01-01T08:00:00Z")));
+        let ready = json!({"conditions": [{"type": "Ready", "status": "True"}], "containerStatuses": running("2026-01-01T10:00:00Z")});
+        assert_eq!(down_since(&pod(&metadata, &ready)), None);
+    }
+
+    #[test]
+    fn the_address_of_a_pod_that_runs_no_more_is_not_its_own() {
+        let leaving = json!({"deletionTimestamp": "2026-01-01T10:00:00Z"});
+        let stays = json!({});
+        let runs = json!({"phase": "Running", "podIP": "10.0.0.7", "containerStatuses": running("2026-01-01T09:00:00Z")});
+        let ends = json!({"phase": "Running", "podIP": "10.0.0.7"});
+        let ended = json!({"phase": "Failed", "podIP": "10.0.0.7"});
+        assert!(ip(&pod(&stays, &runs)).is_some());
+        assert!(ip(&pod(&leaving, &runs)).is_some());
+        assert!(ip(&pod(&stays, &ends)).is_some());
+        assert!(ip(&pod(&leaving, &ends)).is_none());
+        assert!(ip(&pod(&stays, &ended)).is_none());
+    }
+
+    #[test]
+    fn what_kubernetes_knows_is_said_with_the_cure() {
+        let why = |status: &Value| why_down(Some(&pod(&json!({}), status)), "shop-1-0");
+        let gone = why_down(None, "shop-1-0").unwrap();
+        assert!(gone.contains("describe statefulset shop-1 "), "{gone}");
+        let full = json!({"conditions": [{"type": "PodScheduled", "status": "False",
+                          "message": "0/3 nodes are available: 3 Insufficient memory."}]});
+        let words = why(&full).unwrap();
+        assert!(
+            words.contains("3 Insufficient memory; make room"),
+            "{words}"
+        );
+        let waits = |reason: &str, message: &str| {
+            let mut status = json!({"containerStatuses": running("2026-01-01T09:00:00Z")});
+            status["containerStatuses"][0]["state"] =
+                json!({"waiting": {"reason": reason, "message": message}});
+            why(&status)
+        };
+        assert_eq!(waits("ContainerCreating", ""), None);
+        let words = waits("ErrImagePull", "not found").unwrap();
+        assert_eq!(words, "ErrImagePull: not found");
+        let words = waits("CrashLoopBackOff", "back-off 40s").unwrap();
+        assert!(words.contains("logs --previous shop-1-0"), "{words}");
+        assert_eq!(why(&json!({})), None);
+    }
+}

@@ -1,0 +1,239 @@
+//! The conditions: each question answered from what was found.
+
+use super::{Findings, trouble};
+use crate::{
+    pods::restart_hash,
+    redis::{assess::Problem, plan::Hold},
+    validate::Server,
+};
+use common::{
+    cluster::{info::Family, slots::SLOT_COUNT},
+    kubernetes::conditions::Finding,
+};
+use crds::Distribution;
+
+/// Why a cluster is not Ready when nothing more has to be said of it.
+pub const NOT_WHOLE: &str = "NotWhole";
+
+/// All conditions. `formed_before`: what the status has said of `Formed` until now.
+pub(super) fn conditions(formed_before: bool, found: &Findings<'_>) -> Vec<Finding> {
+    vec![
+        ready(found),
+        available(found),
+        progressing(found),
+        formed(formed_before, found),
+        slots(found),
+        replication(found),
+        quorum(found),
+        up_to_date(found),
+        paused(found),
+    ]
+}
+
+/// Whether every slot has a living owner, and every node that answers serves.
+fn is_served(found: &Findings<'_>) -> bool {
+    let mut problems = found.assessment.problems.iter();
+    found.assessment.slots_ok == usize::from(SLOT_COUNT)
+        && !problems.any(|problem| matches!(problem, Problem::NotServing { .. }))
+}
+
+/// Whether every node that answers says that every slot is served. Without `cluster-require-full-coverage` nodes that do not know each
+/// other serve, too.
+fn is_agreed(found: &Findings<'_>) -> bool {
+    let mut problems = found.assessment.problems.iter();
+    !problems.any(|problem| matches!(problem, Problem::DoubtsSlots { .. }))
+}
+
+fn ready(found: &Findings<'_>) -> Finding {
+    if let Some(refused) = found.refused() {
+        return Finding::no("Ready", refused.reason, &refused.message);
+    }
+    if found.is_whole() {
+        return Finding::yes(
+            "Ready",
+            "Whole",
+            "every node agrees that the cluster is whole",
+        );
+    }
+    let lost = found.plan.holds.iter().find(|hold| !hold.is_patient());
+    Finding::no("Ready", lost.map_or(NOT_WHOLE, reason), trouble(found))
+}
+
+fn reason(hold: &Hold) -> &'static str {
+    match hold {
+        Hold::WaitingForNodes { .. } => "WaitingForNodes",
+        Hold::SlotsLost { .. } => "SlotsLost",
+        Hold::KeysWithoutSlots { .. } => "KeysWithoutSlots",
+        Hold::Foreign { .. } => "ForeignNode",
+        Hold::OwnerDown { .. } => "PrimaryDown",
+        Hold::EmptyCopy { .. } => "ReplicaEmpty",
+    }
+}
+
+fn available(found: &Findings<'_>) -> Finding {
+    if is_served(found) {
+        return Finding::yes("Available", "AllSlotsServed", "every slot is served");
+    }
+    Finding::no("Available", "SlotsNotServed", trouble(found))
+}
+
+/// Stays once it is so: what was served once may have been written to, and is never created again behind the user's back.
+fn formed(before: bool, found: &Findings<'_>) -> Finding {
+    if before || (is_served(found) && is_agreed(found)) {
+        let message = "every slot has been served: what is lost from now on is not created again while it may exist on a volume";
+        return Finding::yes("Formed", "Formed", message);
+    }
+    Finding::no("Formed", "Forming", trouble(found))
+}
+
+fn progressing(found: &Findings<'_>) -> Finding {
+    if found.shape.paused {
+        return Finding::no("Progressing", "Paused", "spec.paused is true");
+    }
+    if let Some(trouble) = found.trouble {
+        return Finding::new(
+            "Progressing",
+            Some(trouble.passing),
+            trouble.reason,
+            &trouble.message,
+        );
+    }
+    if found.is_whole() {
+        return Finding::no("Progressing", "Settled", "nothing is left to do");
+    }
+    if found.plan.is_stuck() {
+        return Finding::no("Progressing", "Stuck", trouble(found));
+    }
+    Finding::yes("Progressing", "Mending", trouble(found))
+}
+
+fn slots(found: &Findings<'_>) -> Finding {
+    let (ok, all) = (found.assessment.slots_ok, usize::from(SLOT_COUNT));
+    if ok == all {
+        return Finding::yes(
+            "SlotsCovered",
+            "AllSlotsCovered",
+            "every slot has a living owner",
+        );
+    }
+    let lost = found
+        .plan
+        .holds
+        .iter()
+        .find(|hold| matches!(hold, Hold::SlotsLost { .. }));
+    match lost {
+        Some(hold) => Finding::no("SlotsCovered", "SlotsLost", hold.to_string()),
+        None => Finding::no(
+            "SlotsCovered",
+            "SlotsUncovered",
+            format!("{} of {all} slots have no living owner", all - ok),
+        ),
+    }
+}
+
+fn replication(found: &Findings<'_>) -> Finding {
+    let wanted = found.shape.replicas;
+    let behind: Vec<String> = found
+        .assessment
+        .shards
+        .iter()
+        .enumerate()
+        .filter(|(_, shard)| !shard.ready)
+        .map(|(index, _)| index.to_string())
+        .collect();
+    if behind.is_empty() {
+        return Finding::yes(
+            "ReplicationHealthy",
+            "ReplicasLinked",
+            format!("linked replicas of every primary: {wanted}"),
+        );
+    }
+    Finding::no(
+        "ReplicationHealthy",
+        "ReplicasMissing",
+        format!(
+            "shards without a primary or with fewer than {wanted} linked replicas: {}",
+            behind.join(", ")
+        ),
+    )
+}
+
+fn quorum(found: &Findings<'_>) -> Finding {
+    let (live, all) = found.assessment.quorum;
+    if all == 0 {
+        return Finding::unknown("QuorumHealthy", "NotFormed", "there are no primaries yet");
+    }
+    if found.assessment.has_quorum() {
+        return Finding::yes(
+            "QuorumHealthy",
+            "MajorityAlive",
+            "the majority of the primaries is alive",
+        );
+    }
+    Finding::no(
+        "QuorumHealthy",
+        "MajorityLost",
+        format!("only {live} of {all} primaries are alive: replicas cannot be elected"),
+    )
+}
+
+fn paused(found: &Findings<'_>) -> Finding {
+    if found.shape.paused {
+        Finding::yes(
+            "Paused",
+            "Paused",
+            "spec.paused is true: nothing is changed",
+        )
+    } else {
+        Finding::no("Paused", "Active", "the cluster is looked after")
+    }
+}
+
+fn up_to_date(found: &Findings<'_>) -> Finding {
+    let Some(cluster) = found.cluster else {
+        let message = "what the pods are to run is not known while the spec is wrong";
+        return Finding::unknown("UpToDate", "InvalidSpec", message);
+    };
+    let mut outdated: Vec<&str> = found
+        .observed
+        .pods
+        .iter()
+        .filter(|(_, pod)| restart_hash(pod) != Some(&cluster.restart_hash))
+        .map(|(name, _)| name.as_str())
+        .collect();
+    outdated.sort_unstable();
+    if !outdated.is_empty() {
+        return Finding::no(
+            "UpToDate",
+            "PodsOutdated",
+            format!(
+                "{} run with an older image, older resources or older settings: delete these pods one at a time, replicas \
+                 before primaries, each when the cluster is Ready again",
+                outdated.join(", ")
+            ),
+        );
+    }
+    if let Some(sentence) = broken_promise(&cluster.server, found) {
+        return Finding::no("UpToDate", "VersionMismatch", sentence);
+    }
+    Finding::yes("UpToDate", "UpToDate", "every pod runs what is wanted")
+}
+
+/// What the servers are, compared with what the catalog says.
+fn broken_promise(server: &Server, found: &Findings<'_>) -> Option<String> {
+    let (distribution, version) = server.promised.as_ref()?;
+    let family = match distribution {
+        Distribution::Redis => Family::Redis,
+        Distribution::Valkey => Family::Valkey,
+    };
+    let entry = server.entry.as_deref().unwrap_or_default();
+    let other = found.observed.members.iter().find_map(|member| {
+        let server = &member.report()?.server;
+        let kept = server.family == family && server.version == *version;
+        (!kept).then(|| (member.place.pod.clone(), server.to_string()))
+    });
+    let (pod, server) = other?;
+    Some(format!(
+        "{pod} runs {server}, but the RedisVersion {entry} says {family} {version}: correct the entry, or name another one"
+    ))
+}

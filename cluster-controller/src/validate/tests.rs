@@ -1,0 +1,132 @@
+use super::*;
+use crds::{RedisClusterSpec, RedisClusterStatus, RedisVersionSpec, Storage, VersionStatus};
+use kube::CustomResourceExt;
+
+/// A cluster of 3×1 with volumes.
+pub(crate) fn example() -> RedisCluster {
+    let mut cluster = RedisCluster::new(
+        "shop",
+        RedisClusterSpec {
+            image: Some("docker.io/local/redis:7.0.15".into()),
+            shards: 3,
+            replicas_per_shard: 1,
+            storage: Some(Storage {
+                size: Quantity("1Gi".into()),
+                ..Storage::default()
+            }),
+            config: BTreeMap::from([("maxmemory".into(), "64mb".into())]),
+            ..RedisClusterSpec::default()
+        },
+    );
+    cluster.metadata.namespace = Some("team".into());
+    cluster.metadata.uid = Some("0b1f3a9e".into());
+    cluster.metadata.generation = Some(1);
+    cluster
+}
+
+fn entry(image: &str) -> RedisVersion {
+    RedisVersion::new(
+        "redis-7.0.15",
+        RedisVersionSpec {
+            version: "7.0.15".into(),
+            distribution: Distribution::Redis,
+            image: image.into(),
+        },
+    )
+}
+
+#[test]
+fn an_edit_of_the_catalog_changes_nothing() {
+    let mut cluster = example();
+    cluster.spec.image = None;
+    cluster.spec.version = Some("redis-7.0.15".into());
+    let error = validate(&cluster, None, Timestamp::UNIX_EPOCH).unwrap_err();
+    assert_eq!(error.reason(), "VersionNotFound");
+    let first = validate(&cluster, Some(&entry("a:1")), Timestamp::UNIX_EPOCH).unwrap();
+    assert_eq!(first.server.image, "a:1");
+    cluster.status = Some(RedisClusterStatus {
+        version: VersionStatus {
+            name: Some("redis-7.0.15".into()),
+            image: Some("a:1".into()),
+            running: None,
+        },
+        ..RedisClusterStatus::default()
+    });
+    let second = validate(&cluster, Some(&entry("b:2")), Timestamp::UNIX_EPOCH).unwrap();
+    assert_eq!(second.server.image, "a:1");
+    let gone = validate(&cluster, None, Timestamp::UNIX_EPOCH).unwrap();
+    assert_eq!(gone.server.image, "a:1");
+    cluster.spec.version = Some("redis-8".into());
+    let third = validate(&cluster, Some(&entry("b:2")), Timestamp::UNIX_EPOCH).unwrap();
+    assert_eq!(third.server.image, "b:2");
+}
+
+#[test]
+fn settings_cannot_break_out() {
+    let with = |name: &str, value: &str| {
+        let mut cluster = example();
+        cluster.spec.config = BTreeMap::from([(name.into(), value.into())]);
+        validate(&cluster, None, Timestamp::UNIX_EPOCH).map(|cluster| cluster.shape.node_timeout)
+    };
+    assert!(with("save", "900 1").is_ok());
+    assert!(with("Port", "1").is_err());
+    assert!(with("port", "1").is_err());
+    assert!(with("cluster-port", "1").is_err());
+    assert!(with("maxmemory", "1gb\nport 1").is_err());
+    assert!(with("cluster-node-timeout", "soon").is_err());
+    assert_eq!(
+        with("cluster-node-timeout", "2000"),
+        Ok(Duration::from_secs(2))
+    );
+    assert_eq!(with("maxmemory", "1gb"), Ok(Duration::from_secs(5)));
+}
+
+/// What the schema refuses and what we refuse must not drift apart.
+#[test]
+fn the_schema_reserves_the_same_settings() {
+    let schema = serde_json::to_string(&RedisCluster::crd()).unwrap();
+    let list = schema.split("'appendonly'").nth(1).unwrap();
+    let list = format!("'appendonly'{}", list.split(']').next().unwrap());
+    let mut listed: Vec<&str> = list
+        .split(',')
+        .map(|name| name.trim_matches('\''))
+        .collect();
+    listed.sort_unstable();
+    assert_eq!(listed, RESERVED);
+}
+
+#[test]
+fn the_nodes_are_looked_after_by_what_cannot_change() {
+    let mut cluster = example();
+    let before = shape(&cluster).unwrap();
+    cluster.spec.image = None;
+    cluster
+        .spec
+        .config
+        .insert("cluster-node-timeout".into(), "soon".into());
+    assert!(validate(&cluster, None, Timestamp::UNIX_EPOCH).is_err());
+    assert_eq!(shape(&cluster), Ok(before));
+}
+
+/// A change of this value is a restart of every database at the next upgrade: decide it, do not let it happen.
+#[test]
+fn the_restart_hash_is_pinned() {
+    let cluster = validate(&example(), None, Timestamp::UNIX_EPOCH).unwrap();
+    assert_eq!(cluster.restart_hash, "v1-b5c2e6ddcbe28854400b080b31e7e440");
+    let mut other = example();
+    other.spec.paused = true;
+    other.spec.pod_disruption_budget.enabled = false;
+    assert_eq!(
+        validate(&other, None, Timestamp::UNIX_EPOCH)
+            .unwrap()
+            .restart_hash,
+        cluster.restart_hash
+    );
+    other.spec.config.insert("maxmemory".into(), "65mb".into());
+    assert_ne!(
+        validate(&other, None, Timestamp::UNIX_EPOCH)
+            .unwrap()
+            .restart_hash,
+        cluster.restart_hash
+    );
+}
