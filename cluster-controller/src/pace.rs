@@ -1,6 +1,10 @@
 //! How soon to look at a cluster again: often while something happens, seldom when nothing has happened for long. Pure.
 
-use crate::{pods::started, status::Findings};
+use crate::{
+    pods::{changed, started},
+    redis::member::Answer,
+    status::Findings,
+};
 use common::kubernetes::{conditions::find, outcome::Outcome};
 use crds::RedisClusterStatus;
 use k8s_openapi::jiff::Timestamp;
@@ -43,8 +47,16 @@ pub fn troubled(
     found: &Findings<'_>,
     now: Timestamp,
 ) -> Outcome {
-    let delay = if found.shape.paused || found.is_whole() {
+    let nobody = found
+        .observed
+        .members
+        .iter()
+        .all(|member| member.report().is_none());
+    let delay = if found.shape.paused || found.is_whole() || nobody {
+        // A pod that starts wakes us at once.
         AT_REST
+    } else if found.plan.steps.is_empty() {
+        delay(status, found, now).max(SELDOM)
     } else {
         delay(status, found, now).max(LATER)
     };
@@ -57,6 +69,13 @@ fn delay(status: &RedisClusterStatus, found: &Findings<'_>, now: Timestamp) -> D
     });
     let members = &found.observed.members;
     let anybody = members.iter().any(|member| member.report().is_some());
+    // It tells nobody when it has finished, and then every moment counts.
+    if members
+        .iter()
+        .any(|member| member.answer == Answer::Loading)
+    {
+        return SOON;
+    }
     if age < CLOSELY {
         return if anybody { SOON } else { LATER };
     }
@@ -71,9 +90,10 @@ fn delay(status: &RedisClusterStatus, found: &Findings<'_>, now: Timestamp) -> D
     }
 }
 
-/// When it ceased to be Ready, or when the last container started if that was later.
+/// When it ceased to be Ready, or when the last container started or became ready or unready if that was later.
 fn last_event(status: &RedisClusterStatus, found: &Findings<'_>) -> Option<Timestamp> {
     let ready = find(&status.conditions, "Ready").map(|ready| ready.last_transition_time.0);
     let pods = found.observed.pods.values();
-    pods.filter_map(|pod| started(pod)).chain(ready).max()
+    let events = pods.flat_map(|pod| [started(pod), changed(pod)]).flatten();
+    events.chain(ready).max()
 }

@@ -41,11 +41,10 @@ pub fn down_since(pod: &Pod) -> Option<Timestamp> {
     if ready.is_some_and(|condition| condition.status == "True") {
         return None;
     }
-    let changed = ready.and_then(|condition| condition.last_transition_time.clone());
     let ended = container(pod).and_then(ended);
     let created = pod.metadata.creation_timestamp.clone();
     [
-        changed.map(|time| time.0),
+        changed(pod),
         created.map(|time| time.0),
         started(pod),
         ended,
@@ -53,6 +52,12 @@ pub fn down_since(pod: &Pod) -> Option<Timestamp> {
     .into_iter()
     .flatten()
     .max()
+}
+
+/// When it last became ready or unready.
+pub fn changed(pod: &Pod) -> Option<Timestamp> {
+    let changed = condition(pod, "Ready")?.last_transition_time.as_ref()?;
+    Some(changed.0)
 }
 
 fn ended(container: &ContainerStatus) -> Option<Timestamp> {
@@ -74,7 +79,10 @@ pub fn why_down(pod: Option<&Pod>, name: &str) -> Option<String> {
         ));
     };
     if is_leaving(pod) {
-        return Some("the pod is being deleted".to_owned());
+        let machine = machine(pod).unwrap_or("nowhere");
+        return Some(format!(
+            "the pod is being deleted from {machine}; if that machine is gone for good: kubectl delete node {machine}"
+        ));
     }
     if let Some(unscheduled) = condition(pod, "PodScheduled").filter(|c| c.status == "False") {
         let words = unscheduled.message.as_deref().unwrap_or_default();
@@ -89,6 +97,10 @@ pub fn why_down(pod: Option<&Pod>, name: &str) -> Option<String> {
         // How every container begins.
         "ContainerCreating" | "PodInitializing" => None,
         // Its message counts the seconds.
+        "CrashLoopBackOff" if out_of_memory(pod) => Some(
+            "its container ends again and again for want of memory: raise spec.resources.limits.memory"
+                .to_owned(),
+        ),
         "CrashLoopBackOff" => Some(format!(
             "its container ends again and again: kubectl logs --previous {name} says why"
         )),
@@ -102,6 +114,12 @@ pub fn why_down(pod: Option<&Pod>, name: &str) -> Option<String> {
 fn container(pod: &Pod) -> Option<&ContainerStatus> {
     let all = pod.status.as_ref()?.container_statuses.as_ref()?;
     all.iter().find(|container| container.name == CONTAINER)
+}
+
+fn out_of_memory(pod: &Pod) -> bool {
+    let last = container(pod).and_then(|container| container.last_state.as_ref());
+    let ended = last.and_then(|last| last.terminated.as_ref());
+    ended.is_some_and(|ended| ended.reason.as_deref() == Some("OOMKilled"))
 }
 
 fn condition<'a>(pod: &'a Pod, kind: &str) -> Option<&'a PodCondition> {

@@ -85,6 +85,8 @@ pub struct ValidatedCluster {
     pub resources: Option<ResourceRequirements>,
     /// Settings by name.
     pub config: BTreeMap<String, String>,
+    /// Whether every slot has been served once: before, no node holds anything.
+    pub formed: bool,
     /// Pods that may be evicted at the same time; none: no budget at all.
     pub max_unavailable: Option<i32>,
     /// Hash of everything that a running server only takes in by a restart.
@@ -232,6 +234,7 @@ pub fn validate(
         }),
         resources: spec.resources.clone(),
         config: spec.config.clone(),
+        formed: formed_before(cluster),
         max_unavailable: spec
             .pod_disruption_budget
             .enabled

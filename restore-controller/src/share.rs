@@ -16,8 +16,16 @@ pub fn moves(restore: &RedisRestore, me: &str, own: &Own, free: usize) -> Vec<Mo
     share::moves(uid, &units, me, own, free)
 }
 
+/// Whether a free slot of the replica `me` is of use to the restore: for a unit that nobody has taken, or for one that bears
+/// the replica's name and was not gone on with for want of a slot.
+pub fn wants_a_slot(restore: &RedisRestore, me: &str) -> bool {
+    let status = restore.status.as_ref().filter(|now| !is_finished(now));
+    let mut units = status.iter().flat_map(|status| &status.units);
+    units.any(|unit| (unit.worker.is_empty() || unit.worker == me) && is_open(unit))
+}
+
 /// Whether keys of it are still to be written in this attempt. Any process can go on at its block.
-pub fn is_open(unit: &RestoreUnit) -> bool {
+fn is_open(unit: &RestoreUnit) -> bool {
     matches!(
         unit.state,
         RestoreUnitState::Pending | RestoreUnitState::Replaying
@@ -51,6 +59,7 @@ mod tests {
             state,
             ..RestoreUnit::default()
         };
+        assert!(!wants_a_slot(&restore, "a"));
         restore.status = Some(RedisRestoreStatus {
             units: vec![
                 unit("a", Replaying),
@@ -64,5 +73,8 @@ mod tests {
             moves(&restore, "a", &Own::default(), 1),
             [Move::GoOn(0, 1), Move::Take(3, 1)]
         );
+        assert!(wants_a_slot(&restore, "b"), "nobody has taken the last one");
+        restore.status.as_mut().unwrap().units.pop();
+        assert!(wants_a_slot(&restore, "a") && !wants_a_slot(&restore, "b"));
     }
 }

@@ -17,6 +17,7 @@ use common::{
 };
 use futures::{StreamExt, TryStreamExt, stream};
 use std::sync::Arc;
+use tokio::sync::Semaphore;
 
 /// Documents read at the same time.
 const PARALLEL_READS: usize = 8;
@@ -90,12 +91,40 @@ impl SourceError {
     }
 }
 
+impl SourceError {
+    /// Whether another attempt would fail in the same way.
+    pub fn is_lasting(&self) -> bool {
+        match self {
+            Self::Access(_) => false,
+            Self::Storage(error) => error.is_lasting(),
+            Self::Records(error) => error.is_lasting(),
+            Self::OtherManifest { .. } | Self::Incomplete { .. } | Self::NoShard(_) => true,
+        }
+    }
+}
+
 impl From<SourceError> for Trouble {
     fn from(error: SourceError) -> Self {
         Self {
             reason: error.reason(),
             message: error.to_string(),
             transient: error.is_transient(),
+        }
+    }
+}
+
+/// Reads whole shards beside the replays: one at a time in a process, since each holds several blocks.
+#[derive(Clone)]
+pub struct Walks {
+    pool: CompressionPool,
+    turn: Arc<Semaphore>,
+}
+
+impl Default for Walks {
+    fn default() -> Self {
+        Self {
+            pool: CompressionPool::of_machine(),
+            turn: Arc::new(Semaphore::new(1)),
         }
     }
 }
@@ -169,7 +198,7 @@ impl Source {
     pub async fn examine(
         &self,
         origin: &Origin,
-        pool: &CompressionPool,
+        walks: &Walks,
     ) -> Result<Arc<Examined>, SourceError> {
         let indexes = self.indexes().await?;
         let check = |record| self.check_length(record);
@@ -179,7 +208,7 @@ impl Source {
         let manifest = &self.manifest;
         for (record, index) in manifest.shards.iter().zip(&indexes) {
             if index.slots.is_none() {
-                self.walk(record, index, pool, |_| {}).await?;
+                self.walk(record, index, walks, |_| {}).await?;
             }
         }
         Ok(Arc::new(Examined {
@@ -200,7 +229,7 @@ impl Source {
         &self,
         counted: &[(Slot, u64)],
         now_ms: i64,
-        pool: &CompressionPool,
+        walks: &Walks,
     ) -> Result<Verified, SourceError> {
         let indexes = self.indexes().await?;
         let shards = self.manifest.shards.iter();
@@ -216,7 +245,7 @@ impl Source {
             let wanted = doubtful.intersection(owned);
             if !wanted.is_empty() {
                 let count = |key: &Key<'_>| expired.count(key.key, key.expire_ms, &wanted);
-                self.walk(record, index, pool, count).await?;
+                self.walk(record, index, walks, count).await?;
             }
         }
         Ok(Verified::Compared(expectation.compare(counted, &expired)))
@@ -227,11 +256,13 @@ impl Source {
         &self,
         record: &ShardRecord,
         index: &ShardIndex,
-        pool: &CompressionPool,
+        walks: &Walks,
         on_key: impl FnMut(&Key<'_>) + Send,
     ) -> Result<(), SourceError> {
+        // Never closed: whoever waits gets its turn.
+        let _turn = walks.turn.acquire().await;
         let (store, index) = (self.store.clone(), Arc::new(index.clone()));
-        Ok(walk(store, pool.clone(), self.key(record), index, on_key).await?)
+        Ok(walk(store, walks.pool.clone(), self.key(record), index, on_key).await?)
     }
 
     async fn check_length(&self, record: &ShardRecord) -> Result<(), SourceError> {

@@ -14,6 +14,7 @@ use redis::cmd;
 use restore_controller::{
     plan::Verified,
     replay::{Pause, Progress, Refusal, ReplayError, ReplayRequest},
+    source::Walks,
     target,
 };
 use restore_support::{Backup, assert_equal, back_up, fill, libraries, portraits, seeds, size};
@@ -77,11 +78,9 @@ async fn all_expired(source: &RedisCluster) -> Result<()> {
 /// What the controller would say of the target.
 async fn verified(backup: &Backup, target: &RedisCluster) -> Result<()> {
     let counted = target::count(&seeds(target)).await?;
-    let (now, pool) = (jiff::Timestamp::now(), CompressionPool::of_machine());
-    let source = &backup.source;
-    let verified = source
-        .compare(&counted, now.as_millisecond(), &pool)
-        .await?;
+    let now = jiff::Timestamp::now().as_millisecond();
+    let walks = Walks::default();
+    let verified = backup.source.compare(&counted, now, &walks).await?;
     let Verified::Compared(result) = verified else {
         anyhow::bail!("keys were not counted");
     };

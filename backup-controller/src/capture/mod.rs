@@ -29,9 +29,11 @@ use opening::open;
 use proof::{Proof, Proven};
 use source::Source;
 use std::{net::SocketAddr, time::Duration};
-use tokio::sync::watch;
+use tokio::{sync::watch, time::timeout};
 use tokio_util::sync::CancellationToken;
 
+/// How long the removal of an object may take that nobody wants any more.
+const REMOVE_LIMIT: Duration = Duration::from_secs(5);
 /// Length of the buffer for reads across the end of a block.
 const EDGE: usize = 4096;
 
@@ -113,10 +115,21 @@ pub async fn capture(
     drop(writer);
     let document = document(request, &source, &fork, forked_at, object, proven);
     progress.send_modify(|seen| seen.stored_bytes = document.index.stored_bytes);
-    cancel
+    let indexed = cancel
         .run_until_cancelled(Box::pin(store_index(request, document)))
         .await
-        .ok_or(CaptureError::Cancelled)?
+        .unwrap_or(Err(CaptureError::Cancelled));
+    if indexed.is_err() {
+        // Nobody will name the object: another attempt writes one of another name.
+        let removed = timeout(REMOVE_LIMIT, Box::pin(request.store.delete(&request.key()))).await;
+        if !matches!(removed, Ok(Ok(()))) {
+            tracing::warn!(
+                key = request.key(),
+                "an object without an index stays behind"
+            );
+        }
+    }
+    indexed
 }
 
 /// Moves the snapshot into the writer: socket to block buffer without a copy, checked and counted on the way.

@@ -62,8 +62,29 @@ pub fn disruption_budget(cluster: &ValidatedCluster) -> Option<PodDisruptionBudg
                 match_labels: Some(selector(cluster)),
                 ..LabelSelector::default()
             }),
+            // Nobody is ready before there are slots: nodes without data must not keep a machine from being drained.
+            unhealthy_pod_eviction_policy: (!cluster.formed).then(|| "AlwaysAllow".to_owned()),
             ..PodDisruptionBudgetSpec::default()
         }),
         ..PodDisruptionBudget::default()
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::validate::{tests::example, validate};
+    use k8s_openapi::jiff::Timestamp;
+
+    #[test]
+    fn the_budget_protects_data_and_not_empty_nodes() {
+        let mut cluster = validate(&example(), None, Timestamp::UNIX_EPOCH).unwrap();
+        let policy = |cluster: &ValidatedCluster| {
+            let spec = disruption_budget(cluster).and_then(|budget| budget.spec);
+            spec.and_then(|spec| spec.unhealthy_pod_eviction_policy)
+        };
+        assert_eq!(policy(&cluster).as_deref(), Some("AlwaysAllow"));
+        cluster.formed = true;
+        assert_eq!(policy(&cluster), None);
+    }
 }

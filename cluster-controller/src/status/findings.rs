@@ -3,7 +3,7 @@
 use super::{Findings, trouble};
 use crate::{
     pods::restart_hash,
-    redis::{assess::Problem, plan::Hold},
+    redis::{assess::Problem, member::Member, plan::Hold},
     validate::Server,
 };
 use common::{
@@ -70,8 +70,12 @@ fn reason(hold: &Hold) -> &'static str {
     }
 }
 
+/// A node that has just come up empty does not serve, and takes nothing away from those that do.
 fn available(found: &Findings<'_>) -> Finding {
-    if is_served(found) {
+    let reports = found.observed.members.iter().filter_map(Member::report);
+    let mut owners = reports.filter(|report| !report.own().slots.is_empty());
+    let covered = found.assessment.slots_ok == usize::from(SLOT_COUNT);
+    if covered && owners.all(|owner| owner.cluster.ok) {
         return Finding::yes("Available", "AllSlotsServed", "every slot is served");
     }
     Finding::no("Available", "SlotsNotServed", trouble(found))

@@ -2,7 +2,7 @@
 //! write at the same time is nobody's.
 
 use super::{call::ApiError, leases::Membership};
-use std::{future::poll_fn, pin::pin, task::Poll, time::Duration};
+use std::{future::poll_fn, task::Poll, time::Duration};
 
 /// How long to wait after it could not be asked whose the work is.
 const ASK_PAUSE: Duration = Duration::from_secs(1);
@@ -12,19 +12,20 @@ enum Turn<T> {
     Lapsed,
 }
 
-/// Carries out `work`, and only while `membership` holds: after a lapse it is not polled again before `still_ours` has said that
-/// the claim still stands. `None`: it does not.
-pub async fn fenced<T, Asking>(
+/// Carries out the work that `begin` gives, and only while `membership` holds: in a lapse it is dropped, and begun anew when
+/// `still_ours` has said that the claim still stands. `None`: it does not.
+pub async fn fenced<T, Asking, Work>(
     mut membership: Membership,
     still_ours: impl Fn() -> Asking + Send,
-    work: impl Future<Output = T> + Send,
+    begin: impl Fn() -> Work + Send,
 ) -> Option<T>
 where
     Asking: Future<Output = Result<bool, ApiError>> + Send,
+    Work: Future<Output = T> + Send,
 {
-    let mut work = pin!(work);
     let mut lapses = membership.lapses();
     loop {
+        let mut work = Box::pin(begin());
         let turn = poll_fn(|context| {
             // Looked at before every step: a process that was frozen learns here that it was.
             let now = membership.lapses();
@@ -39,6 +40,7 @@ where
                 tracing::warn!("work is held still: others may take this replica for dead");
             }
         }
+        drop(work);
         lapses = regained(&mut membership, &still_ours).await?;
     }
 }
@@ -108,8 +110,9 @@ mod tests {
             let answer = answer.load(Ordering::Relaxed);
             async move { Ok(answer) }
         };
-        let work = stepping(Arc::clone(&steps), Arc::clone(&end));
-        let running = tokio::spawn(fenced(membership, asking, work));
+        let (count, stop) = (Arc::clone(&steps), Arc::clone(&end));
+        let begin = move || stepping(Arc::clone(&count), Arc::clone(&stop));
+        let running = tokio::spawn(fenced(membership, asking, begin));
         tokio::time::sleep(Duration::from_millis(10)).await;
         assert!(moves(&steps).await);
         // Not renewed in time.

@@ -271,6 +271,22 @@ impl StorageError {
         }
     }
 
+    /// Whether it is in what is stored or asked for: another try, with other credentials even, would end in the same way.
+    pub fn is_lasting(&self) -> bool {
+        match self {
+            Self::Location(_)
+            | Self::TooManyParts { .. }
+            | Self::DamagedDocument { .. }
+            | Self::Manifest(_)
+            | Self::Codec(_) => true,
+            // A block may have been damaged on its way, and credentials and rights are given while the work goes on.
+            Self::DamagedBlock { .. }
+            | Self::Request { .. }
+            | Self::Stalled { .. }
+            | Self::Worker => false,
+        }
+    }
+
     /// The cause, if a request failed.
     pub fn cause(&self) -> Option<S3Cause> {
         match self {

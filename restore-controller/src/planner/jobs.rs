@@ -4,13 +4,12 @@
 use super::{Planner, PlannerError};
 use crate::{
     plan::{Observed, Origin, Verified, origin, target_name},
-    source::Source,
+    source::{Source, Walks},
     target,
 };
 use common::{
     access::{self, AccessError},
     kubernetes::background::{Background, Trouble},
-    storage::CompressionPool,
 };
 use crds::RedisRestore;
 use jiff::Timestamp;
@@ -23,14 +22,12 @@ impl Planner {
         let Some(origin) = origin(restore, backup.as_deref()) else {
             return;
         };
-        let client = self.runtime.client.clone();
+        let (client, walks) = (self.runtime.client.clone(), self.walks.clone());
         let namespace = restore.namespace().unwrap_or_default();
         let examining = async move {
             let store = access::store(&client, &namespace, &origin.storage).await?;
             let source = Source::open(store, &origin).await?;
-            Ok(source
-                .examine(&origin, &CompressionPool::of_machine())
-                .await?)
+            Ok(source.examine(&origin, &walks).await?)
         };
         let memory = self.memory.clone();
         self.begin("examine", restore, examining, move |uid, state| {
@@ -48,6 +45,7 @@ impl Planner {
             restore.namespace().unwrap_or_default(),
             target_name(restore).to_owned(),
             origin,
+            self.walks.clone(),
         );
         let memory = self.memory.clone();
         self.begin("verify", restore, verifying, move |uid, state| {
@@ -89,6 +87,7 @@ async fn verify(
     namespace: String,
     cluster: String,
     origin: Origin,
+    walks: Walks,
 ) -> Result<Verified, Trouble> {
     let pods = access::pods(&client, &namespace, &cluster).await;
     let pods = pods.map_err(AccessError::from)?;
@@ -101,6 +100,5 @@ async fn verify(
     let now_ms = Timestamp::now().as_millisecond();
     let store = access::store(&client, &namespace, &origin.storage).await?;
     let source = Source::open(store, &origin).await?;
-    let pool = CompressionPool::of_machine();
-    Ok(source.compare(&counted, now_ms, &pool).await?)
+    Ok(source.compare(&counted, now_ms, &walks).await?)
 }

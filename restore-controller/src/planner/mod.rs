@@ -6,7 +6,9 @@ use crate::{
     memory::Memory,
     metrics::RestoreMetrics,
     plan::{Failure, Freed, LOOK_AGAIN, Observed, Question, Step, is_claimed, plan, target_name},
-    provision, report, status, target,
+    provision, report,
+    source::Walks,
+    status, target,
 };
 use common::{
     access,
@@ -44,6 +46,7 @@ pub struct Planner {
     members: Members,
     memory: Memory,
     jobs: Tasks,
+    walks: Walks,
     metrics: RestoreMetrics,
     wake: Wake<RedisRestore>,
 }
@@ -93,6 +96,7 @@ impl Planner {
             members: Members::new(runtime),
             memory: Memory::default(),
             jobs: runtime.tasks(MOST_JOBS, |_, _| {}),
+            walks: Walks::default(),
             runtime: runtime.clone(),
             leadership,
             metrics,

@@ -119,6 +119,14 @@ impl ReplayError {
         }
     }
 
+    /// Whether another attempt would fail in the same way.
+    pub fn is_lasting(&self) -> bool {
+        if let Self::Storage(error) = self {
+            return error.is_lasting();
+        }
+        !self.is_transient()
+    }
+
     /// One CamelCase word for conditions, Events and metrics.
     pub fn reason(&self) -> &'static str {
         match self {

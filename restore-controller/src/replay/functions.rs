@@ -22,6 +22,11 @@ pub async fn load(
         let client = NodeClient::connect(owner.address, TIMEOUT)
             .await
             .map_err(ReplayError::Node)?;
+        let id = client.my_id().await.map_err(ReplayError::Node)?;
+        if !members.contains(&id) {
+            // The address is another cluster's by now: asked again in a moment, the target names a new owner.
+            return Err(ReplayError::NoOwners);
+        }
         load_into(&client, code).await?;
     }
     Ok(())

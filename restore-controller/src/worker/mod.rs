@@ -10,7 +10,7 @@ use crate::{
     plan::is_finished,
     replay::Progress,
     report::{self, End, Ended},
-    share::{is_open, moves},
+    share::{moves, wants_a_slot},
 };
 use common::{
     kubernetes::{
@@ -58,8 +58,9 @@ impl Worker {
         restores: Store<RedisRestore>,
         wake: Wake<RedisRestore>,
     ) -> Arc<Self> {
+        let me = membership.name().to_owned();
         Arc::new(Self {
-            replays: runtime.tasks(streams, move |_, _| wake_waiting(&restores, &wake)),
+            replays: runtime.tasks(streams, move |_, _| wake_waiting(&restores, &me, &wake)),
             sessions: Sessions::new(runtime, membership),
             slots: Arc::new(Semaphore::new(streams)),
             pool: CompressionPool::of_machine(),
@@ -162,7 +163,7 @@ impl Worker {
     }
 
     /// Replays a unit while it is ours: values that are written after somebody else has finished the restore would replace
-    /// what clients have written since.
+    /// what clients have written since. What a node has received already cannot be called back.
     async fn replay(
         &self,
         order: &Order,
@@ -171,9 +172,12 @@ impl Worker {
         cancel: &CancellationToken,
     ) -> Result<Progress, UnitError> {
         let begun = Instant::now();
-        let running = Box::pin(unit::run(self, order, tell));
+        let work = || async {
+            let from = *tell.borrow();
+            unit::run(self, &order.going_on(from), tell).await
+        };
         let still_ours = || self.holds(order, unit);
-        let fenced = fence::fenced(self.sessions.membership(), still_ours, running);
+        let fenced = fence::fenced(self.sessions.membership(), still_ours, work);
         let result = cancel.run_until_cancelled(Box::pin(fenced)).await;
         let result = result.flatten().unwrap_or(Err(UnitError::Cancelled));
         let written = tell.borrow().keys.saturating_sub(order.from().keys);
@@ -194,17 +198,9 @@ impl Worker {
     }
 }
 
-/// Wakes the restores that have units nobody has taken.
-fn wake_waiting(restores: &Store<RedisRestore>, wake: &Wake<RedisRestore>) {
+fn wake_waiting(restores: &Store<RedisRestore>, me: &str, wake: &Wake<RedisRestore>) {
     for restore in restores.state() {
-        let waits = restore.status.as_ref().is_some_and(|status| {
-            let free = status
-                .units
-                .iter()
-                .any(|u| u.worker.is_empty() && is_open(u));
-            free && !is_finished(status)
-        });
-        if waits {
+        if wants_a_slot(&restore, me) {
             wake.object(
                 &restore.namespace().unwrap_or_default(),
                 &restore.name_any(),

@@ -65,10 +65,9 @@ impl UnitError {
     pub(super) fn is_lasting(&self) -> bool {
         match self {
             Self::Status(_) => true,
-            Self::Api(_) | Self::Cancelled => false,
-            Self::Access(error) => !error.is_transient(),
-            Self::Source(error) => !error.is_transient(),
-            Self::Replay(error) => !error.is_transient(),
+            Self::Api(_) | Self::Access(_) | Self::Cancelled => false,
+            Self::Source(error) => error.is_lasting(),
+            Self::Replay(error) => error.is_lasting(),
         }
     }
 }
@@ -78,10 +77,10 @@ impl Classified for UnitError {
         match self {
             Self::Status(_) => ErrorClass::Bug,
             Self::Api(error) => error.class(),
-            Self::Access(_) | Self::Source(_) | Self::Replay(_) if self.is_lasting() => {
-                ErrorClass::InvalidSpec
-            }
-            Self::Access(_) | Self::Source(_) | Self::Replay(_) => ErrorClass::Transient,
+            Self::Access(error) if error.is_transient() => ErrorClass::Transient,
+            Self::Replay(error) if error.is_transient() => ErrorClass::Transient,
+            Self::Source(error) if error.is_transient() => ErrorClass::Transient,
+            Self::Access(_) | Self::Source(_) | Self::Replay(_) => ErrorClass::InvalidSpec,
             Self::Cancelled => ErrorClass::Fenced,
         }
     }
@@ -127,6 +126,14 @@ impl Order {
     /// The restore's name.
     pub(super) fn name(&self) -> &str {
         &self.name
+    }
+
+    /// The same, from the place on that was reached.
+    pub(super) fn going_on(&self, from: Progress) -> Self {
+        Self {
+            from,
+            ..self.clone()
+        }
     }
 
     /// How far an earlier attempt came.

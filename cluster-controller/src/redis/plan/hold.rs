@@ -22,8 +22,6 @@ pub enum Hold {
     KeysWithoutSlots {
         /// Its pod.
         pod: String,
-        /// Its keys.
-        keys: u64,
     },
     /// A node is linked to nodes that are none of the cluster's: introducing it would merge two clusters.
     Foreign {
@@ -74,11 +72,11 @@ impl fmt::Display for Hold {
             Self::SlotsLost { slots, count } => write!(
                 out,
                 "{count} slots ({slots}) are lost: every node that had their keys is gone together with its volume; \
-                 restore a backup into a new cluster"
+                 restore a backup into a new cluster (and disable spec.podDisruptionBudget if machines have to be drained before)"
             ),
-            Self::KeysWithoutSlots { pod, keys } => write!(
+            Self::KeysWithoutSlots { pod } => write!(
                 out,
-                "{pod} is a primary with {keys} keys but without slots: it is left alone; if the keys are of no use, \
+                "{pod} is a primary with keys but without slots: it is left alone; if the keys are of no use, \
                  delete its volume and its pod"
             ),
             Self::Foreign { pod, address } => write!(

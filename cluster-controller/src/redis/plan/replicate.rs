@@ -15,7 +15,6 @@ pub fn attach(survey: &Survey<'_>, plan: &mut Plan) {
         if one.report.own().is_primary() && one.report.keys > 0 {
             plan.holds.push(Hold::KeysWithoutSlots {
                 pod: one.pod().to_owned(),
-                keys: one.report.keys,
             });
             continue;
         }

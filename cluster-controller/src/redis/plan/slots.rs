@@ -188,7 +188,6 @@ fn hold(survey: &Survey<'_>, shard: usize, slots: &SlotSet, plan: &mut Plan) {
     plan.holds.push(match with_keys {
         Some(one) => Hold::KeysWithoutSlots {
             pod: one.pod().to_owned(),
-            keys: one.report.keys,
         },
         None => Hold::SlotsLost {
             slots: text(slots),
