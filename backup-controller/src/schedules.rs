@@ -170,7 +170,7 @@ impl Schedules {
         }
         let mut refusal = None;
         for object in wanted {
-            match Box::pin(self.make_one(&api, owner, object, &observed)).await {
+            match Box::pin(self.make_one(owner, object, &observed)).await {
                 Err(error @ (ApiError::Invalid { .. } | ApiError::Foreign { .. })) => {
                     refusal.get_or_insert(error);
                 }
@@ -183,17 +183,14 @@ impl Schedules {
     /// An object of that name that is not listed may be somebody else's: applying it unseen would take it over.
     async fn make_one<K: Child>(
         &self,
-        api: &Api<K>,
         owner: &OwnerKey,
         wanted: K,
         listed: &[K],
     ) -> Result<(), ApiError> {
         let name = wanted.name_any();
-        let found = if let Some(known) = listed.iter().find(|known| known.name_any() == name) {
-            Some(known.clone())
-        } else {
-            let what = format!("get {} {}/{name}", K::kind(&()), owner.namespace);
-            Box::pin(call::read_optional(what, api.get(&name))).await?
+        let found = match listed.iter().find(|known| known.name_any() == name) {
+            Some(known) => Some(known.clone()),
+            None => Box::pin(self.applier.find(&wanted)).await?,
         };
         self.applier.apply(owner, wanted, found.as_ref()).await?;
         Ok(())

@@ -6,25 +6,26 @@ use crds::{BackupShard, BackupShardState, RedisBackup};
 
 /// The moves of the replica `me` that can take `free` more units.
 pub fn moves(backup: &RedisBackup, me: &str, own: &Own, free: usize) -> Vec<Move> {
-    let status = backup.status.as_ref();
-    if backup.metadata.deletion_timestamp.is_some() || status.is_some_and(is_finished) {
-        return share::stop_all(own);
-    }
-    let shards = status.iter().flat_map(|status| &status.shards);
-    let units: Vec<_> = shards.map(unit).collect();
     let uid = backup.metadata.uid.as_deref().unwrap_or_default();
-    share::moves(uid, &units, me, own, free)
+    match units(backup) {
+        Some(units) => share::moves(uid, &units, me, own, free),
+        None => share::stop_all(own),
+    }
 }
 
-/// Whether a free slot of the replica `me` is of use to the backup: for a unit that nobody has taken, or for one that bears
-/// the replica's name and was not begun for want of a slot.
+/// Whether a free slot of the replica `me` is of use to the backup.
 pub fn wants_a_slot(backup: &RedisBackup, me: &str) -> bool {
-    let status = backup.status.as_ref().filter(|status| !is_finished(status));
-    let mut shards = status.iter().flat_map(|status| &status.shards);
-    shards.any(|shard| {
-        let free = shard.worker.is_empty() || shard.worker == me;
-        free && shard.state == BackupShardState::Pending
-    })
+    units(backup).is_some_and(|units| share::wants_a_slot(&units, me))
+}
+
+/// The units of a backup that is under way.
+fn units(backup: &RedisBackup) -> Option<Vec<Unit<'_>>> {
+    let status = backup.status.as_ref();
+    if backup.metadata.deletion_timestamp.is_some() || status.is_some_and(is_finished) {
+        return None;
+    }
+    let shards = status.iter().flat_map(|status| &status.shards);
+    Some(shards.map(unit).collect())
 }
 
 /// A snapshot lives in the connection to the server: nobody else can go on with it.

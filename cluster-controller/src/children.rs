@@ -3,12 +3,12 @@
 use crate::{build::Children, context::Context, errors::Trouble};
 use common::kubernetes::{
     apply::Child,
-    call::{self, ApiError},
+    call::ApiError,
     expectations::{OwnerKey, Verdict},
 };
 use k8s_openapi::{NamespaceResourceScope, api::policy::v1::PodDisruptionBudget};
 use kube::{
-    Api, Resource, ResourceExt,
+    Resource, ResourceExt,
     runtime::reflector::{ObjectRef, Store},
 };
 use std::time::Instant;
@@ -65,7 +65,7 @@ where
     let observed = match cache.get(&reference) {
         Some(observed) => Some(observed.as_ref().clone()),
         // The cache holds only what carries our label: look whether the name is taken by somebody else.
-        None => live(context, &wanted, owner).await?,
+        None => context.applier.find(&wanted).await?,
     };
     context
         .applier
@@ -83,16 +83,6 @@ where
         context.expectations.check(owner, cache, Instant::now()),
         Verdict::Pending(_)
     )
-}
-
-async fn live<K>(context: &Context, wanted: &K, owner: &OwnerKey) -> Result<Option<K>, ApiError>
-where
-    K: Child + Resource<DynamicType = (), Scope = NamespaceResourceScope>,
-{
-    let api: Api<K> = Api::namespaced(context.client.clone(), &owner.namespace);
-    let name = wanted.name_any();
-    let what = format!("get {} {}/{name}", K::kind(&()), owner.namespace);
-    call::read_optional(what, api.get(&name)).await
 }
 
 async fn budget(

@@ -121,9 +121,9 @@ fn validated(
             .get(&ObjectRef::<RedisVersion>::new(name))
     });
     let mut cluster = validate(object, entry.as_deref(), Timestamp::now())?;
-    if let Some(storage) = &mut cluster.storage {
+    if let Some(storage) = cluster.storage.as_mut().filter(|storage| !storage.settled) {
         let pods = observe::cached(&context.caches.pods, shape);
-        storage.settled |= observe::all_scheduled(shape, &pods);
+        storage.settled = observe::all_scheduled(shape, &pods);
     }
     Ok(cluster)
 }

@@ -6,22 +6,26 @@ use crds::{RedisRestore, RestoreUnit, RestoreUnitState};
 
 /// The moves of the replica `me` that can take `free` more units.
 pub fn moves(restore: &RedisRestore, me: &str, own: &Own, free: usize) -> Vec<Move> {
-    let status = restore.status.as_ref();
-    if restore.metadata.deletion_timestamp.is_some() || status.is_some_and(is_finished) {
-        return share::stop_all(own);
-    }
-    let units = status.iter().flat_map(|status| &status.units);
-    let units: Vec<_> = units.map(shown).collect();
     let uid = restore.metadata.uid.as_deref().unwrap_or_default();
-    share::moves(uid, &units, me, own, free)
+    match units(restore) {
+        Some(units) => share::moves(uid, &units, me, own, free),
+        None => share::stop_all(own),
+    }
 }
 
-/// Whether a free slot of the replica `me` is of use to the restore: for a unit that nobody has taken, or for one that bears
-/// the replica's name and was not gone on with for want of a slot.
+/// Whether a free slot of the replica `me` is of use to the restore.
 pub fn wants_a_slot(restore: &RedisRestore, me: &str) -> bool {
-    let status = restore.status.as_ref().filter(|now| !is_finished(now));
-    let mut units = status.iter().flat_map(|status| &status.units);
-    units.any(|unit| (unit.worker.is_empty() || unit.worker == me) && is_open(unit))
+    units(restore).is_some_and(|units| share::wants_a_slot(&units, me))
+}
+
+/// The units of a restore that is under way.
+fn units(restore: &RedisRestore) -> Option<Vec<Unit<'_>>> {
+    let status = restore.status.as_ref();
+    if restore.metadata.deletion_timestamp.is_some() || status.is_some_and(is_finished) {
+        return None;
+    }
+    let units = status.iter().flat_map(|status| &status.units);
+    Some(units.map(shown).collect())
 }
 
 /// Whether keys of it are still to be written in this attempt. Any process can go on at its block.

@@ -89,9 +89,7 @@ impl SourceError {
             Self::OtherManifest { .. } | Self::Incomplete { .. } | Self::NoShard(_) => false,
         }
     }
-}
 
-impl SourceError {
     /// Whether another attempt would fail in the same way.
     pub fn is_lasting(&self) -> bool {
         match self {

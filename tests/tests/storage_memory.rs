@@ -41,7 +41,7 @@ async fn write(
         left -= now.len() as u64;
         source = later;
     }
-    let stored = writer.finish().await?;
+    let stored = writer.complete().await?;
     ensure!(stored.raw_bytes == length);
     Ok(Arc::new(ShardIndex {
         schema: SCHEMA,

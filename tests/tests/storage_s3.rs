@@ -73,7 +73,11 @@ async fn store_bytes(
             return Err(error);
         }
     }
-    writer.finish().await
+    let stored = writer.complete().await;
+    if stored.is_err() {
+        writer.abort().await;
+    }
+    stored
 }
 
 fn index(stored: &StoredObject, compression: Compression) -> Arc<ShardIndex> {
@@ -192,7 +196,7 @@ async fn reading_can_begin_at_any_block_and_records_are_remembered() -> anyhow::
     ] {
         writer.record_begins(offset, db);
     }
-    let stored = writer.finish().await?;
+    let stored = writer.complete().await?;
     let firsts: Vec<_> = stored
         .blocks
         .iter()

@@ -57,11 +57,6 @@ impl NodeClient {
         self.address
     }
 
-    /// Bounds the answers that come from now on, for calls that take long by nature.
-    pub fn set_timeout(&mut self, timeout: Duration) {
-        self.connection.set_response_timeout(timeout);
-    }
-
     /// The node's view of all nodes.
     pub async fn nodes(&self) -> Result<NodesView, NodeError> {
         let text: String = self.ask("CLUSTER NODES", &cluster("NODES")).await?;
@@ -99,13 +94,6 @@ impl NodeClient {
             .arg(other.port)
             .arg(other.bus_port);
         self.ask("CLUSTER MEET", &command).await
-    }
-
-    /// Gives a node that knows no other its configuration epoch.
-    pub async fn set_config_epoch(&self, epoch: u64) -> Result<(), NodeError> {
-        let mut command = cluster("SET-CONFIG-EPOCH");
-        command.arg(epoch);
-        self.ask("CLUSTER SET-CONFIG-EPOCH", &command).await
     }
 
     /// Gives the node slots that have no owner in its view. `by_range`: the server knows `ADDSLOTSRANGE` (7.0).
@@ -153,14 +141,6 @@ impl NodeClient {
             }
         }
         self.ask("CLUSTER FAILOVER", &command).await
-    }
-
-    /// The value of a setting; none if the server does not know it.
-    pub async fn config_get(&self, name: &str) -> Result<Option<String>, NodeError> {
-        let mut command = cmd("CONFIG");
-        command.arg("GET").arg(name);
-        let reply: Vec<(String, String)> = self.ask("CONFIG GET", &command).await?;
-        Ok(reply.into_iter().next().map(|(_, value)| value))
     }
 
     /// Changes a setting at run time.

@@ -117,32 +117,18 @@ impl Applier {
         })
     }
 
+    /// The server's object of that name, whoever made it: for one that what we watch or list does not show.
+    pub async fn find<K: Child>(&self, wanted: &K) -> Result<Option<K>, ApiError> {
+        let (api, name) = (self.api(wanted), wanted.name_any());
+        call::read_optional(describe("get", wanted), api.get(&name)).await
+    }
+
     /// Deletes an object if it is still the one that was observed; gone already is fine. Its own children go in the background.
     pub async fn delete<K: Child>(&self, owner: &OwnerKey, observed: &K) -> Result<(), ApiError> {
-        self.delete_with(owner, observed, PropagationPolicy::Background)
-            .await
-    }
-
-    /// Deletes an object and leaves its own children as orphans: how a StatefulSet is made anew around its running pods.
-    pub async fn delete_orphaning<K: Child>(
-        &self,
-        owner: &OwnerKey,
-        observed: &K,
-    ) -> Result<(), ApiError> {
-        self.delete_with(owner, observed, PropagationPolicy::Orphan)
-            .await
-    }
-
-    async fn delete_with<K: Child>(
-        &self,
-        owner: &OwnerKey,
-        observed: &K,
-        propagation: PropagationPolicy,
-    ) -> Result<(), ApiError> {
         let name = observed.name_any();
         let uid = observed.uid();
         let parameters = DeleteParams {
-            propagation_policy: Some(propagation),
+            propagation_policy: Some(PropagationPolicy::Background),
             preconditions: Some(Preconditions {
                 uid: uid.clone(),
                 resource_version: None,

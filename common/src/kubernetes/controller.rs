@@ -151,15 +151,6 @@ impl<K: Watched> Controller<K> {
         self.wake_all_on(changes.boxed());
     }
 
-    /// Wakes every object this often, though nothing was seen to change.
-    pub fn wake_every(&mut self, period: Duration) {
-        let ticks = stream::unfold((), move |()| async move {
-            tokio::time::sleep(period).await;
-            Some(((), ()))
-        });
-        self.wake_all_on(ticks.boxed());
-    }
-
     /// Changes that come within this time are one pass.
     pub fn debounce(&mut self, debounce: Duration) {
         self.debounce = debounce;

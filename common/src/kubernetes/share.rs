@@ -79,6 +79,15 @@ pub fn moves(uid: &str, units: &[Unit<'_>], me: &str, own: &Own, free: usize) ->
     moves
 }
 
+/// Whether a free slot of the replica `me` is of use: for a unit that nobody has taken, or for one that bears the replica's name
+/// and was not begun for want of a slot.
+pub fn wants_a_slot(units: &[Unit<'_>], me: &str) -> bool {
+    let ours = |unit: &Unit<'_>| unit.worker.is_empty() || unit.worker == me;
+    units
+        .iter()
+        .any(|unit| unit.stage == Stage::Open && ours(unit))
+}
+
 /// Everything at work stops: the object has ended or is on its way out.
 pub fn stop_all(own: &Own) -> Vec<Move> {
     own.running.keys().copied().map(Move::Stop).collect()

@@ -1,4 +1,4 @@
-//! The documents of a backup, manifest and indexes, as they come from and go to the bucket.
+//! The documents of a backup, manifest and indexes, as they come from the bucket.
 
 use super::{
     digest::Sha256Digest,
@@ -8,23 +8,12 @@ use super::{
     manifest::{Manifest, ManifestError, SCHEMA, ShardRecord},
     object_store::ObjectStore,
 };
-use bytes::Bytes;
-use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use serde::{Deserialize, de::DeserializeOwned};
 
 /// The longest document that is read: the index of a shard of two terabytes.
 const LONGEST_DOCUMENT: u64 = 64 << 20;
 
 impl ObjectStore {
-    /// Writes a value as JSON; the sum of the document.
-    pub async fn put_json<T: Serialize>(
-        &self,
-        key: &str,
-        value: &T,
-    ) -> Result<Sha256Digest, StorageError> {
-        let document = serde_json::to_vec(value).map_err(|error| self.damaged(key, &error))?;
-        self.put_document(key, document).await
-    }
-
     /// Reads a JSON document; the value and the sum of the document.
     pub async fn get_json<T: DeserializeOwned>(
         &self,
@@ -33,16 +22,6 @@ impl ObjectStore {
         let document = self.get(key, LONGEST_DOCUMENT).await?;
         let value = serde_json::from_slice(&document).map_err(|error| self.damaged(key, &error))?;
         Ok((value, Sha256Digest::of(&document)))
-    }
-
-    /// Stores the index of a shard beside it; the sum that the manifest has to name.
-    pub async fn write_index(
-        &self,
-        layout: &Layout,
-        name: &str,
-        index: &ShardIndex,
-    ) -> Result<Sha256Digest, StorageError> {
-        self.put_json(&layout.key(name), index).await
     }
 
     /// Reads the index of a shard and proves it against the manifest's record.
@@ -54,19 +33,6 @@ impl ObjectStore {
         let (index, sum) = self.get_json(&layout.key(&record.index_object)).await?;
         record.check_index(&index, sum)?;
         Ok(index)
-    }
-
-    /// Proves the manifest and stores it: from then on the backup exists. The sum of the document.
-    pub async fn write_manifest(
-        &self,
-        layout: &Layout,
-        manifest: &Manifest,
-    ) -> Result<Sha256Digest, StorageError> {
-        manifest.validate()?;
-        let key = layout.manifest();
-        let document =
-            serde_json::to_vec_pretty(manifest).map_err(|error| self.damaged(&key, &error))?;
-        self.put_document(&key, document).await
     }
 
     /// Reads and proves a manifest; it and the sum of the document. An error that [`StorageError::is_not_found`] means that
@@ -82,17 +48,6 @@ impl ObjectStore {
             Problem::Manifest(error) => error.into(),
         })?;
         Ok((manifest, Sha256Digest::of(&document)))
-    }
-
-    async fn put_document(
-        &self,
-        key: &str,
-        document: Vec<u8>,
-    ) -> Result<Sha256Digest, StorageError> {
-        let sum = Sha256Digest::of(&document);
-        self.put(key, Bytes::from(document), "application/json")
-            .await?;
-        Ok(sum)
     }
 
     fn damaged(&self, key: &str, error: &serde_json::Error) -> StorageError {

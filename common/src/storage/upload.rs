@@ -41,7 +41,7 @@ pub fn part_size_for(used_memory: u64) -> usize {
     usize::try_from(size).unwrap_or(DEFAULT_PART)
 }
 
-/// An object that is being uploaded. Ends with [`Self::finish`] or [`Self::abort`]; one that is dropped before sends its
+/// An object that is being uploaded. Ends with [`Self::complete`] or [`Self::abort`]; one that is dropped before sends its
 /// abort from a task of its own, bounded to some seconds.
 #[derive(Debug)]
 pub struct MultipartUpload {
@@ -152,16 +152,7 @@ impl MultipartUpload {
     }
 
     /// Sends what is left (it may be empty if nothing was sent before) and completes the object. Its ETag, if the store
-    /// gives one. After an error nothing of it is left.
-    pub async fn finish(mut self, last: BytesMut) -> Result<Option<String>, StorageError> {
-        let result = self.complete(last).await;
-        if result.is_err() {
-            self.abort().await;
-        }
-        result
-    }
-
-    /// [`Self::finish`] for a caller that may give up midway: the [`Self::abort`] after that, or after an error, is its own.
+    /// gives one. After an error, or a future that was dropped midway, the [`Self::abort`] is the caller's.
     pub async fn complete(&mut self, last: BytesMut) -> Result<Option<String>, StorageError> {
         if self.id.is_none() {
             let body = last.freeze();

@@ -27,7 +27,7 @@ const COMPRESSED_ROOM: usize = 4 << 20;
 ///
 /// The caller reads into [`Self::buffer`] and calls [`Self::commit`]; or gives slices to [`Self::write`]. Memory: three
 /// blocks, three parts and a little, 52 MiB with the default part size, whatever the length of the stream.
-/// End with [`Self::finish`] or [`Self::abort`]; dropping it aborts as well.
+/// End with [`Self::complete`] or [`Self::abort`]; dropping it aborts as well.
 #[derive(Debug)]
 pub struct ShardWriter {
     upload: MultipartUpload,
@@ -344,16 +344,8 @@ impl ShardWriter {
         self.spare.push(buffer);
     }
 
-    /// Stores what is left and completes the object. On an error nothing of it stays in the bucket.
-    pub async fn finish(mut self) -> Result<StoredObject, StorageError> {
-        let result = self.complete().await;
-        if result.is_err() {
-            self.abort().await;
-        }
-        result
-    }
-
-    /// [`Self::finish`] for a caller that may give up midway: the [`Self::abort`] after that, or after an error, is its own.
+    /// Stores what is left and completes the object. After an error, or a future that was dropped midway, the [`Self::abort`] is
+    /// the caller's.
     pub async fn complete(&mut self) -> Result<StoredObject, StorageError> {
         self.flush().await?;
         let last = std::mem::take(&mut self.part);

@@ -7,7 +7,10 @@ use super::{
     verdict::{Pause, Verdict, read_error},
 };
 use bytes::{Buf, BytesMut};
-use common::cluster::topology::NodeId;
+use common::cluster::{
+    resp::{self, Command, ReplyDecoder},
+    topology::NodeId,
+};
 use std::{
     collections::{BTreeSet, VecDeque},
     io,
@@ -25,8 +28,8 @@ use tokio::{
     time::{Instant, MissedTickBehavior, interval, timeout},
 };
 
-/// `$40`, 40 digits, and the ends of the lines.
-const ANSWER: usize = 5 + 40 + 2;
+/// An id has 40 digits, and error texts have at most some hundred bytes.
+const LONGEST_ANSWER: usize = 16 * 1024;
 /// How long a connection may take to be established.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long a node may leave commands unanswered. A value of 512 MB takes seconds.
@@ -147,22 +150,39 @@ async fn connect(address: SocketAddr, members: &BTreeSet<NodeId>) -> Result<TcpS
         .map_err(|_| LaneError::ConnectTimeout)?
 }
 
-/// Asks the node who it is: a bulk string of 40 digits.
+/// Asks the node who it is.
 async fn identity(stream: &mut TcpStream) -> Result<NodeId, LaneError> {
-    let ask = b"*2\r\n$7\r\nCLUSTER\r\n$4\r\nMYID\r\n";
-    stream.write_all(ask).await.map_err(LaneError::Broken)?;
-    let mut answer = Vec::with_capacity(ANSWER);
-    let mut limited = stream.take(ANSWER as u64);
-    while answer.len() < ANSWER && !(answer.starts_with(b"-") && answer.ends_with(b"\n")) {
-        let read = limited.read_buf(&mut answer).await;
+    let mut ask = BytesMut::new();
+    Command::write(&mut ask, &[b"CLUSTER", b"MYID"]);
+    stream.write_all(&ask).await.map_err(LaneError::Broken)?;
+    let mut answer = BytesMut::new();
+    let mut decoder = ReplyDecoder::new(LONGEST_ANSWER);
+    loop {
+        let reply = decoder.decode(&answer);
+        let reply = reply.map_err(|error| LaneError::Nameless(error.to_string()))?;
+        if let Some((reply, _)) = reply {
+            return named(&reply);
+        }
+        let read = stream.read_buf(&mut answer).await;
         if read.map_err(LaneError::Broken)? == 0 {
-            break;
+            return Err(LaneError::ClosedByNode);
         }
     }
-    let text = String::from_utf8_lossy(&answer);
-    let id = text.trim_end().strip_prefix("$40\r\n");
-    let id = id.and_then(|digits| digits.parse().ok());
-    id.ok_or_else(|| LaneError::Nameless(text.trim().to_owned()))
+}
+
+fn named(reply: &resp::Reply<'_>) -> Result<NodeId, LaneError> {
+    let words = match reply {
+        resp::Reply::Bulk(Some(bytes)) | resp::Reply::Error(bytes) => {
+            String::from_utf8_lossy(bytes)
+        }
+        other @ (resp::Reply::Bulk(None)
+        | resp::Reply::Status(_)
+        | resp::Reply::Integer(_)
+        | resp::Reply::Array(_)) => format!("{other:?}").into(),
+    };
+    words
+        .parse()
+        .map_err(|_| LaneError::Nameless(words.into_owned()))
 }
 
 struct Connection<'a> {

@@ -135,7 +135,7 @@ async fn through_gzip(server: &RedisServer, store: &ObjectStore) -> Result<f64> 
         upload.travelling() > 0 || upload.bytes() > 0,
         "the rival's pipe wrote less than a part"
     );
-    upload.finish(part).await?;
+    upload.complete(part).await?;
     child.wait().await?;
     Ok(started.elapsed().as_secs_f64())
 }

@@ -20,6 +20,8 @@ use tokio_util::sync::CancellationToken;
 
 /// Label of a member lease: whose member.
 pub const LABEL_MEMBER_OF: &str = "redis.danieldorado.github.io/member-of";
+/// How long the list of living replicas is good for.
+const LIST_IS_FRESH: Duration = Duration::from_secs(3);
 
 /// This replica's own member lease, renewed in the background, deleted at shutdown after the work has ended.
 #[derive(Clone, Debug)]
@@ -61,9 +63,7 @@ impl Membership {
     /// Whether others see this replica as alive. Not before its lease is first written; and when it could not be renewed, its claims
     /// may have been freed: take none, and learn from the next report what was lost.
     pub fn is_alive_now(&self) -> bool {
-        self.alive
-            .borrow()
-            .is_some_and(|alive| Instant::now() < alive.until)
+        self.lapses().is_some()
     }
 
     /// How many times others may have taken this replica for dead; `None`: they may do so now.
@@ -177,9 +177,6 @@ impl Member {
         }
     }
 }
-
-/// How long the list of living replicas is good for.
-const LIST_IS_FRESH: Duration = Duration::from_secs(3);
 
 /// All replicas of this controller, as the planner sees them.
 pub struct Members {

@@ -1,0 +1,89 @@
+//! Data and decisions do no input or output: the modules named here name neither a client nor the runtime, and are told the time.
+
+use std::{fs, io, path::Path};
+
+const PURE: [(&str, &[&str]); 3] = [
+    (
+        "cluster-controller",
+        &[
+            "build",
+            "redis/assess.rs",
+            "redis/member.rs",
+            "redis/plan",
+            "redis/survey.rs",
+            "status.rs",
+            "status",
+            "validate.rs",
+            "validate",
+            "notices.rs",
+            "pace.rs",
+            "pods.rs",
+        ],
+    ),
+    (
+        "backup-controller",
+        &[
+            "plan",
+            "report.rs",
+            "schedule.rs",
+            "select.rs",
+            "share.rs",
+            "slot_map.rs",
+            "status.rs",
+        ],
+    ),
+    (
+        "restore-controller",
+        &[
+            "compatibility.rs",
+            "plan",
+            "report.rs",
+            "share.rs",
+            "status.rs",
+            "verify.rs",
+        ],
+    ),
+];
+
+const FORBIDDEN: [&str; 8] = [
+    "Client",
+    "ObjectStore",
+    "tokio",
+    "async ",
+    ".await",
+    "Api<",
+    "Timestamp::now",
+    "Instant::now",
+];
+
+fn check(path: &Path, found: &mut Vec<String>) -> io::Result<()> {
+    if path.is_dir() {
+        for entry in fs::read_dir(path)? {
+            check(&entry?.path(), found)?;
+        }
+    } else if path.extension().is_some_and(|extension| extension == "rs") {
+        let text = fs::read_to_string(path)?;
+        let words = FORBIDDEN.iter().filter(|word| text.contains(**word));
+        found.extend(words.map(|word| format!("{}: {word}", path.display())));
+    }
+    Ok(())
+}
+
+#[test]
+fn decisions_do_no_input_or_output() -> io::Result<()> {
+    let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let mut found = Vec::new();
+    for (controller, modules) in PURE {
+        for module in modules {
+            let path = workspace.join(controller).join("src").join(module);
+            assert!(
+                path.exists(),
+                "{} is gone: correct this list",
+                path.display()
+            );
+            check(&path, &mut found)?;
+        }
+    }
+    assert!(found.is_empty(), "{found:#?}");
+    Ok(())
+}
