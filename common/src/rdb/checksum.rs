@@ -37,9 +37,9 @@ pub enum Checked {
     Disabled,
 }
 
-/// Verifies the trailer of a whole RDB stream while it passes: the last 8 bytes are the CRC-64 of all before.
+/// Verifies the trailer of an RDB stream while the stream is read: the last 8 bytes are the CRC-64 of all before.
 ///
-/// It needs no knowledge of the format, so it holds for streams of servers newer than this program
+/// It needs no knowledge of the format, so it works for streams of servers newer than this program
 /// (RDB version 5 and above have the trailer).
 pub struct ChecksumVerifier {
     digest: Digest,

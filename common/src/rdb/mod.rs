@@ -1,7 +1,7 @@
 //! The RDB format: records, RESTORE payloads, checksums, counts per slot.
 //!
 //! An RDB is one stream without lengths: header, then records one after another, then the end opcode and a CRC-64.
-//! Whoever reads it must know every type it holds to find where a value ends; nothing here ever needs to
+//! A reader has to know every type in it to find where a value ends; nothing here needs to
 //! know what is inside a value. Facts come from the engines' `rdb.h` and `rdb.c` (Redis 5.0 to 8.x, Valkey 7.2 to 9.x).
 
 pub mod checksum;

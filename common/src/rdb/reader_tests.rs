@@ -130,7 +130,7 @@ fn read(bytes: &[u8]) -> Result<Vec<Seen>, RdbError> {
 }
 
 #[test]
-fn a_type_nobody_knows_names_its_place() {
+fn an_unknown_type_is_reported_with_its_offset() {
     assert_eq!(
         read(b"REDIS0014\x1c"),
         Err(RdbError::UnknownType {

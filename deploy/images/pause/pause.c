@@ -1,4 +1,4 @@
-/* Holds a pod's namespaces until it is told to go. As the first process of a shared process namespace it also reaps. */
+/* Holds a pod's namespaces until SIGTERM or SIGINT. As the first process of a shared process namespace it also reaps. */
 #include <signal.h>
 #include <sys/wait.h>
 #include <unistd.h>

@@ -10,7 +10,7 @@ lone_apiserver() { # [--controllers]
   bin=$(components)
   export PATH=$bin:$PATH KUBECONFIG=$dir/kubeconfig
   if [ "$(cat "$dir/controllers" 2> /dev/null)" = $controllers ] && lone_apiserver_ready; then echo "$KUBECONFIG"; return; fi
-  # Somebody may take a port between our look at it and the process's bind: then with others.
+  # Another process may take a port between the check and the bind: try again with other ports.
   for attempt in 1 2 3; do
     lone_apiserver_down
     if start_lone_apiserver "$dir" $controllers; then echo "$KUBECONFIG"; return; fi

@@ -28,7 +28,7 @@ compile() { # PATH
   local parts minor stamp
   command -v go > /dev/null || die "Go is missing: install Go 1.26 or newer (https://go.dev/dl)"
   say "compiling Kubernetes $KUBERNETES into $1 (about 5 minutes on 2 cores the first time)"
-  rm -rf "$CACHE"/compiling.*   # of a build that was killed: we hold the lock, so nobody is writing there
+  rm -rf "$CACHE"/compiling.*   # of a build that was killed: we hold the lock, so no build writes there
   parts=$(mktemp -d "$CACHE/compiling.XXXXXX")
   # shellcheck disable=SC2064
   trap "rm -rf '$parts'" EXIT
@@ -41,7 +41,7 @@ compile() { # PATH
   for name in $NAMES; do ln -s kubernetes "$parts/$name"; done
   chmod 755 "$parts"
   mv -T "$parts" "$1"
-  find "$CACHE" -maxdepth 1 -name 'components-*' -mtime +14 -exec rm -rf {} +   # versions nobody has used for two weeks
+  find "$CACHE" -maxdepth 1 -name 'components-*' -mtime +14 -exec rm -rf {} +   # not used for two weeks
 }
 
 go_build() { # MODULE OUTPUT STAMP PACKAGE

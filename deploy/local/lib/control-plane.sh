@@ -10,7 +10,7 @@ run_etcd() { # FOLDER CLIENT_PORT PEER_PORT
 
 run_apiserver() { # FOLDER ADDRESS PORT ETCD_PORT SERVICES [FLAG...]
   local pki=$1/pki
-  # InternalIP first: by default exec and logs look up the node's host name, which nobody resolves.
+  # InternalIP first: by default exec and logs look up the node's host name, which no resolver knows.
   exec kube-apiserver --etcd-servers="http://127.0.0.1:$4" --bind-address="$2" --advertise-address="$2" --secure-port="$3" \
     --tls-cert-file="$pki/apiserver.crt" --tls-private-key-file="$pki/apiserver.key" --cert-dir="$pki" \
     --token-auth-file="$pki/tokens.csv" --authorization-mode=Node,RBAC --enable-admission-plugins=NodeRestriction \

@@ -43,7 +43,7 @@ packages() {
   [ -z "$missing" ] || die "still missing after the installation: $missing"
 }
 
-# Debian starts a service as soon as its package is installed, and a redis-server on port 6379 is in the way of everybody.
+# Debian starts a service as soon as its package is installed, and a redis-server on port 6379 occupies the port.
 # policy-rc.d (101: forbidden) is what a container image uses to prevent that; ours is there for the installation only.
 install_without_services() {
   local policy=/usr/sbin/policy-rc.d ours=no package
