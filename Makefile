@@ -15,21 +15,23 @@ export REGISTRY TAG
 
 CONTROLLERS := cluster-controller backup-controller restore-controller
 export TOOLS := workload s3-server
-# What runs in the local cluster: the demonstration needs the S3 server and Redis, the suites a kubectl in a pod too.
-LOADED := $(CONTROLLERS) tools redis kubectl
+# Images of the local cluster. The suites run kubectl in a pod too; the demonstration does not need it.
+LOADED = $(CONTROLLERS) tools redis kubectl
+demo: LOADED = $(CONTROLLERS) tools redis
 # What docker-push pushes.
 PUSH ?= $(CONTROLLERS)
 TARGET := $(shell uname -m)-unknown-linux-gnu
-# Static, for images of nothing else. Everything in release is built in this one way, so that nothing is compiled twice; --target
-# keeps the flag away from build scripts and procedural macros.
-RELEASE := RUSTFLAGS="-C target-feature=+crt-static" cargo build --locked --release --target $(TARGET)
+# Static, for images of nothing else; --target keeps the flag away from build scripts and procedural macros.
+STATIC := RUSTFLAGS="-C target-feature=+crt-static" cargo build --locked --target $(TARGET)
+# What is published, tested end to end and measured is a release build.
+RELEASE := $(STATIC) --release
 LOCAL := deploy/local/local-kubernetes
 IMAGES := deploy/local/images
 # Every command that talks to a cluster uses the local one, or with CLUSTER=existing that of KUBECONFIG. Two statements: an eval of
 # what a failed command printed succeeds, and the next command would go to the user's default context.
 INTO_CLUSTER = environment=$$($(LOCAL) env); eval "$$environment"
-# A cluster that exists is not compiled.
-OWN_CLUSTER = $(if $(filter existing,$(CLUSTER)),,components)
+# Empty with CLUSTER=existing: a cluster that exists is not compiled.
+OWN_CLUSTER = $(if $(filter existing,$(CLUSTER)),,yes)
 
 .PHONY: help
 help: ## List the commands
@@ -49,7 +51,7 @@ lint: ## Lint the code as CI does
 .PHONY: packages components
 packages: ## Install missing Debian packages (as root), or say which are missing
 	@$(LOCAL) packages
-components: packages ## Compile the local Kubernetes into the cache (minutes the first time)
+components: packages ## Compile the local Kubernetes into the cache (once; minutes)
 	@$(LOCAL) build
 
 .PHONY: test test-unit test-processes test-end-to-end local-only
@@ -112,9 +114,27 @@ run: ## Run the three controllers on this machine, for the local cluster or with
 	for controller in $(CONTROLLERS); do target/debug/$$controller & done
 	wait -n
 
-.PHONY: local-up local-down demo demo-down
-local-up: $(OWN_CLUSTER) binaries ## Start the local Kubernetes with the controllers on it
+.PHONY: compiled local-up local-down demo demo-down
+# What runs on the local cluster, in a profile that compiles fast. Kubernetes is compiled at the same time where there is memory for both: while
+# one of them links on a single core, the other has work for the second.
+compiled: $(if $(OWN_CLUSTER),packages)
+	@controllers() {
+	  [ -x target/$(TARGET)/demo/demo ] || echo "make: compiling the controllers and the demonstration, once: minutes on 2 cores; cargo prints each crate"
+	  $(STATIC) --profile demo $(addprefix --bin ,$(if $(OWN_CLUSTER),$(CONTROLLERS) $(TOOLS)) demo)
+	}
+	if [ -z "$(OWN_CLUSTER)" ]; then controllers
+	elif [ "$$(awk '/^MemAvailable/ {print int($$2 / 1048576)}' /proc/meminfo)" -lt 6 ]; then $(LOCAL) build; controllers
+	else
+	  set -m   # a process group of its own, which ends with this recipe
+	  $(LOCAL) build & kubernetes=$$!
+	  set +m
+	  trap 'kill -- -$$kubernetes 2> /dev/null || :' EXIT
+	  controllers
+	  wait $$kubernetes
+	fi
+local-up: compiled ## Start the local Kubernetes with the controllers on it
 	$(LOCAL) up $(NODES)
+	export BINARIES=$(CURDIR)/target/$(TARGET)/demo
 	$(IMAGES) load $(LOADED)
 	$(INTO_CLUSTER)
 	# Controllers that run already may run an older image of the same name.
@@ -122,10 +142,10 @@ local-up: $(OWN_CLUSTER) binaries ## Start the local Kubernetes with the control
 	$(MAKE) --no-print-directory install deploy
 local-down: ## End the local Kubernetes and leave nothing behind
 	$(LOCAL) down
-demo: local-up ## Form, fill, lose all pods, heal, back up, restore into another size, compare; leaves the cluster up
+demo: local-up ## The whole story on a local Kubernetes: form a cluster, lose all its pods, back up, restore, compare
 	$(INTO_CLUSTER)
-	target/$(TARGET)/release/demo
-demo-down: ## Remove what the demo left
+	target/$(TARGET)/demo/demo
+demo-down: ## Remove what the demo left behind
 ifeq ($(CLUSTER),existing)
 	$(INTO_CLUSTER)
 	kubectl delete namespaces --selector app.kubernetes.io/managed-by=redis-operator-scenario --timeout=300s
