@@ -7,6 +7,7 @@ pub mod dataset;
 pub mod kubectl;
 pub mod kubernetes;
 pub mod memory;
+pub mod progress;
 pub mod redis;
 pub mod s3;
 pub mod scenario;

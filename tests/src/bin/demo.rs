@@ -1,5 +1,5 @@
-//! The product's main job, shown on the cluster of KUBECONFIG: form, fill, lose all pods, heal, back up, restore into
-//! another size, compare. Prints what was done and how long it took; ends non-zero if anything differed.
+//! The product's main job, shown on the cluster of KUBECONFIG: form, fill, lose all pods, repair, back up, restore into
+//! another size, compare. Prints each step as it happens and how long it took; ends non-zero if anything differed.
 
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
@@ -9,33 +9,37 @@ use std::{
 };
 use tests::{
     kubectl::{Kubectl, holds},
+    progress::Progress,
     scenario::{self, LIMIT, NODE_TIMEOUT},
 };
 
 const NAMESPACE: &str = "redis-demo";
 const KEYS: &str = "200000";
 const NODES: usize = 6;
+const STEPS: usize = 11;
+/// What the steps are about: their status is shown while they run.
+const SHOP: &str = "rediscluster shop";
+const BACKUP: &str = "redisbackup shop-now";
+const RESTORE: &str = "redisrestore shop-copy";
+/// What shows the result.
+const RESOURCES: &str = "get redisclusters,redisbackups,redisrestores";
 /// A cluster is formed in at most this many times what its pods need to become ready by themselves.
 const FORMED: f64 = 1.2;
 
-/// One row of the table at the end.
-struct Row(&'static str, String);
-
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<()> {
-    let mut rows = Vec::new();
-    let done = run(&mut rows).await;
-    println!("\n{:<42} RESULT", "STEP");
-    for Row(step, result) in &rows {
-        println!("{step:<42} {result}");
-    }
+    let kubectl = Kubectl::new(NAMESPACE);
+    let mut progress = Progress::new(&kubectl, STEPS);
+    let done = run(&kubectl, &mut progress).await;
+    progress.summary();
     done?;
+    println!("\n$ kubectl -n {NAMESPACE} {RESOURCES}");
+    println!("{}", kubectl.run(RESOURCES).await?.trim_end());
     println!("\nEverything compared equal. The cluster is still up; try:");
     let existing = std::env::var("CLUSTER").is_ok_and(|cluster| cluster == "existing");
     if !existing {
         println!("  eval \"$(deploy/local/local-kubernetes env)\"");
     }
-    println!("  kubectl -n {NAMESPACE} get redisclusters,redisbackups,redisrestores,pods");
     println!("  kubectl -n {NAMESPACE} describe rediscluster shop");
     println!("  kubectl -n {NAMESPACE} exec shop-0-0 -- redis-cli -c get data:7000");
     let down = if existing {
@@ -47,67 +51,88 @@ async fn main() -> Result<()> {
     Ok(())
 }
 
-async fn run(rows: &mut Vec<Row>) -> Result<()> {
-    let kubectl = scenario::namespace(NAMESPACE)
+async fn run(kubectl: &Kubectl, progress: &mut Progress<'_>) -> Result<()> {
+    let prepared = async {
+        scenario::namespace(NAMESPACE).await?;
+        Ok((format!("namespace {NAMESPACE}"), ()))
+    };
+    progress
+        .step("a namespace with an S3 server", "pods", prepared)
+        .await?;
+    form(kubectl, progress).await?;
+    let fill = ["fill", "shop:6379", "--keys", KEYS];
+    let filled = workload(kubectl, "fill", &fill);
+    progress.step("fill with mixed keys", SHOP, filled).await?;
+    let write = ["write", "shop:6379", "--seconds", "60"];
+    scenario::start_workload(kubectl, "writer", &write).await?;
+    repair(kubectl, progress).await?;
+    schedule(kubectl).await?;
+    progress
+        .step("backup to S3", BACKUP, back_up(kubectl))
+        .await?;
+    let written = async { Ok((scenario::finish_workload(kubectl, "writer").await?, ())) };
+    progress
+        .step("writer while all this went on", SHOP, written)
+        .await?;
+    progress
+        .step("restore into 5 shards", RESTORE, restore(kubectl))
+        .await?;
+    let compared = workload(kubectl, "compare", &["compare", "shop:6379", "copy:6379"]);
+    progress
+        .step("every type, value and time to live", RESTORE, compared)
+        .await?;
+    progress
+        .step(
+            "scheduled backup, by a CronJob",
+            "redisbackups",
+            scheduled_backup(kubectl),
+        )
         .await
-        .context("preparing the namespace")?;
-    form(&kubectl, rows).await?;
-    let filled =
-        scenario::workload(&kubectl, "fill", &["fill", "shop:6379", "--keys", KEYS]).await?;
-    rows.push(Row("fill with mixed keys", filled));
-    scenario::start_workload(
-        &kubectl,
-        "writer",
-        &["write", "shop:6379", "--seconds", "60"],
-    )
-    .await?;
-    heal(&kubectl, rows).await?;
-    schedule(&kubectl).await?;
-    back_up(&kubectl, rows).await?;
-    rows.push(Row(
-        "writer while all this went on",
-        scenario::finish_workload(&kubectl, "writer").await?,
-    ));
-    restore(&kubectl, rows).await?;
-    let scheduled = scheduled_backup(&kubectl).await?;
-    rows.push(Row("scheduled backup, by a CronJob", scheduled));
-    Ok(())
 }
 
-async fn form(kubectl: &Kubectl, rows: &mut Vec<Row>) -> Result<()> {
-    let applied = Instant::now();
-    scenario::cluster(kubectl, "shop", 3, true).await?;
-    scenario::formed(kubectl, "shop", NODES).await?;
-    let formed = applied.elapsed();
-    rows.push(Row(
-        "apply to fully formed (3 x 1, volumes)",
-        seconds(formed),
-    ));
-    let alone = scenario::pods_alone(kubectl, "shop", NODES).await?;
-    let ratio = formed.as_secs_f64() / alone.as_secs_f64();
-    rows.push(Row(
-        "the same pods alone until ready",
-        format!(
-            "{} (formed / alone = {ratio:.2}, goal {FORMED:.2})",
-            seconds(alone)
-        ),
-    ));
-    Ok(())
+/// Runs the workload program; what it printed is the result.
+async fn workload(kubectl: &Kubectl, pod: &str, arguments: &[&str]) -> Result<(String, ())> {
+    Ok((scenario::workload(kubectl, pod, arguments).await?, ()))
 }
 
-async fn heal(kubectl: &Kubectl, rows: &mut Vec<Row>) -> Result<()> {
-    let goal = Duration::from_secs(3) + 2 * NODE_TIMEOUT;
-    let healed = scenario::lose_all_pods(kubectl, "shop", NODES, false).await?;
-    rows.push(Row(
-        "all pods deleted: last pod runs to whole",
-        format!("{} (goal {})", seconds(healed), seconds(goal)),
-    ));
-    let kept = scenario::workload(kubectl, "kept", &["check", "shop:6379", "--keys", KEYS]).await?;
-    rows.push(Row("keys after it", kept));
-    Ok(())
+async fn form(kubectl: &Kubectl, progress: &mut Progress<'_>) -> Result<()> {
+    let formed = async {
+        let applied = Instant::now();
+        scenario::cluster(kubectl, "shop", 3, true).await?;
+        scenario::formed(kubectl, "shop", NODES).await?;
+        Ok((seconds(applied.elapsed()), applied.elapsed()))
+    };
+    let formed = progress
+        .step("apply to fully formed (3 x 1, volumes)", SHOP, formed)
+        .await?;
+    let alone = async {
+        let alone = scenario::pods_alone(kubectl, "shop", NODES).await?;
+        let ratio = formed.as_secs_f64() / alone.as_secs_f64();
+        let time = seconds(alone);
+        Ok((
+            format!("{time} (formed / alone = {ratio:.2}, goal {FORMED:.2})"),
+            (),
+        ))
+    };
+    progress
+        .step("the same pods without a controller", SHOP, alone)
+        .await
 }
 
-async fn back_up(kubectl: &Kubectl, rows: &mut Vec<Row>) -> Result<()> {
+async fn repair(kubectl: &Kubectl, progress: &mut Progress<'_>) -> Result<()> {
+    let repaired = async {
+        let goal = Duration::from_secs(3) + 2 * NODE_TIMEOUT;
+        let time = scenario::lose_all_pods(kubectl, "shop", NODES, false).await?;
+        Ok((format!("{} (goal {})", seconds(time), seconds(goal)), ()))
+    };
+    progress
+        .step("all pods deleted: last pod runs to healthy", SHOP, repaired)
+        .await?;
+    let kept = workload(kubectl, "kept", &["check", "shop:6379", "--keys", KEYS]);
+    progress.step("keys after it", SHOP, kept).await
+}
+
+async fn back_up(kubectl: &Kubectl) -> Result<(String, ())> {
     let backup = json!({"apiVersion": scenario::API_VERSION, "kind": "RedisBackup",
                         "metadata": {"name": "shop-now"},
                         "spec": {"clusterRef": {"name": "shop"}, "storageName": "s3"}});
@@ -121,24 +146,21 @@ async fn back_up(kubectl: &Kubectl, rows: &mut Vec<Row>) -> Result<()> {
         .iter()
         .filter_map(|shard| shard["worker"].as_str())
         .collect();
-    rows.push(Row(
-        "backup to S3",
-        format!(
-            "{}, {} keys, {} stored, by {} controller pods",
-            text(&status["duration"]),
-            status["progress"]["keys"],
-            text(&status["progress"]["stored"]),
-            workers.len()
-        ),
-    ));
     ensure!(
         workers.len() == 2,
         "both replicas of the backup-controller should have streamed, not {workers:?}"
     );
-    Ok(())
+    let result = format!(
+        "{}, {} keys, {} stored, by {} controller pods",
+        text(&status["duration"]),
+        status["progress"]["keys"],
+        text(&status["progress"]["stored"]),
+        workers.len()
+    );
+    Ok((result, ()))
 }
 
-async fn restore(kubectl: &Kubectl, rows: &mut Vec<Row>) -> Result<()> {
+async fn restore(kubectl: &Kubectl) -> Result<(String, ())> {
     let new_cluster = json!({"name": "copy", "spec": {"version": scenario::VERSION, "shards": 5, "replicasPerShard": 0}});
     let restore = json!({"apiVersion": scenario::API_VERSION, "kind": "RedisRestore",
                          "metadata": {"name": "shop-copy"},
@@ -147,18 +169,12 @@ async fn restore(kubectl: &Kubectl, rows: &mut Vec<Row>) -> Result<()> {
     let restore = scenario::ended(kubectl, "redisrestore", "shop-copy").await?;
     ensure!(holds(&restore, "Verified"), "the restore is not Verified");
     let status = &restore["status"];
-    rows.push(Row(
-        "restore into 5 shards",
-        format!(
-            "{}, {} keys, verified slot by slot",
-            text(&status["duration"]),
-            status["progress"]["keys"]
-        ),
-    ));
-    let compared =
-        scenario::workload(kubectl, "compare", &["compare", "shop:6379", "copy:6379"]).await?;
-    rows.push(Row("every type, value and time to live", compared));
-    Ok(())
+    let result = format!(
+        "{}, {} keys, verified slot by slot",
+        text(&status["duration"]),
+        status["progress"]["keys"]
+    );
+    Ok((result, ()))
 }
 
 /// From now on a backup every minute.
@@ -168,7 +184,7 @@ async fn schedule(kubectl: &Kubectl) -> Result<()> {
     kubectl.patch("rediscluster shop", &patch).await
 }
 
-async fn scheduled_backup(kubectl: &Kubectl) -> Result<String> {
+async fn scheduled_backup(kubectl: &Kubectl) -> Result<(String, ())> {
     let label = format!("redisbackups -l {}=minutely", crds::LABEL_SCHEDULE);
     let one = async || {
         Ok(kubectl
@@ -185,7 +201,7 @@ async fn scheduled_backup(kubectl: &Kubectl) -> Result<String> {
         .iter()
         .find(|backup| holds(backup, "Complete"))
         .map(|backup| text(&backup["metadata"]["name"]));
-    Ok(name.unwrap_or_default())
+    Ok((name.unwrap_or_default(), ()))
 }
 
 fn seconds(time: Duration) -> String {
