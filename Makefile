@@ -68,7 +68,7 @@ test-end-to-end: local-only components binaries ## Scenarios on a local Kubernet
 	$(IMAGES) load $(LOADED)
 	$(INTO_CLUSTER)
 	$(MAKE) --no-print-directory install deploy INSTANCE=$$INSTANCE
-	cargo test --locked --package tests $(foreach suite,$(basename $(notdir $(wildcard tests/tests/e2e_*.rs))),--test $(suite)) -- --test-threads 1 --nocapture
+	cargo test --locked --package tests $(addprefix --test ,$(basename $(notdir $(wildcard tests/tests/e2e_*.rs)))) -- --test-threads 1 --nocapture
 test: local-only packages test-unit test-processes test-end-to-end ## Everything; installs what it needs
 local-only:
 	@[ "$(CLUSTER)" != existing ] || { echo "test-end-to-end cuts nodes off and kills controllers: it runs on a local cluster of its own. Unset CLUSTER; tests/README.md says which suites run on yours." >&2; exit 1; }

@@ -1,4 +1,4 @@
-//! SIGKILL for the processes of pods, as a kernel that is short of memory sends it: nothing is flushed, nothing is said, and
+//! SIGKILL for the processes of pods, as a kernel that is short of memory sends it: nothing is flushed, no peer is notified, and
 //! Kubernetes restarts the container in place.
 
 use crate::{
@@ -17,7 +17,7 @@ pub struct Killers {
 }
 
 impl Killers {
-    /// Starts them in a namespace of their own, beside that of the scenario.
+    /// Starts a pod on each node, in a namespace beside that of the scenario.
     pub async fn start(scenario: &Kubectl) -> Result<Self> {
         let kubectl = Kubectl::new(&format!("{}-kill", scenario.namespace()));
         kubectl.create_namespace("privileged").await?;
@@ -39,6 +39,15 @@ impl Killers {
 
     /// Kills every process of these pods at the same time, and waits until Kubernetes has started the containers again.
     pub async fn kill(&self, scenario: &Kubectl, pods: &[Value]) -> Result<()> {
+        self.send_kill(pods).await?;
+        for pod in pods {
+            restarted(scenario, pod).await?;
+        }
+        Ok(())
+    }
+
+    /// Kills every process of these pods at the same time, and does not wait.
+    pub async fn send_kill(&self, pods: &[Value]) -> Result<()> {
         let mut by_killer: BTreeMap<&str, Vec<String>> = BTreeMap::new();
         for pod in pods {
             let node = text(pod, "/spec/nodeName")?;
@@ -56,23 +65,16 @@ impl Killers {
             .map(|(killer, uids)| (killer, script(&uids)));
         let kills =
             scripts.map(|(killer, script)| async move { self.kubectl.exec(killer, &script).await });
-        try_join_all(kills).await?;
-        for pod in pods {
-            restarted(scenario, pod).await?;
-        }
-        Ok(())
+        try_join_all(kills).await.map(drop)
     }
 
-    /// Kills the replica that holds the first of these claims; answers its name.
-    pub async fn kill_one(&self, controllers: &Kubectl, claims: &[Value]) -> Result<String> {
-        let worker = claims.first().context("no claims")?["worker"].clone();
-        let worker = worker.as_str().context("nobody holds it")?.to_owned();
-        let pod = controllers.get(&format!("pod {worker}")).await?;
-        self.kill(controllers, &[pod]).await?;
-        Ok(worker)
+    /// Kills one pod, by its name.
+    pub async fn kill_pod(&self, kubectl: &Kubectl, name: &str) -> Result<()> {
+        let pod = kubectl.get(&format!("pod {name}")).await?;
+        self.kill(kubectl, &[pod]).await
     }
 
-    /// Removes them.
+    /// Deletes their namespace.
     pub async fn end(self) -> Result<()> {
         self.kubectl.delete_namespace().await
     }

@@ -4,6 +4,10 @@ use anyhow::{Context, Result, bail, ensure};
 use serde_json::{Value, json};
 use std::{
     process::Stdio,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::{Duration, Instant},
 };
 use tokio::{io::AsyncWriteExt, process::Command};
@@ -15,6 +19,8 @@ pub const MADE_HERE: (&str, &str) = ("app.kubernetes.io/managed-by", "redis-oper
 #[derive(Clone, Debug)]
 pub struct Kubectl {
     namespace: String,
+    /// Whether the namespace's state was printed: once is enough for a failure and for what it makes fail.
+    explained: Arc<AtomicBool>,
 }
 
 impl Kubectl {
@@ -22,6 +28,7 @@ impl Kubectl {
     pub fn new(namespace: &str) -> Self {
         Self {
             namespace: namespace.into(),
+            explained: Arc::default(),
         }
     }
 
@@ -81,9 +88,20 @@ impl Kubectl {
         .map(drop)
     }
 
+    /// Deletes the namespace and waits until nothing of it is left.
+    pub async fn delete_namespace_to_its_end(&self, limit: Duration) -> Result<Duration> {
+        self.delete_namespace().await?;
+        let name = &self.namespace;
+        let named = format!("namespaces --field-selector metadata.name={name}");
+        let gone = async || Ok(self.list(&named).await?.is_empty());
+        self.until(&format!("the namespace {name} gone"), limit, gone)
+            .await
+    }
+
     /// Begins to delete the namespace.
     pub async fn delete_namespace(&self) -> Result<()> {
-        let delete = format!("delete namespace {} --wait=false", self.namespace);
+        let name = &self.namespace;
+        let delete = format!("delete namespace {name} --wait=false --ignore-not-found");
         self.run(&delete).await.map(drop)
     }
 
@@ -135,7 +153,7 @@ impl Kubectl {
         Ok(String::from_utf8(output.stdout)?)
     }
 
-    /// Waits until `test` says true, and says how long that took; prints the namespace's state when it never does.
+    /// Waits until `test` is true, and answers how long that took; prints the state of the namespace if the limit passes first.
     pub async fn until<F>(&self, what: &str, limit: Duration, mut test: F) -> Result<Duration>
     where
         F: AsyncFnMut() -> Result<bool>,
@@ -154,53 +172,63 @@ impl Kubectl {
         bail!("{what}: not within {} s ({last})", limit.as_secs())
     }
 
-    /// Prints what is needed to understand a failure: objects, events, logs, and each node's own view of the cluster.
+    /// Prints what is needed to understand a failure, once: objects, events, what each server reports, and all logs.
     pub async fn explain(&self) {
-        let show = async |arguments: &str| {
-            let text = self
-                .run(arguments)
-                .await
-                .unwrap_or_else(|error| format!("{error:#}"));
-            eprintln!("--- kubectl {arguments}\n{text}");
-        };
-        show("get all,pvc,redisclusters,redisbackups,redisrestores -o wide").await;
-        show("get redisclusters,redisbackups,redisrestores -o yaml").await;
-        show("get events --sort-by=.lastTimestamp").await;
+        if self.explained.swap(true, Ordering::Relaxed) {
+            return;
+        }
+        self.show("get nodes -o wide").await;
+        self.show("get all,pvc,leases,redisclusters,redisbackups,redisrestores -o wide")
+            .await;
+        self.show("get redisclusters,redisbackups,redisrestores -o yaml")
+            .await;
+        self.show("get events --sort-by=.metadata.creationTimestamp")
+            .await;
         let label = format!("pods -l {}", crds::LABEL_CLUSTER);
         for pod in self.list(&label).await.unwrap_or_default() {
-            let name = pod["metadata"]["name"]
-                .as_str()
-                .unwrap_or_default()
-                .to_owned();
-            let nodes = self
-                .exec(
-                    &name,
-                    "redis-cli cluster nodes; redis-cli cluster info | head -6",
-                )
-                .await;
-            eprintln!(
-                "--- {name}\n{}",
-                nodes.unwrap_or_else(|error| format!("{error:#}"))
-            );
-            show(&format!("logs {name} --tail 15")).await;
+            let name = pod["metadata"]["name"].as_str().unwrap_or_default();
+            let script = "redis-cli cluster nodes; redis-cli cluster info | head -6; redis-cli info replication; ls -la /data";
+            let answer = self.exec(name, script).await;
+            eprintln!("--- {name}\n{}", shown(answer));
+            self.logs(&pod).await;
         }
-        let system = Self::new("redis-operator-system");
-        for controller in [
-            "cluster-controller",
-            "backup-controller",
-            "restore-controller",
-        ] {
-            let log = system
-                .run(&format!(
-                    "logs -l app.kubernetes.io/name={controller} --tail 40 --prefix"
-                ))
-                .await;
-            eprintln!(
-                "--- {controller}\n{}",
-                log.unwrap_or_else(|error| format!("{error:#}"))
-            );
+        for pod in self.list("pods -l app=workload").await.unwrap_or_default() {
+            self.logs(&pod).await;
+        }
+        let system = Self::new(crate::scenario::SYSTEM);
+        system.show("get pods,leases -o wide").await;
+        let controllers = "pods -l app.kubernetes.io/part-of=redis-operator";
+        for pod in system.list(controllers).await.unwrap_or_default() {
+            system.logs(&pod).await;
         }
     }
+
+    /// Prints the logs of a pod: of its containers, and of those before them if they were restarted.
+    async fn logs(&self, pod: &Value) {
+        let name = pod["metadata"]["name"].as_str().unwrap_or_default();
+        let containers = pod["status"]["containerStatuses"].as_array();
+        let restarted = containers
+            .into_iter()
+            .flatten()
+            .any(|container| container["restartCount"].as_u64() > Some(0));
+        if restarted {
+            self.show(&format!(
+                "logs {name} --all-containers --previous --tail 30"
+            ))
+            .await;
+        }
+        self.show(&format!("logs {name} --all-containers --tail 100"))
+            .await;
+    }
+
+    async fn show(&self, arguments: &str) {
+        let answer = self.run(arguments).await;
+        eprintln!("--- kubectl {arguments}\n{}", shown(answer));
+    }
+}
+
+fn shown(answer: Result<String>) -> String {
+    answer.unwrap_or_else(|error| format!("{error:#}"))
 }
 
 /// Whether an object has the condition with the status `True`, for the generation it has now.

@@ -11,3 +11,4 @@ pub mod progress;
 pub mod redis;
 pub mod s3;
 pub mod scenario;
+pub mod verify;

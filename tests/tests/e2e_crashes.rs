@@ -1,103 +1,89 @@
-//! What no process is told beforehand: SIGKILL for servers and controllers in the middle of their work, and a node without
-//! its cable.
+//! SIGKILL, of which no process knows beforehand, for servers and controllers in the middle of their work.
 
 use anyhow::{Context, Result, ensure};
-use futures::future::try_join_all;
 use serde_json::{Value, json};
-use std::{collections::BTreeSet, path::Path};
+use std::collections::BTreeSet;
 use tests::{
     crash::Killers,
     kubectl::{Kubectl, holds},
-    scenario::{self, LIMIT},
+    scenario::{self, FilledCluster, LIMIT, Volumes, Writer},
 };
-use tokio::process::Command;
 
-const NODES: usize = 6;
-const KEYS: &str = "100000";
+const KEYS: u64 = 100_000;
 
 /// The append-only file is written before a client is answered: what was acknowledged is there when the process is not.
 #[tokio::test]
-async fn killing_every_server_right_after_the_writes_loses_none() -> Result<()> {
-    let kubectl = scenario::namespace("e2e-kill").await?;
-    let killers = Killers::start(&kubectl).await?;
-    scenario::cluster(&kubectl, "shop", 3, true).await?;
-    scenario::formed(&kubectl, "shop", NODES).await?;
-    let ids = scenario::node_ids(&kubectl, "shop").await?;
-    let pods = scenario::pods(&kubectl, "shop").await?;
-    scenario::workload(&kubectl, "fill", &["fill", "shop:6379", "--keys", KEYS]).await?;
-    killers.kill(&kubectl, &pods).await?;
-    let healed = scenario::healed(&kubectl, "shop", NODES).await?;
-    println!(
-        "every server killed: whole {:.1} s after the last one ran again",
-        healed.as_secs_f64()
-    );
-    scenario::workload(&kubectl, "check", &["check", "shop:6379", "--keys", KEYS]).await?;
-    ensure!(
-        scenario::node_ids(&kubectl, "shop").await? == ids,
-        "node ids changed"
-    );
-    killers.end().await?;
-    kubectl.delete_namespace().await
+async fn killing_every_server_loses_no_acknowledged_write() -> Result<()> {
+    scenario::run("e2e-kill", async |kubectl| {
+        let killers = Killers::start(kubectl).await?;
+        let shop =
+            FilledCluster::create(kubectl, "shop", 3, Volumes::DeletedWithCluster, KEYS).await?;
+        let writer = Writer::start(kubectl, "shop").await?;
+        scenario::no_data_was_dropped(kubectl, "shop").await?;
+        let pods = scenario::pods(kubectl, "shop").await?;
+        killers.kill(kubectl, &pods).await?;
+        let recovered = shop.recovered().await?;
+        println!(
+            "every server killed: healthy {:.1} s after the last one ran again",
+            recovered.as_secs_f64()
+        );
+        shop.is_intact("killed").await?;
+        shop.has_its_ids("killed").await?;
+        writer.finish().await?;
+        killers.end().await
+    })
+    .await
 }
 
 /// One replica of each controller is killed while it works; the other's work goes on, and the copy compares equal.
 #[tokio::test]
 async fn killed_controllers_cost_their_own_work_and_nothing_else() -> Result<()> {
-    let kubectl = scenario::namespace("e2e-workers").await?;
-    let killers = Killers::start(&kubectl).await?;
-    scenario::cluster(&kubectl, "shop", 4, false).await?;
-    scenario::cluster(&kubectl, "copy", 5, false).await?;
-    scenario::formed(&kubectl, "shop", 8).await?;
-    scenario::workload(&kubectl, "fill", &["fill", "shop:6379", "--keys", "4000"]).await?;
+    scenario::run("e2e-workers", async |kubectl| {
+        let killers = Killers::start(kubectl).await?;
+        scenario::cluster(kubectl, "copy", 5, Volumes::None).await?;
+        FilledCluster::create(kubectl, "shop", 4, Volumes::None, 4_000).await?;
 
-    // A thousand keys a shard at 10 ms each: a stream takes 10 s.
-    on_every_node(&kubectl, "shop", "config set rdb-key-save-delay 10000").await?;
-    kubectl.apply(&backup()).await?;
-    let streaming = shared(&kubectl, "redisbackup now", "shards", "Streaming").await?;
-    let killed = killers
-        .kill_one(&kubectl_of_controllers(), &streaming)
-        .await?;
-    on_every_node(&kubectl, "shop", "config set rdb-key-save-delay 0").await?;
-    let done = scenario::ended(&kubectl, "redisbackup", "now").await?;
-    others_are_untouched(&streaming, &done["status"]["shards"], &killed)?;
+        // A thousand keys a shard at 10 ms each: a stream takes 10 s.
+        let slow = "redis-cli config set rdb-key-save-delay 10000";
+        scenario::on_every_server(kubectl, "shop", slow).await?;
+        kubectl
+            .apply(&scenario::backup("now", "shop").to_string())
+            .await?;
+        let streaming = shared(kubectl, "redisbackup now", "shards", "Streaming").await?;
+        let killed = kill_worker(&killers, &streaming).await?;
+        let fast = "redis-cli config set rdb-key-save-delay 0";
+        scenario::on_every_server(kubectl, "shop", fast).await?;
+        let done = scenario::ended(kubectl, "redisbackup", "now").await?;
+        only_the_killed_lost(&streaming, &done["status"]["shards"], &killed)?;
 
-    scenario::formed(&kubectl, "copy", 10).await?;
-    on_every_node(&kubectl, "copy", "client pause 60000 write").await?;
-    kubectl.apply(&restore()).await?;
-    let replaying = shared(&kubectl, "redisrestore copy", "units", "Replaying").await?;
-    let killed = killers
-        .kill_one(&kubectl_of_controllers(), &replaying)
-        .await?;
-    on_every_node(&kubectl, "copy", "client unpause").await?;
-    let done = scenario::ended(&kubectl, "redisrestore", "copy").await?;
-    ensure!(holds(&done, "Verified"), "{}", done["status"]["conditions"]);
-    others_are_untouched(&replaying, &done["status"]["units"], &killed)?;
-    scenario::workload(&kubectl, "compare", &["compare", "shop:6379", "copy:6379"]).await?;
-    killers.end().await?;
-    kubectl.delete_namespace().await
+        scenario::formed(kubectl, "copy", 10).await?;
+        let pause = "redis-cli client pause 60000 write";
+        scenario::on_every_server(kubectl, "copy", pause).await?;
+        let source = json!({"backupRef": {"name": "now"}});
+        let restore = scenario::restore("copy", &source, &json!({"clusterRef": {"name": "copy"}}));
+        kubectl.apply(&restore.to_string()).await?;
+        let replaying = shared(kubectl, "redisrestore copy", "units", "Replaying").await?;
+        let killed = kill_worker(&killers, &replaying).await?;
+        scenario::on_every_server(kubectl, "copy", "redis-cli client unpause").await?;
+        let done = scenario::ended(kubectl, "redisrestore", "copy").await?;
+        ensure!(holds(&done, "Verified"), "{}", done["status"]["conditions"]);
+        only_the_killed_lost(&replaying, &done["status"]["units"], &killed)?;
+        let compare = ["compare", "shop:6379", "copy:6379"];
+        scenario::workload(kubectl, "compare", &compare).await?;
+        for cluster in ["shop", "copy"] {
+            scenario::no_data_was_dropped(kubectl, cluster).await?;
+        }
+        killers.end().await
+    })
+    .await
 }
 
-fn backup() -> String {
-    json!({"apiVersion": scenario::API_VERSION, "kind": "RedisBackup", "metadata": {"name": "now"},
-           "spec": {"clusterRef": {"name": "shop"}, "storageName": "s3"}})
-    .to_string()
-}
-
-fn restore() -> String {
-    json!({"apiVersion": scenario::API_VERSION, "kind": "RedisRestore", "metadata": {"name": "copy"},
-           "spec": {"source": {"backupRef": {"name": "now"}}, "target": {"clusterRef": {"name": "copy"}}}})
-    .to_string()
-}
-
-fn kubectl_of_controllers() -> Kubectl {
-    Kubectl::new("redis-operator-system")
-}
-
-async fn on_every_node(kubectl: &Kubectl, cluster: &str, command: &str) -> Result<()> {
-    let script = format!("redis-cli {command}");
-    let names = scenario::pod_names(kubectl, cluster).await?;
-    try_join_all(names.iter().map(|pod| kubectl.exec(pod, &script))).await?;
-    Ok(())
+/// Kills the replica that holds the first of these claims; answers its name.
+async fn kill_worker(killers: &Killers, claims: &[Value]) -> Result<String> {
+    let worker = claims.first().context("no claims")?["worker"].clone();
+    let worker = worker.as_str().context("a claim without a holder")?;
+    killers.kill_pod(&scenario::system(), worker).await?;
+    Ok(worker.to_owned())
 }
 
 /// Waits until all units are at work on two replicas, and answers them.
@@ -120,87 +106,26 @@ fn units_of(array: &Value) -> Vec<Value> {
     array.as_array().cloned().unwrap_or_default()
 }
 
-/// Units of the replica that lived are still its own, at their first attempt.
-fn others_are_untouched(before: &[Value], after: &Value, killed: &str) -> Result<()> {
+/// Units of the replica that lived are still its own, at their first attempt; each of the killed one was begun once more, and no oftener.
+fn only_the_killed_lost(before: &[Value], after: &Value, killed: &str) -> Result<()> {
     let after = units_of(after);
     ensure!(
         after.len() == before.len(),
         "units came or went: {after:#?}"
     );
     for (before, after) in before.iter().zip(&after) {
-        if before["worker"] != killed {
+        let attempt = &after["attempt"];
+        if before["worker"] == killed {
             ensure!(
-                after["worker"] == before["worker"] && after["attempt"] == 1,
+                attempt == 2,
+                "{killed} was killed, its unit {before} ended at attempt {attempt}, not 2: {after}"
+            );
+        } else {
+            ensure!(
+                after["worker"] == before["worker"] && attempt == 1,
                 "{killed} was killed, and it cost {before} too: {after}"
             );
         }
     }
-    Ok(())
-}
-
-/// A node falls silent: its primaries are replaced by their replicas and every key is served; when it is back, so is all.
-#[tokio::test]
-async fn a_cut_node_costs_no_key_and_comes_back() -> Result<()> {
-    let kubectl = scenario::namespace("e2e-cut").await?;
-    scenario::cluster(&kubectl, "shop", 3, true).await?;
-    scenario::formed(&kubectl, "shop", NODES).await?;
-    scenario::workload(&kubectl, "fill", &["fill", "shop:6379", "--keys", "20000"]).await?;
-    let ids = scenario::node_ids(&kubectl, "shop").await?;
-    // The node of a primary, and none that the S3 server or the like needs.
-    let status = kubectl.get("rediscluster shop").await?;
-    let primary = status["status"]["shardStatuses"][0]["primary"]["pod"]
-        .as_str()
-        .context("no primary")?;
-    let node = kubectl.get(&format!("pod {primary}")).await?["spec"]["nodeName"]
-        .as_str()
-        .context("a pod without a node")?
-        .to_owned();
-    cable("cut", &node).await?;
-    let survived = survives(&kubectl, &node).await;
-    cable("heal", &node).await?;
-    survived?;
-    let healed = scenario::healed(&kubectl, "shop", NODES).await?;
-    println!(
-        "the node is back: whole after {:.1} s",
-        healed.as_secs_f64()
-    );
-    scenario::workload(&kubectl, "back", &["check", "shop:6379", "--keys", "20000"]).await?;
-    ensure!(
-        scenario::node_ids(&kubectl, "shop").await? == ids,
-        "node ids changed"
-    );
-    kubectl.delete_namespace().await
-}
-
-async fn survives(kubectl: &Kubectl, node: &str) -> Result<()> {
-    let silent = async || {
-        let conditions =
-            kubectl.get(&format!("node {node}")).await?["status"]["conditions"].clone();
-        let mut all = conditions.as_array().into_iter().flatten();
-        Ok(all.any(|c| c["type"] == "Ready" && c["status"] != "True"))
-    };
-    kubectl.until("the node is NotReady", LIMIT, silent).await?;
-    let served = async || {
-        let cluster = kubectl.get("rediscluster shop").await?;
-        Ok(holds(&cluster, "Available") && !holds(&cluster, "Ready"))
-    };
-    kubectl
-        .until("all slots are served without it", LIMIT, served)
-        .await?;
-    scenario::workload(kubectl, "cut", &["check", "shop:6379", "--keys", "20000"])
-        .await
-        .map(drop)
-}
-
-/// `local-kubernetes cut` and `heal`: only the local cluster has cables.
-async fn cable(action: &str, node: &str) -> Result<()> {
-    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/local/local-kubernetes");
-    let number = node.trim_start_matches("node");
-    let output = Command::new(script).args([action, number]).output().await?;
-    ensure!(
-        output.status.success(),
-        "{action} {node}: {}",
-        String::from_utf8_lossy(&output.stderr)
-    );
     Ok(())
 }

@@ -10,7 +10,7 @@ use std::{
 use tests::{
     kubectl::{Kubectl, holds},
     progress::Progress,
-    scenario::{self, LIMIT, NODE_TIMEOUT},
+    scenario::{self, LIMIT, NODE_TIMEOUT, Volumes},
 };
 
 const NAMESPACE: &str = "redis-demo";
@@ -98,7 +98,7 @@ async fn workload(kubectl: &Kubectl, pod: &str, arguments: &[&str]) -> Result<(S
 async fn form(kubectl: &Kubectl, progress: &mut Progress<'_>) -> Result<()> {
     let formed = async {
         let applied = Instant::now();
-        scenario::cluster(kubectl, "shop", 3, true).await?;
+        scenario::cluster(kubectl, "shop", 3, Volumes::DeletedWithCluster).await?;
         scenario::formed(kubectl, "shop", NODES).await?;
         Ok((seconds(applied.elapsed()), applied.elapsed()))
     };
@@ -128,14 +128,12 @@ async fn repair(kubectl: &Kubectl, progress: &mut Progress<'_>) -> Result<()> {
     progress
         .step("all pods deleted: last pod runs to healthy", SHOP, repaired)
         .await?;
-    let kept = workload(kubectl, "kept", &["check", "shop:6379", "--keys", KEYS]);
+    let kept = workload(kubectl, "kept", &["verify", "shop:6379", "--keys", KEYS]);
     progress.step("keys after it", SHOP, kept).await
 }
 
 async fn back_up(kubectl: &Kubectl) -> Result<(String, ())> {
-    let backup = json!({"apiVersion": scenario::API_VERSION, "kind": "RedisBackup",
-                        "metadata": {"name": "shop-now"},
-                        "spec": {"clusterRef": {"name": "shop"}, "storageName": "s3"}});
+    let backup = scenario::backup("shop-now", "shop");
     kubectl.apply(&backup.to_string()).await?;
     let backup = scenario::ended(kubectl, "redisbackup", "shop-now").await?;
     let status = &backup["status"];
@@ -162,9 +160,8 @@ async fn back_up(kubectl: &Kubectl) -> Result<(String, ())> {
 
 async fn restore(kubectl: &Kubectl) -> Result<(String, ())> {
     let new_cluster = json!({"name": "copy", "spec": {"version": scenario::VERSION, "shards": 5, "replicasPerShard": 0}});
-    let restore = json!({"apiVersion": scenario::API_VERSION, "kind": "RedisRestore",
-                         "metadata": {"name": "shop-copy"},
-                         "spec": {"source": {"backupRef": {"name": "shop-now"}}, "target": {"newCluster": new_cluster}}});
+    let source = json!({"backupRef": {"name": "shop-now"}});
+    let restore = scenario::restore("shop-copy", &source, &json!({"newCluster": new_cluster}));
     kubectl.apply(&restore.to_string()).await?;
     let restore = scenario::ended(kubectl, "redisrestore", "shop-copy").await?;
     ensure!(holds(&restore, "Verified"), "the restore is not Verified");

@@ -2,9 +2,22 @@
 
 use anyhow::{Result, ensure};
 use clap::{Parser, Subcommand};
-use redis::Value;
+use redis::{Cmd, Value};
 use std::time::{Duration, Instant};
-use tests::{client::ClusterClient, dataset};
+use tests::{
+    client::ClusterClient,
+    dataset::{self, Comparison},
+    verify,
+};
+use tokio::time::{sleep, timeout};
+
+/// Longest wait for a connection: kube-proxy follows the endpoints of a Service within a second or two. A Service that leads nowhere for
+/// longer is a failure.
+const CONNECT: Duration = Duration::from_secs(5);
+/// Longest wait for one write, and for new connections to write over: a node without its cable never answers.
+const WRITE: Duration = Duration::from_secs(2);
+/// How often the writer looks for the key that ends it.
+const LOOK: Duration = Duration::from_secs(1);
 
 #[derive(Parser)]
 #[command(about = "Fills, writes to and compares Redis Clusters")]
@@ -21,11 +34,15 @@ enum Action {
         #[arg(long, default_value_t = 200_000)]
         keys: u64,
     },
-    /// Writes numbered keys `writer:<n>` one after the other until the time is over, and says how it went.
+    /// Writes numbered keys `writer:<n>` one after the other until the time is over, and reports how it went: fails if an acknowledged
+    /// one is missing.
     Write {
         address: String,
         #[arg(long, default_value_t = 60)]
         seconds: u64,
+        /// Ends earlier, as soon as this key exists.
+        #[arg(long)]
+        until: Option<String>,
     },
     /// Compares every key, value and time of expiry that starts with the prefix.
     Compare {
@@ -34,8 +51,8 @@ enum Action {
         #[arg(long, default_value = "data:")]
         prefix: String,
     },
-    /// Counts the keys of `fill`.
-    Check {
+    /// Compares every key of `fill` with what was written: kind, value and time to live.
+    Verify {
         address: String,
         #[arg(long, default_value_t = 200_000)]
         keys: u64,
@@ -53,7 +70,11 @@ async fn main() -> Result<()> {
                 started.elapsed().as_secs_f64()
             );
         }
-        Action::Write { address, seconds } => write(&address, Duration::from_secs(seconds)).await?,
+        Action::Write {
+            address,
+            seconds,
+            until,
+        } => write(&address, Duration::from_secs(seconds), until.as_deref()).await?,
         Action::Compare {
             wanted,
             found,
@@ -61,71 +82,87 @@ async fn main() -> Result<()> {
         } => {
             let (wanted, found) = (connect(&wanted).await?, connect(&found).await?);
             let comparison = dataset::compare(&wanted, &found, &prefix).await?;
-            println!(
-                "{} keys compared, {} different",
-                comparison.keys, comparison.different
-            );
-            for sentence in &comparison.differences {
-                println!("  {sentence}");
-            }
-            ensure!(
-                comparison.different == 0 && comparison.keys > 0,
-                "the clusters differ"
-            );
+            report(&comparison, "compared")?;
         }
-        Action::Check { address, keys } => {
-            let found = connect(&address).await?.scan("data:").await?.len() as u64;
-            println!("{found} of {keys} keys found");
-            ensure!(found == keys, "keys are missing");
+        Action::Verify { address, keys } => {
+            let cluster = connect(&address).await?;
+            report(&verify::data_set(&cluster, keys).await?, "verified")?;
         }
     }
     Ok(())
 }
 
-/// Connects as patient clients do: the address of a Service reaches every node a moment after its pods are ready.
+fn report(comparison: &Comparison, how: &str) -> Result<()> {
+    let (keys, different) = (comparison.keys, comparison.different);
+    println!("{keys} keys {how}, {different} different");
+    for sentence in &comparison.differences {
+        println!("  {sentence}");
+    }
+    ensure!(different == 0 && keys > 0, "keys differ");
+    Ok(())
+}
+
+/// Connects; right after its pods became ready a Service needs a moment.
 async fn connect(address: &str) -> Result<ClusterClient> {
-    let deadline = Instant::now() + Duration::from_secs(30);
+    let deadline = Instant::now() + CONNECT;
     loop {
         match ClusterClient::connect(address).await {
             Err(_) if Instant::now() < deadline => {
-                tokio::time::sleep(Duration::from_millis(200)).await;
+                sleep(Duration::from_millis(200)).await;
             }
             connected => return connected,
         }
     }
 }
 
-/// Writes until the time is over; what a server acknowledged has to be there at the end.
-async fn write(address: &str, time: Duration) -> Result<()> {
+/// Writes until the time is over or the key exists; what a server acknowledged has to be there at the end, with its value.
+async fn write(address: &str, time: Duration, until: Option<&str>) -> Result<()> {
     let end = Instant::now() + time;
     let (mut written, mut refused, mut longest) = (0_u64, 0_u64, Duration::ZERO);
-    let mut last = Instant::now();
+    let (mut last, mut looked) = (Instant::now(), Instant::now());
     let mut cluster = None;
     while Instant::now() < end {
         if cluster.is_none() {
-            cluster = ClusterClient::connect(address).await.ok();
+            let connected = timeout(WRITE, ClusterClient::connect(address)).await;
+            cluster = connected.ok().and_then(Result::ok);
         }
         let mut command = redis::cmd("SET");
-        command.arg(format!("writer:{written}")).arg(written);
-        let answer = match &cluster {
-            Some(cluster) => cluster.pipeline(std::slice::from_ref(&command)).await.ok(),
-            None => None,
-        };
-        if answer.is_some_and(|values| values.first() == Some(&Value::Okay)) {
+        command.arg(verify::writer_key(written)).arg(written);
+        if answer(cluster.as_ref(), command).await == Some(Value::Okay) {
             written += 1;
             longest = longest.max(last.elapsed());
             last = Instant::now();
         } else {
             refused += 1;
             cluster = None;
-            tokio::time::sleep(Duration::from_millis(100)).await;
+            sleep(Duration::from_millis(100)).await;
+        }
+        if let Some(key) = until
+            && looked.elapsed() > LOOK
+        {
+            looked = Instant::now();
+            let mut exists = redis::cmd("EXISTS");
+            exists.arg(key);
+            if answer(cluster.as_ref(), exists).await == Some(Value::Int(1)) {
+                break;
+            }
         }
     }
-    let found = connect(address).await?.scan("writer:").await?.len() as u64;
+    let found = verify::numbers(&connect(address).await?, written).await?;
     println!(
         "{written} writes acknowledged, {refused} refused, longest pause {:.1} s, {found} found",
         longest.as_secs_f64()
     );
-    ensure!(found >= written, "acknowledged writes are missing");
+    ensure!(
+        written > 0 && found == written,
+        "acknowledged writes are missing"
+    );
     Ok(())
+}
+
+/// The reply to one command; none if it did not come in time.
+async fn answer(cluster: Option<&ClusterClient>, command: Cmd) -> Option<Value> {
+    let commands = [command];
+    let replies = timeout(WRITE, cluster?.pipeline(&commands)).await;
+    replies.ok()?.ok()?.into_iter().next()
 }

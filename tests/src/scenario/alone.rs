@@ -1,0 +1,63 @@
+//! What a cluster's pods need by themselves.
+
+use super::{LIMIT, pods};
+use crate::kubectl::Kubectl;
+use anyhow::{Context, Result};
+use serde_json::{Value, json};
+use std::time::{Duration, Instant};
+
+/// The time that a cluster's pods need by themselves until every server answers: the same StatefulSets, configuration and Services
+/// in a namespace where no controller manages them.
+pub async fn pods_alone(kubectl: &Kubectl, cluster: &str, nodes: usize) -> Result<Duration> {
+    let alone = Kubectl::new(&format!("{}-alone", kubectl.namespace()));
+    alone.create_namespace("restricted").await?;
+    let label = format!(
+        "configmaps,services,statefulsets -l {}={cluster}",
+        crds::LABEL_CLUSTER
+    );
+    let mut documents = Vec::new();
+    for object in kubectl.list(&label).await? {
+        let copy = copied(&object).context("copying a child object")?;
+        let mut document = copy.to_string();
+        if copy["kind"] == "StatefulSet" {
+            // Without a controller no node gets slots, and none would ever be ready: that it answers has to do.
+            document = document.replace("/ready.sh", "/alive.sh");
+        }
+        documents.push(document);
+    }
+    let started = Instant::now();
+    alone.apply(&documents.join("\n---\n")).await?;
+    let ready = async || {
+        let pods = pods(&alone, cluster).await?;
+        let ready = pods.iter().filter(|pod| {
+            pod["status"]["conditions"].as_array().is_some_and(|all| {
+                all.iter()
+                    .any(|c| c["type"] == "Ready" && c["status"] == "True")
+            })
+        });
+        Ok(ready.count() == nodes)
+    };
+    alone.until("the pods alone ready", LIMIT, ready).await?;
+    let time = started.elapsed();
+    alone.delete_namespace().await?;
+    Ok(time)
+}
+
+/// An object without what ties it to its namespace and owner.
+fn copied(object: &Value) -> Option<Value> {
+    let mut spec = object["spec"].clone();
+    if let Some(members) = spec.as_object_mut() {
+        members.retain(|name, _| !name.starts_with("clusterIP"));
+    }
+    let mut copy = json!({"apiVersion": object.get("apiVersion")?, "kind": object.get("kind")?,
+                          "metadata": {"name": object.pointer("/metadata/name")?, "labels": object.pointer("/metadata/labels")?}});
+    for (name, value) in [("spec", spec), ("data", object["data"].clone())] {
+        if !value.is_null() {
+            copy[name] = value;
+        }
+    }
+    if object["kind"] == "Service" && object["spec"]["clusterIP"] == "None" {
+        copy["spec"]["clusterIP"] = json!("None");
+    }
+    Some(copy)
+}

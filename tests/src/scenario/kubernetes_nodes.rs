@@ -1,0 +1,68 @@
+//! Kubernetes nodes: cut off, cordoned, and what runs on them.
+
+use super::{LIMIT, pods};
+use crate::kubectl::Kubectl;
+use anyhow::{Context, Result, ensure};
+use std::{collections::BTreeMap, path::Path};
+use tokio::process::Command;
+
+/// `local-kubernetes cut` and `heal`: only the local cluster has cables.
+pub async fn cable(action: &str, node: &str) -> Result<()> {
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/local/local-kubernetes");
+    let number = node.trim_start_matches("node");
+    let output = Command::new(script).args([action, number]).output().await?;
+    ensure!(
+        output.status.success(),
+        "{action} {node}: {}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    Ok(())
+}
+
+/// Waits until Kubernetes reports that a node is not Ready.
+pub async fn not_ready(kubectl: &Kubectl, node: &str) -> Result<()> {
+    let unready = async || {
+        let conditions =
+            kubectl.get(&format!("node {node}")).await?["status"]["conditions"].clone();
+        let mut all = conditions.as_array().into_iter().flatten();
+        Ok(all.any(|c| c["type"] == "Ready" && c["status"] != "True"))
+    };
+    kubectl
+        .until(&format!("{node} is NotReady"), LIMIT, unready)
+        .await
+        .map(drop)
+}
+
+/// No new pod is placed on this node.
+pub async fn cordon(kubectl: &Kubectl, node: &str) -> Result<()> {
+    kubectl.run(&format!("cordon {node}")).await.map(drop)
+}
+
+/// New pods are placed on this node again.
+pub async fn uncordon(kubectl: &Kubectl, node: &str) -> Result<()> {
+    kubectl.run(&format!("uncordon {node}")).await.map(drop)
+}
+
+/// The primaries of a cluster on each node that runs any of its pods, by its status.
+pub async fn primaries_by_node(
+    kubectl: &Kubectl,
+    cluster: &str,
+) -> Result<BTreeMap<String, Vec<String>>> {
+    let object = kubectl.get(&format!("rediscluster {cluster}")).await?;
+    let shards = object["status"]["shardStatuses"].as_array().cloned();
+    let primaries: Vec<String> = shards
+        .into_iter()
+        .flatten()
+        .filter_map(|shard| shard["primary"]["pod"].as_str().map(Into::into))
+        .collect();
+    let mut nodes: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    for pod in pods(kubectl, cluster).await? {
+        let name = pod["metadata"]["name"].as_str().context("no name")?;
+        let node = pod["spec"]["nodeName"].as_str().context("not scheduled")?;
+        let here = nodes.entry(node.to_owned()).or_default();
+        if primaries.iter().any(|primary| primary == name) {
+            here.push(name.to_owned());
+        }
+    }
+    Ok(nodes)
+}

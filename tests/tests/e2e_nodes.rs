@@ -1,0 +1,115 @@
+//! Kubernetes nodes that are cut off the network, or that take no pods.
+
+use anyhow::{Context, Result, ensure};
+use tests::{
+    kubectl::{Kubectl, holds},
+    scenario::{self, FilledCluster, LIMIT, Volumes, Writer},
+};
+
+const KEYS: u64 = 20_000;
+
+/// A node falls silent: its primary is replaced by its replica and every key is served; when it is back, all is as it was.
+#[tokio::test]
+async fn a_cut_node_costs_no_key_and_comes_back() -> Result<()> {
+    scenario::run("e2e-cut", async |kubectl| {
+        let shop =
+            FilledCluster::create(kubectl, "shop", 3, Volumes::DeletedWithCluster, KEYS).await?;
+        let node = expendable(kubectl).await?;
+        // What the scenario itself needs runs elsewhere.
+        scenario::cordon(kubectl, &node).await?;
+        let survived = survives(kubectl, &shop, &node).await;
+        scenario::cable("heal", &node).await?;
+        scenario::uncordon(kubectl, &node).await?;
+        let writer = survived?;
+        let recovered = shop.recovered().await?;
+        println!(
+            "{node} is back: healthy after {:.1} s",
+            recovered.as_secs_f64()
+        );
+        shop.is_intact("back").await?;
+        shop.has_its_ids("back").await?;
+        writer.finish().await.map(drop)
+    })
+    .await
+}
+
+/// The node of exactly one primary, so that the majority of the primaries lives on, and not the S3 server's.
+async fn expendable(kubectl: &Kubectl) -> Result<String> {
+    let servers = kubectl.list("pods -l app=s3").await?;
+    let needed: Vec<&str> = servers
+        .iter()
+        .filter_map(|pod| pod["spec"]["nodeName"].as_str())
+        .collect();
+    let nodes = scenario::primaries_by_node(kubectl, "shop").await?;
+    let mut ones = nodes.iter().filter(|(_, primaries)| primaries.len() == 1);
+    let found = ones.find(|(node, _)| !needed.contains(&node.as_str()));
+    let (node, _) = found.with_context(|| {
+        format!("no node of one primary besides {needed:?}, which the S3 server needs: {nodes:?}")
+    })?;
+    Ok(node.clone())
+}
+
+async fn survives<'a>(
+    kubectl: &'a Kubectl,
+    shop: &FilledCluster<'_>,
+    node: &str,
+) -> Result<Writer<'a>> {
+    let writer = Writer::start(kubectl, "shop").await?;
+    scenario::cable("cut", node).await?;
+    scenario::not_ready(kubectl, node).await?;
+    let served = async || {
+        let cluster = kubectl.get("rediscluster shop").await?;
+        Ok(holds(&cluster, "Available") && !holds(&cluster, "Ready"))
+    };
+    kubectl
+        .until("all slots are served without it", LIMIT, served)
+        .await?;
+    shop.has_its_values("cut").await?;
+    Ok(writer)
+}
+
+/// A pod whose volume is on a cordoned node cannot come back: the cluster serves without it, and its status names the cause.
+#[tokio::test]
+async fn a_cordoned_node_costs_no_key() -> Result<()> {
+    scenario::run("e2e-cordon", async |kubectl| {
+        let shop =
+            FilledCluster::create(kubectl, "shop", 3, Volumes::DeletedWithCluster, KEYS).await?;
+        let nodes = scenario::primaries_by_node(kubectl, "shop").await?;
+        let (node, primary) = nodes
+            .iter()
+            .find_map(|(node, primaries)| Some((node, primaries.first()?)))
+            .context("no primaries")?;
+        scenario::cordon(kubectl, node).await?;
+        let served = serves_without(kubectl, &shop, primary).await;
+        scenario::uncordon(kubectl, node).await?;
+        served?;
+        shop.recovered().await?;
+        shop.is_intact("uncordoned").await?;
+        shop.has_its_ids("uncordoned").await
+    })
+    .await
+}
+
+async fn serves_without(kubectl: &Kubectl, shop: &FilledCluster<'_>, pod: &str) -> Result<()> {
+    kubectl.run(&format!("delete pod {pod}")).await?;
+    let mut message = String::new();
+    let explained = async || {
+        let cluster = kubectl.get("rediscluster shop").await?;
+        message = cluster["status"]["message"].to_string();
+        Ok(holds(&cluster, "Available")
+            && !holds(&cluster, "Ready")
+            && message.contains(pod)
+            && message.contains("not scheduled"))
+    };
+    let what = format!("served without {pod}, and the reason in the message");
+    let waited = kubectl.until(&what, LIMIT, explained).await;
+    waited.with_context(|| format!("the message is {message}"))?;
+    println!("cordoned: {message}");
+    shop.has_its_values("cordoned").await?;
+    let replacement = kubectl.get(&format!("pod {pod}")).await?;
+    ensure!(
+        replacement["spec"]["nodeName"].is_null(),
+        "{pod} was placed on a cordoned node: {replacement}"
+    );
+    Ok(())
+}
