@@ -9,7 +9,7 @@ use crds::RedisBackup;
 use jiff::Timestamp;
 use kube::{Api, Client, ResourceExt, api::PostParams};
 
-/// Creates the backup that is due. One of that name exists already: somebody was faster, and that is fine.
+/// Creates the backup that is due. One of that name exists already: an earlier try of the Job made it.
 pub async fn create(client: Client, order: &CreateBackup, now: Timestamp) -> Result<(), ApiError> {
     let wanted = backup(&ScheduledBackup {
         namespace: order.namespace.clone(),
@@ -24,7 +24,9 @@ pub async fn create(client: Client, order: &CreateBackup, now: Timestamp) -> Res
     let what = format!("create RedisBackup {}/{name}", order.namespace);
     match call::write(what, api.create(&PostParams::default(), &wanted)).await {
         Ok(_) => tracing::info!(name, "RedisBackup created"),
-        Err(ApiError::Conflict { .. }) => tracing::info!(name, "the RedisBackup exists already"),
+        Err(ApiError::AlreadyExists { .. }) => {
+            tracing::info!(name, "the RedisBackup exists already")
+        }
         Err(error) => return Err(error),
     }
     Ok(())

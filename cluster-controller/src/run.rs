@@ -8,8 +8,9 @@ use clap::Parser;
 use common::{
     kubernetes::{controller::Controller, leases::Leadership},
     runtime::{
+        Program,
         arguments::CommonArguments,
-        run::{BoxError, Program, Runtime, run},
+        run::{BoxError, Runtime, run},
     },
 };
 use crds::{LABEL_CLUSTER, RedisCluster};

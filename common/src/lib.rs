@@ -2,6 +2,7 @@
 
 pub mod access;
 pub mod cluster;
+pub mod errors;
 pub mod kubernetes;
 pub mod rdb;
 pub mod runtime;

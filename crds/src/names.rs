@@ -56,9 +56,9 @@ pub fn config_map_name(cluster: &str) -> String {
     format!("{cluster}-config")
 }
 
-/// Lease held by whoever needs a cluster's slots and pods to stay as they are.
-pub fn operation_lease_name(cluster: &str) -> String {
-    format!("{cluster}-operation")
+/// Lease held by the operation that needs a cluster's slots and pods to stay as they are; in the operator's own namespace.
+pub fn operation_lease_name(namespace: &str, cluster: &str) -> String {
+    format!("{namespace}.{cluster}-operation")
 }
 
 /// DNS name of the Service for clients.

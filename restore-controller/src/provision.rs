@@ -43,7 +43,7 @@ pub async fn create(client: &Client, cluster: &RedisCluster) -> Result<(), ApiEr
     let api: Api<RedisCluster> = Api::namespaced(client.clone(), &namespace);
     let what = format!("create RedisCluster {namespace}/{}", cluster.name_any());
     match call::write(what, api.create(&PostParams::default(), cluster)).await {
-        Ok(_) | Err(ApiError::Conflict { .. }) => Ok(()),
+        Ok(_) | Err(ApiError::AlreadyExists { .. }) => Ok(()),
         Err(error) => Err(error),
     }
 }

@@ -89,8 +89,8 @@ async fn figures() -> Result<Vec<Figures>> {
         };
         all.push(Figures {
             leads: value("redis_operator_leading ")? > 0.0,
-            reads: value("redis_operator_api_reads_total ")?,
-            writes: value("redis_operator_api_writes_total ")?,
+            reads: value("redis_operator_api_call_duration_seconds_count{call=\"read\"} ")?,
+            writes: value("redis_operator_api_call_duration_seconds_count{call=\"write\"} ")?,
             bytes: value("process_resident_memory_bytes ")?,
             pod,
         });

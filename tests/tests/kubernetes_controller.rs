@@ -205,10 +205,12 @@ async fn objects_are_reconciled_from_first_sight_to_the_end() -> Result<()> {
 
     let (controller, widgets) = controller(&runtime);
     let wake = controller.wake();
-    assert!(runtime.health.ready().is_err());
+    assert!(runtime.health.ready(Instant::now()).is_err());
     let running = tokio::spawn(controller.run(Arc::clone(&widgets)));
     eventually("early is reconciled", async || Ok(widgets.last("early"))).await?;
-    assert!(runtime.health.ready().is_ok() && runtime.health.live(Instant::now()).is_ok());
+    assert!(
+        runtime.health.ready(Instant::now()).is_ok() && runtime.health.live(Instant::now()).is_ok()
+    );
 
     // The child's own appearance wakes its owner; that pass writes nothing, and then it is quiet.
     let quiet = Seen::Passed { written: false };
@@ -314,7 +316,7 @@ async fn only_the_leader_reconciles_and_its_successor_looks_at_everything() -> R
     create(&api, "x", 1).await?;
     until(&first.1, "x", Seen::Passed { written: false }).await?;
     eventually("the standby is ready", async || {
-        Ok(second.0.health.ready().ok())
+        Ok(second.0.health.ready(Instant::now()).ok())
     })
     .await?;
     assert!(second.1.seen("w").is_empty() && second.1.seen("x").is_empty());

@@ -153,15 +153,11 @@ fn holder(name: &str, uid: &str) -> Holder {
 async fn an_operation_excludes_others_until_released() -> Result<()> {
     let server = api_server().await?;
     let namespace = server.namespace("operation").await?;
-    let leases = OperationLeases::new(server.client.clone());
+    let leases = OperationLeases::new(&runtime(&server, "a", &namespace)?);
     let (ours, theirs) = (holder("one", "u1"), holder("two", "u2"));
     let again = holder("one", "created-again");
     let long = Duration::from_mins(1);
-    let acquire = async |holder| {
-        leases
-            .acquire(&namespace, "cache", holder, long, None)
-            .await
-    };
+    let acquire = async |holder| leases.acquire(&namespace, "cache", holder, long).await;
     assert_eq!(leases.holder(&namespace, "cache").await?, None);
     assert_eq!(acquire(&ours).await?, Operation::Held);
     assert_eq!(acquire(&ours).await?, Operation::Held);
@@ -174,7 +170,14 @@ async fn an_operation_excludes_others_until_released() -> Result<()> {
     );
     leases.release(&namespace, "cache", &ours).await?;
     assert_eq!(acquire(&theirs).await?, Operation::Held);
-    assert_eq!(leases.holder(&namespace, "cache").await?, Some(theirs));
+    assert_eq!(
+        leases.holder(&namespace, "cache").await?,
+        Some(theirs.clone())
+    );
+    leases.release(&namespace, "cache", &theirs).await?;
+    let api: Api<Lease> = Api::namespaced(server.client.clone(), &namespace);
+    let name = crds::operation_lease_name(&namespace, "cache");
+    assert!(api.get_opt(&name).await?.is_none(), "{name} is left behind");
     Ok(())
 }
 
@@ -182,26 +185,23 @@ async fn an_operation_excludes_others_until_released() -> Result<()> {
 async fn renewing_just_now_writes_nothing() -> Result<()> {
     let server = api_server().await?;
     let namespace = server.namespace("fresh").await?;
-    let leases = OperationLeases::new(server.client.clone());
+    let leases = OperationLeases::new(&runtime(&server, "a", &namespace)?);
     let ours = holder("one", "u1");
     let api: Api<Lease> = Api::namespaced(server.client.clone(), &namespace);
     let long = Duration::from_mins(1);
+    let name = crds::operation_lease_name(&namespace, "cache");
     let mut versions = Vec::new();
     for _ in 0..3 {
-        leases
-            .acquire(&namespace, "cache", &ours, long, None)
-            .await?;
-        let lease = api.get("cache-operation").await?;
+        leases.acquire(&namespace, "cache", &ours, long).await?;
+        let lease = api.get(&name).await?;
         versions.push(lease.metadata.resource_version);
     }
     versions.dedup();
     assert_eq!(versions.len(), 1, "{versions:?}");
     // Another process of the same holder does not know when it was renewed, and renews.
-    let other = OperationLeases::new(server.client.clone());
-    other
-        .acquire(&namespace, "cache", &ours, long, None)
-        .await?;
-    let lease = api.get("cache-operation").await?;
+    let other = OperationLeases::new(&runtime(&server, "b", &namespace)?);
+    other.acquire(&namespace, "cache", &ours, long).await?;
+    let lease = api.get(&name).await?;
     assert_ne!(lease.metadata.resource_version, versions[0]);
     Ok(())
 }
@@ -210,18 +210,14 @@ async fn renewing_just_now_writes_nothing() -> Result<()> {
 async fn a_forgotten_operation_expires_by_itself() -> Result<()> {
     let server = api_server().await?;
     let namespace = server.namespace("expiry").await?;
-    let leases = OperationLeases::new(server.client.clone());
-    let observer = OperationLeases::new(server.client.clone());
+    let leases = OperationLeases::new(&runtime(&server, "a", &namespace)?);
+    let observer = OperationLeases::new(&runtime(&server, "b", &namespace)?);
     let (gone, next) = (holder("gone", "u1"), holder("next", "u2"));
     let short = Duration::from_secs(1);
-    leases
-        .acquire(&namespace, "cache", &gone, short, None)
-        .await?;
+    leases.acquire(&namespace, "cache", &gone, short).await?;
     let begun = Instant::now();
     eventually("the lease expires", async || {
-        let answer = observer
-            .acquire(&namespace, "cache", &next, short, None)
-            .await?;
+        let answer = observer.acquire(&namespace, "cache", &next, short).await?;
         Ok((answer == Operation::Held).then_some(()))
     })
     .await?;
@@ -236,14 +232,13 @@ async fn ten_holders_race_and_one_wins() -> Result<()> {
     let long = Duration::from_mins(1);
     for round in 0..5 {
         let cluster = format!("cache{round}");
+        let replica = runtime(&server, "a", &namespace)?;
         let races = (0..10).map(|racer| {
-            let leases = OperationLeases::new(server.client.clone());
+            let leases = OperationLeases::new(&replica);
             let (namespace, cluster) = (namespace.clone(), cluster.clone());
             tokio::spawn(async move {
                 let holder = holder(&format!("r{racer}"), &racer.to_string());
-                leases
-                    .acquire(&namespace, &cluster, &holder, long, None)
-                    .await
+                leases.acquire(&namespace, &cluster, &holder, long).await
             })
         });
         let mut held = 0;

@@ -395,12 +395,10 @@ async fn two_replicas_restore_a_backup_into_another_number_of_shards() -> Result
     );
     assert_equal(&portraits(&source).await?, &portraits(&target).await?);
     let leases: Api<Lease> = world.api();
-    let lease = leases.get_opt("target-operation").await?;
-    let holder = lease.and_then(|lease| lease.spec?.holder_identity);
-    assert_eq!(
-        holder.unwrap_or_default(),
-        "",
-        "the operation lease was given back"
+    let lease = crds::operation_lease_name(&world.namespace, "target");
+    assert!(
+        leases.get_opt(&lease).await?.is_none(),
+        "the operation lease was released"
     );
     for replica in replicas {
         replica.end(End::Orderly)?;

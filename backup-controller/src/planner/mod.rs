@@ -100,7 +100,7 @@ impl Planner {
         wake: Wake<RedisBackup>,
     ) -> Self {
         Self {
-            leases: OperationLeases::new(runtime.client.clone()),
+            leases: OperationLeases::new(runtime),
             members: Members::new(runtime),
             memory: Memory::default(),
             jobs: runtime.tasks(MOST_JOBS, |_, _| {}),
@@ -146,12 +146,10 @@ impl Planner {
                 seen.cluster = Some(self.cluster(&namespace, cluster).await?.map(Arc::new));
             }
             Question::Operation => {
-                let owner = seen.cluster.clone().flatten();
-                let owner = owner.and_then(|cluster| cluster.owner_ref(&()));
                 let holder = Holder::of(backup);
                 let operation = self
                     .leases
-                    .acquire(&namespace, cluster, &holder, OPERATION_LEASE, owner)
+                    .acquire(&namespace, cluster, &holder, OPERATION_LEASE)
                     .await?;
                 let held = (operation == Operation::Held).then(Instant::now);
                 self.memory.leased(backup, held);

@@ -3,11 +3,13 @@
 //! kube's client has no read timeout and retries 429, 503 and 504 for a long time: without a bound of our own a half-open
 //! connection would hold a reconcile for ever.
 
-use super::errors::{Classified, ErrorClass};
+use crate::{
+    errors::{Classified, ErrorClass},
+    runtime::metrics::{ApiCall, api_called},
+};
 use std::{
     fmt::Display,
-    sync::atomic::{AtomicU64, Ordering},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 /// How long a read may take.
@@ -15,35 +17,30 @@ pub const READ_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a write may take.
 pub const WRITE_TIMEOUT: Duration = Duration::from_secs(15);
 
-static READS: AtomicU64 = AtomicU64::new(0);
-static WRITES: AtomicU64 = AtomicU64::new(0);
-
-/// Reads and writes made by this process since it started (watches are not counted).
-pub fn counts() -> (u64, u64) {
-    (
-        READS.load(Ordering::Relaxed),
-        WRITES.load(Ordering::Relaxed),
-    )
-}
-
 /// Why a call to the API server did not give what it was made for.
 #[derive(Debug, thiserror::Error)]
 pub enum ApiError {
     /// No answer in time.
-    #[error("{what}: no answer from the API server within {} s", after.as_secs())]
+    #[error("{what}: no answer from the API server within {after:?}")]
     Timeout {
         /// What was tried, for example `get Pod shop/cache-0-0`.
         what: String,
         /// The bound that was hit.
         after: Duration,
     },
-    /// Somebody else wrote first (409), or the object exists already.
-    #[error("{what}: somebody else wrote at the same time: {message}")]
+    /// Another client wrote first (409).
+    #[error("{what}: another client wrote at the same time: {message}")]
     Conflict {
         /// What was tried.
         what: String,
         /// The server's words.
         message: String,
+    },
+    /// An object of that name is there already (409 to a create).
+    #[error("{what}: an object of that name exists already")]
+    AlreadyExists {
+        /// What was tried.
+        what: String,
     },
     /// The object does not exist.
     #[error("{what}: not found")]
@@ -51,7 +48,15 @@ pub enum ApiError {
         /// What was tried.
         what: String,
     },
-    /// The controller's ServiceAccount lacks a right.
+    /// The API server does not accept the credentials (401).
+    #[error("{what}: the API server does not accept the controller's credentials: {message}")]
+    Unauthorized {
+        /// What was tried.
+        what: String,
+        /// The server's words.
+        message: String,
+    },
+    /// The controller's ServiceAccount lacks a right (403).
     #[error("{what}: the controller lacks the right: {message}")]
     Forbidden {
         /// What was tried.
@@ -59,15 +64,45 @@ pub enum ApiError {
         /// The server's words.
         message: String,
     },
-    /// The server refuses the content (400, 422).
+    /// A ResourceQuota of the namespace is used up (403).
+    #[error("{what}: refused by a ResourceQuota; raise it or ask for less: {message}")]
+    QuotaExceeded {
+        /// What was tried.
+        what: String,
+        /// The server's words: which quota, what was asked for, what is used and allowed.
+        message: String,
+    },
+    /// The namespace is being deleted (403).
+    #[error("{what}: the namespace is being deleted and takes no new objects")]
+    NamespaceTerminating {
+        /// What was tried.
+        what: String,
+    },
+    /// An admission policy or webhook refuses the object (403), for example Pod Security.
+    #[error("{what}: refused by an admission policy: {message}")]
+    Denied {
+        /// What was tried.
+        what: String,
+        /// The policy's words.
+        message: String,
+    },
+    /// The server refuses a value (422), or the object is too large (413).
     #[error("{what}: refused by the API server: {message}")]
     Invalid {
+        /// What was tried.
+        what: String,
+        /// The server's words: which field and why.
+        message: String,
+    },
+    /// The server does not understand the request (400, 405, 406, 415): a mistake of the controller.
+    #[error("{what}: the API server does not understand the request: {message}")]
+    BadRequest {
         /// What was tried.
         what: String,
         /// The server's words.
         message: String,
     },
-    /// An object of that name belongs to somebody else.
+    /// An object of that name has another owner.
     #[error("{what}: an object of that name exists and is not ours ({owner}): delete or rename it")]
     Foreign {
         /// What was tried.
@@ -96,13 +131,18 @@ pub enum ApiError {
 impl Classified for ApiError {
     fn class(&self) -> ErrorClass {
         match self {
-            Self::Timeout { .. } | Self::Unavailable { .. } | Self::NotFound { .. } => {
-                ErrorClass::Transient
-            }
+            Self::Timeout { .. }
+            | Self::Unavailable { .. }
+            | Self::NotFound { .. }
+            | Self::AlreadyExists { .. }
+            | Self::NamespaceTerminating { .. } => ErrorClass::Transient,
             Self::Conflict { .. } => ErrorClass::Conflict,
-            Self::Forbidden { .. } => ErrorClass::Forbidden,
-            Self::Foreign { .. } => ErrorClass::InvalidSpec,
-            Self::Invalid { .. } | Self::Malformed { .. } => ErrorClass::Bug,
+            Self::Unauthorized { .. }
+            | Self::Forbidden { .. }
+            | Self::QuotaExceeded { .. }
+            | Self::Denied { .. } => ErrorClass::Forbidden,
+            Self::Foreign { .. } | Self::Invalid { .. } => ErrorClass::InvalidSpec,
+            Self::BadRequest { .. } | Self::Malformed { .. } => ErrorClass::Bug,
         }
     }
 
@@ -112,9 +152,15 @@ impl Classified for ApiError {
             Self::Unavailable { .. } => "ApiUnavailable",
             Self::NotFound { .. } => "NotFound",
             Self::Conflict { .. } => "Conflict",
+            Self::AlreadyExists { .. } => "AlreadyExists",
+            Self::Unauthorized { .. } => "Unauthorized",
             Self::Forbidden { .. } => "Forbidden",
+            Self::QuotaExceeded { .. } => "QuotaExceeded",
+            Self::NamespaceTerminating { .. } => "NamespaceTerminating",
+            Self::Denied { .. } => "DeniedByPolicy",
             Self::Foreign { .. } => "NameTaken",
             Self::Invalid { .. } => "RefusedByServer",
+            Self::BadRequest { .. } => "BadRequest",
             Self::Malformed { .. } => "Malformed",
         }
     }
@@ -136,24 +182,61 @@ impl ApiError {
     }
 
     fn from_status(what: String, status: kube::core::Status) -> Self {
-        let message = status.message;
         match status.code {
             404 => Self::NotFound { what },
-            409 => Self::Conflict { what, message },
-            401 | 403 => Self::Forbidden { what, message },
-            400 | 405 | 406 | 413 | 415 | 422 => Self::Invalid { what, message },
-            _ => Self::Unavailable { what, message },
+            409 if status.reason == "AlreadyExists" => Self::AlreadyExists { what },
+            409 => Self::Conflict {
+                what,
+                message: status.message,
+            },
+            401 => Self::Unauthorized {
+                what,
+                message: status.message,
+            },
+            403 => Self::forbidden(what, status),
+            413 | 422 => Self::Invalid {
+                what,
+                message: status.message,
+            },
+            400 | 405 | 406 | 415 => Self::BadRequest {
+                what,
+                message: status.message,
+            },
+            _ => Self::Unavailable {
+                what,
+                message: status.message,
+            },
         }
+    }
+
+    /// Quota, namespace lifecycle, policies and rights all answer 403 "Forbidden". Only the namespace lifecycle has a cause of its own;
+    /// the others differ in the words that kubernetes has used since these plugins exist.
+    fn forbidden(what: String, status: kube::core::Status) -> Self {
+        let causes = status.details.iter().flat_map(|details| &details.causes);
+        if causes
+            .into_iter()
+            .any(|cause| cause.reason == "NamespaceTerminating")
+        {
+            return Self::NamespaceTerminating { what };
+        }
+        let message = status.message;
+        if message.contains("exceeded quota") {
+            return Self::QuotaExceeded { what, message };
+        }
+        // The authorizer: `… is forbidden: User "system:serviceaccount:…" cannot create resource "pods" …`.
+        if message.contains("cannot ") {
+            return Self::Forbidden { what, message };
+        }
+        Self::Denied { what, message }
     }
 }
 
-/// A read: bounded by [`READ_TIMEOUT`], counted. `what` names it, for example `get Pod shop/cache-0-0`.
+/// A read: bounded by [`READ_TIMEOUT`], measured. `what` names it, for example `get Pod shop/cache-0-0`.
 pub async fn read<T>(
     what: impl Display,
     call: impl Future<Output = kube::Result<T>>,
 ) -> Result<T, ApiError> {
-    READS.fetch_add(1, Ordering::Relaxed);
-    bounded(what, READ_TIMEOUT, call).await
+    bounded(what, ApiCall::Read, READ_TIMEOUT, call).await
 }
 
 /// A read of something that may be absent: "not found" is `None`.
@@ -161,35 +244,45 @@ pub async fn read_optional<T>(
     what: impl Display,
     call: impl Future<Output = kube::Result<T>>,
 ) -> Result<Option<T>, ApiError> {
-    match read(what, call).await {
+    optional(read(what, call).await)
+}
+
+/// A write: bounded by [`WRITE_TIMEOUT`], measured.
+pub async fn write<T>(
+    what: impl Display,
+    call: impl Future<Output = kube::Result<T>>,
+) -> Result<T, ApiError> {
+    bounded(what, ApiCall::Write, WRITE_TIMEOUT, call).await
+}
+
+/// "Not found" as `None`.
+pub(super) fn optional<T>(answer: Result<T, ApiError>) -> Result<Option<T>, ApiError> {
+    match answer {
         Ok(found) => Ok(Some(found)),
         Err(ApiError::NotFound { .. }) => Ok(None),
         Err(error) => Err(error),
     }
 }
 
-/// A write: bounded by [`WRITE_TIMEOUT`], counted.
-pub async fn write<T>(
+/// A call with a bound of its own, measured.
+pub(super) async fn bounded<T>(
     what: impl Display,
-    call: impl Future<Output = kube::Result<T>>,
-) -> Result<T, ApiError> {
-    WRITES.fetch_add(1, Ordering::Relaxed);
-    bounded(what, WRITE_TIMEOUT, call).await
-}
-
-async fn bounded<T>(
-    what: impl Display,
+    kind: ApiCall,
     limit: Duration,
     call: impl Future<Output = kube::Result<T>>,
 ) -> Result<T, ApiError> {
-    match tokio::time::timeout(limit, call).await {
+    let begun = Instant::now();
+    let result = match tokio::time::timeout(limit, call).await {
         Ok(Ok(answer)) => Ok(answer),
         Ok(Err(error)) => Err(ApiError::new(what, error)),
         Err(_) => Err(ApiError::Timeout {
             what: what.to_string(),
             after: limit,
         }),
-    }
+    };
+    let reason = result.as_ref().err().map(Classified::reason);
+    api_called(kind, reason, begun.elapsed());
+    result
 }
 
 #[cfg(test)]
@@ -197,28 +290,78 @@ mod tests {
     use super::*;
     use kube::core::Status;
 
-    fn api_error(code: u16) -> ApiError {
-        let mut status = Status::failure("words of the server", "Reason");
+    fn api_error(code: u16, reason: &str, message: &str) -> ApiError {
+        let mut status = Status::failure(message, reason);
         status.code = code;
         ApiError::new("get Pod a/b", kube::Error::Api(Box::new(status)))
     }
 
     #[test]
     fn statuses_have_classes() {
-        let class = |code| api_error(code).class();
+        let class = |code| api_error(code, "Reason", "User \"a\" cannot get").class();
+        assert_eq!(class(400), ErrorClass::Bug);
+        assert_eq!(class(401), ErrorClass::Forbidden);
+        assert_eq!(class(403), ErrorClass::Forbidden);
         assert_eq!(class(404), ErrorClass::Transient);
         assert_eq!(class(409), ErrorClass::Conflict);
-        assert_eq!(class(403), ErrorClass::Forbidden);
-        assert_eq!(class(422), ErrorClass::Bug);
+        assert_eq!(class(422), ErrorClass::InvalidSpec);
         assert_eq!(class(429), ErrorClass::Transient);
         assert_eq!(class(500), ErrorClass::Transient);
     }
 
     #[test]
+    fn an_existing_object_is_no_conflict() {
+        let error = api_error(409, "AlreadyExists", "pods \"b\" already exists");
+        assert_eq!(error.class(), ErrorClass::Transient);
+        assert_eq!(
+            error.to_string(),
+            "get Pod a/b: an object of that name exists already"
+        );
+    }
+
+    #[test]
+    fn refusals_with_403_are_told_apart() {
+        // As answered by kube-apiserver.
+        for (message, reason) in [
+            (
+                r#"pods "b" is forbidden: exceeded quota: small, requested: pods=1, used: pods=2, limited: pods=2"#,
+                "QuotaExceeded",
+            ),
+            (
+                r#"pods "b" is forbidden: User "system:serviceaccount:a:c" cannot create resource "pods" in API group "" in the namespace "a""#,
+                "Forbidden",
+            ),
+            (
+                r#"pods "b" is forbidden: violates PodSecurity "restricted:latest": allowPrivilegeEscalation != false"#,
+                "DeniedByPolicy",
+            ),
+        ] {
+            let error = api_error(403, "Forbidden", message);
+            assert_eq!(error.reason(), reason);
+            assert_eq!(error.class(), ErrorClass::Forbidden);
+            assert!(error.to_string().ends_with(message), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_terminating_namespace_is_waited_out() {
+        let status: Status = serde_json::from_value(serde_json::json!({
+            "status": "Failure", "code": 403, "reason": "Forbidden",
+            "message": r#"pods "b" is forbidden: unable to create new content in namespace a because it is being terminated"#,
+            "details": {"name": "b", "kind": "pods", "causes": [
+                {"reason": "NamespaceTerminating", "message": "namespace a is being terminated", "field": "metadata.namespace"}]},
+        }))
+        .unwrap();
+        let error = ApiError::new("create Pod a/b", kube::Error::Api(Box::new(status)));
+        assert_eq!(error.reason(), "NamespaceTerminating");
+        assert_eq!(error.class(), ErrorClass::Transient);
+    }
+
+    #[test]
     fn messages_name_the_call_and_hold_no_debug_text() {
         assert_eq!(
-            api_error(403).to_string(),
-            "get Pod a/b: the controller lacks the right: words of the server"
+            api_error(403, "Forbidden", "User \"a\" cannot get").to_string(),
+            "get Pod a/b: the controller lacks the right: User \"a\" cannot get"
         );
     }
 
@@ -227,6 +370,7 @@ mod tests {
         let limit = Duration::from_millis(10);
         let error = bounded(
             "list Pods",
+            ApiCall::Read,
             limit,
             std::future::pending::<kube::Result<()>>(),
         )

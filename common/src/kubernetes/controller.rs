@@ -4,53 +4,48 @@
 //! It stands on kube's `applier` and not on its `Controller`, because there every child's watch is made twice when its cache is
 //! wanted too, and child caches are not waited for.
 
-use super::{
+pub use super::watches::{Watched, WatchedApi};
+use super::{leases::Leadership, outcome::Outcome, retries::Retries, wake::Wake, watches};
+use crate::{
     errors::{Classified, ErrorClass},
-    leases::Leadership,
-    outcome::Outcome,
-    retries::Retries,
-    wake::Wake,
-    watches,
+    runtime::{Runtime, health::Gate, telemetry},
 };
-use crate::runtime::{Runtime, health::Gate, telemetry};
 use futures::{
     StreamExt,
     stream::{self, BoxStream},
 };
-use kube::{
-    Api, Resource,
-    core::DeserializeGuard,
-    runtime::{
-        applier,
-        controller::{Action, Config, Error},
-        reflector::{ObjectRef, Store},
-        watcher,
-    },
+use kube::runtime::{
+    applier,
+    controller::{Action, Config, Error},
+    reflector::{ObjectRef, Store},
+    watcher,
 };
-use serde::de::DeserializeOwned;
 use std::{
+    collections::HashSet,
     convert::Infallible,
-    fmt::Debug,
     future::Future,
     pin::pin,
-    sync::Arc,
+    sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
 };
 use tokio::sync::watch;
 use tokio_util::task::AbortOnDropHandle;
+use tracing::Instrument;
 
-/// No pass takes longer: it is given up and tried again, so that a call without a bound cannot hold an object for ever.
-pub const PASS_LIMIT: Duration = Duration::from_mins(2);
-/// Changes that come within this time are one pass.
-pub const DEBOUNCE: Duration = Duration::from_millis(200);
-const BEAT: Duration = Duration::from_secs(10);
+/// No reconcile takes longer: it is cancelled and tried again, so that a call without a bound cannot hold an object for ever.
+const RECONCILE_LIMIT: Duration = Duration::from_mins(2);
+/// One that has not ended this long after the limit is blocked: the process is not alive.
+const BLOCKED: Duration = Duration::from_mins(1);
+/// Changes that come within this time are one reconcile.
+const DEBOUNCE: Duration = Duration::from_millis(200);
 
 /// One kind's reconcile.
 pub trait Reconcile<K: Watched>: Send + Sync + 'static {
     /// What can go wrong.
     type Error: Classified;
 
-    /// One pass over one object. Never sleeps, never polls; says when to look again. It may be dropped at any await.
+    /// Reconciles one object. Never sleeps, never polls; says when to look again. It may be dropped at any await: by its limit, and
+    /// when leadership is lost.
     fn reconcile(
         &self,
         object: Arc<K>,
@@ -61,21 +56,6 @@ pub trait Reconcile<K: Watched>: Send + Sync + 'static {
         let _ = (namespace, name);
     }
 }
-
-/// What a watched kind has to be able to do.
-pub trait Watched:
-    Resource<DynamicType = ()> + DeserializeOwned + Clone + Debug + Send + Sync + 'static
-{
-}
-
-impl<K> Watched for K where
-    K: Resource<DynamicType = ()> + DeserializeOwned + Clone + Debug + Send + Sync + 'static
-{
-}
-
-/// An API as it is watched: an object that does not parse is left out, and does not stop the watch.
-/// `runtime.api()` makes one where one is wanted.
-pub type WatchedApi<K> = Api<DeserializeGuard<K>>;
 
 /// A controller of objects of kind `K`, being put together. The process is not ready until it runs and its caches are complete.
 pub struct Controller<K: Watched> {
@@ -92,7 +72,12 @@ pub struct Controller<K: Watched> {
 impl<K: Watched> Controller<K> {
     /// Watches the objects themselves: `Controller::new(&runtime, runtime.api())`.
     pub fn new(runtime: &Runtime, primary: WatchedApi<K>) -> Self {
-        let watching = watches::watch(primary, runtime.watch(), runtime.metrics.clone());
+        let watching = watches::watch(
+            primary,
+            runtime.watch(),
+            runtime.metrics.clone(),
+            runtime.health.watch(kind_name::<K>()),
+        );
         let touched = watching.touched.map(|object| ObjectRef::from_obj(&object));
         let wake = Wake::new();
         let woken = stream::unfold(wake.clone(), |wake| async move {
@@ -129,7 +114,8 @@ impl<K: Watched> Controller<K> {
         config: watcher::Config,
         owners: impl Fn(&C) -> Vec<ObjectRef<K>> + Send + 'static,
     ) -> Store<C> {
-        let watching = watches::watch(api, config, self.runtime.metrics.clone());
+        let health = self.runtime.health.watch(kind_name::<C>());
+        let watching = watches::watch(api, config, self.runtime.metrics.clone(), health);
         let touched = watching.touched;
         let woken = touched.flat_map(move |object| stream::iter(owners(&object)));
         self.triggers.push(woken.boxed());
@@ -137,13 +123,14 @@ impl<K: Watched> Controller<K> {
         watching.store
     }
 
-    /// Reconciles only while this process leads; wakes every object when it starts to lead.
+    /// Reconciles only while this process leads: a reconcile under way is cancelled when it ceases to. Every object is enqueued when it
+    /// starts to lead.
     pub fn only_leader(&mut self, leadership: &Leadership) {
         self.only_leader = Some(leadership.clone());
         self.wake_on_leadership(leadership);
     }
 
-    /// Every replica reconciles (and asks `is_leader_now` where it matters); a change of leadership wakes every object.
+    /// Every replica reconciles (and asks `is_leader_now` where it matters); a change of leadership enqueues every object.
     pub fn wake_on_leadership(&mut self, leadership: &Leadership) {
         let changes = stream::unfold(leadership.clone(), |mut leadership| async move {
             leadership.changed().await.then_some(((), leadership))
@@ -151,7 +138,7 @@ impl<K: Watched> Controller<K> {
         self.wake_all_on(changes.boxed());
     }
 
-    /// Changes that come within this time are one pass.
+    /// Changes that come within this time are one reconcile.
     pub fn debounce(&mut self, debounce: Duration) {
         self.debounce = debounce;
     }
@@ -174,15 +161,16 @@ impl<K: Watched> Controller<K> {
         self.triggers.push(all.boxed());
     }
 
-    /// Runs until shutdown; then waits for the passes under way. Passes start when every cache is complete.
+    /// Runs until shutdown; then waits for the reconciles under way. They start when every cache is complete.
     pub async fn run<R: Reconcile<K>>(self, reconciler: Arc<R>) {
         let (complete, completed) = watch::channel(false);
-        let passes = Arc::new(Passes {
+        let driver = Arc::new(Driver {
             kind: K::kind(&()).into_owned(),
             runtime: self.runtime.clone(),
             reconciler,
             only_leader: self.only_leader,
             retries: Retries::default(),
+            queued: Mutex::default(),
             completed,
         });
         let gate = self.gate;
@@ -194,58 +182,55 @@ impl<K: Watched> Controller<K> {
             }
             gate.open();
             complete.send_replace(true);
-            // Held open: whoever waits later sees the value.
+            // Held open: what waits later sees the value.
             complete.closed().await;
         }));
+        let queueing = Arc::clone(&driver);
         let queue = stream::select_all(self.triggers)
             .take_until(self.runtime.shutdown.clone().cancelled_owned())
+            .inspect(move |object| queueing.queue(|queued| queued.insert(object.clone())))
             .map(Ok::<_, Infallible>);
         let config = Config::default()
             .concurrency(self.runtime.arguments.concurrency)
             .debounce(self.debounce);
         let ended = applier(
-            |object, passes: Arc<Passes<K, R>>| Box::pin(passes.spawn(object)),
+            |object, driver: Arc<Driver<K, R>>| Box::pin(driver.spawn(object)),
             |_, never: &Infallible, _| match *never {},
-            Arc::clone(&passes),
+            Arc::clone(&driver),
             self.store,
             queue,
             config,
         );
-        turn(&self.runtime, &passes, pin!(ended)).await;
+        drive(&driver, pin!(ended)).await;
         drop(caches);
     }
 }
 
 type Ended<K> = Result<(ObjectRef<K>, Action), Error<Infallible, Infallible>>;
 
-/// Keeps the loop turning until it has ended, and the heartbeat with it.
-async fn turn<K: Watched, R: Reconcile<K>>(
-    runtime: &Runtime,
-    passes: &Passes<K, R>,
+/// Polls the loop until it has ended.
+async fn drive<K: Watched, R: Reconcile<K>>(
+    driver: &Driver<K, R>,
     mut ended: impl futures::Stream<Item = Ended<K>> + Unpin,
 ) {
-    let heartbeat = runtime.health.heartbeat(kind_name::<K>());
-    let mut beats = tokio::time::interval(BEAT);
     loop {
-        let complete = *passes.completed.borrow();
+        let complete = *driver.completed.borrow();
         tokio::select! {
-            _ = beats.tick() => heartbeat.beat(),
-            // Passes that wait for a cache have nothing to finish.
-            () = runtime.shutdown.cancelled(), if !complete => break,
-            pass = ended.next() => match pass {
+            // Reconciles that wait for a cache have nothing to finish.
+            () = driver.runtime.shutdown.cancelled(), if !complete => break,
+            reconcile = ended.next() => match reconcile {
                 Some(Ok(_)) => {}
                 Some(Err(Error::ObjectNotFound(gone))) => {
-                    passes.gone(gone.namespace.as_deref().unwrap_or_default(), &gone.name);
+                    driver.gone(gone.namespace.as_deref(), &gone.name);
                 }
                 Some(Err(Error::RunnerError(error))) => {
-                    tracing::error!(kind = passes.kind, %error, "the cache ended");
+                    tracing::error!(kind = driver.kind, %error, "the cache ended");
                 }
                 Some(Err(Error::ReconcilerFailed(never, _) | Error::QueueError(never))) => match never {},
                 None => break,
             },
         }
     }
-    heartbeat.retire();
 }
 
 /// A name for probes that lives as long as the program.
@@ -256,24 +241,32 @@ fn kind_name<K: Watched>() -> &'static str {
         .unwrap_or("objects")
 }
 
-/// What one pass needs.
-struct Passes<K: Watched, R> {
+/// What one reconcile needs.
+struct Driver<K: Watched, R> {
     kind: String,
     runtime: Runtime,
     reconciler: Arc<R>,
     only_leader: Option<Leadership>,
     retries: Retries<ObjectRef<K>>,
+    /// Objects that were enqueued and whose reconcile has not started.
+    queued: Mutex<HashSet<ObjectRef<K>>>,
     completed: watch::Receiver<bool>,
 }
 
-impl<K: Watched, R: Reconcile<K>> Passes<K, R> {
-    /// One pass in a task of its own, so that passes run on all threads.
+impl<K: Watched, R: Reconcile<K>> Driver<K, R> {
+    /// One reconcile in a task of its own, so that reconciles run on all threads.
     async fn spawn(self: Arc<Self>, object: Arc<K>) -> Result<Action, Infallible> {
         let reference = ObjectRef::from_obj(object.as_ref());
-        let passes = Arc::clone(&self);
-        let task = AbortOnDropHandle::new(tokio::spawn(async move { passes.pass(object).await }));
+        let driver = Arc::clone(&self);
+        let (namespace, name) = (
+            object.meta().namespace.as_deref(),
+            object.meta().name.as_deref(),
+        );
+        let span = tracing::info_span!("reconcile", kind = self.kind, namespace, name);
+        let reconcile = async move { driver.reconcile(object).await };
+        let task = AbortOnDropHandle::new(tokio::spawn(reconcile.instrument(span)));
         Ok(task.await.unwrap_or_else(|_| {
-            tracing::error!(object = %reference, "a pass panicked");
+            tracing::error!(object = %reference, "a reconcile panicked");
             self.runtime
                 .metrics
                 .reconciled(&self.kind, "failed", "Panicked", Duration::ZERO);
@@ -281,7 +274,7 @@ impl<K: Watched, R: Reconcile<K>> Passes<K, R> {
         }))
     }
 
-    async fn pass(&self, object: Arc<K>) -> Action {
+    async fn reconcile(&self, object: Arc<K>) -> Action {
         if self
             .completed
             .clone()
@@ -291,36 +284,50 @@ impl<K: Watched, R: Reconcile<K>> Passes<K, R> {
         {
             return Action::await_change();
         }
-        if let Some(leadership) = &self.only_leader
-            && !leadership.is_leader_now()
-        {
-            // Between the moment a promise has passed and the moment that is told, nobody would wake the object again.
-            return match leadership.watch().borrow().leading_until {
-                Some(_) => Action::requeue(Duration::from_secs(1)),
-                None => Action::await_change(),
-            };
-        }
         let reference = ObjectRef::from_obj(object.as_ref());
+        self.queue(|queued| queued.remove(&reference));
         let begun = Instant::now();
-        let pass = self.reconciler.reconcile(Arc::clone(&object));
-        match tokio::time::timeout(PASS_LIMIT, pass).await {
-            Ok(Ok(outcome)) => self.succeeded(&reference, &outcome, begun.elapsed()),
-            Ok(Err(error)) => {
-                let failure = Failure {
+        let due = begun + RECONCILE_LIMIT + BLOCKED;
+        let activity = self.runtime.health.activity(kind_name::<K>(), due);
+        let reconcile = self.reconciler.reconcile(Arc::clone(&object));
+        let reconcile = tokio::time::timeout(RECONCILE_LIMIT, reconcile);
+        let result = match &self.only_leader {
+            None => Ok(reconcile.await),
+            Some(leadership) => leadership.while_leading(reconcile).await,
+        };
+        drop(activity);
+        match result {
+            Err(_) => self.not_leading(begun),
+            Ok(Ok(Ok(outcome))) => self.succeeded(&reference, &outcome, begun.elapsed()),
+            Ok(Ok(Err(error))) => {
+                let failure = ReconcileFailure {
                     class: error.class(),
                     reason: error.reason(),
                     message: telemetry::chain(&error),
                 };
                 self.failed(object.as_ref(), &reference, &failure, begun.elapsed())
             }
-            Err(_) => {
-                let failure = Failure {
+            Ok(Err(_)) => {
+                let failure = ReconcileFailure {
                     class: ErrorClass::Transient,
-                    reason: "PassTooLong",
-                    message: format!("a pass took longer than {} s", PASS_LIMIT.as_secs()),
+                    reason: "ReconcileTooLong",
+                    message: format!("cancelled after {} s", RECONCILE_LIMIT.as_secs()),
                 };
                 self.failed(object.as_ref(), &reference, &failure, begun.elapsed())
             }
+        }
+    }
+
+    /// Another replica does the work. Every object is enqueued when this one leads again; but between the moment a promise has
+    /// passed and the moment that is published, that would be missed.
+    fn not_leading(&self, begun: Instant) -> Action {
+        tracing::debug!(ran_ms = begun.elapsed().as_millis(), "not leading");
+        let published = self.only_leader.as_ref().map(Leadership::watch);
+        let promised = published.is_some_and(|state| state.borrow().leading_until.is_some());
+        if promised {
+            Action::requeue(Duration::from_secs(1))
+        } else {
+            Action::await_change()
         }
     }
 
@@ -330,7 +337,12 @@ impl<K: Watched, R: Reconcile<K>> Passes<K, R> {
         self.runtime
             .metrics
             .reconciled(&self.kind, kind, outcome.reason, took);
-        tracing::debug!(object = %reference, outcome = kind, reason = outcome.reason, took_ms = took.as_millis(), "pass");
+        tracing::debug!(
+            outcome = kind,
+            reason = outcome.reason,
+            took_ms = took.as_millis(),
+            "reconciled"
+        );
         outcome
             .again
             .map_or_else(Action::await_change, Action::requeue)
@@ -340,7 +352,7 @@ impl<K: Watched, R: Reconcile<K>> Passes<K, R> {
         &self,
         object: &K,
         reference: &ObjectRef<K>,
-        failure: &Failure,
+        failure: &ReconcileFailure,
         took: Duration,
     ) -> Action {
         let retry = self.retries.failed(reference, failure.class);
@@ -348,7 +360,15 @@ impl<K: Watched, R: Reconcile<K>> Passes<K, R> {
             .metrics
             .reconciled(&self.kind, "failed", failure.reason, took);
         let (class, reason, error) = (failure.class.as_str(), failure.reason, &failure.message);
-        tracing::warn!(object = %reference, class, reason, error, failures = retry.failures, retry_s = retry.delay.as_secs_f32(), "pass failed");
+        let retry_s = retry.delay.as_secs_f32();
+        tracing::warn!(
+            class,
+            reason,
+            error,
+            failures = retry.failures,
+            retry_s,
+            "reconcile failed"
+        );
         if failure.class.is_worth_an_event(retry.failures) && retry.failures.is_power_of_two() {
             let regarding = object.object_ref(&());
             self.runtime
@@ -358,19 +378,23 @@ impl<K: Watched, R: Reconcile<K>> Passes<K, R> {
         Action::requeue(retry.delay)
     }
 
-    fn gone(&self, namespace: &str, name: &str) {
-        let reference = ObjectRef::<K>::new(name);
-        let reference = if namespace.is_empty() {
-            reference
-        } else {
-            reference.within(namespace)
-        };
+    fn gone(&self, namespace: Option<&str>, name: &str) {
+        let mut reference = ObjectRef::<K>::new(name);
+        reference.namespace = namespace.map(str::to_string);
+        self.queue(|queued| queued.remove(&reference));
         self.retries.succeeded(&reference);
-        self.reconciler.gone(namespace, name);
+        self.reconciler.gone(namespace.unwrap_or_default(), name);
+    }
+
+    fn queue(&self, change: impl FnOnce(&mut HashSet<ObjectRef<K>>) -> bool) {
+        let mut queued = self.queued.lock().unwrap_or_else(PoisonError::into_inner);
+        if change(&mut queued) {
+            self.runtime.metrics.queued(&self.kind, queued.len());
+        }
     }
 }
 
-struct Failure {
+struct ReconcileFailure {
     class: ErrorClass,
     reason: &'static str,
     message: String,

@@ -58,32 +58,42 @@ fn same_quantity(a: &str, b: &str) -> bool {
     }
 }
 
-/// A Kubernetes quantity in thousandths, as far as it is exact: digits, at most one point, a suffix.
+/// A Kubernetes quantity in thousand-millionths, as far as it is exact: digits, at most one point, a suffix
+/// (<https://kubernetes.io/docs/reference/kubernetes-api/common-definitions/quantity/>). The suffix E is not the exponent of `12E3`,
+/// which is not read.
 fn parse_quantity(text: &str) -> Option<i128> {
     let split = text
         .find(|c: char| !c.is_ascii_digit() && c != '.')
         .unwrap_or(text.len());
     let (number, suffix) = text.split_at_checked(split)?;
-    let (numerator, denominator): (i128, i128) = match suffix {
-        "m" => (1, 1),
-        "" => (1000, 1),
-        "k" => (1_000_000, 1),
-        "M" => (1_000_000_000, 1),
-        "G" => (1_000_000_000_000, 1),
-        "T" => (1_000_000_000_000_000, 1),
-        "Ki" => (1000 << 10, 1),
-        "Mi" => (1000 << 20, 1),
-        "Gi" => (1000 << 30, 1),
-        "Ti" => (1000 << 40, 1),
+    let unit: i128 = match suffix {
+        "n" => 1,
+        "u" => 1_000,
+        "m" => 1_000_000,
+        "" => ONE,
+        "k" => ONE * 1_000,
+        "M" => ONE * 1_000_000,
+        "G" => ONE * 1_000_000_000,
+        "T" => ONE * 1_000_000_000_000,
+        "P" => ONE * 1_000_000_000_000_000,
+        "E" => ONE * 1_000_000_000_000_000_000,
+        "Ki" => ONE << 10,
+        "Mi" => ONE << 20,
+        "Gi" => ONE << 30,
+        "Ti" => ONE << 40,
+        "Pi" => ONE << 50,
+        "Ei" => ONE << 60,
         _ => return None,
     };
     let (whole, fraction) = number.split_once('.').unwrap_or((number, ""));
     let digits: i128 = format!("{whole}{fraction}").parse().ok()?;
     let scale = 10_i128.checked_pow(u32::try_from(fraction.len()).ok()?)?;
-    let scaled = digits.checked_mul(numerator)?;
-    let divisor = denominator.checked_mul(scale)?;
-    (scaled % divisor == 0).then(|| scaled / divisor)
+    let scaled = digits.checked_mul(unit)?;
+    (scaled % scale == 0).then(|| scaled / scale)
 }
+
+/// The quantity `1`.
+const ONE: i128 = 1_000_000_000;
 
 #[cfg(test)]
 mod tests {
@@ -134,6 +144,13 @@ mod tests {
     fn quantities_are_numbers_and_other_words_are_not() {
         assert!(same_quantity("1.5Gi", "1536Mi"));
         assert!(same_quantity("1", "1000m"));
+        assert!(same_quantity("0.0005", "500u"));
+        assert!(same_quantity("0.5u", "500n"));
+        assert!(same_quantity("1P", "1000T"));
+        assert!(same_quantity("0.5E", "500P"));
+        assert!(same_quantity("1Pi", "1024Ti"));
+        assert!(same_quantity("1.5Ei", "1536Pi"));
+        assert!(!same_quantity("1E", "1Ei"));
         assert!(!same_quantity("1", "1Ki"));
         assert!(!same_quantity("10s", "10"));
         assert!(!same_quantity("redis", "redis2"));

@@ -11,8 +11,6 @@ pub mod claims;
 pub mod conditions;
 pub mod controller;
 pub mod drift;
-pub mod errors;
-pub mod events;
 pub mod expectations;
 pub mod fence;
 pub mod finalizer;
@@ -26,3 +24,5 @@ pub mod share;
 pub mod status;
 pub mod wake;
 mod watches;
+
+pub use crate::{errors, runtime::events};

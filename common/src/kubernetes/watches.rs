@@ -1,21 +1,38 @@
 //! One watch of one kind: pruned into a cache, its touched objects as a stream.
 
-use super::controller::{Watched, WatchedApi};
-use crate::runtime::metrics::Metrics;
+use crate::runtime::{health::WatchHealth, metrics::Metrics};
 use futures::{Stream, StreamExt};
 use kube::{
+    Api, Resource,
     core::DeserializeGuard,
     runtime::{
         WatchStreamExt,
-        reflector::{self, Store},
+        reflector::{self, ObjectRef, Store},
         watcher::{self, Event},
     },
 };
+use serde::de::DeserializeOwned;
+use std::{fmt::Debug, time::Instant};
+
+/// What a watched kind has to be able to do.
+pub trait Watched:
+    Resource<DynamicType = ()> + DeserializeOwned + Clone + Debug + Send + Sync + 'static
+{
+}
+
+impl<K> Watched for K where
+    K: Resource<DynamicType = ()> + DeserializeOwned + Clone + Debug + Send + Sync + 'static
+{
+}
+
+/// An API as it is watched: an object that does not parse is left out, and does not stop the watch.
+/// `runtime.api()` makes one where one is wanted.
+pub type WatchedApi<K> = Api<DeserializeGuard<K>>;
 
 /// Left behind by client-side `kubectl apply`: a second copy of the object.
 const LAST_APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";
 
-/// What comes of a watch.
+/// A running watch.
 pub(super) struct Watching<K: Watched, S> {
     /// The cache. It fills while `touched` is polled.
     pub(super) store: Store<K>,
@@ -26,21 +43,27 @@ pub(super) struct Watching<K: Watched, S> {
     pub(super) complete: tokio::sync::watch::Receiver<bool>,
 }
 
-/// Begins a watch.
+/// Starts a watch.
 pub(super) fn watch<K: Watched>(
     api: WatchedApi<K>,
     config: watcher::Config,
     metrics: Metrics,
+    health: WatchHealth,
 ) -> Watching<K, impl Stream<Item = K> + Send> {
     let (store, writer) = reflector::store();
     let (completes, complete) = tokio::sync::watch::channel(false);
     let kind = K::kind(&()).into_owned();
     let failed = (kind.clone(), metrics.clone());
+    let known = store.clone();
     let touched = watcher::watcher(api, config)
         .default_backoff()
+        .inspect(move |event| match event {
+            Ok(_) => health.succeeded(),
+            Err(_) => health.failed(Instant::now()),
+        })
         .filter_map(move |event| {
             let parsed = event
-                .map(|event| parsed(event, &kind, &metrics))
+                .map(|event| parsed(event, &known, &kind, &metrics))
                 .transpose();
             std::future::ready(parsed)
         })
@@ -56,7 +79,7 @@ pub(super) fn watch<K: Watched>(
             let (kind, metrics) = &failed;
             let object = result.inspect_err(|error| {
                 metrics.watch_failed(kind);
-                tracing::warn!(kind, %error, "a watch failed; it is begun again");
+                tracing::warn!(kind, %error, "a watch failed; trying again");
             });
             std::future::ready(object.ok())
         });
@@ -67,40 +90,94 @@ pub(super) fn watch<K: Watched>(
     }
 }
 
-/// The event without its guard; `None` when its object does not parse. The cache then keeps what it had of it.
+/// The event without its guard. Where the object does not parse, the cache keeps what it had of it, also through a new list, and an
+/// object that is deleted leaves the cache all the same. `None`: the cache does not know it.
 fn parsed<K: Watched>(
     event: Event<DeserializeGuard<K>>,
+    known: &Store<K>,
     kind: &str,
     metrics: &Metrics,
 ) -> Option<Event<K>> {
-    let open = |guard: DeserializeGuard<K>| match guard.0 {
+    let last_known = |guard: DeserializeGuard<K>| match guard.0 {
         Ok(object) => Some(object),
         Err(invalid) => {
             metrics.invalid_object(kind);
-            let (namespace, name) = (&invalid.metadata.namespace, &invalid.metadata.name);
+            let name = invalid.metadata.name.unwrap_or_default();
+            let namespace = invalid.metadata.namespace;
             tracing::warn!(
                 kind,
-                ?namespace,
-                ?name,
+                namespace,
+                name,
                 error = invalid.error,
-                "an object does not parse and is left alone"
+                "an object does not parse; its last known state is used"
             );
-            None
+            let mut reference = ObjectRef::<K>::new(&name);
+            reference.namespace = namespace;
+            known.get(&reference).map(|object| object.as_ref().clone())
         }
     };
     Some(match event {
-        Event::Apply(guard) => Event::Apply(open(guard)?),
-        Event::Delete(guard) => Event::Delete(open(guard)?),
-        Event::InitApply(guard) => Event::InitApply(open(guard)?),
+        Event::Apply(guard) => Event::Apply(last_known(guard)?),
+        Event::Delete(guard) => Event::Delete(last_known(guard)?),
+        Event::InitApply(guard) => Event::InitApply(last_known(guard)?),
         Event::Init => Event::Init,
         Event::InitDone => Event::InitDone,
     })
 }
 
-/// Takes away what nobody here reads and what can be most of an object's size.
+/// Removes what no controller reads and what can be most of an object's size.
 fn prune<K: Watched>(object: &mut K) {
     object.meta_mut().managed_fields = None;
     if let Some(annotations) = &mut object.meta_mut().annotations {
         annotations.remove(LAST_APPLIED);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::runtime::Program;
+    use k8s_openapi::api::core::v1::ConfigMap;
+    use kube::{api::ObjectMeta, core::error_boundary::InvalidObject};
+
+    fn metadata(name: &str) -> ObjectMeta {
+        ObjectMeta {
+            name: Some(name.into()),
+            namespace: Some("shop".into()),
+            ..ObjectMeta::default()
+        }
+    }
+
+    fn invalid(name: &str) -> DeserializeGuard<ConfigMap> {
+        DeserializeGuard(Err(InvalidObject {
+            error: "field `size` is no number".into(),
+            metadata: metadata(name),
+        }))
+    }
+
+    #[test]
+    fn an_object_that_no_longer_parses_survives_a_new_list() {
+        let (store, mut writer) = reflector::store::<ConfigMap>();
+        let metrics = Metrics::new(Program {
+            name: "test",
+            version: "0",
+        });
+        let mut show = |event| {
+            if let Some(event) = parsed(event, &store, "ConfigMap", &metrics) {
+                writer.apply_watcher_event(&event);
+            }
+            store.state().len()
+        };
+        let good = ConfigMap {
+            metadata: metadata("a"),
+            ..ConfigMap::default()
+        };
+        assert_eq!(show(Event::Apply(DeserializeGuard(Ok(good)))), 1);
+        assert_eq!(show(Event::Apply(invalid("a"))), 1);
+        for event in [Event::Init, Event::InitApply(invalid("a")), Event::InitDone] {
+            assert_eq!(show(event), 1);
+        }
+        assert_eq!(show(Event::Apply(invalid("never parsed"))), 1);
+        assert_eq!(show(Event::Delete(invalid("a"))), 0);
     }
 }

@@ -1,9 +1,50 @@
-//! The Kubernetes client of the process.
+//! The Kubernetes clients of the process.
 
-use super::run::Program;
-use axum::http::{HeaderValue, header::USER_AGENT};
+use super::program::Program;
+use axum::http::{
+    HeaderValue,
+    header::{CONNECTION, USER_AGENT},
+};
 use kube::{Client, Config};
 use std::time::Duration;
+
+/// The clients of one process.
+#[derive(Clone)]
+pub struct Clients {
+    /// For everything: connections are kept and shared. It has no read timeout, because watches share it: calls are bounded where they
+    /// are made, and repeated by who makes them.
+    pub requests: Client,
+    /// For leases: every request has a connection of its own. A kept connection whose other end is gone lets request after request
+    /// wait, and the promise of a lease ends meanwhile.
+    pub leases: Client,
+}
+
+impl Clients {
+    /// Two clients of one configuration.
+    pub fn new(mut config: Config) -> Result<Self, ConnectError> {
+        config.connect_timeout = Some(Duration::from_secs(5));
+        // kube's own retries of 429, 503 and 504 would outlast the bound of a call and hide the failure of a watch.
+        config.default_retry = false;
+        let mut closing = config.clone();
+        closing
+            .headers
+            .push((CONNECTION, HeaderValue::from_static("close")));
+        Ok(Self {
+            requests: Client::try_from(config).map_err(ConnectError::Client)?,
+            leases: Client::try_from(closing).map_err(ConnectError::Client)?,
+        })
+    }
+}
+
+/// One client for everything.
+impl From<Client> for Clients {
+    fn from(client: Client) -> Self {
+        Self {
+            requests: client.clone(),
+            leases: client,
+        }
+    }
+}
 
 /// Why there is no client.
 #[derive(Debug, thiserror::Error)]
@@ -27,14 +68,11 @@ pub fn install_crypto_provider() -> Result<(), ConnectError> {
         .map_err(|_| ConnectError::CryptoProvider)
 }
 
-/// A client from the pod's ServiceAccount or the kubeconfig.
-///
-/// It has no read timeout, because watches share it: calls are bounded by [`crate::kubernetes::call`].
-pub async fn connect(program: Program) -> Result<Client, ConnectError> {
+/// Clients from the pod's ServiceAccount or the kubeconfig.
+pub async fn connect(program: Program) -> Result<Clients, ConnectError> {
     let mut config = Config::infer().await.map_err(ConnectError::Configuration)?;
-    config.connect_timeout = Some(Duration::from_secs(5));
     if let Ok(agent) = HeaderValue::from_str(&format!("{}/{}", program.name, program.version)) {
         config.headers.push((USER_AGENT, agent));
     }
-    Client::try_from(config).map_err(ConnectError::Client)
+    Clients::new(config)
 }

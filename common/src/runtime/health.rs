@@ -1,7 +1,7 @@
 //! `/livez`, `/readyz` and `/metrics`.
 //!
-//! Alive: every loop that promised to turn has turned lately. Ready: every gate is open (the caches are complete) and the
-//! process is not on its way out.
+//! Alive: no bounded piece of work has been running for longer than its bound allows. Ready: every gate is open (the caches are
+//! complete), no watch has been failing for a minute, and the process is not shutting down.
 
 use super::metrics::Metrics;
 use axum::{
@@ -16,8 +16,11 @@ use std::{
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
-/// A loop that has not turned for this long is taken for dead.
-pub const STALE: Duration = Duration::from_mins(1);
+/// A watch that has been failing for this long is dead: what is decided on its cache is decided on old data.
+pub const WATCH_DEAD: Duration = Duration::from_mins(1);
+/// A watch that does not fail for this long has recovered, though nothing has happened that it could show. Longer than the longest
+/// pause between two tries (30 s, doubled by jitter) and a try that ends by a timeout.
+const WATCH_RECOVERED: Duration = Duration::from_secs(100);
 
 /// What the probes are answered from. Cheap to clone.
 #[derive(Clone, Debug, Default)]
@@ -27,15 +30,40 @@ pub struct Health {
 
 #[derive(Debug, Default)]
 struct HealthState {
-    beats: HashMap<&'static str, Instant>,
+    running: HashMap<u64, Running>,
+    started: u64,
+    watches: HashMap<&'static str, Failing>,
     closed: BTreeSet<&'static str>,
     ending: bool,
 }
 
-/// A loop that must turn.
 #[derive(Debug)]
-pub struct Heartbeat {
+struct Running {
     name: &'static str,
+    due: Instant,
+}
+
+/// Since when a watch has been failing without a sign of life in between.
+#[derive(Clone, Copy, Debug)]
+struct Failing {
+    since: Instant,
+    last: Instant,
+}
+
+impl Failing {
+    fn is_over(self, now: Instant) -> bool {
+        now.saturating_duration_since(self.last) > WATCH_RECOVERED
+    }
+
+    fn is_dead(self, now: Instant) -> bool {
+        !self.is_over(now) && now.saturating_duration_since(self.since) >= WATCH_DEAD
+    }
+}
+
+/// A bounded piece of work that is running; dropped at its end.
+#[derive(Debug)]
+pub struct Activity {
+    id: u64,
     health: Health,
 }
 
@@ -46,15 +74,25 @@ pub struct Gate {
     health: Health,
 }
 
+/// What a watch reports.
+#[derive(Clone, Debug)]
+pub struct WatchHealth {
+    name: &'static str,
+    health: Health,
+}
+
 impl Health {
-    /// A loop that promises to beat at least every [`STALE`] until it is retired.
-    pub fn heartbeat(&self, name: &'static str) -> Heartbeat {
-        let heartbeat = Heartbeat {
-            name,
+    /// Work that is cut off by a timeout before `due`: if it is still running then, its thread is blocked.
+    pub fn activity(&self, name: &'static str, due: Instant) -> Activity {
+        let mut state = self.lock();
+        state.started += 1;
+        let id = state.started;
+        state.running.insert(id, Running { name, due });
+        drop(state);
+        Activity {
+            id,
             health: self.clone(),
-        };
-        heartbeat.beat();
-        heartbeat
+        }
     }
 
     /// Not ready until the gate is opened.
@@ -66,32 +104,37 @@ impl Health {
         }
     }
 
+    /// A watch: not ready while it has been failing for [`WATCH_DEAD`].
+    pub fn watch(&self, name: &'static str) -> WatchHealth {
+        WatchHealth {
+            name,
+            health: self.clone(),
+        }
+    }
+
     /// Not ready any more, for good: the process ends.
     pub fn ending(&self) {
         self.lock().ending = true;
     }
 
-    /// `Err` names the loops that have not turned for [`STALE`].
+    /// `Err` names the work that should have ended.
     pub fn live(&self, now: Instant) -> Result<(), String> {
         let state = self.lock();
-        let mut silent: Vec<&str> = state
-            .beats
-            .iter()
-            .filter(|(_, beat)| now.saturating_duration_since(**beat) > STALE)
-            .map(|(name, _)| *name)
-            .collect();
-        silent.sort_unstable();
-        all_well(&silent, "loops that no longer turn")
+        let overdue = state.running.values().filter(|running| running.due < now);
+        let overdue: BTreeSet<&str> = overdue.map(|running| running.name).collect();
+        all_well(&overdue, "blocked: reconciles that outlast their limit")
     }
 
     /// `Err` names what is missing.
-    pub fn ready(&self) -> Result<(), String> {
+    pub fn ready(&self, now: Instant) -> Result<(), String> {
         let state = self.lock();
         if state.ending {
             return Err("shutting down".to_string());
         }
-        let closed: Vec<&str> = state.closed.iter().copied().collect();
-        all_well(&closed, "not ready yet")
+        all_well(&state.closed, "caches are not complete yet")?;
+        let dead = state.watches.iter().filter(|(_, watch)| watch.is_dead(now));
+        let dead: BTreeSet<&str> = dead.map(|(name, _)| *name).collect();
+        all_well(&dead, "watches have been failing for a minute")
     }
 
     fn lock(&self) -> MutexGuard<'_, HealthState> {
@@ -99,22 +142,17 @@ impl Health {
     }
 }
 
-fn all_well(troubled: &[&str], trouble: &str) -> Result<(), String> {
-    if troubled.is_empty() {
+fn all_well(failing: &BTreeSet<&str>, failure: &str) -> Result<(), String> {
+    if failing.is_empty() {
         return Ok(());
     }
-    Err(format!("{trouble}: {}", troubled.join(", ")))
+    let names: Vec<&str> = failing.iter().copied().collect();
+    Err(format!("{failure}: {}", names.join(", ")))
 }
 
-impl Heartbeat {
-    /// The loop turns.
-    pub fn beat(&self) {
-        self.health.lock().beats.insert(self.name, Instant::now());
-    }
-
-    /// The loop has ended as it should. A heartbeat that is dropped without this counts as a loop that died.
-    pub fn retire(self) {
-        self.health.lock().beats.remove(self.name);
+impl Drop for Activity {
+    fn drop(&mut self) {
+        self.health.lock().running.remove(&self.id);
     }
 }
 
@@ -122,6 +160,27 @@ impl Gate {
     /// It is there.
     pub fn open(&self) {
         self.health.lock().closed.remove(self.name);
+    }
+}
+
+impl WatchHealth {
+    /// The watch has shown something.
+    pub fn succeeded(&self) {
+        self.health.lock().watches.remove(self.name);
+    }
+
+    /// A try failed.
+    pub fn failed(&self, now: Instant) {
+        let mut state = self.health.lock();
+        let new = Failing {
+            since: now,
+            last: now,
+        };
+        let failing = state.watches.entry(self.name).or_insert(new);
+        if failing.is_over(now) {
+            *failing = new;
+        }
+        failing.last = now;
     }
 }
 
@@ -149,7 +208,7 @@ async fn livez(State((health, _)): Probed) -> impl IntoResponse {
 }
 
 async fn readyz(State((health, _)): Probed) -> impl IntoResponse {
-    answer(health.ready())
+    answer(health.ready(Instant::now()))
 }
 
 async fn scrape(State((_, metrics)): Probed) -> impl IntoResponse {
@@ -170,7 +229,7 @@ async fn scrape(State((_, metrics)): Probed) -> impl IntoResponse {
 fn answer(probe: Result<(), String>) -> (StatusCode, String) {
     match probe {
         Ok(()) => (StatusCode::OK, "ok\n".to_string()),
-        Err(trouble) => (StatusCode::SERVICE_UNAVAILABLE, trouble + "\n"),
+        Err(failure) => (StatusCode::SERVICE_UNAVAILABLE, failure + "\n"),
     }
 }
 
@@ -179,36 +238,57 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_loop_that_stops_turning_is_noticed_and_one_that_ends_is_not() {
+    fn work_that_outlasts_its_bound_is_noticed() {
         let health = Health::default();
-        let beat = health.heartbeat("loop");
-        let later = Instant::now() + STALE + Duration::from_secs(1);
-        assert_eq!(health.live(Instant::now()), Ok(()));
+        let now = Instant::now();
+        let minute = Duration::from_mins(1);
+        let blocked = health.activity("RedisCluster", now + minute);
+        let running = health.activity("RedisBackup", now + 3 * minute);
+        assert_eq!(health.live(now), Ok(()));
         assert_eq!(
-            health.live(later),
-            Err("loops that no longer turn: loop".to_string())
+            health.live(now + 2 * minute),
+            Err("blocked: reconciles that outlast their limit: RedisCluster".to_string())
         );
-        beat.retire();
-        assert_eq!(health.live(later), Ok(()));
-    }
-
-    #[test]
-    fn a_dropped_heartbeat_is_a_dead_loop() {
-        let health = Health::default();
-        drop(health.heartbeat("loop"));
-        let later = Instant::now() + STALE + Duration::from_secs(1);
-        assert!(health.live(later).is_err());
+        drop((blocked, running));
+        assert_eq!(health.live(now + 5 * minute), Ok(()));
     }
 
     #[test]
     fn ready_when_every_gate_is_open_and_the_end_has_not_come() {
         let health = Health::default();
+        let now = Instant::now();
         let (pods, sets) = (health.gate("pods"), health.gate("sets"));
         pods.open();
-        assert_eq!(health.ready(), Err("not ready yet: sets".to_string()));
+        let closed = Err("caches are not complete yet: sets".to_string());
+        assert_eq!(health.ready(now), closed);
         sets.open();
-        assert_eq!(health.ready(), Ok(()));
+        assert_eq!(health.ready(now), Ok(()));
         health.ending();
-        assert!(health.ready().is_err());
+        assert!(health.ready(now).is_err());
+    }
+
+    #[test]
+    fn a_watch_dead_for_a_minute_closes_readiness_until_it_recovers() {
+        let health = Health::default();
+        let watch = health.watch("Pod");
+        let begun = Instant::now();
+        let at = |seconds| begun + Duration::from_secs(seconds);
+        for second in [0, 20, 50] {
+            watch.failed(at(second));
+        }
+        assert_eq!(health.ready(at(59)), Ok(()));
+        assert_eq!(
+            health.ready(at(60)),
+            Err("watches have been failing for a minute: Pod".to_string())
+        );
+        watch.succeeded();
+        assert_eq!(health.ready(at(60)), Ok(()));
+        // Without a sign of life: no failure for long is one.
+        watch.failed(at(100));
+        watch.failed(at(190));
+        assert!(health.ready(at(200)).is_err());
+        assert_eq!(health.ready(at(300)), Ok(()));
+        watch.failed(at(300));
+        assert_eq!(health.ready(at(310)), Ok(()));
     }
 }

@@ -1,12 +1,13 @@
 //! Metrics of the process, in the OpenMetrics text format. Every name begins with `redis_operator_`, but for the process's own.
 
-use super::run::Program;
-use crate::kubernetes::call;
+use super::program::Program;
 use prometheus_client::{
     collector::Collector,
-    encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric},
+    encoding::{
+        DescriptorEncoder, EncodeLabelSet, EncodeLabelValue, EncodeMetric, LabelValueEncoder,
+    },
     metrics::{
-        counter::{ConstCounter, Counter},
+        counter::Counter,
         family::Family,
         gauge::{ConstGauge, Gauge},
         histogram::Histogram,
@@ -15,7 +16,7 @@ use prometheus_client::{
     registry::Registry,
 };
 use std::{
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, LazyLock, Mutex, PoisonError},
     time::Duration,
 };
 
@@ -45,12 +46,61 @@ struct TaskLabels {
     outcome: &'static str,
 }
 
+/// A call to the API server; watches are not counted.
+#[derive(Clone, Copy, Debug, Hash, PartialEq, Eq, PartialOrd, Ord)]
+pub enum ApiCall {
+    /// get, list.
+    Read,
+    /// create, update, patch, delete.
+    Write,
+}
+
+impl EncodeLabelValue for ApiCall {
+    fn encode(&self, encoder: &mut LabelValueEncoder<'_>) -> Result<(), std::fmt::Error> {
+        match self {
+            Self::Read => "read",
+            Self::Write => "write",
+        }
+        .encode(encoder)
+    }
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct Called {
+    call: ApiCall,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct CallFailed {
+    call: ApiCall,
+    reason: &'static str,
+}
+
+/// Calls to the API server are made by functions that know no process: what they measure is kept once for all of it.
+static API_CALLS: LazyLock<Family<Called, Histogram, fn() -> Histogram>> =
+    LazyLock::new(|| Family::new_with_constructor(call_durations));
+static API_ERRORS: LazyLock<Family<CallFailed, Counter>> = LazyLock::new(Family::default);
+
+/// A call to the API server has ended; `reason` says why it failed.
+pub fn api_called(call: ApiCall, reason: Option<&'static str>, took: Duration) {
+    let seconds = took.as_secs_f64();
+    API_CALLS.get_or_create(&Called { call }).observe(seconds);
+    if let Some(reason) = reason {
+        API_ERRORS.get_or_create(&CallFailed { call, reason }).inc();
+    }
+}
+
+fn call_durations() -> Histogram {
+    Histogram::new([0.005, 0.02, 0.1, 0.5, 1.0, 2.5, 5.0, 15.0])
+}
+
 /// The registry and what every controller counts. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Metrics {
     registry: Arc<Mutex<Registry>>,
     reconciles: Family<Ended, Counter>,
     durations: Family<Timed, Histogram, fn() -> Histogram>,
+    queue_depth: Family<Kind, Gauge>,
     watch_errors: Family<Kind, Counter>,
     invalid_objects: Family<Kind, Counter>,
     tasks_ended: Family<TaskLabels, Counter>,
@@ -69,6 +119,7 @@ impl Metrics {
             registry: Arc::new(Mutex::new(Registry::default())),
             reconciles: Family::default(),
             durations: Family::new_with_constructor(durations),
+            queue_depth: Family::default(),
             watch_errors: Family::default(),
             invalid_objects: Family::default(),
             tasks_ended: Family::default(),
@@ -85,6 +136,11 @@ impl Metrics {
                 metrics.durations.clone(),
             );
             r.register(
+                "reconcile_queue_depth",
+                "Objects that wait for their reconcile",
+                metrics.queue_depth.clone(),
+            );
+            r.register(
                 "watch_errors",
                 "Failed watches",
                 metrics.watch_errors.clone(),
@@ -93,6 +149,16 @@ impl Metrics {
                 "invalid_objects",
                 "Objects that do not parse and are left alone",
                 metrics.invalid_objects.clone(),
+            );
+            r.register(
+                "api_call_duration_seconds",
+                "Time a call to the API server took, watches not counted",
+                API_CALLS.clone(),
+            );
+            r.register(
+                "api_errors",
+                "Failed calls to the API server",
+                API_ERRORS.clone(),
             );
             r.register("tasks_ended", "Ended tasks", metrics.tasks_ended.clone());
             r.register(
@@ -146,7 +212,14 @@ impl Metrics {
         self.reconciles.get_or_create(&ended).inc();
     }
 
-    /// A watch failed; it is begun again by itself.
+    /// So many objects wait for their reconcile.
+    pub fn queued(&self, kind: &str, objects: usize) {
+        let kind = kind.to_string();
+        let depth = i64::try_from(objects).unwrap_or(i64::MAX);
+        self.queue_depth.get_or_create(&Kind { kind }).set(depth);
+    }
+
+    /// A watch failed; it starts again by itself.
     pub fn watch_failed(&self, kind: &str) {
         let kind = kind.to_string();
         self.watch_errors.get_or_create(&Kind { kind }).inc();
@@ -194,27 +267,6 @@ impl Collector for Process {
             None,
             resident.metric_type(),
         )?)?;
-        let (reads, writes) = call::counts();
-        for (name, help, count) in [
-            (
-                "redis_operator_api_reads",
-                "Reads of the API server, watches not counted",
-                reads,
-            ),
-            (
-                "redis_operator_api_writes",
-                "Writes to the API server",
-                writes,
-            ),
-        ] {
-            let counter = ConstCounter::new(count);
-            counter.encode(encoder.encode_descriptor(
-                name,
-                help,
-                None,
-                counter.metric_type(),
-            )?)?;
-        }
         Ok(())
     }
 }
@@ -245,6 +297,7 @@ mod tests {
             "Settled",
             Duration::from_millis(7),
         );
+        api_called(ApiCall::Read, Some("ApiTimeout"), Duration::from_millis(7));
         metrics.register(|registry| registry.register("slots", "Slots", Gauge::<i64>::default()));
         let text = metrics.encode().unwrap();
         for line in [
@@ -252,7 +305,8 @@ mod tests {
             r#"redis_operator_reconciles_total{kind="RedisCluster",outcome="settled",reason="Settled"} 1"#,
             r#"redis_operator_reconcile_duration_seconds_bucket{le="0.02",kind="RedisCluster",outcome="settled"} 1"#,
             "redis_operator_slots 0",
-            "redis_operator_api_reads_total",
+            r#"redis_operator_api_call_duration_seconds_count{call="read"} "#,
+            r#"redis_operator_api_errors_total{call="read",reason="ApiTimeout"} "#,
         ] {
             assert!(text.contains(line), "{line} is not in:\n{text}");
         }

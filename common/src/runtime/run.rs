@@ -2,14 +2,15 @@
 
 use super::{
     arguments::CommonArguments,
-    client::{self, ConnectError},
+    client::{self, Clients, ConnectError},
+    events::Events,
     health::{self, Health},
     metrics::Metrics,
+    program::Program,
     shutdown,
     tasks::{TaskEnd, Tasks},
     telemetry::{self, TelemetryError},
 };
-use crate::kubernetes::events::Events;
 use k8s_openapi::NamespaceResourceScope;
 use kube::{Api, Client, Resource, runtime::watcher};
 use std::{
@@ -29,15 +30,6 @@ pub const DRAIN_TIME: Duration = Duration::from_secs(20);
 /// How long giving the leases back may take after that.
 pub const RETURN_TIME: Duration = Duration::from_secs(5);
 
-/// What runs.
-#[derive(Clone, Copy, Debug)]
-pub struct Program {
-    /// For example `backup-controller`: lease name, field manager, reporter of Events, label of metrics.
-    pub name: &'static str,
-    /// `env!("CARGO_PKG_VERSION")`.
-    pub version: &'static str,
-}
-
 /// What every part of a running controller needs. Cheap to clone.
 #[derive(Clone)]
 pub struct Runtime {
@@ -45,6 +37,8 @@ pub struct Runtime {
     pub program: Program,
     /// The Kubernetes client.
     pub client: Client,
+    /// The client of the leases that must be renewed in time: every request has a connection of its own.
+    pub lease_client: Client,
     /// The common arguments.
     pub arguments: Arc<CommonArguments>,
     /// The name of this replica.
@@ -106,16 +100,18 @@ pub enum RunError {
 }
 
 impl Runtime {
-    /// A runtime around a client. [`run`] makes one; tests may.
+    /// A runtime around its clients. [`run`] makes one; tests may.
     pub fn new(
         program: Program,
         arguments: CommonArguments,
-        client: Client,
+        clients: impl Into<Clients>,
         events: Events,
     ) -> Self {
+        let Clients { requests, leases } = clients.into();
         Self {
             program,
-            client,
+            client: requests,
+            lease_client: leases,
             identity: arguments.identity().into(),
             lease_namespace: arguments.lease_namespace().into(),
             arguments: Arc::new(arguments),
@@ -219,8 +215,8 @@ where
 {
     exit(enter(arguments, 1, || async {
         client::install_crypto_provider()?;
-        let client = client::connect(program).await?;
-        command(client).await.map_err(RunError::Failed)
+        let clients = client::connect(program).await?;
+        command(clients.requests).await.map_err(RunError::Failed)
     }))
 }
 
@@ -266,15 +262,15 @@ where
     Fut: Future<Output = Result<(), BoxError>> + Send + 'static,
 {
     client::install_crypto_provider()?;
-    let client = client::connect(program).await?;
+    let clients = client::connect(program).await?;
     // Without a name given it is random: found once.
     let identity = arguments.identity();
-    let (events, publisher) = Events::start(client.clone(), program.name, &identity);
+    let (events, publisher) = Events::start(clients.requests.clone(), program.name, &identity);
     let arguments = CommonArguments {
         identity: Some(identity),
         ..arguments
     };
-    let runtime = Runtime::new(program, arguments, client, events);
+    let runtime = Runtime::new(program, arguments, clients, events);
     shutdown::on_signal(runtime.shutdown.clone()).map_err(RunError::Signals)?;
     let probes = listen(&runtime).await?;
     tracing::info!(

@@ -1,7 +1,7 @@
 //! Supervised tasks: long work with a name, an owner and an end.
 
 use super::metrics::Metrics;
-use crate::kubernetes::errors::Classified;
+use crate::errors::Classified;
 use std::{
     collections::HashMap,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -9,6 +9,7 @@ use std::{
 };
 use tokio::task::AbortHandle;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tracing::Instrument;
 
 /// A set of named tasks: bounded, cancellable, joined at shutdown. Cheap to clone.
 #[derive(Clone)]
@@ -105,7 +106,8 @@ impl Tasks {
             return Err(NotStarted::Full);
         }
         // The supervisor takes the entry away under this same lock, so it cannot be gone before it is there.
-        let task = tokio::spawn(work(cancel.clone()));
+        let span = tracing::info_span!("task", task = name);
+        let task = tokio::spawn(work(cancel.clone()).instrument(span));
         let abort = task.abort_handle();
         running.insert(name.clone(), Entry { cancel, abort });
         self.shared.metrics.task_started();
@@ -196,7 +198,7 @@ impl Shared {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{kubernetes::errors::ErrorClass, runtime::run::Program};
+    use crate::{errors::ErrorClass, runtime::Program};
     use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
     #[derive(Debug, thiserror::Error)]

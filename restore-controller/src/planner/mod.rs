@@ -92,7 +92,7 @@ impl Planner {
         wake: Wake<RedisRestore>,
     ) -> Self {
         Self {
-            leases: OperationLeases::new(runtime.client.clone()),
+            leases: OperationLeases::new(runtime),
             members: Members::new(runtime),
             memory: Memory::default(),
             jobs: runtime.tasks(MOST_JOBS, |_, _| {}),
@@ -140,12 +140,10 @@ impl Planner {
                 seen.cluster = Some(found.map(Arc::new));
             }
             Question::Operation => {
-                let owner = seen.cluster.clone().flatten();
-                let owner = owner.and_then(|cluster| cluster.owner_ref(&()));
                 let holder = Holder::of(restore);
                 let operation = self
                     .leases
-                    .acquire(&namespace, cluster, &holder, OPERATION_LEASE, owner)
+                    .acquire(&namespace, cluster, &holder, OPERATION_LEASE)
                     .await?;
                 let held = (operation == Operation::Held).then(Instant::now);
                 self.memory.leased(restore, held);
@@ -208,7 +206,12 @@ impl Planner {
                     self.write(restore, step).await?;
                     Ok(Outcome::progressing("ClusterCreated", LOOK_AGAIN))
                 }
-                Err(error @ (ApiError::Invalid { .. } | ApiError::Forbidden { .. })) => {
+                Err(
+                    error @ (ApiError::Invalid { .. }
+                    | ApiError::Forbidden { .. }
+                    | ApiError::QuotaExceeded { .. }
+                    | ApiError::Denied { .. }),
+                ) => {
                     let refused = Step::Fail(cluster_refused(restore, &error));
                     self.end(restore, &refused).await
                 }

@@ -1,11 +1,13 @@
 //! The leader lease: one replica of a controller plans.
 
-use super::record::{self, Observer, Standing};
+use super::{
+    client::LeaseClient,
+    record::{self, LeaseState, Observer},
+    renewal,
+};
 use crate::{
-    kubernetes::{
-        call::{self, ApiError},
-        errors::{Classified, ErrorClass},
-    },
+    errors::{Classified, ErrorClass},
+    kubernetes::call::ApiError,
     runtime::{Runtime, metrics::Metrics},
 };
 use k8s_openapi::api::coordination::v1::Lease;
@@ -22,8 +24,16 @@ use tokio_util::sync::CancellationToken;
 pub struct LeadershipState {
     /// While this is in the future, this replica leads.
     pub leading_until: Option<Instant>,
+    /// How many times this replica has begun to lead: work of one term does not go on in the next.
+    pub term: u64,
     /// Who holds the lease, as last seen.
     pub holder: Option<String>,
+}
+
+impl LeadershipState {
+    fn leads(&self, now: Instant) -> bool {
+        self.leading_until.is_some_and(|until| now < until)
+    }
 }
 
 /// Whether this replica leads. Cheap to clone.
@@ -35,7 +45,7 @@ pub struct Leadership {
 
 /// Another replica leads.
 #[derive(Debug, thiserror::Error)]
-#[error("lease {lease}: this replica does not lead (any more)")]
+#[error("Lease {lease}: this replica does not lead; another one does the work")]
 pub struct NotLeader {
     lease: Arc<str>,
 }
@@ -50,11 +60,14 @@ impl Classified for NotLeader {
 }
 
 impl Leadership {
-    /// Starts to compete for the lease `<program>` in the lease namespace. Given back at shutdown, after the work has ended.
+    /// Starts to compete for the lease `<program>` in the lease namespace. Released at shutdown, after the work has ended.
     pub fn start(runtime: &Runtime) -> Self {
         let (publish, state) = watch::channel(LeadershipState::default());
         let candidate = Candidate {
-            api: Api::namespaced(runtime.client.clone(), &runtime.lease_namespace),
+            leases: LeaseClient::renewing(
+                Api::namespaced(runtime.lease_client.clone(), &runtime.lease_namespace),
+                runtime.arguments.lease_duration,
+            ),
             name: runtime.program.name,
             identity: Arc::clone(&runtime.identity),
             duration: runtime.arguments.lease_duration,
@@ -70,10 +83,7 @@ impl Leadership {
 
     /// Whether this replica leads now.
     pub fn is_leader_now(&self) -> bool {
-        self.state
-            .borrow()
-            .leading_until
-            .is_some_and(|until| Instant::now() < until)
+        self.state.borrow().leads(Instant::now())
     }
 
     /// For the step before a write that only the leader may do.
@@ -81,9 +91,50 @@ impl Leadership {
         if self.is_leader_now() {
             return Ok(());
         }
-        Err(NotLeader {
+        Err(self.not_leader())
+    }
+
+    /// Does `work` while this replica leads. When it ceases to lead, the work is dropped at the await it has reached, so that
+    /// nothing more is written.
+    pub async fn while_leading<T>(&self, work: impl Future<Output = T>) -> Result<T, NotLeader> {
+        let term = {
+            let state = self.state.borrow();
+            state.leads(Instant::now()).then_some(state.term)
+        };
+        let Some(term) = term else {
+            return Err(self.not_leader());
+        };
+        tokio::select! {
+            biased;
+            () = self.ended(term) => Err(self.not_leader()),
+            done = work => Ok(done),
+        }
+    }
+
+    /// Waits until the term ends: by another holder, or because its promise has passed without a renewal.
+    async fn ended(&self, term: u64) {
+        let mut state = self.state.clone();
+        loop {
+            let until = {
+                let state = state.borrow_and_update();
+                match state.leading_until {
+                    Some(until) if state.term == term && Instant::now() < until => until,
+                    Some(_) | None => return,
+                }
+            };
+            tokio::select! {
+                () = tokio::time::sleep_until(until.into()) => {}
+                changed = state.changed() => if changed.is_err() {
+                    return;
+                }
+            }
+        }
+    }
+
+    fn not_leader(&self) -> NotLeader {
+        NotLeader {
             lease: Arc::clone(&self.lease),
-        })
+        }
     }
 
     /// Waits until this replica begins or ceases to lead. `false`: it will never again.
@@ -102,7 +153,7 @@ impl Leadership {
 }
 
 struct Candidate {
-    api: Api<Lease>,
+    leases: LeaseClient,
     name: &'static str,
     identity: Arc<str>,
     duration: Duration,
@@ -117,17 +168,17 @@ impl Candidate {
     async fn compete(mut self, end: CancellationToken) {
         loop {
             let asked = Instant::now();
-            // A renewal that takes longer than what was promised is given up, so that the loss is told in time.
+            // A try that outlasts the promise is given up, so that the loss is published in time.
             let promised = self.publish.borrow().leading_until;
-            let limit = promised.map_or(call::WRITE_TIMEOUT, |until| until.duration_since(asked));
+            let limit = promised.map_or(self.duration, |until| until.duration_since(asked));
             let pause = match tokio::time::timeout(limit, self.attempt(asked)).await {
                 Ok(Ok(holder)) => {
                     self.announce(asked, &holder);
-                    self.duration / 3
+                    renewal::pause_after_success(self.duration)
                 }
                 Ok(Err(error)) => {
-                    tracing::warn!(%error, "the leader lease cannot be read or written now");
-                    (self.duration / 6).min(Duration::from_secs(2))
+                    tracing::warn!(%error, "the leader lease was not read or written; trying again");
+                    renewal::pause_after_failure(self.duration, promised.is_some())
                 }
                 Err(_) => Duration::ZERO,
             };
@@ -137,16 +188,16 @@ impl Candidate {
                 () = end.cancelled() => break,
             }
         }
-        self.vacate().await;
+        self.release().await;
     }
 
-    /// Takes or renews the lease where that is right; returns who holds it now.
+    /// Takes or renews the lease where that is right; returns who holds it now. After a failure the lease is read again, since the
+    /// write may have arrived.
     async fn attempt(&mut self, now: Instant) -> Result<String, ApiError> {
         let lease = if let Some(held) = self.held.take() {
             held
         } else {
-            let what = format!("get Lease {}", self.name);
-            let found = call::read_optional(what, self.api.get(self.name)).await?;
+            let found = self.leases.get(self.name).await?;
             found.unwrap_or_else(|| Lease {
                 metadata: ObjectMeta {
                     name: Some(self.name.to_string()),
@@ -155,7 +206,7 @@ impl Candidate {
                 spec: None,
             })
         };
-        if let Standing::Held(holder) = self.observer.look(self.name, &lease, now)
+        if let LeaseState::Held(holder) = self.observer.look(self.name, &lease, now)
             && holder != *self.identity
         {
             return Ok(holder);
@@ -165,29 +216,34 @@ impl Candidate {
             metadata: lease.metadata,
             spec: Some(spec),
         };
-        self.held = Some(record::store(&self.api, &wanted).await?);
+        self.held = Some(self.leases.store(&wanted).await?);
         Ok(self.identity.to_string())
     }
 
-    /// Others take over when they have seen no change for the whole duration; that begins after `asked`. A tenth is left for
-    /// clocks that run at different speeds and for writes that are under way.
     fn announce(&self, asked: Instant, holder: &str) {
-        let until = asked + self.duration * 9 / 10;
-        let leads = *holder == *self.identity && until > Instant::now();
-        let before = self.publish.send_replace(LeadershipState {
-            leading_until: leads.then_some(until),
-            holder: Some(holder.to_string()),
+        let now = Instant::now();
+        let until = renewal::promised_until(asked, self.duration);
+        let leads = *holder == *self.identity && now < until;
+        let mut changed = false;
+        self.publish.send_modify(|state| {
+            changed = state.leads(now) != leads || state.holder.as_deref() != Some(holder);
+            let begins = leads && !state.leads(now);
+            *state = LeadershipState {
+                leading_until: leads.then_some(until),
+                term: state.term + u64::from(begins),
+                holder: Some(holder.to_string()),
+            };
         });
-        if before.leading_until.is_some() != leads || before.holder.as_deref() != Some(holder) {
+        if changed {
             tracing::info!(lease = self.name, holder, leads, "leadership");
         }
         self.metrics.leading(leads);
     }
 
-    /// What was promised has passed without a renewal: says so.
+    /// The promise has passed without a renewal.
     fn expire(&self, now: Instant) {
         let expired = self.publish.send_if_modified(|state| {
-            let expired = state.leading_until.is_some_and(|until| until <= now);
+            let expired = state.leading_until.is_some() && !state.leads(now);
             if expired {
                 state.leading_until = None;
             }
@@ -196,26 +252,74 @@ impl Candidate {
         if expired {
             tracing::warn!(
                 lease = self.name,
-                "leadership lost: the lease could not be renewed in time"
+                "leadership lost: the lease was not renewed in time"
             );
             self.metrics.leading(false);
         }
     }
 
-    async fn vacate(&mut self) {
-        self.publish.send_replace(LeadershipState::default());
+    async fn release(&mut self) {
+        self.publish.send_modify(|state| {
+            *state = LeadershipState {
+                term: state.term,
+                ..LeadershipState::default()
+            };
+        });
         self.metrics.leading(false);
         let Some(lease) = self.held.take() else {
             return;
         };
-        let spec = record::vacated(&lease.spec.unwrap_or_default());
+        let spec = record::released(&lease.spec.unwrap_or_default());
         let wanted = Lease {
             metadata: lease.metadata,
             spec: Some(spec),
         };
-        match record::store(&self.api, &wanted).await {
-            Ok(_) => tracing::info!(lease = self.name, "leader lease given back"),
-            Err(error) => tracing::warn!(%error, "the leader lease was not given back; it expires"),
+        match self.leases.store(&wanted).await {
+            Ok(_) => tracing::info!(lease = self.name, "leader lease released"),
+            Err(error) => tracing::warn!(%error, "the leader lease was not released; it expires"),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn leadership(state: LeadershipState) -> (watch::Sender<LeadershipState>, Leadership) {
+        let (publish, state) = watch::channel(state);
+        let lease = "test".into();
+        (publish, Leadership { state, lease })
+    }
+
+    fn leading(term: u64, left: Duration) -> LeadershipState {
+        LeadershipState {
+            leading_until: Some(Instant::now() + left),
+            term,
+            holder: Some("a".into()),
+        }
+    }
+
+    #[tokio::test]
+    async fn work_is_dropped_when_the_promise_passes() {
+        let (_publish, leadership) = leadership(leading(1, Duration::from_millis(30)));
+        let endless = leadership.while_leading(std::future::pending::<()>());
+        assert!(endless.await.is_err());
+        assert!(leadership.while_leading(async {}).await.is_err());
+    }
+
+    #[tokio::test]
+    async fn work_goes_on_over_renewals_and_not_into_another_term() {
+        let (publish, leadership) = leadership(leading(1, Duration::from_mins(1)));
+        let work = tokio::spawn({
+            let leadership = leadership.clone();
+            async move { leadership.while_leading(std::future::pending::<()>()).await }
+        });
+        tokio::task::yield_now().await;
+        publish.send_replace(leading(1, Duration::from_mins(2)));
+        tokio::task::yield_now().await;
+        assert!(!work.is_finished());
+        publish.send_replace(leading(2, Duration::from_mins(3)));
+        assert!(work.await.unwrap().is_err());
+        assert_eq!(leadership.while_leading(async { 7 }).await.unwrap(), 7);
     }
 }

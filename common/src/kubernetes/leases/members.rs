@@ -1,15 +1,16 @@
 //! Member leases: which replicas of a controller live.
 
-use super::record::{self, Observer, Standing};
+use super::{
+    client::LeaseClient,
+    record::{self, LeaseState, Observer},
+    renewal,
+};
 use crate::{
-    kubernetes::call::{self, ApiError},
+    kubernetes::call::{ApiError, READ_TIMEOUT},
     runtime::Runtime,
 };
 use k8s_openapi::api::coordination::v1::Lease;
-use kube::{
-    Api, ResourceExt,
-    api::{DeleteParams, ListParams, ObjectMeta, Preconditions},
-};
+use kube::{Api, ResourceExt, api::ObjectMeta};
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
@@ -44,7 +45,7 @@ impl Membership {
         let (publish, alive) = watch::channel(None);
         let name: Arc<str> = member_name(runtime.program.name, &runtime.identity).into();
         let member = Member {
-            api: Api::namespaced(runtime.client.clone(), &runtime.lease_namespace),
+            leases: runtime_leases(runtime),
             name: Arc::clone(&name),
             program: runtime.program.name,
             duration: runtime.arguments.lease_duration,
@@ -108,8 +109,13 @@ fn member_name(program: &str, identity: &str) -> String {
     prefix + identity
 }
 
+fn runtime_leases(runtime: &Runtime) -> LeaseClient {
+    let api = Api::namespaced(runtime.lease_client.clone(), &runtime.lease_namespace);
+    LeaseClient::renewing(api, runtime.arguments.lease_duration)
+}
+
 struct Member {
-    api: Api<Lease>,
+    leases: LeaseClient,
     name: Arc<str>,
     program: &'static str,
     duration: Duration,
@@ -124,12 +130,17 @@ impl Member {
             let pause = match self.renew().await {
                 Ok(lease) => {
                     self.held = Some(lease);
-                    Membership::publish(&self.publish, asked + self.duration * 9 / 10);
-                    self.duration / 3
+                    let until = renewal::promised_until(asked, self.duration);
+                    Membership::publish(&self.publish, until);
+                    renewal::pause_after_success(self.duration)
                 }
                 Err(error) => {
-                    tracing::warn!(%error, "the member lease cannot be written now");
-                    (self.duration / 6).min(Duration::from_secs(2))
+                    tracing::warn!(%error, "the member lease was not renewed; trying again");
+                    let promised = self
+                        .publish
+                        .borrow()
+                        .is_some_and(|alive| asked < alive.until);
+                    renewal::pause_after_failure(self.duration, promised)
                 }
             };
             tokio::select! {
@@ -140,19 +151,19 @@ impl Member {
         self.leave().await;
     }
 
+    /// What was written last is renewed without a read; after a failure it is read again, since the write may have arrived.
     async fn renew(&mut self) -> Result<Lease, ApiError> {
         let lease = if let Some(held) = self.held.take() {
             held
         } else {
-            let what = format!("get Lease {}", self.name);
-            let found = call::read_optional(what, self.api.get(&self.name)).await?;
+            let found = self.leases.get(&self.name).await?;
             found.unwrap_or_else(|| self.new_lease())
         };
         let wanted = Lease {
             spec: Some(record::held(lease.spec.as_ref(), &self.name, self.duration)),
             metadata: lease.metadata,
         };
-        record::store(&self.api, &wanted).await
+        self.leases.store(&wanted).await
     }
 
     fn new_lease(&self) -> Lease {
@@ -169,28 +180,28 @@ impl Member {
 
     async fn leave(&self) {
         self.publish.send_replace(None);
-        let what = format!("delete Lease {}", self.name);
-        let parameters = DeleteParams::default();
-        match call::write(what, self.api.delete(&self.name, &parameters)).await {
-            Ok(_) | Err(ApiError::NotFound { .. }) => {}
-            Err(error) => tracing::warn!(%error, "the member lease was not given back; it expires"),
+        if let Err(error) = self.leases.delete_by_name(&self.name).await {
+            tracing::warn!(%error, "the member lease was not deleted; it expires");
         }
     }
 }
 
 /// All replicas of this controller, as the planner sees them.
 pub struct Members {
-    api: Api<Lease>,
+    leases: LeaseClient,
     selector: String,
     observer: Mutex<Observer>,
     listed: Mutex<Option<(Instant, BTreeSet<String>)>>,
 }
 
 impl Members {
-    /// The replicas of the running program. One instance in each controller: it remembers since when each has been silent.
+    /// The replicas of the running program. One instance in each controller: it remembers since when each has been unresponsive.
     pub fn new(runtime: &Runtime) -> Self {
         Self {
-            api: Api::namespaced(runtime.client.clone(), &runtime.lease_namespace),
+            leases: LeaseClient::new(
+                Api::namespaced(runtime.client.clone(), &runtime.lease_namespace),
+                READ_TIMEOUT,
+            ),
             selector: format!("{LABEL_MEMBER_OF}={}", runtime.program.name),
             observer: Mutex::default(),
             listed: Mutex::default(),
@@ -218,16 +229,15 @@ impl Members {
     /// Names of the replicas that live: their lease has changed within its duration on our own clock. One API read. A replica
     /// that is seen for the first time counts as alive; the lease of one that died long ago is deleted.
     pub async fn live(&self) -> Result<BTreeSet<String>, ApiError> {
-        let parameters = ListParams::default().labels(&self.selector);
-        let leases = call::read("list member Leases", self.api.list(&parameters)).await?;
+        let leases = self.leases.list(&self.selector).await?;
         let now = Instant::now();
         let mut observer = self.observer.lock().await;
-        observer.retain(|name| leases.items.iter().any(|l| l.name_any() == name));
+        observer.retain(|name| leases.iter().any(|lease| lease.name_any() == name));
         let mut live = BTreeSet::new();
         let mut long_dead = Vec::new();
-        for lease in &leases.items {
+        for lease in &leases {
             let name = lease.name_any();
-            if let Standing::Held(_) = observer.look(&name, lease, now) {
+            if let LeaseState::Held(_) = observer.look(&name, lease, now) {
                 live.insert(name);
             } else if observer.unchanged_for(&name, now) > record::duration(lease) * 10 {
                 long_dead.push(lease);
@@ -235,21 +245,11 @@ impl Members {
         }
         drop(observer);
         for lease in long_dead {
-            self.bury(lease).await;
+            if let Err(error) = self.leases.delete(lease).await {
+                tracing::debug!(%error, "the lease of a dead replica was not deleted; trying again later");
+            }
         }
         Ok(live)
-    }
-
-    async fn bury(&self, lease: &Lease) {
-        let name = lease.name_any();
-        let parameters = DeleteParams::default().preconditions(Preconditions {
-            uid: lease.uid(),
-            resource_version: lease.resource_version(),
-        });
-        let what = format!("delete Lease {name}");
-        if let Err(error) = call::write(what, self.api.delete(&name, &parameters)).await {
-            tracing::debug!(%error, "the lease of a dead replica stays for now");
-        }
     }
 }
 

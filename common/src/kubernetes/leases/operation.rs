@@ -1,21 +1,37 @@
-//! The operation lease of one cluster: held by whoever changes its slots or pods in bulk, or needs them to stay.
+//! The operation lease of one cluster: held by who changes its slots or pods in bulk, or needs them to stay.
+//!
+//! All operation leases are in the operator's own namespace, so that no controller may write leases anywhere else. A lease is deleted
+//! when it is released; one that its holder left behind is deleted long after it has expired.
 
-use super::record::{self, Observer, Standing};
-use crate::kubernetes::call::{self, ApiError};
-use k8s_openapi::{
-    api::coordination::v1::Lease, apimachinery::pkg::apis::meta::v1::OwnerReference,
+use super::{
+    client::LeaseClient,
+    record::{self, LeaseState, Observer},
 };
-use kube::{Api, Client, ResourceExt, api::ObjectMeta};
+use crate::{
+    kubernetes::call::{ApiError, READ_TIMEOUT},
+    runtime::Runtime,
+};
+use k8s_openapi::api::coordination::v1::Lease;
+use kube::{Api, ResourceExt, api::ObjectMeta};
 use std::{
-    collections::HashMap,
+    collections::{BTreeMap, HashMap},
     time::{Duration, Instant},
 };
 use tokio::sync::Mutex;
 
+/// Label of an operation lease.
+const LABEL_COMPONENT: &str = "app.kubernetes.io/component";
+/// Its value.
+const COMPONENT: &str = "operation-lease";
+/// How often left behind leases are looked for.
+const SWEEP: Duration = Duration::from_mins(10);
+/// A lease that has not changed for this many times its duration was left behind.
+const LEFT_BEHIND: u32 = 10;
+
 /// Annotation of an operation lease: uid of the object that holds it.
 pub const ANNOTATION_HOLDER_UID: &str = "redis.danieldorado.github.io/holder-uid";
 
-/// Who wants or holds a cluster.
+/// An object that wants or holds a cluster.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Holder {
     /// Kind, for example `RedisBackup`.
@@ -65,7 +81,7 @@ pub enum Operation {
 /// The operation leases, as this process sees them. One instance in each controller: it remembers since when a lease has not
 /// changed.
 pub struct OperationLeases {
-    client: Client,
+    leases: LeaseClient,
     seen: Mutex<Seen>,
 }
 
@@ -74,138 +90,175 @@ struct Seen {
     observer: Observer,
     /// When this process asked for its last successful write of each lease.
     written: HashMap<String, Instant>,
+    swept: Option<Instant>,
 }
 
-/// Writes that were beaten by another before the next pass has to go on.
+impl Seen {
+    fn forget(&mut self, name: &str) {
+        self.written.remove(name);
+        self.observer.retain(|known| known != name);
+    }
+}
+
+/// Writes that were beaten by another before the next reconcile has to go on.
 const ROUNDS: usize = 3;
 
 impl OperationLeases {
-    /// Nothing seen yet.
-    pub fn new(client: Client) -> Self {
+    /// The leases in the controller's own namespace.
+    pub fn new(runtime: &Runtime) -> Self {
+        let api = Api::namespaced(runtime.client.clone(), &runtime.lease_namespace);
         Self {
-            client,
+            leases: LeaseClient::new(api, READ_TIMEOUT),
             seen: Mutex::default(),
         }
     }
 
-    /// Takes the lease of a cluster or renews it, for `duration` from now. Call it again before half of that has passed. `owner` is
-    /// the RedisCluster, with which the lease goes away. One read, and a write unless it was renewed just now.
+    /// Takes the lease of a cluster or renews it, for `duration` from now. Call it again before half of that has passed. One read,
+    /// and a write unless it was renewed just now.
     pub async fn acquire(
         &self,
         namespace: &str,
         cluster: &str,
         holder: &Holder,
         duration: Duration,
-        owner: Option<OwnerReference>,
     ) -> Result<Operation, ApiError> {
-        let api = self.api(namespace);
-        let name = crds::operation_lease_name(cluster);
-        let mut trouble = None;
+        self.sweep_if_due(Instant::now()).await;
+        let name = crds::operation_lease_name(namespace, cluster);
+        let mut failure = None;
         for _ in 0..ROUNDS {
             let asked = Instant::now();
-            let found = self.get(&api, &name).await?;
-            let lease = match found {
-                None => new_lease(&name, owner.as_ref()),
-                Some(lease) => match self.judge(namespace, &lease).await {
+            let lease = match self.leases.get(&name).await? {
+                None => new_lease(&name),
+                Some(lease) => match self.current_holder(&lease).await {
                     Some(other) if other != *holder => return Ok(Operation::HeldBy(other)),
-                    Some(_) if self.is_fresh(namespace, &lease, duration).await => {
+                    Some(_) if self.is_fresh(&lease, duration).await => {
                         return Ok(Operation::Held);
                     }
                     Some(_) | None => lease,
                 },
             };
-            match record::store(&api, &take(lease, holder, duration)).await {
+            match self.leases.store(&take(lease, holder, duration)).await {
                 Ok(lease) => {
-                    self.judge(namespace, &lease).await;
-                    let mut seen = self.seen.lock().await;
-                    seen.written.insert(key(namespace, &lease), asked);
+                    self.current_holder(&lease).await;
+                    self.seen.lock().await.written.insert(name, asked);
                     return Ok(Operation::Held);
                 }
-                Err(error @ (ApiError::Conflict { .. } | ApiError::NotFound { .. })) => {
-                    trouble = Some(error);
+                Err(
+                    error @ (ApiError::Conflict { .. }
+                    | ApiError::AlreadyExists { .. }
+                    | ApiError::NotFound { .. }),
+                ) => {
+                    failure = Some(error);
                 }
                 Err(error) => return Err(error),
             }
         }
-        Err(trouble.unwrap_or(ApiError::NotFound { what: name }))
+        Err(failure.unwrap_or(ApiError::NotFound { what: name }))
     }
 
     /// Who holds it now; `None` when it is free or has expired.
     pub async fn holder(&self, namespace: &str, cluster: &str) -> Result<Option<Holder>, ApiError> {
-        let name = crds::operation_lease_name(cluster);
-        match self.get(&self.api(namespace), &name).await? {
-            Some(lease) => Ok(self.judge(namespace, &lease).await),
-            None => Ok(None),
+        let name = crds::operation_lease_name(namespace, cluster);
+        match self.leases.get(&name).await? {
+            Some(lease) => Ok(self.current_holder(&lease).await),
+            None => {
+                self.seen.lock().await.forget(&name);
+                Ok(None)
+            }
         }
     }
 
-    /// Gives the lease back if `holder` holds it; otherwise there is nothing to give.
+    /// Releases the lease if `holder` holds it; otherwise there is nothing to release.
     pub async fn release(
         &self,
         namespace: &str,
         cluster: &str,
         holder: &Holder,
     ) -> Result<(), ApiError> {
-        let api = self.api(namespace);
-        let name = crds::operation_lease_name(cluster);
-        let Some(lease) = self.get(&api, &name).await? else {
+        let name = crds::operation_lease_name(namespace, cluster);
+        self.seen.lock().await.forget(&name);
+        let Some(lease) = self.leases.get(&name).await? else {
             return Ok(());
         };
         let spec = lease.spec.clone().unwrap_or_default();
-        let identity = spec.holder_identity.clone().unwrap_or_default();
+        let identity = spec.holder_identity.unwrap_or_default();
         if Holder::read(&identity, &lease) != *holder {
             return Ok(());
         }
-        self.seen
-            .lock()
-            .await
-            .written
-            .remove(&key(namespace, &lease));
-        let wanted = Lease {
-            spec: Some(record::vacated(&spec)),
-            metadata: lease.metadata,
-        };
-        match record::store(&api, &wanted).await {
-            Ok(_) | Err(ApiError::NotFound { .. }) => Ok(()),
-            Err(error) => Err(error),
+        self.leases.delete(&lease).await
+    }
+
+    /// Deletes what holders that died have left behind. A failure is no reason to keep the caller from its work.
+    async fn sweep_if_due(&self, now: Instant) {
+        {
+            let mut seen = self.seen.lock().await;
+            let last = seen.swept;
+            if last.is_some_and(|at| now.saturating_duration_since(at) < SWEEP) {
+                return;
+            }
+            seen.swept = Some(now);
+        }
+        if let Err(error) = self.sweep(now).await {
+            tracing::debug!(%error, "operation leases that were left behind are looked for again later");
         }
     }
 
-    fn api(&self, namespace: &str) -> Api<Lease> {
-        Api::namespaced(self.client.clone(), namespace)
+    async fn sweep(&self, now: Instant) -> Result<(), ApiError> {
+        let leases = self
+            .leases
+            .list(&format!("{LABEL_COMPONENT}={COMPONENT}"))
+            .await?;
+        let left_behind: Vec<&Lease> = {
+            let mut seen = self.seen.lock().await;
+            let exists = |name: &str| leases.iter().any(|lease| lease.name_any() == name);
+            seen.observer.retain(exists);
+            seen.written.retain(|name, _| exists(name));
+            let observer = &mut seen.observer;
+            leases
+                .iter()
+                .filter(|lease| {
+                    let name = lease.name_any();
+                    let state = observer.look(&name, lease, now);
+                    let limit = record::duration(lease) * LEFT_BEHIND;
+                    !matches!(state, LeaseState::Held(_))
+                        && observer.unchanged_for(&name, now) > limit
+                })
+                .collect()
+        };
+        for lease in left_behind {
+            self.leases.delete(lease).await?;
+        }
+        Ok(())
     }
 
-    async fn get(&self, api: &Api<Lease>, name: &str) -> Result<Option<Lease>, ApiError> {
-        call::read_optional(format!("get Lease {name}"), api.get(name)).await
-    }
-
-    /// Who holds the lease, if anybody still does.
-    async fn judge(&self, namespace: &str, lease: &Lease) -> Option<Holder> {
+    /// The holder of a lease that has not expired.
+    async fn current_holder(&self, lease: &Lease) -> Option<Holder> {
         let mut seen = self.seen.lock().await;
-        let key = key(namespace, lease);
-        match seen.observer.look(&key, lease, Instant::now()) {
-            Standing::Held(identity) => Some(Holder::read(&identity, lease)),
-            Standing::Free | Standing::Expired(_) => None,
+        match seen.observer.look(&lease.name_any(), lease, Instant::now()) {
+            LeaseState::Held(identity) => Some(Holder::read(&identity, lease)),
+            LeaseState::Free | LeaseState::Expired(_) => None,
         }
     }
 
     /// Whether a lease of our own needs no write yet: this process wrote it less than a quarter of its duration ago.
-    async fn is_fresh(&self, namespace: &str, lease: &Lease, wanted: Duration) -> bool {
+    async fn is_fresh(&self, lease: &Lease, wanted: Duration) -> bool {
         let seen = self.seen.lock().await;
-        let written = seen.written.get(&key(namespace, lease));
+        let written = seen.written.get(&lease.name_any());
         written.is_some_and(|at| at.elapsed() < wanted / 4) && record::duration(lease) >= wanted
     }
 }
 
-fn key(namespace: &str, lease: &Lease) -> String {
-    format!("{namespace}/{}", lease.name_any())
-}
-
-fn new_lease(name: &str, owner: Option<&OwnerReference>) -> Lease {
+fn new_lease(name: &str) -> Lease {
+    let labels = [
+        (LABEL_COMPONENT, COMPONENT),
+        ("app.kubernetes.io/managed-by", crds::MANAGED_BY),
+    ];
     Lease {
         metadata: ObjectMeta {
             name: Some(name.to_string()),
-            owner_references: owner.cloned().map(|owner| vec![owner]),
+            labels: Some(BTreeMap::from(
+                labels.map(|(key, value)| (key.to_string(), value.to_string())),
+            )),
             ..ObjectMeta::default()
         },
         spec: None,
@@ -233,7 +286,7 @@ mod tests {
             uid: "u-1".into(),
         };
         let lease = take(
-            new_lease("cache-operation", None),
+            new_lease("shop.cache-operation"),
             &holder,
             Duration::from_secs(30),
         );

@@ -1,12 +1,10 @@
 //! What a lease says, and since when it has said so on our own clock.
 
-use crate::kubernetes::call::{self, ApiError};
 use k8s_openapi::{
     api::coordination::v1::{Lease, LeaseSpec},
     apimachinery::pkg::apis::meta::v1::MicroTime,
     jiff::Timestamp,
 };
-use kube::{Api, ResourceExt, api::PostParams};
 use std::{
     collections::HashMap,
     time::{Duration, Instant},
@@ -15,30 +13,30 @@ use std::{
 /// What a lease without a duration is taken to have.
 const DEFAULT_DURATION: Duration = Duration::from_secs(15);
 
-/// Whether a lease binds.
+/// Whether a lease binds others.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Standing {
-    /// Nobody holds it.
+pub(super) enum LeaseState {
+    /// It has no holder.
     Free,
     /// Held, and alive as far as we have seen.
     Held(String),
-    /// Its holder has not renewed it for its whole duration while we looked on.
+    /// Its holder has not renewed it for its whole duration while we watched it.
     Expired(String),
 }
 
 /// Remembers since when each lease has not changed.
 #[derive(Debug, Default)]
 pub(super) struct Observer {
-    sights: HashMap<String, Sight>,
+    observations: HashMap<String, Observation>,
 }
 
 #[derive(Debug)]
-struct Sight {
+struct Observation {
     record: Record,
     since: Instant,
 }
 
-/// The parts of a lease that its holder changes by renewing. Labels that others put on it are no sign of life.
+/// The parts of a lease that its holder changes by renewing. Labels that others put on it say nothing about the holder.
 #[derive(Clone, Debug, PartialEq)]
 struct Record {
     holder: String,
@@ -48,35 +46,40 @@ struct Record {
 
 impl Observer {
     /// Takes note of a lease as the server shows it now and judges it.
-    pub(super) fn look(&mut self, key: &str, lease: &Lease, now: Instant) -> Standing {
+    pub(super) fn look(&mut self, key: &str, lease: &Lease, now: Instant) -> LeaseState {
         let record = record(lease);
-        let sight = self.sights.entry(key.to_string()).or_insert(Sight {
-            record: record.clone(),
-            since: now,
-        });
-        if sight.record != record {
-            *sight = Sight { record, since: now };
+        let observation = self
+            .observations
+            .entry(key.to_string())
+            .or_insert(Observation {
+                record: record.clone(),
+                since: now,
+            });
+        if observation.record != record {
+            *observation = Observation { record, since: now };
         }
-        if sight.record.holder.is_empty() {
-            return Standing::Free;
+        if observation.record.holder.is_empty() {
+            return LeaseState::Free;
         }
-        let holder = sight.record.holder.clone();
-        if now.saturating_duration_since(sight.since) < duration(lease) {
-            return Standing::Held(holder);
+        let holder = observation.record.holder.clone();
+        if now.saturating_duration_since(observation.since) < duration(lease) {
+            return LeaseState::Held(holder);
         }
-        Standing::Expired(holder)
+        LeaseState::Expired(holder)
     }
 
     /// How long the lease has not changed.
     pub(super) fn unchanged_for(&self, key: &str, now: Instant) -> Duration {
-        self.sights.get(key).map_or(Duration::ZERO, |sight| {
-            now.saturating_duration_since(sight.since)
-        })
+        self.observations
+            .get(key)
+            .map_or(Duration::ZERO, |observation| {
+                now.saturating_duration_since(observation.since)
+            })
     }
 
     /// Keeps only the leases that are still there.
     pub(super) fn retain(&mut self, keep: impl Fn(&str) -> bool) {
-        self.sights.retain(|key, _| keep(key));
+        self.observations.retain(|key, _| keep(key));
     }
 }
 
@@ -122,8 +125,8 @@ pub(super) fn held(before: Option<&LeaseSpec>, holder: &str, duration: Duration)
     }
 }
 
-/// The spec after the holder has given the lease back.
-pub(super) fn vacated(before: &LeaseSpec) -> LeaseSpec {
+/// The spec after the holder has released the lease.
+pub(super) fn released(before: &LeaseSpec) -> LeaseSpec {
     LeaseSpec {
         holder_identity: None,
         lease_duration_seconds: Some(1),
@@ -136,18 +139,6 @@ pub(super) fn vacated(before: &LeaseSpec) -> LeaseSpec {
 fn whole_seconds(duration: Duration) -> i32 {
     let rounded_up = duration.as_secs() + u64::from(duration.subsec_nanos() > 0);
     i32::try_from(rounded_up).unwrap_or(i32::MAX).max(1)
-}
-
-/// Writes a lease as decided on the resourceVersion it carries, or creates it when it carries none.
-pub(super) async fn store(api: &Api<Lease>, lease: &Lease) -> Result<Lease, ApiError> {
-    let name = lease.name_any();
-    let parameters = PostParams::default();
-    if lease.resource_version().is_none() {
-        let what = format!("create Lease {name}");
-        return call::write(what, api.create(&parameters, lease)).await;
-    }
-    let what = format!("write Lease {name}");
-    call::write(what, api.replace(&name, &parameters, lease)).await
 }
 
 #[cfg(test)]
@@ -176,24 +167,24 @@ mod tests {
         let first = lease("a", 1_000, 15);
         assert_eq!(
             observer.look("l", &first, at(0)),
-            Standing::Held("a".into())
+            LeaseState::Held("a".into())
         );
         assert_eq!(
             observer.look("l", &first, at(14)),
-            Standing::Held("a".into())
+            LeaseState::Held("a".into())
         );
         let renewed = lease("a", 1_001, 15);
         assert_eq!(
             observer.look("l", &renewed, at(14)),
-            Standing::Held("a".into())
+            LeaseState::Held("a".into())
         );
         assert_eq!(
             observer.look("l", &renewed, at(28)),
-            Standing::Held("a".into())
+            LeaseState::Held("a".into())
         );
         assert_eq!(
             observer.look("l", &renewed, at(29)),
-            Standing::Expired("a".into())
+            LeaseState::Expired("a".into())
         );
     }
 
@@ -203,11 +194,11 @@ mod tests {
         let old = lease("a", 0, 15);
         assert_eq!(
             observer.look("l", &old, Instant::now()),
-            Standing::Held("a".into())
+            LeaseState::Held("a".into())
         );
         assert_eq!(
             observer.look("m", &lease("", 0, 15), Instant::now()),
-            Standing::Free
+            LeaseState::Free
         );
     }
 

@@ -7,11 +7,11 @@ use std::time::Duration;
 pub enum ErrorClass {
     /// Will probably pass by itself: network, timeout, overload.
     Transient,
-    /// Somebody wrote at the same time; the next pass sees what they wrote.
+    /// Another client wrote at the same time; the next reconcile sees what it wrote.
     Conflict,
     /// The user has to change something; nothing is gained by hurrying.
     InvalidSpec,
-    /// The controller lacks a right; an administrator has to act.
+    /// A right, a quota or a policy is in the way; an administrator has to act.
     Forbidden,
     /// This process is no longer allowed to act (leadership or claim lost).
     Fenced,
