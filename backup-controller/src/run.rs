@@ -4,6 +4,7 @@ use crate::{
     arguments::{Arguments, Command, ControllerArguments},
     create_backup,
     metrics::BackupMetrics,
+    object_metrics,
     plan::is_finished,
     planner::Planner,
     reconcile::Backups,
@@ -60,6 +61,14 @@ pub async fn control(runtime: Runtime, arguments: ControllerArguments) -> Result
     let mut backups = Controller::<RedisBackup>::new(&runtime, runtime.api());
     backups.wake_on_leadership(&leadership);
     let store = backups.store();
+    let (shown, leads) = (store.clone(), leadership.clone());
+    runtime
+        .metrics
+        .object_gauges(&object_metrics::GAUGES, move || {
+            // The leader alone, so that sums over replicas are right.
+            let backups = leads.is_leader_now().then(|| shown.state());
+            object_metrics::samples(&backups.unwrap_or_default())
+        });
     let waiting = store.clone();
     backups.watches::<RedisCluster>(runtime.api(), runtime.watch(), move |cluster| {
         unfinished(&waiting, cluster)

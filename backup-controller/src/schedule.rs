@@ -1,6 +1,8 @@
 //! The Kubernetes objects behind `spec.backup.schedules`: a CronJob each, and one identity for all of them that may
 //! create RedisBackups in the cluster's namespace and nothing else. Pure: what is wanted, not how it gets there.
 
+use crate::cron;
+use common::kubernetes::{call::ApiError, conditions::Finding};
 use crds::{
     ANNOTATION_SCHEDULED_AT, BackupSchedule, GROUP, LABEL_CLUSTER, LABEL_SCHEDULE, LocalRef,
     MANAGED_BY, RedisBackup, RedisBackupSpec, RedisCluster, VERSION,
@@ -36,8 +38,83 @@ const PLAUSIBLE: SignedDuration = SignedDuration::from_hours(7 * 24);
 pub struct Wanted {
     /// The identity of the CronJobs' pods.
     pub identity: Option<Identity>,
-    /// A CronJob for each schedule.
+    /// A CronJob for each schedule that is valid.
     pub cron_jobs: Vec<CronJob>,
+    /// The others.
+    pub refused: Vec<Refused>,
+}
+
+/// A schedule that cannot be put into effect. A CronJob that an earlier version of it made stays.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refused {
+    /// Name of the schedule.
+    pub schedule: String,
+    /// The field of the schedule and what is wrong with it, or what the API server says.
+    pub why: String,
+}
+
+impl Refused {
+    /// What the API server answered to the CronJob of a schedule.
+    pub fn by_server(cron_job: &CronJob, error: &ApiError) -> Self {
+        let schedule = cron_job.labels().get(LABEL_SCHEDULE).cloned();
+        let words = error.to_string();
+        // `CronJob.batch "shop-nightly" is invalid: spec.timeZone: …` repeats what the schedule's name says already.
+        let why = match words.split_once("is invalid: ") {
+            Some((_, why)) => why.to_owned(),
+            None => words,
+        };
+        Self {
+            schedule: schedule.unwrap_or_else(|| cron_job.name_any()),
+            why,
+        }
+    }
+}
+
+/// The condition of the RedisCluster that says whether its schedules are in effect.
+pub const SCHEDULES_ACCEPTED: &str = "SchedulesAccepted";
+
+/// That condition; `None` where there are no schedules.
+pub fn condition(cluster: &RedisCluster, refused: &[Refused]) -> Option<Finding> {
+    let schedules = schedules(cluster).len();
+    if schedules == 0 {
+        return None;
+    }
+    if refused.is_empty() {
+        let message = format!("{schedules} in effect");
+        return Some(Finding::yes(SCHEDULES_ACCEPTED, "Accepted", message));
+    }
+    let all: Vec<String> = refused
+        .iter()
+        .map(|refused| {
+            format!(
+                "spec.backup.schedules[{}].{}",
+                refused.schedule, refused.why
+            )
+        })
+        .collect();
+    let message = format!(
+        "{} of {schedules} not in effect: {}",
+        refused.len(),
+        all.join("; ")
+    );
+    Some(Finding::no(SCHEDULES_ACCEPTED, "InvalidSchedule", message))
+}
+
+/// That condition where the controller does not know what the CronJobs' pods run.
+pub fn no_image() -> Finding {
+    Finding::no(
+        SCHEDULES_ACCEPTED,
+        "NoImage",
+        "the backup-controller does not know the image of the schedules' pods; start it with --image",
+    )
+}
+
+fn schedules(cluster: &RedisCluster) -> &[BackupSchedule] {
+    cluster
+        .spec
+        .backup
+        .as_ref()
+        .map_or(&[][..], |plan| plan.schedules.as_slice())
 }
 
 /// The identity of the CronJobs' pods and its one right.
@@ -53,21 +130,24 @@ pub struct Identity {
 
 /// Renders the objects for the schedules of `cluster`; their pods run `image`.
 pub fn build(cluster: &RedisCluster, image: &str) -> Wanted {
-    let schedules = cluster
-        .spec
-        .backup
-        .as_ref()
-        .map_or(&[][..], |plan| plan.schedules.as_slice());
+    let schedules = schedules(cluster);
     if schedules.is_empty() {
         return Wanted::default();
     }
-    Wanted {
+    let mut wanted = Wanted {
         identity: Some(identity(cluster)),
-        cron_jobs: schedules
-            .iter()
-            .map(|schedule| cron_job(cluster, schedule, image))
-            .collect(),
+        ..Wanted::default()
+    };
+    for schedule in schedules {
+        match cron::check(&schedule.schedule) {
+            Ok(()) => wanted.cron_jobs.push(cron_job(cluster, schedule, image)),
+            Err(error) => wanted.refused.push(Refused {
+                schedule: schedule.name.clone(),
+                why: format!("schedule: {error}"),
+            }),
+        }
     }
+    wanted
 }
 
 /// The label selector of every object made for the schedules of the cluster `name`.
@@ -383,7 +463,52 @@ mod tests {
     }
 
     #[test]
+    fn bad_schedules_are_named_and_good_ones_made() {
+        let named = |name: &str, schedule: &str| BackupSchedule {
+            name: name.into(),
+            schedule: schedule.into(),
+            ..nightly()
+        };
+        let cluster = cluster(vec![
+            named("late", "61 * * * *"),
+            nightly(),
+            named("never", "0 0 0 * *"),
+        ]);
+        let wanted = build(&cluster, "image");
+        let names: Vec<String> = wanted.cron_jobs.iter().map(ResourceExt::name_any).collect();
+        assert_eq!(names, ["demo-nightly"]);
+        let finding = condition(&cluster, &wanted.refused).unwrap();
+        assert_eq!(
+            (finding.holds, finding.reason),
+            (Some(false), "InvalidSchedule")
+        );
+        assert_eq!(
+            finding.message,
+            "2 of 3 not in effect: spec.backup.schedules[late].schedule: minute `61` is not within 0-59; \
+             spec.backup.schedules[never].schedule: day of month `0` is not within 1-31"
+        );
+        assert_eq!(condition(&cluster, &[]).unwrap().holds, Some(true));
+    }
+
+    #[test]
+    fn a_refusal_of_the_server_names_the_schedule_and_the_field() {
+        let wanted = build(&cluster(vec![nightly()]), "image");
+        let error = ApiError::Invalid {
+            what: "apply CronJob shop/demo-nightly".into(),
+            message: r#"CronJob.batch "demo-nightly" is invalid: spec.timeZone: Invalid value: "Mars": unknown time zone Mars"#.into(),
+        };
+        assert_eq!(
+            Refused::by_server(&wanted.cron_jobs[0], &error),
+            Refused {
+                schedule: "nightly".into(),
+                why: r#"spec.timeZone: Invalid value: "Mars": unknown time zone Mars"#.into(),
+            }
+        );
+    }
+
+    #[test]
     fn without_schedules_nothing_is_wanted() {
+        assert_eq!(condition(&cluster(Vec::new()), &[]), None);
         assert_eq!(build(&cluster(Vec::new()), "image"), Wanted::default());
     }
 

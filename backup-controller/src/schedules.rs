@@ -1,22 +1,26 @@
-//! Keeps the objects of schedules as [`crate::schedule`] wants them. What somebody else has made is neither changed nor deleted.
+//! Keeps the objects of schedules as [`crate::schedule`] wants them, and writes the condition `SchedulesAccepted` of the RedisCluster.
+//! Objects of other owners are neither changed nor deleted.
 //!
-//! A RedisCluster's status changes often and its schedules hardly ever: a pass does nothing while the generation is the one
+//! A RedisCluster's status changes often and its schedules hardly ever: a reconcile does nothing while the generation is the one
 //! that was applied, but for a look every ten minutes where there are schedules.
 
-use crate::schedule::{Identity, Wanted, build, selector};
-use common::kubernetes::errors::{Classified, ErrorClass};
+use crate::schedule::{self, Identity, Refused, SCHEDULES_ACCEPTED, Wanted, build, selector};
 use common::{
+    errors::{Classified, ErrorClass},
     kubernetes::{
         apply::{Applier, Child},
         call::{self, ApiError},
+        conditions::Finding,
         controller::Reconcile,
-        expectations::{Expectations, OwnerKey},
+        expectations::OwnerKey,
         leases::{Leadership, NotLeader},
         outcome::Outcome,
+        status,
     },
     runtime::Runtime,
 };
 use crds::RedisCluster;
+use jiff::Timestamp;
 use k8s_openapi::api::{
     batch::v1::CronJob,
     core::v1::ServiceAccount,
@@ -31,11 +35,14 @@ use std::{
 
 /// How often objects of schedules are looked at though nothing was seen to change.
 const LOOK_AGAIN: Duration = Duration::from_mins(10);
+/// How soon after the API server refused one of them: a quota or a policy may have been changed.
+const REFUSED: Duration = Duration::from_mins(1);
 
 /// Keeps the objects of schedules.
 pub struct Schedules {
     client: Client,
     applier: Applier,
+    manager: &'static str,
     leadership: Leadership,
     image: Option<String>,
     applied: Mutex<HashMap<String, Applied>>,
@@ -46,7 +53,8 @@ struct Applied {
     name: String,
     generation: Option<i64>,
     at: Instant,
-    empty: bool,
+    /// `None`: only when the generation changes.
+    again: Option<Duration>,
 }
 
 /// Why the objects of schedules are not as they should be.
@@ -58,11 +66,6 @@ pub enum ScheduleError {
     /// Another replica leads now.
     #[error(transparent)]
     NotLeader(#[from] NotLeader),
-    /// No image is known.
-    #[error(
-        "RedisCluster {0} has backup schedules, but the controller was started without --image: it does not know what their pods run"
-    )]
-    NoImage(String),
 }
 
 impl Classified for ScheduleError {
@@ -70,7 +73,6 @@ impl Classified for ScheduleError {
         match self {
             Self::Api(error) => error.class(),
             Self::NotLeader(error) => error.class(),
-            Self::NoImage(_) => ErrorClass::InvalidSpec,
         }
     }
 
@@ -78,7 +80,6 @@ impl Classified for ScheduleError {
         match self {
             Self::Api(error) => error.reason(),
             Self::NotLeader(error) => error.reason(),
-            Self::NoImage(_) => "NoImage",
         }
     }
 }
@@ -88,42 +89,62 @@ impl Schedules {
     pub fn new(runtime: &Runtime, leadership: Leadership, image: Option<String>) -> Self {
         Self {
             client: runtime.client.clone(),
-            applier: Applier::new(
-                runtime.client.clone(),
-                runtime.program.name,
-                Arc::new(Expectations::default()),
-            ),
+            // Everything is listed live before it is written.
+            applier: Applier::new(runtime.client.clone(), runtime.program.name, None),
+            manager: runtime.program.name,
             leadership,
             image,
             applied: Mutex::default(),
         }
     }
 
-    fn is_due(&self, cluster: &RedisCluster) -> bool {
+    /// How long until the objects are looked at again; `None`: now.
+    fn next_look(&self, cluster: &RedisCluster) -> Option<Outcome> {
         let applied = self.lock();
-        applied
-            .get(&cluster.uid().unwrap_or_default())
-            .is_none_or(|known| {
-                known.generation != cluster.metadata.generation
-                    || (!known.empty && known.at.elapsed() >= LOOK_AGAIN)
-            })
+        let known = applied.get(&cluster.uid().unwrap_or_default())?;
+        if known.generation != cluster.metadata.generation {
+            return None;
+        }
+        match known.again {
+            None => Some(Outcome::finished()),
+            Some(again) => match again.checked_sub(known.at.elapsed()) {
+                Some(left) if !left.is_zero() => Some(Outcome::settled(left)),
+                Some(_) | None => None,
+            },
+        }
     }
 
-    async fn apply(&self, cluster: &RedisCluster, wanted: Wanted) -> Result<(), ScheduleError> {
+    /// Returns the schedules that are not in effect.
+    async fn apply(
+        &self,
+        cluster: &RedisCluster,
+        wanted: Wanted,
+    ) -> Result<Vec<Refused>, ScheduleError> {
         let owner = OwnerKey::of(cluster);
         let Wanted {
             identity,
             cron_jobs,
+            mut refused,
         } = wanted;
+        let name = cluster.name_any();
+        let kept: Vec<String> = refused
+            .iter()
+            .map(|refused| schedule::base_name(&name, &refused.schedule))
+            .collect();
+        let cron_jobs = Box::pin(self.make::<CronJob>(cluster, &owner, cron_jobs, &kept));
         // The identity comes before the CronJobs and goes after them, so that no pod starts without its right, nor under an
-        // account that is somebody else's.
-        if identity.is_some() {
+        // account of another owner.
+        let refusals = if identity.is_some() {
             Box::pin(self.identify(cluster, &owner, identity)).await?;
-            Box::pin(self.make::<CronJob>(cluster, &owner, cron_jobs)).await
+            cron_jobs.await?
         } else {
-            Box::pin(self.make::<CronJob>(cluster, &owner, cron_jobs)).await?;
-            Box::pin(self.identify(cluster, &owner, identity)).await
-        }
+            let refusals = cron_jobs.await?;
+            Box::pin(self.identify(cluster, &owner, identity)).await?;
+            refusals
+        };
+        let refusals = refusals.iter();
+        refused.extend(refusals.map(|(cron_job, error)| Refused::by_server(cron_job, error)));
+        Ok(refused)
     }
 
     async fn identify(
@@ -140,19 +161,34 @@ impl Schedules {
             ),
             None => Default::default(),
         };
-        Box::pin(self.make::<ServiceAccount>(cluster, owner, accounts)).await?;
-        Box::pin(self.make::<Role>(cluster, owner, roles)).await?;
-        Box::pin(self.make::<RoleBinding>(cluster, owner, bindings)).await
+        Box::pin(self.make_all::<ServiceAccount>(cluster, owner, accounts)).await?;
+        Box::pin(self.make_all::<Role>(cluster, owner, roles)).await?;
+        Box::pin(self.make_all::<RoleBinding>(cluster, owner, bindings)).await
     }
 
-    /// Applies what is wanted of one kind and deletes what else of it is the cluster's. An object that is refused does not stop
-    /// the others; the first refusal is the error.
-    async fn make<K: Child>(
+    /// [`Self::make`], where the first refusal is the error.
+    async fn make_all<K: Child>(
         &self,
         cluster: &RedisCluster,
         owner: &OwnerKey,
         wanted: Vec<K>,
     ) -> Result<(), ScheduleError> {
+        let refusals = Box::pin(self.make(cluster, owner, wanted, &[])).await?;
+        match refusals.into_iter().next() {
+            Some((_, error)) => Err(error.into()),
+            None => Ok(()),
+        }
+    }
+
+    /// Applies what is wanted of one kind and deletes what else of it is the cluster's, but for the `kept` names. An object that is
+    /// refused does not stop the others: the refusals are returned.
+    async fn make<K: Child>(
+        &self,
+        cluster: &RedisCluster,
+        owner: &OwnerKey,
+        wanted: Vec<K>,
+        kept: &[String],
+    ) -> Result<Vec<(K, ApiError)>, ScheduleError> {
         let namespace = cluster.namespace().unwrap_or_default();
         let api: Api<K> = Api::namespaced(self.client.clone(), &namespace);
         let parameters = ListParams::default().labels(&selector(&cluster.name_any()));
@@ -161,26 +197,26 @@ impl Schedules {
         self.leadership.ensure()?;
         let is_wanted = |object: &K| {
             let mut names = wanted.iter().map(ResourceExt::name_any);
-            names.any(|name| name == object.name_any())
+            names.any(|name| name == object.name_any()) || kept.contains(&object.name_any())
         };
         for object in &observed {
             if !is_wanted(object) && is_controlled_by(object, owner) {
                 self.applier.delete(owner, object).await?;
             }
         }
-        let mut refusal = None;
+        let mut refusals = Vec::new();
         for object in wanted {
-            match Box::pin(self.make_one(owner, object, &observed)).await {
-                Err(error @ (ApiError::Invalid { .. } | ApiError::Foreign { .. })) => {
-                    refusal.get_or_insert(error);
-                }
-                result => result?,
+            let made = Box::pin(self.make_one(owner, object.clone(), &observed)).await;
+            match made {
+                Ok(()) => {}
+                Err(error) if is_lasting(error.class()) => refusals.push((object, error)),
+                Err(error) => return Err(error.into()),
             }
         }
-        refusal.map_or(Ok(()), |error| Err(error.into()))
+        Ok(refusals)
     }
 
-    /// An object of that name that is not listed may be somebody else's: applying it unseen would take it over.
+    /// An object of that name that is not listed may have another owner: applying it unseen would take it over.
     async fn make_one<K: Child>(
         &self,
         owner: &OwnerKey,
@@ -196,9 +232,46 @@ impl Schedules {
         Ok(())
     }
 
+    /// Returns the condition and when to look again.
+    async fn put_into_effect(
+        &self,
+        cluster: &RedisCluster,
+    ) -> Result<(Option<Finding>, Option<Duration>), ScheduleError> {
+        let plan = cluster.spec.backup.as_ref();
+        if plan.is_none_or(|plan| plan.schedules.is_empty()) {
+            self.apply(cluster, Wanted::default()).await?;
+            return Ok((None, None));
+        }
+        let Some(image) = &self.image else {
+            return Ok((Some(schedule::no_image()), Some(LOOK_AGAIN)));
+        };
+        let wanted = build(cluster, image);
+        let invalid = wanted.refused.len();
+        let refused = self.apply(cluster, wanted).await?;
+        let by_server = refused.len() > invalid;
+        let again = if by_server { REFUSED } else { LOOK_AGAIN };
+        Ok((schedule::condition(cluster, &refused), Some(again)))
+    }
+
+    async fn write_condition(
+        &self,
+        cluster: &RedisCluster,
+        finding: Option<Finding>,
+    ) -> Result<(), ApiError> {
+        let namespace = cluster.namespace().unwrap_or_default();
+        let api: Api<RedisCluster> = Api::namespaced(self.client.clone(), &namespace);
+        let condition = (SCHEDULES_ACCEPTED, finding);
+        status::write_condition(&api, cluster, self.manager, condition, Timestamp::now()).await
+    }
+
     fn lock(&self) -> MutexGuard<'_, HashMap<String, Applied>> {
         self.applied.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Whether a person has to change something.
+fn is_lasting(class: ErrorClass) -> bool {
+    matches!(class, ErrorClass::InvalidSpec | ErrorClass::Forbidden)
 }
 
 fn is_controlled_by<K: Child>(object: &K, owner: &OwnerKey) -> bool {
@@ -210,30 +283,35 @@ impl Reconcile<RedisCluster> for Schedules {
     type Error = ScheduleError;
 
     async fn reconcile(&self, cluster: Arc<RedisCluster>) -> Result<Outcome, ScheduleError> {
-        if cluster.metadata.deletion_timestamp.is_some() || !self.is_due(&cluster) {
-            return Ok(Outcome::settled(LOOK_AGAIN));
+        if cluster.metadata.deletion_timestamp.is_some() {
+            return Ok(Outcome::finished());
         }
-        let has_schedules = cluster
-            .spec
-            .backup
-            .as_ref()
-            .is_some_and(|plan| !plan.schedules.is_empty());
-        let wanted = match (&self.image, has_schedules) {
-            (Some(image), true) => build(&cluster, image),
-            (None, true) => return Err(ScheduleError::NoImage(cluster.name_any())),
-            (_, false) => Wanted::default(),
+        if let Some(outcome) = self.next_look(&cluster) {
+            return Ok(outcome);
+        }
+        let (finding, again, refusal) = match Box::pin(self.put_into_effect(&cluster)).await {
+            Ok((finding, again)) => (finding, again, None),
+            Err(ScheduleError::Api(error)) if is_lasting(error.class()) => {
+                let (kind, reason) = (SCHEDULES_ACCEPTED, error.reason());
+                let finding = Finding::no(kind, reason, error.to_string());
+                (Some(finding), Some(REFUSED), Some(error))
+            }
+            Err(error) => return Err(error),
         };
-        Box::pin(self.apply(&cluster, wanted)).await?;
+        self.write_condition(&cluster, finding).await?;
         let applied = Applied {
             namespace: cluster.namespace().unwrap_or_default(),
             name: cluster.name_any(),
             generation: cluster.metadata.generation,
             at: Instant::now(),
-            empty: !has_schedules,
+            again,
         };
         self.lock()
             .insert(cluster.uid().unwrap_or_default(), applied);
-        Ok(Outcome::settled(LOOK_AGAIN))
+        match refusal {
+            Some(error) => Err(error.into()),
+            None => Ok(again.map_or_else(Outcome::finished, Outcome::settled)),
+        }
     }
 
     fn gone(&self, namespace: &str, name: &str) {

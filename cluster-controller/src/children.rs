@@ -4,7 +4,7 @@ use crate::{build::Children, context::Context, errors::Trouble};
 use common::kubernetes::{
     apply::Child,
     call::ApiError,
-    expectations::{OwnerKey, Verdict},
+    expectations::{Freshness, OwnerKey},
 };
 use k8s_openapi::{NamespaceResourceScope, api::policy::v1::PodDisruptionBudget};
 use kube::{
@@ -58,31 +58,26 @@ async fn one<K>(
 where
     K: Child + Resource<DynamicType = (), Scope = NamespaceResourceScope>,
 {
-    if is_behind(context, owner, cache) {
-        return Ok(());
-    }
-    let reference = ObjectRef::<K>::new(&wanted.name_any()).within(&owner.namespace);
-    let observed = match cache.get(&reference) {
-        Some(observed) => Some(observed.as_ref().clone()),
-        // The cache holds only what carries our label: look whether the name is taken by somebody else.
-        None => context.applier.find(&wanted).await?,
+    let name = wanted.name_any();
+    let reference = ObjectRef::<K>::new(&name).within(&owner.namespace);
+    let cached = cache.get(&reference);
+    let freshness = context
+        .expectations
+        .check(owner, &name, cache, Instant::now());
+    let observed = match (freshness, cached) {
+        // The watch will trigger the next reconcile.
+        (Freshness::Behind(_), _) => return Ok(()),
+        (Freshness::Current, Some(cached)) => Some(cached.as_ref().clone()),
+        // The cache holds only what carries our label: look whether the name is taken.
+        (Freshness::Current, None) | (Freshness::Unknown, _) => {
+            context.applier.find(&wanted).await?
+        }
     };
     context
         .applier
         .apply(owner, wanted, observed.as_ref())
         .await
         .map(drop)
-}
-
-/// Whether the cache does not show our own writes yet: the watch will wake us.
-fn is_behind<K>(context: &Context, owner: &OwnerKey, cache: &Store<K>) -> bool
-where
-    K: Resource<DynamicType = ()> + Clone + 'static,
-{
-    matches!(
-        context.expectations.check(owner, cache, Instant::now()),
-        Verdict::Pending(_)
-    )
 }
 
 async fn budget(

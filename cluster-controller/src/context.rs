@@ -1,6 +1,6 @@
 //! What every pass needs: the client, the caches, and what this process has written itself.
 
-use crate::silences::Silences;
+use crate::{pod_events::PodEvents, silences::Silences};
 use common::{
     kubernetes::{apply::Applier, events::Events, expectations::Expectations, leases::Leadership},
     runtime::run::Runtime,
@@ -45,6 +45,8 @@ pub struct Context {
     pub expectations: Arc<Expectations>,
     /// Since when nodes have been silent.
     pub silences: Arc<Silences>,
+    /// Why pods are missing.
+    pub pod_events: Arc<PodEvents>,
     /// Applies children.
     pub applier: Applier,
     /// Tells users.
@@ -63,6 +65,7 @@ impl Context {
             applier: Applier::new(runtime.client.clone(), MANAGER, Arc::clone(&expectations)),
             expectations,
             silences: Arc::default(),
+            pod_events: Arc::new(PodEvents::new(runtime.client.clone())),
             events: runtime.events.clone(),
             leadership,
         }

@@ -1,17 +1,19 @@
 //! The cluster-controller: forms and heals Redis Clusters on Kubernetes.
 //!
-//! Data and decisions, pure: [`validate`], [`build`], [`pods`], [`status`], [`pace`], [`redis::survey`], [`redis::assess`],
+//! Data and decisions, pure: [`validate`], [`build`], [`pods`], [`status`], [`pace`], [`metrics`], [`redis::survey`], [`redis::assess`],
 //! [`redis::plan`].
-//! Input and output: [`observe`], [`children`], [`roles`], [`redis::observe`], [`redis::execute`]. All together on one
+//! Input and output: [`observe`], [`children`], [`pod_events`], [`roles`], [`redis::observe`], [`redis::execute`]. All together on one
 //! screen: [`reconcile`].
 
 pub mod build;
 pub mod children;
 pub mod context;
 pub mod errors;
+pub mod metrics;
 pub mod notices;
 pub mod observe;
 pub mod pace;
+pub mod pod_events;
 pub mod pods;
 pub mod reconcile;
 pub mod redis;

@@ -20,7 +20,11 @@ use kube::{
     api::ListParams,
     runtime::reflector::{ObjectRef, Store},
 };
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+    time::Duration,
+};
 
 /// How long connecting to a node, and its answer, may take.
 pub const NODE_TIMEOUT: Duration = Duration::from_secs(1);
@@ -64,17 +68,21 @@ async fn ask(context: &Context, shape: &Shape, pods: Pods) -> Observed {
     context
         .silences
         .note(cluster, &mut members, exists, Timestamp::now());
+    let names = names(shape).map(|(_, _, name)| name);
+    let missing = context.pod_events.why_missing(cluster, names, &pods).await;
     for member in &mut members {
-        explain(member, &pods);
+        explain(member, &pods, &missing);
     }
     Observed { pods, members }
 }
 
 /// Puts Kubernetes' word in the place of that of the network, which only says that nobody is there.
-fn explain(member: &mut Member, pods: &Pods) {
-    let pod = pods.get(&member.place.pod).map(Arc::as_ref);
+fn explain(member: &mut Member, pods: &Pods, missing: &BTreeMap<String, String>) {
+    let name = &member.place.pod;
+    let pod = pods.get(name).map(Arc::as_ref);
+    let why = missing.get(name).cloned();
     if let Answer::Absent(words) | Answer::Silent(words) = &mut member.answer
-        && let Some(why) = pods::why_down(pod, &member.place.pod)
+        && let Some(why) = why.or_else(|| pods::why_down(pod, name))
     {
         *words = why;
     }

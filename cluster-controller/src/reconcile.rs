@@ -18,15 +18,16 @@ use crate::{
     validate::{Shape, ValidatedCluster, shape, validate},
 };
 use common::kubernetes::{
+    call,
     controller::Reconcile,
     errors::Classified,
-    expectations::{OwnerKey, Verdict},
+    expectations::{Freshness, OwnerKey},
     outcome::Outcome,
     status as server_side,
 };
 use crds::{RedisCluster, RedisClusterStatus, RedisVersion};
 use k8s_openapi::jiff::Timestamp;
-use kube::{Api, runtime::reflector::ObjectRef};
+use kube::{Api, ResourceExt, runtime::reflector::ObjectRef};
 use std::{
     sync::Arc,
     time::{Duration, Instant},
@@ -50,12 +51,17 @@ impl Reconcile<RedisCluster> for Reconciler {
         if object.metadata.deletion_timestamp.is_some() {
             return Ok(Outcome::finished());
         }
-        if let Verdict::Pending(delay) = context
+        let freshness = context
             .expectations
-            .check_own(object.as_ref(), Instant::now())
-        {
-            return Ok(Outcome::waiting("CacheBehind", delay));
-        }
+            .check_own(object.as_ref(), Instant::now());
+        let object = match freshness {
+            Freshness::Current => object,
+            Freshness::Behind(delay) => return Ok(Outcome::waiting("CacheBehind", delay)),
+            Freshness::Unknown => match read_live(context, &object).await? {
+                Some(live) => Arc::new(live),
+                None => return Ok(Outcome::finished()),
+            },
+        };
         let shape = match shape(&object) {
             Ok(shape) => shape,
             Err(error) => {
@@ -106,6 +112,7 @@ impl Reconcile<RedisCluster> for Reconciler {
     fn gone(&self, namespace: &str, name: &str) {
         self.context.expectations.forget(namespace, name);
         self.context.silences.forget(namespace, name);
+        self.context.pod_events.forget(namespace, name);
     }
 }
 
@@ -181,6 +188,18 @@ async fn mend(
         done,
         trouble,
     })
+}
+
+/// The object itself, where the cache has not shown our last write of it for too long.
+async fn read_live(
+    context: &Context,
+    object: &RedisCluster,
+) -> Result<Option<RedisCluster>, ReconcileError> {
+    let namespace = object.metadata.namespace.as_deref().unwrap_or_default();
+    let api: Api<RedisCluster> = Api::namespaced(context.client.clone(), namespace);
+    let name = object.name_any();
+    let what = format!("get RedisCluster {namespace}/{name}");
+    Ok(call::read_optional(what, api.get(&name)).await?)
 }
 
 async fn write_status(

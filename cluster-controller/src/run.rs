@@ -2,6 +2,7 @@
 
 use crate::{
     context::{Caches, Context},
+    metrics,
     reconcile::Reconciler,
 };
 use clap::Parser;
@@ -47,6 +48,12 @@ pub async fn start(runtime: Runtime) -> Result<(), BoxError> {
     controller.debounce(DEBOUNCE);
     let labelled = || runtime.watch().labels(LABEL_CLUSTER);
     let clusters = controller.store();
+    let (shown, leads) = (clusters.clone(), leadership.clone());
+    runtime.metrics.object_gauges(&metrics::GAUGES, move || {
+        // The leader alone, so that sums over replicas are right.
+        let clusters = leads.is_leader_now().then(|| shown.state());
+        metrics::samples(&clusters.unwrap_or_default())
+    });
     let caches = Caches {
         stateful_sets: controller.owns(runtime.api(), labelled()),
         services: controller.owns(runtime.api(), labelled()),

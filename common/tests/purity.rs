@@ -23,6 +23,7 @@ const PURE: [(&str, &[&str]); 3] = [
     (
         "backup-controller",
         &[
+            "cron.rs",
             "plan",
             "report.rs",
             "schedule.rs",

@@ -8,6 +8,7 @@ pub mod arguments;
 pub mod compatibility;
 pub mod memory;
 pub mod metrics;
+pub mod object_metrics;
 pub mod plan;
 pub mod planner;
 pub mod provision;

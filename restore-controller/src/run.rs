@@ -3,6 +3,7 @@
 use crate::{
     arguments::{Arguments, ControllerArguments},
     metrics::RestoreMetrics,
+    object_metrics,
     plan::{is_finished, target_name},
     planner::Planner,
     reconcile::Restores,
@@ -45,6 +46,14 @@ pub async fn control(runtime: Runtime, arguments: ControllerArguments) -> Result
     let mut restores = Controller::<RedisRestore>::new(&runtime, runtime.api());
     restores.wake_on_leadership(&leadership);
     let store = restores.store();
+    let (shown, leads) = (store.clone(), leadership.clone());
+    runtime
+        .metrics
+        .object_gauges(&object_metrics::GAUGES, move || {
+            // The leader alone, so that sums over replicas are right.
+            let restores = leads.is_leader_now().then(|| shown.state());
+            object_metrics::samples(&restores.unwrap_or_default())
+        });
     let waiting = store.clone();
     restores.watches::<RedisCluster>(runtime.api(), runtime.watch(), move |cluster| {
         let name = cluster.name_any();

@@ -56,16 +56,13 @@ fn rights() -> Vec<Rights> {
     let reads = "get list watch";
     let applies = "get list watch create patch";
     let keeps = "get list create patch delete";
-    let operation = "get create update";
+    let leader = "get create update";
     let members = "get list create update delete";
     let events = "create patch";
     let rbac = "rbac.authorization.k8s.io";
     vec![
-        ours(
-            "redisclusters",
-            ["list watch", reads, "get list watch create"],
-        ),
-        ours("redisclusters/status", ["patch", "", ""]),
+        ours("redisclusters", [reads, reads, "get list watch create"]),
+        ours("redisclusters/status", ["patch", "patch", ""]),
         ours("redisclusters/finalizers", ["", "", ""]),
         ours("redisversions", ["list watch", "", ""]),
         ours("redisbackups", ["", applies, reads]),
@@ -104,10 +101,11 @@ fn rights() -> Vec<Rights> {
         nobody(rbac, "clusterrolebindings"),
         nobody("apiextensions.k8s.io", "customresourcedefinitions"),
         some("events.k8s.io", "events", [events, events, events]),
-        // An operation Lease is where its cluster is, so these reach every namespace: no deletion, no list.
-        leases("shop", ["", operation, operation]),
-        leases("kube-node-lease", ["", operation, operation]),
-        leases(SYSTEM, [operation, members, members]),
+        some("", "events", ["list", "", ""]),
+        // All Leases are in the operator's own namespace.
+        leases("shop", ["", "", ""]),
+        leases("kube-node-lease", ["", "", ""]),
+        leases(SYSTEM, [leader, members, members]),
     ]
 }
 

@@ -25,6 +25,7 @@ use k8s_openapi::api::{
     events::v1::Event,
     rbac::v1::{Role, RoleBinding},
 };
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::{
     Api, Client, ResourceExt,
     api::{DeleteParams, ListParams, Patch, PatchParams, PostParams},
@@ -361,7 +362,7 @@ async fn two_replicas_share_a_backup_and_a_killed_one_costs_its_attempts_only() 
     let lease = crds::operation_lease_name(&world.namespace, "cart");
     let leases = Api::<Lease>::namespaced(world.client(), &world.namespace);
     eventually("the operation lease is released", async || {
-        Ok(leases.get_opt(&lease).await?.is_none().then_some(()))
+        Ok(leases.get_opt(&lease).await?.is_none())
     })
     .await?;
 
@@ -526,7 +527,7 @@ async fn schedules_become_cron_jobs_and_go_with_them() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_somebody_else_has_made_is_not_taken_over_and_stops_no_other_schedule() -> Result<()> {
+async fn bad_schedules_and_taken_names_are_reported_and_stop_no_other() -> Result<()> {
     let world = World::new(3).await?;
     let schedule = |name: &str, schedule: &str| BackupSchedule {
         name: name.to_owned(),
@@ -544,18 +545,23 @@ async fn what_somebody_else_has_made_is_not_taken_over_and_stops_no_other_schedu
     let account: ServiceAccount = serde_json::from_value(json!({"metadata": {"name": identity}}))?;
     let account = accounts.create(&PostParams::default(), &account).await?;
 
-    // No pod runs under an account of somebody else.
+    // No pod runs under an account of another owner.
+    let mars = BackupSchedule {
+        time_zone: Some("Mars/Base".to_owned()), // which the API server refuses
+        ..schedule("mars", "30 2 * * *")
+    };
     let wanted = vec![
         schedule("nightly", "30 2 * * *"),
-        schedule("odd", "99 2 * * *"), // which the API server refuses
+        schedule("odd", "99 2 * * *"),
+        mars,
         schedule("weekly", "30 2 * * 0"),
     ];
     world.cluster(wanted.clone()).await?;
     let one = world.replica("one")?;
     let events = Api::<Event>::namespaced(world.client(), &world.namespace);
-    eventually("it is told that the account is not ours", async || {
-        let told = events.list(&ListParams::default()).await?.items;
-        Ok(told.iter().any(|event| {
+    eventually("an Event says that the account is not ours", async || {
+        let found = events.list(&ListParams::default()).await?.items;
+        Ok(found.iter().any(|event| {
             let note = event.note.as_deref().unwrap_or_default();
             event.reason.as_deref() == Some("NameTaken") && note.contains("ServiceAccount")
         }))
@@ -581,6 +587,48 @@ async fn what_somebody_else_has_made_is_not_taken_over_and_stops_no_other_schedu
     let same = jobs.get("cart-nightly").await?;
     ensure!(same.resource_version() == own.resource_version());
     ensure!(jobs.get_opt("cart-odd").await?.is_none());
+    let condition = async || -> Result<Option<Condition>> {
+        let status = world.clusters().get("cart").await?.status;
+        let conditions = status.context("no status")?.conditions;
+        ensure!(
+            conditions.iter().any(|c| c.type_ == "SlotsCovered"),
+            "the other controller's condition is gone: {conditions:?}"
+        );
+        Ok(conditions
+            .into_iter()
+            .find(|c| c.type_ == "SchedulesAccepted"))
+    };
+    eventually(
+        "the condition names every bad schedule and field",
+        async || {
+            Ok(condition().await?.is_some_and(|condition| {
+                let names = |words: &str| condition.message.contains(words);
+                condition.status == "False"
+                    && condition.reason == "InvalidSchedule"
+                    && names("3 of 5 not in effect")
+                    && names("schedules[odd].schedule: minute `99` is not within 0-59")
+                    && names("schedules[mars].spec.timeZone: ")
+                    && names("schedules[nightly].")
+            }))
+        },
+    )
+    .await
+    .with_context(|| format!("{:?}", world.namespace))?;
+    // The other writer sends the list as it has it; neither takes the other's condition away.
+    let cluster = world.clusters().get("cart").await?;
+    let mut status = cluster.status.clone().context("no status")?;
+    status.message = Some("looked again".to_owned());
+    common::kubernetes::status::write(&world.clusters(), &cluster, &status).await?;
+    ensure!(condition().await?.is_some());
+    let change = json!({"spec": {"backup": {"schedules": null}}});
+    world
+        .clusters()
+        .patch("cart", &PatchParams::default(), &Patch::Merge(change))
+        .await?;
+    eventually("without schedules the condition goes", async || {
+        Ok(condition().await?.is_none())
+    })
+    .await?;
     one.stop().await
 }
 

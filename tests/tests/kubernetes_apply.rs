@@ -5,7 +5,7 @@ use common::kubernetes::{
     apply::{Applier, Child},
     call::ApiError,
     conditions::{self, Finding},
-    expectations::{Expectations, OwnerKey, Verdict},
+    expectations::{Expectations, Freshness, OwnerKey},
     finalizer, status,
 };
 use crds::{LocalRef, RedisBackup, RedisBackupSpec, RedisBackupStatus};
@@ -237,13 +237,14 @@ async fn caches_catch_up_with_what_was_written() -> Result<()> {
         .reflect(writer);
     let mut events = std::pin::pin!(events);
     while !matches!(events.next().await, Some(Ok(watcher::Event::InitDone))) {}
-    let mut check = async |what: &str| -> Result<()> {
-        let verdict = world.expectations.check(&world.key, &store, Instant::now());
-        assert!(
-            matches!(verdict, Verdict::Pending(_)),
-            "{what}: {verdict:?}"
-        );
-        while world.expectations.check(&world.key, &store, Instant::now()) != Verdict::Satisfied {
+    let mut check = async |name: &str| -> Result<()> {
+        let look = || {
+            let (key, now) = (&world.key, Instant::now());
+            world.expectations.check(key, name, &store, now)
+        };
+        let first = look();
+        assert!(matches!(first, Freshness::Behind(_)), "{name}: {first:?}");
+        while look() != Freshness::Current {
             events.next().await.context("the watch ended")??;
         }
         Ok(())
@@ -252,10 +253,17 @@ async fn caches_catch_up_with_what_was_written() -> Result<()> {
         let wanted: ConfigMap = world.child(name, json!({"data": {"k": "1"}}))?;
         world.applier.apply(&world.key, wanted, None).await?;
     }
-    check("two created").await?;
+    // Newest first: the watch shows writes in order.
+    check("b").await?;
+    assert_eq!(
+        world
+            .expectations
+            .check(&world.key, "a", &store, Instant::now()),
+        Freshness::Current
+    );
     let observed = world.api::<ConfigMap>().get("a").await?;
     world.applier.delete(&world.key, &observed).await?;
-    check("one deleted").await?;
+    check("a").await?;
     assert_eq!(
         store.len(),
         1 + usize::from(store.find(|c| c.name_any() == "kube-root-ca.crt").is_some())

@@ -1,4 +1,4 @@
-//! The run loop on a real API server: caches, wake-ups, retries, leadership, bad objects, the end.
+//! The run loop on a real API server: caches, triggers, retries, leadership, bad objects, the end.
 
 use anyhow::{Context, Result};
 use common::{
@@ -13,7 +13,7 @@ use common::{
     },
     runtime::Runtime,
 };
-use k8s_openapi::api::{core::v1::ConfigMap, events::v1::Event};
+use k8s_openapi::api::{coordination::v1::Lease, core::v1::ConfigMap, events::v1::Event};
 use kube::{
     Api, CustomResource, Resource, ResourceExt,
     api::{DeleteParams, DynamicObject, Patch, PatchParams, PostParams},
@@ -24,7 +24,10 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 use std::{
     collections::BTreeMap,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
     time::{Duration, Instant},
 };
 use tests::kubernetes::{ApiServer, api_server, eventually};
@@ -212,21 +215,21 @@ async fn objects_are_reconciled_from_first_sight_to_the_end() -> Result<()> {
         runtime.health.ready(Instant::now()).is_ok() && runtime.health.live(Instant::now()).is_ok()
     );
 
-    // The child's own appearance wakes its owner; that pass writes nothing, and then it is quiet.
+    // The child's own appearance enqueues its owner; that reconcile writes nothing and is the last.
     let quiet = Seen::Passed { written: false };
     until(&widgets, "early", quiet.clone()).await?;
     create(&api, "late", 2).await?;
     until(&widgets, "late", quiet.clone()).await?;
-    let passes = widgets.seen("late").len();
-    assert!(passes <= 3, "{:?}", widgets.seen("late"));
+    let reconciles = widgets.seen("late").len();
+    assert!(reconciles <= 3, "{:?}", widgets.seen("late"));
     wake.object(&namespace, "late");
-    eventually("late is woken", async || {
-        Ok((widgets.seen("late").len() > passes).then_some(()))
+    eventually("late is reconciled again", async || {
+        Ok((widgets.seen("late").len() > reconciles).then_some(()))
     })
     .await?;
     assert_eq!(widgets.last("late"), Some(quiet.clone()));
 
-    // An edit of a child by somebody else is seen and undone.
+    // An edit of a child by another client is seen and undone.
     let maps: Api<ConfigMap> = Api::namespaced(server.client.clone(), &namespace);
     let edit = Patch::Merge(json!({"data": {"size": "7"}}));
     maps.patch("early", &PatchParams::default(), &edit).await?;
@@ -251,7 +254,7 @@ async fn objects_are_reconciled_from_first_sight_to_the_end() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn failures_are_retried_ever_later_and_told() -> Result<()> {
+async fn failures_are_retried_ever_later_with_an_event() -> Result<()> {
     let server = api_server().await?;
     define_widgets(&server).await?;
     let namespace = server.namespace("failing").await?;
@@ -271,17 +274,17 @@ async fn failures_are_retried_ever_later_and_told() -> Result<()> {
         assert!(*pause >= Duration::from_secs(least), "{pauses:?}");
     }
     let events: Api<Event> = Api::namespaced(server.client.clone(), &namespace);
-    let event = eventually("an Event tells", async || {
+    let event = eventually("an Event reports it", async || {
         let found = events.list(&kube::api::ListParams::default()).await?;
         Ok(found.items.into_iter().next())
     })
     .await?;
     assert_eq!(event.reason.as_deref(), Some("NegativeSize"));
     assert_eq!(event.note.as_deref(), Some("a size of -1 cannot be had"));
-    // Mended: seen at once, not after the pause.
+    // Corrected: seen at once, not after the pause.
     let begun = Instant::now();
-    let mend = Patch::Merge(json!({"spec": {"size": 3}}));
-    api.patch("w", &PatchParams::default(), &mend).await?;
+    let correction = Patch::Merge(json!({"spec": {"size": 3}}));
+    api.patch("w", &PatchParams::default(), &correction).await?;
     until(&widgets, "w", Seen::Passed { written: false }).await?;
     assert!(
         begun.elapsed() < Duration::from_secs(5),
@@ -329,5 +332,79 @@ async fn only_the_leader_reconciles_and_its_successor_looks_at_everything() -> R
     second.0.shutdown.cancel();
     second.2.await?;
     second.0.finish(Duration::from_secs(1)).await;
+    Ok(())
+}
+
+/// A reconcile that never ends by itself.
+#[derive(Default)]
+struct Endless {
+    started: AtomicUsize,
+    dropped: Arc<AtomicUsize>,
+}
+
+struct Dropped(Arc<AtomicUsize>);
+
+impl Drop for Dropped {
+    fn drop(&mut self) {
+        self.0.fetch_add(1, Ordering::SeqCst);
+    }
+}
+
+impl Reconcile<Widget> for Endless {
+    type Error = WidgetError;
+
+    async fn reconcile(&self, _widget: Arc<Widget>) -> Result<Outcome, WidgetError> {
+        let _dropped = Dropped(Arc::clone(&self.dropped));
+        self.started.fetch_add(1, Ordering::SeqCst);
+        std::future::pending().await
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_reconcile_is_cancelled_when_another_replica_leads() -> Result<()> {
+    let server = api_server().await?;
+    define_widgets(&server).await?;
+    let namespace = server.namespace("deposed").await?;
+    let api: Api<Widget> = Api::namespaced(server.client.clone(), &namespace);
+    create(&api, "w", 1).await?;
+    let runtime = server.runtime("widget-controller", "a", &namespace, LEASE)?;
+    let leadership = Leadership::start(&runtime);
+    let mut controller = Controller::new(&runtime, runtime.api());
+    controller.only_leader(&leadership);
+    let endless = Arc::new(Endless::default());
+    let running = tokio::spawn(controller.run(Arc::clone(&endless)));
+    let started = || endless.started.load(Ordering::SeqCst);
+    eventually("the reconcile runs", async || {
+        Ok((started() == 1).then_some(()))
+    })
+    .await?;
+
+    // Another replica has taken the lease.
+    let leases: Api<Lease> = Api::namespaced(server.client.clone(), &namespace);
+    let deposed = Instant::now();
+    let taken = json!({"spec": {"holderIdentity": "b", "leaseTransitions": 2}});
+    leases
+        .patch(
+            "widget-controller",
+            &PatchParams::default(),
+            &Patch::Merge(taken),
+        )
+        .await?;
+    eventually("the reconcile is dropped", async || {
+        Ok((endless.dropped.load(Ordering::SeqCst) == 1).then_some(()))
+    })
+    .await?;
+    // The next renewal has noticed it.
+    assert!(deposed.elapsed() < LEASE, "{:?}", deposed.elapsed());
+    assert!(!leadership.is_leader_now());
+    assert_eq!(started(), 1);
+    // That one never renews: this replica leads again, and starts again.
+    eventually("the reconcile runs again", async || {
+        Ok((started() == 2).then_some(()))
+    })
+    .await?;
+    runtime.shutdown.cancel();
+    running.abort();
+    runtime.finish(Duration::from_secs(1)).await;
     Ok(())
 }

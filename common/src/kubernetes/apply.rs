@@ -30,7 +30,7 @@ pub struct Applied<K> {
 pub struct Applier {
     client: Client,
     manager: &'static str,
-    expectations: Arc<Expectations>,
+    expectations: Option<Arc<Expectations>>,
 }
 
 /// What a child object has to be able to do.
@@ -59,17 +59,22 @@ impl<K> Child for K where
 }
 
 impl Applier {
-    /// `manager` is the field manager: one name for each binary.
-    pub fn new(client: Client, manager: &'static str, expectations: Arc<Expectations>) -> Self {
+    /// `manager` is the field manager: one name for each binary. Who decides on caches gives the expectations it checks before; who
+    /// reads live before every write needs none.
+    pub fn new(
+        client: Client,
+        manager: &'static str,
+        expectations: impl Into<Option<Arc<Expectations>>>,
+    ) -> Self {
         Self {
             client,
             manager,
-            expectations,
+            expectations: expectations.into(),
         }
     }
 
     /// Makes the server's object what is wanted. `observed` is the cache's copy. No call is made when it carries the hash
-    /// of what is wanted and still shows every wanted field. An object that belongs to somebody else is never taken over.
+    /// of what is wanted and still shows every wanted field. An object of another owner is never taken over.
     pub fn apply<'a, K: Child>(
         &'a self,
         owner: &'a OwnerKey,
@@ -110,14 +115,16 @@ impl Applier {
         let name = wanted.name_any();
         let patch = Patch::Apply(&wanted);
         let object = call::write(what, api.patch(&name, &parameters, &patch)).await?;
-        self.expectations.wrote(owner, &object);
+        if let Some(expectations) = &self.expectations {
+            expectations.wrote(owner, &object);
+        }
         Ok(Applied {
             object,
             written: true,
         })
     }
 
-    /// The server's object of that name, whoever made it: for one that what we watch or list does not show.
+    /// The server's object of that name, ours or not: for one that what we watch or list does not show.
     pub async fn find<K: Child>(&self, wanted: &K) -> Result<Option<K>, ApiError> {
         let (api, name) = (self.api(wanted), wanted.name_any());
         call::read_optional(describe("get", wanted), api.get(&name)).await
@@ -139,8 +146,9 @@ impl Applier {
         let what = describe("delete", observed);
         match call::write(what, api.delete(&name, &parameters)).await {
             Ok(_) => {
-                self.expectations
-                    .deleted::<K>(owner, &name, &uid.unwrap_or_default());
+                if let Some(expectations) = &self.expectations {
+                    expectations.deleted::<K>(owner, &name, &uid.unwrap_or_default());
+                }
                 Ok(())
             }
             // Not found, or another object by now has the name: the observed one is gone.
@@ -173,7 +181,7 @@ fn applied_hash<K: Resource>(object: &K) -> Option<&String> {
     object.annotations().get(crds::ANNOTATION_APPLIED_HASH)
 }
 
-/// Whose the observed object is, when it is not ours. Ours is what our owner controls, or what nobody controls and carries
+/// The owner of the observed object, when it is not ours. Ours is what our owner controls, or what has no controller and carries
 /// our hash.
 fn foreign_owner<K: Resource>(wanted: &K, observed: &K) -> Option<String> {
     let controller = |object: &K| {
@@ -223,7 +231,7 @@ mod tests {
     }
 
     #[test]
-    fn what_belongs_to_somebody_else_is_not_ours() {
+    fn an_object_of_another_owner_is_not_ours() {
         let wanted = config_map(Some("u1"), false);
         assert_eq!(foreign_owner(&wanted, &config_map(Some("u1"), false)), None);
         assert_eq!(foreign_owner(&wanted, &config_map(None, true)), None);

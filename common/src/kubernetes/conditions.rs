@@ -29,7 +29,7 @@ impl Finding {
         Self::new(kind, Some(false), reason, message)
     }
 
-    /// Nobody knows.
+    /// Not known.
     pub fn unknown(kind: &'static str, reason: &'static str, message: impl Into<String>) -> Self {
         Self::new(kind, None, reason, message)
     }
@@ -59,7 +59,7 @@ impl Finding {
 }
 
 /// Merges findings into a list: a known type keeps its place, and its transition time while its status stays; a new type
-/// is appended; a type nobody spoke of stays as it is. Equal findings give an equal list, so nothing is written.
+/// is appended; a type without a finding stays as it is. Equal findings give an equal list, so nothing is written.
 pub fn merge(
     old: &[Condition],
     findings: &[Finding],

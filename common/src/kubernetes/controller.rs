@@ -95,7 +95,7 @@ impl<K: Watched> Controller<K> {
         }
     }
 
-    /// Watches children; a change of one wakes its owner (by controller owner reference). Returns their cache.
+    /// Watches children; a change of one enqueues its owner (by controller owner reference). Returns their cache.
     pub fn owns<C: Watched>(&mut self, api: WatchedApi<C>, config: watcher::Config) -> Store<C> {
         self.watches(api, config, |child| {
             let namespace = child.meta().namespace.as_deref();
@@ -107,7 +107,7 @@ impl<K: Watched> Controller<K> {
         })
     }
 
-    /// Watches related objects; `owners` names whom a change of one wakes. Returns their cache.
+    /// Watches related objects; `owners` names what a change of one enqueues. Returns their cache.
     pub fn watches<C: Watched>(
         &mut self,
         api: WatchedApi<C>,
@@ -148,7 +148,7 @@ impl<K: Watched> Controller<K> {
         self.store.clone()
     }
 
-    /// To wake an object from elsewhere, for example when a task has ended.
+    /// Enqueues an object from elsewhere, for example when a task has ended.
     pub fn wake(&self) -> Wake<K> {
         self.wake.clone()
     }

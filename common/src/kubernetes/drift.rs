@@ -1,6 +1,6 @@
 //! Whether an object of the server still shows every field that we applied.
 //!
-//! The applied hash says that our intent has not changed; this says that nobody changed the object either.
+//! The applied hash says that our intent has not changed; this says that no other client changed the object.
 
 use serde_json::Value;
 

@@ -1,12 +1,15 @@
 //! Read-your-writes over caches: what this process wrote and the cache has not shown yet.
 //!
-//! A watch cache lags behind our own writes. Whoever decides on a cache that does not show the last write yet creates twice
-//! or deletes the wrong thing. So every write leaves the resourceVersion the server answered with, and before a decision
+//! A watch cache lags behind our own writes. A decision on a cache that does not show the last write yet creates twice or deletes
+//! the wrong thing. So every write leaves the resourceVersion the server answered with, and before a decision
 //! the cache is asked whether it has caught up. resourceVersions of one kind are decimal numbers that only grow
-//! (KEP-5504); where they are not comparable the check counts as satisfied. After a restart the table is empty, which is
+//! (KEP-5504); where they are not comparable the cache counts as current. After a restart the table is empty, which is
 //! right: a fresh list is newer than every write of the process before.
 
-use kube::{Resource, ResourceExt, runtime::reflector::Store};
+use kube::{
+    Resource, ResourceExt,
+    runtime::reflector::{ObjectRef, Store},
+};
 use std::{
     cmp::Ordering,
     collections::HashMap,
@@ -17,7 +20,7 @@ use std::{
 /// After this time a write the cache never showed is no longer waited for: the object may have come and gone unseen.
 pub const EXPIRY: Duration = Duration::from_secs(30);
 
-/// Whose writes are kept together: one reconciled object.
+/// The reconciled object that writes are kept together for.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct OwnerKey {
     /// Namespace of the owner.
@@ -39,15 +42,15 @@ impl OwnerKey {
     }
 }
 
-/// Whether a cache has caught up with our own writes.
+/// Whether a cache has caught up with our own write of an object.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Verdict {
-    /// Decide.
-    Satisfied,
+pub enum Freshness {
+    /// Decide on the cache.
+    Current,
     /// Wait and look again after this time.
-    Pending(Duration),
-    /// Waited for too long: read live once; the entries are dropped.
-    Expired,
+    Behind(Duration),
+    /// Waited for too long: read the object live before deciding. Reported once for each write.
+    Unknown,
 }
 
 /// What the cache shows of one object.
@@ -104,26 +107,29 @@ impl Expectations {
         );
     }
 
-    /// Whether the store shows everything that was written for this owner in objects of kind `K` (in its namespace).
-    pub fn check<K>(&self, owner: &OwnerKey, store: &Store<K>, now: Instant) -> Verdict
+    /// Whether the store shows what was written for this owner to the object of kind `K` and this name (in the owner's namespace).
+    pub fn check<K>(
+        &self,
+        owner: &OwnerKey,
+        name: &str,
+        store: &Store<K>,
+        now: Instant,
+    ) -> Freshness
     where
         K: Resource<DynamicType = ()> + Clone + 'static,
     {
-        self.check_with::<K>(owner, now, |name| {
-            let key = kube::runtime::reflector::ObjectRef::<K>::new(name).within(&owner.namespace);
-            store.get(&key).map(|object| seen(object.as_ref()))
-        })
+        let key = ObjectRef::<K>::new(name).within(&owner.namespace);
+        let observed = store.get(&key);
+        self.check_seen::<K>(owner, name, observed.as_deref().map(seen).as_ref(), now)
     }
 
     /// The same for the reconciled object itself: is the one in hand older than what our last status write returned?
-    pub fn check_own<K>(&self, object: &K, now: Instant) -> Verdict
+    pub fn check_own<K>(&self, object: &K, now: Instant) -> Freshness
     where
         K: Resource<DynamicType = ()>,
     {
         let owner = OwnerKey::of(object);
-        self.check_with::<K>(&owner, now, |name| {
-            (name == owner.name).then(|| seen(object))
-        })
+        self.check_seen::<K>(&owner, &owner.name, Some(&seen(object)), now)
     }
 
     /// The owner is gone.
@@ -143,37 +149,34 @@ impl Expectations {
             .insert((K::kind(&()).into_owned(), name), pending);
     }
 
-    fn check_with<K: Resource<DynamicType = ()>>(
+    fn check_seen<K: Resource<DynamicType = ()>>(
         &self,
         owner: &OwnerKey,
+        name: &str,
+        seen: Option<&Seen>,
         now: Instant,
-        look: impl Fn(&str) -> Option<Seen>,
-    ) -> Verdict {
-        let kind = K::kind(&());
+    ) -> Freshness {
+        let key = (K::kind(&()).into_owned(), name.to_owned());
         let mut table = self.lock();
         let Some(pending) = table.get_mut(owner) else {
-            return Verdict::Satisfied;
+            return Freshness::Current;
         };
-        pending.retain(|(k, name), entry| {
-            k.as_str() != kind.as_ref() || !caught_up(&entry.write, look(name).as_ref())
-        });
-        let oldest = pending
-            .iter()
-            .filter(|((k, _), _)| k.as_str() == kind.as_ref())
-            .map(|(_, entry)| entry.since)
-            .min();
-        let Some(oldest) = oldest else {
-            if pending.is_empty() {
-                table.remove(owner);
-            }
-            return Verdict::Satisfied;
+        let Some(entry) = pending.get(&key) else {
+            return Freshness::Current;
         };
-        let waited = now.saturating_duration_since(oldest);
-        if waited < EXPIRY {
-            return Verdict::Pending(recheck_after(waited));
+        let waited = now.saturating_duration_since(entry.since);
+        let freshness = if caught_up(&entry.write, seen) {
+            Freshness::Current
+        } else if waited < EXPIRY {
+            return Freshness::Behind(recheck_after(waited));
+        } else {
+            Freshness::Unknown
+        };
+        pending.remove(&key);
+        if pending.is_empty() {
+            table.remove(owner);
         }
-        pending.retain(|(k, _), _| k.as_str() != kind.as_ref());
-        Verdict::Expired
+        freshness
     }
 
     fn lock(&self) -> MutexGuard<'_, Table> {
@@ -251,19 +254,19 @@ mod tests {
         let (store, mut writer) = reflector::store();
         let now = Instant::now();
         assert_eq!(
-            expectations.check::<ConfigMap>(&owner(), &store, now),
-            Verdict::Satisfied
+            expectations.check::<ConfigMap>(&owner(), "a", &store, now),
+            Freshness::Current
         );
         expectations.wrote(&owner(), &object("a", "1", 100));
         writer.apply_watcher_event(&Event::Apply(object("a", "1", 99)));
         assert!(matches!(
-            expectations.check(&owner(), &store, now),
-            Verdict::Pending(_)
+            expectations.check(&owner(), "a", &store, now),
+            Freshness::Behind(_)
         ));
         writer.apply_watcher_event(&Event::Apply(object("a", "1", 100)));
         assert_eq!(
-            expectations.check(&owner(), &store, now),
-            Verdict::Satisfied
+            expectations.check(&owner(), "a", &store, now),
+            Freshness::Current
         );
     }
 
@@ -275,13 +278,13 @@ mod tests {
         writer.apply_watcher_event(&Event::Apply(object("a", "1", 5)));
         expectations.deleted::<ConfigMap>(&owner(), "a", "1");
         assert!(matches!(
-            expectations.check(&owner(), &store, now),
-            Verdict::Pending(_)
+            expectations.check(&owner(), "a", &store, now),
+            Freshness::Behind(_)
         ));
         writer.apply_watcher_event(&Event::Apply(object("a", "2", 9)));
         assert_eq!(
-            expectations.check(&owner(), &store, now),
-            Verdict::Satisfied
+            expectations.check(&owner(), "a", &store, now),
+            Freshness::Current
         );
     }
 
@@ -292,12 +295,12 @@ mod tests {
         expectations.wrote(&owner(), &object("a", "1", 7));
         let later = Instant::now() + EXPIRY + Duration::from_secs(1);
         assert_eq!(
-            expectations.check(&owner(), &store, later),
-            Verdict::Expired
+            expectations.check(&owner(), "a", &store, later),
+            Freshness::Unknown
         );
         assert_eq!(
-            expectations.check(&owner(), &store, later),
-            Verdict::Satisfied
+            expectations.check(&owner(), "a", &store, later),
+            Freshness::Current
         );
     }
 
@@ -309,11 +312,11 @@ mod tests {
         let now = Instant::now();
         assert!(matches!(
             expectations.check_own(&old, now),
-            Verdict::Pending(_)
+            Freshness::Behind(_)
         ));
         assert_eq!(
             expectations.check_own(&object("cache", "u", 13), now),
-            Verdict::Satisfied
+            Freshness::Current
         );
     }
 
@@ -324,8 +327,8 @@ mod tests {
         expectations.wrote(&owner(), &object("a", "1", 7));
         expectations.forget("shop", "cache");
         assert_eq!(
-            expectations.check(&owner(), &store, Instant::now()),
-            Verdict::Satisfied
+            expectations.check(&owner(), "a", &store, Instant::now()),
+            Freshness::Current
         );
     }
 
@@ -343,9 +346,9 @@ mod tests {
         }
 
         /// Writes to a few objects, and a watch that shows a prefix of the history of each, in any interleaving across objects:
-        /// satisfied exactly when no object is behind its last write.
+        /// current exactly when the object is not behind its last write.
         #[test]
-        fn satisfied_exactly_when_the_cache_is_not_behind(
+        fn current_exactly_when_the_cache_is_not_behind(
             writes in proptest::collection::vec(0..3usize, 1..12),
             shown in proptest::collection::vec(0..13usize, 3),
         ) {
@@ -357,16 +360,18 @@ mod tests {
                 expectations.wrote(&owner(), &object(&index.to_string(), "u", version));
                 history[*index].push(version);
             }
-            let mut behind = false;
             for (index, versions) in history.iter().enumerate() {
                 let seen = shown[index].min(versions.len());
-                behind |= seen < versions.len();
                 for version in &versions[..seen] {
                     writer.apply_watcher_event(&Event::Apply(object(&index.to_string(), "u", *version)));
                 }
             }
-            let verdict = expectations.check(&owner(), &store, Instant::now());
-            prop_assert_eq!(verdict == Verdict::Satisfied, !behind, "{:?}", verdict);
+            for (index, versions) in history.iter().enumerate() {
+                let behind = shown[index] < versions.len();
+                let name = index.to_string();
+                let freshness = expectations.check(&owner(), &name, &store, Instant::now());
+                prop_assert_eq!(freshness == Freshness::Current, !behind, "{}: {:?}", name, freshness);
+            }
         }
     }
 }

@@ -14,7 +14,7 @@ pub fn is_set<K: Resource>(object: &K, finalizer: &str) -> bool {
     object.finalizers().iter().any(|f| f == finalizer)
 }
 
-/// Whether the object is on its way out.
+/// Whether the object is being deleted.
 pub fn is_deleting<K: Resource>(object: &K) -> bool {
     object.meta().deletion_timestamp.is_some()
 }
@@ -92,7 +92,7 @@ where
     let patch = Patch::Json::<()>(patch);
     match call::write(what, api.patch(&name, &parameters, &patch)).await {
         Ok(_) => Ok(()),
-        // This is how the server answers a failed test: somebody else changed the list.
+        // This is how the server answers a failed test: another client changed the list.
         Err(ApiError::Invalid { what, message }) => Err(ApiError::Conflict { what, message }),
         Err(error) => Err(error),
     }

@@ -1,7 +1,7 @@
 //! What every controller does with the Kubernetes API.
 //!
 //! One call: [`call`]. One write: [`apply`], [`status`], [`finalizer`]. One reconcile: [`controller`] with [`outcome`],
-//! [`errors`], [`expectations`]; beside it: [`background`]. Units of work shared by replicas: [`claims`] write them, [`share`]
+//! [`mod@errors`], [`expectations`]; beside it: [`background`]. Units of work shared by replicas: [`claims`] write them, [`share`]
 //! decides which are whose, [`sessions`] take them and tell of them. Who may act: [`leases`].
 
 pub mod apply;

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-/// The end of one pass. Waiting is an outcome, not an error.
+/// The end of one reconcile. Waiting is an outcome, not an error.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Outcome {
     /// `settled`, `progressing` or `waiting`.
@@ -13,7 +13,7 @@ pub struct Outcome {
     pub again: Option<Duration>,
 }
 
-/// The three ends of a pass.
+/// The three ends of a reconcile.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum OutcomeKind {
     /// Nothing is left to do.

@@ -1,6 +1,10 @@
-//! Status: written only when it differs, and never over somebody else's write.
+//! Status: written only when it differs, and never over another client's write.
 
-use super::call::{self, ApiError};
+use super::{
+    call::{self, ApiError},
+    conditions::{self, Finding},
+};
+use k8s_openapi::{apimachinery::pkg::apis::meta::v1::Condition, jiff::Timestamp};
 use kube::{
     Api, Resource, ResourceExt,
     api::{Patch, PatchParams},
@@ -41,6 +45,57 @@ where
     call::write(what, api.patch_status(&name, &parameters, &patch))
         .await
         .map(Some)
+}
+
+/// Writes the conditions of one type in the status of an object whose other conditions another controller writes: by server-side
+/// apply under `manager`, which owns this one and nothing else. `None` removes it. Nothing is sent where nothing differs.
+pub async fn write_condition<K>(
+    api: &Api<K>,
+    object: &K,
+    manager: &str,
+    (kind, finding): (&str, Option<Finding>),
+    now: Timestamp,
+) -> Result<(), ApiError>
+where
+    K: Resource<DynamicType = ()> + HasStatus + DeserializeOwned + Debug + Clone,
+    K::Status: HasConditions,
+{
+    let old = object.status().map_or(&[][..], HasConditions::conditions);
+    let before = conditions::find(old, kind);
+    let merged = conditions::merge(old, finding.as_slice(), object.meta().generation, now);
+    let wanted = finding.and_then(|_| conditions::find(&merged, kind));
+    if before == wanted {
+        return Ok(());
+    }
+    let name = object.name_any();
+    let what = format!(
+        "write condition {kind} of {} {}/{name}",
+        K::kind(&()),
+        object.namespace().unwrap_or_default()
+    );
+    let body = json!({
+        "apiVersion": K::api_version(&()),
+        "kind": K::kind(&()),
+        "metadata": {"name": name, "uid": object.uid()},
+        "status": {"conditions": wanted.as_slice()},
+    });
+    let parameters = PatchParams::apply(manager).force();
+    let patch = Patch::Apply(&body);
+    call::write(what, api.patch_status(&name, &parameters, &patch))
+        .await
+        .map(drop)
+}
+
+/// A status with conditions.
+pub trait HasConditions {
+    /// They.
+    fn conditions(&self) -> &[Condition];
+}
+
+impl HasConditions for crds::RedisClusterStatus {
+    fn conditions(&self) -> &[Condition] {
+        &self.conditions
+    }
 }
 
 /// The merge patch (RFC 7386) that makes `wanted` of `current`; `None` when they are equal. Absent and null are the same.

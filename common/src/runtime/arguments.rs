@@ -28,7 +28,7 @@ pub struct CommonArguments {
     /// Name of this replica, different for each; default: host name and a random suffix
     #[arg(long, env = "POD_NAME")]
     pub identity: Option<String>,
-    /// How long a replica may be silent before another takes over, for example 15s (2s to 5m)
+    /// How long a replica may be unresponsive before another takes over, for example 15s (2s to 5m)
     #[arg(long, env = "LEASE_DURATION", default_value = "15s", value_parser = parse_lease_duration)]
     pub lease_duration: Duration,
     /// Objects reconciled at the same time
@@ -37,7 +37,7 @@ pub struct CommonArguments {
     /// Threads that run tasks
     #[arg(long, env = "WORKER_THREADS", default_value_t = 2, value_parser = clap::value_parser!(u16).range(1..=64))]
     pub worker_threads: u16,
-    /// How long a watch lasts before it is begun again, in seconds: less than the idle time of any load balancer on the way
+    /// How long a watch lasts before it starts again, in seconds: less than the idle time of any load balancer on the way
     #[arg(long, env = "WATCH_TIMEOUT_SECONDS", default_value_t = 200, value_parser = clap::value_parser!(u32).range(10..=290))]
     pub watch_timeout_seconds: u32,
 }

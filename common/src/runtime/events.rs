@@ -1,4 +1,4 @@
-//! Events: told to the user, never waited for, never a reason to fail, never a secret.
+//! Events: published in the background, never a reason to fail, never a secret.
 
 use k8s_openapi::api::core::v1::ObjectReference;
 use kube::{

@@ -7,13 +7,14 @@ use prometheus_client::{
         DescriptorEncoder, EncodeLabelSet, EncodeLabelValue, EncodeMetric, LabelValueEncoder,
     },
     metrics::{
+        MetricType,
         counter::Counter,
         family::Family,
         gauge::{ConstGauge, Gauge},
         histogram::Histogram,
         info::Info,
     },
-    registry::Registry,
+    registry::{Metric, Registry},
 };
 use std::{
     sync::{Arc, LazyLock, Mutex, PoisonError},
@@ -94,10 +95,43 @@ fn call_durations() -> Histogram {
     Histogram::new([0.005, 0.02, 0.1, 0.5, 1.0, 2.5, 5.0, 15.0])
 }
 
+/// A metric that the program has, for the page that lists them all.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Described {
+    /// As it is scraped.
+    pub name: String,
+    /// What it shows.
+    pub help: &'static str,
+}
+
+/// Where metrics are registered under the suite's prefix.
+pub struct Registrar<'a> {
+    registry: &'a mut Registry,
+    described: &'a mut Vec<Described>,
+}
+
+impl Registrar<'_> {
+    /// Registers a metric by its name without prefix, unit suffix included.
+    pub fn register(&mut self, name: &'static str, help: &'static str, metric: impl Metric) {
+        let suffix = match metric.metric_type() {
+            MetricType::Counter => "_total",
+            MetricType::Info => "_info",
+            MetricType::Gauge | MetricType::Histogram | MetricType::Unknown => "",
+        };
+        self.described.push(Described {
+            name: format!("{PREFIX}_{name}{suffix}"),
+            help,
+        });
+        self.registry
+            .register(format!("{PREFIX}_{name}"), help, metric);
+    }
+}
+
 /// The registry and what every controller counts. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Metrics {
     registry: Arc<Mutex<Registry>>,
+    described: Arc<Mutex<Vec<Described>>>,
     reconciles: Family<Ended, Counter>,
     durations: Family<Timed, Histogram, fn() -> Histogram>,
     queue_depth: Family<Kind, Gauge>,
@@ -116,7 +150,8 @@ impl Metrics {
     /// Registers what every controller counts.
     pub fn new(program: Program) -> Self {
         let metrics = Self {
-            registry: Arc::new(Mutex::new(Registry::default())),
+            registry: Arc::default(),
+            described: Arc::default(),
             reconciles: Family::default(),
             durations: Family::new_with_constructor(durations),
             queue_depth: Family::default(),
@@ -172,13 +207,37 @@ impl Metrics {
                 metrics.leading.clone(),
             );
         });
-        metrics.lock().register_collector(Box::new(Process));
+        let resident = Described {
+            name: RESIDENT.to_owned(),
+            help: RESIDENT_HELP,
+        };
+        metrics.collector(Box::new(Process), vec![resident]);
         metrics
     }
 
-    /// Registers a product's own metrics, by names without the prefix.
-    pub fn register(&self, register: impl FnOnce(&mut Registry)) {
-        register(self.lock().sub_registry_with_prefix(PREFIX));
+    /// Registers a program's own metrics.
+    pub fn register(&self, register: impl FnOnce(&mut Registrar<'_>)) {
+        register(&mut Registrar {
+            registry: &mut self.lock(),
+            described: &mut self.descriptions(),
+        });
+    }
+
+    /// Adds metrics that are computed at each scrape.
+    pub(super) fn collector(&self, collector: Box<dyn Collector>, described: Vec<Described>) {
+        self.lock().register_collector(collector);
+        self.descriptions().extend(described);
+    }
+
+    /// Every metric of the program, also those without a sample yet.
+    pub fn described(&self) -> Vec<Described> {
+        self.descriptions().clone()
+    }
+
+    fn descriptions(&self) -> std::sync::MutexGuard<'_, Vec<Described>> {
+        self.described
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
     /// All metrics as text.
@@ -254,7 +313,10 @@ impl Metrics {
     }
 }
 
-/// What is read when it is asked for.
+const RESIDENT: &str = "process_resident_memory_bytes";
+const RESIDENT_HELP: &str = "Resident memory";
+
+/// What is read at each scrape.
 #[derive(Debug)]
 struct Process;
 
@@ -262,8 +324,8 @@ impl Collector for Process {
     fn encode(&self, mut encoder: DescriptorEncoder) -> Result<(), std::fmt::Error> {
         let resident = ConstGauge::new(resident_bytes().unwrap_or(0));
         resident.encode(encoder.encode_descriptor(
-            "process_resident_memory_bytes",
-            "Resident memory",
+            RESIDENT,
+            RESIDENT_HELP,
             None,
             resident.metric_type(),
         )?)?;

@@ -5,6 +5,7 @@ pub mod client;
 pub mod events;
 pub mod health;
 pub mod metrics;
+pub mod object_metrics;
 pub mod program;
 pub mod run;
 pub mod shutdown;

@@ -56,7 +56,7 @@ pub struct Runtime {
     keeping: Arc<Keeping>,
 }
 
-/// What outlives the work: leases are kept until the last unit has been given back.
+/// What outlives the work: leases are kept until the last unit has been released.
 #[derive(Default)]
 struct Keeping {
     end: CancellationToken,
@@ -91,8 +91,8 @@ pub enum RunError {
     /// The program said why.
     #[error("the program failed")]
     Failed(#[source] BoxError),
-    /// The program's future ended or panicked before it was told to.
-    #[error("the program ended before it was told to")]
+    /// The program's future ended or panicked before shutdown.
+    #[error("the program ended before shutdown")]
     EndedEarly,
     /// A background part (lease keeper, probes) panicked.
     #[error("a background part died")]
@@ -166,7 +166,7 @@ impl Runtime {
         });
     }
 
-    /// Ends the process in order, after `shutdown` was cancelled: tasks are joined, then leases are given back.
+    /// Ends the process in order, after `shutdown` was cancelled: tasks are joined, then leases are released.
     pub async fn finish(&self, drain: Duration) {
         let kept = self.kept_tasks().clone();
         let deadline = tokio::time::Instant::now() + drain;
@@ -182,7 +182,7 @@ impl Runtime {
             .await
             .is_err()
         {
-            tracing::warn!("leases were not given back in time; they expire");
+            tracing::warn!("leases were not released in time; they expire");
         }
     }
 
@@ -195,7 +195,7 @@ impl Runtime {
 }
 
 /// Runs a controller until SIGTERM or SIGINT: `start` gets the [`Runtime`] and returns the work, a future that ends after
-/// `shutdown` is cancelled. Then tasks are joined, then leases are given back.
+/// `shutdown` is cancelled. Then tasks are joined, then leases are released.
 pub fn run<F, Fut>(program: Program, arguments: &CommonArguments, start: F) -> ExitCode
 where
     F: FnOnce(Runtime) -> Fut,
@@ -283,7 +283,7 @@ where
     let result = attend(&runtime, work).await;
     probes.cancel();
     drop(runtime);
-    // What was said last is still published, if that goes quickly.
+    // The last Events are still published, if that goes quickly.
     let _ = tokio::time::timeout(Duration::from_secs(2), publisher).await;
     tracing::info!("stopped");
     result
@@ -314,7 +314,7 @@ async fn listen(runtime: &Runtime) -> Result<CancellationToken, RunError> {
     Ok(end)
 }
 
-/// Waits for the end of the work, told or untold, and ends everything else in order.
+/// Waits for the end of the work, before shutdown or after it, and ends everything else in order.
 async fn attend(
     runtime: &Runtime,
     mut work: JoinHandle<Result<(), BoxError>>,

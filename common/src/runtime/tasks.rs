@@ -50,7 +50,7 @@ pub enum NotStarted {
 /// How a task ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum TaskEnd {
-    /// It finished, or stopped because it was told to.
+    /// It finished, or stopped because it was cancelled.
     Done,
     /// It returned an error.
     Failed {
@@ -131,7 +131,7 @@ impl Tasks {
         self.shared.lock().contains_key(name)
     }
 
-    /// Tells a task to stop. Whether there was one.
+    /// Cancels a task. Whether there was one.
     pub fn cancel(&self, name: &str) -> bool {
         let running = self.shared.lock();
         let entry = running.get(name);

@@ -3,9 +3,9 @@
 use super::{Leadership, Membership};
 use crate::runtime::{CommonArguments, Program, Runtime, client, events::Events};
 use axum::{
-    Json, Router,
+    Router,
     extract::{Path, State},
-    http::StatusCode,
+    http::{StatusCode, header::CONTENT_TYPE},
     response::{IntoResponse, Response},
     routing::{get, post},
 };
@@ -61,30 +61,40 @@ impl Server {
             kept.renewed += 1;
             lease["metadata"]["resourceVersion"] = json!(kept.version.to_string());
             kept.leases.insert(name, lease.clone());
-            Json(lease).into_response()
+            answer(200, &lease)
         })
     }
 }
 
 fn failure(code: u16, reason: &str) -> Response {
     let status = json!({"kind": "Status", "apiVersion": "v1", "status": "Failure", "code": code, "reason": reason, "message": ""});
-    (StatusCode::from_u16(code).unwrap(), Json(status)).into_response()
+    answer(code, &status)
+}
+
+fn answer(code: u16, body: &Value) -> Response {
+    let code = StatusCode::from_u16(code).unwrap();
+    (code, [(CONTENT_TYPE, "application/json")], body.to_string()).into_response()
 }
 
 async fn serve(server: Server) -> String {
-    let one = get(|State(server): State<Server>, Path(name): Path<String>| async move {
-        let found = server.with(|kept| kept.leases.get(&name).cloned());
-        found.map_or_else(|| failure(404, "NotFound"), |lease| Json(lease).into_response())
-    })
-    .put(|State(server): State<Server>, Path(name): Path<String>, Json(lease): Json<Value>| async move {
-        server.write(name, lease).await
-    });
-    let all = post(
-        |State(server): State<Server>, Json(lease): Json<Value>| async move {
-            let name = lease["metadata"]["name"].as_str().unwrap().to_string();
-            server.write(name, lease).await
+    let one = get(
+        |State(server): State<Server>, Path(name): Path<String>| async move {
+            let found = server.with(|kept| kept.leases.get(&name).cloned());
+            found.map_or_else(|| failure(404, "NotFound"), |lease| answer(200, &lease))
+        },
+    )
+    .put(
+        |State(server): State<Server>, Path(name): Path<String>, lease: String| async move {
+            server
+                .write(name, serde_json::from_str(&lease).unwrap())
+                .await
         },
     );
+    let all = post(|State(server): State<Server>, lease: String| async move {
+        let lease: Value = serde_json::from_str(&lease).unwrap();
+        let name = lease["metadata"]["name"].as_str().unwrap().to_string();
+        server.write(name, lease).await
+    });
     let leases = "/apis/coordination.k8s.io/v1/namespaces/system/leases";
     let router = Router::new()
         .route(leases, all)
@@ -103,6 +113,8 @@ struct Arguments {
 }
 
 async fn runtime(server: &Server) -> Runtime {
+    // Another test may have installed it.
+    let _ = client::install_crypto_provider();
     let config = kube::Config::new(serve(server.clone()).await.parse().unwrap());
     let clients = client::Clients::new(config).unwrap();
     let arguments = Arguments::parse_from([
