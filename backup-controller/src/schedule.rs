@@ -49,7 +49,7 @@ pub struct Wanted {
 pub struct Refused {
     /// Name of the schedule.
     pub schedule: String,
-    /// The field of the schedule and what is wrong with it, or what the API server says.
+    /// The field and what is wrong with it, or what the API server says.
     pub why: String,
 }
 
@@ -143,7 +143,7 @@ pub fn build(cluster: &RedisCluster, image: &str) -> Wanted {
             Ok(()) => wanted.cron_jobs.push(cron_job(cluster, schedule, image)),
             Err(error) => wanted.refused.push(Refused {
                 schedule: schedule.name.clone(),
-                why: format!("schedule: {error}"),
+                why: error.to_string(),
             }),
         }
     }
@@ -484,8 +484,8 @@ mod tests {
         );
         assert_eq!(
             finding.message,
-            "2 of 3 not in effect: spec.backup.schedules[late].schedule: minute `61` is not within 0-59; \
-             spec.backup.schedules[never].schedule: day of month `0` is not within 1-31"
+            "2 of 3 not in effect: schedule late: minute `61` is not within 0-59; \
+             schedule never: day of month `0` is not within 1-31"
         );
         assert_eq!(condition(&cluster, &[]).unwrap().holds, Some(true));
     }

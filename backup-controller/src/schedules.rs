@@ -12,7 +12,7 @@ use common::{
         call::{self, ApiError},
         conditions::Finding,
         controller::Reconcile,
-        expectations::OwnerKey,
+        expectations::{Expectations, OwnerKey},
         leases::{Leadership, NotLeader},
         outcome::Outcome,
         status,
@@ -90,7 +90,11 @@ impl Schedules {
         Self {
             client: runtime.client.clone(),
             // Everything is listed live before it is written.
-            applier: Applier::new(runtime.client.clone(), runtime.program.name, None),
+            applier: Applier::new(
+                runtime.client.clone(),
+                runtime.program.name,
+                None::<Arc<Expectations>>,
+            ),
             manager: runtime.program.name,
             leadership,
             image,

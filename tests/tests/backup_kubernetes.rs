@@ -606,9 +606,9 @@ async fn bad_schedules_and_taken_names_are_reported_and_stop_no_other() -> Resul
                 condition.status == "False"
                     && condition.reason == "InvalidSchedule"
                     && names("3 of 5 not in effect")
-                    && names("schedules[odd].schedule: minute `99` is not within 0-59")
-                    && names("schedules[mars].spec.timeZone: ")
-                    && names("schedules[nightly].")
+                    && names("schedule odd: minute `99` is not within 0-59")
+                    && names("schedule mars: spec.timeZone: ")
+                    && names("schedule nightly: ")
             }))
         },
     )
