@@ -25,7 +25,7 @@ pub async fn create(client: Client, order: &CreateBackup, now: Timestamp) -> Res
     match call::write(what, api.create(&PostParams::default(), &wanted)).await {
         Ok(_) => tracing::info!(name, "RedisBackup created"),
         Err(ApiError::AlreadyExists { .. }) => {
-            tracing::info!(name, "the RedisBackup exists already")
+            tracing::info!(name, "the RedisBackup exists already");
         }
         Err(error) => return Err(error),
     }

@@ -475,8 +475,8 @@ mod tests {
             named("never", "0 0 0 * *"),
         ]);
         let wanted = build(&cluster, "image");
-        let names: Vec<String> = wanted.cron_jobs.iter().map(ResourceExt::name_any).collect();
-        assert_eq!(names, ["demo-nightly"]);
+        let made: Vec<String> = wanted.cron_jobs.iter().map(ResourceExt::name_any).collect();
+        assert_eq!(made, ["demo-nightly"]);
         let finding = condition(&cluster, &wanted.refused).unwrap();
         assert_eq!(
             (finding.holds, finding.reason),

@@ -77,8 +77,10 @@ struct CallFailed {
     reason: &'static str,
 }
 
+type Durations<Labels> = Family<Labels, Histogram, fn() -> Histogram>;
+
 /// Calls to the API server are made by functions that know no process: what they measure is kept once for all of it.
-static API_CALLS: LazyLock<Family<Called, Histogram, fn() -> Histogram>> =
+static API_CALLS: LazyLock<Durations<Called>> =
     LazyLock::new(|| Family::new_with_constructor(call_durations));
 static API_ERRORS: LazyLock<Family<CallFailed, Counter>> = LazyLock::new(Family::default);
 
@@ -133,7 +135,7 @@ pub struct Metrics {
     registry: Arc<Mutex<Registry>>,
     described: Arc<Mutex<Vec<Described>>>,
     reconciles: Family<Ended, Counter>,
-    durations: Family<Timed, Histogram, fn() -> Histogram>,
+    durations: Durations<Timed>,
     queue_depth: Family<Kind, Gauge>,
     watch_errors: Family<Kind, Counter>,
     invalid_objects: Family<Kind, Counter>,

@@ -159,13 +159,11 @@ impl OperationLeases {
     /// Who holds it now; `None` when it is free or has expired.
     pub async fn holder(&self, namespace: &str, cluster: &str) -> Result<Option<Holder>, ApiError> {
         let name = crds::operation_lease_name(namespace, cluster);
-        match self.leases.get(&name).await? {
-            Some(lease) => Ok(self.current_holder(&lease).await),
-            None => {
-                self.seen.lock().await.forget(&name);
-                Ok(None)
-            }
+        if let Some(lease) = self.leases.get(&name).await? {
+            return Ok(self.current_holder(&lease).await);
         }
+        self.seen.lock().await.forget(&name);
+        Ok(None)
     }
 
     /// Releases the lease if `holder` holds it; otherwise there is nothing to release.
