@@ -85,12 +85,7 @@ pub fn condition(cluster: &RedisCluster, refused: &[Refused]) -> Option<Finding>
     }
     let all: Vec<String> = refused
         .iter()
-        .map(|refused| {
-            format!(
-                "spec.backup.schedules[{}].{}",
-                refused.schedule, refused.why
-            )
-        })
+        .map(|refused| format!("schedule {}: {}", refused.schedule, refused.why))
         .collect();
     let message = format!(
         "{} of {schedules} not in effect: {}",
