@@ -22,8 +22,8 @@ pub struct Arguments {
 /// What only this controller takes.
 #[derive(Args, Clone, Debug)]
 pub struct ControllerArguments {
-    /// Shards that this replica captures at the same time, each with under 64 MiB of buffers as long as the node uses less than
-    /// 60 GB of memory (upload parts grow beyond)
+    /// Shards that this replica captures at the same time in one namespace, and one more for the others; each takes less than 64 MiB
+    /// of buffers as long as the node uses less than 60 GB of memory (upload parts grow beyond)
     #[arg(long, env = "STREAMS", default_value_t = 2, value_parser = clap::value_parser!(u16).range(1..=64))]
     pub streams: u16,
     /// Image of this controller, which the pods of schedules run; schedules are refused without it

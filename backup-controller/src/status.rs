@@ -69,7 +69,7 @@ pub fn after(
         | Step::AddFinalizer
         | Step::RemoveFinalizer
         | Step::Abandon(_)
-        | Step::Rest => return status,
+        | Step::Done => return status,
     }
     if !status.shards.is_empty() {
         captured(&status, &mut findings);

@@ -1,8 +1,8 @@
 //! What Kubernetes knows of the way to servers and to storage: the pods' addresses, the bucket with its credentials.
 
 use crate::{
+    claims::jobs::JobFailure,
     kubernetes::{
-        background::Trouble,
         call::{self, ApiError},
         errors::Classified,
     },
@@ -97,7 +97,7 @@ impl AccessError {
     }
 }
 
-impl From<AccessError> for Trouble {
+impl From<AccessError> for JobFailure {
     fn from(error: AccessError) -> Self {
         Self {
             reason: error.reason(),

@@ -1,6 +1,7 @@
 //! What at least two of the three controllers need, and nothing else.
 
 pub mod access;
+pub mod claims;
 pub mod cluster;
 pub mod errors;
 pub mod kubernetes;

@@ -2,7 +2,15 @@
 
 use std::{fs, io, path::Path};
 
-const PURE: [(&str, &[&str]); 3] = [
+const PURE: [(&str, &[&str]); 4] = [
+    (
+        "common",
+        &[
+            "claims/attempts.rs",
+            "claims/distribution.rs",
+            "claims/unit.rs",
+        ],
+    ),
     (
         "cluster-controller",
         &[
@@ -25,12 +33,11 @@ const PURE: [(&str, &[&str]); 3] = [
         &[
             "cron.rs",
             "plan",
-            "report.rs",
             "schedule.rs",
             "select.rs",
-            "share.rs",
             "slot_map.rs",
             "status.rs",
+            "units.rs",
         ],
     ),
     (
@@ -38,9 +45,8 @@ const PURE: [(&str, &[&str]); 3] = [
         &[
             "compatibility.rs",
             "plan",
-            "report.rs",
-            "share.rs",
             "status.rs",
+            "units.rs",
             "verify.rs",
         ],
     ),

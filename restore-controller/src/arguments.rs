@@ -18,9 +18,13 @@ pub struct Arguments {
 /// What only this controller takes.
 #[derive(Args, Clone, Debug)]
 pub struct ControllerArguments {
-    /// Objects that this replica replays at the same time, each with up to 64 MiB of buffers and 4 MiB for each node of the target
+    /// Objects that this replica replays at the same time in one namespace, and one more for the others; each takes up to 64 MiB of
+    /// buffers and 4 MiB for each node of the target
     #[arg(long, env = "STREAMS", default_value_t = 2, value_parser = clap::value_parser!(u16).range(1..=64))]
     pub streams: u16,
+    /// Memory of this process in MiB, which bounds the longest value of a key; default: the limit of its container
+    #[arg(long, env = "MEMORY_LIMIT_MIB", value_name = "MIB")]
+    pub memory_limit: Option<usize>,
 }
 
 #[cfg(test)]

@@ -1,8 +1,8 @@
 //! The restore-controller: replays a backup into a RedisCluster of any number of shards, and proves what arrived.
 //!
-//! Data and decisions, pure: [`plan`], [`status`], [`share`], [`mod@report`], [`verify`], [`compatibility`].
-//! The way of the data, without Kubernetes: [`mod@replay`], [`source`], [`target`].
-//! With Kubernetes: [`provision`], [`worker`], [`planner`], [`reconcile`], [`run`].
+//! Data and decisions, pure: [`plan`], [`units`], [`status`], [`verify`], [`compatibility`].
+//! The data path, without Kubernetes: [`mod@replay`], [`source`], [`target`].
+//! With Kubernetes: [`provision`], [`worker`], [`planner`] (both driven by [`common::claims`]), [`run`].
 
 pub mod arguments;
 pub mod compatibility;
@@ -12,13 +12,11 @@ pub mod object_metrics;
 pub mod plan;
 pub mod planner;
 pub mod provision;
-pub mod reconcile;
 pub mod replay;
-pub mod report;
 pub mod run;
-pub mod share;
 pub mod source;
 pub mod status;
 pub mod target;
+pub mod units;
 pub mod verify;
 pub mod worker;

@@ -2,27 +2,27 @@
 
 use crate::{
     arguments::{Arguments, ControllerArguments},
-    metrics::RestoreMetrics,
+    memory::container_limit,
+    metrics::{NAMES, RestoreMetrics},
     object_metrics,
-    plan::{is_finished, target_name},
-    planner::Planner,
-    reconcile::Restores,
-    worker::Worker,
+    plan::target_name,
+    planner::RestorePlanning,
+    replay::ValueLimit,
+    units::RestoreUnits,
+    worker::ReplayPath,
 };
 use common::{
-    kubernetes::{
-        controller::Controller,
-        leases::{Leadership, Membership},
-        wake::Wake,
+    claims::{
+        driver::{Driver, without_units},
+        metrics::WorkMetrics,
+        permits::Quota,
     },
+    kubernetes::{controller::Controller, leases::Leadership},
     runtime::{self, BoxError, Program, Runtime},
 };
 use crds::{RedisBackup, RedisCluster, RedisRestore};
-use kube::{
-    ResourceExt,
-    runtime::reflector::{ObjectRef, Store},
-};
-use std::{process::ExitCode, sync::Arc};
+use kube::ResourceExt;
+use std::process::ExitCode;
 
 /// What runs.
 pub const PROGRAM: Program = Program {
@@ -38,10 +38,16 @@ pub fn main(arguments: Arguments) -> ExitCode {
 
 /// The work of the controller: ends after the runtime's shutdown was cancelled.
 pub async fn control(runtime: Runtime, arguments: ControllerArguments) -> Result<(), BoxError> {
-    let ControllerArguments { streams } = arguments;
-    let membership = Membership::start(&runtime);
+    let ControllerArguments {
+        streams,
+        memory_limit,
+    } = arguments;
+    let memory = memory_limit.map(|mib| mib.saturating_mul(1024 * 1024));
+    let memory = memory.or_else(container_limit);
+    let quota = Quota::streams(usize::from(streams));
+    let value_limit = ValueLimit::within(memory, quota.all);
     let leadership = Leadership::start(&runtime);
-    let metrics = RestoreMetrics::new(&runtime.metrics);
+    let metrics = WorkMetrics::new(&runtime.metrics, NAMES);
 
     let mut restores = Controller::<RedisRestore>::new(&runtime, runtime.api());
     restores.wake_on_leadership(&leadership);
@@ -54,72 +60,28 @@ pub async fn control(runtime: Runtime, arguments: ControllerArguments) -> Result
             let restores = leads.is_leader_now().then(|| shown.state());
             object_metrics::samples(&restores.unwrap_or_default())
         });
-    let waiting = store.clone();
     restores.watches::<RedisCluster>(runtime.api(), runtime.watch(), move |cluster| {
-        let name = cluster.name_any();
-        unlisted(&waiting, cluster.metadata.namespace.as_deref(), |r| {
-            target_name(r) == name
-        })
+        let (namespace, name) = (cluster.metadata.namespace.as_deref(), cluster.name_any());
+        without_units::<RestoreUnits>(&store, namespace, |restore| target_name(restore) == name)
     });
-    let waiting = store.clone();
+    let store = restores.store();
     restores.watches::<RedisBackup>(runtime.api(), runtime.watch(), move |backup| {
-        let name = backup.name_any();
-        unlisted(&waiting, backup.metadata.namespace.as_deref(), |restore| {
+        let (namespace, name) = (backup.metadata.namespace.as_deref(), backup.name_any());
+        without_units::<RestoreUnits>(&store, namespace, |restore| {
             let source = restore.spec.source.backup_ref.as_ref();
             source.is_some_and(|reference| reference.name == name)
         })
     });
-    let wake = restores.wake();
-    wake_when_joined(&runtime, membership.clone(), store.clone(), wake.clone());
-    let worker = Worker::new(
+    let written = RestoreMetrics::new(&runtime.metrics);
+    let driver = Driver::new(
         &runtime,
-        membership,
-        metrics.clone(),
-        usize::from(streams),
-        store,
-        wake.clone(),
-    );
-    let planner = Planner::new(&runtime, leadership.clone(), metrics, wake);
-    let reconciler = Arc::new(Restores {
-        worker,
-        planner,
+        &restores,
         leadership,
-    });
-    restores.run(reconciler).await;
+        &metrics,
+        quota,
+        ReplayPath::new(runtime.client.clone(), written, value_limit),
+        RestorePlanning::default(),
+    );
+    restores.run(driver).await;
     Ok(())
-}
-
-/// Restores that have not begun to write: what they wait for may just have happened.
-fn unlisted(
-    restores: &Store<RedisRestore>,
-    namespace: Option<&str>,
-    concerns: impl Fn(&RedisRestore) -> bool,
-) -> Vec<ObjectRef<RedisRestore>> {
-    let state = restores.state();
-    let waiting = state.iter().filter(|restore| {
-        let status = restore.status.as_ref();
-        restore.metadata.namespace.as_deref() == namespace
-            && status.is_none_or(|status| !is_finished(status) && status.units.is_empty())
-            && concerns(restore)
-    });
-    waiting
-        .map(|restore| ObjectRef::from_obj(restore.as_ref()))
-        .collect()
-}
-
-/// Units can be taken only once the member lease is written: what was seen before is looked at again then.
-fn wake_when_joined(
-    runtime: &Runtime,
-    mut membership: Membership,
-    restores: Store<RedisRestore>,
-    wake: Wake<RedisRestore>,
-) {
-    runtime.keep("wait for the member lease", |end| async move {
-        if end.run_until_cancelled(membership.joined()).await == Some(true) {
-            for restore in restores.state() {
-                let namespace = restore.namespace().unwrap_or_default();
-                wake.object(&namespace, &restore.name_any());
-            }
-        }
-    });
 }

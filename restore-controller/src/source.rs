@@ -7,8 +7,11 @@ use crate::{
 };
 use common::{
     access::AccessError,
+    claims::{
+        jobs::JobFailure,
+        permits::{Permits, Quota},
+    },
     cluster::slots::{Slot, SlotSet},
-    kubernetes::background::Trouble,
     rdb::Key,
     storage::{
         CompressionPool, Layout, Location, Manifest, ObjectStore, ShardIndex, ShardRecord,
@@ -17,7 +20,6 @@ use common::{
 };
 use futures::{StreamExt, TryStreamExt, stream};
 use std::sync::Arc;
-use tokio::sync::Semaphore;
 
 /// Documents read at the same time.
 const PARALLEL_READS: usize = 8;
@@ -101,7 +103,7 @@ impl SourceError {
     }
 }
 
-impl From<SourceError> for Trouble {
+impl From<SourceError> for JobFailure {
     fn from(error: SourceError) -> Self {
         Self {
             reason: error.reason(),
@@ -111,18 +113,39 @@ impl From<SourceError> for Trouble {
     }
 }
 
-/// Reads whole shards beside the replays: one at a time in a process, since each holds several blocks.
+/// Whole shards that are read beside the replays at the same time: each holds several blocks. One namespace reads one, so that its slow
+/// store does not delay the others.
+const WALKS: Quota = Quota {
+    all: 3,
+    one_namespace: 1,
+};
+
+/// Reads whole shards beside the replays.
 #[derive(Clone)]
 pub struct Walks {
     pool: CompressionPool,
-    turn: Arc<Semaphore>,
+    permits: Permits,
+    namespace: String,
 }
 
 impl Default for Walks {
     fn default() -> Self {
         Self {
             pool: CompressionPool::of_machine(),
-            turn: Arc::new(Semaphore::new(1)),
+            permits: Permits::new(WALKS),
+            namespace: String::new(),
+        }
+    }
+}
+
+impl Walks {
+    /// Those on behalf of a namespace.
+    #[must_use]
+    pub fn of(&self, namespace: &str) -> Self {
+        let namespace = namespace.to_owned();
+        Self {
+            namespace,
+            ..self.clone()
         }
     }
 }
@@ -257,8 +280,7 @@ impl Source {
         walks: &Walks,
         on_key: impl FnMut(&Key<'_>) + Send,
     ) -> Result<(), SourceError> {
-        // Never closed: whoever waits gets its turn.
-        let _turn = walks.turn.acquire().await;
+        let _permit = walks.permits.acquire(&walks.namespace).await;
         let (store, index) = (self.store.clone(), Arc::new(index.clone()));
         Ok(walk(store, walks.pool.clone(), self.key(record), index, on_key).await?)
     }

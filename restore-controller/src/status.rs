@@ -14,7 +14,7 @@ pub fn after(restore: &RedisRestore, step: &Step, now: Timestamp) -> RedisRestor
     let mut status = restore.status.clone().unwrap_or_default();
     let mut findings = Vec::new();
     match step {
-        Step::Ask(_) | Step::Rest => return status,
+        Step::Ask(_) | Step::Done => return status,
         Step::Examine => tell(&mut status, "reading the backup's manifest and indexes"),
         Step::Accept(examined) => accept(restore, &mut status, examined, &mut findings),
         Step::CreateCluster => tell(&mut status, "creating the RedisCluster"),

@@ -1,7 +1,7 @@
 //! Claims on a real API server: races, reports, freed units.
 
 use anyhow::{Context, Result};
-use common::kubernetes::claims::{self, ClaimPath, Holding, Taken, UnitReport};
+use common::claims::{self, Claim, ClaimPath, Taken, UnitReport};
 use crds::{BackupShard, LocalRef, RedisBackup, RedisBackupSpec, RedisBackupStatus};
 use kube::{
     Api,
@@ -25,7 +25,7 @@ fn fields(value: &Value) -> Map<String, Value> {
 
 fn unit(index: usize, worker: &str, attempt: i32, set: &Value) -> UnitReport {
     UnitReport {
-        holding: Holding {
+        claim: Claim {
             path: at(index),
             worker: worker.into(),
             attempt,

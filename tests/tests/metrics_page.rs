@@ -1,12 +1,21 @@
 //! common/METRICS.md lists the metrics that the controllers have, and no other.
 
 use anyhow::{Context, Result};
-use backup_controller::{metrics::BackupMetrics, object_metrics as backups};
-use common::runtime::{
-    Program,
-    metrics::{Described, Metrics},
+use backup_controller::{
+    metrics::{self as of_backups, BackupMetrics},
+    object_metrics as backups,
 };
-use restore_controller::{metrics::RestoreMetrics, object_metrics as restores};
+use common::{
+    claims::metrics::WorkMetrics,
+    runtime::{
+        Program,
+        metrics::{Described, Metrics},
+    },
+};
+use restore_controller::{
+    metrics::{self as of_restores, RestoreMetrics},
+    object_metrics as restores,
+};
 use std::collections::BTreeSet;
 
 const PAGE: &str = include_str!("../../common/METRICS.md");
@@ -52,9 +61,11 @@ fn the_page_lists_every_metric_and_no_other() -> Result<()> {
     cluster.object_gauges(&cluster_controller::metrics::GAUGES, Vec::new);
     let backup = program();
     BackupMetrics::new(&backup);
+    WorkMetrics::new(&backup, of_backups::NAMES);
     backup.object_gauges(&backups::GAUGES, Vec::new);
     let restore = program();
     RestoreMetrics::new(&restore);
+    WorkMetrics::new(&restore, of_restores::NAMES);
     restore.object_gauges(&restores::GAUGES, Vec::new);
     assert_eq!(listed("Every controller")?, names(&program()));
     assert_eq!(listed("cluster-controller")?, own(&cluster));

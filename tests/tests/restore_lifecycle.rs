@@ -240,7 +240,10 @@ impl World {
                 let server = api_server().await?;
                 server.runtime(PROGRAM.name, identity, &namespace, LEASE)
             })?;
-            let arguments = ControllerArguments { streams: 1 };
+            let arguments = ControllerArguments {
+                streams: 1,
+                memory_limit: None,
+            };
             let work = tokio.spawn(control(runtime.clone(), arguments));
             match ended.recv() {
                 Ok(End::Orderly) => tokio.block_on(async {

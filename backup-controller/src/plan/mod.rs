@@ -1,7 +1,7 @@
 //! The next step of a backup. Pure: everything that is known goes in, one step with its reason comes out.
 //!
-//! What is stored in the status and read here are facts that cannot be seen again (which storage was resolved, who holds
-//! which shard, when a server forked, that the slot map was the same after the forks). The phase is not among them.
+//! The status stores facts that cannot be observed again (which storage was resolved, which replica holds which shard, when a
+//! server forked, that the slot map was the same after the forks). The phase is not among them.
 
 mod attempts;
 mod observed;
@@ -9,16 +9,16 @@ mod step;
 #[cfg(test)]
 mod tests;
 
-pub use attempts::{is_claimed, pause_after};
 pub use observed::*;
 pub use step::*;
 
-use crate::slot_map::SlotMap;
-use attempts::carry_on;
-use common::kubernetes::{
-    background::Background,
-    conditions::{find, holds},
-    leases::Operation,
+use crate::{slot_map::SlotMap, units::BackupUnits};
+use common::{
+    claims::unit::{Unit, UnitKind},
+    kubernetes::{
+        conditions::{find, holds},
+        leases::Operation,
+    },
 };
 use crds::{
     DeletionPolicy, FINALIZER_ARTIFACTS, RedisBackup, RedisBackupStatus, RedisCluster, S3Location,
@@ -30,40 +30,38 @@ use std::time::Duration;
 pub const PATIENCE: Duration = Duration::from_mins(10);
 /// How long a storage that cannot be used is waited for before anything was captured.
 pub const STORAGE_PATIENCE: Duration = Duration::from_mins(2);
-/// How long the deletion of artifacts is tried before the object is let go without it.
+/// How long the deletion of artifacts is tried before the finalizer is removed without it.
 pub const DELETION_PATIENCE: Duration = Duration::from_mins(2);
 /// How long the deletion waits for replicas that still upload.
 pub const STOPPING_PATIENCE: Duration = Duration::from_secs(20);
-/// When to look again at the latest while something is waited for or under way.
-pub const LOOK_AGAIN: Duration = Duration::from_secs(5);
 
 /// The next step of `backup`.
 pub fn plan(backup: &RedisBackup, seen: &Observed) -> Step {
     let status = backup.status.clone().unwrap_or_default();
-    let guarded = common::kubernetes::finalizer::is_set(backup, FINALIZER_ARTIFACTS);
+    let protected = common::kubernetes::finalizer::is_set(backup, FINALIZER_ARTIFACTS);
     if backup.metadata.deletion_timestamp.is_some() {
-        return if guarded {
+        return if protected {
             delete(backup, &status, seen)
         } else {
-            Step::Rest
+            Step::Done
         };
     }
-    match (backup.spec.deletion_policy, guarded) {
+    match (backup.spec.deletion_policy, protected) {
         (DeletionPolicy::Delete, false) => return Step::AddFinalizer,
         (DeletionPolicy::Retain, true) => return Step::RemoveFinalizer,
         (DeletionPolicy::Delete, true) | (DeletionPolicy::Retain, false) => {}
     }
     if is_finished(&status) {
-        return Step::Rest;
+        return Step::Done;
     }
     let step = if status.storage.is_none() || status.backup_id.is_none() {
         accept(backup, seen)
     } else if status.shards.is_empty() {
         list(seen, 1)
     } else {
-        carry_on(backup, &status, seen)
+        attempts::capture(backup, &status, seen)
     };
-    impatient(step, seen)
+    bounded(step, seen)
 }
 
 /// Whether the backup has succeeded or failed.
@@ -72,7 +70,7 @@ pub fn is_finished(status: &RedisBackupStatus) -> bool {
 }
 
 /// Waiting is bounded.
-fn impatient(step: Step, seen: &Observed) -> Step {
+fn bounded(step: Step, seen: &Observed) -> Step {
     let Step::Wait {
         on,
         reason,
@@ -98,10 +96,10 @@ fn delete(backup: &RedisBackup, status: &RedisBackupStatus, seen: &Observed) -> 
     let tried = matches!(seen.waiting, Some((Awaited::Deletion, _)));
     if !tried
         && seen.deletion.is_none()
-        && status.shards.iter().any(is_claimed)
+        && BackupUnits::units(backup).iter().any(Unit::is_claimed)
         && seen.waited(Awaited::Stopping) < STOPPING_PATIENCE
     {
-        // What a replica still uploads would appear after the deletion. They stop as soon as they see it coming.
+        // What a replica still uploads would appear after the deletion. Replicas stop when they see the deletion timestamp.
         return Step::Wait {
             on: Awaited::Stopping,
             reason: "Stopping",
@@ -110,18 +108,18 @@ fn delete(backup: &RedisBackup, status: &RedisBackupStatus, seen: &Observed) -> 
         };
     }
     match &seen.deletion {
-        None | Some(Background::Running) => Step::DeleteArtifacts,
-        Some(Background::Done(())) => Step::RemoveFinalizer,
-        Some(Background::Failed(trouble))
-            if trouble.transient && seen.waited(Awaited::Deletion) < DELETION_PATIENCE =>
+        None => Step::DeleteArtifacts,
+        Some(Ok(())) => Step::RemoveFinalizer,
+        Some(Err(failure))
+            if failure.transient && seen.waited(Awaited::Deletion) < DELETION_PATIENCE =>
         {
             Step::Wait {
                 on: Awaited::Deletion,
-                reason: trouble.reason,
-                message: trouble.message.clone(),
+                reason: failure.reason,
+                message: failure.message.clone(),
             }
         }
-        Some(Background::Failed(trouble)) => Step::Abandon(trouble.clone()),
+        Some(Err(failure)) => Step::Abandon(failure.clone()),
     }
 }
 
@@ -147,20 +145,20 @@ fn accept(backup: &RedisBackup, seen: &Observed) -> Step {
         }
     };
     match &seen.storage {
-        None | Some(Background::Running) => Step::Probe(Box::new(storage)),
-        Some(Background::Done(())) => Step::Accept(Box::new(storage)),
-        Some(Background::Failed(trouble))
-            if trouble.transient && seen.waited(Awaited::Storage) < STORAGE_PATIENCE =>
+        None => Step::Probe(Box::new(storage)),
+        Some(Ok(())) => Step::Accept(Box::new(storage)),
+        Some(Err(failure))
+            if failure.transient && seen.waited(Awaited::Storage) < STORAGE_PATIENCE =>
         {
             Step::Wait {
                 on: Awaited::Storage,
-                reason: trouble.reason,
-                message: trouble.message.clone(),
+                reason: failure.reason,
+                message: failure.message.clone(),
             }
         }
-        Some(Background::Failed(trouble)) => Step::Fail {
-            reason: trouble.reason,
-            message: trouble.message.clone(),
+        Some(Err(failure)) => Step::Fail {
+            reason: failure.reason,
+            message: failure.message.clone(),
         },
     }
 }
@@ -194,7 +192,7 @@ pub fn resolve(backup: &RedisBackup, cluster: &RedisCluster) -> Result<S3Locatio
     ))
 }
 
-/// Hands the shards out as attempt number `attempt`.
+/// Distributes the shards as attempt number `attempt`.
 fn list(seen: &Observed, attempt: i32) -> Step {
     let Some(found) = &seen.cluster else {
         return Step::Ask(Question::Cluster);
@@ -216,7 +214,7 @@ fn list(seen: &Observed, attempt: i32) -> Step {
     }
 }
 
-/// Whether the cluster-controller says that the cluster serves all slots, and says it of the spec as it is now.
+/// Whether the cluster-controller reports, for the current spec, that the cluster serves all slots.
 fn serves(cluster: Option<&RedisCluster>) -> Result<(), (&'static str, String)> {
     let Some(cluster) = cluster else {
         return Err((
@@ -235,16 +233,16 @@ fn serves(cluster: Option<&RedisCluster>) -> Result<(), (&'static str, String)> 
     if holds(&status.conditions, "SlotsCovered") {
         return Ok(());
     }
-    let told = find(&status.conditions, "SlotsCovered").map_or("", |c| c.message.as_str());
+    let reported = find(&status.conditions, "SlotsCovered").map_or("", |c| c.message.as_str());
     Err((
         "SlotsNotCovered",
-        format!("waiting until all 16384 slots of the cluster are served {told}")
+        format!("waiting until all 16384 slots of the cluster are served {reported}")
             .trim_end()
             .to_owned(),
     ))
 }
 
-/// The slot map while the operation lease is ours: nobody moves slots then.
+/// The slot map while the backup holds the operation Lease: no slots are moved then.
 fn settled(seen: &Observed) -> Result<&SlotMap, Step> {
     match &seen.operation {
         None => return Err(Step::Ask(Question::Operation)),
@@ -252,7 +250,7 @@ fn settled(seen: &Observed) -> Result<&SlotMap, Step> {
             return Err(Step::Wait {
                 on: Awaited::Operation,
                 reason: "OperationUnderWay",
-                message: format!("waiting for {other}, which holds the cluster's operation lease"),
+                message: format!("waiting for {other}, which holds the cluster's operation Lease"),
             });
         }
         Some(Operation::Held) => {}
@@ -260,10 +258,10 @@ fn settled(seen: &Observed) -> Result<&SlotMap, Step> {
     match &seen.slot_map {
         None => Err(Step::Ask(Question::SlotMap)),
         Some(Ok(map)) => Ok(map),
-        Some(Err(trouble)) => Err(Step::Wait {
+        Some(Err(error)) => Err(Step::Wait {
             on: Awaited::Cluster,
             reason: "SlotMapNotSettled",
-            message: trouble.to_string(),
+            message: error.to_string(),
         }),
     }
 }

@@ -1,34 +1,31 @@
-//! What the planner knows, and how it learned it.
+//! What the planner knows, and what it can ask for.
 
 use crate::slot_map::{NotSettled, SlotMap};
-use common::kubernetes::{background::Background, leases::Operation};
-use crds::RedisCluster;
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    sync::Arc,
-    time::Duration,
+use common::{
+    claims::{attempts::AttemptFacts, jobs::JobResult},
+    kubernetes::leases::Operation,
 };
+use crds::RedisCluster;
+use std::{sync::Arc, time::Duration};
 
-/// What is known in this pass. `None`: not asked yet; [`Step::Ask`] says what to ask next.
+/// What is known in this reconcile. `None`: not asked yet; [`super::Step::Ask`] says what to ask next.
 #[derive(Debug, Default)]
 pub struct Observed {
-    /// The cluster; `Some(None)`: there is none of that name.
+    /// `Some(None)`: there is no cluster of that name.
     pub cluster: Option<Option<Arc<RedisCluster>>>,
-    /// Whether the storage can be used; `None` while nobody has looked.
-    pub storage: Option<Background<()>>,
-    /// Whether the operation lease is ours.
+    /// Whether the storage can be used; `None` until the probe has ended.
+    pub storage: Option<JobResult<()>>,
+    /// Whether the backup holds the operation Lease.
     pub operation: Option<Operation>,
     /// The slot map, read just now.
     pub slot_map: Option<Result<SlotMap, NotSettled>>,
-    /// Names of the replicas of this controller that live.
-    pub members: Option<BTreeSet<String>>,
-    /// How publishing went; `None` while it was not begun.
-    pub publishing: Option<Background<Published>>,
-    /// How the deletion of the artifacts went; `None` while it was not begun.
-    pub deletion: Option<Background<()>>,
-    /// For how long each failed unit has been seen as failed, by index.
-    pub failed_for: BTreeMap<i32, Duration>,
-    /// What this backup waits for, and for how long without a step.
+    /// What is known about the attempts of its units.
+    pub attempts: AttemptFacts,
+    /// How publishing ended; `None` until it has.
+    pub publishing: Option<JobResult<Published>>,
+    /// How the deletion of the artifacts ended; `None` until it has.
+    pub deletion: Option<JobResult<()>>,
+    /// What this backup waits for, and for how long without progress.
     pub waiting: Option<(Awaited, Duration)>,
 }
 
@@ -41,14 +38,14 @@ impl Observed {
     }
 }
 
-/// What a backup can wait for. Each has patience of its own; its reasons may change meanwhile.
+/// What a backup can wait for. Each has a clock of its own; its reasons may change meanwhile.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Awaited {
-    /// That the cluster is there, serves, and moves no slots.
+    /// That the cluster exists, serves all slots, and moves none.
     Cluster,
     /// That the storage takes what will be written.
     Storage,
-    /// That another operation gives the cluster's lease back.
+    /// That another operation releases the cluster's operation Lease.
     Operation,
     /// That the storage takes the manifest.
     Manifest,

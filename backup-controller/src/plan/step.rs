@@ -1,7 +1,7 @@
 //! The steps of a backup.
 
 use super::observed::{Awaited, Published, Question};
-use common::kubernetes::background::Trouble;
+use common::claims::{attempts::LostUnit, jobs::JobFailure, memory::Waiting};
 use crds::{BackupShard, S3Location};
 
 /// The next step.
@@ -9,19 +9,19 @@ use crds::{BackupShard, S3Location};
 pub enum Step {
     /// Find something out, then plan again.
     Ask(Question),
-    /// Set the finalizer that guards the artifacts.
+    /// Set the finalizer that protects the artifacts.
     AddFinalizer,
-    /// Take the finalizer off.
+    /// Remove the finalizer.
     RemoveFinalizer,
-    /// Begin to delete the artifacts, or go on with it.
+    /// Start to delete the artifacts, or continue.
     DeleteArtifacts,
-    /// The artifacts cannot be deleted: say so and let the object go.
-    Abandon(Trouble),
-    /// Begin to look whether the storage takes what will be written, or go on with it.
+    /// The artifacts cannot be deleted: report it and remove the finalizer.
+    Abandon(JobFailure),
+    /// Start to check whether the storage takes what will be written, or continue.
     Probe(Box<S3Location>),
     /// Record which storage is meant.
     Accept(Box<S3Location>),
-    /// Hand out the shards. `again`: the slot map has changed, the work starts anew.
+    /// Distribute the shards, for the first time or because the slots have moved between shards.
     List {
         /// One unit for each shard.
         units: Vec<BackupShard>,
@@ -29,10 +29,10 @@ pub enum Step {
         topology_hash: String,
     },
     /// Give these units to another attempt.
-    Free(Vec<Freed>),
-    /// The slot map after the last fork is cut like the one before the first.
+    Free(Vec<LostUnit>),
+    /// The slots belong to the shards in the same way after the last fork as before the first.
     ConfirmSlots,
-    /// Begin to write the manifest, or go on with it.
+    /// Start to write the manifest, or continue.
     Publish,
     /// The backup is complete.
     Succeed(Published),
@@ -45,7 +45,7 @@ pub enum Step {
     },
     /// Something outside has to happen first.
     Wait {
-        /// What the patience is measured by.
+        /// Which clock runs.
         on: Awaited,
         /// CamelCase.
         reason: &'static str,
@@ -55,20 +55,36 @@ pub enum Step {
     /// The replicas are at work.
     Watch,
     /// Nothing is left to do.
-    Rest,
+    Done,
 }
 
-/// A unit that gets another attempt.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Freed {
-    /// Position in the status.
-    pub position: usize,
-    /// Who held it.
-    pub worker: String,
-    /// The attempt that is lost.
-    pub attempt: i32,
-    /// Key of the object that the lost attempt was writing.
-    pub key: Option<String>,
-    /// Why.
-    pub error: String,
+impl Step {
+    /// What it asks for, if it is a question.
+    pub fn question(&self) -> Option<Question> {
+        if let Self::Ask(question) = self {
+            return Some(*question);
+        }
+        None
+    }
+
+    /// What it means for the clock of what is waited for. Another reason for the same wait does not reset it.
+    pub fn waiting(&self) -> Waiting<Awaited> {
+        match self {
+            Self::Wait { on, .. } => Waiting::On(*on),
+            Self::Publish | Self::DeleteArtifacts | Self::Probe(_) | Self::Ask(_) => {
+                Waiting::Continues
+            }
+            Self::AddFinalizer
+            | Self::RemoveFinalizer
+            | Self::Abandon(_)
+            | Self::Accept(_)
+            | Self::List { .. }
+            | Self::Free(_)
+            | Self::ConfirmSlots
+            | Self::Succeed(_)
+            | Self::Fail { .. }
+            | Self::Watch
+            | Self::Done => Waiting::Ends,
+        }
+    }
 }

@@ -1,7 +1,13 @@
 use super::*;
 use crate::status;
 use common::cluster::topology::NodeId;
-use common::kubernetes::{background::Trouble, leases::Holder};
+use common::{
+    claims::{
+        attempts::{AttemptFacts, delay},
+        jobs::JobFailure,
+    },
+    kubernetes::leases::Holder,
+};
 use crds::{
     BackupPlan, BackupShard, BackupShardState, BackupStorage, LocalRef, RedisBackupSpec,
     RedisClusterSpec, RedisClusterStatus,
@@ -84,10 +90,13 @@ fn map(cuts: &[u16]) -> SlotMap {
 fn ready() -> Observed {
     Observed {
         cluster: Some(Some(Arc::new(cluster()))),
-        storage: Some(Background::Done(())),
+        storage: Some(Ok(())),
         operation: Some(Operation::Held),
         slot_map: Some(Ok(map(&[4000, 9000]))),
-        members: Some(BTreeSet::from(["w0".to_owned()])),
+        attempts: AttemptFacts {
+            members: Some(BTreeSet::from(["w0".to_owned()])),
+            ..AttemptFacts::default()
+        },
         ..Observed::default()
     }
 }
@@ -127,7 +136,7 @@ fn asks_only_what_it_needs_and_in_order() {
     assert_eq!(plan(&backup(), &seen), Step::Ask(Question::Cluster));
     seen.cluster = ready().cluster;
     assert!(matches!(plan(&backup(), &seen), Step::Probe(_)));
-    seen.storage = Some(Background::Done(()));
+    seen.storage = Some(Ok(()));
     assert!(matches!(plan(&backup(), &seen), Step::Accept(_)));
     assert_eq!(plan(&accepted(), &seen), Step::Ask(Question::Operation));
     seen.operation = Some(Operation::Held);
@@ -207,12 +216,12 @@ fn an_unknown_storage_is_refused_with_the_known_ones() {
 #[test]
 fn a_storage_that_is_wrong_fails_and_one_that_is_down_is_waited_for() {
     let mut seen = ready();
-    let mut trouble = Trouble {
+    let mut failure = JobFailure {
         reason: "NoSuchBucket",
         message: "bucket".into(),
         transient: false,
     };
-    seen.storage = Some(Background::Failed(trouble.clone()));
+    seen.storage = Some(Err(failure.clone()));
     assert!(matches!(
         plan(&backup(), &seen),
         Step::Fail {
@@ -220,8 +229,8 @@ fn a_storage_that_is_wrong_fails_and_one_that_is_down_is_waited_for() {
             ..
         }
     ));
-    trouble.transient = true;
-    seen.storage = Some(Background::Failed(trouble));
+    failure.transient = true;
+    seen.storage = Some(Err(failure));
     assert!(matches!(plan(&backup(), &seen), Step::Wait { .. }));
     // The wait for the cluster before does not count.
     seen.waiting = Some((Awaited::Cluster, PATIENCE));
@@ -270,11 +279,11 @@ fn a_dead_replicas_unit_is_freed_and_only_that() {
 }
 
 #[test]
-fn a_failed_unit_rests_before_its_next_attempt_and_the_last_one_fails_the_backup() {
+fn a_failed_unit_waits_and_its_last_attempt_fails_the_backup() {
     let backup = capturing(&[(Failed, "w0", 1), (Pending, "", 1), (Pending, "", 1)]);
     let mut seen = ready();
     assert_eq!(plan(&backup, &seen), Step::Watch);
-    seen.failed_for = BTreeMap::from([(0, pause_after(1))]);
+    seen.attempts.failed_for = BTreeMap::from([(0, delay(1))]);
     assert!(matches!(plan(&backup, &seen), Step::Free(freed) if freed.len() == 1));
     let mut last = capturing(&[(Failed, "w0", 3), (Streaming, "w0", 1), (Pending, "", 1)]);
     last.status.as_mut().unwrap().shards[0].error = Some("bucket \"b\" does not exist".into());
@@ -309,7 +318,7 @@ fn after_the_last_fork_the_map_is_compared_and_a_failover_does_not_matter() {
     assert_eq!(plan(&backup, &seen), Step::ConfirmSlots);
     seen.slot_map = Some(Ok(map(&[4001, 9000])));
     let Step::List { units, .. } = plan(&backup, &seen) else {
-        panic!("not started anew")
+        panic!("not captured again")
     };
     assert!(
         units
@@ -344,7 +353,7 @@ fn the_manifest_comes_after_every_shard_and_the_confirmed_map() {
         skew_ms: 4,
         rdb_version: 10,
     };
-    seen.publishing = Some(Background::Done(published.clone()));
+    seen.publishing = Some(Ok(published.clone()));
     assert_eq!(plan(&backup, &seen), Step::Succeed(published.clone()));
     backup.status = Some(status::after(
         &backup,
@@ -353,7 +362,7 @@ fn the_manifest_comes_after_every_shard_and_the_confirmed_map() {
         None,
         now(),
     ));
-    assert_eq!(plan(&backup, &seen), Step::Rest);
+    assert_eq!(plan(&backup, &seen), Step::Done);
     assert_eq!(backup.status.unwrap().phase.as_deref(), Some("Succeeded"));
 }
 
@@ -366,14 +375,14 @@ fn artifacts_are_deleted_before_the_finalizer_goes_and_the_object_is_let_go_in_t
     backup.metadata.deletion_timestamp = Some(Time(now()));
     let mut seen = ready();
     assert_eq!(plan(&backup, &seen), Step::DeleteArtifacts);
-    seen.deletion = Some(Background::Done(()));
+    seen.deletion = Some(Ok(()));
     assert_eq!(plan(&backup, &seen), Step::RemoveFinalizer);
-    let trouble = Trouble {
+    let failure = JobFailure {
         reason: "StorageFault",
         message: "m".into(),
         transient: true,
     };
-    seen.deletion = Some(Background::Failed(trouble));
+    seen.deletion = Some(Err(failure));
     assert!(matches!(plan(&backup, &seen), Step::Wait { .. }));
     seen.waiting = Some((Awaited::Manifest, DELETION_PATIENCE));
     assert!(matches!(plan(&backup, &seen), Step::Wait { .. }));
@@ -409,7 +418,7 @@ fn artifacts_that_are_to_be_kept_need_no_finalizer() {
     assert_eq!(plan(&backup, &ready()), Step::RemoveFinalizer);
     backup.metadata.finalizers = None;
     backup.metadata.deletion_timestamp = Some(Time(now()));
-    assert_eq!(plan(&backup, &ready()), Step::Rest);
+    assert_eq!(plan(&backup, &ready()), Step::Done);
 }
 
 /// What happens next in the simulated world.
@@ -529,12 +538,14 @@ impl World {
     fn plans(&mut self) {
         let seen = Observed {
             cluster: Some(Some(Arc::new(cluster()))),
-            storage: Some(Background::Done(())),
+            storage: Some(Ok(())),
             operation: Some(Operation::Held),
             slot_map: Some(Ok(self.map.clone())),
-            members: Some(self.live.clone()),
-            failed_for: (0..6).map(|index| (index, PATIENCE)).collect(),
-            publishing: Some(Background::Done(Published {
+            attempts: AttemptFacts {
+                members: Some(self.live.clone()),
+                failed_for: (0..6).map(|index| (index, PATIENCE)).collect(),
+            },
+            publishing: Some(Ok(Published {
                 manifest_key: "k".into(),
                 manifest_sha256: "s".into(),
                 skew_ms: 0,
@@ -544,7 +555,7 @@ impl World {
         };
         let step = plan(&self.backup, &seen);
         if let Step::Succeed(_) = step {
-            self.is_whole();
+            self.is_complete();
         }
         let mut status = status::after(&self.backup, &step, None, None, now());
         if let Step::Free(freed) = &step {
@@ -564,7 +575,7 @@ impl World {
     }
 
     /// Every shard of a backup that counts was forked while the slots were cut as the backup says.
-    fn is_whole(&self) {
+    fn is_complete(&self) {
         let shards = &self.backup.status.as_ref().unwrap().shards;
         for unit in shards {
             assert_eq!(unit.state, Stored);
@@ -577,7 +588,7 @@ impl World {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(48))]
     #[test]
-    fn ten_replicas_with_deaths_end_with_a_whole_backup_or_a_failure(
+    fn ten_replicas_with_deaths_end_with_a_complete_backup_or_a_failure(
         story in prop::collection::vec(happening(), 0..200)
     ) {
         let mut world = World::new();

@@ -1,20 +1,17 @@
-//! Long work beside the passes: publishing, deleting, sweeping. Each runs as a supervised task, leaves its outcome in the
-//! planner's memory and wakes its backup; nobody waits for a sweep.
+//! Jobs of a backup: the probe of its storage, the manifest, the deletion; and sweeps, whose result is not waited for.
 
-use super::{Planner, PlannerError};
+use super::BackupPlanner;
 use crate::{
     artifacts,
-    memory::Memory,
     plan::Published,
     publish::{PublishRequest, StoredUnit, publish},
 };
 use common::{
     access::{self, AccessError},
-    kubernetes::{
-        background::{Background, Trouble},
-        wake::Wake,
+    claims::{
+        jobs::{JobFailure, JobRecord, JobResult, Jobs},
+        planner::PlannerError,
     },
-    runtime::tasks::Tasks,
     storage::{BackupId, Compression, Layout, Location, StorageError},
 };
 use crds::{RedisBackup, S3Location};
@@ -22,7 +19,6 @@ use jiff::Timestamp;
 use kube::{Client, ResourceExt};
 use std::time::Duration;
 use tokio::time::sleep;
-use tokio_util::sync::CancellationToken;
 
 /// Pauses between the tries of a sweep.
 const SWEEP_PAUSES: [Duration; 4] = [
@@ -32,170 +28,125 @@ const SWEEP_PAUSES: [Duration; 4] = [
     Duration::from_mins(3),
 ];
 
-impl Planner {
-    /// Looks whether the bucket takes what will be written: better now than after a fork.
-    pub(super) fn begin_probe(&self, backup: &RedisBackup, storage: &S3Location) {
-        let uid = backup.uid().unwrap_or_default();
-        let name = format!("probe {uid}");
-        if self.jobs.is_running(&name) {
-            return;
-        }
-        let (memory, wake, client) = self.tools();
-        let (namespace, object) = (backup.namespace().unwrap_or_default(), backup.name_any());
-        let (storage, cluster) = (storage.clone(), backup.spec.cluster_ref.name.clone());
-        memory.probing(&uid, Background::Running);
-        self.begin(name, move |end| async move {
-            let probing = async {
-                let store = access::store(&client, &namespace, &storage).await?;
-                let root = Layout::at(store.location(), &format!("{namespace}/{cluster}"));
-                let probed = store.probe(root.root()).await;
-                probed.map_err(|error| Trouble::from(AccessError::from(error)))
-            };
-            let done = end.run_until_cancelled(Box::pin(probing)).await;
-            memory.probing(&uid, Background::ended(done));
-            wake.object(&namespace, &object);
-        });
-    }
-
-    /// Writes the manifest.
-    pub(super) fn begin_publishing(&self, backup: &RedisBackup) -> Result<(), PlannerError> {
-        let uid = backup.uid().unwrap_or_default();
-        let name = format!("publish {uid}");
-        if self.jobs.is_running(&name) {
-            return Ok(());
-        }
-        let place = Place::of(backup)?;
-        let (memory, wake, client) = self.tools();
-        let backup = backup.clone();
-        memory.publishing(&uid, Background::Running);
-        self.begin(name, move |end| async move {
-            let publishing = Box::pin(publish_now(&client, &place, &backup));
-            let done = end.run_until_cancelled(publishing).await;
-            memory.publishing(&uid, Background::ended(done));
-            wake.object(&place.namespace, &backup.name_any());
-        });
-        Ok(())
-    }
-
-    /// Deletes what the backup has stored.
-    pub(super) fn begin_deletion(&self, backup: &RedisBackup) -> Result<(), PlannerError> {
-        let uid = backup.uid().unwrap_or_default();
-        let name = format!("delete {uid}");
-        if self.jobs.is_running(&name) {
-            return Ok(());
-        }
-        let place = Place::of(backup)?;
-        let (memory, wake, client) = self.tools();
-        let object = backup.name_any();
-        memory.deletion(&uid, Background::Running);
-        self.begin(name, move |end| async move {
-            let deleting = async {
-                let store = access::store(&client, &place.namespace, &place.storage).await;
-                let store = store.map_err(for_deletion)?;
-                let deleted = artifacts::delete(&store, &place.layout()?).await;
-                deleted.map_err(|error| Trouble::from(AccessError::from(error)))
-            };
-            let done = end.run_until_cancelled(Box::pin(deleting)).await;
-            memory.deletion(&uid, Background::ended(done));
-            wake.object(&place.namespace, &object);
-        });
-        Ok(())
-    }
-
-    /// Aborts the uploads that lost attempts have left: of one key, or all of the backup's. Tried again for some minutes; what
-    /// is left then is the next sweep's, or that of the store's own rules.
-    pub(super) fn begin_sweep(
-        &self,
-        backup: &RedisBackup,
-        key: Option<String>,
-    ) -> Result<(), PlannerError> {
-        let place = Place::of(backup)?;
-        let client = self.runtime.client.clone();
-        let what = key.as_ref().unwrap_or(&place.backup_id);
-        let name = format!("abort uploads of {what}");
-        start(&self.sweeps, name, move |end| async move {
-            let sweeping = sweep(&client, &place, key.as_deref());
-            end.run_until_cancelled(Box::pin(sweeping)).await;
-        });
-        Ok(())
-    }
-
-    fn tools(&self) -> (Memory, Wake<RedisBackup>, Client) {
-        (
-            self.memory.clone(),
-            self.wake.clone(),
-            self.runtime.client.clone(),
-        )
-    }
-
-    /// Starts a job. One that is not started is asked for again by a later pass.
-    fn begin<F>(&self, name: String, work: impl FnOnce(CancellationToken) -> F)
-    where
-        F: Future<Output = ()> + Send + 'static,
-    {
-        start(&self.jobs, name, work);
-    }
+/// How the jobs of one backup ended.
+#[derive(Default)]
+pub struct BackupJobs {
+    pub(super) probe: JobRecord<()>,
+    pub(super) publication: JobRecord<Published>,
+    pub(super) deletion: JobRecord<()>,
 }
 
-fn start<F>(tasks: &Tasks, name: String, work: impl FnOnce(CancellationToken) -> F)
-where
-    F: Future<Output = ()> + Send + 'static,
-{
-    let started = tasks.start(name, |end| {
-        let work = work(end);
-        async move {
-            work.await;
-            Ok::<(), PlannerError>(())
-        }
+/// Checks that the bucket takes what will be written: better now than after a fork.
+pub(super) fn start_probe(planner: &BackupPlanner, backup: &RedisBackup, storage: &S3Location) {
+    let client = planner.runtime.client.clone();
+    let (namespace, storage) = (backup.namespace().unwrap_or_default(), storage.clone());
+    let cluster = backup.spec.cluster_ref.name.clone();
+    let probing = async move {
+        let store = access::store(&client, &namespace, &storage).await?;
+        let root = Layout::at(store.location(), &format!("{namespace}/{cluster}"));
+        let probed = store.probe(root.root()).await;
+        Ok(probed.map_err(AccessError::from)?)
+    };
+    planner.start_job("probe", backup, probing, |jobs| &mut jobs.probe);
+}
+
+/// Writes the manifest.
+pub(super) fn start_publication(
+    planner: &BackupPlanner,
+    backup: &RedisBackup,
+) -> Result<(), PlannerError> {
+    let artifacts = Artifacts::of(backup)?;
+    let (client, status) = (planner.runtime.client.clone(), backup.clone());
+    let publishing = async move { publish_now(&client, &artifacts, &status).await };
+    planner.start_job("publish", backup, publishing, |jobs| &mut jobs.publication);
+    Ok(())
+}
+
+/// Deletes what the backup has stored.
+pub(super) fn start_deletion(
+    planner: &BackupPlanner,
+    backup: &RedisBackup,
+) -> Result<(), PlannerError> {
+    let artifacts = Artifacts::of(backup)?;
+    let client = planner.runtime.client.clone();
+    let deleting = async move {
+        let store = access::store(&client, &artifacts.namespace, &artifacts.storage).await;
+        let store = store.map_err(for_deletion)?;
+        let deleted = artifacts::delete(&store, &artifacts.layout()?).await;
+        Ok(deleted.map_err(AccessError::from)?)
+    };
+    planner.start_job("delete", backup, deleting, |jobs| &mut jobs.deletion);
+    Ok(())
+}
+
+/// Aborts the uploads that lost attempts have left: of one key, or all of the backup's. Tried again for some minutes; what
+/// is left then is left to the next sweep, or to a rule of the bucket.
+pub(super) fn start_sweep(
+    planner: &BackupPlanner,
+    sweeps: &Jobs,
+    backup: &RedisBackup,
+    key: Option<&String>,
+) -> Result<(), PlannerError> {
+    let (artifacts, key) = (Artifacts::of(backup)?, key.cloned());
+    let client = planner.runtime.client.clone();
+    let namespace = artifacts.namespace.clone();
+    let name = format!(
+        "abort uploads of {}",
+        key.as_ref().unwrap_or(&artifacts.backup_id)
+    );
+    let started = sweeps.start(&namespace, name, |end| async move {
+        let sweeping = sweep(&client, &artifacts, key.as_deref());
+        end.run_until_cancelled(Box::pin(sweeping)).await;
     });
     if let Err(error) = started {
-        tracing::debug!(%error, "a job was not started");
+        tracing::debug!(%error, namespace, "a sweep was not started");
     }
+    Ok(())
 }
 
-/// Aborts unfinished uploads of a key, or of everything below the backup's root; ends when that is done or in vain.
-async fn sweep(client: &Client, place: &Place, key: Option<&str>) {
+/// Aborts unfinished uploads of a key, or of everything below the backup's root, until that is done or its tries are used up.
+async fn sweep(client: &Client, artifacts: &Artifacts, key: Option<&str>) {
     let mut pauses = SWEEP_PAUSES.into_iter();
-    while let Err(trouble) = Box::pin(abort_uploads(client, place, key)).await {
-        let pause = pauses.next().filter(|_| trouble.transient);
-        let (reason, again) = (trouble.reason, pause.is_some());
+    while let Err(failure) = Box::pin(abort_uploads(client, artifacts, key)).await {
+        let pause = pauses.next().filter(|_| failure.transient);
+        let (reason, again) = (failure.reason, pause.is_some());
         tracing::warn!(
             reason,
             again,
-            "unfinished uploads stay behind: {}",
-            trouble.message
+            "unfinished uploads are left behind: {}",
+            failure.message
         );
         let Some(pause) = pause else { return };
         sleep(pause).await;
     }
 }
 
-async fn abort_uploads(client: &Client, place: &Place, key: Option<&str>) -> Result<(), Trouble> {
-    let store = access::store(client, &place.namespace, &place.storage).await?;
-    let layout = place.layout()?;
+async fn abort_uploads(client: &Client, artifacts: &Artifacts, key: Option<&str>) -> JobResult<()> {
+    let store = access::store(client, &artifacts.namespace, &artifacts.storage).await?;
+    let layout = artifacts.layout()?;
     let aborted = artifacts::abort(&store, key.unwrap_or(layout.root())).await;
-    aborted.map_err(|error| Trouble::from(AccessError::from(error)))
+    Ok(aborted.map_err(AccessError::from)?)
 }
 
-/// A Secret that is gone does not come back for a deletion: its namespace is probably on its way out as well.
-fn for_deletion(error: AccessError) -> Trouble {
-    let gone = matches!(error, AccessError::NoSecret { .. });
-    let trouble = Trouble::from(error);
-    Trouble {
-        transient: trouble.transient && !gone,
-        ..trouble
+/// A Secret that is missing is not waited for by a deletion: its namespace is probably being deleted too.
+fn for_deletion(error: AccessError) -> JobFailure {
+    let missing = matches!(error, AccessError::NoSecret { .. });
+    let failure = JobFailure::from(error);
+    JobFailure {
+        transient: failure.transient && !missing,
+        ..failure
     }
 }
 
-/// Where an accepted backup is.
-struct Place {
+/// Where the artifacts of an accepted backup are.
+struct Artifacts {
     namespace: String,
     cluster: String,
     storage: S3Location,
     backup_id: String,
 }
 
-impl Place {
+impl Artifacts {
     fn of(backup: &RedisBackup) -> Result<Self, PlannerError> {
         let missing = |what: &str| PlannerError::Malformed(format!("the status has no {what}"));
         let status = backup.status.as_ref().ok_or_else(|| missing("fields"))?;
@@ -212,30 +163,35 @@ impl Place {
         })
     }
 
-    fn layout(&self) -> Result<Layout, Trouble> {
-        let location = Location::from_spec(&self.storage)
-            .map_err(|error| Trouble::from(AccessError::from(StorageError::from(error))))?;
-        let id: BackupId = self.backup_id.parse().map_err(|error| Trouble {
-            reason: "StatusMalformed",
-            message: format!("{error}"),
-            transient: false,
-        })?;
+    fn layout(&self) -> JobResult<Layout> {
+        let location = Location::from_spec(&self.storage).map_err(StorageError::from);
+        let location = location.map_err(AccessError::from)?;
+        let id = self.id()?;
         Ok(Layout::new(&location, &self.namespace, &self.cluster, &id))
+    }
+
+    fn id(&self) -> JobResult<BackupId> {
+        self.backup_id
+            .parse()
+            .map_err(|error| malformed(format!("{error}")))
+    }
+}
+
+fn malformed(message: String) -> JobFailure {
+    JobFailure {
+        reason: "StatusMalformed",
+        message,
+        transient: false,
     }
 }
 
 async fn publish_now(
     client: &Client,
-    place: &Place,
+    artifacts: &Artifacts,
     backup: &RedisBackup,
-) -> Result<Published, Trouble> {
-    let store = access::store(client, &place.namespace, &place.storage).await?;
+) -> JobResult<Published> {
+    let store = access::store(client, &artifacts.namespace, &artifacts.storage).await?;
     let status = backup.status.clone().unwrap_or_default();
-    let malformed = |message: String| Trouble {
-        reason: "StatusMalformed",
-        message,
-        transient: false,
-    };
     let units = status.shards.iter().map(|unit| {
         Some(StoredUnit {
             shard: u32::try_from(unit.index).ok()?,
@@ -247,13 +203,10 @@ async fn publish_now(
     let units: Option<Vec<_>> = units.collect();
     let request = PublishRequest {
         store,
-        layout: place.layout()?,
-        backup_id: place
-            .backup_id
-            .parse()
-            .map_err(|error| malformed(format!("{error}")))?,
-        namespace: place.namespace.clone(),
-        cluster: place.cluster.clone(),
+        layout: artifacts.layout()?,
+        backup_id: artifacts.id()?,
+        namespace: artifacts.namespace.clone(),
+        cluster: artifacts.cluster.clone(),
         cluster_uid: status.cluster_uid.unwrap_or_default(),
         created_at: status.started_at.map_or_else(Timestamp::now, |time| time.0),
         topology_hash: status.topology_hash.unwrap_or_default(),
@@ -261,7 +214,7 @@ async fn publish_now(
         units: units
             .ok_or_else(|| malformed("a stored shard has no index in the status".to_owned()))?,
     };
-    publish(&request).await.map_err(|error| Trouble {
+    publish(&request).await.map_err(|error| JobFailure {
         reason: error.reason(),
         message: error.to_string(),
         transient: error.is_transient(),

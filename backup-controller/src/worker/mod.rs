@@ -1,207 +1,181 @@
-//! The streaming side of every replica: takes units by claims, captures them as supervised tasks, reports on them.
-//!
-//! A slot is free until a unit is taken; as many units are at work as there are slots, over all backups together.
+//! The data path of a backup: captures one shard for each unit that this replica takes.
 
-mod running;
-mod unit;
+mod error;
+mod order;
+
+pub use error::ShardError;
 
 use crate::{
+    capture::{CaptureError, CaptureProgress, CaptureRequest, CapturedShard, capture},
     metrics::BackupMetrics,
-    report::{self, End},
-    share::{moves, wants_a_slot},
+    units::{BackupUnits, CaptureEnd, ended, running},
 };
 use common::{
-    kubernetes::{
-        call::ApiError,
-        claims::{self, UnitReport},
-        leases::Membership,
-        session::Session,
-        sessions::Sessions,
-        share::Move,
-        wake::Wake,
+    access::{self, PodNames},
+    claims::{
+        held::Work,
+        worker::{ActiveUnit, DataPath},
     },
-    runtime::{Runtime, tasks::Tasks},
     storage::CompressionPool,
 };
-use crds::RedisBackup;
-use kube::{ResourceExt, runtime::reflector::Store};
-use running::Running;
-use serde_json::Map;
-use std::sync::{Arc, OnceLock};
-use tokio::{
-    sync::{OwnedSemaphorePermit, Semaphore, watch},
-    time::Instant,
+use crds::{RedisBackup, SourceRole};
+use kube::Client;
+use order::CaptureOrder;
+use serde_json::{Map, Value};
+use std::{
+    pin::pin,
+    sync::{Arc, OnceLock},
+    time::Duration,
 };
-use unit::Order;
-pub use unit::UnitError;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
 
-/// The streaming side of one replica.
-pub struct Worker {
-    runtime: Runtime,
-    sessions: Arc<Sessions<RedisBackup, Running>>,
-    captures: Tasks,
-    slots: Arc<Semaphore>,
+/// How long a shard may be without a node that can be read: a failover takes the node timeout and a few seconds.
+const SOURCE_PATIENCE: Duration = Duration::from_secs(20);
+
+/// What a capture needs beside its order.
+pub struct CapturePath {
+    client: Client,
     pool: CompressionPool,
     metrics: BackupMetrics,
 }
 
-impl Worker {
-    /// A worker with this many slots. When a slot becomes free, backups with units that wait for one are woken.
-    pub fn new(
-        runtime: &Runtime,
-        membership: Membership,
-        metrics: BackupMetrics,
-        streams: usize,
-        backups: Store<RedisBackup>,
-        wake: Wake<RedisBackup>,
-    ) -> Arc<Self> {
-        let me = membership.name().to_owned();
-        let captures = runtime.tasks(streams, move |_, _| wake_waiting(&backups, &me, &wake));
-        Arc::new(Self {
-            sessions: Sessions::new(runtime, membership),
-            captures,
-            slots: Arc::new(Semaphore::new(streams)),
+impl CapturePath {
+    /// One for all captures of the process.
+    pub fn new(client: Client, metrics: BackupMetrics) -> Self {
+        Self {
+            client,
             pool: CompressionPool::of_machine(),
-            runtime: runtime.clone(),
             metrics,
+        }
+    }
+
+    async fn prepare(&self, order: &CaptureOrder) -> Result<CaptureRequest, ShardError> {
+        let store = access::store(&self.client, &order.namespace, &order.storage).await?;
+        let names = access::pods(&self.client, &order.namespace, &order.cluster).await?;
+        let seeds = names.keys().copied().collect();
+        order.pods.get_or_init(|| names);
+        Ok(CaptureRequest {
+            seeds,
+            slots: order.slots.clone(),
+            prefer: order.prefer,
+            patience: SOURCE_PATIENCE,
+            store,
+            layout: order.layout.clone(),
+            backup_id: order.backup_id.clone(),
+            shard: order.shard,
+            attempt: order.attempt,
+            compression: order.compression,
+            pool: self.pool.clone(),
         })
     }
+}
 
-    /// Takes, goes on with, gives up or stops units of a backup as it is seen now.
-    pub async fn consider(self: &Arc<Self>, backup: &RedisBackup) -> Result<(), ApiError> {
-        let over = backup.metadata.deletion_timestamp.is_some()
-            || backup.status.as_ref().is_some_and(crate::plan::is_finished);
-        if over && !self.sessions.has(backup) {
-            return Ok(());
+/// A capture at work.
+pub struct Capturing {
+    key: String,
+    progress: watch::Receiver<CaptureProgress>,
+    /// Set once the capture has read them.
+    pods: Arc<OnceLock<PodNames>>,
+}
+
+impl Work for Capturing {
+    type Done = Box<CapturedShard>;
+
+    fn fields(&self, end: Option<&CaptureEnd>) -> Map<String, Value> {
+        let progress = self.progress.borrow().clone();
+        let pod = progress
+            .source
+            .and_then(|source| self.pods.get()?.get(&source.address.client()));
+        let fields = running(&self.key, &progress, pod.map(String::as_str));
+        match end {
+            Some(end) => ended(fields, end),
+            None => fields,
         }
-        let session = self.sessions.of(backup);
-        let free = if self.sessions.may_take() {
-            self.slots.available_permits()
-        } else {
-            0
-        };
-        for step in moves(backup, self.sessions.me(), &session.own(), free) {
-            match step {
-                Move::Take(position, attempt) => {
-                    self.take(backup, &session, position, attempt).await?;
-                }
-                Move::GoOn(position, attempt) => {
-                    if let Some(permit) = self.permit() {
-                        self.begin(backup, &session, position, attempt, permit);
-                    }
-                }
-                Move::GiveUp(position, attempt) => self.give_up(backup, position, attempt).await?,
-                Move::Stop(position) => session.stop(position),
-            }
-        }
-        if session.is_idle() && (over || session.own().ended.is_empty()) {
-            self.sessions.close(backup);
-        }
-        Ok(())
     }
+}
 
-    /// The object is gone: nobody wants its units any more.
-    pub fn gone(&self, namespace: &str, name: &str) {
-        self.sessions.gone(namespace, name);
-    }
+impl DataPath for CapturePath {
+    type Kind = BackupUnits;
+    type Order = CaptureOrder;
+    type Work = Capturing;
+    type Error = ShardError;
 
-    async fn take(
-        self: &Arc<Self>,
-        backup: &RedisBackup,
-        session: &Arc<Session<Running>>,
-        position: usize,
-        attempt: i32,
-    ) -> Result<(), ApiError> {
-        let Some(permit) = self.permit() else {
-            return Ok(());
-        };
-        let path = report::holding(position, "", attempt).path;
-        if let Some(now) = self.sessions.take(backup, path, attempt).await? {
-            self.begin(&now, session, position, attempt, permit);
-        }
-        Ok(())
-    }
+    const VERB: &'static str = "capture";
+    const DONE: (&'static str, &'static str) = ("stored", "Stored");
 
-    /// A process of this name began the unit and died: its snapshot is gone.
-    async fn give_up(
+    fn order(
         &self,
         backup: &RedisBackup,
         position: usize,
         attempt: i32,
-    ) -> Result<(), ApiError> {
-        let me = self.sessions.me();
-        let unit = UnitReport {
-            holding: report::holding(position, me, attempt),
-            fields: Map::new(),
-        };
-        let end = End::Failed(format!("the controller replica {me} was restarted"));
-        let unit = report::ended(unit, &end);
-        let api = self.sessions.api(&backup.namespace().unwrap_or_default());
-        claims::report(&api, &backup.name_any(), vec![unit]).await?;
-        Ok(())
-    }
-
-    fn begin(
-        self: &Arc<Self>,
-        backup: &RedisBackup,
-        session: &Arc<Session<Running>>,
-        position: usize,
-        attempt: i32,
-        permit: OwnedSemaphorePermit,
-    ) {
-        let order = match Order::of(backup, position, attempt) {
-            Ok(order) => order,
-            Err(error) => {
-                tracing::error!(%error, backup = backup.name_any(), position, "a unit cannot be read");
-                return;
-            }
-        };
-        let (tell, progress) = watch::channel(crate::capture::CaptureProgress::default());
-        let pods = Arc::new(OnceLock::new());
-        let running = Running {
+    ) -> Result<(CaptureOrder, Capturing), ShardError> {
+        let order = CaptureOrder::of(backup, position, attempt)?;
+        let work = Capturing {
             key: order.key(),
-            progress,
-            pods: Arc::clone(&pods),
+            progress: order.progress.subscribe(),
+            pods: Arc::clone(&order.pods),
         };
-        let (ending, cancel) = self.sessions.begin(session, position, attempt, running);
-        let name = format!(
-            "capture {}/{} unit {position} attempt {attempt}",
-            session.namespace, session.name
-        );
-        let (worker, session) = (Arc::clone(self), Arc::clone(session));
-        let started = self.captures.start(name, move |_| async move {
-            let begun = Instant::now();
-            let result = unit::run(&worker, &order, &pods, &tell, &session, &cancel).await;
-            worker.metrics.captured(&result, begun.elapsed());
-            ending.ends(end_of(&result));
-            // Freed only when the end is known, so that nobody is woken for a slot that is still used.
-            drop(permit);
-            result.map(|_| ())
-        });
-        if let Err(error) = started {
-            // The moved `ending` was dropped, which tells that the unit failed.
-            tracing::warn!(%error, "a capture was not started");
-        }
+        Ok((order, work))
     }
 
-    fn permit(&self) -> Option<OwnedSemaphorePermit> {
-        Arc::clone(&self.slots).try_acquire_owned().ok()
+    async fn run(
+        &self,
+        order: &CaptureOrder,
+        unit: &ActiveUnit<BackupUnits, Capturing>,
+    ) -> Result<Box<CapturedShard>, ShardError> {
+        let preparing = Box::pin(self.prepare(order));
+        let request = unit.cancel.run_until_cancelled(preparing).await;
+        let request = request.ok_or(CaptureError::Cancelled)??;
+        let mut progress = order.progress.subscribe();
+        let mut capturing = Box::pin(capture_one(&request, order, &unit.cancel));
+        // The reference that `wait_for` returns would keep the channel locked.
+        let forked = async {
+            progress
+                .wait_for(|seen| seen.forked_at.is_some())
+                .await
+                .is_ok()
+        };
+        let forked = pin!(forked);
+        let captured = tokio::select! {
+            captured = &mut capturing => captured,
+            _ = forked => {
+                unit.report_now();
+                capturing.await
+            }
+        }?;
+        self.metrics.stored(&captured);
+        Ok(Box::new(captured))
+    }
+
+    fn end_of(error: &ShardError) -> CaptureEnd {
+        if error.is_cancelled() {
+            CaptureEnd::Released
+        } else {
+            CaptureEnd::Failed(error.to_string())
+        }
     }
 }
 
-/// Wakes the backups with units that wait for a slot of ours.
-fn wake_waiting(backups: &Store<RedisBackup>, me: &str, wake: &Wake<RedisBackup>) {
-    for backup in backups.state() {
-        if wants_a_slot(&backup, me) {
-            wake.object(&backup.namespace().unwrap_or_default(), &backup.name_any());
+/// Captures from a node of the preferred role, or else of the other.
+async fn capture_one(
+    request: &CaptureRequest,
+    order: &CaptureOrder,
+    cancel: &CancellationToken,
+) -> Result<CapturedShard, CaptureError> {
+    let first = Box::pin(capture(request, &order.progress, cancel)).await;
+    match (first, order.otherwise) {
+        (Err(CaptureError::NoSource(_)), Some(prefer)) => {
+            let request = with_role(request, prefer);
+            Box::pin(capture(&request, &order.progress, cancel)).await
         }
+        (result, _) => result,
     }
 }
 
-fn end_of(result: &Result<Box<crate::capture::CapturedShard>, UnitError>) -> End {
-    match result {
-        Ok(shard) => End::Done(shard.clone()),
-        Err(error) if error.is_cancelled() => End::HandedBack,
-        Err(error) => End::Failed(error.to_string()),
+fn with_role(request: &CaptureRequest, prefer: SourceRole) -> CaptureRequest {
+    CaptureRequest {
+        prefer,
+        ..request.clone()
     }
 }

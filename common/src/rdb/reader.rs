@@ -136,6 +136,13 @@ impl RecordReader {
         })
     }
 
+    /// The key whose value is being read, if the end of the last piece lies in a value.
+    pub fn current_key(&self) -> Option<&[u8]> {
+        let start = self.prefix.record_start?;
+        let in_value = matches!(self.item, Item::Value(_)) && self.walker.value_start > start;
+        in_value.then(|| self.walker.name.get(&[]))
+    }
+
     /// The stream's header, once read.
     pub fn header(&self) -> Option<Header> {
         self.header

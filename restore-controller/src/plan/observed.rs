@@ -1,38 +1,33 @@
-//! What the planner knows, and how it learns it.
+//! What the planner knows, and what it can ask for.
 
 use crate::verify::Comparison;
 use common::{
+    claims::{attempts::AttemptFacts, jobs::JobResult},
     cluster::info::ServerInfo,
-    kubernetes::{background::Background, leases::Operation},
+    kubernetes::leases::Operation,
 };
 use crds::{RedisBackup, RedisCluster, S3Location};
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    sync::Arc,
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
-/// What is known in this pass. `None`: not asked yet; a step says what to ask next.
+/// What is known in this reconcile. `None`: not asked yet; [`super::Step::Ask`] says what to ask next.
 #[derive(Debug, Default)]
 pub struct Observed {
-    /// The RedisBackup that is named; `Some(None)`: there is none of that name.
+    /// The RedisBackup that is named; `Some(None)`: it does not exist.
     pub backup: Option<Option<Arc<RedisBackup>>>,
-    /// What stands in storage.
-    pub source: Option<Background<Arc<Examined>>>,
-    /// The target; `Some(None)`: there is none of that name.
+    /// The backup as storage has it; `None` until the examination has ended.
+    pub source: Option<JobResult<Arc<Examined>>>,
+    /// The target; `Some(None)`: it does not exist.
     pub cluster: Option<Option<Arc<RedisCluster>>>,
-    /// Whether the operation lease is ours.
+    /// Whether the restore holds the operation Lease.
     pub operation: Option<Operation>,
     /// The target's servers, asked just now.
     pub target: Option<Result<TargetState, NotSettled>>,
-    /// Names of the replicas of this controller that live.
-    pub members: Option<BTreeSet<String>>,
-    /// What was counted in the target.
-    pub verification: Option<Background<Verified>>,
-    /// For how long each failed unit has been seen as failed, by index.
-    pub failed_for: BTreeMap<i32, Duration>,
-    /// What was waited for in the last pass, and for how long.
-    pub waiting_for: Option<(&'static str, Duration)>,
+    /// What is known about the attempts of its units.
+    pub attempts: AttemptFacts,
+    /// What was counted in the target; `None` until the verification has ended.
+    pub verification: Option<JobResult<Verified>>,
+    /// The reason of the wait in the last reconcile, and for how long it has lasted.
+    pub waiting: Option<(&'static str, Duration)>,
 }
 
 /// What has to be found out before the planner can go on.
@@ -50,7 +45,7 @@ pub enum Question {
     Members,
 }
 
-/// A backup whose manifest and indexes were read and fit each other, and whose objects are there in full length.
+/// A backup whose manifest and indexes were read and fit each other, and whose objects exist in full length.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Examined {
     /// The bucket.

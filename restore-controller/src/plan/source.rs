@@ -1,24 +1,21 @@
-//! The steps that prove the backup, before anything is done to the target.
+//! The steps that verify the backup, before anything is done to the target.
 
 use super::{
     observed::{Observed, Question},
     step::{Failure, Step},
     target,
 };
-use common::kubernetes::{
-    background::Background,
-    conditions::{find, holds},
-};
+use common::kubernetes::conditions::{find, holds};
 use crds::{RedisBackup, RedisRestore, RedisRestoreStatus, S3Location};
 
-/// Where the manifest stands.
+/// Where the manifest is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Origin {
     /// The bucket.
     pub storage: S3Location,
     /// What names the manifest below the location's prefix, or its whole key.
     pub manifest: ManifestName,
-    /// Its SHA-256, if somebody has vouched for one.
+    /// The SHA-256 it must have, if one is recorded.
     pub sha256: Option<String>,
 }
 
@@ -36,7 +33,7 @@ pub(super) fn prepare(
     status: &RedisRestoreStatus,
     seen: &Observed,
 ) -> Step {
-    // A location needs nobody else; a backup has to be complete first. Once the source is accepted, it may be gone.
+    // A named backup has to be complete first, a location needs none. Once the source is accepted, the backup may be deleted.
     if status.manifest_sha256.is_none() && restore.spec.source.backup_ref.is_some() {
         let Some(backup) = &seen.backup else {
             return Step::Ask(Question::Backup);
@@ -46,17 +43,17 @@ pub(super) fn prepare(
         }
     }
     let examined = match &seen.source {
-        None | Some(Background::Running) => return Step::Examine,
-        Some(Background::Failed(trouble)) if trouble.transient => {
+        None => return Step::Examine,
+        Some(Err(failure)) if failure.transient => {
             return Step::Wait {
-                reason: trouble.reason,
-                message: trouble.message.clone(),
+                reason: failure.reason,
+                message: failure.message.clone(),
             };
         }
-        Some(Background::Failed(trouble)) => {
-            return Step::Fail(refused(trouble.reason, trouble.message.clone()));
+        Some(Err(failure)) => {
+            return Step::Fail(refused(failure.reason, failure.message.clone()));
         }
-        Some(Background::Done(examined)) => examined,
+        Some(Ok(examined)) => examined,
     };
     if status.manifest_sha256.is_none() {
         return Step::Accept(examined.clone());
@@ -75,10 +72,10 @@ fn complete(restore: &RedisRestore, backup: Option<&RedisBackup>) -> Result<(), 
     };
     let status = backup.status.clone().unwrap_or_default();
     if holds(&status.conditions, "Failed") {
-        let told = find(&status.conditions, "Failed").map_or("", |c| c.message.as_str());
+        let reported = find(&status.conditions, "Failed").map_or("", |c| c.message.as_str());
         return Err(Step::Fail(refused(
             "BackupFailed",
-            format!("RedisBackup {name} has failed ({told}): restore another one"),
+            format!("RedisBackup {name} has failed ({reported}): restore another one"),
         )));
     }
     if backup.metadata.deletion_timestamp.is_some() {
@@ -96,7 +93,7 @@ fn complete(restore: &RedisRestore, backup: Option<&RedisBackup>) -> Result<(), 
     })
 }
 
-/// Where the manifest stands: as it was accepted, or as the spec says. `None` while a backup does not say it yet.
+/// Where the manifest is: as it was accepted, or as the spec names it. `None` while a backup does not name it yet.
 pub fn origin(restore: &RedisRestore, backup: Option<&RedisBackup>) -> Option<Origin> {
     let accepted = restore.status.clone().unwrap_or_default();
     if let (Some(storage), Some(key), Some(sha256)) = (
@@ -117,11 +114,11 @@ pub fn origin(restore: &RedisRestore, backup: Option<&RedisBackup>) -> Option<Or
             sha256: None,
         });
     }
-    let told = backup?.status.clone()?;
+    let status = backup?.status.clone()?;
     Some(Origin {
-        storage: told.storage?,
-        manifest: ManifestName::Key(told.manifest_key?),
-        sha256: told.manifest_sha256,
+        storage: status.storage?,
+        manifest: ManifestName::Key(status.manifest_key?),
+        sha256: status.manifest_sha256,
     })
 }
 

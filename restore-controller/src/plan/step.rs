@@ -1,6 +1,7 @@
 //! The steps of a restore.
 
 use super::observed::{Examined, Question, Verified};
+use common::claims::{attempts::LostUnit, memory::Waiting};
 use crds::RestoreUnit;
 use std::sync::Arc;
 
@@ -9,13 +10,13 @@ use std::sync::Arc;
 pub enum Step {
     /// Find something out, then plan again.
     Ask(Question),
-    /// Begin to read manifest and indexes, or go on with it.
+    /// Start to read manifest and indexes, or continue.
     Examine,
     /// Record which backup is meant.
     Accept(Arc<Examined>),
     /// Create the target.
     CreateCluster,
-    /// Hand out the source objects: from here on keys are written.
+    /// Distribute the source objects: from here on keys are written.
     List {
         /// One unit for each object.
         units: Vec<RestoreUnit>,
@@ -25,8 +26,8 @@ pub enum Step {
         keys: Option<u64>,
     },
     /// Give these units to another attempt.
-    Free(Vec<Freed>),
-    /// Begin to count, or go on with it.
+    Free(Vec<LostUnit>),
+    /// Start to count, or continue.
     Verify,
     /// Every key is written and what can be verified has been.
     Succeed(Verified),
@@ -42,7 +43,33 @@ pub enum Step {
     /// The replicas are at work.
     Watch,
     /// Nothing is left to do.
-    Rest,
+    Done,
+}
+
+impl Step {
+    /// What it asks for, if it is a question.
+    pub fn question(&self) -> Option<Question> {
+        if let Self::Ask(question) = self {
+            return Some(*question);
+        }
+        None
+    }
+
+    /// What it means for the clock of what is waited for. Another reason resets it.
+    pub fn waiting(&self) -> Waiting<&'static str> {
+        match self {
+            Self::Wait { reason, .. } => Waiting::On(reason),
+            Self::Ask(_) | Self::Examine | Self::Verify => Waiting::Continues,
+            Self::Accept(_)
+            | Self::CreateCluster
+            | Self::List { .. }
+            | Self::Free(_)
+            | Self::Succeed(_)
+            | Self::Fail(_)
+            | Self::Watch
+            | Self::Done => Waiting::Ends,
+        }
+    }
 }
 
 /// Why a restore has failed.
@@ -56,17 +83,4 @@ pub struct Failure {
     pub message: String,
     /// What was counted, if that is why.
     pub verified: Option<Verified>,
-}
-
-/// A unit that gets another attempt.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Freed {
-    /// Position in the status.
-    pub position: usize,
-    /// Who held it.
-    pub worker: String,
-    /// The attempt that is lost.
-    pub attempt: i32,
-    /// Why.
-    pub error: String,
 }

@@ -1,4 +1,4 @@
-//! The steps that make the target ready, and the last look before the first key is written.
+//! The steps that make the target ready, and the last check before the first key is written.
 
 use super::{
     observed::{Examined, NotSettled, Observed, Question, TargetState},
@@ -37,14 +37,14 @@ pub(super) fn prepare(restore: &RedisRestore, examined: &Examined, seen: &Observ
         Some(Operation::HeldBy(other)) => {
             return Step::Wait {
                 reason: "OperationUnderWay",
-                message: format!("waiting for {other}, which holds the target's operation lease"),
+                message: format!("waiting for {other}, which holds the target's operation Lease"),
             };
         }
         Some(Operation::Held) => {}
     }
     match &seen.target {
         None => Step::Ask(Question::Target),
-        Some(Err(trouble)) => not_settled(trouble),
+        Some(Err(error)) => not_settled(error),
         Some(Ok(state)) => match acceptable(target_name(restore), examined, state) {
             Err(failure) => Step::Fail(failure),
             Ok(server) => Step::List {
@@ -56,14 +56,14 @@ pub(super) fn prepare(restore: &RedisRestore, examined: &Examined, seen: &Observ
     }
 }
 
-fn not_settled(trouble: &NotSettled) -> Step {
+fn not_settled(error: &NotSettled) -> Step {
     Step::Wait {
         reason: "TargetNotSettled",
-        message: trouble.to_string(),
+        message: error.to_string(),
     }
 }
 
-/// Whether the cluster is there, is the right one, and serves.
+/// Whether the cluster exists, is the right one, and serves.
 fn ready(restore: &RedisRestore, cluster: Option<&RedisCluster>) -> Result<(), Step> {
     let name = target_name(restore);
     let is_new = restore.spec.target.new_cluster.is_some();
@@ -99,15 +99,15 @@ fn ready(restore: &RedisRestore, cluster: Option<&RedisCluster>) -> Result<(), S
             ),
         });
     }
-    // A cluster of our own is worth waiting for; one that is there may lack a replica and serve all the same.
+    // A new cluster is waited for until it is ready; an existing one may lack a replica and still serve.
     let wanted = if is_new { "Ready" } else { "SlotsCovered" };
     if holds(&status.conditions, wanted) {
         return Ok(());
     }
-    let told = find(&status.conditions, wanted).map_or("", |c| c.message.as_str());
+    let reported = find(&status.conditions, wanted).map_or("", |c| c.message.as_str());
     Err(Step::Wait {
         reason: "ClusterNotReady",
-        message: format!("waiting until RedisCluster {name} is ready: {told}")
+        message: format!("waiting until RedisCluster {name} is ready: {reported}")
             .trim_end_matches([':', ' '])
             .to_owned(),
     })

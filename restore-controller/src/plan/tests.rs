@@ -5,9 +5,12 @@
 use super::*;
 use crate::{status, verify::Comparison};
 use common::{
+    claims::{
+        attempts::{AttemptFacts, delay},
+        jobs::JobFailure,
+    },
     cluster::info::{Family, ServerInfo},
     kubernetes::{
-        background::{Background, Trouble},
         conditions::{Finding, find, merge},
         leases::{Holder, Operation},
     },
@@ -110,11 +113,14 @@ fn target(keys: u64, version: &str) -> TargetState {
 fn ready() -> Observed {
     Observed {
         backup: Some(Some(Arc::new(complete_backup()))),
-        source: Some(Background::Done(examined())),
+        source: Some(Ok(examined())),
         cluster: Some(Some(Arc::new(cluster("SlotsCovered")))),
         operation: Some(Operation::Held),
         target: Some(Ok(target(0, "7.0.15"))),
-        members: Some(["m".to_owned()].into()),
+        attempts: AttemptFacts {
+            members: Some(["m".to_owned()].into()),
+            ..AttemptFacts::default()
+        },
         ..Observed::default()
     }
 }
@@ -178,9 +184,9 @@ fn a_backup_has_to_be_complete() {
 }
 
 #[test]
-fn damaged_sources_are_refused_and_passing_trouble_is_waited_out() {
+fn damaged_sources_are_refused_and_transient_failures_are_waited_out() {
     let of = |transient| Observed {
-        source: Some(Background::Failed(Trouble {
+        source: Some(Err(JobFailure {
             reason: "DamagedDocument",
             message: "manifest of backup x is damaged".into(),
             transient,
@@ -195,7 +201,7 @@ fn damaged_sources_are_refused_and_passing_trouble_is_waited_out() {
         after.status.clone().unwrap().phase.as_deref(),
         Some("Failed")
     );
-    assert_eq!(plan(&after, &ready()), Step::Rest);
+    assert_eq!(plan(&after, &ready()), Step::Done);
 }
 
 #[test]
@@ -293,13 +299,13 @@ fn a_new_cluster_is_created_once_and_never_taken_over() {
 fn waiting_ends() {
     let seen = Observed {
         cluster: Some(None),
-        waiting_for: Some(("ClusterNotFound", PATIENCE)),
+        waiting: Some(("ClusterNotFound", PATIENCE)),
         ..ready()
     };
     let step = plan(&accepted(&restore()), &seen);
     assert_eq!(failure(&step).reason, "ClusterNotFound");
     let something_else = Observed {
-        waiting_for: Some(("TargetNotSettled", PATIENCE)),
+        waiting: Some(("TargetNotSettled", PATIENCE)),
         ..seen
     };
     let step = plan(&accepted(&restore()), &something_else);
@@ -319,7 +325,7 @@ fn units_of_dead_replicas_go_on_at_their_block() {
     };
     assert_eq!((freed[0].position, freed[0].attempt), (0, 1));
     let unasked = Observed {
-        members: None,
+        attempts: AttemptFacts::default(),
         ..ready()
     };
     assert_eq!(plan(&restore, &unasked), Step::Ask(Question::Members));
@@ -336,7 +342,7 @@ fn failed_units_rest_before_they_are_tried_again() {
     unit.error = Some("the store is away".into());
     assert_eq!(plan(&restore, &ready()), Step::Watch);
     let mut later = ready();
-    later.failed_for.insert(1, pause_after(1));
+    later.attempts.failed_for.insert(1, delay(1));
     assert!(matches!(plan(&restore, &later), Step::Free(_)));
     restore.status.as_mut().unwrap().units[1].attempt = 3;
     let step = plan(&restore, &ready());
@@ -369,7 +375,7 @@ fn loaded() -> RedisRestore {
 fn counts_decide_how_it_ends() {
     let with = |verified: Verified| {
         let seen = Observed {
-            verification: Some(Background::Done(verified)),
+            verification: Some(Ok(verified)),
             ..ready()
         };
         let step = plan(&loaded(), &seen);
@@ -414,7 +420,7 @@ fn deleted_restores_are_left_alone() {
     let mut restore = restore();
     restore.metadata.deletion_timestamp =
         Some(k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(now()));
-    assert_eq!(plan(&restore, &Observed::default()), Step::Rest);
+    assert_eq!(plan(&restore, &Observed::default()), Step::Done);
 }
 
 /// Asked and answered step by step, a restore ends, every status differs from the one before only where something happened,
@@ -424,7 +430,7 @@ fn a_restore_gets_to_its_end() {
     let mut restore = restore();
     let mut seen = Observed::default();
     let world = Observed {
-        verification: Some(Background::Done(Verified::Compared(Comparison {
+        verification: Some(Ok(Verified::Compared(Comparison {
             expected: 100,
             actual: 100,
             ..Comparison::default()
@@ -446,7 +452,7 @@ fn a_restore_gets_to_its_end() {
             Step::Ask(Question::Cluster) => seen.cluster = world.cluster.clone(),
             Step::Ask(Question::Operation) => seen.operation = world.operation.clone(),
             Step::Ask(Question::Target) => seen.target = world.target.clone(),
-            Step::Ask(Question::Members) => seen.members = world.members.clone(),
+            Step::Ask(Question::Members) => seen.attempts.members = world.attempts.members.clone(),
             Step::Examine => seen.source = world.source.clone(),
             Step::Verify => seen.verification = world.verification.clone(),
             Step::Watch => {
@@ -455,7 +461,7 @@ fn a_restore_gets_to_its_end() {
                 open.state = RestoreUnitState::Loaded;
                 open.block = open.blocks;
             }
-            Step::Rest => break,
+            Step::Done => break,
             Step::Accept(_) | Step::List { .. } | Step::Succeed(_) => {}
             other => panic!("unexpected {other:?} after {names:?}"),
         }
@@ -467,7 +473,7 @@ fn a_restore_gets_to_its_end() {
         );
         restore = next;
     }
-    assert_eq!(names.last().map(String::as_str), Some("Rest"), "{names:?}");
+    assert_eq!(names.last().map(String::as_str), Some("Done"), "{names:?}");
     let status = restore.status.unwrap();
     assert_eq!(status.phase.as_deref(), Some("Succeeded"));
     assert!(status.completed_at.is_some());

@@ -1,83 +1,61 @@
-//! Long work beside the passes: reading the backup's documents, counting the target's keys. Each runs as a supervised task,
-//! leaves its outcome in the planner's memory and wakes its restore.
+//! Jobs of a restore: reading the backup's documents, counting the target's keys.
 
-use super::{Planner, PlannerError};
+use super::{RestorePlanner, RestorePlanning};
 use crate::{
-    plan::{Observed, Origin, Verified, origin, target_name},
+    plan::{Examined, Observed, Origin, Verified, origin, target_name},
     source::{Source, Walks},
     target,
 };
 use common::{
     access::{self, AccessError},
-    kubernetes::background::{Background, Trouble},
+    claims::jobs::{JobFailure, JobRecord, JobResult},
 };
 use crds::RedisRestore;
 use jiff::Timestamp;
 use kube::{Client, ResourceExt};
+use std::sync::Arc;
 
-impl Planner {
-    /// Reads and proves manifest and indexes.
-    pub(super) fn begin_examination(&self, restore: &RedisRestore, seen: &Observed) {
+/// How the jobs of one restore ended.
+#[derive(Default)]
+pub struct RestoreJobs {
+    pub(super) examination: JobRecord<Arc<Examined>>,
+    pub(super) verification: JobRecord<Verified>,
+}
+
+impl RestorePlanning {
+    /// Reads and verifies manifest and indexes.
+    pub(super) fn start_examination(
+        &self,
+        planner: &RestorePlanner,
+        restore: &RedisRestore,
+        seen: &Observed,
+    ) {
         let backup = seen.backup.clone().flatten();
         let Some(origin) = origin(restore, backup.as_deref()) else {
             return;
         };
-        let (client, walks) = (self.runtime.client.clone(), self.walks.clone());
+        let client = planner.runtime.client.clone();
         let namespace = restore.namespace().unwrap_or_default();
+        let walks = self.walks.of(&namespace);
         let examining = async move {
             let store = access::store(&client, &namespace, &origin.storage).await?;
             let source = Source::open(store, &origin).await?;
             Ok(source.examine(&origin, &walks).await?)
         };
-        let memory = self.memory.clone();
-        self.begin("examine", restore, examining, move |uid, state| {
-            memory.source(uid, state);
-        });
+        planner.start_job("examine", restore, examining, |jobs| &mut jobs.examination);
     }
 
     /// Counts the keys of the target slot by slot, and compares them with the backup's.
-    pub(super) fn begin_verification(&self, restore: &RedisRestore) {
+    pub(super) fn start_verification(&self, planner: &RestorePlanner, restore: &RedisRestore) {
         let Some(origin) = origin(restore, None) else {
             return;
         };
-        let verifying = verify(
-            self.runtime.client.clone(),
-            restore.namespace().unwrap_or_default(),
-            target_name(restore).to_owned(),
-            origin,
-            self.walks.clone(),
-        );
-        let memory = self.memory.clone();
-        self.begin("verify", restore, verifying, move |uid, state| {
-            memory.verification(uid, state);
-        });
-    }
-
-    /// Runs work beside the passes, unless it runs already.
-    fn begin<T: Send + 'static>(
-        &self,
-        verb: &str,
-        restore: &RedisRestore,
-        work: impl Future<Output = Result<T, Trouble>> + Send + 'static,
-        keep: impl Fn(&str, Background<T>) + Send + 'static,
-    ) {
-        let uid = restore.uid().unwrap_or_default();
-        let name = format!("{verb} {uid}");
-        if self.jobs.is_running(&name) {
-            return;
-        }
-        let (namespace, object) = (restore.namespace().unwrap_or_default(), restore.name_any());
-        let wake = self.wake.clone();
-        let started = self.jobs.start(name, move |end| async move {
-            let done = end.run_until_cancelled(Box::pin(work)).await;
-            keep(&uid, Background::ended(done));
-            wake.object(&namespace, &object);
-            Ok::<(), PlannerError>(())
-        });
-        if let Err(error) = started {
-            // The next pass tries again.
-            tracing::debug!(%error, verb, "work beside the passes was not started");
-        }
+        let namespace = restore.namespace().unwrap_or_default();
+        let walks = self.walks.of(&namespace);
+        let cluster = target_name(restore).to_owned();
+        let client = planner.runtime.client.clone();
+        let verifying = verify(client, namespace, cluster, origin, walks);
+        planner.start_job("verify", restore, verifying, |jobs| &mut jobs.verification);
     }
 }
 
@@ -88,15 +66,17 @@ async fn verify(
     cluster: String,
     origin: Origin,
     walks: Walks,
-) -> Result<Verified, Trouble> {
+) -> JobResult<Verified> {
     let pods = access::pods(&client, &namespace, &cluster).await;
     let pods = pods.map_err(AccessError::from)?;
     let addresses: Vec<_> = pods.into_keys().collect();
-    let counted = target::count(&addresses).await.map_err(|error| Trouble {
-        reason: "TargetNotSettled",
-        message: format!("the keys of the target cannot be counted: {error}"),
-        transient: true,
-    })?;
+    let counted = target::count(&addresses)
+        .await
+        .map_err(|error| JobFailure {
+            reason: "TargetNotSettled",
+            message: format!("the keys of the target cannot be counted: {error}"),
+            transient: true,
+        })?;
     let now_ms = Timestamp::now().as_millisecond();
     let store = access::store(&client, &namespace, &origin.storage).await?;
     let source = Source::open(store, &origin).await?;

@@ -1,7 +1,7 @@
 //! Cuts blocks into records: finds each record's value in the bytes of its block, and keeps what of a record the next
 //! block continues.
 
-use super::error::ReplayError;
+use super::{error::ReplayError, value_limit::ValueLimit};
 use common::{
     rdb::{Event, Key, RdbError, RecordReader, Resume},
     storage::RawBlock,
@@ -33,8 +33,7 @@ pub struct Cutter {
     reader: RecordReader,
     /// The start of the record that the blocks so far have not completed.
     carry: Carry,
-    /// The longest record that is kept.
-    longest: usize,
+    longest: ValueLimit,
 }
 
 #[derive(Default)]
@@ -48,7 +47,7 @@ struct Carry {
 
 impl Cutter {
     /// At the start of a stream, or at a record in its middle.
-    pub fn new(resume: Option<Resume>, longest: usize) -> Self {
+    pub fn new(resume: Option<Resume>, longest: ValueLimit) -> Self {
         Self {
             reader: resume.map_or_else(RecordReader::new, RecordReader::resume),
             carry: Carry::default(),
@@ -115,11 +114,9 @@ impl Cutter {
         }
         let more = tail(&block.bytes, block.raw_offset, self.carry.start);
         self.carry.bytes.extend_from_slice(more);
-        if self.carry.bytes.len() > self.longest {
-            return Err(ReplayError::TooLong {
-                block: self.carry.block,
-                longest: self.longest,
-            });
+        if self.carry.bytes.len() > self.longest.bytes() {
+            let key = self.reader.current_key().unwrap_or_default();
+            return Err(ReplayError::too_long(key, self.carry.block, self.longest));
         }
         Ok(self.carry.block)
     }
@@ -227,7 +224,7 @@ mod tests {
         fn records_come_out_whole(values in values(), size in 20..1500_usize, pause in 1..5_usize) {
             let stream = stream(&values);
             let blocks = blocks(&stream, size);
-            let mut cutter = Cutter::new(None, usize::MAX);
+            let mut cutter = Cutter::new(None, ValueLimit::default());
             let (seen, open) = cut(&mut cutter, &blocks, pause);
             let wanted: Seen = stream
                 .records
@@ -251,7 +248,7 @@ mod tests {
             let from = pick.index(stream.records.len());
             let offset = stream.records[from].0;
             let header = Header { flavour: Flavour::Redis, version: 10 };
-            let mut cutter = Cutter::new(Some(Resume { header, db: 0, offset }), usize::MAX);
+            let mut cutter = Cutter::new(Some(Resume { header, db: 0, offset }), ValueLimit::default());
             let first = usize::try_from(offset).unwrap() / size;
             let (seen, _) = cut(&mut cutter, &blocks[first..], usize::MAX);
             let keys: Vec<_> = seen.into_iter().map(|(key, _, _)| key).collect();
@@ -262,21 +259,21 @@ mod tests {
     }
 
     #[test]
-    fn values_that_are_too_long_are_refused_before_they_fill_the_memory() {
-        let stream = stream(&[(None, 5000)]);
-        let blocks = blocks(&stream, 100);
-        let mut cutter = Cutter::new(None, 1000);
+    fn a_value_beyond_the_memory_limit_is_refused_with_its_key() {
+        let stream = stream(&[(None, 5 << 20)]);
+        let blocks = blocks(&stream, 1 << 20);
+        let mut cutter = Cutter::new(None, ValueLimit::within(Some(0), 1));
         let mut nothing = |_: Found<'_>| ControlFlow::Continue(());
         let refused = blocks.iter().find_map(|block| {
             cutter.feed(block, &mut nothing).unwrap();
             cutter.end_block(block).err()
         });
-        assert!(matches!(
-            refused,
-            Some(ReplayError::TooLong {
-                block: 0,
-                longest: 1000
-            })
-        ));
+        let message = refused.unwrap().to_string();
+        assert!(message.contains("key \"key:0\" (slot "), "{message}");
+        assert!(message.contains("longer than 4 MiB"), "{message}");
+        assert!(
+            message.contains("raise that limit or lower --streams"),
+            "{message}"
+        );
     }
 }

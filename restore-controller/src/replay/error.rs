@@ -1,6 +1,9 @@
 //! Why a replay stops.
 
-use super::verdict::{Pause, Refusal};
+use super::{
+    value_limit::ValueLimit,
+    verdict::{Pause, Refusal},
+};
 use common::{
     cluster::{node::NodeError, slots::Slot},
     rdb::RdbError,
@@ -28,15 +31,19 @@ pub enum ReplayError {
         /// Index of the shard in the backup.
         shard: u32,
     },
-    /// A record that no server takes.
+    /// A value that is not taken.
     #[error(
-        "a key in block {block} of the backup is longer than {longest} bytes, the most that RESTORE can carry"
+        "the value of key {key} (slot {slot}, block {block} of the backup) is longer than {longest}"
     )]
     TooLong {
+        /// The key, escaped and shortened.
+        key: String,
+        /// Its slot.
+        slot: Slot,
         /// The block in which it starts.
         block: u64,
         /// The limit.
-        longest: usize,
+        longest: ValueLimit,
     },
     /// A key in another database.
     #[error(
@@ -97,7 +104,26 @@ pub enum ReplayError {
     },
 }
 
+/// Characters of a key that a message shows.
+const SHOWN: usize = 100;
+
 impl ReplayError {
+    pub(super) fn too_long(key: &[u8], block: u64, longest: ValueLimit) -> Self {
+        let escaped = key.escape_ascii().to_string();
+        let shown: String = escaped.chars().take(SHOWN).collect();
+        let more = if shown.len() < escaped.len() {
+            "…"
+        } else {
+            ""
+        };
+        Self::TooLong {
+            key: format!("\"{shown}{more}\""),
+            slot: Slot::of_key(key),
+            block,
+            longest,
+        }
+    }
+
     /// Whether another attempt may succeed without anybody changing the backup or the controller.
     pub fn is_transient(&self) -> bool {
         match self {

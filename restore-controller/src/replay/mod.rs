@@ -8,7 +8,7 @@
 //! A block is acknowledged when every record that starts in it is written; another attempt goes on at the first block
 //! that is not. Every command carries REPLACE, so that sending it twice does no harm.
 //!
-//! Memory: the blocks read ahead, the windows of the nodes, and the longest value three times.
+//! Memory: the blocks read ahead, the windows of the nodes, and the longest value three times; `value_limit` bounds that one.
 
 mod chunk;
 mod command;
@@ -22,6 +22,7 @@ mod owners;
 mod replies;
 mod session;
 mod start;
+mod value_limit;
 mod verdict;
 mod walk;
 
@@ -29,10 +30,11 @@ pub use error::ReplayError;
 pub use lanes::Window;
 pub use ledger::Progress;
 pub use owners::{Owner, SlotMap, read as read_owners};
+pub use value_limit::ValueLimit;
 pub use verdict::{Pause, Refusal};
 pub use walk::walk;
 
-use command::{LONGEST_ARGUMENT, Record, Usage};
+use command::{Record, Usage};
 use common::{
     cluster::slots::{Slot, SlotSet},
     rdb::Key,
@@ -66,6 +68,8 @@ pub struct ReplayRequest {
     pub window: Window,
     /// How long no key may be written before the replay gives up.
     pub patience: Duration,
+    /// The longest value that is taken.
+    pub value_limit: ValueLimit,
 }
 
 /// Where blocks come from.
@@ -110,7 +114,7 @@ pub async fn replay_blocks(
         progress,
     )
     .await?;
-    let mut cutter = Cutter::new(start.resume, LONGEST_ARGUMENT);
+    let mut cutter = Cutter::new(start.resume, request.value_limit);
     while let Some(block) = next_block(&mut blocks, &mut session).await? {
         replay_block(request, &block, &mut cutter, &mut session).await?;
         let open = cutter.end_block(&block)?;

@@ -1,7 +1,7 @@
 //! Reads a stored shard to its end without sending anything: what could not be sent is found before the first key is, and keys
 //! that expire are counted as of now.
 
-use super::{command::LONGEST_ARGUMENT, error::ReplayError};
+use super::{error::ReplayError, value_limit::ValueLimit};
 use common::{
     rdb::{Event, Key, RdbError, RecordReader, payload::restore_payload_length},
     storage::{BlockReader, CompressionPool, ObjectStore, ShardIndex},
@@ -77,11 +77,9 @@ pub(super) fn sendable(key: &Key<'_>, length: usize, block: u64) -> Result<(), R
             what: "metadata of keys (Redis 8.6)",
         });
     }
-    if restore_payload_length(length) > LONGEST_ARGUMENT {
-        return Err(ReplayError::TooLong {
-            block,
-            longest: LONGEST_ARGUMENT,
-        });
+    let longest = ValueLimit::default();
+    if restore_payload_length(length) > longest.bytes() {
+        return Err(ReplayError::too_long(key.key, block, longest));
     }
     Ok(())
 }

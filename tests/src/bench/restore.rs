@@ -12,7 +12,7 @@ use common::{
     cluster::{resp::Command, slots::SlotSet},
     storage::{CompressionPool, ObjectStore},
 };
-use restore_controller::replay::{Progress, ReplayRequest, Window, replay};
+use restore_controller::replay::{Progress, ReplayRequest, ValueLimit, Window, replay};
 use std::{
     fs::File,
     io::Write,
@@ -40,6 +40,7 @@ pub async fn run(rounds: usize) -> Result<Vec<Row>> {
         from: Progress::default(),
         window: Window::default(),
         patience: Duration::from_secs(30),
+        value_limit: ValueLimit::default(),
     };
     let mut measured = Vec::new();
     for _ in 0..rounds {

@@ -16,7 +16,7 @@ use futures::future::try_join_all;
 use redis::{Cmd, FromRedisValue, Value, cmd};
 use restore_controller::{
     plan::{ManifestName, Origin},
-    replay::{Progress, ReplayError, ReplayRequest, Window, replay},
+    replay::{Progress, ReplayError, ReplayRequest, ValueLimit, Window, replay},
     source::Source,
 };
 use std::{collections::BTreeMap, net::SocketAddr, sync::Arc, time::Duration};
@@ -130,6 +130,7 @@ impl Backup {
             from: Progress::default(),
             window: Window::default(),
             patience: Duration::from_secs(30),
+            value_limit: ValueLimit::default(),
         })
     }
 

@@ -33,7 +33,7 @@ pub struct Membership {
 
 /// For how long others see this replica as alive.
 #[derive(Clone, Copy, Debug)]
-pub(in crate::kubernetes) struct Alive {
+pub(crate) struct Alive {
     until: Instant,
     /// How many times it was not renewed in time.
     lapses: u64,
@@ -68,13 +68,13 @@ impl Membership {
     }
 
     /// How many times others may have taken this replica for dead; `None`: they may do so now.
-    pub(in crate::kubernetes) fn lapses(&self) -> Option<u64> {
+    pub(crate) fn lapses(&self) -> Option<u64> {
         let alive = (*self.alive.borrow())?;
         (Instant::now() < alive.until).then_some(alive.lapses)
     }
 
     /// The lease was written.
-    pub(in crate::kubernetes) fn publish(to: &watch::Sender<Option<Alive>>, until: Instant) {
+    pub(crate) fn publish(to: &watch::Sender<Option<Alive>>, until: Instant) {
         to.send_modify(|alive| {
             let missed = |alive: &Alive| u64::from(alive.until <= Instant::now());
             let lapses = alive.as_ref().map_or(0, |last| last.lapses + missed(last));
@@ -84,13 +84,13 @@ impl Membership {
 
     /// One whose lease a test writes.
     #[cfg(test)]
-    pub(in crate::kubernetes) fn of(name: &str, alive: watch::Receiver<Option<Alive>>) -> Self {
+    pub(crate) fn of(name: &str, alive: watch::Receiver<Option<Alive>>) -> Self {
         let name = name.into();
         Self { name, alive }
     }
 
     /// Waits for the next time the lease is written.
-    pub(in crate::kubernetes) async fn renewed(&mut self) -> bool {
+    pub(crate) async fn renewed(&mut self) -> bool {
         self.alive.changed().await.is_ok()
     }
 

@@ -1,9 +1,8 @@
-//! Claims: units of work in a CR's status that exactly one replica holds at a time.
-//!
-//! A unit is an object in a status array with at least `worker: string` (empty while free) and `attempt: integer`. Every
-//! write is a JSON patch whose `test` operations name both, so a replica that lost its claim learns it from its next write.
+//! Writes units: every write is a JSON patch whose `test` operations name `worker` and `attempt`, so a replica that lost its claim
+//! learns it from its next write.
 
-use super::call::{self, ApiError};
+use crate::kubernetes::call::{self, ApiError};
+use k8s_openapi::NamespaceResourceScope;
 use kube::{
     Api, Resource,
     api::{Patch, PatchParams},
@@ -13,7 +12,7 @@ use serde::{Serialize, de::DeserializeOwned};
 use serde_json::{Map, Value, json};
 use std::{fmt::Debug, time::Duration};
 
-/// Where a unit stands in its object.
+/// Where a unit is in the status of its object.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct ClaimPath {
     /// JSON pointer of the array, for example `/status/shards`.
@@ -22,23 +21,23 @@ pub struct ClaimPath {
     pub index: usize,
 }
 
-/// A unit as somebody holds it.
+/// The claim of a replica on a unit.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Holding {
-    /// Where.
+pub struct Claim {
+    /// The unit.
     pub path: ClaimPath,
-    /// Who holds it; empty: nobody.
+    /// Name of the replica; empty: the unit is free.
     pub worker: String,
-    /// Which attempt it is.
+    /// Counted from 1.
     pub attempt: i32,
 }
 
-/// One unit's news: fields of the unit to set, null to remove.
+/// Fields of one unit to set, null to remove.
 #[derive(Clone, Debug, PartialEq)]
 pub struct UnitReport {
-    /// The unit, as the reporter believes to hold it.
-    pub holding: Holding,
-    /// Fields to set. `worker` and `attempt` may be among them (a replica giving its claim back sets `worker` to "").
+    /// The claim under which they are written.
+    pub claim: Claim,
+    /// `worker` and `attempt` may be among them: a replica that releases its claim sets `worker` to "".
     pub fields: Map<String, Value>,
 }
 
@@ -47,7 +46,7 @@ pub struct UnitReport {
 pub enum Taken<K> {
     /// It is ours; the object as it is now.
     Won(Box<K>),
-    /// Somebody else has it, or it is another attempt, or it is gone.
+    /// Another replica holds it, or it is another attempt, or it does not exist.
     Lost,
 }
 
@@ -60,10 +59,10 @@ pub struct Reported<K> {
     pub lost: Vec<ClaimPath>,
 }
 
-/// What an object with claims has to be able to do.
+/// What an object whose status lists units has to be able to do.
 pub trait Claimable:
-    Resource<DynamicType = ()>
-    + HasStatus
+    Resource<DynamicType = (), Scope = NamespaceResourceScope>
+    + HasStatus<Status: Clone + Default + PartialEq + Serialize + Send + Sync>
     + Serialize
     + DeserializeOwned
     + Clone
@@ -75,8 +74,8 @@ pub trait Claimable:
 }
 
 impl<K> Claimable for K where
-    K: Resource<DynamicType = ()>
-        + HasStatus
+    K: Resource<DynamicType = (), Scope = NamespaceResourceScope>
+        + HasStatus<Status: Clone + Default + PartialEq + Serialize + Send + Sync>
         + Serialize
         + DeserializeOwned
         + Clone
@@ -89,8 +88,8 @@ impl<K> Claimable for K where
 
 /// Takes a free unit for `worker`. `attempt` is the one seen; it does not change. `fields` are set with it.
 ///
-/// An error may hide a success (the answer was lost): a replica that sees its own name on a unit it does not work on holds
-/// that unit all the same, and goes on with it or gives it back.
+/// An error may hide a success whose answer was lost: a replica that sees its own name on a unit it does not work on holds
+/// that unit, and continues or abandons it.
 pub async fn take<K: Claimable>(
     api: &Api<K>,
     name: &str,
@@ -100,7 +99,7 @@ pub async fn take<K: Claimable>(
     mut fields: Map<String, Value>,
 ) -> Result<Taken<K>, ApiError> {
     fields.insert("worker".into(), worker.into());
-    let holding = Holding {
+    let claim = Claim {
         path,
         worker: String::new(),
         attempt,
@@ -109,13 +108,13 @@ pub async fn take<K: Claimable>(
         api,
         "take a unit of",
         name,
-        vec![UnitReport { holding, fields }],
+        vec![UnitReport { claim, fields }],
     )
     .await?;
     Ok(reported.object.map_or(Taken::Lost, Taken::Won))
 }
 
-/// Reports all units of one replica in one object at once. Units that turn out to be lost are left out and named.
+/// Reports all units of one replica in one object in one patch. Units that turn out to be lost are left out and named.
 pub async fn report<K: Claimable>(
     api: &Api<K>,
     name: &str,
@@ -124,58 +123,58 @@ pub async fn report<K: Claimable>(
     write(api, "report on", name, units).await
 }
 
-/// The planner frees units of dead workers: `worker` "" and `attempt + 1`, with `fields` set in each. Units that have moved on
-/// since are left alone.
+/// Gives units to another attempt: `worker` "" and `attempt + 1`, with `fields` set in each. Units that have changed since are
+/// left alone.
 pub async fn free<K: Claimable>(
     api: &Api<K>,
     name: &str,
     mut units: Vec<UnitReport>,
 ) -> Result<Reported<K>, ApiError> {
     for unit in &mut units {
-        let next = unit.holding.attempt.saturating_add(1);
+        let next = unit.claim.attempt.saturating_add(1);
         unit.fields.insert("worker".into(), "".into());
         unit.fields.insert("attempt".into(), next.into());
     }
     write(api, "free units of", name, units).await
 }
 
-/// One patch for many units: first the tests of all, then their fields. `add` sets a member whether it is there or not; null
+/// One patch for many units: first the tests of all, then their fields. `add` sets a member whether it exists or not; null
 /// removes it, because the server prunes nulls that the schema does not allow.
 pub fn patch(units: &[UnitReport]) -> Vec<Value> {
     let tests = units.iter().flat_map(|unit| {
-        let at = |member: &str| unit.holding.path.member(member);
+        let at = |member: &str| unit.claim.path.member(member);
         [
-            json!({"op": "test", "path": at("worker"), "value": unit.holding.worker}),
-            json!({"op": "test", "path": at("attempt"), "value": unit.holding.attempt}),
+            json!({"op": "test", "path": at("worker"), "value": unit.claim.worker}),
+            json!({"op": "test", "path": at("attempt"), "value": unit.claim.attempt}),
         ]
     });
     let sets = units.iter().flat_map(|unit| {
-        let set = |(member, value): (&String, &Value)| json!({"op": "add", "path": unit.holding.path.member(member), "value": value});
+        let set = |(member, value): (&String, &Value)| json!({"op": "add", "path": unit.claim.path.member(member), "value": value});
         unit.fields.iter().map(set)
     });
     tests.chain(sets).collect()
 }
 
-/// Whether `object` (as JSON) still shows the unit as `holding` says.
-pub fn is_held(object: &Value, holding: &Holding) -> bool {
+/// Whether `object` (as JSON) still shows the unit as `claim` says.
+fn is_held(object: &Value, claim: &Claim) -> bool {
     let unit = object
-        .pointer(holding.path.array)
-        .and_then(|array| array.get(holding.path.index));
+        .pointer(claim.path.array)
+        .and_then(|array| array.get(claim.path.index));
     let Some(unit) = unit else { return false };
     let worker = unit.get("worker").and_then(Value::as_str);
     let attempt = unit.get("attempt").and_then(Value::as_i64);
-    worker == Some(holding.worker.as_str()) && attempt == Some(holding.attempt.into())
+    worker == Some(claim.worker.as_str()) && attempt == Some(claim.attempt.into())
 }
 
 impl ClaimPath {
     fn member(self, name: &str) -> String {
-        // RFC 6901 escapes; names of fields have no need of them, but it is not for this function to hope.
+        // RFC 6901.
         let escaped = name.replace('~', "~0").replace('/', "~1");
         format!("{}/{}/{escaped}", self.array, self.index)
     }
 }
 
-/// Rounds before the next pass has to go on: each loses at least one unit or meets a passing conflict.
+/// Rounds of one write: each loses at least one unit or meets a conflict.
 const ROUNDS: u32 = 8;
 
 async fn write<K: Claimable>(
@@ -187,7 +186,7 @@ async fn write<K: Claimable>(
     let namespace = api.namespace().unwrap_or_default();
     let what = format!("{verb} {} {namespace}/{name}", K::kind(&()));
     let mut lost = Vec::new();
-    let mut trouble = None;
+    let mut last_error = None;
     for round in 0..ROUNDS {
         if units.is_empty() {
             return Ok(Reported { object: None, lost });
@@ -198,27 +197,27 @@ async fn write<K: Claimable>(
                 return Ok(Reported { object, lost });
             }
             Err(ApiError::NotFound { .. }) => {
-                lost.extend(units.iter().map(|unit| unit.holding.path));
+                lost.extend(units.iter().map(|unit| unit.claim.path));
                 return Ok(Reported { object: None, lost });
             }
-            // Too many writers at once, though none of them touched these units.
+            // Too many writers at the same time, though none of them touched these units.
             Err(error @ ApiError::Conflict { .. }) => {
-                trouble = Some(error);
+                last_error = Some(error);
                 tokio::time::sleep(Duration::from_millis(20 << round.min(5))).await;
             }
-            // A failed test and a value the schema refuses have the same status: look which it was.
+            // A failed test and a value that the schema refuses have the same status code: read the object to tell them apart.
             Err(error @ ApiError::Invalid { .. }) => {
                 let before = units.len();
                 lost.extend(drop_lost(api, &what, name, &mut units).await?);
                 if units.len() == before {
                     return Err(error);
                 }
-                trouble = Some(error);
+                last_error = Some(error);
             }
             Err(error) => return Err(error),
         }
     }
-    Err(trouble.unwrap_or(ApiError::Conflict {
+    Err(last_error.unwrap_or(ApiError::Conflict {
         what,
         message: "too many writers".to_string(),
     }))
@@ -241,7 +240,7 @@ async fn send<K: Claimable>(
     call::write(what, api.patch_status(name, &parameters, &patch)).await
 }
 
-/// Reads the object and takes the units out that it no longer shows as held; returns where they were.
+/// Reads the object and removes the units that it no longer shows as held; returns their paths.
 async fn drop_lost<K: Claimable>(
     api: &Api<K>,
     what: &str,
@@ -257,9 +256,9 @@ async fn drop_lost<K: Claimable>(
     };
     let (held, lost): (Vec<_>, Vec<_>) = std::mem::take(units)
         .into_iter()
-        .partition(|unit| is_held(&object, &unit.holding));
+        .partition(|unit| is_held(&object, &unit.claim));
     *units = held;
-    Ok(lost.into_iter().map(|unit| unit.holding.path).collect())
+    Ok(lost.into_iter().map(|unit| unit.claim.path).collect())
 }
 
 #[cfg(test)]
@@ -271,7 +270,7 @@ mod tests {
 
     fn unit(index: usize, worker: &str, attempt: i32, fields: &Value) -> UnitReport {
         UnitReport {
-            holding: Holding {
+            claim: Claim {
                 path: ClaimPath {
                     array: SHARDS,
                     index,
@@ -318,13 +317,13 @@ mod tests {
             unit(1, "a", 1, &json!({"rawBytes": 7})),
         ];
         assert_eq!(applied(&now, &reports), None);
-        assert!(is_held(&now, &reports[0].holding));
-        assert!(!is_held(&now, &reports[1].holding));
+        assert!(is_held(&now, &reports[0].claim));
+        assert!(!is_held(&now, &reports[1].claim));
         assert!(applied(&now, &reports[..1]).is_some());
     }
 
     #[test]
-    fn names_are_escaped() {
+    fn field_names_are_escaped() {
         let path = ClaimPath {
             array: SHARDS,
             index: 3,
@@ -333,7 +332,7 @@ mod tests {
     }
 
     proptest! {
-        /// Workers take, report, give back and die in any order: at any time the patches that go through are those of the holder.
+        /// Workers take, report, release and die in any order: only the patches of the holder are accepted.
         #[test]
         fn only_the_holder_writes(steps in proptest::collection::vec((0..3usize, 0..4usize), 1..40)) {
             let mut now = object(&[("", 1), ("", 1), ("", 1)]);
@@ -347,7 +346,7 @@ mod tests {
                     2 => (unit(index, &worker, attempt, &json!({"worker": ""})), holder == worker, (String::new(), attempt)),
                     _ => (unit(index, &holder, attempt, &json!({"worker": "", "attempt": attempt + 1})), true, (String::new(), attempt + 1)),
                 };
-                prop_assert_eq!(is_held(&now, &report.holding), allowed);
+                prop_assert_eq!(is_held(&now, &report.claim), allowed);
                 let result = applied(&now, &[report]);
                 prop_assert_eq!(result.is_some(), allowed);
                 if let Some(result) = result {

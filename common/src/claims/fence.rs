@@ -1,57 +1,59 @@
-//! Holds work still while others may take this replica for dead: its claim may be another's by then, and what two replicas
-//! write at the same time is nobody's.
+//! Runs work only while this replica's member Lease is valid. When it may have expired, the leader may have freed the unit: two replicas
+//! that write the same keys at the same time leave a mixture of both.
 
-use super::{call::ApiError, leases::Membership};
+use crate::kubernetes::{call::ApiError, leases::Membership};
 use std::{future::poll_fn, task::Poll, time::Duration};
 
-/// How long to wait after it could not be asked whose the work is.
-const ASK_PAUSE: Duration = Duration::from_secs(1);
+/// How long to wait after the claim could not be read.
+const READ_AGAIN: Duration = Duration::from_secs(1);
 
-enum Turn<T> {
-    Done(T),
+enum WorkPoll<T> {
+    Finished(T),
     Lapsed,
 }
 
-/// Carries out the work that `begin` gives, and only while `membership` holds: in a lapse it is dropped, and begun anew when
-/// `still_ours` has said that the claim still stands. `None`: it does not.
-pub async fn fenced<T, Asking, Work>(
+/// Runs the work that `begin` makes while `membership` is valid. In a lapse the work is dropped; it begins again when `is_held` has said
+/// that the claim is still this replica's. `None`: it is not.
+pub async fn fenced<T, Reading, Work>(
     mut membership: Membership,
-    still_ours: impl Fn() -> Asking + Send,
+    is_held: impl Fn() -> Reading + Send,
     begin: impl Fn() -> Work + Send,
 ) -> Option<T>
 where
-    Asking: Future<Output = Result<bool, ApiError>> + Send,
+    Reading: Future<Output = Result<bool, ApiError>> + Send,
     Work: Future<Output = T> + Send,
 {
     let mut lapses = membership.lapses();
     loop {
         let mut work = Box::pin(begin());
-        let turn = poll_fn(|context| {
-            // Looked at before every step: a process that was frozen learns here that it was.
+        let polled = poll_fn(|context| {
+            // Checked before every poll: a process that was frozen finds out here.
             let now = membership.lapses();
             if now.is_none() || now != lapses {
-                return Poll::Ready(Turn::Lapsed);
+                return Poll::Ready(WorkPoll::Lapsed);
             }
-            work.as_mut().poll(context).map(Turn::Done)
+            work.as_mut().poll(context).map(WorkPoll::Finished)
         });
-        match turn.await {
-            Turn::Done(result) => return Some(result),
-            Turn::Lapsed => {
-                tracing::warn!("work is held still: others may take this replica for dead");
+        match polled.await {
+            WorkPoll::Finished(result) => return Some(result),
+            WorkPoll::Lapsed => {
+                tracing::warn!(
+                    "work is suspended: this replica's member Lease was not renewed in time"
+                );
             }
         }
         drop(work);
-        lapses = regained(&mut membership, &still_ours).await?;
+        lapses = regained(&mut membership, &is_held).await?;
     }
 }
 
-/// Waits until others see this replica as alive, and asks what became of its claim. `None`: it is another's.
-async fn regained<Asking>(
+/// Waits until the member Lease is valid again, and reads the claim. `None`: it is no longer this replica's.
+async fn regained<Reading>(
     membership: &mut Membership,
-    still_ours: &(impl Fn() -> Asking + Send),
+    is_held: &(impl Fn() -> Reading + Send),
 ) -> Option<Option<u64>>
 where
-    Asking: Future<Output = Result<bool, ApiError>> + Send,
+    Reading: Future<Output = Result<bool, ApiError>> + Send,
 {
     loop {
         let lapses = membership.lapses();
@@ -61,11 +63,11 @@ where
             }
             continue;
         }
-        match still_ours().await {
-            Ok(ours) => return ours.then_some(lapses),
+        match is_held().await {
+            Ok(held) => return held.then_some(lapses),
             Err(error) => {
-                tracing::warn!(%error, "work is held still: it is not known whose it is");
-                tokio::time::sleep(ASK_PAUSE).await;
+                tracing::warn!(%error, "work is suspended: its claim cannot be read");
+                tokio::time::sleep(READ_AGAIN).await;
             }
         }
     }
@@ -83,7 +85,7 @@ mod tests {
     };
     use tokio::sync::watch;
 
-    /// Work that counts its steps until it is told to end.
+    /// Work that counts its steps until `end` is set.
     async fn stepping(steps: Arc<AtomicU32>, end: Arc<AtomicBool>) {
         while !end.load(Ordering::Relaxed) {
             steps.fetch_add(1, Ordering::Relaxed);
@@ -98,7 +100,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn work_stands_still_while_the_replica_may_be_taken_for_dead() {
+    async fn work_is_suspended_while_the_member_lease_may_have_expired() {
         let long = Duration::from_mins(1);
         let (publish, alive) = watch::channel(None);
         let membership = Membership::of("a", alive);
@@ -122,7 +124,7 @@ mod tests {
         Membership::publish(&publish, Instant::now() + long);
         tokio::time::sleep(Duration::from_millis(10)).await;
         assert!(moves(&steps).await, "the claim still stands");
-        // A lapse that ended before anybody looked, as in a process that was frozen; and somebody else was faster.
+        // A lapse that ended before the next poll, as in a process that was frozen, while another replica took the unit.
         ours.store(false, Ordering::Relaxed);
         Membership::publish(&publish, Instant::now());
         Membership::publish(&publish, Instant::now() + long);
