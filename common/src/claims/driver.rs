@@ -80,10 +80,12 @@ where
 
     async fn reconcile(&self, object: Arc<K>) -> Result<Outcome, PlannerError> {
         self.worker.reconcile(&object).await?;
-        if !self.leadership.is_leader_now() {
-            return Ok(Outcome::finished());
+        // Only the leader plans; what it has begun is dropped when it ceases to lead, which enqueues every object.
+        let planned = self.planner.reconcile(&object);
+        match self.leadership.while_leading(planned).await {
+            Ok(outcome) => outcome,
+            Err(_) => Ok(Outcome::finished()),
         }
-        self.planner.reconcile(&object).await
     }
 
     fn gone(&self, namespace: &str, name: &str) {

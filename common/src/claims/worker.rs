@@ -24,6 +24,7 @@ use kube::{Resource, ResourceExt, runtime::reflector::Store};
 use std::sync::Arc;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
+use tracing::Instrument;
 
 /// What a controller does with one unit.
 pub trait DataPath: Send + Sync + 'static {
@@ -232,12 +233,23 @@ impl<D: DataPath> Worker<D> {
             held: Arc::clone(held),
         };
         let worker = Arc::clone(self);
-        let started = self.tasks.start(name, move |_| async move {
-            let (end, result) = worker.run(&order, &unit).await;
-            guard.end(end);
-            // Released after the end is recorded: an object that is enqueued for the permit finds it free.
-            drop(permit);
-            result
+        let span = tracing::info_span!(
+            "unit",
+            kind = %ObjectOf::<D>::kind(&()),
+            namespace = held.namespace,
+            name = held.name,
+            unit = position,
+            attempt
+        );
+        let started = self.tasks.start(name, move |_| {
+            let work = async move {
+                let (end, result) = worker.run(&order, &unit).await;
+                guard.end(end);
+                // Released after the end is recorded: an object that is enqueued for the permit finds it free.
+                drop(permit);
+                result
+            };
+            work.instrument(span)
         });
         if let Err(error) = started {
             // The guard was dropped with the task: the unit is reported as failed.
