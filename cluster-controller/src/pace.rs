@@ -11,7 +11,7 @@ use k8s_openapi::jiff::Timestamp;
 use std::time::Duration;
 
 /// While something may change at any moment: nodes that make up their minds tell nobody.
-const SOON: Duration = Duration::from_millis(300);
+pub const SOON: Duration = Duration::from_millis(300);
 /// While it takes longer than it should.
 const LATER: Duration = Duration::from_secs(2);
 /// When it has taken so long that it will hardly end by itself. Pods that come up still wake us at once.

@@ -4,18 +4,17 @@
 
 use flate2::{Compress, Compression, FlushCompress, Status};
 use std::{fmt::Write, time::Instant};
+use tests::noise::Noise;
 
 const BLOCK: usize = 8 << 20;
 
 /// Records as an RDB without LZF holds them: key, then JSON-like text of about 200 bytes.
 fn records(length: usize) -> Vec<u8> {
-    let mut state = 88_172_645_463_325_252_u64;
+    let mut noise = Noise::new(1);
     let mut text = String::with_capacity(length + 400);
     let mut number = 0;
     while text.len() < length {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
+        let state = noise.word();
         number += 1;
         let city = ["Berlin", "Paris", "Lyon", "Oslo", "Rome"][state as usize % 5];
         let name = ["Alice", "Bob", "Carol", "David", "Eve"][(state >> 8) as usize % 5];

@@ -51,7 +51,7 @@ impl ClusterClient {
         Ok(Self { primaries })
     }
 
-    /// Sends every command to the owner of its first key; the replies come back in the order of the commands.
+    /// Sends every command to the primary of its first key; the replies come back in the order of the commands.
     pub async fn pipeline(&self, commands: &[Cmd]) -> Result<Vec<Value>> {
         let mut routed: Vec<(redis::Pipeline, Vec<usize>)> = self
             .primaries

@@ -1,6 +1,6 @@
 //! A mixed data set: written by key number, so that any key can be made again, and compared between two clusters.
 
-use crate::client::ClusterClient;
+use crate::{client::ClusterClient, noise::Noise};
 use anyhow::{Context, Result};
 use redis::{Cmd, Value};
 use std::fmt::Write;
@@ -56,13 +56,11 @@ fn command(name: &str, key: &str, arguments: impl IntoIterator<Item = String>) -
 
 /// Text that compresses like JSON documents do: words repeat, numbers do not.
 pub fn json_text(seed: u64, size: u64) -> String {
-    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+    let mut noise = Noise::new(seed);
     let mut text = String::with_capacity(usize::try_from(size).unwrap_or(0) + 48);
     text.push('{');
     while (text.len() as u64) < size {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
+        let word = noise.word();
         let name = [
             "id",
             "customer",
@@ -70,8 +68,8 @@ pub fn json_text(seed: u64, size: u64) -> String {
             "currency",
             "status",
             "createdAt",
-        ][(state % 6) as usize];
-        let _ = write!(text, "\"{name}\":{},", state >> 40); // a String takes everything
+        ][(word % 6) as usize];
+        let _ = write!(text, "\"{name}\":{},", word >> 40); // a String takes everything
     }
     text.push('}');
     text

@@ -3,6 +3,7 @@
 //! Each test program has one of its own (etcd and kube-apiserver on free loopback ports, started at the first use), which ends with
 //! the program, however that ends. With `TEST_KUBECONFIG` the API server named there is used instead.
 
+use crate::wait::eventually;
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use common::{
     kubernetes::events::Events,
@@ -21,7 +22,7 @@ use std::{
     path::PathBuf,
     process::{Command, Stdio},
     sync::OnceLock,
-    time::{Duration, Instant},
+    time::Duration,
 };
 use tokio::io::AsyncWriteExt;
 
@@ -38,22 +39,31 @@ pub struct ApiServer {
     pub kubeconfig: PathBuf,
 }
 
-/// The test program's API server.
+/// The test program's API server, with the CRDs.
 pub async fn api_server() -> Result<ApiServer> {
-    let path = tokio::task::spawn_blocking(kubeconfig).await??;
-    // Whoever comes second finds it installed.
-    let _ = client::install_crypto_provider();
-    let file =
-        Kubeconfig::read_from(&path).with_context(|| format!("cannot read {}", path.display()))?;
-    let config = Config::from_custom_kubeconfig(file, &KubeConfigOptions::default()).await?;
-    let server = ApiServer {
-        client: Client::try_from(config)?,
-        kubeconfig: path,
-    };
+    let server = connect().await?;
     for definition in crds::definitions() {
         server.define(&definition).await?;
     }
     Ok(server)
+}
+
+/// Starts the API server, or connects to it.
+pub(crate) async fn connect() -> Result<ApiServer> {
+    let path = tokio::task::spawn_blocking(kubeconfig).await??;
+    // Both are there already where another test of the program came first.
+    let _ = client::install_crypto_provider();
+    let _ = tracing_subscriber::fmt()
+        .with_env_filter("info")
+        .with_test_writer()
+        .try_init();
+    let file =
+        Kubeconfig::read_from(&path).with_context(|| format!("cannot read {}", path.display()))?;
+    let config = Config::from_custom_kubeconfig(file, &KubeConfigOptions::default()).await?;
+    Ok(ApiServer {
+        client: Client::try_from(config)?,
+        kubeconfig: path,
+    })
 }
 
 impl ApiServer {
@@ -77,8 +87,7 @@ impl ApiServer {
         eventually(&format!("CRD {name} is established"), async || {
             let status = api.get(&name).await?.status;
             let conditions = status.and_then(|s| s.conditions).unwrap_or_default();
-            let established = |c: &&_| is_established(c);
-            Ok(conditions.iter().find(established).map(|_| ()))
+            Ok(conditions.iter().any(is_established))
         })
         .await
     }
@@ -149,25 +158,6 @@ fn arguments() -> Result<CommonArguments> {
         common: CommonArguments,
     }
     Ok(<Defaults as clap::Parser>::try_parse_from(["test"])?.common)
-}
-
-/// Waits until `look` finds something, for at most 30 s; then fails with what was waited for.
-pub async fn eventually<T>(
-    what: &str,
-    mut look: impl AsyncFnMut() -> Result<Option<T>>,
-) -> Result<T> {
-    let begun = Instant::now();
-    loop {
-        let found = look().await;
-        if let Ok(Some(found)) = found {
-            return Ok(found);
-        }
-        if begun.elapsed() > Duration::from_secs(30) {
-            found.with_context(|| format!("waiting until {what}"))?;
-            bail!("waited 30 s until {what}");
-        }
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
 }
 
 /// The path of the kubeconfig; starts the API server at the first call.

@@ -1,14 +1,20 @@
 //! Harness of the suites and benchmarks: real servers, real clusters, data sets.
 
+pub mod api_proxy;
 pub mod bench;
 pub mod client;
 pub mod crash;
 pub mod dataset;
+pub mod drive;
 pub mod kubectl;
 pub mod kubernetes;
 pub mod memory;
+pub mod namespace;
+pub mod noise;
 pub mod progress;
 pub mod redis;
+pub mod replica;
 pub mod s3;
 pub mod scenario;
 pub mod verify;
+pub mod wait;

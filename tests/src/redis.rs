@@ -1,15 +1,21 @@
 //! Real redis-server processes on loopback: each with an address, a directory and a log of its own.
 //!
-//! A server ends with the value that stands for it, and with the thread that started it, however that ends: nothing
-//! is left behind. Its directory goes with it; its log is printed when a test fails.
+//! A server ends with the value that stands for it, and with the thread that started it, however that ends. Its directory goes
+//! with it; the end of its log is printed, which the test runner shows when the test fails.
 
 mod cluster;
+mod commands;
+mod pod;
+mod pods;
 mod samples;
 
-pub use cluster::RedisCluster;
+pub use cluster::TestCluster;
+pub use commands::{executed, nothing_destroyed};
+pub use pod::{PodFiles, PodStorage};
+pub use pods::{NODE_TIMEOUT, PodCluster, ShardSlots};
 pub use samples::{FUNCTIONS, Sample, samples};
 
-use std::fs;
+use std::fs::{self, File};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -19,13 +25,8 @@ use std::time::Duration;
 use ::redis::aio::MultiplexedConnection;
 use ::redis::{AsyncConnectionConfig, Client, Cmd, FromRedisValue};
 use anyhow::{Context, Result, bail, ensure};
-use tokio::time::{Instant, sleep};
 
-/// Longest wait for a server to start or to end, and for a state to come about.
-pub const PATIENCE: Duration = Duration::from_secs(30);
-
-/// Pause between two looks at a state.
-const LOOK: Duration = Duration::from_millis(10);
+use crate::wait::{PATIENCE, eventually, within};
 
 /// Longest wait for one reply.
 const REPLY: Duration = Duration::from_secs(30);
@@ -33,13 +34,25 @@ const REPLY: Duration = Duration::from_secs(30);
 /// Counts the servers of this process: addresses and directories derive from it.
 static STARTED: AtomicU32 = AtomicU32::new(0);
 
+/// How the process is started.
+enum Launch {
+    /// With these options on the command line.
+    Options {
+        cluster: bool,
+        options: Vec<(String, String)>,
+    },
+    /// By the start script of the product, as in a pod.
+    Pod(PodFiles),
+}
+
 /// A redis-server process.
 pub struct RedisServer {
     process: Option<Child>,
-    directory: PathBuf,
+    root: PathBuf,
+    data: PathBuf,
     address: SocketAddr,
-    cluster: bool,
-    options: Vec<(String, String)>,
+    launch: Launch,
+    quiet: bool,
 }
 
 impl RedisServer {
@@ -54,24 +67,38 @@ impl RedisServer {
     }
 
     async fn start(cluster: bool, options: &[(&str, &str)]) -> Result<Self> {
-        let number = STARTED.fetch_add(1, Ordering::Relaxed);
-        let directory = std::env::temp_dir().join(format!("redis-{}-{number}", std::process::id()));
-        fs::create_dir_all(&directory)
-            .with_context(|| format!("creating {}", directory.display()))?;
         let options = options
             .iter()
             .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
             .collect();
-        let address = free_address()?;
-        let mut server = Self {
-            process: None,
-            directory,
-            address,
-            cluster,
-            options,
-        };
-        server.launch(None).await?;
+        let mut server = Self::prepare(free_address()?, Launch::Options { cluster, options })?;
+        server.launch(false).await?;
         Ok(server)
+    }
+
+    /// A server of a pod that is not running yet.
+    pub fn pod(address: SocketAddr, files: PodFiles) -> Result<Self> {
+        Self::prepare(address, Launch::Pod(files))
+    }
+
+    fn prepare(address: SocketAddr, launch: Launch) -> Result<Self> {
+        let number = STARTED.fetch_add(1, Ordering::Relaxed);
+        let root = std::env::temp_dir().join(format!("redis-{}-{number}", std::process::id()));
+        let data = root.join("data");
+        fs::create_dir_all(&data).with_context(|| format!("creating {}", data.display()))?;
+        Ok(Self {
+            process: None,
+            root,
+            data,
+            address,
+            launch,
+            quiet: false,
+        })
+    }
+
+    /// Does not print its log at its end: for programs whose output is for people.
+    pub fn quiet(&mut self) {
+        self.quiet = true;
     }
 
     /// Where the server listens.
@@ -79,14 +106,30 @@ impl RedisServer {
         self.address
     }
 
+    /// Whether its process was started and not ended by this value.
+    pub fn is_running(&self) -> bool {
+        self.process.is_some()
+    }
+
+    /// Gives a server that is down another address.
+    pub fn set_address(&mut self, address: SocketAddr) {
+        self.address = address;
+    }
+
     /// Its working directory.
     pub fn directory(&self) -> &Path {
-        &self.directory
+        &self.data
+    }
+
+    /// Takes the data of a server that is down away.
+    pub fn wipe(&self) -> Result<()> {
+        fs::remove_dir_all(&self.data)?;
+        Ok(fs::create_dir(&self.data)?)
     }
 
     /// What it logged.
     pub fn log(&self) -> String {
-        fs::read_to_string(self.directory.join("log")).unwrap_or_default()
+        fs::read_to_string(self.root.join("log")).unwrap_or_default()
     }
 
     /// A connection of its own to the server.
@@ -135,7 +178,7 @@ impl RedisServer {
         Ok(())
     }
 
-    /// Ends the server in good order: SIGTERM, as Kubernetes does.
+    /// Ends the server with SIGTERM, as Kubernetes does.
     pub async fn stop(&mut self) -> Result<()> {
         let Some(process) = &mut self.process else {
             return Ok(());
@@ -146,20 +189,13 @@ impl RedisServer {
             .status()
             .context("running kill")?;
         ensure!(sent.success(), "kill -TERM {id} failed");
-        let deadline = Instant::now() + PATIENCE;
-        while process
-            .try_wait()
-            .context("waiting for redis-server")?
-            .is_none()
-        {
-            ensure!(
-                Instant::now() < deadline,
-                "{} does not end:\n{}",
-                self.address,
-                tail(&self.log())
-            );
-            sleep(LOOK).await;
-        }
+        eventually("redis-server has ended", async || {
+            Ok(process
+                .try_wait()
+                .context("waiting for redis-server")?
+                .is_some())
+        })
+        .await?;
         self.process = None;
         Ok(())
     }
@@ -167,19 +203,25 @@ impl RedisServer {
     /// Starts the server again, where it was, with what is in its directory.
     pub async fn restart(&mut self) -> Result<()> {
         self.kill()?;
-        self.launch(Some(self.address)).await
+        self.launch(true).await
     }
 
-    /// Runs the process until it answers. A port that somebody took since it was found free is replaced, unless fixed.
-    async fn launch(&mut self, fixed: Option<SocketAddr>) -> Result<()> {
+    /// Starts a server that is down with these settings on top, and does not wait for it.
+    pub fn start_unattended(&mut self, settings: &[(&str, &str)]) -> Result<()> {
+        self.process = Some(self.spawn(settings)?);
+        Ok(())
+    }
+
+    /// Runs the process until it answers. A port that was taken since it was found free is replaced, unless the address is fixed.
+    async fn launch(&mut self, fixed: bool) -> Result<()> {
         for _ in 0..10 {
-            self.process = Some(self.spawn()?);
+            self.process = Some(self.spawn(&[])?);
             if self.ready().await? {
                 return Ok(());
             }
             self.kill()?;
             ensure!(
-                fixed.is_none() && self.log().contains("Address already in use"),
+                !fixed && self.log().contains("Address already in use"),
                 "redis-server at {} ended:\n{}",
                 self.address,
                 tail(&self.log())
@@ -189,128 +231,90 @@ impl RedisServer {
         bail!("found no free port for redis-server")
     }
 
-    fn spawn(&self) -> Result<Child> {
-        let ip = self.address.ip().to_string();
+    fn spawn(&self, settings: &[(&str, &str)]) -> Result<Child> {
+        let log = File::options()
+            .create(true)
+            .append(true)
+            .open(self.root.join("log"))?;
         let mut command = Command::new("setpriv");
-        command
-            .args(["--pdeathsig", "KILL", "redis-server"])
-            .args([
-                "--port",
-                &self.address.port().to_string(),
-                "--bind",
-                &ip,
-                "--bind-source-addr",
-                &ip,
-            ])
-            .args([
-                "--dir",
-                &self.directory.to_string_lossy(),
-                "--logfile",
-                "log",
-                "--save",
-                "",
-                "--appendonly",
-                "no",
-            ])
-            .args([
-                "--repl-diskless-sync-delay",
-                "0",
-                "--enable-debug-command",
-                "yes",
-                "--protected-mode",
-                "no",
-            ]);
-        if self.cluster {
-            command
-                .args([
-                    "--cluster-enabled",
-                    "yes",
-                    "--cluster-node-timeout",
-                    "2000",
-                    "--cluster-announce-ip",
-                    &ip,
-                ])
-                .args(["--cluster-config-file", "nodes.conf"]);
-        }
-        for (name, value) in &self.options {
-            command.arg(format!("--{name}")).arg(value);
+        command.args(["--pdeathsig", "KILL"]);
+        match &self.launch {
+            Launch::Options { cluster, options } => {
+                command.arg("redis-server").args(self.options(*cluster));
+                for (name, value) in options {
+                    command.arg(format!("--{name}")).arg(value);
+                }
+                for (name, value) in settings {
+                    command.arg(format!("--{name}")).arg(value);
+                }
+            }
+            Launch::Pod(files) => {
+                let script = files.write(&self.root, &self.data, self.address, settings)?;
+                command.args(["sh", "-c", &script]);
+                command.env("POD_IP", self.address.ip().to_string());
+            }
         }
         let spawned = command
             .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
+            .stdout(log.try_clone()?)
+            .stderr(log)
             .spawn();
         spawned.context(
             "running redis-server (Debian package redis-server, and setpriv of util-linux)",
         )
     }
 
+    fn options(&self, cluster: bool) -> Vec<String> {
+        let (ip, port) = (self.address.ip(), self.address.port());
+        let data = self.data.display();
+        let mut options = format!(
+            "--port {port} --bind {ip} --bind-source-addr {ip} --dir {data} --appendonly no --repl-diskless-sync-delay 0 \
+             --enable-debug-command yes --protected-mode no"
+        );
+        if cluster {
+            options += " --cluster-enabled yes --cluster-node-timeout 2000 --cluster-config-file nodes.conf";
+            options += " --cluster-announce-ip ";
+            options += &ip.to_string();
+        }
+        let words = options.split_whitespace().map(str::to_owned);
+        words.chain(["--save".into(), String::new()]).collect()
+    }
+
     /// Waits until the server answers and has loaded its data; false if it ended instead.
     async fn ready(&mut self) -> Result<bool> {
-        let deadline = Instant::now() + PATIENCE;
-        loop {
+        let started = within(PATIENCE, "redis-server answers", async || {
             if let Some(process) = &mut self.process
-                && process
-                    .try_wait()
-                    .context("looking at redis-server")?
-                    .is_some()
+                && process.try_wait()?.is_some()
             {
-                return Ok(false);
+                return Ok(Some(false));
             }
             let listening = tokio::net::TcpStream::connect(self.address).await.is_ok();
-            if listening && self.call::<String>("PING").await.is_ok() {
-                return Ok(true);
-            }
-            ensure!(
-                Instant::now() < deadline,
-                "{} does not start:\n{}",
-                self.address,
-                tail(&self.log())
-            );
-            sleep(LOOK).await;
-        }
+            let answers = listening && self.call::<String>("PING").await.is_ok();
+            Ok(answers.then_some(true))
+        });
+        let started = started.await;
+        started.with_context(|| format!("{} does not start", self.address))
     }
 }
 
 impl Drop for RedisServer {
     fn drop(&mut self) {
-        if std::thread::panicking() {
-            eprintln!(
-                "--- log of redis-server {} ---\n{}",
+        let _ = self.kill();
+        if !self.quiet {
+            println!(
+                "--- end of the log of redis-server {} ---\n{}",
                 self.address,
                 tail(&self.log())
             );
         }
-        let _ = self.kill();
-        let _ = fs::remove_dir_all(&self.directory);
+        let _ = fs::remove_dir_all(&self.root);
     }
 }
 
-/// Waits until the condition holds, and says what did not come about.
-pub async fn eventually<F: Future<Output = Result<bool>>>(
-    what: &str,
-    mut condition: impl FnMut() -> F,
-) -> Result<()> {
-    let deadline = Instant::now() + PATIENCE;
-    loop {
-        let outcome = condition().await;
-        match outcome {
-            Ok(true) => return Ok(()),
-            Err(error) if Instant::now() >= deadline => {
-                return Err(error.context(format!("waiting until {what}")));
-            }
-            Ok(false) if Instant::now() >= deadline => {
-                bail!("after {PATIENCE:?} it is not so that {what}")
-            }
-            Ok(false) | Err(_) => sleep(LOOK).await,
-        }
-    }
-}
-
-/// A loopback address nobody listens at, with the cluster bus port 10000 above free as well.
+/// A free loopback address whose cluster bus port, 10000 above, is free as well.
 ///
 /// Ports stay below the range the system gives to outgoing connections.
-fn free_address() -> Result<SocketAddr> {
+pub(crate) fn free_address() -> Result<SocketAddr> {
     let seed = std::process::id().wrapping_mul(7919);
     for _ in 0..1000 {
         let number = seed.wrapping_add(STARTED.fetch_add(1, Ordering::Relaxed).wrapping_mul(13));

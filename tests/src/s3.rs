@@ -1,7 +1,10 @@
 //! A real S3 server of files in a directory, in this process or (`s3-server`) in one of its own, and a front that fails on
 //! demand.
 
+mod abandoned;
 mod uploads;
+
+pub use abandoned::leave_upload;
 
 use anyhow::Context;
 use axum::{

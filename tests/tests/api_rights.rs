@@ -10,7 +10,7 @@ use kube::{
     Api, Client,
     api::{ObjectMeta, PostParams},
 };
-use tests::kubernetes::{api_server, eventually};
+use tests::{kubernetes::api_server, wait::eventually};
 
 const SYSTEM: &str = "redis-operator-system";
 const ACCOUNTS: [&str; 3] = [

@@ -2,114 +2,70 @@
 //!
 //! Pods are objects only: each stands for a Redis process and carries its address.
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use backup_controller::{
     arguments::{ControllerArguments, CreateBackup, Policy},
     create_backup, run,
 };
-use bytes::BytesMut;
-use common::{
-    runtime::Runtime,
-    storage::{Manifest, ObjectStore, location::SMALLEST_PART, upload::MultipartUpload},
-};
+use common::storage::Manifest;
 use crds::{
-    BackupPlan, BackupSchedule, BackupShardState, BackupStorage, DeletionPolicy, LABEL_CLUSTER,
-    LocalRef, RedisBackup, RedisBackupSpec, RedisBackupStatus, RedisCluster, RedisClusterSpec,
-    S3Location,
+    BackupPlan, BackupSchedule, BackupShardState, BackupStorage, DeletionPolicy, LocalRef,
+    RedisBackup, RedisBackupSpec, RedisBackupStatus, RedisCluster, RedisClusterSpec, S3Location,
 };
 use jiff::Timestamp;
 use k8s_openapi::api::{
     batch::v1::CronJob,
     coordination::v1::Lease,
-    core::v1::{Pod, Secret, ServiceAccount},
+    core::v1::ServiceAccount,
     events::v1::Event,
     rbac::v1::{Role, RoleBinding},
 };
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::{
-    Api, Client, ResourceExt,
+    Api, ResourceExt,
     api::{DeleteParams, ListParams, Patch, PatchParams, PostParams},
 };
 use serde_json::json;
-use std::{
-    collections::BTreeSet,
-    fs,
-    time::{Duration, Instant},
-};
+use std::{collections::BTreeSet, fs, time::Duration};
 use tests::{
-    kubernetes::{ApiServer, api_server},
-    redis,
-    s3::TestBucket,
+    kubernetes::api_server,
+    namespace::TestNamespace,
+    redis::{TestCluster, nothing_destroyed},
+    replica::{Replica, ReplicaEnd, ReplicaSettings},
+    s3::{TestBucket, leave_upload},
+    wait::within,
 };
 
-const LEASE: Duration = Duration::from_secs(3);
+/// Long enough that a replica renews in time on a busy machine: attempts are counted.
+const LEASE: Duration = Duration::from_secs(10);
 /// Long enough for the expiry of leases on a busy machine.
 const PATIENCE: Duration = Duration::from_mins(2);
 
-/// A namespace with a RedisCluster whose pods stand for real processes, and a bucket.
-struct World {
-    server: ApiServer,
-    namespace: String,
-    redis: redis::RedisCluster,
-    bucket: TestBucket,
+/// A namespace with a RedisCluster whose pods stand for real processes.
+struct BackupStage {
+    space: TestNamespace,
+    redis: TestCluster,
 }
 
-impl World {
+impl BackupStage {
     async fn new(shards: u16) -> Result<Self> {
-        let world = Self {
-            redis: redis::RedisCluster::start(shards, 0).await?,
-            bucket: TestBucket::start().await?,
-            server: api_server().await?,
-            namespace: api_server().await?.namespace("backup").await?,
+        let stage = Self {
+            redis: TestCluster::start(shards, 0).await?,
+            space: TestNamespace::new("backup").await?,
         };
-        world.secret("s3", &world.bucket.key().secret).await?;
-        world.pods().await?;
-        Ok(world)
-    }
-
-    fn client(&self) -> Client {
-        self.server.client.clone()
+        for (shard, node) in stage.redis.primaries().iter().enumerate() {
+            let name = format!("cart-{shard}-0");
+            stage.space.pod("cart", &name, node.address()).await?;
+        }
+        Ok(stage)
     }
 
     fn backups(&self) -> Api<RedisBackup> {
-        Api::namespaced(self.client(), &self.namespace)
+        self.space.api()
     }
 
     fn clusters(&self) -> Api<RedisCluster> {
-        Api::namespaced(self.client(), &self.namespace)
-    }
-
-    async fn secret(&self, name: &str, secret: &str) -> Result<()> {
-        let text = json!({"metadata": {"name": name},
-            "stringData": {"accessKeyId": self.bucket.key().id, "secretAccessKey": secret}});
-        let secret: Secret = serde_json::from_value(text)?;
-        let api = Api::<Secret>::namespaced(self.client(), &self.namespace);
-        api.create(&PostParams::default(), &secret).await?;
-        Ok(())
-    }
-
-    async fn pods(&self) -> Result<()> {
-        // Without a controller manager nobody makes the account that every pod runs under.
-        let account: ServiceAccount =
-            serde_json::from_value(json!({"metadata": {"name": "default"}}))?;
-        let accounts = Api::<ServiceAccount>::namespaced(self.client(), &self.namespace);
-        let _ = accounts.create(&PostParams::default(), &account).await;
-        let pods = Api::<Pod>::namespaced(self.client(), &self.namespace);
-        for (shard, node) in self.redis.primaries().iter().enumerate() {
-            let name = format!("cart-{shard}-0");
-            let pod: Pod = serde_json::from_value(json!({
-                "metadata": {"name": name, "labels": {LABEL_CLUSTER: "cart"}},
-                "spec": {"automountServiceAccountToken": false, "containers": [{"name": "redis", "image": "redis",
-                    "ports": [{"containerPort": node.address().port()}]}]},
-            }))?;
-            pods.create(&PostParams::default(), &pod).await?;
-            let ip = node.address().ip().to_string();
-            let status =
-                json!({"status": {"podIP": ip, "podIPs": [{"ip": ip}], "phase": "Running"}});
-            pods.patch_status(&name, &PatchParams::default(), &Patch::Merge(status))
-                .await?;
-        }
-        Ok(())
+        self.space.api()
     }
 
     fn storage(&self, name: &str, secret: &str, bucket: &str) -> BackupStorage {
@@ -118,11 +74,10 @@ impl World {
             s3: S3Location {
                 bucket: bucket.to_owned(),
                 prefix: Some("team".to_owned()),
-                endpoint: Some(self.bucket.server().endpoint()),
                 credentials_secret_ref: Some(LocalRef {
                     name: secret.to_owned(),
                 }),
-                ..S3Location::default()
+                ..self.space.storage()
             },
         }
     }
@@ -190,17 +145,14 @@ impl World {
         what: &str,
         mut wanted: impl FnMut(&RedisBackupStatus) -> bool,
     ) -> Result<RedisBackupStatus> {
-        let begun = Instant::now();
-        loop {
+        let mut last = None;
+        let found = within(PATIENCE, what, async || {
             let status = self.status(name).await?;
-            if wanted(&status) {
-                return Ok(status);
-            }
-            if begun.elapsed() > PATIENCE {
-                bail!("waited until {what}; it is {status:#?}");
-            }
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        }
+            last = Some(status.clone());
+            Ok(wanted(&status).then_some(status))
+        });
+        let found = found.await;
+        found.with_context(|| format!("the status is {last:#?}"))
     }
 
     /// Makes every node send its snapshot slowly: 40 keys in about six seconds.
@@ -213,80 +165,20 @@ impl World {
         Ok(())
     }
 
-    fn replica(&self, identity: &str) -> Result<Replica> {
-        Replica::start(&self.namespace, identity)
-    }
-}
-
-/// One replica of the controller, with threads and a client of its own: it can die at once.
-struct Replica {
-    threads: tokio::runtime::Runtime,
-    runtime: Runtime,
-    work: tokio::task::JoinHandle<()>,
-}
-
-impl Replica {
-    fn start(namespace: &str, identity: &str) -> Result<Self> {
-        let threads = tokio::runtime::Builder::new_multi_thread()
-            .worker_threads(2)
-            .enable_all()
-            .build()?;
-        let (namespace, identity) = (namespace.to_owned(), identity.to_owned());
-        let runtime = std::thread::scope(|scope| {
-            let made = scope.spawn(|| {
-                threads.block_on(async {
-                    api_server()
-                        .await?
-                        .runtime("backup-controller", &identity, &namespace, LEASE)
-                })
-            });
-            made.join().map_err(|_| anyhow::anyhow!("no runtime"))?
-        })?;
+    fn replica(&self, identity: &str) -> Replica {
         let arguments = ControllerArguments {
             streams: 2,
             image: Some("controller:1".to_owned()),
         };
-        let running = runtime.clone();
-        let work = threads.spawn(async move {
-            if let Err(error) = run::control(running, arguments).await {
-                eprintln!("the controller ended: {error}");
-            }
-        });
-        Ok(Self {
-            threads,
-            runtime,
-            work,
-        })
+        let settings = ReplicaSettings {
+            program: "backup-controller",
+            identity: identity.to_owned(),
+            namespace: self.space.namespace.clone(),
+            lease: LEASE,
+            proxy: None,
+        };
+        Replica::start(settings, |runtime| run::control(runtime, arguments))
     }
-
-    /// Dies as with SIGKILL: nothing is given back.
-    fn kill(self) {
-        self.threads.shutdown_background();
-    }
-
-    /// Ends as with SIGTERM.
-    async fn stop(self) -> Result<()> {
-        self.runtime.shutdown.cancel();
-        let runtime = self.runtime.clone();
-        let work = self.work;
-        let ended = self.threads.spawn(async move {
-            let _ = work.await;
-            runtime.finish(Duration::from_secs(20)).await;
-        });
-        ended.await?;
-        self.threads.shutdown_background();
-        Ok(())
-    }
-}
-
-/// Leaves an upload behind as a process does that is killed.
-async fn leave_upload(store: &ObjectStore, key: String) -> Result<()> {
-    let part = BytesMut::zeroed(usize::try_from(SMALLEST_PART)?);
-    let mut upload = MultipartUpload::new(store.clone(), key, part.len());
-    upload.send(part).await?;
-    upload.arrival().await?;
-    std::mem::forget(upload);
-    Ok(())
 }
 
 fn workers(status: &RedisBackupStatus) -> BTreeSet<String> {
@@ -302,18 +194,18 @@ fn all_are(status: &RedisBackupStatus, state: BackupShardState) -> bool {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn two_replicas_share_a_backup_and_a_killed_one_costs_its_attempts_only() -> Result<()> {
-    let world = World::new(4).await?;
-    world.slow_nodes().await?;
-    let (one, two) = (world.replica("one")?, world.replica("two")?);
-    world.backup("now", "s3", DeletionPolicy::Delete).await?;
-    world
+async fn a_killed_replica_costs_its_own_attempts_only() -> Result<()> {
+    let stage = BackupStage::new(4).await?;
+    stage.slow_nodes().await?;
+    let (one, two) = (stage.replica("one"), stage.replica("two"));
+    stage.backup("now", "s3", DeletionPolicy::Delete).await?;
+    stage
         .until("now", "it waits for the cluster", |status| {
             status.phase.as_deref() == Some("Waiting")
         })
         .await?;
-    world.cluster(Vec::new()).await?;
-    let shared = world
+    stage.cluster(Vec::new()).await?;
+    let shared = stage
         .until("now", "four shards stream on both replicas", |status| {
             all_are(status, BackupShardState::Streaming) && workers(status).len() == 2
         })
@@ -321,9 +213,9 @@ async fn two_replicas_share_a_backup_and_a_killed_one_costs_its_attempts_only() 
     let root = shared.destination.clone().context("no destination")?;
     let root = root.trim_start_matches("s3://backups/");
     let lost = format!("{root}shard-0009-a1.rdb.gz");
-    leave_upload(&world.bucket.store().await?, lost).await?;
-    one.kill();
-    let done = world
+    leave_upload(&stage.space.bucket.store().await?, &lost).await?;
+    one.end(ReplicaEnd::Kill)?;
+    let done = stage
         .until("now", "it has ended", |status| {
             status.completed_at.is_some()
         })
@@ -345,7 +237,7 @@ async fn two_replicas_share_a_backup_and_a_killed_one_costs_its_attempts_only() 
         );
     }
     let key = done.manifest_key.clone().context("no manifest")?;
-    let text = fs::read(world.bucket.server().file(TestBucket::NAME, &key))?;
+    let text = fs::read(stage.space.bucket.server().file(TestBucket::NAME, &key))?;
     let manifest: Manifest = serde_json::from_slice(&text)?;
     manifest.validate()?;
     ensure!(manifest.totals.keys == Some(160), "{:?}", manifest.totals);
@@ -355,44 +247,40 @@ async fn two_replicas_share_a_backup_and_a_killed_one_costs_its_attempts_only() 
         progress.summary == "4/4" && progress.keys == Some(160),
         "{progress:?}"
     );
-    eventually("no unfinished upload is left", async || {
-        Ok(world.bucket.server().unfinished_uploads()?.is_empty())
+    within(PATIENCE, "no unfinished upload is left", async || {
+        Ok(stage.space.bucket.server().unfinished_uploads()?.is_empty())
     })
     .await?;
-    let lease = crds::operation_lease_name(&world.namespace, "cart");
-    let leases = Api::<Lease>::namespaced(world.client(), &world.namespace);
-    eventually("the operation lease is released", async || {
+    let lease = crds::operation_lease_name(&stage.space.namespace, "cart");
+    let leases = stage.space.api::<Lease>();
+    within(PATIENCE, "the operation lease is released", async || {
         Ok(leases.get_opt(&lease).await?.is_none())
     })
     .await?;
 
     // Deleted with its artifacts.
-    world
+    stage
         .backups()
         .delete("now", &DeleteParams::default())
         .await?;
-    let begun = Instant::now();
-    while world.backups().get_opt("now").await?.is_some() {
-        ensure!(
-            begun.elapsed() < PATIENCE,
-            "not deleted: {:#?}",
-            world.status("now").await?
-        );
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
-    let left = fs::read(world.bucket.server().file(TestBucket::NAME, &key));
+    within(PATIENCE, "the backup is gone", async || {
+        Ok(stage.backups().get_opt("now").await?.is_none())
+    })
+    .await?;
+    let left = fs::read(stage.space.bucket.server().file(TestBucket::NAME, &key));
     ensure!(left.is_err(), "the manifest is still there");
-    two.stop().await
+    nothing_destroyed(stage.redis.nodes()).await?;
+    two.end(ReplicaEnd::Orderly)
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_replica_that_ends_in_order_hands_its_shards_back() -> Result<()> {
-    let world = World::new(3).await?;
-    world.slow_nodes().await?;
-    world.cluster(Vec::new()).await?;
-    let one = world.replica("one")?;
-    world.backup("now", "s3", DeletionPolicy::Retain).await?;
-    world
+    let stage = BackupStage::new(3).await?;
+    stage.slow_nodes().await?;
+    stage.cluster(Vec::new()).await?;
+    let one = stage.replica("one");
+    stage.backup("now", "s3", DeletionPolicy::Retain).await?;
+    stage
         .until("now", "two shards stream", |status| {
             status
                 .shards
@@ -402,16 +290,16 @@ async fn a_replica_that_ends_in_order_hands_its_shards_back() -> Result<()> {
                 == 2
         })
         .await?;
-    one.stop().await?;
-    let handed = world.status("now").await?;
+    one.end(ReplicaEnd::Orderly)?;
+    let handed = stage.status("now").await?;
     ensure!(
         workers(&handed) == BTreeSet::from([String::new()]),
         "{handed:#?}"
     );
     ensure!(handed.shards.iter().all(|unit| unit.attempt == 1));
-    ensure!(world.bucket.server().unfinished_uploads()?.is_empty());
-    let two = world.replica("two")?;
-    let done = world
+    ensure!(stage.space.bucket.server().unfinished_uploads()?.is_empty());
+    let two = stage.replica("two");
+    let done = stage
         .until("now", "it has ended", |status| {
             status.completed_at.is_some()
         })
@@ -421,22 +309,23 @@ async fn a_replica_that_ends_in_order_hands_its_shards_back() -> Result<()> {
         done.shards.iter().all(|unit| unit.attempt == 1),
         "{done:#?}"
     );
-    two.stop().await
+    nothing_destroyed(stage.redis.nodes()).await?;
+    two.end(ReplicaEnd::Orderly)
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_cannot_work_fails_with_a_sentence_and_shows_no_secret() -> Result<()> {
-    let world = World::new(3).await?;
-    world.secret("wrong", "another-secret-value").await?;
-    world.cluster(Vec::new()).await?;
-    let one = world.replica("one")?;
+async fn what_cannot_work_fails_with_a_sentence_without_secrets() -> Result<()> {
+    let stage = BackupStage::new(3).await?;
+    stage.space.secret("wrong", "another-secret-value").await?;
+    stage.cluster(Vec::new()).await?;
+    let one = stage.replica("one");
     for (name, storage, reason, words) in [
         ("a", "typo", "StorageUnknown", "typo"),
         ("b", "wrong-key", "WrongSecretKey", "backups"),
         ("c", "nowhere", "NoSuchBucket", "nowhere"),
     ] {
-        world.backup(name, storage, DeletionPolicy::Retain).await?;
-        let failed = world
+        stage.backup(name, storage, DeletionPolicy::Retain).await?;
+        let failed = stage
             .until(name, "it has failed", |status| {
                 status.completed_at.is_some()
             })
@@ -461,39 +350,42 @@ async fn what_cannot_work_fails_with_a_sentence_and_shows_no_secret() -> Result<
             "{text}"
         );
     }
-    one.stop().await
+    one.end(ReplicaEnd::Orderly)
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn schedules_become_cron_jobs_and_go_with_them() -> Result<()> {
-    let world = World::new(3).await?;
+    let stage = BackupStage::new(3).await?;
     let schedule = |name: &str| BackupSchedule {
         name: name.to_owned(),
         schedule: "30 2 * * *".to_owned(),
         storage_name: "s3".to_owned(),
         ..BackupSchedule::default()
     };
-    let cluster = world
+    let cluster = stage
         .cluster(vec![schedule("nightly"), schedule("week-end")])
         .await?;
-    let one = world.replica("one")?;
-    let jobs = Api::<CronJob>::namespaced(world.client(), &world.namespace);
+    let one = stage.replica("one");
+    let jobs = stage.space.api::<CronJob>();
     let names = async || -> Result<Vec<String>> {
         let list = jobs.list(&ListParams::default()).await?;
         Ok(list.items.iter().map(ResourceExt::name_any).collect())
     };
-    eventually("two CronJobs", async || Ok(names().await?.len() == 2)).await?;
+    within(PATIENCE, "two CronJobs", async || {
+        Ok(names().await?.len() == 2)
+    })
+    .await?;
     let job = jobs.get("cart-nightly").await?;
     ensure!(
         job.owner_references()
             .iter()
             .any(|owner| Some(&owner.uid) == cluster.metadata.uid.as_ref())
     );
-    let account = Api::<ServiceAccount>::namespaced(world.client(), &world.namespace);
-    let bindings = Api::<RoleBinding>::namespaced(world.client(), &world.namespace);
-    let roles = Api::<Role>::namespaced(world.client(), &world.namespace);
+    let account = stage.space.api::<ServiceAccount>();
+    let bindings = stage.space.api::<RoleBinding>();
+    let roles = stage.space.api::<Role>();
     let identity = "cart-backup-schedule";
-    eventually("the identity", async || {
+    within(PATIENCE, "the identity", async || {
         Ok(account.get_opt(identity).await?.is_some()
             && bindings.get_opt(identity).await?.is_some()
             && roles.get_opt(identity).await?.is_some())
@@ -501,11 +393,11 @@ async fn schedules_become_cron_jobs_and_go_with_them() -> Result<()> {
     .await?;
 
     let change = json!({"spec": {"backup": {"schedules": [schedule("nightly")]}}});
-    world
+    stage
         .clusters()
         .patch("cart", &PatchParams::default(), &Patch::Merge(change))
         .await?;
-    eventually("one CronJob", async || {
+    within(PATIENCE, "one CronJob", async || {
         Ok(names().await? == ["cart-nightly"])
     })
     .await?;
@@ -515,28 +407,28 @@ async fn schedules_become_cron_jobs_and_go_with_them() -> Result<()> {
         "an unchanged CronJob was written"
     );
     let change = json!({"spec": {"backup": {"schedules": null}}});
-    world
+    stage
         .clusters()
         .patch("cart", &PatchParams::default(), &Patch::Merge(change))
         .await?;
-    eventually("none of it is left", async || {
+    within(PATIENCE, "none of it is left", async || {
         Ok(names().await?.is_empty() && account.get_opt(identity).await?.is_none())
     })
     .await?;
-    one.stop().await
+    one.end(ReplicaEnd::Orderly)
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn bad_schedules_and_taken_names_are_reported_and_stop_no_other() -> Result<()> {
-    let world = World::new(3).await?;
+    let stage = BackupStage::new(3).await?;
     let schedule = |name: &str, schedule: &str| BackupSchedule {
         name: name.to_owned(),
         schedule: schedule.to_owned(),
         storage_name: "s3".to_owned(),
         ..BackupSchedule::default()
     };
-    let jobs = Api::<CronJob>::namespaced(world.client(), &world.namespace);
-    let accounts = Api::<ServiceAccount>::namespaced(world.client(), &world.namespace);
+    let jobs = stage.space.api::<CronJob>();
+    let accounts = stage.space.api::<ServiceAccount>();
     let pod = json!({"restartPolicy": "Never", "containers": [{"name": "own", "image": "own"}]});
     let own: CronJob = serde_json::from_value(json!({"metadata": {"name": "cart-nightly"},
         "spec": {"schedule": "0 4 * * *", "jobTemplate": {"spec": {"template": {"spec": pod}}}}}))?;
@@ -556,16 +448,20 @@ async fn bad_schedules_and_taken_names_are_reported_and_stop_no_other() -> Resul
         mars,
         schedule("weekly", "30 2 * * 0"),
     ];
-    world.cluster(wanted.clone()).await?;
-    let one = world.replica("one")?;
-    let events = Api::<Event>::namespaced(world.client(), &world.namespace);
-    eventually("an Event says that the account is not ours", async || {
-        let found = events.list(&ListParams::default()).await?.items;
-        Ok(found.iter().any(|event| {
-            let note = event.note.as_deref().unwrap_or_default();
-            event.reason.as_deref() == Some("NameTaken") && note.contains("ServiceAccount")
-        }))
-    })
+    stage.cluster(wanted.clone()).await?;
+    let one = stage.replica("one");
+    let events = stage.space.api::<Event>();
+    within(
+        PATIENCE,
+        "an Event says that the account is not ours",
+        async || {
+            let found = events.list(&ListParams::default()).await?.items;
+            Ok(found.iter().any(|event| {
+                let note = event.note.as_deref().unwrap_or_default();
+                event.reason.as_deref() == Some("NameTaken") && note.contains("ServiceAccount")
+            }))
+        },
+    )
     .await?;
     let same = accounts.get(identity).await?;
     ensure!(same.resource_version() == account.resource_version());
@@ -575,20 +471,24 @@ async fn bad_schedules_and_taken_names_are_reported_and_stop_no_other() -> Resul
     accounts.delete(identity, &DeleteParams::default()).await?;
     let schedules = [wanted, vec![schedule("yearly", "30 2 1 1 *")]].concat();
     let change = json!({"spec": {"backup": {"schedules": schedules}}});
-    world
+    stage
         .clusters()
         .patch("cart", &PatchParams::default(), &Patch::Merge(change))
         .await?;
-    eventually("the other schedules have their CronJobs", async || {
-        let (weekly, yearly) = (jobs.get_opt("cart-weekly"), jobs.get_opt("cart-yearly"));
-        Ok(weekly.await?.is_some() && yearly.await?.is_some())
-    })
+    within(
+        PATIENCE,
+        "the other schedules have their CronJobs",
+        async || {
+            let (weekly, yearly) = (jobs.get_opt("cart-weekly"), jobs.get_opt("cart-yearly"));
+            Ok(weekly.await?.is_some() && yearly.await?.is_some())
+        },
+    )
     .await?;
     let same = jobs.get("cart-nightly").await?;
     ensure!(same.resource_version() == own.resource_version());
     ensure!(jobs.get_opt("cart-odd").await?.is_none());
     let condition = async || -> Result<Option<Condition>> {
-        let status = world.clusters().get("cart").await?.status;
+        let status = stage.clusters().get("cart").await?.status;
         let conditions = status.context("no status")?.conditions;
         ensure!(
             conditions.iter().any(|c| c.type_ == "SlotsCovered"),
@@ -598,7 +498,8 @@ async fn bad_schedules_and_taken_names_are_reported_and_stop_no_other() -> Resul
             .into_iter()
             .find(|c| c.type_ == "SchedulesAccepted"))
     };
-    eventually(
+    within(
+        PATIENCE,
         "the condition names every bad schedule and field",
         async || {
             Ok(condition().await?.is_some_and(|condition| {
@@ -613,23 +514,25 @@ async fn bad_schedules_and_taken_names_are_reported_and_stop_no_other() -> Resul
         },
     )
     .await
-    .with_context(|| format!("{:?}", world.namespace))?;
+    .with_context(|| format!("{:?}", stage.space.namespace))?;
     // The other writer sends the list as it has it; neither takes the other's condition away.
-    let cluster = world.clusters().get("cart").await?;
+    let cluster = stage.clusters().get("cart").await?;
     let mut status = cluster.status.clone().context("no status")?;
     status.message = Some("looked again".to_owned());
-    common::kubernetes::status::write(&world.clusters(), &cluster, &status).await?;
+    common::kubernetes::status::write(&stage.clusters(), &cluster, &status).await?;
     ensure!(condition().await?.is_some());
     let change = json!({"spec": {"backup": {"schedules": null}}});
-    world
+    stage
         .clusters()
         .patch("cart", &PatchParams::default(), &Patch::Merge(change))
         .await?;
-    eventually("without schedules the condition goes", async || {
-        Ok(condition().await?.is_none())
-    })
+    within(
+        PATIENCE,
+        "without schedules the condition goes",
+        async || Ok(condition().await?.is_none()),
+    )
     .await?;
-    one.stop().await
+    one.end(ReplicaEnd::Orderly)
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -660,14 +563,5 @@ async fn a_job_that_runs_twice_creates_one_backup() -> Result<()> {
         made.iter()
             .all(|b| b.spec.deletion_policy == DeletionPolicy::Delete)
     );
-    Ok(())
-}
-
-async fn eventually(what: &str, mut look: impl AsyncFnMut() -> Result<bool>) -> Result<()> {
-    let begun = Instant::now();
-    while !look().await? {
-        ensure!(begun.elapsed() < PATIENCE, "waited for {what}");
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
     Ok(())
 }

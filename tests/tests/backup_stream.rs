@@ -25,15 +25,17 @@ use jiff::Timestamp;
 use redis::{Cmd, aio::MultiplexedConnection};
 use std::{fs, net::SocketAddr, ops::ControlFlow, process::Command, time::Duration};
 use tests::{
-    redis::{FUNCTIONS, PATIENCE, RedisCluster, RedisServer, eventually, samples},
+    noise::Noise,
+    redis::{FUNCTIONS, RedisServer, TestCluster, samples},
     s3::{Fault, On, TestBucket},
+    wait::{PATIENCE, eventually},
 };
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 const GZIP: Compression = Compression::Gzip { level: 1 };
 
-fn addresses(cluster: &RedisCluster) -> Vec<SocketAddr> {
+fn addresses(cluster: &TestCluster) -> Vec<SocketAddr> {
     cluster.nodes().iter().map(RedisServer::address).collect()
 }
 
@@ -63,7 +65,7 @@ fn request(
     }
 }
 
-async fn requests(store: &ObjectStore, cluster: &RedisCluster) -> Result<Vec<CaptureRequest>> {
+async fn requests(store: &ObjectStore, cluster: &TestCluster) -> Result<Vec<CaptureRequest>> {
     let seeds = addresses(cluster);
     let map = slot_map(seeds.clone()).await?;
     let shards = (0..).zip(map.shards());
@@ -73,8 +75,8 @@ async fn requests(store: &ObjectStore, cluster: &RedisCluster) -> Result<Vec<Cap
 }
 
 async fn run(request: &CaptureRequest) -> Result<CapturedShard, CaptureError> {
-    let (tell, _seen) = watch::channel(CaptureProgress::default());
-    capture(request, &tell, &CancellationToken::new()).await
+    let (sender, _seen) = watch::channel(CaptureProgress::default());
+    capture(request, &sender, &CancellationToken::new()).await
 }
 
 fn publication(store: &ObjectStore, map: &SlotMap, shards: &[CapturedShard]) -> PublishRequest {
@@ -124,8 +126,8 @@ fn keys_in(rdb: &[u8]) -> Result<u64> {
     Ok(keys)
 }
 
-/// Writes without a pause until it is told to stop; how many writes were made.
-async fn write_all_the_time(cluster: &RedisCluster, stop: CancellationToken) -> Result<u64> {
+/// Writes without a pause until it is stopped; returns how many writes were made.
+async fn write_all_the_time(cluster: &TestCluster, stop: CancellationToken) -> Result<u64> {
     let mut connections: Vec<MultiplexedConnection> =
         try_join_all(cluster.primaries().iter().map(RedisServer::connect)).await?;
     let mut written = 0;
@@ -143,7 +145,7 @@ async fn write_all_the_time(cluster: &RedisCluster, stop: CancellationToken) -> 
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn three_shards_under_a_running_writer_are_a_whole_backup() -> Result<()> {
-    let cluster = RedisCluster::start(3, 1).await?;
+    let cluster = TestCluster::start(3, 1).await?;
     let bucket = TestBucket::start().await?;
     let store = bucket.store().await?;
     cluster.fill(&samples("sample:")).await?;
@@ -224,9 +226,9 @@ async fn is_loadable(rdb: &[u8], keys: Option<u64>) -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_primary_is_read_where_it_is_preferred_or_the_replica_is_not_in_sync() -> Result<()> {
+async fn the_primary_is_read_if_preferred_or_its_replica_lags() -> Result<()> {
     use common::storage::manifest::SourceRole::{Primary, Replica};
-    let mut cluster = RedisCluster::start(3, 1).await?;
+    let mut cluster = TestCluster::start(3, 1).await?;
     let bucket = TestBucket::start().await?;
     let store = bucket.store().await?;
     let mut requests = requests(&store, &cluster).await?;
@@ -251,7 +253,7 @@ async fn the_primary_is_read_where_it_is_preferred_or_the_replica_is_not_in_sync
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn slots_that_moved_are_told() -> Result<()> {
-    let cluster = RedisCluster::start(3, 0).await?;
+    let cluster = TestCluster::start(3, 0).await?;
     let bucket = TestBucket::start().await?;
     let store = bucket.store().await?;
     let mut requests = requests(&store, &cluster).await?;
@@ -269,8 +271,8 @@ async fn slots_that_moved_are_told() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_primary_on_the_smaller_side_of_a_split_is_not_read() -> Result<()> {
-    let mut cluster = RedisCluster::start(3, 0).await?;
+async fn a_primary_in_the_minority_is_not_read() -> Result<()> {
+    let mut cluster = TestCluster::start(3, 0).await?;
     let bucket = TestBucket::start().await?;
     let store = bucket.store().await?;
     let mut first = requests(&store, &cluster).await?.remove(0);
@@ -295,7 +297,7 @@ async fn a_primary_on_the_smaller_side_of_a_split_is_not_read() -> Result<()> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_open_slot_is_seen_before_anything_is_captured() -> Result<()> {
-    let cluster = RedisCluster::start(3, 0).await?;
+    let cluster = TestCluster::start(3, 0).await?;
     let [source, target, ..] = cluster.primaries() else {
         bail!("no primaries")
     };
@@ -315,19 +317,13 @@ async fn an_open_slot_is_seen_before_anything_is_captured() -> Result<()> {
 }
 
 /// One shard with 48 MiB that no compressor makes smaller, which its nodes send at about 4 MiB/s.
-async fn slow_cluster() -> Result<RedisCluster> {
-    let cluster = RedisCluster::start(1, 1).await?;
+async fn slow_cluster() -> Result<TestCluster> {
+    let cluster = TestCluster::start(1, 1).await?;
     let primary = cluster.primaries().first().context("no primary")?;
     let mut connection = primary.connect().await?;
-    let mut state = 88_172_645_463_325_252_u64;
+    let mut noise = Noise::new(1);
     for number in 0..192 {
-        let mut value = Vec::with_capacity(256 << 10);
-        while value.len() < 256 << 10 {
-            state ^= state << 13;
-            state ^= state >> 7;
-            state ^= state << 17;
-            value.extend_from_slice(&state.to_le_bytes());
-        }
+        let value = noise.bytes(256 << 10);
         let mut command = Cmd::new();
         command.arg("SET").arg(format!("big:{number}")).arg(value);
         command.query_async::<()>(&mut connection).await?;
@@ -365,7 +361,7 @@ async fn is_uploading(bucket: &TestBucket) -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_source_that_dies_mid_stream_leaves_nothing_and_another_attempt_works() -> Result<()> {
+async fn a_source_that_dies_leaves_nothing_and_another_attempt_works() -> Result<()> {
     let mut cluster = slow_cluster().await?;
     let bucket = TestBucket::start().await?;
     let store = small_parts(&bucket).await?;
@@ -410,13 +406,13 @@ async fn a_cancelled_capture_leaves_nothing() -> Result<()> {
     let mut request = requests(&store, &cluster).await?.remove(0);
     request.compression = Compression::None;
     let cancel = CancellationToken::new();
-    let (tell, mut seen) = watch::channel(CaptureProgress::default());
+    let (sender, mut seen) = watch::channel(CaptureProgress::default());
     let running = tokio::spawn({
         let cancel = cancel.clone();
-        async move { capture(&request, &tell, &cancel).await }
+        async move { capture(&request, &sender, &cancel).await }
     });
-    let told = tokio::time::timeout(PATIENCE, seen.wait_for(|seen| seen.forked_at.is_some()));
-    ensure!(told.await??.source.is_some());
+    let forked = tokio::time::timeout(PATIENCE, seen.wait_for(|seen| seen.forked_at.is_some()));
+    ensure!(forked.await??.source.is_some());
     is_uploading(&bucket).await?;
     cancel.cancel();
     let end = running.await?;
@@ -429,8 +425,8 @@ async fn a_cancelled_capture_leaves_nothing() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_store_that_hiccups_is_tried_again_and_one_that_refuses_is_named() -> Result<()> {
-    let cluster = RedisCluster::start(1, 0).await?;
+async fn failing_stores_are_tried_again_and_refusing_ones_named() -> Result<()> {
+    let cluster = TestCluster::start(1, 0).await?;
     cluster
         .primaries()
         .first()

@@ -1,18 +1,13 @@
 //! The whole cluster-controller between a real API server and real servers. There is no kubelet: the test says what runs where.
 
-mod cluster_processes;
-
 use anyhow::{Context, Result, ensure};
-use cluster_processes::{Cluster, NODE_TIMEOUT, Persistence};
-use common::{
-    cluster::topology::NodeAddress,
-    kubernetes::conditions::{find, holds},
-    runtime::Runtime,
-};
+use common::kubernetes::conditions::{find, holds};
 use crds::{CLIENT_PORT, LABEL_CLUSTER, RedisCluster, RedisClusterStatus};
 use k8s_openapi::{
+    NamespaceResourceScope,
     api::{
         apps::v1::StatefulSet,
+        coordination::v1::Lease,
         core::v1::{ConfigMap, Pod},
         events::v1::Event,
         policy::v1::PodDisruptionBudget,
@@ -20,23 +15,39 @@ use k8s_openapi::{
     jiff::Timestamp,
 };
 use kube::{
-    Api,
+    Api, Resource,
     api::{ListParams, Patch, PatchParams, PostParams},
 };
 use serde_json::{Value, json};
-use std::{net::Ipv4Addr, process, time::Duration};
-use tests::kubernetes::{ApiServer, api_server, eventually};
-use tokio::task::JoinHandle;
+use std::{
+    net::{Ipv4Addr, SocketAddr},
+    process,
+    sync::atomic::{AtomicU8, Ordering},
+    time::Duration,
+};
+use tests::{
+    api_proxy::ApiProxy,
+    kubernetes::{ApiServer, api_server},
+    redis::{NODE_TIMEOUT, PodCluster, PodStorage, ShardSlots, executed},
+    replica::{Replica, ReplicaEnd, ReplicaSettings},
+    wait::{eventually, within},
+};
 
 const LEASE: Duration = Duration::from_secs(3);
+/// For a state that needs the expiry of a Lease, or the return of the API server.
+const LIMIT: Duration = Duration::from_mins(2);
+/// How long the API server is away.
+const OUTAGE: Duration = Duration::from_mins(1);
 const NODES: u8 = 6;
+const KEYS: usize = 1000;
 
-/// Pods have the port of the product; the second and third number keep runs apart.
-fn addresses() -> Vec<NodeAddress> {
+/// Pods have the port of the product; the second and third number keep runs apart, the last one the tests of a run.
+fn addresses() -> Vec<SocketAddr> {
+    static NEXT: AtomicU8 = AtomicU8::new(1);
+    let first = NEXT.fetch_add(NODES, Ordering::Relaxed);
     let [.., high, low] = process::id().to_be_bytes();
-    let ip = |last| Ipv4Addr::new(127, high | 0x80, low, last);
-    (1..=NODES)
-        .map(|last| NodeAddress::new(ip(last).into(), CLIENT_PORT))
+    (first..first + NODES)
+        .map(|last| (Ipv4Addr::new(127, high | 0x80, low, last), CLIENT_PORT).into())
         .collect()
 }
 
@@ -44,44 +55,82 @@ fn pod_name(index: usize) -> String {
     format!("shop-{}-{}", index / 2, index % 2)
 }
 
-struct Stage {
-    clusters: Api<RedisCluster>,
-    pods: Api<Pod>,
-    runtime: Runtime,
-    controller: JoinHandle<()>,
+struct ClusterStage {
     server: ApiServer,
     namespace: String,
+    nodes: PodCluster,
 }
 
-impl Stage {
-    async fn set() -> Result<Self> {
+impl ClusterStage {
+    async fn new() -> Result<Self> {
         let server = api_server().await?;
         let namespace = server.namespace("cluster").await?;
-        let runtime = server.runtime("cluster-controller", "a", &namespace, LEASE)?;
-        let started = cluster_controller::run::start(runtime.clone());
         Ok(Self {
-            clusters: Api::namespaced(server.client.clone(), &namespace),
-            pods: Api::namespaced(server.client.clone(), &namespace),
-            controller: tokio::spawn(async move { started.await.unwrap() }),
-            runtime,
             server,
             namespace,
+            nodes: PodCluster::start_at(addresses(), PodStorage::Memory).await?,
         })
     }
 
-    async fn pod(&self, index: usize, address: NodeAddress) -> Result<()> {
-        let pod = json!({
-            "metadata": {"name": pod_name(index), "labels": {LABEL_CLUSTER: "shop"}},
-            "spec": {"nodeName": "node", "containers": [{"name": crds::CONTAINER, "image": "redis"}]},
+    fn api<K>(&self) -> Api<K>
+    where
+        K: Resource<DynamicType = (), Scope = NamespaceResourceScope>,
+    {
+        Api::namespaced(self.server.client.clone(), &self.namespace)
+    }
+
+    fn replica(&self, identity: &str, proxy: Option<&ApiProxy>) -> Replica {
+        let settings = ReplicaSettings {
+            program: "cluster-controller",
+            identity: identity.to_owned(),
+            namespace: self.namespace.clone(),
+            lease: LEASE,
+            proxy: proxy.map(ApiProxy::address),
+        };
+        Replica::start(settings, cluster_controller::run::start)
+    }
+
+    async fn leads(&self, identity: &str) -> Result<()> {
+        within(LIMIT, "the replica leads", async || {
+            let lease = self.api::<Lease>().get_opt("cluster-controller").await?;
+            let holder = lease.and_then(|lease| lease.spec?.holder_identity);
+            Ok(holder.as_deref() == Some(identity))
+        })
+        .await
+    }
+
+    async fn create(&self, more: Value) -> Result<()> {
+        let timeout = NODE_TIMEOUT.as_millis().to_string();
+        let mut object = json!({
+            "apiVersion": "redis.danieldorado.github.io/v1alpha1", "kind": "RedisCluster", "metadata": {"name": "shop"},
+            "spec": {"image": "redis", "shards": 3, "replicasPerShard": 1, "config": {"cluster-node-timeout": timeout}},
         });
-        let pod: Pod = serde_json::from_value(pod)?;
-        self.pods.create(&PostParams::default(), &pod).await?;
-        self.started(index, address, 0).await
+        if let (Some(spec), Value::Object(more)) = (object["spec"].as_object_mut(), more) {
+            spec.extend(more);
+        }
+        let object: RedisCluster = serde_json::from_value(object)?;
+        self.api().create(&PostParams::default(), &object).await?;
+        Ok(())
+    }
+
+    /// Creates every pod, with its server running.
+    async fn run_pods(&self) -> Result<()> {
+        for index in 0..self.nodes.len() {
+            let pod = json!({
+                "metadata": {"name": pod_name(index), "labels": {LABEL_CLUSTER: "shop"}},
+                "spec": {"nodeName": "node", "containers": [{"name": crds::CONTAINER, "image": "redis"}]},
+            });
+            let pod: Pod = serde_json::from_value(pod)?;
+            self.api().create(&PostParams::default(), &pod).await?;
+            self.started(index, 0).await?;
+        }
+        Ok(())
     }
 
     /// Says, as a kubelet would, that the pod's server has just been started.
-    async fn started(&self, index: usize, address: NodeAddress, restarts: u32) -> Result<()> {
-        let (ip, now) = (address.ip.to_string(), Timestamp::now().to_string());
+    async fn started(&self, index: usize, restarts: u32) -> Result<()> {
+        let ip = self.nodes.server(index).address().ip().to_string();
+        let now = Timestamp::now().to_string();
         let status = json!({"status": {
             "phase": "Running", "podIP": ip, "podIPs": [{"ip": ip}],
             "conditions": [{"type": "Ready", "status": "True", "lastTransitionTime": now}],
@@ -90,14 +139,18 @@ impl Stage {
         }});
         let (name, parameters) = (pod_name(index), PatchParams::default());
         let patch = Patch::Merge(status);
-        self.pods.patch_status(&name, &parameters, &patch).await?;
+        self.api::<Pod>()
+            .patch_status(&name, &parameters, &patch)
+            .await?;
         Ok(())
     }
 
     async fn change(&self, spec: Value) -> Result<()> {
         let patch = Patch::Merge(json!({ "spec": spec }));
         let parameters = PatchParams::default();
-        self.clusters.patch("shop", &parameters, &patch).await?;
+        self.api::<RedisCluster>()
+            .patch("shop", &parameters, &patch)
+            .await?;
         Ok(())
     }
 
@@ -108,8 +161,8 @@ impl Stage {
         is_so: impl Fn(&RedisClusterStatus) -> bool,
     ) -> Result<RedisClusterStatus> {
         let mut last = None;
-        let found = eventually(what, async || {
-            let object = self.clusters.get("shop").await?;
+        let found = within(LIMIT, what, async || {
+            let object = self.api::<RedisCluster>().get("shop").await?;
             let generation = object.metadata.generation;
             last.clone_from(&object.status);
             Ok(object
@@ -120,10 +173,55 @@ impl Stage {
         found.with_context(|| format!("the status is {last:#?}"))
     }
 
-    async fn end(self) -> Result<()> {
-        self.runtime.shutdown.cancel();
-        Ok(tokio::time::timeout(Duration::from_secs(5), self.controller).await??)
+    /// Waits until the cluster serves, then fills it.
+    async fn fill(&self) -> Result<ShardSlots> {
+        self.until("formed", serves).await?;
+        self.nodes.fill(KEYS).await?;
+        self.nodes.replicated().await?;
+        self.nodes.slot_map().await
     }
+
+    /// Kills a replica and lets its container run again, without data.
+    async fn lose_a_replica(&mut self) -> Result<usize> {
+        let victim = self.nodes.replica_of(1).await?;
+        self.nodes.kill(victim).await?;
+        self.nodes.wipe(victim)?;
+        self.nodes.restart(victim).await?;
+        Ok(victim)
+    }
+
+    /// Waits until the node is a linked replica, and every other one is as it was.
+    async fn repaired(&self, victim: usize) -> Result<RedisClusterStatus> {
+        let id = self.nodes.ids().await?[victim].to_string();
+        let repaired = self.until("repaired", |status| {
+            let mut replicas = status.shard_statuses.iter().flat_map(|one| &one.replicas);
+            serves(status) && replicas.any(|one| one.linked && one.node_id == id)
+        });
+        let repaired = repaired.await;
+        match repaired {
+            Ok(status) => Ok(status),
+            Err(error) => Err(error.context(self.nodes.tables().await)),
+        }
+    }
+
+    /// Whether a server was sent the command since its counts began.
+    async fn any_was_sent(&self, command: &str) -> Result<bool> {
+        for index in 0..self.nodes.len() {
+            if executed(self.nodes.server(index))
+                .await?
+                .contains_key(command)
+            {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+}
+
+fn serves(status: &RedisClusterStatus) -> bool {
+    holds(&status.conditions, "Available")
+        && holds(&status.conditions, "ReplicationHealthy")
+        && status.slots.ok == 16384
 }
 
 fn reason(status: &RedisClusterStatus, kind: &str) -> String {
@@ -136,24 +234,14 @@ fn message(status: &RedisClusterStatus, kind: &str) -> String {
     condition.map_or_else(String::new, |condition| condition.message.clone())
 }
 
-/// What the API server refuses, and what nobody can understand, is told; the nodes are looked after all the same.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn no_mistake_in_the_spec_keeps_the_nodes_from_being_healed() -> Result<()> {
-    let stage = Stage::set().await?;
+async fn nodes_are_repaired_whatever_is_wrong_with_the_spec() -> Result<()> {
+    let mut stage = ClusterStage::new().await?;
+    let replica = stage.replica("a", None);
     let too_much = json!({"requests": {"cpu": "2"}, "limits": {"cpu": "1"}});
-    let timeout = NODE_TIMEOUT.as_millis().to_string();
-    let object = json!({
-        "apiVersion": "redis.danieldorado.github.io/v1alpha1", "kind": "RedisCluster", "metadata": {"name": "shop"},
-        "spec": {"image": "redis", "shards": 3, "replicasPerShard": 1, "resources": too_much,
-                 "config": {"cluster-node-timeout": timeout}},
-    });
-    let object: RedisCluster = serde_json::from_value(object)?;
-    stage
-        .clusters
-        .create(&PostParams::default(), &object)
-        .await?;
+    stage.create(json!({ "resources": too_much })).await?;
     let refused = stage
-        .until("the refusal is told", |status| {
+        .until("the refusal is reported", |status| {
             reason(status, "Ready") == "RefusedByServer"
         })
         .await?;
@@ -164,32 +252,20 @@ async fn no_mistake_in_the_spec_keeps_the_nodes_from_being_healed() -> Result<()
     );
     ensure!(reason(&refused, "Progressing") == "RefusedByServer");
     // What is not refused is there.
-    let (client, namespace) = (&stage.server.client, &stage.namespace);
-    let maps: Api<ConfigMap> = Api::namespaced(client.clone(), namespace);
-    let budgets: Api<PodDisruptionBudget> = Api::namespaced(client.clone(), namespace);
-    maps.get("shop-config").await?;
-    budgets.get("shop").await?;
+    stage.api::<ConfigMap>().get("shop-config").await?;
+    stage.api::<PodDisruptionBudget>().get("shop").await?;
     let words = message(&refused, "Formed");
     ensure!(words.contains("there is no such pod"), "{words}");
 
-    let places = addresses();
-    let mut nodes = Cluster::start_at(places.clone(), 3, Persistence::None).await?;
-    for (index, address) in places.iter().enumerate() {
-        stage.pod(index, *address).await?;
-    }
-    let serving = |status: &RedisClusterStatus| {
-        holds(&status.conditions, "Available")
-            && holds(&status.conditions, "ReplicationHealthy")
-            && status.slots.ok == 16384
-    };
-    let formed = stage.until("formed nevertheless", serving).await?;
+    stage.run_pods().await?;
+    let formed = stage.until("formed nevertheless", serves).await?;
     ensure!(holds(&formed.conditions, "Formed"));
     ensure!(!holds(&formed.conditions, "Ready"));
 
     stage.change(json!({"resources": null})).await?;
     let ready = |status: &RedisClusterStatus| holds(&status.conditions, "Ready");
     stage.until("ready once it is corrected", ready).await?;
-    let sets: Api<StatefulSet> = Api::namespaced(client.clone(), namespace);
+    let sets = stage.api::<StatefulSet>();
     ensure!(sets.list(&ListParams::default()).await?.items.len() == 3);
 
     // A version that does not exist; and then a replica is lost.
@@ -197,28 +273,115 @@ async fn no_mistake_in_the_spec_keeps_the_nodes_from_being_healed() -> Result<()
         .change(json!({"image": null, "version": "nowhere"}))
         .await?;
     let wrong = |status: &RedisClusterStatus| reason(status, "Ready") == "VersionNotFound";
-    stage.until("the mistake is told", wrong).await?;
-    let before = nodes.ids().await?;
-    let victim = nodes.replica_of(1).await?;
-    nodes.kill(victim);
-    nodes.wipe(victim)?;
-    nodes.restart(victim).await?;
-    stage.started(victim, places[victim], 1).await?;
-    let after = nodes.ids().await?;
-    let healed = stage
-        .until("healed nevertheless", |status| {
-            let mut replicas = status.shard_statuses.iter().flat_map(|one| &one.replicas);
-            serving(status)
-                && replicas.any(|one| one.linked && one.node_id == after[victim].to_string())
-        })
-        .await?;
-    ensure!(after[victim] != before[victim]);
-    ensure!(wrong(&healed));
-    let events: Api<Event> = Api::namespaced(client.clone(), namespace);
-    let told = events.list(&ListParams::default()).await?.items;
-    let told: Vec<String> = told.into_iter().filter_map(|event| event.reason).collect();
+    stage.until("the mistake is reported", wrong).await?;
+    let before = stage.nodes.ids().await?;
+    let victim = stage.lose_a_replica().await?;
+    stage.started(victim, 1).await?;
+    let repaired = stage.repaired(victim).await?;
+    ensure!(stage.nodes.ids().await?[victim] != before[victim]);
+    ensure!(wrong(&repaired));
+    let events = stage.api::<Event>().list(&ListParams::default()).await?;
+    let reasons: Vec<String> = events
+        .items
+        .into_iter()
+        .filter_map(|event| event.reason)
+        .collect();
     for reason in ["RefusedByServer", "VersionNotFound"] {
-        ensure!(told.iter().any(|one| one == reason), "{told:?}");
+        ensure!(reasons.iter().any(|one| one == reason), "{reasons:?}");
     }
-    stage.end().await
+    stage.nodes.nothing_destroyed().await?;
+    replica.end(ReplicaEnd::Orderly)
+}
+
+/// The servers replace the primary themselves; the container that runs again is taken in once the API server is back.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_outage_of_the_api_server_delays_repair_only() -> Result<()> {
+    let mut stage = ClusterStage::new().await?;
+    let mut proxy = ApiProxy::start()?;
+    let replica = stage.replica("a", Some(&proxy));
+    stage.create(json!({})).await?;
+    stage.run_pods().await?;
+    let slots = stage.fill().await?;
+    proxy.leave();
+    let back = tokio::time::Instant::now() + OUTAGE;
+    let victim = stage.nodes.primary_of(0).await?;
+    stage.nodes.kill(victim).await?;
+    stage.nodes.restart(victim).await?;
+    stage.started(victim, 1).await?;
+    eventually("the replica serves", async || {
+        let primary = stage.nodes.primary_of(0).await;
+        Ok(primary.is_ok_and(|primary| primary != victim))
+    })
+    .await?;
+    stage.nodes.check(KEYS).await?;
+    tokio::time::sleep_until(back).await;
+    proxy.come_back()?;
+    stage.repaired(victim).await?;
+    stage.nodes.unharmed(&slots, KEYS).await?;
+    replica.end(ReplicaEnd::Orderly)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_overloaded_api_server_does_not_stop_formation_or_repair() -> Result<()> {
+    let mut stage = ClusterStage::new().await?;
+    let proxy = ApiProxy::start()?;
+    proxy.overload();
+    let replica = stage.replica("a", Some(&proxy));
+    stage.create(json!({})).await?;
+    stage.run_pods().await?;
+    let slots = stage.fill().await?;
+    let victim = stage.lose_a_replica().await?;
+    stage.started(victim, 1).await?;
+    stage.repaired(victim).await?;
+    stage.nodes.unharmed(&slots, KEYS).await?;
+    let refused = proxy.relieve();
+    ensure!(refused > 20, "only {refused} requests were refused");
+    replica.end(ReplicaEnd::Orderly)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_successor_completes_what_a_killed_leader_began() -> Result<()> {
+    let mut stage = ClusterStage::new().await?;
+    let first = stage.replica("first", None);
+    stage.leads("first").await?;
+    let second = stage.replica("second", None);
+    stage.create(json!({})).await?;
+    stage.run_pods().await?;
+    eventually("the formation has begun", async || {
+        stage.any_was_sent("cluster|addslotsrange").await
+    })
+    .await?;
+    first.end(ReplicaEnd::Kill)?;
+    let status = stage.api::<RedisCluster>().get("shop").await?.status;
+    let formed = status.is_some_and(|status| holds(&status.conditions, "Formed"));
+    ensure!(!formed, "the leader was killed too late");
+    let slots = stage.fill().await?;
+
+    stage.leads("second").await?;
+    let third = stage.replica("third", None);
+    for index in 0..stage.nodes.len() {
+        stage.nodes.nothing_destroyed().await?;
+        let server = stage.nodes.server(index);
+        server.call::<()>("CONFIG RESETSTAT").await?;
+    }
+    let victim = stage.lose_a_replica().await?;
+    stage.started(victim, 1).await?;
+    eventually("the repair has begun", async || {
+        stage.any_was_sent("cluster|meet").await
+    })
+    .await?;
+    second.end(ReplicaEnd::Kill)?;
+    let status = stage.api::<RedisCluster>().get("shop").await?.status;
+    let id = stage.nodes.ids().await?[victim].to_string();
+    let mut replicas = status.iter().flat_map(|status| &status.shard_statuses);
+    let linked = replicas.any(|shard| {
+        shard
+            .replicas
+            .iter()
+            .any(|one| one.node_id == id && one.linked)
+    });
+    ensure!(!linked, "the leader was killed too late");
+    stage.repaired(victim).await?;
+    stage.nodes.unharmed(&slots, KEYS).await?;
+    third.end(ReplicaEnd::Orderly)
 }

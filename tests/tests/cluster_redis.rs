@@ -1,40 +1,41 @@
-//! The Redis half of the cluster-controller against real servers: formed, broken, healed, and never a key lost.
-
-mod cluster_processes;
+//! The Redis half of the cluster-controller against real servers, started as in pods: formed, broken, healed. After each loss every
+//! value and every slot is where it was, and no server was sent a destructive command.
 
 use anyhow::{Result, ensure};
 use cluster_controller::redis::{
     assess::assess,
-    drive::{Drive, drive},
     execute::execute,
     member::{Answer, Wanted},
     observe::observe,
     plan::{Action, plan},
 };
-use cluster_processes::{Cluster, NODE_TIMEOUT, Persistence, eventually};
 use common::cluster::node::FailoverMode;
 use k8s_openapi::jiff::Timestamp;
 use std::time::Duration;
+use tests::{
+    drive::{Drive, PACE, drive},
+    redis::{NODE_TIMEOUT, PodCluster, PodStorage, ShardSlots, nothing_destroyed},
+    wait::{eventually, within},
+};
 
-const PAUSE: Duration = Duration::from_millis(50);
 const LIMIT: Duration = Duration::from_secs(40);
 const KEYS: usize = 3000;
 
-fn wanted(cluster: &Cluster, formed_before: bool) -> Wanted {
+fn wanted(cluster: &PodCluster, formed_before: bool) -> Wanted {
     Wanted {
         shards: 3,
         replicas_per_shard: cluster.replicas(),
-        persistent: cluster.persistence() == Persistence::AppendOnly,
+        persistent: cluster.storage() == PodStorage::Volume,
         formed_before,
         node_timeout: NODE_TIMEOUT,
         patience: Duration::from_secs(4),
     }
 }
 
-/// Drives the cluster until it is whole, or says what is wrong with it.
-async fn mend(cluster: &Cluster, formed_before: bool) -> Result<Drive> {
+/// Drives the cluster until it is healthy, or fails with what is wrong.
+async fn repair(cluster: &PodCluster, formed_before: bool) -> Result<Drive> {
     let wanted = wanted(cluster, formed_before);
-    let drive = drive(&wanted, &cluster.places(), PAUSE, LIMIT).await;
+    let drive = drive(&wanted, &cluster.places(), LIMIT).await;
     for done in &drive.done {
         println!("  {:?}: {}", done.step.action, done.step.reason);
         if let Err(error) = &done.result {
@@ -44,24 +45,25 @@ async fn mend(cluster: &Cluster, formed_before: bool) -> Result<Drive> {
     println!("took {:?}", drive.took);
     ensure!(
         drive.assessment.is_whole(),
-        "not whole after {LIMIT:?}: {:#?}\n{}",
+        "not healthy after {LIMIT:?}: {:#?}\n{}",
         drive.assessment.problems,
         cluster.tables().await
     );
     Ok(drive)
 }
 
-async fn formed(replicas: usize, persistence: Persistence) -> Result<Cluster> {
-    let cluster = Cluster::start(3, replicas, persistence).await?;
-    mend(&cluster, false).await?;
+async fn formed(replicas: usize, storage: PodStorage) -> Result<PodCluster> {
+    let cluster = PodCluster::start(replicas, storage).await?;
+    repair(&cluster, false).await?;
     Ok(cluster)
 }
 
-async fn filled(replicas: usize, persistence: Persistence) -> Result<Cluster> {
-    let cluster = formed(replicas, persistence).await?;
+async fn filled(replicas: usize, storage: PodStorage) -> Result<(PodCluster, ShardSlots)> {
+    let cluster = formed(replicas, storage).await?;
     cluster.fill(KEYS).await?;
     cluster.replicated().await?;
-    Ok(cluster)
+    let slots = cluster.slot_map().await?;
+    Ok((cluster, slots))
 }
 
 fn promotions(drive: &Drive) -> Vec<FailoverMode> {
@@ -75,10 +77,10 @@ fn promotions(drive: &Drive) -> Vec<FailoverMode> {
 #[tokio::test]
 async fn forms_with_and_without_replicas() -> Result<()> {
     for replicas in [1, 0] {
-        let cluster = Cluster::start(3, replicas, Persistence::AppendOnly).await?;
-        let drive = mend(&cluster, false).await?;
+        let cluster = PodCluster::start(replicas, PodStorage::Volume).await?;
+        let drive = repair(&cluster, false).await?;
         ensure!(drive.assessment.slots_ok == 16384);
-        let again = mend(&cluster, true).await?;
+        let again = repair(&cluster, true).await?;
         ensure!(
             again.done.is_empty(),
             "a second look found something to do: {:?}",
@@ -90,116 +92,126 @@ async fn forms_with_and_without_replicas() -> Result<()> {
 
 #[tokio::test]
 async fn every_node_killed_and_back_at_another_address() -> Result<()> {
-    let mut cluster = filled(1, Persistence::AppendOnly).await?;
+    let (mut cluster, slots) = filled(1, PodStorage::Volume).await?;
     let before = cluster.ids().await?;
-    cluster.kill_all();
+    cluster.kill_all().await?;
     cluster.move_all()?;
     cluster.restart_all().await?;
-    mend(&cluster, true).await?;
+    repair(&cluster, true).await?;
     ensure!(cluster.ids().await? == before, "node ids changed");
-    cluster.check(KEYS).await
+    cluster.unharmed(&slots, KEYS).await
 }
 
 #[tokio::test]
 async fn every_node_killed_and_addresses_swapped() -> Result<()> {
-    let mut cluster = filled(1, Persistence::AppendOnly).await?;
+    let (mut cluster, slots) = filled(1, PodStorage::Volume).await?;
     let before = cluster.ids().await?;
-    cluster.kill_all();
+    cluster.kill_all().await?;
     cluster.rotate_addresses();
     cluster.restart_all().await?;
-    mend(&cluster, true).await?;
+    repair(&cluster, true).await?;
     ensure!(cluster.ids().await? == before, "node ids changed");
-    cluster.check(KEYS).await
+    cluster.unharmed(&slots, KEYS).await
 }
 
 #[tokio::test]
-async fn a_primary_that_lost_its_volume_is_replaced_by_its_replica() -> Result<()> {
-    let mut cluster = filled(1, Persistence::AppendOnly).await?;
+async fn a_primary_without_its_volume_is_replaced_by_its_replica() -> Result<()> {
+    let (mut cluster, slots) = filled(1, PodStorage::Volume).await?;
     let victim = cluster.primary_of(1).await?;
-    cluster.kill(victim);
+    cluster.kill(victim).await?;
     cluster.wipe(victim)?;
     cluster.restart(victim).await?;
-    mend(&cluster, true).await?;
+    repair(&cluster, true).await?;
     ensure!(cluster.primary_of(1).await? != victim);
-    cluster.check(KEYS).await
+    cluster.unharmed(&slots, KEYS).await
 }
 
 #[tokio::test]
 async fn a_replica_that_lost_its_volume_copies_again() -> Result<()> {
-    let mut cluster = filled(1, Persistence::AppendOnly).await?;
+    let (mut cluster, slots) = filled(1, PodStorage::Volume).await?;
     let victim = cluster.replica_of(2).await?;
-    cluster.kill(victim);
+    cluster.kill(victim).await?;
     cluster.wipe(victim)?;
     cluster.move_one(victim)?;
     cluster.restart(victim).await?;
-    mend(&cluster, true).await?;
+    repair(&cluster, true).await?;
     ensure!(cluster.replica_of(2).await? == victim);
-    cluster.check(KEYS).await
+    cluster.unharmed(&slots, KEYS).await
 }
 
 #[tokio::test]
 async fn a_failover_by_the_servers_is_left_as_it_is() -> Result<()> {
-    let mut cluster = filled(1, Persistence::AppendOnly).await?;
+    let (mut cluster, slots) = filled(1, PodStorage::Volume).await?;
     let victim = cluster.primary_of(0).await?;
-    cluster.kill(victim);
+    cluster.kill(victim).await?;
     eventually("another primary of shard 0", async || {
         Ok(cluster.primary_of(0).await.is_ok_and(|now| now != victim))
     })
     .await?;
     cluster.move_one(victim)?;
     cluster.restart(victim).await?;
-    let drive = mend(&cluster, true).await?;
+    let drive = repair(&cluster, true).await?;
     ensure!(promotions(&drive).is_empty());
     ensure!(cluster.replica_of(0).await? == victim);
-    cluster.check(KEYS).await
+    cluster.unharmed(&slots, KEYS).await
 }
 
+/// A restarted container keeps the pod's directory, in which the start script finds that it ran before; a new pod has none.
 #[tokio::test]
 async fn a_primary_in_memory_restarted_in_place_loses_nothing() -> Result<()> {
-    let mut cluster = filled(1, Persistence::None).await?;
-    let victim = cluster.primary_of(1).await?;
-    cluster.kill(victim);
-    cluster.wipe(victim)?;
-    cluster.restart(victim).await?;
-    let drive = mend(&cluster, true).await?;
-    ensure!(drive.took < NODE_TIMEOUT * 6, "took {:?}", drive.took);
-    ensure!(cluster.replica_of(1).await? == victim);
-    cluster.check(KEYS).await
+    for new_pod in [false, true] {
+        let (mut cluster, slots) = filled(1, PodStorage::Memory).await?;
+        let victim = cluster.primary_of(1).await?;
+        cluster.kill(victim).await?;
+        if new_pod {
+            cluster.wipe(victim)?;
+        }
+        cluster.restart(victim).await?;
+        let drive = repair(&cluster, true).await?;
+        ensure!(drive.took < NODE_TIMEOUT * 6, "took {:?}", drive.took);
+        ensure!(cluster.replica_of(1).await? == victim);
+        cluster.unharmed(&slots, KEYS).await?;
+    }
+    Ok(())
 }
 
 #[tokio::test]
 async fn a_cluster_in_memory_that_lost_everything_is_formed_again() -> Result<()> {
-    let mut cluster = filled(1, Persistence::None).await?;
-    cluster.kill_all();
+    let (mut cluster, slots) = filled(1, PodStorage::Memory).await?;
+    cluster.kill_all().await?;
     cluster.wipe_all()?;
     cluster.move_all()?;
     cluster.restart_all().await?;
-    mend(&cluster, true).await?;
+    repair(&cluster, true).await?;
     cluster.fill(KEYS).await?;
-    cluster.check(KEYS).await
+    cluster.unharmed(&slots, KEYS).await
 }
 
 #[tokio::test]
 async fn a_shard_in_memory_that_lost_everything_is_created_again() -> Result<()> {
-    let mut cluster = filled(0, Persistence::None).await?;
+    let (mut cluster, slots) = filled(0, PodStorage::Memory).await?;
     let victim = cluster.primary_of(1).await?;
-    cluster.kill(victim);
+    cluster.kill(victim).await?;
     cluster.wipe(victim)?;
     cluster.restart(victim).await?;
-    mend(&cluster, true).await?;
+    repair(&cluster, true).await?;
     cluster.fill(KEYS).await?;
-    cluster.check(KEYS).await
+    cluster.check(KEYS).await?;
+    ensure!(cluster.slot_map().await? == slots);
+    // The new node takes the slots out of its own table before it claims them.
+    let others = (0..cluster.len()).filter(|index| *index != victim);
+    nothing_destroyed(others.map(|index| cluster.server(index))).await
 }
 
 #[tokio::test]
 async fn a_shard_that_lost_its_volumes_is_not_created_again() -> Result<()> {
-    let mut cluster = filled(0, Persistence::AppendOnly).await?;
+    let (mut cluster, _) = filled(0, PodStorage::Volume).await?;
     let victim = cluster.primary_of(1).await?;
-    cluster.kill(victim);
+    cluster.kill(victim).await?;
     cluster.wipe(victim)?;
     cluster.restart(victim).await?;
     let wanted = wanted(&cluster, true);
-    let drive = drive(&wanted, &cluster.places(), PAUSE, NODE_TIMEOUT * 4).await;
+    let drive = drive(&wanted, &cluster.places(), NODE_TIMEOUT * 4).await;
     ensure!(!drive.assessment.is_whole());
     let plan = plan(&wanted, &drive.members, Timestamp::now());
     ensure!(plan.steps.is_empty(), "{:?}", plan.steps);
@@ -208,33 +220,26 @@ async fn a_shard_that_lost_its_volumes_is_not_created_again() -> Result<()> {
         words.iter().any(|word| word.contains("are lost")),
         "{words:?}"
     );
-    Ok(())
+    cluster.nothing_destroyed().await
 }
 
 #[tokio::test]
 async fn replicas_take_over_when_the_majority_is_lost() -> Result<()> {
-    let mut cluster = filled(1, Persistence::AppendOnly).await?;
+    let (mut cluster, slots) = filled(1, PodStorage::Volume).await?;
     let victims = [cluster.primary_of(0).await?, cluster.primary_of(1).await?];
     for victim in victims {
-        cluster.kill(victim);
+        cluster.kill(victim).await?;
     }
-    cluster.mark_down(&victims);
+    cluster.mark_down_since(&victims, Timestamp::now());
     let wanted = wanted(&cluster, true);
-    let served = async {
-        loop {
-            drive(&wanted, &cluster.places(), PAUSE, PAUSE * 4).await;
-            let primaries = [cluster.primary_of(0).await, cluster.primary_of(1).await];
-            let taken = primaries
-                .iter()
-                .zip(victims)
-                .all(|(now, then)| now.as_ref().is_ok_and(|now| *now != then));
-            if taken {
-                return;
-            }
-            tokio::time::sleep(PAUSE).await;
-        }
-    };
-    tokio::time::timeout(LIMIT, served).await?;
+    within(LIMIT, "the replicas have taken over", async || {
+        drive(&wanted, &cluster.places(), PACE * 4).await;
+        let primaries = [cluster.primary_of(0).await, cluster.primary_of(1).await];
+        let taken =
+            |(now, then): (&Result<usize>, usize)| now.as_ref().is_ok_and(|now| *now != then);
+        Ok(primaries.iter().zip(victims).all(taken))
+    })
+    .await?;
     eventually("every key is served", async || {
         Ok(cluster.check(KEYS).await.is_ok())
     })
@@ -243,21 +248,21 @@ async fn replicas_take_over_when_the_majority_is_lost() -> Result<()> {
         cluster.move_one(victim)?;
         cluster.restart(victim).await?;
     }
-    mend(&cluster, true).await?;
-    cluster.check(KEYS).await
+    repair(&cluster, true).await?;
+    cluster.unharmed(&slots, KEYS).await
 }
 
 /// Everything was down for an hour. The replica has missed the last writes and is the first to answer; the primary is started later,
-/// at an address that nobody knows, and takes longer than the patience to read its file.
+/// at an address that no node knows, and takes longer than the patience to read its file.
 #[tokio::test]
 async fn a_primary_that_comes_back_slowly_keeps_its_role() -> Result<()> {
-    let mut cluster = filled(1, Persistence::AppendOnly).await?;
+    let (mut cluster, slots) = filled(1, PodStorage::Volume).await?;
     let (primary, replica) = (cluster.primary_of(0).await?, cluster.replica_of(0).await?);
     let ids = cluster.ids().await?;
-    cluster.kill(replica);
+    cluster.kill(replica).await?;
     cluster.fill(2 * KEYS).await?;
     cluster.rewrite(primary).await?;
-    cluster.kill_all();
+    cluster.kill_all().await?;
     cluster.move_one(primary)?;
     let hour = k8s_openapi::jiff::SignedDuration::from_hours(1);
     cluster.mark_down_since(&[primary], Timestamp::now() - hour);
@@ -267,7 +272,7 @@ async fn a_primary_that_comes_back_slowly_keeps_its_role() -> Result<()> {
         }
     }
     let wanted = wanted(&cluster, true);
-    let first = drive(&wanted, &cluster.places(), PAUSE, Duration::from_secs(2)).await;
+    let first = drive(&wanted, &cluster.places(), Duration::from_secs(2)).await;
     ensure!(promotions(&first).is_empty(), "{:?}", first.done);
     // 2000 keys of the shard: 8 s.
     cluster.start_slowly(primary, Duration::from_millis(4))?;
@@ -276,18 +281,18 @@ async fn a_primary_that_comes_back_slowly_keeps_its_role() -> Result<()> {
         Ok(members[primary].answer == Answer::Loading)
     })
     .await?;
-    let drive = mend(&cluster, true).await?;
+    let drive = repair(&cluster, true).await?;
     ensure!(drive.took > wanted.patience, "took only {:?}", drive.took);
     ensure!(promotions(&drive).is_empty());
     ensure!(cluster.primary_of(0).await? == primary);
     ensure!(cluster.ids().await? == ids, "node ids changed");
-    cluster.check(2 * KEYS).await
+    cluster.unharmed(&slots, 2 * KEYS).await
 }
 
 /// Before 7.0 slots are given one by one; later servers still know how.
 #[tokio::test]
 async fn forms_with_the_commands_of_older_servers() -> Result<()> {
-    let cluster = Cluster::start(3, 1, Persistence::None).await?;
+    let cluster = PodCluster::start(1, PodStorage::Memory).await?;
     let wanted = wanted(&cluster, false);
     let places = cluster.places();
     eventually("formed as servers of 6.2 are", async || {
@@ -311,5 +316,6 @@ async fn forms_with_the_commands_of_older_servers() -> Result<()> {
         ensure!(!cluster.was_sent(primary, "cluster|addslotsrange").await?);
     }
     cluster.fill(KEYS).await?;
-    cluster.check(KEYS).await
+    cluster.check(KEYS).await?;
+    cluster.nothing_destroyed().await
 }

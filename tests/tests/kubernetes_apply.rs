@@ -26,7 +26,10 @@ use kube::{
 };
 use serde_json::{Value, json};
 use std::{sync::Arc, time::Instant};
-use tests::kubernetes::{ApiServer, api_server, eventually};
+use tests::{
+    kubernetes::{ApiServer, api_server},
+    wait::eventually,
+};
 
 struct World {
     client: Client,
@@ -272,7 +275,7 @@ async fn caches_catch_up_with_what_was_written() -> Result<()> {
 }
 
 #[tokio::test]
-async fn a_status_is_written_when_it_differs_and_not_over_newer_ones() -> Result<()> {
+async fn a_status_is_written_only_over_the_one_it_read() -> Result<()> {
     let server = api_server().await?;
     let world = world(&server).await?;
     let api = world.api::<RedisBackup>();

@@ -101,7 +101,7 @@ async fn ten_replicas_race_and_exactly_one_wins_each_unit() -> Result<()> {
 }
 
 #[tokio::test]
-async fn a_report_covers_all_units_and_names_those_that_are_lost() -> Result<()> {
+async fn a_report_names_the_units_that_are_lost() -> Result<()> {
     let server = api_server().await?;
     let api = backup(&server, 3).await?;
     for index in 0..3 {
@@ -142,7 +142,7 @@ async fn a_report_covers_all_units_and_names_those_that_are_lost() -> Result<()>
 }
 
 #[tokio::test]
-async fn a_value_that_the_schema_refuses_is_an_error_and_not_a_loss() -> Result<()> {
+async fn a_value_that_the_schema_refuses_is_an_error() -> Result<()> {
     let server = api_server().await?;
     let api = backup(&server, 1).await?;
     let wrong = unit(0, "", 1, &json!({"rawBytes": "many"}));
@@ -164,7 +164,7 @@ async fn units_of_an_object_that_is_gone_are_lost() -> Result<()> {
     Ok(())
 }
 
-/// Many replicas report on one object at the same time: nobody's news is lost, and nobody loses a claim by it.
+/// Many replicas report on one object at the same time: no report is lost, and no replica loses a claim by it.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn replicas_report_side_by_side() -> Result<()> {
     let server = api_server().await?;

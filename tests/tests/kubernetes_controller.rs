@@ -30,7 +30,10 @@ use std::{
     },
     time::{Duration, Instant},
 };
-use tests::kubernetes::{ApiServer, api_server, eventually};
+use tests::{
+    kubernetes::{ApiServer, api_server},
+    wait::eventually,
+};
 
 /// What is reconciled: a ConfigMap of the same name that holds the size. A negative size fails.
 #[derive(CustomResource, Clone, Debug, Serialize, Deserialize)]

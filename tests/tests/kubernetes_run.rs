@@ -4,7 +4,7 @@ use anyhow::{Context, Result, ensure};
 use k8s_openapi::api::coordination::v1::Lease;
 use kube::Api;
 use std::{process::Stdio, time::Duration};
-use tests::kubernetes::{api_server, eventually};
+use tests::{kubernetes::api_server, wait::eventually};
 use tokio::{
     io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader},
     net::TcpStream,

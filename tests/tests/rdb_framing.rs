@@ -26,7 +26,7 @@ struct Script {
 
 impl Script {
     /// Answers each REPLCONF with the next of `answers` (then `+OK`), and PSYNC with the pieces, each sent alone; then
-    /// closes, unless it is to stay silent. The result is what it was told.
+    /// closes, unless it is to stay silent. The result is what it received.
     async fn start(
         answers: &'static [&'static str],
         pieces: Vec<Vec<u8>>,
@@ -51,7 +51,7 @@ impl Script {
         Ok(Self { address, run })
     }
 
-    async fn told(self) -> Result<Vec<Vec<String>>> {
+    async fn received(self) -> Result<Vec<Vec<String>>> {
         self.run.await?
     }
 }
@@ -173,8 +173,8 @@ async fn introductions_come_one_by_one_and_may_be_refused() -> Result<()> {
         }
     );
     drop(stream);
-    let told: Vec<String> = script
-        .told()
+    let received: Vec<String> = script
+        .received()
         .await?
         .iter()
         .map(|words| words.join(" "))
@@ -187,7 +187,7 @@ async fn introductions_come_one_by_one_and_may_be_refused() -> Result<()> {
         "REPLCONF version 9.0.1",
         "PSYNC ? -1",
     ];
-    assert_eq!(told, expected);
+    assert_eq!(received, expected);
     Ok(())
 }
 
@@ -206,7 +206,7 @@ async fn the_mark_may_be_split_anywhere() -> Result<()> {
 }
 
 #[tokio::test]
-async fn the_mark_may_come_byte_by_byte_once_the_payload_was_read() -> Result<()> {
+async fn the_end_mark_may_come_byte_by_byte() -> Result<()> {
     for cut in 1..40 {
         let listener = TcpListener::bind("127.0.0.1:0").await?;
         let address = listener.local_addr()?;
@@ -398,7 +398,7 @@ async fn silence_ends_in_a_timeout_and_nothing_is_sent_meanwhile() -> Result<()>
             matches!(error, ReplicationError::Timeout { .. }),
             "{sent:?}: {error}"
         );
-        script.told().await?;
+        script.received().await?;
     }
     Ok(())
 }

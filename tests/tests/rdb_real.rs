@@ -17,7 +17,10 @@ use common::rdb::payload::{restore_payload, restore_payload_length};
 use common::rdb::{Event, RecordReader, ValueType};
 use redis::aio::MultiplexedConnection;
 use redis::{Value, cmd};
-use tests::redis::{FUNCTIONS, RedisCluster, RedisServer, Sample, eventually, samples};
+use tests::{
+    redis::{FUNCTIONS, RedisServer, Sample, TestCluster, samples},
+    wait::eventually,
+};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
@@ -367,7 +370,7 @@ async fn eviction_state_survives() -> Result<()> {
     Ok(())
 }
 
-/// Numbers written one after another until told to stop.
+/// Numbers written one after another until stopped.
 async fn write_numbers(
     server: &RedisServer,
     stop: tokio::sync::watch::Receiver<bool>,
@@ -386,7 +389,7 @@ async fn write_numbers(
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_replica_gives_one_instant_while_its_primary_is_written_to() -> Result<()> {
+async fn a_replica_gives_one_instant_beside_writes() -> Result<()> {
     let primary = RedisServer::standalone(&[]).await?;
     let (ip, port) = (primary.address().ip().to_string(), primary.address().port());
     let replica = RedisServer::standalone(&[("replicaof", &format!("{ip} {port}"))]).await?;
@@ -443,13 +446,13 @@ async fn a_replica_gives_one_instant_while_its_primary_is_written_to() -> Result
     );
     restore(&snapshot, &target).await?;
     assert_eq!(target.call::<usize>("DBSIZE").await?, samples.len());
-    // A stream's consumers were last seen when the replica was told of them, not when the primary was.
+    // A replica sees a stream's consumers later than its primary.
     compare(&replica, &target, &snapshot.keys).await
 }
 
 #[tokio::test]
-async fn the_shards_of_a_cluster_hold_their_slots_and_no_more() -> Result<()> {
-    let cluster = RedisCluster::start(3, 1).await?;
+async fn shards_hold_their_slots_and_no_more() -> Result<()> {
+    let cluster = TestCluster::start(3, 1).await?;
     let samples: Vec<Sample> = (0..20)
         .flat_map(|set| tests::redis::samples(&format!("{set}:")))
         .collect();

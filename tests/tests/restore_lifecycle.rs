@@ -9,22 +9,16 @@ use common::{
     storage::Compression,
 };
 use crds::{
-    BackupLocation, CLIENT_PORT, LABEL_CLUSTER, LocalRef, NewCluster, RedisBackup, RedisBackupSpec,
+    BackupLocation, CLIENT_PORT, LocalRef, NewCluster, RedisBackup, RedisBackupSpec,
     RedisBackupStatus, RedisCluster as ClusterResource, RedisClusterSpec, RedisClusterStatus,
     RedisRestore, RedisRestoreSpec, RedisRestoreStatus, RestoreSource, RestoreTarget, RestoreUnit,
-    RestoreUnitState, S3Location,
+    RestoreUnitState,
 };
 use jiff::Timestamp;
-use k8s_openapi::{
-    ByteString,
-    api::{
-        coordination::v1::Lease,
-        core::v1::{Container, Pod, PodSpec, Secret},
-    },
-};
+use k8s_openapi::api::coordination::v1::Lease;
 use kube::{
     Api, Resource, ResourceExt,
-    api::{DeleteParams, ObjectMeta, Patch, PatchParams, PostParams},
+    api::{DeleteParams, Patch, PatchParams, PostParams},
 };
 use restore_controller::{
     arguments::ControllerArguments,
@@ -34,73 +28,40 @@ use restore_controller::{
 use restore_support::{Backup, assert_equal, back_up, fill, portraits, size};
 use serde_json::json;
 use std::{
-    collections::BTreeMap,
-    net::{IpAddr, Ipv4Addr, SocketAddr},
-    sync::{
-        atomic::{AtomicU32, Ordering},
-        mpsc,
-    },
-    time::{Duration, Instant},
+    net::{Ipv4Addr, SocketAddr},
+    sync::atomic::{AtomicU32, Ordering},
+    time::Duration,
 };
 use tests::{
-    kubernetes::{ApiServer, api_server, eventually},
-    redis::RedisCluster,
+    namespace::TestNamespace,
+    redis::{TestCluster, executed, nothing_destroyed},
+    replica::{Replica, ReplicaEnd, ReplicaSettings},
     s3::{Fault, On, TestBucket},
+    wait::{eventually, within},
 };
 use tokio::net::{TcpListener, TcpStream};
 
 const GZIP: Compression = Compression::Gzip { level: 1 };
-const LEASE: Duration = Duration::from_secs(2);
+/// Long enough that a replica renews in time on a busy machine: attempts are counted.
+const LEASE: Duration = Duration::from_secs(10);
+const PATIENCE: Duration = Duration::from_mins(3);
 
-/// A namespace with everything a restore looks at.
-struct World {
-    server: ApiServer,
-    namespace: String,
-    bucket: TestBucket,
+/// A namespace with everything that a restore needs.
+struct RestoreStage {
+    space: TestNamespace,
 }
 
-impl World {
+impl RestoreStage {
     async fn new() -> Result<Self> {
-        let server = api_server().await?;
-        let namespace = server.namespace("restore").await?;
-        let bucket = TestBucket::start().await?;
-        let world = Self {
-            server,
-            namespace,
-            bucket,
-        };
-        let key = world.bucket.key();
-        let data = [("accessKeyId", &key.id), ("secretAccessKey", &key.secret)]
-            .map(|(name, value)| (name.to_owned(), ByteString(value.clone().into_bytes())));
-        let secret = Secret {
-            metadata: ObjectMeta {
-                name: Some("s3".into()),
-                ..ObjectMeta::default()
-            },
-            data: Some(data.into()),
-            ..Secret::default()
-        };
-        world
-            .api::<Secret>()
-            .create(&PostParams::default(), &secret)
-            .await?;
-        Ok(world)
+        let space = TestNamespace::new("restore").await?;
+        Ok(Self { space })
     }
 
     fn api<K>(&self) -> Api<K>
     where
         K: Resource<DynamicType = (), Scope = k8s_openapi::NamespaceResourceScope>,
     {
-        Api::namespaced(self.server.client.clone(), &self.namespace)
-    }
-
-    fn storage(&self) -> S3Location {
-        S3Location {
-            bucket: TestBucket::NAME.into(),
-            endpoint: Some(self.bucket.server().endpoint()),
-            credentials_secret_ref: Some(LocalRef { name: "s3".into() }),
-            ..S3Location::default()
-        }
+        self.space.api()
     }
 
     /// A RedisBackup as the backup-controller leaves it.
@@ -109,7 +70,7 @@ impl World {
             cluster_ref: LocalRef {
                 name: "cart".into(),
             },
-            s3: Some(self.storage()),
+            s3: Some(self.space.storage()),
             attempts: 3,
             ..RedisBackupSpec::default()
         };
@@ -118,7 +79,7 @@ impl World {
             .await?;
         let finding = Finding::yes("Complete", "Succeeded", "");
         let status = RedisBackupStatus {
-            storage: Some(self.storage()),
+            storage: Some(self.space.storage()),
             manifest_key: Some(backup.manifest_key.clone()),
             manifest_sha256: Some(backup.manifest_sha256.clone()),
             conditions: merge(&[], &[finding], None, Timestamp::now()),
@@ -131,7 +92,7 @@ impl World {
     }
 
     /// An existing RedisCluster with its pods.
-    async fn existing(&self, name: &str, cluster: &RedisCluster) -> Result<()> {
+    async fn existing(&self, name: &str, cluster: &TestCluster) -> Result<()> {
         let resource = ClusterResource::new(name, cluster_spec(cluster));
         let api: Api<ClusterResource> = self.api();
         api.create(&PostParams::default(), &resource).await?;
@@ -139,10 +100,11 @@ impl World {
     }
 
     /// What the cluster-controller does for a RedisCluster.
-    async fn provision(&self, name: &str, cluster: &RedisCluster) -> Result<()> {
+    async fn provision(&self, name: &str, cluster: &TestCluster) -> Result<()> {
         for (number, node) in cluster.nodes().iter().enumerate() {
-            let ip = forward(node.address()).await?;
-            self.pod(name, number, ip).await?;
+            let address = forward(node.address()).await?;
+            let pod = format!("{name}-{number}-0");
+            self.space.pod(name, &pod, address).await?;
         }
         let api: Api<ClusterResource> = self.api();
         let generation = api.get(name).await?.metadata.generation;
@@ -157,34 +119,6 @@ impl World {
         };
         let patch = Patch::Merge(json!({"status": status}));
         api.patch_status(name, &PatchParams::default(), &patch)
-            .await?;
-        Ok(())
-    }
-
-    async fn pod(&self, cluster: &str, number: usize, ip: IpAddr) -> Result<()> {
-        let name = format!("{cluster}-{number}-0");
-        let labels = BTreeMap::from([(LABEL_CLUSTER.to_owned(), cluster.to_owned())]);
-        let pod = Pod {
-            metadata: ObjectMeta {
-                name: Some(name.clone()),
-                labels: Some(labels),
-                ..ObjectMeta::default()
-            },
-            spec: Some(PodSpec {
-                containers: vec![Container {
-                    name: "redis".into(),
-                    image: Some("redis".into()),
-                    ..Container::default()
-                }],
-                ..PodSpec::default()
-            }),
-            ..Pod::default()
-        };
-        let api: Api<Pod> = self.api();
-        api.create(&PostParams::default(), &pod).await?;
-        let ip = ip.to_string();
-        let status = json!({"status": {"phase": "Running", "podIP": ip, "podIPs": [{"ip": ip}]}});
-        api.patch_status(&name, &PatchParams::default(), &Patch::Merge(status))
             .await?;
         Ok(())
     }
@@ -213,77 +147,34 @@ impl World {
 
     /// Waits for the end; fails with the status if it does not come.
     async fn ends(&self, name: &str) -> Result<RedisRestoreStatus> {
-        let begun = Instant::now();
-        loop {
+        let mut last = None;
+        let ended = within(PATIENCE, "the restore has ended", async || {
             let status = self.status(name).await?;
-            if matches!(status.phase.as_deref(), Some("Succeeded" | "Failed")) {
-                return Ok(status);
-            }
-            ensure!(
-                begun.elapsed() < Duration::from_mins(3),
-                "no end: {status:#?}"
-            );
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        }
-    }
-
-    /// Starts a replica of the controller in a thread of its own.
-    fn replica(&self, identity: &'static str) -> Replica {
-        let namespace = self.namespace.clone();
-        let (end, ended) = mpsc::channel();
-        let thread = std::thread::spawn(move || {
-            let tokio = tokio::runtime::Builder::new_multi_thread()
-                .worker_threads(2)
-                .enable_all()
-                .build()?;
-            let runtime = tokio.block_on(async {
-                let server = api_server().await?;
-                server.runtime(PROGRAM.name, identity, &namespace, LEASE)
-            })?;
-            let arguments = ControllerArguments {
-                streams: 1,
-                memory_limit: None,
-            };
-            let work = tokio.spawn(control(runtime.clone(), arguments));
-            match ended.recv() {
-                Ok(End::Orderly) => tokio.block_on(async {
-                    runtime.shutdown.cancel();
-                    let ended = work.await?;
-                    runtime.finish(Duration::from_secs(10)).await;
-                    ended.map_err(anyhow::Error::from_boxed)
-                })?,
-                Ok(End::Kill) | Err(_) => {}
-            }
-            tokio.shutdown_background();
-            Ok(())
+            last = Some(status.clone());
+            let ended = matches!(status.phase.as_deref(), Some("Succeeded" | "Failed"));
+            Ok(ended.then_some(status))
         });
-        Replica { end, thread }
+        let ended = ended.await;
+        ended.with_context(|| format!("the status is {last:#?}"))
+    }
+
+    fn replica(&self, identity: &str) -> Replica {
+        let settings = ReplicaSettings {
+            program: PROGRAM.name,
+            identity: identity.to_owned(),
+            namespace: self.space.namespace.clone(),
+            lease: LEASE,
+            proxy: None,
+        };
+        let arguments = ControllerArguments {
+            streams: 1,
+            memory_limit: None,
+        };
+        Replica::start(settings, |runtime| control(runtime, arguments))
     }
 }
 
-/// How a replica ends.
-enum End {
-    /// As after SIGTERM.
-    Orderly,
-    /// As after SIGKILL.
-    Kill,
-}
-
-struct Replica {
-    end: mpsc::Sender<End>,
-    thread: std::thread::JoinHandle<Result<()>>,
-}
-
-impl Replica {
-    fn end(self, how: End) -> Result<()> {
-        let _ = self.end.send(how);
-        self.thread
-            .join()
-            .map_err(|_| anyhow::anyhow!("it panicked"))?
-    }
-}
-
-fn cluster_spec(cluster: &RedisCluster) -> RedisClusterSpec {
+fn cluster_spec(cluster: &TestCluster) -> RedisClusterSpec {
     RedisClusterSpec {
         image: Some("redis".into()),
         shards: i32::try_from(cluster.primaries().len()).unwrap_or(3).max(3),
@@ -308,7 +199,7 @@ fn into(name: &str) -> RestoreTarget {
 }
 
 /// Makes a node reachable where a pod would be: at the port of clients, at an address of its own.
-async fn forward(node: SocketAddr) -> Result<IpAddr> {
+async fn forward(node: SocketAddr) -> Result<SocketAddr> {
     static NEXT: AtomicU32 = AtomicU32::new(0);
     let process = std::process::id();
     for _ in 0..1000 {
@@ -328,13 +219,13 @@ async fn forward(node: SocketAddr) -> Result<IpAddr> {
                 });
             }
         });
-        return Ok(ip.into());
+        return Ok((ip, CLIENT_PORT).into());
     }
     anyhow::bail!("no free address for a pod")
 }
 
-async fn source_of(keys: usize, length: usize) -> Result<RedisCluster> {
-    let source = RedisCluster::start(3, 0).await?;
+async fn source_of(keys: usize, length: usize) -> Result<TestCluster> {
+    let source = TestCluster::start(3, 0).await?;
     source.fill(&tests::redis::samples("")).await?;
     fill(&source, "key:", keys, length).await?;
     Ok(source)
@@ -342,21 +233,36 @@ async fn source_of(keys: usize, length: usize) -> Result<RedisCluster> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn two_replicas_restore_a_backup_into_another_number_of_shards() -> Result<()> {
-    let world = World::new().await?;
+    let stage = RestoreStage::new().await?;
     let source = source_of(5000, 200).await?;
-    let backup = back_up(&source, &world.bucket, GZIP).await?;
-    let target = RedisCluster::start(5, 0).await?;
-    let replicas = [world.replica("a"), world.replica("b")];
+    let backup = back_up(&source, &stage.space.bucket, GZIP).await?;
+    let target = TestCluster::start(5, 0).await?;
+    let replicas = [stage.replica("a"), stage.replica("b")];
+    let leases: Api<Lease> = stage.api();
+    for replica in ["restore-controller-a", "restore-controller-b"] {
+        eventually("the replica is a member", async || {
+            Ok(leases.get_opt(replica).await?)
+        })
+        .await?;
+    }
+    // Units last long enough that each replica takes one.
+    let slow = Fault::Slow(Duration::from_millis(500));
+    stage
+        .space
+        .bucket
+        .server()
+        .faults()
+        .add(On::Get, slow, 1000);
     // First the restore, then what it needs: it waits for each in turn.
-    world.restore("r", from_backup(), into("target")).await?;
+    stage.restore("r", from_backup(), into("target")).await?;
     eventually("the restore waits for the backup", async || {
-        Ok((world.status("r").await?.phase.as_deref() == Some("Pending")).then_some(()))
+        Ok((stage.status("r").await?.phase.as_deref() == Some("Pending")).then_some(()))
     })
     .await?;
-    world.complete_backup(&backup).await?;
-    world.existing("target", &target).await?;
+    stage.complete_backup(&backup).await?;
+    stage.existing("target", &target).await?;
 
-    let status = world.ends("r").await?;
+    let status = stage.ends("r").await?;
     assert_eq!(status.phase.as_deref(), Some("Succeeded"), "{status:#?}");
     for condition in [
         "SourceValid",
@@ -397,25 +303,25 @@ async fn two_replicas_restore_a_backup_into_another_number_of_shards() -> Result
         "both replicas have worked"
     );
     assert_equal(&portraits(&source).await?, &portraits(&target).await?);
-    let leases: Api<Lease> = world.api();
-    let lease = crds::operation_lease_name(&world.namespace, "target");
+    nothing_destroyed(source.nodes().iter().chain(target.nodes())).await?;
+    let lease = crds::operation_lease_name(&stage.space.namespace, "target");
     assert!(
         leases.get_opt(&lease).await?.is_none(),
         "the operation lease was released"
     );
     for replica in replicas {
-        replica.end(End::Orderly)?;
+        replica.end(ReplicaEnd::Orderly)?;
     }
     Ok(())
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_new_cluster_is_created_filled_and_stays() -> Result<()> {
-    let world = World::new().await?;
+    let stage = RestoreStage::new().await?;
     let source = source_of(500, 50).await?;
-    let backup = back_up(&source, &world.bucket, GZIP).await?;
-    let target = RedisCluster::start(4, 0).await?;
-    let replica = world.replica("a");
+    let backup = back_up(&source, &stage.space.bucket, GZIP).await?;
+    let target = TestCluster::start(4, 0).await?;
+    let replica = stage.replica("a");
     let path = backup
         .manifest_key
         .trim_end_matches("/manifest.json")
@@ -423,7 +329,7 @@ async fn a_new_cluster_is_created_filled_and_stays() -> Result<()> {
     let location = RestoreSource {
         backup_ref: None,
         location: Some(BackupLocation {
-            s3: world.storage(),
+            s3: stage.space.storage(),
             path,
         }),
     };
@@ -434,13 +340,13 @@ async fn a_new_cluster_is_created_filled_and_stays() -> Result<()> {
             spec: cluster_spec(&target),
         }),
     };
-    world.restore("r", location.clone(), new.clone()).await?;
-    let clusters: Api<ClusterResource> = world.api();
+    stage.restore("r", location.clone(), new.clone()).await?;
+    let clusters: Api<ClusterResource> = stage.api();
     let created = eventually("the cluster is created", async || {
         Ok(clusters.get_opt("fresh").await?)
     })
     .await?;
-    let restores: Api<RedisRestore> = world.api();
+    let restores: Api<RedisRestore> = stage.api();
     let uid = restores.get("r").await?.uid();
     assert_eq!(
         created.annotations().get(ANNOTATION_RESTORE_UID),
@@ -451,14 +357,14 @@ async fn a_new_cluster_is_created_filled_and_stays() -> Result<()> {
         created.owner_references().is_empty(),
         "it would go with the restore"
     );
-    world.provision("fresh", &target).await?;
-    let status = world.ends("r").await?;
+    stage.provision("fresh", &target).await?;
+    let status = stage.ends("r").await?;
     assert_eq!(status.phase.as_deref(), Some("Succeeded"), "{status:#?}");
     assert_equal(&portraits(&source).await?, &portraits(&target).await?);
 
     // Another restore does not take the cluster over.
-    world.restore("again", location, new).await?;
-    let refused = world.ends("again").await?;
+    stage.restore("again", location, new).await?;
+    let refused = stage.ends("again").await?;
     assert_eq!(
         find(&refused.conditions, "Failed")
             .context("no Failed")?
@@ -472,24 +378,24 @@ async fn a_new_cluster_is_created_filled_and_stays() -> Result<()> {
     })
     .await?;
     assert!(clusters.get_opt("fresh").await?.is_some());
-    replica.end(End::Orderly)
+    replica.end(ReplicaEnd::Orderly)
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_cannot_be_restored_is_refused_before_a_key_is_written() -> Result<()> {
-    let world = World::new().await?;
+async fn what_cannot_be_restored_is_refused_before_writing() -> Result<()> {
+    let stage = RestoreStage::new().await?;
     let source = source_of(500, 50).await?;
-    let backup = back_up(&source, &world.bucket, GZIP).await?;
-    world.complete_backup(&backup).await?;
-    let replica = world.replica("a");
+    let backup = back_up(&source, &stage.space.bucket, GZIP).await?;
+    stage.complete_backup(&backup).await?;
+    let replica = stage.replica("a");
 
-    let full = RedisCluster::start(3, 0).await?;
+    let full = TestCluster::start(3, 0).await?;
     fill(&full, "mine:", 3, 10).await?;
-    world.existing("full", &full).await?;
-    world
+    stage.existing("full", &full).await?;
+    stage
         .restore("into-full", from_backup(), into("full"))
         .await?;
-    let refused = world.ends("into-full").await?;
+    let refused = stage.ends("into-full").await?;
     let failed = find(&refused.conditions, "Failed").context("no Failed")?;
     assert_eq!(failed.reason, "TargetNotEmpty", "{}", failed.message);
     assert!(failed.message.contains("3 keys"), "{}", failed.message);
@@ -498,14 +404,15 @@ async fn what_cannot_be_restored_is_refused_before_a_key_is_written() -> Result<
 
     // An object is shorter than the manifest says.
     let record = &backup.source.manifest().shards[1];
-    let file = world
+    let file = stage
+        .space
         .bucket
         .server()
         .file(TestBucket::NAME, &backup.source.key(record));
     let object = std::fs::read(&file)?;
     std::fs::write(&file, &object[..object.len() - 1])?;
-    world.restore("cut", from_backup(), into("full")).await?;
-    let refused = world.ends("cut").await?;
+    stage.restore("cut", from_backup(), into("full")).await?;
+    let refused = stage.ends("cut").await?;
     let failed = find(&refused.conditions, "SourceValid").context("no SourceValid")?;
     assert_eq!(
         (failed.status.as_str(), failed.reason.as_str()),
@@ -514,101 +421,131 @@ async fn what_cannot_be_restored_is_refused_before_a_key_is_written() -> Result<
     std::fs::write(&file, &object)?;
 
     // The manifest is another than the one the RedisBackup vouches for.
-    let file = world
+    let file = stage
+        .space
         .bucket
         .server()
         .file(TestBucket::NAME, &backup.manifest_key);
     let mut manifest = std::fs::read(&file)?;
     manifest.push(b'\n');
     std::fs::write(&file, manifest)?;
-    world
+    stage
         .restore("replaced", from_backup(), into("full"))
         .await?;
-    let refused = world.ends("replaced").await?;
+    let refused = stage.ends("replaced").await?;
     let failed = find(&refused.conditions, "SourceValid").context("no SourceValid")?;
     assert_eq!(failed.reason, "ManifestReplaced", "{}", failed.message);
 
     std::fs::remove_file(&file)?;
-    world.restore("absent", from_backup(), into("full")).await?;
-    let refused = world.ends("absent").await?;
+    stage.restore("absent", from_backup(), into("full")).await?;
+    let refused = stage.ends("absent").await?;
     let failed = find(&refused.conditions, "SourceValid").context("no SourceValid")?;
     assert_eq!(failed.reason, "NoSuchKey", "{}", failed.message);
-    let secret = &world.bucket.key().secret;
+    let secret = &stage.space.bucket.key().secret;
     assert!(
         !format!("{refused:?}").contains(secret.as_str()),
         "a secret in the status"
     );
-    replica.end(End::Orderly)
+    replica.end(ReplicaEnd::Orderly)
 }
 
 /// A restore of one unit of four blocks, whose storage answers so slowly that the unit is seen at work.
-async fn slow_restore(world: &World) -> Result<(RedisCluster, RedisCluster)> {
-    let source = RedisCluster::start(1, 0).await?;
+async fn slow_restore(stage: &RestoreStage) -> Result<(TestCluster, TestCluster)> {
+    let source = TestCluster::start(1, 0).await?;
     fill(&source, "long:", 3200, 8000).await?;
-    let backup = back_up(&source, &world.bucket, Compression::None).await?;
-    world.complete_backup(&backup).await?;
-    let target = RedisCluster::start(3, 0).await?;
-    world.existing("target", &target).await?;
+    let backup = back_up(&source, &stage.space.bucket, Compression::None).await?;
+    stage.complete_backup(&backup).await?;
+    let target = TestCluster::start(3, 0).await?;
+    stage.existing("target", &target).await?;
     Ok((source, target))
 }
 
 /// Begins the restore; returns its unit when it is past its first block and not at its end.
-async fn unit_at_work(world: &World) -> Result<RestoreUnit> {
-    let api: Api<RedisRestore> = world.api();
-    world.restore("r", from_backup(), into("target")).await?;
+async fn unit_at_work(stage: &RestoreStage) -> Result<RestoreUnit> {
+    let api: Api<RedisRestore> = stage.api();
+    stage.restore("r", from_backup(), into("target")).await?;
     eventually("the unit is handed out", async || {
-        let status = world.status("r").await?;
+        let status = stage.status("r").await?;
         Ok((!status.units.is_empty()).then_some(()))
     })
     .await?;
     // Two blocks are fetched at a time: the next two come later than the next report.
     let slow = Fault::Slow(Duration::from_secs(5));
-    world.bucket.server().faults().add(On::Get, slow, 1000);
-    let begun = Instant::now();
-    loop {
+    stage
+        .space
+        .bucket
+        .server()
+        .faults()
+        .add(On::Get, slow, 1000);
+    let mut last = None;
+    let seen = within(PATIENCE, "the unit is seen at work", async || {
         let status = api.get("r").await?.status.unwrap_or_default();
-        let unit = status.units.first().context("the unit is gone")?;
+        let unit = status.units.first().context("the unit is gone")?.clone();
+        last = Some(status);
         let at_work = unit.state == RestoreUnitState::Replaying && unit.block > 0;
-        if at_work && unit.block < unit.blocks {
-            return Ok(unit.clone());
-        }
-        ensure!(
-            begun.elapsed() < Duration::from_mins(2),
-            "never seen at work: {status:#?}"
-        );
-        tokio::time::sleep(Duration::from_millis(50)).await;
+        Ok((at_work && unit.block < unit.blocks).then_some(unit))
+    });
+    let seen = seen.await;
+    seen.with_context(|| format!("the status is {last:#?}"))
+}
+
+/// The unit as an ended replica left it. The target's counts of commands begin again here.
+async fn left_by(stage: &RestoreStage, target: &TestCluster) -> Result<RestoreUnit> {
+    for node in target.nodes() {
+        // Ours is the one that asks.
+        eventually("the ended replica's connections are closed", async || {
+            Ok(node.info("connected_clients").await? == "1")
+        })
+        .await?;
+        nothing_destroyed([node]).await?;
+        node.call::<()>("CONFIG RESETSTAT").await?;
     }
+    let status = stage.status("r").await?;
+    let unit = status.units.first().context("the unit is gone")?;
+    ensure!(unit.block > 0 && unit.keys > 0, "{unit:?}");
+    Ok(unit.clone())
+}
+
+/// Keys that were written since [`left_by`]: a replica that resumes writes only what was not reported.
+async fn restored(target: &TestCluster) -> Result<i64> {
+    nothing_destroyed(target.nodes()).await?;
+    let mut restored = 0;
+    for node in target.nodes() {
+        restored += executed(node).await?.get("restore").unwrap_or(&0);
+    }
+    Ok(i64::try_from(restored)?)
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_unit_of_a_killed_replica_goes_on_at_its_block() -> Result<()> {
-    let world = World::new().await?;
-    let (source, target) = slow_restore(&world).await?;
-    let doomed = world.replica("doomed");
-    let at_work = unit_at_work(&world).await?;
-    doomed.end(End::Kill)?;
-    world.bucket.server().faults().clear();
-    let heir = world.replica("heir");
-    let status = world.ends("r").await?;
+async fn a_killed_replicas_unit_resumes_at_its_block() -> Result<()> {
+    let stage = RestoreStage::new().await?;
+    let (source, target) = slow_restore(&stage).await?;
+    let doomed = stage.replica("doomed");
+    let at_work = unit_at_work(&stage).await?;
+    doomed.end(ReplicaEnd::Kill)?;
+    let left = left_by(&stage, &target).await?;
+    stage.space.bucket.server().faults().clear();
+    let heir = stage.replica("heir");
+    let status = stage.ends("r").await?;
     assert_eq!(status.phase.as_deref(), Some("Succeeded"), "{status:#?}");
     let unit = status.units.first().context("the unit is gone")?;
     assert_eq!(unit.worker, "restore-controller-heir", "{unit:?}");
     assert_eq!(unit.attempt, at_work.attempt + 1, "{unit:?}");
-    assert_eq!(unit.keys, 3200, "counted on from block {}", at_work.block);
+    assert_eq!(unit.keys, 3200, "counted on from block {}", left.block);
+    assert_eq!(restored(&target).await?, 3200 - left.keys, "{left:?}");
     assert_equal(&portraits(&source).await?, &portraits(&target).await?);
-    heir.end(End::Orderly)
+    heir.end(ReplicaEnd::Orderly)
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_orderly_end_hands_the_claims_back() -> Result<()> {
-    let world = World::new().await?;
-    let (source, target) = slow_restore(&world).await?;
-    let first = world.replica("first");
-    let at_work = unit_at_work(&world).await?;
-    first.end(End::Orderly)?;
-    world.bucket.server().faults().clear();
-    let status = world.status("r").await?;
-    let left = status.units.first().context("the unit is gone")?;
+    let stage = RestoreStage::new().await?;
+    let (source, target) = slow_restore(&stage).await?;
+    let first = stage.replica("first");
+    let at_work = unit_at_work(&stage).await?;
+    first.end(ReplicaEnd::Orderly)?;
+    stage.space.bucket.server().faults().clear();
+    let left = left_by(&stage, &target).await?;
     assert_eq!(left.worker, "", "{left:?}");
     assert_eq!(left.state, RestoreUnitState::Pending);
     assert_eq!(left.attempt, 1, "handing back costs no attempt");
@@ -616,10 +553,11 @@ async fn an_orderly_end_hands_the_claims_back() -> Result<()> {
         left.block >= at_work.block && left.block < left.blocks,
         "{left:?}"
     );
-    let second = world.replica("second");
-    let status = world.ends("r").await?;
+    let second = stage.replica("second");
+    let status = stage.ends("r").await?;
     assert_eq!(status.phase.as_deref(), Some("Succeeded"), "{status:#?}");
     assert_eq!(status.units.first().map(|unit| unit.keys), Some(3200));
+    assert_eq!(restored(&target).await?, 3200 - left.keys, "{left:?}");
     assert_equal(&portraits(&source).await?, &portraits(&target).await?);
-    second.end(End::Orderly)
+    second.end(ReplicaEnd::Orderly)
 }

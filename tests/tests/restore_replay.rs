@@ -18,10 +18,16 @@ use restore_controller::{
     target,
 };
 use restore_support::{Backup, assert_equal, back_up, fill, libraries, portraits, seeds, size};
-use std::{collections::BTreeMap, ops::ControlFlow, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    ops::ControlFlow,
+    sync::Arc,
+    time::Duration,
+};
 use tests::{
-    redis::{FUNCTIONS, RedisCluster, RedisServer, eventually, samples},
+    redis::{FUNCTIONS, RedisServer, TestCluster, executed, nothing_destroyed, samples},
     s3::{Fault, On, TestBucket},
+    wait::eventually,
 };
 use tokio::{sync::watch, time::timeout};
 
@@ -31,8 +37,8 @@ const LIMIT: Duration = Duration::from_mins(2);
 /// Keys that expire between the backup and the restore.
 const SHORT_LIVED: u64 = 50;
 
-async fn rich_source() -> Result<RedisCluster> {
-    let source = RedisCluster::start(3, 0).await?;
+async fn rich_source() -> Result<TestCluster> {
+    let source = TestCluster::start(3, 0).await?;
     source.fill(&samples("")).await?;
     for set in 0..5 {
         source.fill(&samples(&format!("set {set}:"))).await?;
@@ -51,7 +57,7 @@ async fn rich_source() -> Result<RedisCluster> {
     Ok(source)
 }
 
-async fn add_short_lived(source: &RedisCluster, life: Duration) -> Result<()> {
+async fn add_short_lived(source: &TestCluster, life: Duration) -> Result<()> {
     for number in 0..SHORT_LIVED {
         let key = format!("short:{number}");
         let node = &source.primaries()[source.shard_of(key.as_bytes())?];
@@ -61,7 +67,7 @@ async fn add_short_lived(source: &RedisCluster, life: Duration) -> Result<()> {
     Ok(())
 }
 
-async fn all_expired(source: &RedisCluster) -> Result<()> {
+async fn all_expired(source: &TestCluster) -> Result<()> {
     eventually("the short-lived keys have expired", async || {
         for number in 0..SHORT_LIVED {
             let key = format!("short:{number}");
@@ -76,7 +82,7 @@ async fn all_expired(source: &RedisCluster) -> Result<()> {
 }
 
 /// What the controller would say of the target.
-async fn verified(backup: &Backup, target: &RedisCluster) -> Result<()> {
+async fn verified(backup: &Backup, target: &TestCluster) -> Result<()> {
     let counted = target::count(&seeds(target)).await?;
     let now = jiff::Timestamp::now().as_millisecond();
     let walks = Walks::default();
@@ -89,7 +95,7 @@ async fn verified(backup: &Backup, target: &RedisCluster) -> Result<()> {
 }
 
 #[tokio::test]
-async fn every_value_arrives_in_clusters_of_five_three_and_one_shards() -> Result<()> {
+async fn every_value_arrives_in_five_three_and_one_shards() -> Result<()> {
     let bucket = TestBucket::start().await?;
     let source = rich_source().await?;
     let expected_keys = size(&source).await?;
@@ -99,7 +105,7 @@ async fn every_value_arrives_in_clusters_of_five_three_and_one_shards() -> Resul
     let wanted = portraits(&source).await?;
     assert_eq!(wanted.len() as u64, expected_keys);
     for shards in [5, 3, 1] {
-        let target = RedisCluster::start(shards, 0).await?;
+        let target = TestCluster::start(shards, 0).await?;
         let done = timeout(LIMIT, backup.replay_all(&target)).await??;
         let found = portraits(&target).await?;
         assert_equal(&wanted, &found);
@@ -117,11 +123,86 @@ async fn every_value_arrives_in_clusters_of_five_three_and_one_shards() -> Resul
     Ok(())
 }
 
+/// How often a key was used and how long it was not decides what an eviction takes first.
+#[tokio::test]
+async fn use_counts_survive_where_eviction_goes_by_them() -> Result<()> {
+    let bucket = TestBucket::start().await?;
+    let lfu = [
+        ("maxmemory-policy", "allkeys-lfu"),
+        ("lfu-log-factor", "0"),
+        ("lfu-decay-time", "0"),
+    ];
+    let source = TestCluster::start_with(2, 0, &lfu).await?;
+    fill(&source, "key:", 40, 20).await?;
+    for number in 0..40 {
+        let key = format!("key:{number}");
+        let node = &source.primaries()[source.shard_of(key.as_bytes())?];
+        for _ in 0..number {
+            node.call::<()>(&format!("TOUCH {key}")).await?;
+        }
+    }
+    let wanted = per_key(&source, "FREQ").await?;
+    let distinct: BTreeSet<i64> = wanted.values().copied().collect();
+    ensure!(distinct.len() == 40, "{wanted:?}");
+    let backup = back_up(&source, &bucket, GZIP).await?;
+    let target = TestCluster::start_with(3, 0, &lfu).await?;
+    timeout(LIMIT, backup.replay_all(&target)).await??;
+    assert_eq!(per_key(&target, "FREQ").await?, wanted);
+    Ok(())
+}
+
+#[tokio::test]
+async fn idle_times_survive_where_eviction_goes_by_them() -> Result<()> {
+    let bucket = TestBucket::start().await?;
+    let lru = [("maxmemory-policy", "allkeys-lru")];
+    let source = TestCluster::start_with(2, 0, &lru).await?;
+    fill(&source, "key:", 20, 20).await?;
+    for number in 0..20 {
+        let key = format!("key:{number}");
+        let node = &source.primaries()[source.shard_of(key.as_bytes())?];
+        let mut connection = node.connect().await?;
+        let dump: Vec<u8> = cmd("DUMP").arg(&key).query_async(&mut connection).await?;
+        let mut restore = cmd("RESTORE");
+        restore.arg(&key).arg(0).arg(dump).arg("REPLACE");
+        restore.arg("IDLETIME").arg(number * 10_000);
+        restore.query_async::<()>(&mut connection).await?;
+    }
+    let wanted = per_key(&source, "IDLETIME").await?;
+    let backup = back_up(&source, &bucket, GZIP).await?;
+    let target = TestCluster::start_with(3, 0, &lru).await?;
+    timeout(LIMIT, backup.replay_all(&target)).await??;
+    let found = per_key(&target, "IDLETIME").await?;
+    assert_eq!(found.len(), wanted.len());
+    for (key, idle) in &wanted {
+        // It has been idle for as long as the test takes on top.
+        let later = found[key] - idle;
+        assert!(
+            (-2..1000).contains(&later),
+            "{key}: {} s, then {}",
+            idle,
+            found[key]
+        );
+    }
+    Ok(())
+}
+
+/// What OBJECT says of every key of a cluster.
+async fn per_key(cluster: &TestCluster, what: &str) -> Result<BTreeMap<String, i64>> {
+    let mut all = BTreeMap::new();
+    for node in cluster.primaries() {
+        for key in node.call::<Vec<String>>("KEYS *").await? {
+            let number = node.call(&format!("OBJECT {what} {key}")).await?;
+            all.insert(key, number);
+        }
+    }
+    Ok(all)
+}
+
 /// Of keys that expire, only those that have expired may be missing.
 #[tokio::test]
 async fn a_lost_key_is_noticed_among_expired_ones() -> Result<()> {
     let bucket = TestBucket::start().await?;
-    let source = RedisCluster::start(1, 0).await?;
+    let source = TestCluster::start(1, 0).await?;
     let node = &source.primaries()[0];
     for number in 0..20 {
         let life = if number < 5 { 2 } else { 3600 };
@@ -133,7 +214,7 @@ async fn a_lost_key_is_noticed_among_expired_ones() -> Result<()> {
         Ok(node.call::<i64>("PTTL {one}:4").await? == -2)
     })
     .await?;
-    let target = RedisCluster::start(2, 0).await?;
+    let target = TestCluster::start(2, 0).await?;
     timeout(LIMIT, backup.replay_all(&target)).await??;
     // The nodes' clocks may differ from ours by some seconds: what expired that recently may be there or not.
     verified(&backup, &target).await?;
@@ -147,10 +228,10 @@ async fn a_lost_key_is_noticed_among_expired_ones() -> Result<()> {
 #[tokio::test]
 async fn uncompressed_backups_are_restored_too() -> Result<()> {
     let bucket = TestBucket::start().await?;
-    let source = RedisCluster::start(1, 0).await?;
+    let source = TestCluster::start(1, 0).await?;
     source.fill(&samples("")).await?;
     let backup = back_up(&source, &bucket, Compression::None).await?;
-    let target = RedisCluster::start(2, 0).await?;
+    let target = TestCluster::start(2, 0).await?;
     timeout(LIMIT, backup.replay_all(&target)).await??;
     assert_equal(&portraits(&source).await?, &portraits(&target).await?);
     Ok(())
@@ -161,7 +242,7 @@ async fn a_library_with_other_code_stops_the_replay() -> Result<()> {
     let bucket = TestBucket::start().await?;
     let source = rich_source().await?;
     let backup = back_up(&source, &bucket, GZIP).await?;
-    let target = RedisCluster::start(2, 0).await?;
+    let target = TestCluster::start(2, 0).await?;
     let other = "#!lua name=first\nredis.register_function('one', function() return 2 end)";
     let mut connection = target.primaries()[1].connect().await?;
     cmd("FUNCTION")
@@ -188,8 +269,8 @@ async fn a_library_with_other_code_stops_the_replay() -> Result<()> {
 const LONG_KEYS: usize = 3200;
 
 /// A backup of one shard with several blocks.
-async fn long_backup(bucket: &TestBucket) -> Result<(RedisCluster, Backup)> {
-    let source = RedisCluster::start(1, 0).await?;
+async fn long_backup(bucket: &TestBucket) -> Result<(TestCluster, Backup)> {
+    let source = TestCluster::start(1, 0).await?;
     fill(&source, "long:", LONG_KEYS, 8000).await?;
     let backup = back_up(&source, bucket, Compression::None).await?;
     Ok((source, backup))
@@ -218,7 +299,7 @@ async fn nothing_of_a_damaged_block_is_written() -> Result<()> {
     const DAMAGED: usize = 1;
     let bucket = TestBucket::start().await?;
     let (_source, backup) = long_backup(&bucket).await?;
-    let target = RedisCluster::start(2, 0).await?;
+    let target = TestCluster::start(2, 0).await?;
     let request = backup.request(0, seeds(&target)).await?;
     let starts = record_starts(&backup, &request).await?;
     let block = request.index.blocks[DAMAGED];
@@ -227,8 +308,8 @@ async fn nothing_of_a_damaged_block_is_written() -> Result<()> {
     object[usize::try_from(block.stored_offset + block.stored_bytes / 2)?] ^= 1;
     std::fs::write(&file, object)?;
 
-    let (tell, progress) = watch::channel(Progress::default());
-    let replayed = timeout(LIMIT, backup.replay_telling(&request, &tell)).await?;
+    let (sender, progress) = watch::channel(Progress::default());
+    let replayed = timeout(LIMIT, backup.replay_reporting(&request, &sender)).await?;
     let error = replayed.unwrap_err();
     assert!(
         matches!(
@@ -256,14 +337,14 @@ async fn nothing_of_a_damaged_block_is_written() -> Result<()> {
 async fn a_killed_replay_goes_on_at_its_block() -> Result<()> {
     let bucket = TestBucket::start().await?;
     let (source, backup) = long_backup(&bucket).await?;
-    let target = RedisCluster::start(2, 0).await?;
+    let target = TestCluster::start(2, 0).await?;
     let mut request = backup.request(0, seeds(&target)).await?;
     let blocks = request.index.blocks.len() as u64;
     assert!(blocks >= 4, "{blocks} blocks");
 
-    let (tell, mut progress) = watch::channel(Progress::default());
+    let (sender, mut progress) = watch::channel(Progress::default());
     tokio::select! {
-        done = backup.replay_telling(&request, &tell) => anyhow::bail!("not killed in time: {done:?}"),
+        done = backup.replay_reporting(&request, &sender) => anyhow::bail!("not killed in time: {done:?}"),
         reached = progress.wait_for(|seen| seen.block >= 1) => drop(reached?),
     }
     let reached = *progress.borrow();
@@ -281,14 +362,14 @@ async fn a_killed_replay_goes_on_at_its_block() -> Result<()> {
         done.keys - reached.keys,
         "only what was not reported is sent again"
     );
-    Ok(())
+    nothing_destroyed(target.nodes()).await
 }
 
 /// RESTORE commands that the primaries have executed.
-async fn calls(cluster: &RedisCluster) -> Result<u64> {
+async fn calls(cluster: &TestCluster) -> Result<u64> {
     let mut calls = 0;
     for node in cluster.primaries() {
-        calls += stat(node, "commandstats", "cmdstat_restore:").await?;
+        calls += executed(node).await?.get("restore").unwrap_or(&0);
     }
     Ok(calls)
 }
@@ -297,7 +378,7 @@ async fn calls(cluster: &RedisCluster) -> Result<u64> {
 async fn a_finished_unit_writes_nothing_when_it_is_begun_again() -> Result<()> {
     let bucket = TestBucket::start().await?;
     let (_source, backup) = long_backup(&bucket).await?;
-    let target = RedisCluster::start(1, 0).await?;
+    let target = TestCluster::start(1, 0).await?;
     let mut request = backup.request(0, seeds(&target)).await?;
     request.from = Progress {
         block: request.index.blocks.len() as u64,
@@ -312,10 +393,10 @@ async fn a_finished_unit_writes_nothing_when_it_is_begun_again() -> Result<()> {
 #[tokio::test]
 async fn keys_of_other_shards_are_left_out_and_counted() -> Result<()> {
     let bucket = TestBucket::start().await?;
-    let source = RedisCluster::start(1, 0).await?;
+    let source = TestCluster::start(1, 0).await?;
     fill(&source, "key:", 2000, 20).await?;
     let backup = back_up(&source, &bucket, GZIP).await?;
-    let target = RedisCluster::start(1, 0).await?;
+    let target = TestCluster::start(1, 0).await?;
     let mut request = backup.request(0, seeds(&target)).await?;
     let half = SlotRange::new(Slot::new(0)?, Slot::new(8191)?)?;
     request.slots = SlotSet::from(half);
@@ -378,10 +459,10 @@ async fn stat(node: &RedisServer, section: &str, name: &str) -> Result<u64> {
 #[tokio::test]
 async fn slots_that_moved_after_the_map_was_read_are_followed() -> Result<()> {
     let bucket = TestBucket::start().await?;
-    let source = RedisCluster::start(1, 0).await?;
+    let source = TestCluster::start(1, 0).await?;
     fill(&source, "key:", 20_000, 50).await?;
     let backup = back_up(&source, &bucket, Compression::None).await?;
-    let target = RedisCluster::start(2, 0).await?;
+    let target = TestCluster::start(2, 0).await?;
     let request = backup.request(0, seeds(&target)).await?;
     let [first, second] = target.primaries() else {
         anyhow::bail!("not two primaries");
@@ -408,13 +489,13 @@ async fn slots_that_moved_after_the_map_was_read_are_followed() -> Result<()> {
 }
 
 #[tokio::test]
-async fn keys_of_a_slot_that_is_being_moved_go_to_its_new_place() -> Result<()> {
+async fn keys_of_a_moving_slot_go_to_its_new_primary() -> Result<()> {
     let bucket = TestBucket::start().await?;
-    let source = RedisCluster::start(1, 0).await?;
+    let source = TestCluster::start(1, 0).await?;
     fill(&source, "{tag}", 3000, 50).await?;
     fill(&source, "other", 3000, 50).await?;
     let backup = back_up(&source, &bucket, GZIP).await?;
-    let target = RedisCluster::start(2, 0).await?;
+    let target = TestCluster::start(2, 0).await?;
     let slot = Slot::of_key(b"{tag}").get();
     let owner = target.shard_of(b"{tag}")?;
     let (from, to) = (&target.primaries()[owner], &target.primaries()[1 - owner]);
@@ -444,9 +525,9 @@ async fn keys_of_a_slot_that_is_being_moved_go_to_its_new_place() -> Result<()> 
 async fn broken_connections_are_made_again() -> Result<()> {
     let bucket = TestBucket::start().await?;
     let (source, backup) = long_backup(&bucket).await?;
-    let target = RedisCluster::start(2, 0).await?;
+    let target = TestCluster::start(2, 0).await?;
     let request = backup.request(0, seeds(&target)).await?;
-    let (tell, mut progress) = watch::channel(Progress::default());
+    let (sender, mut progress) = watch::channel(Progress::default());
     let breaking = async {
         for block in 1..4 {
             progress.wait_for(|seen| seen.block >= block).await?;
@@ -460,7 +541,7 @@ async fn broken_connections_are_made_again() -> Result<()> {
         }
         Ok::<_, anyhow::Error>(())
     };
-    let replaying = timeout(LIMIT, backup.replay_telling(&request, &tell));
+    let replaying = timeout(LIMIT, backup.replay_reporting(&request, &sender));
     let (broken, done) = tokio::join!(breaking, replaying);
     broken?;
     assert_eq!(done??.keys, LONG_KEYS as u64);
@@ -472,7 +553,7 @@ async fn broken_connections_are_made_again() -> Result<()> {
 async fn a_paused_node_holds_the_replay_up_and_no_more() -> Result<()> {
     let bucket = TestBucket::start().await?;
     let (source, backup) = long_backup(&bucket).await?;
-    let target = RedisCluster::start(2, 0).await?;
+    let target = TestCluster::start(2, 0).await?;
     target.primaries()[0]
         .call::<()>("CLIENT PAUSE 1500 WRITE")
         .await?;
@@ -489,7 +570,7 @@ async fn a_paused_node_holds_the_replay_up_and_no_more() -> Result<()> {
 async fn a_full_memory_is_said_clearly() -> Result<()> {
     let bucket = TestBucket::start().await?;
     let (_source, backup) = long_backup(&bucket).await?;
-    let target = RedisCluster::start_with(2, 0, &[("maxmemory", "12mb")]).await?;
+    let target = TestCluster::start_with(2, 0, &[("maxmemory", "12mb")]).await?;
     let request = backup.request(0, seeds(&target)).await?;
     let error = timeout(LIMIT, backup.replay(&request)).await?.unwrap_err();
     let ReplayError::Refused { node, refusal, .. } = &error else {
@@ -505,13 +586,15 @@ async fn a_full_memory_is_said_clearly() -> Result<()> {
 async fn a_node_that_stays_away_ends_the_patience() -> Result<()> {
     let bucket = TestBucket::start().await?;
     let (_source, backup) = long_backup(&bucket).await?;
-    let mut target = RedisCluster::start(3, 0).await?;
+    let mut target = TestCluster::start(3, 0).await?;
     let mut request = backup.request(0, seeds(&target)).await?;
     request.patience = Duration::from_secs(3);
     target.nodes_mut()[1].kill()?;
     let error = timeout(LIMIT, backup.replay(&request)).await?.unwrap_err();
     assert!(matches!(error, ReplayError::Unavailable { .. }), "{error}");
     assert!(error.is_transient());
+    let alive = target.nodes().iter().filter(|node| node.is_running());
+    nothing_destroyed(alive).await?;
     if let ReplayError::Unavailable { pause, .. } = error {
         assert!(
             matches!(pause, Pause::Disconnected | Pause::ClusterDown),
@@ -525,15 +608,15 @@ async fn a_node_that_stays_away_ends_the_patience() -> Result<()> {
 async fn a_primary_that_fails_over_is_followed() -> Result<()> {
     let bucket = TestBucket::start().await?;
     let (_source, backup) = long_backup(&bucket).await?;
-    let target = RedisCluster::start(3, 1).await?;
+    let target = TestCluster::start(3, 1).await?;
     let request = backup.request(0, seeds(&target)).await?;
-    let (tell, mut progress) = watch::channel(Progress::default());
+    let (sender, mut progress) = watch::channel(Progress::default());
     let replica = target.replicas(0).next().context("no replica")?;
     let failing_over = async {
         progress.wait_for(|seen| seen.block >= 1).await?;
         replica.call::<()>("CLUSTER FAILOVER").await
     };
-    let replaying = timeout(LIMIT, backup.replay_telling(&request, &tell));
+    let replaying = timeout(LIMIT, backup.replay_reporting(&request, &sender));
     let (asked, done) = tokio::join!(failing_over, replaying);
     asked?;
     assert_eq!(done??.keys, LONG_KEYS as u64);
@@ -542,22 +625,23 @@ async fn a_primary_that_fails_over_is_followed() -> Result<()> {
     })
     .await?;
     let nodes: Vec<_> = target.nodes().iter().map(RedisServer::address).collect();
-    eventually("every key is at its slot's owner", async || {
+    eventually("every key is at its slot's primary", async || {
         let Ok(counted) = target::count(&nodes).await else {
             return Ok(false);
         };
         Ok(counted.iter().map(|(_, keys)| keys).sum::<u64>() == LONG_KEYS as u64)
     })
-    .await
+    .await?;
+    nothing_destroyed(target.nodes()).await
 }
 
 #[tokio::test]
-async fn storage_trouble_is_told_apart() -> Result<()> {
+async fn storage_failures_are_distinguished() -> Result<()> {
     let bucket = TestBucket::start().await?;
     let (_source, backup) = long_backup(&bucket).await?;
-    let target = RedisCluster::start(1, 0).await?;
+    let target = TestCluster::start(1, 0).await?;
     let request = backup.request(0, seeds(&target)).await?;
-    // A connection that breaks once or twice is nobody's trouble.
+    // A connection that breaks once or twice is no failure.
     bucket.server().faults().add(On::Get, Fault::Break, 2);
     assert_eq!(
         timeout(LIMIT, backup.replay(&request)).await??.keys,
@@ -574,8 +658,8 @@ async fn storage_trouble_is_told_apart() -> Result<()> {
 }
 
 #[tokio::test]
-async fn a_target_with_keys_or_without_an_owner_is_seen_before() -> Result<()> {
-    let target = RedisCluster::start(3, 0).await?;
+async fn a_target_with_keys_or_uncovered_slots_is_seen_before() -> Result<()> {
+    let target = TestCluster::start(3, 0).await?;
     let empty = target::look(&seeds(&target)).await?;
     assert!(empty.keys.is_empty(), "{empty:?}");
     assert_eq!(empty.servers.len(), 1);

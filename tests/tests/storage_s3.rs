@@ -4,11 +4,10 @@
 use anyhow::{Context, ensure};
 use axum::http::StatusCode;
 use backup_controller::artifacts;
-use bytes::BytesMut;
 use common::storage::{
     BLOCK_BYTES, BackupId, BlockReader, Compression, CompressionPool, Credentials, Layout,
     Location, ObjectStore, S3Cause, ShardIndex, ShardWriter, StorageError, StoredObject,
-    location::Given, manifest::SCHEMA, upload::MultipartUpload,
+    location::Given, manifest::SCHEMA,
 };
 use std::{
     fs,
@@ -17,24 +16,21 @@ use std::{
     sync::Arc,
     time::{Duration, Instant},
 };
-use tests::s3::{Fault, On, TestBucket};
+use tests::{
+    noise::Noise,
+    s3::{Fault, On, TestBucket, leave_upload},
+    wait::eventually,
+};
 
 const GZIP: Compression = Compression::Gzip { level: 1 };
 const PART: usize = 5 << 20;
+/// After so long without reading a Redis server drops the connection (`repl-timeout`).
+const REPL_TIMEOUT: Duration = Duration::from_mins(1);
 const KEY: &str = "shop/cart/20261121t003000z-3f9c2a10/shard-0000-a1.rdb.gz";
 
 /// Bytes that no compressor makes smaller, the same for the same seed.
 fn random(length: usize, seed: u64) -> Vec<u8> {
-    let mut state = seed | 1;
-    let mut bytes = Vec::with_capacity(length + 8);
-    while bytes.len() < length {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        bytes.extend_from_slice(&state.wrapping_mul(0x2545_F491_4F6C_DD1D).to_le_bytes());
-    }
-    bytes.truncate(length);
-    bytes
+    Noise::new(seed).bytes(length)
 }
 
 /// JSON-like text.
@@ -432,14 +428,10 @@ async fn an_upload_given_up_or_dropped_leaves_nothing() -> anyhow::Result<()> {
     let mut dropped = writer(&store, KEY, GZIP);
     dropped.write(&raw).await?;
     drop(dropped);
-    let deadline = Instant::now() + Duration::from_secs(20);
-    while !bucket.server().unfinished_uploads()?.is_empty() {
-        ensure!(
-            Instant::now() < deadline,
-            "the dropped upload was not aborted"
-        );
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
+    eventually("the dropped upload is aborted", async || {
+        Ok(bucket.server().unfinished_uploads()?.is_empty())
+    })
+    .await?;
     assert!(!bucket.server().file(TestBucket::NAME, KEY).exists());
     Ok(())
 }
@@ -457,9 +449,8 @@ async fn a_store_that_stalls_ends_the_stream_within_its_limit() -> anyhow::Resul
     let error = store_bytes(&store, KEY, GZIP, &raw)
         .await
         .expect_err("parts that are never taken were ignored");
-    // 45 s until a part is given up, and some for the abort.
     assert!(
-        start.elapsed() < Duration::from_secs(55),
+        start.elapsed() < REPL_TIMEOUT,
         "{:?}: {error}",
         start.elapsed()
     );
@@ -543,15 +534,6 @@ async fn checksums_on_every_request_work_where_the_store_takes_them() -> anyhow:
     let raw = random(2 * BLOCK_BYTES + 1, 11);
     let stored = store_bytes(&store, KEY, GZIP, &raw).await?;
     assert!(read_from(&store, KEY, &index(&stored, GZIP), 0).await? == raw);
-    Ok(())
-}
-
-/// Leaves an upload behind as a process does that is killed.
-async fn leave_upload(store: &ObjectStore, key: &str) -> anyhow::Result<()> {
-    let mut upload = MultipartUpload::new(store.clone(), key.to_owned(), PART);
-    upload.send(BytesMut::zeroed(PART)).await?;
-    upload.arrival().await?;
-    std::mem::forget(upload);
     Ok(())
 }
 

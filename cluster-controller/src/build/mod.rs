@@ -117,8 +117,30 @@ mod tests {
         let golden = std::fs::read_to_string(file).unwrap();
         assert!(
             golden == text,
-            "the rendering differs from {file}; if that is meant, run with UPDATE_GOLDEN=1 and look at the difference"
+            "the rendering differs from {file}; if that is meant, run with UPDATE_GOLDEN=1\n{}",
+            difference(&golden, &text)
         );
+    }
+
+    /// The lines between the first and the last that differ.
+    fn difference(golden: &str, text: &str) -> String {
+        let (old, new): (Vec<&str>, Vec<&str>) = (golden.lines().collect(), text.lines().collect());
+        let same = |pairs: &mut dyn Iterator<Item = (&&str, &&str)>| {
+            pairs.take_while(|(old, new)| old == new).count()
+        };
+        let head = same(&mut old.iter().zip(&new));
+        let tail = same(&mut old[head..].iter().rev().zip(new[head..].iter().rev()));
+        let lines = |sign: &str, lines: &[&str]| -> String {
+            let changed = lines[head..lines.len() - tail].iter().take(40);
+            let signed: Vec<String> = changed.map(|line| format!("{sign} {line}")).collect();
+            signed.join("\n") + "\n"
+        };
+        format!(
+            "line {}:\n{}{}",
+            head + 1,
+            lines("-", &old),
+            lines("+", &new)
+        )
     }
 
     #[test]

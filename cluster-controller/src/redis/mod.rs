@@ -1,10 +1,9 @@
 //! The Redis half of the controller: what the nodes say, what is wrong with it, and the steps that mend it.
 //!
 //! It knows nothing of Kubernetes. [`observe`] asks the nodes, [`survey`] and [`assess`] think about the answers,
-//! [`plan`] decides, [`execute`] acts; [`drive`] turns them until all is well, for tests and benchmarks.
+//! [`plan`] decides, [`execute`] acts.
 
 pub mod assess;
-pub mod drive;
 pub mod execute;
 pub mod member;
 pub mod observe;

@@ -2,10 +2,11 @@
 
 use super::{
     report::{Goal, Measurement, Row},
-    servers,
+    rounds,
+    servers::{self, KEYS},
 };
 use crate::redis::RedisServer;
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use backup_controller::capture::{CaptureProgress, CaptureRequest, capture};
 use common::{
     cluster::slots::SlotSet,
@@ -19,26 +20,33 @@ use std::{
 use tokio::{io::AsyncReadExt, process::Command, sync::watch};
 use tokio_util::sync::CancellationToken;
 
+/// What a key of data set J has at least, uncompressed by the server, in bytes.
+const LEAST_VALUE: u64 = 50;
+
 /// Size of the rival's parts.
 const PART: usize = 8 * 1024 * 1024;
 
-pub async fn run(rounds: usize) -> Result<Vec<Row>> {
+pub async fn run() -> Result<Vec<Row>> {
     let server = servers::sole_owner().await?;
     servers::fill(&server).await?;
     let s3 = servers::s3()?;
     let store = s3.store().await?;
     let pool = CompressionPool::of_machine();
     let (mut dump, mut pipe) = (Vec::new(), Vec::new());
-    for round in 0..rounds {
-        let ours = ours(&server, &store, &pool, round).await?;
-        dump.push(Measurement {
-            ours,
-            rival: to_nowhere(&server).await?,
-        });
-        pipe.push(Measurement {
-            ours,
-            rival: through_gzip(&server, &store).await?,
-        });
+    for round in rounds() {
+        let ours = ours(&server, &store, &pool, round.number);
+        let rivals = async {
+            Ok((
+                to_nowhere(&server).await?,
+                through_gzip(&server, &store).await?,
+            ))
+        };
+        let (ours, (nowhere, gzip)) = Box::pin(round.run(ours, rivals)).await?;
+        if round.measured {
+            let against = |rival| Measurement { ours, rival };
+            dump.push(against(nowhere));
+            pipe.push(against(gzip));
+        }
         store.delete_prefix("bench/").await?;
     }
     let row =
@@ -92,12 +100,20 @@ pub async fn backup(
 
 async fn to_nowhere(server: &RedisServer) -> Result<f64> {
     let started = Instant::now();
-    // The status is that of a failing fsync of /dev/null, and says nothing.
-    servers::redis_cli(server.address())
+    let dumped = servers::redis_cli(server.address())
         .args(["--rdb", "-"])
-        .status()
+        .stderr(Stdio::piped())
+        .output()
         .await?;
-    Ok(started.elapsed().as_secs_f64())
+    let seconds = started.elapsed().as_secs_f64();
+    let text = String::from_utf8_lossy(&dumped.stderr);
+    ensure!(dumped.status.success(), "redis-cli --rdb: {text}");
+    // "Transfer finished with success after 218000213 bytes"
+    let words = text.split_whitespace().rev();
+    let bytes = words.skip_while(|word| *word != "bytes").nth(1);
+    let bytes: u64 = bytes.context("redis-cli names no length")?.parse()?;
+    ensure!(bytes > KEYS * LEAST_VALUE, "only {bytes} bytes were dumped");
+    Ok(seconds)
 }
 
 /// The upload is our own, in parts and beside the reading: the best that a script could have.
@@ -136,6 +152,6 @@ async fn through_gzip(server: &RedisServer, store: &ObjectStore) -> Result<f64> 
         "the rival's pipe wrote less than a part"
     );
     upload.complete(part).await?;
-    child.wait().await?;
+    ensure!(child.wait().await?.success(), "the rival's pipe failed");
     Ok(started.elapsed().as_secs_f64())
 }

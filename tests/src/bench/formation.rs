@@ -2,14 +2,11 @@
 
 use super::{
     report::{Goal, Measurement, Row},
-    servers,
+    rounds, servers,
 };
-use crate::redis::{RedisServer, eventually};
+use crate::{drive::drive, redis::RedisServer, wait::eventually};
 use anyhow::{Result, ensure};
-use cluster_controller::redis::{
-    drive::drive,
-    member::{Place, Wanted},
-};
+use cluster_controller::redis::member::{Place, Wanted};
 use common::cluster::topology::NodeAddress;
 use futures::future::try_join_all;
 use std::time::{Duration, Instant};
@@ -23,13 +20,16 @@ const LIMIT: Duration = Duration::from_mins(1);
 /// With servers that run for a while, and with servers that have just been started. Those serve no sooner than 2 s after their
 /// start, whatever is done with them (CLUSTER_WRITABLE_DELAY in the engine), which binds both sides. On running servers the
 /// rival's primaries see a minority while they join, and stay closed for a node timeout (5 s) after it.
-pub async fn run(rounds: usize) -> Result<Vec<Row>> {
+pub async fn run() -> Result<Vec<Row>> {
     let (mut running, mut fresh) = (Vec::new(), Vec::new());
-    for _ in 0..rounds {
+    for round in rounds() {
         for (age, measured) in [(RUNNING, &mut running), (Duration::ZERO, &mut fresh)] {
-            let ours = ours(&nodes(age).await?).await?;
-            let rival = rival(&nodes(age).await?).await?;
-            measured.push(Measurement { ours, rival });
+            let ours = async { ours(&nodes(age).await?).await };
+            let rival = async { rival(&nodes(age).await?).await };
+            let (ours, rival) = round.run(ours, rival).await?;
+            if round.measured {
+                measured.push(Measurement { ours, rival });
+            }
         }
     }
     let row = |rival, rounds: &[Measurement]| {
@@ -46,12 +46,13 @@ async fn nodes(age: Duration) -> Result<Vec<RedisServer>> {
         ("repl-diskless-sync-delay", "0"),
         ("cluster-node-timeout", "5000"),
     ];
-    let nodes = try_join_all((0..NODES).map(|_| RedisServer::cluster_node(&options))).await?;
+    let mut nodes = try_join_all((0..NODES).map(|_| RedisServer::cluster_node(&options))).await?;
+    nodes.iter_mut().for_each(RedisServer::quiet);
     tokio::time::sleep(age).await;
     Ok(nodes)
 }
 
-/// Until the cluster is whole by every node's own word, replicas linked.
+/// Until every node says that the cluster is healthy, replicas linked.
 async fn ours(nodes: &[RedisServer]) -> Result<f64> {
     let places: Vec<Place> = nodes
         .iter()
@@ -67,11 +68,11 @@ async fn ours(nodes: &[RedisServer]) -> Result<f64> {
         patience: Duration::from_secs(30),
     };
     let started = Instant::now();
-    let drive = drive(&wanted, &places, Duration::from_millis(50), LIMIT).await;
+    let drive = drive(&wanted, &places, LIMIT).await;
     let time = started.elapsed();
     ensure!(
         drive.assessment.is_whole(),
-        "not whole: {:?}",
+        "not healthy: {:?}",
         drive.assessment.problems
     );
     Ok(time.as_secs_f64())
@@ -104,11 +105,14 @@ async fn rival(nodes: &[RedisServer]) -> Result<f64> {
         .status()
         .await?;
     ensure!(status.success(), "redis-cli --cluster create failed");
-    eventually("the rival's cluster is whole", || whole(nodes)).await?;
+    eventually("the rival's cluster is healthy", async || {
+        healthy(nodes).await
+    })
+    .await?;
     Ok(started.elapsed().as_secs_f64())
 }
 
-async fn whole(nodes: &[RedisServer]) -> Result<bool> {
+async fn healthy(nodes: &[RedisServer]) -> Result<bool> {
     let views = try_join_all(nodes.iter().map(|node| async move {
         let cluster: String = node.call("CLUSTER INFO").await?;
         let replication: String = node.call("INFO replication").await?;
@@ -120,5 +124,5 @@ async fn whole(nodes: &[RedisServer]) -> Result<bool> {
         )
     }))
     .await?;
-    Ok(views.into_iter().all(|whole| whole))
+    Ok(views.into_iter().all(|healthy| healthy))
 }

@@ -1,6 +1,8 @@
 //! What a benchmark answers: a row for each rival, printed as a table and written as JSON.
 
+use anyhow::{Context, Result};
 use serde::Serialize;
+use serde_json::Value;
 use std::fmt::Write;
 
 /// What a case wants of the ratio ours / rival.
@@ -118,9 +120,38 @@ pub fn table(rows: &[Row]) -> String {
     text
 }
 
+/// The report with these rows in place of those of the same cases, as JSON.
+pub fn merge(report: Option<&str>, rows: &[Row]) -> Result<String> {
+    let mut merged: Vec<Value> = match report {
+        Some(text) => serde_json::from_str(text).context("the report is not a list of rows")?,
+        None => Vec::new(),
+    };
+    merged.retain(|old| rows.iter().all(|row| old["case"] != row.case));
+    for row in rows {
+        merged.push(serde_json::to_value(row)?);
+    }
+    Ok(serde_json::to_string_pretty(&merged)?)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn one_case_leaves_the_others_in_the_report() {
+        let row = |case, ours| {
+            let measurement = Measurement { ours, rival: 1.0 };
+            Row::new(case, "s", "rival", Goal::AtMost(1.0), &[measurement])
+        };
+        let first = merge(None, &[row("a", 1.0), row("b", 1.0)]).unwrap();
+        let second = merge(Some(&first), &[row("a", 2.0)]).unwrap();
+        let report: Vec<Value> = serde_json::from_str(&second).unwrap();
+        let figures: Vec<_> = report
+            .iter()
+            .map(|row| (row["case"].as_str(), row["ours"].as_f64()))
+            .collect();
+        assert_eq!(figures, [(Some("b"), Some(1.0)), (Some("a"), Some(2.0))]);
+    }
 
     #[test]
     fn the_ratio_is_one_of_medians() {

@@ -3,6 +3,7 @@
 use super::{
     backup,
     report::{Goal, Measurement, Row},
+    rounds,
     servers::{self, KEYS},
 };
 use crate::redis::RedisServer;
@@ -22,7 +23,7 @@ use std::{
 };
 use tokio::sync::watch;
 
-pub async fn run(rounds: usize) -> Result<Vec<Row>> {
+pub async fn run() -> Result<Vec<Row>> {
     let source = servers::sole_owner().await?;
     servers::fill(&source).await?;
     let s3 = servers::s3()?;
@@ -43,12 +44,19 @@ pub async fn run(rounds: usize) -> Result<Vec<Row>> {
         value_limit: ValueLimit::default(),
     };
     let mut measured = Vec::new();
-    for _ in 0..rounds {
-        let ours = ours(&request, &store, &pool).await?;
-        emptied(&target).await?;
-        let rival = piped(&target, &commands.0).await?;
-        emptied(&target).await?;
-        measured.push(Measurement { ours, rival });
+    for round in rounds() {
+        let ours = async {
+            let ours = ours(&request, &store, &pool).await?;
+            emptied(&target).await.map(|()| ours)
+        };
+        let rival = async {
+            let rival = piped(&target, &commands.0).await?;
+            emptied(&target).await.map(|()| rival)
+        };
+        let (ours, rival) = Box::pin(round.run(ours, rival)).await?;
+        if round.measured {
+            measured.push(Measurement { ours, rival });
+        }
     }
     Ok(vec![Row::new(
         "restore-one-owner",

@@ -1,6 +1,6 @@
 //! What the cases run against: servers in processes of their own, and data set J.
 
-use crate::{dataset::json_text, redis::RedisServer, s3::S3Process};
+use crate::{dataset::json_text, redis::RedisServer, s3::S3Process, wait::eventually};
 use anyhow::{Result, ensure};
 use common::storage::{BackupId, Layout, ObjectStore};
 use std::{net::SocketAddr, process::Stdio};
@@ -16,9 +16,10 @@ pub async fn sole_owner() -> Result<RedisServer> {
         ("save", ""),
         ("cluster-node-timeout", "60000"),
     ];
-    let server = RedisServer::cluster_node(&options).await?;
+    let mut server = RedisServer::cluster_node(&options).await?;
+    server.quiet();
     server.call::<()>("CLUSTER ADDSLOTSRANGE 0 16383").await?;
-    crate::redis::eventually("the server serves", || async {
+    eventually("the server serves", async || {
         Ok(server
             .call::<String>("CLUSTER INFO")
             .await?

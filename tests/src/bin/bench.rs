@@ -35,6 +35,7 @@ async fn main() -> Result<()> {
     if let Some(folder) = arguments.report.parent() {
         fs::create_dir_all(folder)?;
     }
-    fs::write(&arguments.report, serde_json::to_string_pretty(&rows)?)?;
+    let before = fs::read_to_string(&arguments.report).ok();
+    fs::write(&arguments.report, bench::merge(before.as_deref(), &rows)?)?;
     Ok(())
 }

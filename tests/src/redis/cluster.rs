@@ -4,15 +4,16 @@ use anyhow::{Context, Result, ensure};
 use common::cluster::slots::{SLOT_COUNT, Slot, SlotRange};
 use futures::future::try_join_all;
 
-use super::{RedisServer, Sample, eventually};
+use super::{RedisServer, Sample};
+use crate::wait::eventually;
 
 /// A formed cluster: its primaries first, then the replicas shard by shard.
-pub struct RedisCluster {
+pub struct TestCluster {
     nodes: Vec<RedisServer>,
     ranges: Vec<SlotRange>,
 }
 
-impl RedisCluster {
+impl TestCluster {
     /// Starts and forms a cluster whose slots are spread evenly.
     pub async fn start(shards: u16, replicas: u16) -> Result<Self> {
         Self::start_with(shards, replicas, &[]).await

@@ -4,6 +4,8 @@ use ::redis::aio::MultiplexedConnection;
 use ::redis::{Cmd, Pipeline};
 use anyhow::{Context, Result};
 
+use crate::noise::Noise;
+
 /// Function libraries that go with the samples.
 pub const FUNCTIONS: [&str; 2] = [
     "#!lua name=first\nredis.register_function('one', function() return 1 end)",
@@ -86,17 +88,8 @@ pub fn samples(prefix: &str) -> Vec<Sample> {
     all
 }
 
-/// Words that do not compress: a step of xorshift each.
 fn noise(length: usize) -> Vec<u8> {
-    let mut state = 0x9e37_79b9_7f4a_7c15u64;
-    std::iter::repeat_with(|| {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        state.to_le_bytes()[0]
-    })
-    .take(length)
-    .collect()
+    Noise::new(1).bytes(length)
 }
 
 fn numbered(prefix: &str, count: usize) -> Vec<String> {

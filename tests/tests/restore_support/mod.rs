@@ -21,7 +21,8 @@ use restore_controller::{
 };
 use std::{collections::BTreeMap, net::SocketAddr, sync::Arc, time::Duration};
 use tests::{
-    redis::{RedisCluster, RedisServer},
+    noise::Noise,
+    redis::{RedisServer, TestCluster},
     s3::TestBucket,
 };
 use tokio::sync::watch;
@@ -40,7 +41,7 @@ pub struct Backup {
 
 /// Backs a cluster up into the bucket, below `namespace/cluster/`.
 pub async fn back_up(
-    cluster: &RedisCluster,
+    cluster: &TestCluster,
     bucket: &TestBucket,
     compression: Compression,
 ) -> Result<Backup> {
@@ -109,7 +110,7 @@ pub async fn back_up(
     })
 }
 
-async fn hash(cluster: &RedisCluster) -> Result<String> {
+async fn hash(cluster: &TestCluster) -> Result<String> {
     let mut views = Vec::new();
     for node in cluster.primaries() {
         let client = NodeClient::connect(node.address(), Duration::from_secs(5)).await?;
@@ -137,11 +138,11 @@ impl Backup {
     /// Replays one shard.
     pub async fn replay(&self, request: &ReplayRequest) -> Result<Progress, ReplayError> {
         let (progress, _) = watch::channel(Progress::default());
-        self.replay_telling(request, &progress).await
+        self.replay_reporting(request, &progress).await
     }
 
-    /// Replays one shard and tells how far it is.
-    pub async fn replay_telling(
+    /// Replays one shard and reports its progress.
+    pub async fn replay_reporting(
         &self,
         request: &ReplayRequest,
         progress: &watch::Sender<Progress>,
@@ -151,7 +152,7 @@ impl Backup {
     }
 
     /// Replays every shard at the same time.
-    pub async fn replay_all(&self, target: &RedisCluster) -> Result<Vec<Progress>> {
+    pub async fn replay_all(&self, target: &TestCluster) -> Result<Vec<Progress>> {
         let shards = self.source.manifest().shards.iter();
         let replays = shards.map(async |shard| {
             let request = self
@@ -164,7 +165,7 @@ impl Backup {
 }
 
 /// Where the primaries of a cluster listen.
-pub fn seeds(cluster: &RedisCluster) -> Vec<SocketAddr> {
+pub fn seeds(cluster: &TestCluster) -> Vec<SocketAddr> {
     cluster
         .primaries()
         .iter()
@@ -183,7 +184,7 @@ pub struct Portrait {
 }
 
 /// All keys of a cluster.
-pub async fn portraits(cluster: &RedisCluster) -> Result<BTreeMap<Vec<u8>, Portrait>> {
+pub async fn portraits(cluster: &TestCluster) -> Result<BTreeMap<Vec<u8>, Portrait>> {
     let mut all = BTreeMap::new();
     for node in cluster.primaries() {
         for (key, portrait) in portraits_of(node).await? {
@@ -280,7 +281,7 @@ pub fn assert_equal(wanted: &BTreeMap<Vec<u8>, Portrait>, found: &BTreeMap<Vec<u
 }
 
 /// Writes `count` strings of `length` bytes each, spread over the slots.
-pub async fn fill(cluster: &RedisCluster, prefix: &str, count: usize, length: usize) -> Result<()> {
+pub async fn fill(cluster: &TestCluster, prefix: &str, count: usize, length: usize) -> Result<()> {
     const AT_ONCE: usize = 2000;
     let mut connections =
         try_join_all(cluster.primaries().iter().map(RedisServer::connect)).await?;
@@ -289,7 +290,7 @@ pub async fn fill(cluster: &RedisCluster, prefix: &str, count: usize, length: us
         let mut pipelines: Vec<_> = connections.iter().map(|_| redis::pipe()).collect();
         for number in numbers {
             let key = format!("{prefix}{number}");
-            let value = noise(*number, length);
+            let value = Noise::new(*number as u64).bytes(length);
             let shard = cluster.shard_of(key.as_bytes())?;
             pipelines[shard].cmd("SET").arg(key).arg(value).ignore();
         }
@@ -302,22 +303,8 @@ pub async fn fill(cluster: &RedisCluster, prefix: &str, count: usize, length: us
     Ok(())
 }
 
-/// Bytes that do not compress, another row for each number.
-fn noise(number: usize, length: usize) -> Vec<u8> {
-    let mut state = (number as u64 + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
-    std::iter::repeat_with(|| {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        state.to_le_bytes()
-    })
-    .flatten()
-    .take(length)
-    .collect()
-}
-
 /// Keys of all primaries.
-pub async fn size(cluster: &RedisCluster) -> Result<u64> {
+pub async fn size(cluster: &TestCluster) -> Result<u64> {
     let mut keys = 0;
     for node in cluster.primaries() {
         keys += node.call::<u64>("DBSIZE").await?;

@@ -1,0 +1,88 @@
+//! A pod's files without Kubernetes: redis.conf and the start script exactly as the cluster-controller renders them, with
+//! `/config` and `/data` moved into the server's own directory.
+
+use anyhow::{Context, Result};
+use cluster_controller::{
+    build,
+    validate::{ValidatedCluster, validate},
+};
+use k8s_openapi::{apimachinery::pkg::api::resource::Quantity, jiff::Timestamp};
+use std::{fmt::Write, fs, net::SocketAddr, path::Path, time::Duration};
+
+/// Whether data outlives a pod.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PodStorage {
+    /// A volume with the append-only file.
+    Volume,
+    /// An emptyDir: a restarted container starts without data.
+    Memory,
+}
+
+/// What the product gives a pod.
+#[derive(Clone, Debug)]
+pub struct PodFiles {
+    configuration: String,
+    start_script: String,
+}
+
+impl PodFiles {
+    /// The files of a cluster of three shards.
+    pub fn render(storage: PodStorage, replicas: usize, node_timeout: Duration) -> Result<Self> {
+        let timeout = node_timeout.as_millis().to_string();
+        let mut cluster = crds::RedisCluster::new(
+            "test",
+            crds::RedisClusterSpec {
+                image: Some("redis".into()),
+                shards: 3,
+                replicas_per_shard: i32::try_from(replicas)?,
+                storage: (storage == PodStorage::Volume).then(|| crds::Storage {
+                    size: Quantity("1Gi".into()),
+                    storage_class_name: None,
+                    when_deleted: crds::DeletionPolicy::Delete,
+                }),
+                config: [("cluster-node-timeout".into(), timeout)].into(),
+                ..crds::RedisClusterSpec::default()
+            },
+        );
+        cluster.metadata.namespace = Some("test".into());
+        cluster.metadata.uid = Some("uid".into());
+        let cluster = validate(&cluster, None, Timestamp::now())?;
+        Ok(Self {
+            configuration: build::redis_conf(&cluster),
+            start_script: start_script(&cluster),
+        })
+    }
+
+    /// Writes the configuration below `root`; returns the script to run.
+    pub(super) fn write(
+        &self,
+        root: &Path,
+        data: &Path,
+        address: SocketAddr,
+        settings: &[(&str, &str)],
+    ) -> Result<String> {
+        let directory = root.join("config");
+        fs::create_dir_all(&directory)?;
+        let (directory, data) = (path(&directory)?, path(data)?);
+        let mut text = self.configuration.replace("/data", data);
+        // A later line replaces an earlier one. Servers share the machine, so each listens at its own address only.
+        let (ip, port) = (address.ip(), address.port());
+        writeln!(text, "bind {ip}\nbind-source-addr {ip}\nport {port}")?;
+        writeln!(text, "enable-debug-command yes")?;
+        for (name, value) in settings {
+            writeln!(text, "{name} {value}")?;
+        }
+        fs::write(Path::new(directory).join("redis.conf"), text)?;
+        let script = self.start_script.replace("/config", directory);
+        Ok(script.replace("/data", data))
+    }
+}
+
+/// The script that a pod's container runs.
+fn start_script(cluster: &ValidatedCluster) -> String {
+    build::start_script(cluster)
+}
+
+fn path(path: &Path) -> Result<&str> {
+    path.to_str().context("a directory that is not UTF-8")
+}

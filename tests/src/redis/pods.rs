@@ -1,0 +1,377 @@
+//! The servers of one cluster as its pods run them, each at an address that can change. A controller forms the cluster.
+
+use super::{
+    PodFiles, PodStorage, RedisServer,
+    commands::{executed, refuse_destruction},
+    free_address,
+};
+use crate::wait::eventually;
+use anyhow::{Context, Result, bail, ensure};
+use cluster_controller::redis::member::Place;
+use common::cluster::{
+    slots::{Slot, SlotSet},
+    topology::{NodeAddress, NodeId, NodesView},
+};
+use k8s_openapi::jiff::Timestamp;
+use redis::{cmd, pipe};
+use std::{collections::BTreeMap, net::SocketAddr, time::Duration};
+
+/// The node timeout of these clusters.
+pub const NODE_TIMEOUT: Duration = Duration::from_millis(1500);
+
+struct PodServer {
+    server: RedisServer,
+    down_since: Option<Timestamp>,
+}
+
+/// The servers of three shards, shard by shard.
+pub struct PodCluster {
+    pods: Vec<PodServer>,
+    replicas: usize,
+    storage: PodStorage,
+}
+
+/// What must outlive every loss: the slots of each shard. Keys and values follow from [`PodCluster::fill`].
+#[derive(Clone, Debug, PartialEq)]
+pub struct ShardSlots(Vec<SlotSet>);
+
+impl PodCluster {
+    /// Shards of every cluster.
+    pub const SHARDS: usize = 3;
+
+    /// Starts the servers; they do not know each other yet.
+    pub async fn start(replicas: usize, storage: PodStorage) -> Result<Self> {
+        let count = Self::SHARDS * (1 + replicas);
+        let addresses: Result<Vec<_>> = (0..count).map(|_| free_address()).collect();
+        Self::start_at(addresses?, storage).await
+    }
+
+    /// Starts a server at each of these addresses, shard by shard.
+    pub async fn start_at(addresses: Vec<SocketAddr>, storage: PodStorage) -> Result<Self> {
+        let replicas = addresses.len() / Self::SHARDS - 1;
+        let files = PodFiles::render(storage, replicas, NODE_TIMEOUT)?;
+        let mut cluster = Self {
+            pods: Vec::new(),
+            replicas,
+            storage,
+        };
+        for address in addresses {
+            cluster.pods.push(PodServer {
+                server: RedisServer::pod(address, files.clone())?,
+                down_since: None,
+            });
+        }
+        cluster.restart_all().await?;
+        Ok(cluster)
+    }
+
+    /// Replicas of each shard.
+    pub fn replicas(&self) -> usize {
+        self.replicas
+    }
+
+    /// Whether data outlives a pod.
+    pub fn storage(&self) -> PodStorage {
+        self.storage
+    }
+
+    /// How many servers there are.
+    pub fn len(&self) -> usize {
+        self.pods.len()
+    }
+
+    /// Never: a cluster has servers.
+    pub fn is_empty(&self) -> bool {
+        self.pods.is_empty()
+    }
+
+    /// One of the servers.
+    pub fn server(&self, index: usize) -> &RedisServer {
+        &self.pods[index].server
+    }
+
+    fn shard(&self, index: usize) -> usize {
+        index / (1 + self.replicas)
+    }
+
+    /// The servers as the controller expects them.
+    pub fn places(&self) -> Vec<Place> {
+        let places = self.pods.iter().enumerate().map(|(index, pod)| {
+            let (shard, ordinal) = (self.shard(index), index % (1 + self.replicas));
+            let address = pod.server.address();
+            Place {
+                pod: format!("test-{shard}-{ordinal}"),
+                shard,
+                ordinal,
+                address: Some(NodeAddress::new(address.ip(), address.port())),
+                machine: None,
+                leaving: false,
+                down_since: pod.down_since,
+            }
+        });
+        places.collect()
+    }
+
+    /// Kills a server. What it was sent is checked first: its count ends with it.
+    pub async fn kill(&mut self, index: usize) -> Result<()> {
+        let server = &mut self.pods[index].server;
+        let executed = executed(server).await?;
+        refuse_destruction(server, &executed)?;
+        server.kill()
+    }
+
+    /// Kills every server.
+    pub async fn kill_all(&mut self) -> Result<()> {
+        for index in 0..self.len() {
+            // Some may be down already.
+            if self.pods[index].server.is_running() {
+                self.kill(index).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Says what Kubernetes says of servers that do not answer.
+    pub fn mark_down_since(&mut self, servers: &[usize], since: Timestamp) {
+        for index in servers {
+            self.pods[*index].down_since = Some(since);
+        }
+    }
+
+    /// Gives a server that is down another address.
+    pub fn move_one(&mut self, index: usize) -> Result<()> {
+        self.pods[index].server.set_address(free_address()?);
+        Ok(())
+    }
+
+    /// Gives every server another address.
+    pub fn move_all(&mut self) -> Result<()> {
+        (0..self.len()).try_for_each(|index| self.move_one(index))
+    }
+
+    /// Gives every server the address of another one.
+    pub fn rotate_addresses(&mut self) {
+        let mut addresses: Vec<_> = self.pods.iter().map(|pod| pod.server.address()).collect();
+        addresses.rotate_right(1);
+        for (pod, address) in self.pods.iter_mut().zip(addresses) {
+            pod.server.set_address(address);
+        }
+    }
+
+    /// Takes the data of a server that is down away.
+    pub fn wipe(&self, index: usize) -> Result<()> {
+        self.pods[index].server.wipe()
+    }
+
+    /// Takes the data of all servers away, which are down.
+    pub fn wipe_all(&self) -> Result<()> {
+        (0..self.len()).try_for_each(|index| self.wipe(index))
+    }
+
+    /// Starts a server that is down.
+    pub async fn restart(&mut self, index: usize) -> Result<()> {
+        let pod = &mut self.pods[index];
+        pod.server.restart().await?;
+        pod.down_since = None;
+        Ok(())
+    }
+
+    /// Starts every server.
+    pub async fn restart_all(&mut self) -> Result<()> {
+        for index in 0..self.len() {
+            self.restart(index).await?;
+        }
+        Ok(())
+    }
+
+    /// Starts a server that is down and takes this long to load each of its keys. It is not waited for, and stays marked as down.
+    pub fn start_slowly(&mut self, index: usize, each: Duration) -> Result<()> {
+        let delay = each.as_micros().to_string();
+        let slowly = [
+            ("key-load-delay", delay.as_str()),
+            ("loading-process-events-interval-bytes", "1024"),
+        ];
+        self.pods[index].server.start_unattended(&slowly)
+    }
+
+    /// Lets a server write its append-only file again, so that all its keys are in one piece.
+    pub async fn rewrite(&self, index: usize) -> Result<()> {
+        let server = self.server(index);
+        let _: redis::Value = server.call("BGREWRITEAOF").await?;
+        eventually("the file is written", async || {
+            let busy = server.info("aof_rewrite_in_progress").await? == "1"
+                || server.info("aof_rewrite_scheduled").await? == "1";
+            Ok(!busy)
+        })
+        .await
+    }
+
+    /// Whether a server was sent this command since it started, for example `cluster|addslots`.
+    pub async fn was_sent(&self, index: usize, command: &str) -> Result<bool> {
+        Ok(executed(self.server(index)).await?.contains_key(command))
+    }
+
+    /// What every server that answers says of the cluster.
+    async fn views(&self) -> Vec<(usize, NodesView)> {
+        let mut views = Vec::new();
+        for (index, pod) in self.pods.iter().enumerate() {
+            if pod.server.is_running()
+                && let Ok(text) = pod.server.call::<String>("CLUSTER NODES").await
+                && let Ok(view) = NodesView::parse(&text)
+            {
+                views.push((index, view));
+            }
+        }
+        views
+    }
+
+    /// What every node says, for a failure.
+    pub async fn tables(&self) -> String {
+        let mut text = String::new();
+        for pod in &self.pods {
+            let table = pod.server.call::<String>("CLUSTER NODES").await;
+            let table = table.unwrap_or_else(|error| format!("{error:#}\n"));
+            text.extend([pod.server.address().to_string(), ":\n".to_owned(), table]);
+        }
+        text
+    }
+
+    /// The ids of all nodes.
+    pub async fn ids(&self) -> Result<Vec<NodeId>> {
+        let mut ids = Vec::new();
+        for pod in &self.pods {
+            let id: String = pod.server.call("CLUSTER MYID").await?;
+            ids.push(id.parse()?);
+        }
+        Ok(ids)
+    }
+
+    /// Index of the shard's primary by its own view: the one with the highest epoch.
+    pub async fn primary_of(&self, shard: usize) -> Result<usize> {
+        let (index, _) = self.primary(shard).await?;
+        Ok(index)
+    }
+
+    async fn primary(&self, shard: usize) -> Result<(usize, SlotSet)> {
+        let views = self.views().await;
+        let primaries = views.iter().filter(|(index, view)| {
+            let node = view.myself();
+            self.shard(*index) == shard && node.is_primary() && !node.slots.is_empty()
+        });
+        let newest = primaries.max_by_key(|(_, view)| view.myself().config_epoch);
+        let (index, view) = newest.with_context(|| format!("shard {shard} has no primary"))?;
+        Ok((*index, view.myself().slots.clone()))
+    }
+
+    /// Index of a replica of the shard.
+    pub async fn replica_of(&self, shard: usize) -> Result<usize> {
+        let views = self.views().await;
+        let mut replicas = views
+            .iter()
+            .filter(|(index, view)| self.shard(*index) == shard && view.myself().is_replica());
+        let (index, _) = replicas
+            .next()
+            .with_context(|| format!("shard {shard} has no replica"))?;
+        Ok(*index)
+    }
+
+    /// The slots of each shard's primary.
+    pub async fn slot_map(&self) -> Result<ShardSlots> {
+        let mut map = Vec::new();
+        for shard in 0..Self::SHARDS {
+            map.push(self.primary(shard).await?.1);
+        }
+        Ok(ShardSlots(map))
+    }
+
+    /// Writes `count` keys, each on the primary of its slot.
+    pub async fn fill(&self, count: usize) -> Result<()> {
+        for shard in 0..Self::SHARDS {
+            let (index, slots) = self.primary(shard).await?;
+            let mut commands = pipe();
+            for (key, value) in keys(count, &slots) {
+                commands.cmd("SET").arg(key).arg(value).ignore();
+            }
+            let mut connection = self.server(index).connect().await?;
+            commands.query_async::<()>(&mut connection).await?;
+        }
+        Ok(())
+    }
+
+    /// Waits until every replica has everything its primary has written.
+    pub async fn replicated(&self) -> Result<()> {
+        for shard in 0..Self::SHARDS {
+            let server = self.server(self.primary_of(shard).await?);
+            let mut wait = cmd("WAIT");
+            wait.arg(self.replicas).arg(5000);
+            let reached: usize = wait.query_async(&mut server.connect().await?).await?;
+            ensure!(
+                reached >= self.replicas,
+                "shard {shard}: WAIT reached {reached}"
+            );
+        }
+        Ok(())
+    }
+
+    /// Proves that every key is there with its value.
+    pub async fn check(&self, count: usize) -> Result<()> {
+        let mut seen = 0;
+        for shard in 0..Self::SHARDS {
+            let (index, slots) = self.primary(shard).await?;
+            let wanted: BTreeMap<String, String> = keys(count, &slots).collect();
+            let mut commands = pipe();
+            for key in wanted.keys() {
+                commands.cmd("GET").arg(key);
+            }
+            let mut connection = self.server(index).connect().await?;
+            let values: Vec<Option<String>> = commands.query_async(&mut connection).await?;
+            for ((key, value), found) in wanted.iter().zip(values) {
+                ensure!(
+                    found.as_ref() == Some(value),
+                    "{key}: {found:?} instead of {value}"
+                );
+            }
+            let held: usize = self.server(index).call("DBSIZE").await?;
+            ensure!(
+                held == wanted.len(),
+                "shard {shard} holds {held} keys instead of {}",
+                wanted.len()
+            );
+            seen += wanted.len();
+        }
+        if seen != count {
+            bail!("{seen} keys of {count} are in slots that have a primary");
+        }
+        Ok(())
+    }
+
+    /// Proves after a loss: every value is there, each shard has the slots it had, every node agrees on them, and no server was
+    /// sent a destructive command.
+    pub async fn unharmed(&self, slots: &ShardSlots, count: usize) -> Result<()> {
+        self.check(count).await?;
+        let now = self.slot_map().await?;
+        ensure!(now == *slots, "the slots were {slots:?} and are {now:?}");
+        let agreed = eventually("every node agrees on the slots", async || {
+            let views = self.views().await;
+            Ok(views.iter().all(|(_, view)| {
+                let agrees = |shard: &SlotSet| view.nodes().iter().any(|node| node.slots == *shard);
+                slots.0.iter().all(agrees)
+            }))
+        });
+        if let Err(error) = agreed.await {
+            bail!("{error:#}\n{}", self.tables().await);
+        }
+        self.nothing_destroyed().await
+    }
+
+    /// Fails if a server was sent a destructive command. The killed ones were asked before.
+    pub async fn nothing_destroyed(&self) -> Result<()> {
+        let running = self.pods.iter().map(|pod| &pod.server);
+        super::nothing_destroyed(running.filter(|server| server.is_running())).await
+    }
+}
+
+fn keys(count: usize, slots: &SlotSet) -> impl Iterator<Item = (String, String)> + '_ {
+    let all = (0..count).map(|number| (format!("key:{number}"), format!("value {number}")));
+    all.filter(|(key, _)| slots.contains(Slot::of_key(key.as_bytes())))
+}
