@@ -91,12 +91,17 @@ install: ## Apply the CustomResourceDefinitions
 	$(INTO_CLUSTER)
 	kubectl apply --server-side --force-conflicts -f crds/
 	kubectl wait --for=condition=Established --timeout=30s -f crds/ > /dev/null
-uninstall: ## Delete the CustomResourceDefinitions, and with them every RedisCluster
+uninstall: ## Delete the CustomResourceDefinitions, and with them every RedisCluster; ends with and without controllers
 	$(INTO_CLUSTER)
-	kubectl delete --ignore-not-found -f crds/
+	deploy/uninstall
 deploy: ## Apply the three controllers into redis-operator-system
 	$(INTO_CLUSTER)
-	kubectl kustomize deploy/kustomize | sed -E 's#docker.io/local/(redis-operator-[a-z]+-controller):dev#$(REGISTRY)/\1:$(TAG)#' | kubectl apply --server-side --force-conflicts -f -
+	# As an overlay of a user's would be.
+	mkdir -p target/deploy
+	{ echo 'resources: [../../deploy/kustomize]'; echo 'images:'; for controller in $(CONTROLLERS); do
+	  echo "  - {name: docker.io/local/redis-operator-$$controller, newName: $(REGISTRY)/redis-operator-$$controller, newTag: '$(TAG)'}"
+	done; } > target/deploy/kustomization.yaml
+	kubectl apply --server-side --force-conflicts -k target/deploy
 	kubectl --namespace redis-operator-system rollout status --timeout=120s deployment/cluster-controller deployment/backup-controller deployment/restore-controller
 undeploy: ## Delete the three controllers; clusters serve on
 	$(INTO_CLUSTER)

@@ -1,7 +1,7 @@
 //! The command line. Each flag has an environment twin.
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use common::runtime::CommonArguments;
+use common::{runtime::CommonArguments, storage::StorageArguments};
 use crds::DeletionPolicy;
 
 /// Streams RedisBackups into S3-compatible storage and turns schedules into CronJobs
@@ -26,9 +26,12 @@ pub struct ControllerArguments {
     /// of buffers as long as the node uses less than 60 GB of memory (upload parts grow beyond)
     #[arg(long, env = "STREAMS", default_value_t = 2, value_parser = clap::value_parser!(u16).range(1..=64))]
     pub streams: u16,
-    /// Image of this controller, which the pods of schedules run; schedules are refused without it
+    /// Image that the pods of schedules run; default: that of the controller's own pod
     #[arg(long, env = "CONTROLLER_IMAGE")]
     pub image: Option<String>,
+    /// What the operator allows tenants to do with storage.
+    #[command(flatten)]
+    pub storage: StorageArguments,
 }
 
 /// What to do.

@@ -2,7 +2,8 @@
 //!
 //! Data and decisions, pure: [`plan`], [`units`], [`select`], [`slot_map`], [`status`], [`schedule`], [`cron`].
 //! The data path, without Kubernetes: [`survey`], [`capture`], [`mod@publish`], [`artifacts`].
-//! With Kubernetes: [`worker`], [`planner`] (both driven by [`common::claims`]), [`schedules`], [`create_backup`], [`run`].
+//! With Kubernetes: [`worker`], [`planner`] (both driven by [`common::claims`]), [`schedules`], [`create_backup`],
+//! [`own_image`], [`run`].
 
 pub mod arguments;
 pub mod artifacts;
@@ -11,6 +12,7 @@ pub mod create_backup;
 pub mod cron;
 pub mod metrics;
 pub mod object_metrics;
+pub mod own_image;
 pub mod plan;
 pub mod planner;
 pub mod publish;

@@ -5,7 +5,8 @@ use common::cluster::slots::{SlotError, SlotRange};
 use common::storage::{
     BackupId, Compression, Layout, Manifest, ObjectStore, Sha256Digest, ShardRecord, StorageError,
     digest::BadDigest,
-    manifest::{self, ManifestError, Totals},
+    layout,
+    manifest::{ManifestError, Totals},
 };
 use futures::{StreamExt, TryStreamExt, stream};
 use jiff::Timestamp;
@@ -209,7 +210,7 @@ fn assemble(request: &PublishRequest, shards: &[Shard], now: Timestamp) -> Manif
     });
     let records: Vec<_> = shards.iter().map(|shard| shard.record.clone()).collect();
     Manifest {
-        schema: manifest::SCHEMA,
+        schema: layout::SCHEMA,
         backup_id: request.backup_id.clone(),
         tool_version: env!("CARGO_PKG_VERSION").to_owned(),
         namespace: request.namespace.clone(),

@@ -4,13 +4,14 @@ use crate::{
     arguments::{Arguments, Command, ControllerArguments},
     create_backup,
     metrics::{BackupMetrics, NAMES},
-    object_metrics,
+    object_metrics, own_image,
     planner::BackupPlanning,
     schedules::Schedules,
     units::BackupUnits,
     worker::CapturePath,
 };
 use common::{
+    access::Buckets,
     claims::{
         driver::{Driver, without_units},
         metrics::WorkMetrics,
@@ -51,7 +52,12 @@ pub fn main(arguments: Arguments) -> ExitCode {
 
 /// The work of the controller: ends after the runtime's shutdown was cancelled.
 pub async fn control(runtime: Runtime, arguments: ControllerArguments) -> Result<(), BoxError> {
-    let ControllerArguments { streams, image } = arguments;
+    let ControllerArguments {
+        streams,
+        image,
+        storage,
+    } = arguments;
+    let buckets = Buckets::new(runtime.client.clone(), storage.into());
     let leadership = Leadership::start(&runtime);
     let metrics = WorkMetrics::new(&runtime.metrics, NAMES);
 
@@ -79,13 +85,20 @@ pub async fn control(runtime: Runtime, arguments: ControllerArguments) -> Result
         leadership.clone(),
         &metrics,
         Quota::streams(usize::from(streams)),
-        CapturePath::new(runtime.client.clone(), captured),
-        BackupPlanning::new(&runtime),
+        CapturePath::new(runtime.client.clone(), buckets.clone(), captured),
+        BackupPlanning::new(&runtime, buckets),
     );
 
     let mut clusters = Controller::<RedisCluster>::new(&runtime, runtime.api());
     clusters.only_leader(&leadership);
-    let schedules = Arc::new(Schedules::new(&runtime, leadership, image));
-    tokio::join!(backups.run(driver), clusters.run(schedules));
+    let schedules = async {
+        let image = match image {
+            Some(image) => Some(image),
+            None => own_image::find(&runtime).await,
+        };
+        let schedules = Schedules::new(&runtime, leadership, image);
+        clusters.run(Arc::new(schedules)).await;
+    };
+    tokio::join!(backups.run(driver), schedules);
     Ok(())
 }

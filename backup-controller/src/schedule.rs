@@ -16,7 +16,7 @@ use k8s_openapi::{
             PodSpec, PodTemplateSpec, ResourceRequirements, SeccompProfile, SecurityContext,
             ServiceAccount,
         },
-        rbac::v1::{PolicyRule, Role, RoleBinding, RoleRef, Subject},
+        rbac::v1::{RoleBinding, RoleRef, Subject},
     },
     apimachinery::pkg::{
         api::resource::Quantity,
@@ -28,6 +28,8 @@ use std::collections::BTreeMap;
 
 /// Value of `app.kubernetes.io/component` on the objects of schedules, by which superfluous ones are found.
 pub const COMPONENT: &str = "backup-schedule";
+/// What the identity may do: a ClusterRole of deploy/kustomize, the only one that this controller may bind.
+const CLUSTER_ROLE: &str = "redis-operator-backup-schedule";
 /// The longest name of a CronJob that Kubernetes accepts: its Jobs add eleven characters.
 const CRON_JOB_NAME_LENGTH: usize = 52;
 /// Scheduled times further away from now than this are not taken from a Job's name: it was named by hand.
@@ -117,8 +119,6 @@ fn schedules(cluster: &RedisCluster) -> &[BackupSchedule] {
 pub struct Identity {
     /// The account.
     pub service_account: ServiceAccount,
-    /// Its one right: to create RedisBackups.
-    pub role: Role,
     /// What ties them together.
     pub role_binding: RoleBinding,
 }
@@ -251,21 +251,12 @@ fn identity(cluster: &RedisCluster) -> Identity {
             automount_service_account_token: Some(false),
             ..ServiceAccount::default()
         },
-        role: Role {
-            metadata: metadata.clone(),
-            rules: Some(vec![PolicyRule {
-                api_groups: Some(vec![GROUP.to_owned()]),
-                resources: Some(vec!["redisbackups".to_owned()]),
-                verbs: vec!["create".to_owned()],
-                ..PolicyRule::default()
-            }]),
-        },
         role_binding: RoleBinding {
             metadata,
             role_ref: RoleRef {
                 api_group: Some("rbac.authorization.k8s.io".to_owned()),
-                kind: "Role".to_owned(),
-                name: name.clone(),
+                kind: "ClusterRole".to_owned(),
+                name: CLUSTER_ROLE.to_owned(),
             },
             subjects: Some(vec![Subject {
                 kind: "ServiceAccount".to_owned(),
@@ -511,12 +502,10 @@ mod tests {
     fn a_schedule_becomes_a_cron_job_under_an_identity_that_can_only_create_backups() {
         let wanted = build(&cluster(vec![nightly()]), "controller:1");
         let identity = wanted.identity.unwrap();
-        let rules = identity.role.rules.unwrap();
-        assert_eq!(rules.len(), 1);
-        assert_eq!(rules[0].verbs, ["create"]);
+        let role = identity.role_binding.role_ref;
         assert_eq!(
-            rules[0].resources.as_deref(),
-            Some(&["redisbackups".to_owned()][..])
+            (role.kind.as_str(), role.name.as_str()),
+            ("ClusterRole", CLUSTER_ROLE)
         );
         let json = serde_json::to_value(&wanted.cron_jobs[0]).unwrap();
         assert_eq!(json["metadata"]["name"], "demo-nightly");

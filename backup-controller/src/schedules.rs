@@ -21,11 +21,7 @@ use common::{
 };
 use crds::RedisCluster;
 use jiff::Timestamp;
-use k8s_openapi::api::{
-    batch::v1::CronJob,
-    core::v1::ServiceAccount,
-    rbac::v1::{Role, RoleBinding},
-};
+use k8s_openapi::api::{batch::v1::CronJob, core::v1::ServiceAccount, rbac::v1::RoleBinding};
 use kube::{Api, Client, ResourceExt, api::ListParams};
 use std::{
     collections::HashMap,
@@ -157,16 +153,11 @@ impl Schedules {
         owner: &OwnerKey,
         identity: Option<Identity>,
     ) -> Result<(), ScheduleError> {
-        let (accounts, roles, bindings) = match identity {
-            Some(identity) => (
-                vec![identity.service_account],
-                vec![identity.role],
-                vec![identity.role_binding],
-            ),
+        let (accounts, bindings) = match identity {
+            Some(identity) => (vec![identity.service_account], vec![identity.role_binding]),
             None => Default::default(),
         };
         Box::pin(self.make_all::<ServiceAccount>(cluster, owner, accounts)).await?;
-        Box::pin(self.make_all::<Role>(cluster, owner, roles)).await?;
         Box::pin(self.make_all::<RoleBinding>(cluster, owner, bindings)).await
     }
 

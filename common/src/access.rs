@@ -1,4 +1,4 @@
-//! What Kubernetes knows of the way to servers and to storage: the pods' addresses, the bucket with its credentials.
+//! How servers and storage are reached, as Kubernetes knows it: the pods' addresses, the bucket with its Secrets.
 
 use crate::{
     claims::jobs::JobFailure,
@@ -6,14 +6,18 @@ use crate::{
         call::{self, ApiError},
         errors::Classified,
     },
-    storage::{Credentials, Location, ObjectStore, StorageError, location::CredentialsError},
+    storage::{
+        AmbientRefusal, AuthorityError, CertificateAuthority, Credentials, Location, ObjectStore,
+        StorageError, StorageRules, StoreAccess, StoreIdentity, location::CredentialsError,
+    },
 };
-use crds::{CLIENT_PORT, CONTAINER, LABEL_CLUSTER, S3Location};
+use crds::{CLIENT_PORT, CONTAINER, LABEL_CLUSTER, LocalRef, S3Location, SecretKeyRef};
 use k8s_openapi::api::core::v1::{Pod, Secret};
 use kube::{Api, Client, ResourceExt, api::ListParams};
 use std::{
     collections::BTreeMap,
     net::{IpAddr, SocketAddr},
+    sync::Arc,
 };
 
 /// Pods of a cluster by the address at which their node listens for clients.
@@ -44,22 +48,24 @@ fn client_port(pod: &Pod) -> u16 {
         .unwrap_or(CLIENT_PORT)
 }
 
-/// Why the storage cannot be used.
+/// Why a bucket cannot be opened.
 #[derive(Debug, thiserror::Error)]
 pub enum AccessError {
-    /// The Secret is missing.
+    /// The Secret does not exist.
     #[error(
-        "Secret {name} with the credentials for bucket {bucket} does not exist in this namespace: create it with the keys accessKeyId and secretAccessKey"
+        "Secret {name} for bucket {bucket} does not exist in this namespace: create it with {keys}"
     )]
     NoSecret {
         /// The Secret.
         name: String,
         /// The bucket.
         bucket: String,
+        /// What it has to hold.
+        keys: String,
     },
-    /// The Secret is not as it should be.
+    /// The Secret holds no access key.
     #[error("Secret {name} for bucket {bucket}: {source}")]
-    Secret {
+    Credentials {
         /// The Secret.
         name: String,
         /// The bucket.
@@ -67,10 +73,42 @@ pub enum AccessError {
         /// What is wrong.
         source: CredentialsError,
     },
-    /// The API server did not give the Secret.
+    /// The Secret lacks the key of the certificate authority.
+    #[error(
+        "Secret {name} for bucket {bucket} has no key {key}: add it with the certificate authority in PEM form, or correct caSecretRef"
+    )]
+    NoAuthority {
+        /// The Secret.
+        name: String,
+        /// The bucket.
+        bucket: String,
+        /// The key.
+        key: String,
+    },
+    /// The Secret holds no certificate authority.
+    #[error("key {key} of Secret {name} for bucket {bucket}: {source}")]
+    Authority {
+        /// The Secret.
+        name: String,
+        /// The bucket.
+        bucket: String,
+        /// The key.
+        key: String,
+        /// What is wrong.
+        source: AuthorityError,
+    },
+    /// It names no credentials, and the operator's rules do not give it the controller's own.
+    #[error("bucket {bucket} has no credentialsSecretRef: {source}")]
+    Ambient {
+        /// The bucket.
+        bucket: String,
+        /// Why not.
+        source: AmbientRefusal,
+    },
+    /// The API server did not return the Secret.
     #[error(transparent)]
     Api(#[from] ApiError),
-    /// The location is wrong.
+    /// The location is invalid.
     #[error(transparent)]
     Storage(#[from] StorageError),
 }
@@ -80,7 +118,9 @@ impl AccessError {
     pub fn reason(&self) -> &'static str {
         match self {
             Self::NoSecret { .. } => "CredentialsNotFound",
-            Self::Secret { .. } => "CredentialsMalformed",
+            Self::Credentials { .. } => "CredentialsMalformed",
+            Self::NoAuthority { .. } | Self::Authority { .. } => "CertificateAuthorityMalformed",
+            Self::Ambient { .. } => "AmbientIdentityNotAllowed",
             Self::Api(error) => error.reason(),
             Self::Storage(error) => error.reason(),
         }
@@ -91,7 +131,10 @@ impl AccessError {
         match self {
             // A Secret is often applied a moment after what names it.
             Self::NoSecret { .. } | Self::Api(_) => true,
-            Self::Secret { .. } => false,
+            Self::Credentials { .. }
+            | Self::NoAuthority { .. }
+            | Self::Authority { .. }
+            | Self::Ambient { .. } => false,
             Self::Storage(error) => error.is_transient(),
         }
     }
@@ -107,46 +150,112 @@ impl From<AccessError> for JobFailure {
     }
 }
 
-/// Opens the bucket with the credentials of the Secret it names, if it names one.
-pub async fn store(
-    client: &Client,
-    namespace: &str,
-    spec: &S3Location,
-) -> Result<ObjectStore, AccessError> {
-    let location = Location::from_spec(spec).map_err(StorageError::from)?;
-    let credentials = match &spec.credentials_secret_ref {
-        None => None,
-        Some(reference) => {
-            Some(credentials(client, namespace, &reference.name, &spec.bucket).await?)
-        }
-    };
-    Ok(ObjectStore::connect(location, credentials).await)
+/// Opens the buckets that objects of tenants name, within the operator's rules. Cheap to clone.
+#[derive(Clone)]
+pub struct Buckets {
+    client: Client,
+    rules: Arc<StorageRules>,
 }
 
-/// One Secret by its name: no controller may list any.
-async fn credentials(
-    client: &Client,
-    namespace: &str,
-    name: &str,
-    bucket: &str,
-) -> Result<Credentials, AccessError> {
-    let api: Api<Secret> = Api::namespaced(client.clone(), namespace);
-    let what = format!("get Secret {namespace}/{name}");
-    let Some(secret) = call::read_optional(what, api.get(name)).await? else {
-        return Err(AccessError::NoSecret {
+impl Buckets {
+    /// Secrets are read with this client.
+    pub fn new(client: Client, rules: StorageRules) -> Self {
+        Self {
+            client,
+            rules: Arc::new(rules),
+        }
+    }
+
+    /// Opens a bucket for an object of this namespace; sends nothing to the store.
+    pub async fn open(
+        &self,
+        namespace: &str,
+        spec: &S3Location,
+    ) -> Result<ObjectStore, AccessError> {
+        let location = Location::from_spec(spec).map_err(StorageError::from)?;
+        let identity = match &spec.credentials_secret_ref {
+            Some(reference) => {
+                let credentials = self.credentials(namespace, reference, &spec.bucket);
+                StoreIdentity::AccessKey(credentials.await?)
+            }
+            None => self.ambient(namespace, &location)?,
+        };
+        let authority = match &spec.ca_secret_ref {
+            Some(reference) => Some(self.authority(namespace, reference, &spec.bucket).await?),
+            None => None,
+        };
+        let access = StoreAccess {
+            identity,
+            addresses: self.rules.addresses(location.endpoint()),
+            authority,
+        };
+        Ok(ObjectStore::connect(location, access).await)
+    }
+
+    fn ambient(&self, namespace: &str, location: &Location) -> Result<StoreIdentity, AccessError> {
+        let checked = self.rules.check_ambient(namespace, location.endpoint());
+        checked.map_err(|source| AccessError::Ambient {
+            bucket: location.bucket().to_owned(),
+            source,
+        })?;
+        Ok(StoreIdentity::Ambient)
+    }
+
+    async fn credentials(
+        &self,
+        namespace: &str,
+        reference: &LocalRef,
+        bucket: &str,
+    ) -> Result<Credentials, AccessError> {
+        let keys = "the keys accessKeyId and secretAccessKey";
+        let data = self
+            .secret(namespace, &reference.name, bucket, keys)
+            .await?;
+        Credentials::from_secret(&data).map_err(|source| AccessError::Credentials {
+            name: reference.name.clone(),
+            bucket: bucket.to_owned(),
+            source,
+        })
+    }
+
+    async fn authority(
+        &self,
+        namespace: &str,
+        reference: &SecretKeyRef,
+        bucket: &str,
+    ) -> Result<CertificateAuthority, AccessError> {
+        let SecretKeyRef { name, key } = reference.clone();
+        let keys = format!("the certificate authority under the key {key}");
+        let data = self.secret(namespace, &name, bucket, &keys).await?;
+        let bucket = bucket.to_owned();
+        let Some(pem) = data.get(&key) else {
+            return Err(AccessError::NoAuthority { name, bucket, key });
+        };
+        CertificateAuthority::from_pem(pem).map_err(|source| AccessError::Authority {
+            name,
+            bucket,
+            key,
+            source,
+        })
+    }
+
+    /// One Secret by its name: the controllers have no right to list them.
+    async fn secret(
+        &self,
+        namespace: &str,
+        name: &str,
+        bucket: &str,
+        keys: &str,
+    ) -> Result<BTreeMap<String, Vec<u8>>, AccessError> {
+        let api: Api<Secret> = Api::namespaced(self.client.clone(), namespace);
+        let what = format!("get Secret {namespace}/{name}");
+        let secret = call::read_optional(what, api.get(name)).await?;
+        let secret = secret.ok_or_else(|| AccessError::NoSecret {
             name: name.to_owned(),
             bucket: bucket.to_owned(),
-        });
-    };
-    let data: BTreeMap<String, Vec<u8>> = secret
-        .data
-        .unwrap_or_default()
-        .into_iter()
-        .map(|(key, value)| (key, value.0))
-        .collect();
-    Credentials::from_secret(&data).map_err(|source| AccessError::Secret {
-        name: name.to_owned(),
-        bucket: bucket.to_owned(),
-        source,
-    })
+            keys: keys.to_owned(),
+        })?;
+        let data = secret.data.unwrap_or_default().into_iter();
+        Ok(data.map(|(key, value)| (key, value.0)).collect())
+    }
 }

@@ -5,9 +5,10 @@ use kube::KubeSchema;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-/// A place in S3-compatible storage.
+/// A bucket in S3-compatible storage.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
+#[x_kube(validation = Rule::new("!has(self.caSecretRef) || !has(self.endpoint) || self.endpoint.startsWith('https://')").message("caSecretRef needs an endpoint that starts with https://"))]
 pub struct S3Location {
     /// Name of the bucket. It has to exist.
     #[schemars(length(min = 3, max = 63))]
@@ -29,23 +30,46 @@ pub struct S3Location {
     /// Whether the bucket is named in the path instead of the host. Defaults to true with an endpoint, false without.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub force_path_style: Option<bool>,
-    /// Secret in the same namespace with the keys accessKeyId, secretAccessKey and, if need be, sessionToken.
-    /// Absent: the identity of the controller's own pod.
+    /// Secret in the same namespace with the keys accessKeyId, secretAccessKey and, if required, sessionToken.
+    /// Absent: the cloud identity of the controller's own pod. That is refused with an endpoint, and in namespaces that the
+    /// operator has not allowed (--ambient-credentials-namespaces).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub credentials_secret_ref: Option<LocalRef>,
-    /// Whether requests carry the CRC checksums that some stores refuse. Auto: only towards AWS.
+    /// Secret in the same namespace with the certificate authority that signed the store's certificate, in PEM form.
+    /// Absent: the public authorities that the controller's image knows. With it, only certificates of this authority are
+    /// trusted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ca_secret_ref: Option<SecretKeyRef>,
+    /// Whether requests carry the CRC checksums that some stores refuse. Auto: only requests to AWS.
     #[serde(default)]
     pub checksums: Checksums,
+}
+
+/// A key of a Secret in the same namespace.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct SecretKeyRef {
+    /// Name of the Secret.
+    #[schemars(length(min = 1, max = 253))]
+    pub name: String,
+    /// Key in its data.
+    #[serde(default = "ca_key")]
+    #[schemars(length(min = 1, max = 253))]
+    pub key: String,
+}
+
+fn ca_key() -> String {
+    "ca.crt".to_owned()
 }
 
 /// When S3 requests carry a CRC checksum of their own (a SHA-256 of every block is always kept in the manifest).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum Checksums {
-    /// Only without an endpoint, that is, towards AWS.
+    /// Only without an endpoint, that is, to AWS.
     #[default]
     Auto,
     /// On every request that can carry one.
     Always,
-    /// Only where the protocol demands one.
+    /// Only where the protocol requires one.
     Never,
 }

@@ -1,7 +1,7 @@
 //! The command line. Each flag has an environment twin.
 
 use clap::{Args, Parser};
-use common::runtime::CommonArguments;
+use common::{runtime::CommonArguments, storage::StorageArguments};
 
 /// Replays backups into RedisClusters of any number of shards and proves what arrived
 #[derive(Parser, Clone, Debug)]
@@ -25,6 +25,9 @@ pub struct ControllerArguments {
     /// Memory of this process in MiB, which bounds the longest value of a key; default: the limit of its container
     #[arg(long, env = "MEMORY_LIMIT_MIB", value_name = "MIB")]
     pub memory_limit: Option<usize>,
+    /// What the operator allows tenants to do with storage.
+    #[command(flatten)]
+    pub storage: StorageArguments,
 }
 
 #[cfg(test)]

@@ -12,6 +12,7 @@ use crate::{
     worker::ReplayPath,
 };
 use common::{
+    access::Buckets,
     claims::{
         driver::{Driver, without_units},
         metrics::WorkMetrics,
@@ -41,7 +42,9 @@ pub async fn control(runtime: Runtime, arguments: ControllerArguments) -> Result
     let ControllerArguments {
         streams,
         memory_limit,
+        storage,
     } = arguments;
+    let buckets = Buckets::new(runtime.client.clone(), storage.into());
     let memory = memory_limit.map(|mib| mib.saturating_mul(1024 * 1024));
     let memory = memory.or_else(container_limit);
     let quota = Quota::streams(usize::from(streams));
@@ -79,8 +82,13 @@ pub async fn control(runtime: Runtime, arguments: ControllerArguments) -> Result
         leadership,
         &metrics,
         quota,
-        ReplayPath::new(runtime.client.clone(), written, value_limit),
-        RestorePlanning::default(),
+        ReplayPath::new(
+            runtime.client.clone(),
+            buckets.clone(),
+            written,
+            value_limit,
+        ),
+        RestorePlanning::new(buckets),
     );
     restores.run(driver).await;
     Ok(())

@@ -2,9 +2,11 @@
 //! demand.
 
 mod abandoned;
+mod tls;
 mod uploads;
 
 pub use abandoned::leave_upload;
+pub use tls::Authority;
 
 use anyhow::Context;
 use axum::{
@@ -17,14 +19,18 @@ use axum::{
     response::{IntoResponse, Response},
     serve::ListenerExt,
 };
-use common::storage::{Credentials, Location, ObjectStore, location::Given};
+use common::storage::{
+    AddressRule, Credentials, Location, ObjectStore, StorageArguments, StoreAccess, StoreIdentity,
+    location::Given,
+};
 use futures::StreamExt;
+use ipnet::IpNet;
 use s3s::{auth::SimpleAuth, service::S3ServiceBuilder};
 use s3s_fs::FileSystem;
 use std::{
     fs, io,
     io::{BufRead, BufReader},
-    net::SocketAddr,
+    net::{IpAddr, Ipv4Addr, SocketAddr},
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     sync::{Arc, Mutex, PoisonError},
@@ -50,6 +56,7 @@ pub struct AccessKey {
 #[derive(Debug)]
 pub struct S3Server {
     address: SocketAddr,
+    scheme: &'static str,
     root: PathBuf,
     faults: Faults,
     stop: CancellationToken,
@@ -57,12 +64,14 @@ pub struct S3Server {
 }
 
 impl S3Server {
-    /// Serves the directory at this address (port 0: a free one). `root` and the buckets are made if they are missing.
+    /// Serves the directory at this address (port 0: a free one), by TLS with a certificate of `authority`. `root` and the
+    /// buckets are made if they are missing.
     pub async fn start(
         listen: SocketAddr,
         root: &Path,
         key: &AccessKey,
         buckets: &[String],
+        authority: Option<&Authority>,
     ) -> anyhow::Result<Self> {
         for bucket in buckets {
             let directory = root.join(bucket);
@@ -88,14 +97,21 @@ impl S3Server {
         let address = listener.local_addr()?;
         let stop = CancellationToken::new();
         let stopped = stop.clone().cancelled_owned();
-        let listener = listener.tap_io(|connection| drop(connection.set_nodelay(true)));
-        let serving = axum::serve(listener, router).with_graceful_shutdown(stopped);
+        let serving = if let Some(authority) = authority {
+            let serve = axum::serve(authority.listen(listener), router);
+            tokio::spawn(serve.with_graceful_shutdown(stopped).into_future())
+        } else {
+            let listener = listener.tap_io(|connection| drop(connection.set_nodelay(true)));
+            let serve = axum::serve(listener, router);
+            tokio::spawn(serve.with_graceful_shutdown(stopped).into_future())
+        };
         Ok(Self {
             address,
+            scheme: if authority.is_some() { "https" } else { "http" },
             root: root.to_owned(),
             faults,
             stop,
-            serving: tokio::spawn(serving.into_future()),
+            serving,
         })
     }
 
@@ -104,9 +120,9 @@ impl S3Server {
         self.address
     }
 
-    /// `http://` address for clients.
+    /// `http://` or `https://` address for clients.
     pub fn endpoint(&self) -> String {
-        format!("http://{}", self.address)
+        format!("{}://{}", self.scheme, self.address)
     }
 
     /// The file that holds an object.
@@ -306,13 +322,24 @@ impl TestBucket {
 
     /// Starts a server at a free port of 127.0.0.1.
     pub async fn start() -> anyhow::Result<Self> {
+        Self::serve(directory()?, None).await
+    }
+
+    /// The same by TLS, with an authority of its own that no image knows.
+    pub async fn start_tls() -> anyhow::Result<(Self, Authority)> {
         let directory = directory()?;
+        let authority = Authority::create(&directory)?;
+        Ok((Self::serve(directory, Some(&authority)).await?, authority))
+    }
+
+    async fn serve(directory: PathBuf, authority: Option<&Authority>) -> anyhow::Result<Self> {
         let key = AccessKey {
             id: "TESTACCESSKEY".to_owned(),
             secret: "test-secret-that-must-not-show".to_owned(),
         };
         let listen = SocketAddr::from(([127, 0, 0, 1], 0));
-        let server = S3Server::start(listen, &directory, &key, &[Self::NAME.to_owned()]).await?;
+        let buckets = [Self::NAME.to_owned()];
+        let server = S3Server::start(listen, &directory, &key, &buckets, authority).await?;
         Ok(Self {
             server,
             directory,
@@ -348,7 +375,7 @@ impl TestBucket {
 
     /// The bucket, ready for requests.
     pub async fn store(&self) -> anyhow::Result<ObjectStore> {
-        Ok(ObjectStore::connect(self.location()?, Some(self.credentials())).await)
+        Ok(ObjectStore::connect(self.location()?, on_loopback(self.credentials())).await)
     }
 }
 
@@ -432,7 +459,7 @@ impl S3Process {
         })?;
         let secret = self.key.secret.clone().into();
         let credentials = Credentials::new(self.key.id.clone(), secret, None);
-        Ok(ObjectStore::connect(location, Some(credentials)).await)
+        Ok(ObjectStore::connect(location, on_loopback(credentials)).await)
     }
 }
 
@@ -444,6 +471,28 @@ impl Drop for S3Process {
             tracing::warn!(%error, pid = self.child.id(), "an S3 server stays behind");
         }
     }
+}
+
+/// How the tests reach their stores. These listen on loopback, which the ordinary rule refuses: the list allows it, as an
+/// operator does with `--allowed-endpoint-networks`.
+pub fn on_loopback(credentials: Credentials) -> StoreAccess {
+    StoreAccess {
+        identity: StoreIdentity::AccessKey(credentials),
+        addresses: AddressRule::of(loopback()),
+        authority: None,
+    }
+}
+
+/// The same for a controller that is started by a test.
+pub fn loopback_allowed() -> StorageArguments {
+    StorageArguments {
+        allowed_endpoint_networks: loopback(),
+        ..StorageArguments::default()
+    }
+}
+
+fn loopback() -> Vec<IpNet> {
+    vec![IpNet::from(IpAddr::V4(Ipv4Addr::LOCALHOST))]
 }
 
 /// A new directory below the system's place for temporary files.

@@ -1,16 +1,23 @@
 //! Each controller's account may do what the controller does, and nothing else: the rights of deploy/kustomize, asked of the API
-//! server one by one.
+//! server one by one; its admission policies, by a refusal and an acceptance each; and what the objects of a tenant cannot reach
+//! through the controllers.
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 use futures::{StreamExt, TryStreamExt, stream};
-use k8s_openapi::api::authorization::v1::{
-    ResourceAttributes, SubjectAccessReview, SubjectAccessReviewSpec,
+use k8s_openapi::api::{
+    authorization::v1::{ResourceAttributes, SubjectAccessReview, SubjectAccessReviewSpec},
+    core::v1::Pod,
 };
 use kube::{
-    Api, Client,
-    api::{ObjectMeta, PostParams},
+    Api, Client, Config,
+    api::{ObjectMeta, Patch, PatchParams, PostParams},
+    config::{KubeConfigOptions, Kubeconfig},
 };
-use tests::{kubernetes::api_server, wait::eventually};
+use serde_json::{Value, json};
+use tests::{
+    kubernetes::{ApiServer, api_server},
+    wait::eventually,
+};
 
 const SYSTEM: &str = "redis-operator-system";
 const ACCOUNTS: [&str; 3] = [
@@ -49,7 +56,7 @@ fn rights() -> Vec<Rights> {
         verbs,
     };
     let some = |group, resource, verbs| in_namespace("shop", group, resource, verbs);
-    let nobody = |group, resource| some(group, resource, ["", "", ""]);
+    let none = |group, resource| some(group, resource, ["", "", ""]);
     let ours = |resource, verbs| some(crds::GROUP, resource, verbs);
     let leases = |namespace, verbs| in_namespace(namespace, "coordination.k8s.io", "leases", verbs);
 
@@ -65,41 +72,42 @@ fn rights() -> Vec<Rights> {
         ours("redisclusters/status", ["patch", "patch", ""]),
         ours("redisclusters/finalizers", ["", "", ""]),
         ours("redisversions", ["list watch", "", ""]),
-        ours("redisbackups", ["", applies, reads]),
+        ours("redisbackups", ["", "get list watch patch", reads]),
         ours("redisbackups/status", ["", "patch", ""]),
         ours("redisrestores", ["", "", reads]),
         ours("redisrestores/status", ["", "", "patch"]),
         some("", "pods", ["list watch patch", "list", "list"]),
-        nobody("", "pods/attach"),
-        nobody("", "pods/ephemeralcontainers"),
-        nobody("", "pods/eviction"),
-        nobody("", "pods/exec"),
-        nobody("", "pods/log"),
-        nobody("", "pods/portforward"),
+        in_namespace(SYSTEM, "", "pods", ["list watch patch", "get list", "list"]),
+        none("", "pods/attach"),
+        none("", "pods/ephemeralcontainers"),
+        none("", "pods/eviction"),
+        none("", "pods/exec"),
+        none("", "pods/log"),
+        none("", "pods/portforward"),
         some("", "secrets", ["", "get", "get"]),
         some("", "services", [applies, "", ""]),
         some("", "configmaps", [applies, "", ""]),
         some("", "serviceaccounts", ["", keeps, ""]),
-        nobody("", "serviceaccounts/token"),
-        nobody("", "persistentvolumeclaims"),
-        nobody("", "namespaces"),
-        nobody("", "nodes"),
-        nobody("", "users"),
+        none("", "serviceaccounts/token"),
+        none("", "persistentvolumeclaims"),
+        none("", "namespaces"),
+        none("", "nodes"),
+        none("", "users"),
         some("apps", "statefulsets", [applies, "", ""]),
-        nobody("apps", "deployments"),
-        nobody("apps", "daemonsets"),
+        none("apps", "deployments"),
+        none("apps", "daemonsets"),
         some(
             "policy",
             "poddisruptionbudgets",
             ["get list watch create patch delete", "", ""],
         ),
         some("batch", "cronjobs", ["", keeps, ""]),
-        nobody("batch", "jobs"),
-        some(rbac, "roles", ["", keeps, ""]),
+        none("batch", "jobs"),
+        none(rbac, "roles"),
         some(rbac, "rolebindings", ["", keeps, ""]),
-        nobody(rbac, "clusterroles"),
-        nobody(rbac, "clusterrolebindings"),
-        nobody("apiextensions.k8s.io", "customresourcedefinitions"),
+        none(rbac, "clusterroles"),
+        none(rbac, "clusterrolebindings"),
+        none("apiextensions.k8s.io", "customresourcedefinitions"),
         some("events.k8s.io", "events", [events, events, events]),
         some("", "events", ["list", "", ""]),
         // All Leases are in the operator's own namespace.
@@ -191,21 +199,31 @@ async fn wrong(client: &Client) -> Result<Vec<String>> {
     Ok(answers.into_iter().flatten().collect())
 }
 
-#[tokio::test]
-async fn every_controller_has_the_rights_it_needs_and_no_other() -> Result<()> {
+/// Installs the accounts, their rights and the policies, but no controller.
+async fn installed() -> Result<ApiServer> {
     let server = api_server().await?;
     let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy/kustomize");
     let rendered = server.kubectl(&["kustomize", folder], "").await?;
-    let documents = rendered.split("\n---\n");
+    let is_deployment = |text: &&str| format!("\n{text}\n").contains("\nkind: Deployment\n");
+    let documents: Vec<&str> = rendered.split("\n---\n").collect();
     let kept: Vec<&str> = documents
-        .filter(|document| !format!("\n{document}\n").contains("\nkind: Deployment\n"))
+        .into_iter()
+        .filter(|text| !is_deployment(text))
         .collect();
-    ensure!(
-        kept.len() == 1 + 3 * 5,
-        "a namespace and five objects an account, not:\n{rendered}"
-    );
-    let apply = ["apply", "--server-side", "--filename", "-"];
+    let apply = [
+        "apply",
+        "--server-side",
+        "--force-conflicts",
+        "--filename",
+        "-",
+    ];
     server.kubectl(&apply, &kept.join("\n---\n")).await?;
+    Ok(server)
+}
+
+#[tokio::test]
+async fn every_controller_has_the_rights_it_needs_and_no_other() -> Result<()> {
+    let server = installed().await?;
     // The API server learns of new rights a moment later.
     let mut left = Vec::new();
     let settled = eventually("the rights are as they should be", async || {
@@ -214,4 +232,184 @@ async fn every_controller_has_the_rights_it_needs_and_no_other() -> Result<()> {
     })
     .await;
     settled.with_context(|| left.join("\n"))
+}
+
+/// What kubectl answers to one of our accounts.
+async fn as_account(server: &ApiServer, account: &str, command: &str, input: &Value) -> Result<()> {
+    let user = format!("--as=system:serviceaccount:{SYSTEM}:{account}");
+    let mut arguments = vec![user.as_str()];
+    arguments.extend(command.split(' '));
+    server.kubectl(&arguments, &input.to_string()).await?;
+    Ok(())
+}
+
+/// Waits until a command is refused with these words: a new policy is enforced a moment later.
+async fn is_refused(
+    server: &ApiServer,
+    account: &str,
+    command: &str,
+    input: &Value,
+    words: &str,
+) -> Result<()> {
+    eventually(&format!("`{command}` is refused: {words}"), async || {
+        let refusal = as_account(server, account, command, input).await;
+        let refusal = refusal.err().map(|error| format!("{error:#}"));
+        Ok(refusal.filter(|text| text.contains(words)).map(|_| ()))
+    })
+    .await
+}
+
+#[tokio::test]
+async fn the_cluster_controller_writes_only_labels_of_redis_pods() -> Result<()> {
+    let server = installed().await?;
+    let namespace = server.namespace("pods").await?;
+    let admin = |input: Value| {
+        let server = &server;
+        async move {
+            server
+                .kubectl(&["create", "--filename", "-"], &input.to_string())
+                .await
+        }
+    };
+    admin(json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "default", "namespace": namespace}})).await?;
+    for (name, labels) in [
+        ("ours", json!({crds::LABEL_CLUSTER: "cart"})),
+        ("other", json!({"app": "web"})),
+    ] {
+        admin(json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name, "namespace": namespace, "labels": labels},
+            "spec": {"automountServiceAccountToken": false, "containers": [{"name": "redis", "image": "redis:7"}]}}))
+        .await?;
+    }
+    // Not by kubectl, which reads the pod first: the account has no right to.
+    let pods = Api::<Pod>::namespaced(impersonating(&server, ACCOUNTS[0]).await?, &namespace);
+    let write = async |pod: &str, patch: &Value| {
+        let written = pods
+            .patch(pod, &PatchParams::default(), &Patch::Merge(patch))
+            .await;
+        written.map(drop).map_err(|error| error.to_string())
+    };
+    let is_refused = async |pod: &str, patch: &Value, words: &str| {
+        eventually(&format!("{pod}: {words}"), async || {
+            let refusal = write(pod, patch).await.err();
+            Ok(refusal.filter(|text| text.contains(words)).map(drop))
+        })
+        .await
+    };
+    let label = json!({"metadata": {"labels": {crds::LABEL_ROLE: "primary"}}});
+    let image = json!({"spec": {"containers": [{"name": "redis", "image": "miner:1"}]}});
+    is_refused("other", &label, "only pods with the label").await?;
+    is_refused("ours", &image, "not their spec").await?;
+    write("ours", &label).await.map_err(anyhow::Error::msg)
+}
+
+/// A client with the rights of one of our accounts.
+async fn impersonating(server: &ApiServer, account: &str) -> Result<Client> {
+    let file = Kubeconfig::read_from(&server.kubeconfig)?;
+    let mut config = Config::from_custom_kubeconfig(file, &KubeConfigOptions::default()).await?;
+    config.auth_info.impersonate = Some(format!("system:serviceaccount:{SYSTEM}:{account}"));
+    Ok(Client::try_from(config)?)
+}
+
+#[tokio::test]
+async fn the_backup_controller_writes_only_objects_of_schedules() -> Result<()> {
+    let server = installed().await?;
+    let namespace = server.namespace("schedules").await?;
+    let account = ACCOUNTS[1];
+    let ours = json!({crds::LABEL_CLUSTER: "cart", "app.kubernetes.io/component": "backup-schedule",
+        "app.kubernetes.io/managed-by": crds::MANAGED_BY});
+    let object = |kind: &str, group: &str, name: &str, labels: &Value, rest: Value| {
+        let mut object = json!({"apiVersion": group, "kind": kind,
+            "metadata": {"name": name, "namespace": namespace, "labels": labels}});
+        if let (Some(object), Value::Object(rest)) = (object.as_object_mut(), rest) {
+            object.extend(rest);
+        }
+        object
+    };
+    let cron_job = |name: &str, labels: &Value, account: &str| {
+        let pod = json!({"spec": {"serviceAccountName": account, "restartPolicy": "Never",
+            "containers": [{"name": "create-backup", "image": "controller:1"}]}});
+        let spec =
+            json!({"spec": {"schedule": "0 3 * * *", "jobTemplate": {"spec": {"template": pod}}}});
+        object("CronJob", "batch/v1", name, labels, spec)
+    };
+    let binding = |name: &str, role: &str| {
+        let rest = json!({"roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": role},
+            "subjects": [{"kind": "ServiceAccount", "name": "cart-backup-schedule", "namespace": namespace}]});
+        object(
+            "RoleBinding",
+            "rbac.authorization.k8s.io/v1",
+            name,
+            &ours,
+            rest,
+        )
+    };
+    let create = "create --validate=false --filename=-";
+    let foreign = json!({"app": "web"});
+    let unlabelled = "only objects with the labels of a backup schedule";
+    let right = "cart-backup-schedule";
+
+    let job = cron_job("foreign", &foreign, right);
+    is_refused(&server, account, create, &job, unlabelled).await?;
+    let job = cron_job("other-account", &ours, "deployer");
+    is_refused(&server, account, create, &job, "only under the account").await?;
+    as_account(&server, account, create, &cron_job("nightly", &ours, right)).await?;
+
+    let someones = cron_job("report", &foreign, "deployer").to_string();
+    server
+        .kubectl(&["create", "--filename", "-"], &someones)
+        .await?;
+    let delete = format!("--namespace={namespace} delete cronjobs report");
+    is_refused(&server, account, &delete, &Value::Null, unlabelled).await?;
+    let delete = format!("--namespace={namespace} delete cronjobs nightly");
+    as_account(&server, account, &delete, &Value::Null).await?;
+
+    let foreign = object("ServiceAccount", "v1", "deployer", &foreign, Value::Null);
+    is_refused(&server, account, create, &foreign, unlabelled).await?;
+    as_account(
+        &server,
+        account,
+        create,
+        &object("ServiceAccount", "v1", right, &ours, Value::Null),
+    )
+    .await?;
+
+    for role in ["cluster-admin", "redis-operator-restore-controller"] {
+        is_refused(
+            &server,
+            account,
+            create,
+            &binding("more", role),
+            "is attempting to grant",
+        )
+        .await?;
+    }
+    as_account(
+        &server,
+        account,
+        create,
+        &binding(right, "redis-operator-backup-schedule"),
+    )
+    .await
+}
+
+#[tokio::test]
+async fn controllers_write_only_leases_of_their_own() -> Result<()> {
+    let server = installed().await?;
+    let lease = |name: &str, labels: Value| {
+        json!({"apiVersion": "coordination.k8s.io/v1", "kind": "Lease",
+        "metadata": {"name": name, "namespace": SYSTEM, "labels": labels}})
+    };
+    let create = "create --validate=false --filename=-";
+    for account in ACCOUNTS {
+        let other = lease("deploy-lock", json!({"app": "web"}));
+        is_refused(&server, account, create, &other, "only Leases of their own").await?;
+        let name = format!("operation-of-{account}");
+        let ours = lease(
+            &name,
+            json!({"app.kubernetes.io/managed-by": crds::MANAGED_BY}),
+        );
+        as_account(&server, account, create, &ours).await?;
+        as_account(&server, account, create, &lease(account, json!({}))).await?;
+    }
+    Ok(())
 }

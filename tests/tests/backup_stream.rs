@@ -27,7 +27,7 @@ use std::{fs, net::SocketAddr, ops::ControlFlow, process::Command, time::Duratio
 use tests::{
     noise::Noise,
     redis::{FUNCTIONS, RedisServer, TestCluster, samples},
-    s3::{Fault, On, TestBucket},
+    s3::{Fault, On, TestBucket, on_loopback},
     wait::{PATIENCE, eventually},
 };
 use tokio::sync::watch;
@@ -349,7 +349,7 @@ async fn small_parts(bucket: &TestBucket) -> Result<ObjectStore> {
         part_size: Some(SMALLEST_PART),
         ..Given::default()
     };
-    Ok(ObjectStore::connect(Location::new(&given)?, Some(bucket.credentials())).await)
+    Ok(ObjectStore::connect(Location::new(&given)?, on_loopback(bucket.credentials())).await)
 }
 
 /// Waits until a multipart upload has begun.
@@ -458,7 +458,7 @@ async fn failing_stores_are_tried_again_and_refusing_ones_named() -> Result<()> 
     faults.clear();
 
     let wrong = Credentials::new(bucket.key().id.clone(), "another".to_owned().into(), None);
-    request.store = ObjectStore::connect(bucket.location()?, Some(wrong)).await;
+    request.store = ObjectStore::connect(bucket.location()?, on_loopback(wrong)).await;
     is_named(
         &run(&request).await,
         "WrongSecretKey",

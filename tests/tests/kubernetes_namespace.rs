@@ -116,6 +116,7 @@ async fn another_namespace_is_left_alone() -> Result<()> {
             let arguments = backup_controller::arguments::ControllerArguments {
                 streams: 1,
                 image: None,
+                storage: common::storage::StorageArguments::default(),
             };
             backup_controller::run::control(runtime, arguments)
         }),
@@ -123,6 +124,7 @@ async fn another_namespace_is_left_alone() -> Result<()> {
             let arguments = restore_controller::arguments::ControllerArguments {
                 streams: 1,
                 memory_limit: None,
+                storage: common::storage::StorageArguments::default(),
             };
             restore_controller::run::control(runtime, arguments)
         }),

@@ -36,7 +36,7 @@ use tests::{
     namespace::TestNamespace,
     redis::{TestCluster, executed, nothing_destroyed},
     replica::{Replica, ReplicaEnd, ReplicaSettings},
-    s3::{Fault, On, TestBucket},
+    s3::{Fault, On, TestBucket, loopback_allowed},
     wait::{eventually, within},
 };
 use tokio::net::{TcpListener, TcpStream};
@@ -169,6 +169,7 @@ impl RestoreStage {
         let arguments = ControllerArguments {
             streams: 1,
             memory_limit: None,
+            storage: loopback_allowed(),
         };
         Replica::start(settings, |runtime| control(runtime, arguments))
     }

@@ -4,7 +4,7 @@
 use anyhow::ensure;
 use common::storage::{
     BLOCK_BYTES, BlockReader, Compression, CompressionPool, ObjectStore, ShardIndex, ShardWriter,
-    manifest::SCHEMA, upload::part_size_for,
+    layout::SCHEMA, upload::part_size_for,
 };
 use std::{fs, path::Path, sync::Arc};
 use tests::{

@@ -7,7 +7,7 @@ use backup_controller::artifacts;
 use common::storage::{
     BLOCK_BYTES, BackupId, BlockReader, Compression, CompressionPool, Credentials, Layout,
     Location, ObjectStore, S3Cause, ShardIndex, ShardWriter, StorageError, StoredObject,
-    location::Given, manifest::SCHEMA,
+    layout::SCHEMA, location::Given,
 };
 use std::{
     fs,
@@ -18,7 +18,7 @@ use std::{
 };
 use tests::{
     noise::Noise,
-    s3::{Fault, On, TestBucket, leave_upload},
+    s3::{Fault, On, TestBucket, leave_upload, on_loopback},
     wait::eventually,
 };
 
@@ -375,7 +375,7 @@ async fn wrong_keys_buckets_and_addresses_are_told_apart() -> anyhow::Result<()>
             S3Cause::NoSuchBucket,
         ),
     ] {
-        let store = ObjectStore::connect(location, Some(credentials)).await;
+        let store = ObjectStore::connect(location, on_loopback(credentials)).await;
         let error = store.probe("shop/").await.expect_err("the probe passed");
         assert_eq!(error.cause(), Some(cause), "{error}");
         assert!(
@@ -405,7 +405,7 @@ async fn an_unreachable_store_is_a_passing_trouble_with_an_address() -> anyhow::
         endpoint: Some(&endpoint),
         ..Given::default()
     })?;
-    let store = ObjectStore::connect(location, Some(bucket.credentials())).await;
+    let store = ObjectStore::connect(location, on_loopback(bucket.credentials())).await;
     let error = store.head(KEY).await.expect_err("nobody listens there");
     assert_eq!(error.cause(), Some(S3Cause::Connection), "{error}");
     assert!(error.is_transient());
@@ -530,7 +530,7 @@ async fn checksums_on_every_request_work_where_the_store_takes_them() -> anyhow:
         checksums: common::storage::Checksums::Always,
         ..Given::default()
     })?;
-    let store = ObjectStore::connect(location, Some(bucket.credentials())).await;
+    let store = ObjectStore::connect(location, on_loopback(bucket.credentials())).await;
     let raw = random(2 * BLOCK_BYTES + 1, 11);
     let stored = store_bytes(&store, KEY, GZIP, &raw).await?;
     assert!(read_from(&store, KEY, &index(&stored, GZIP), 0).await? == raw);

@@ -20,7 +20,7 @@ use common::{
     },
     storage::{
         BackupId, Compression, CompressionPool, Layout, ObjectStore, Sha256Digest, ShardIndex,
-        ShardWriter, StoredObject, manifest, upload::part_size_for,
+        ShardWriter, StoredObject, layout, manifest, upload::part_size_for,
     },
 };
 use crds::SourceRole;
@@ -190,7 +190,7 @@ fn document(
     } = proven;
     IndexDocument {
         index: ShardIndex {
-            schema: manifest::SCHEMA,
+            schema: layout::SCHEMA,
             backup_id: request.backup_id.clone(),
             shard: request.shard,
             object: request.object_name(),

@@ -7,7 +7,7 @@ use crate::{
     publish::{PublishRequest, StoredUnit, publish},
 };
 use common::{
-    access::{self, AccessError},
+    access::{AccessError, Buckets},
     claims::{
         jobs::{JobFailure, JobRecord, JobResult, Jobs},
         planner::PlannerError,
@@ -16,7 +16,7 @@ use common::{
 };
 use crds::{RedisBackup, S3Location};
 use jiff::Timestamp;
-use kube::{Client, ResourceExt};
+use kube::ResourceExt;
 use std::time::Duration;
 use tokio::time::sleep;
 
@@ -37,12 +37,16 @@ pub struct BackupJobs {
 }
 
 /// Checks that the bucket takes what will be written: better now than after a fork.
-pub(super) fn start_probe(planner: &BackupPlanner, backup: &RedisBackup, storage: &S3Location) {
-    let client = planner.runtime.client.clone();
+pub(super) fn start_probe(
+    planner: &BackupPlanner,
+    buckets: Buckets,
+    backup: &RedisBackup,
+    storage: &S3Location,
+) {
     let (namespace, storage) = (backup.namespace().unwrap_or_default(), storage.clone());
     let cluster = backup.spec.cluster_ref.name.clone();
     let probing = async move {
-        let store = access::store(&client, &namespace, &storage).await?;
+        let store = buckets.open(&namespace, &storage).await?;
         let root = Layout::at(store.location(), &format!("{namespace}/{cluster}"));
         let probed = store.probe(root.root()).await;
         Ok(probed.map_err(AccessError::from)?)
@@ -53,11 +57,12 @@ pub(super) fn start_probe(planner: &BackupPlanner, backup: &RedisBackup, storage
 /// Writes the manifest.
 pub(super) fn start_publication(
     planner: &BackupPlanner,
+    buckets: Buckets,
     backup: &RedisBackup,
 ) -> Result<(), PlannerError> {
     let artifacts = Artifacts::of(backup)?;
-    let (client, status) = (planner.runtime.client.clone(), backup.clone());
-    let publishing = async move { publish_now(&client, &artifacts, &status).await };
+    let status = backup.clone();
+    let publishing = async move { publish_now(&buckets, &artifacts, &status).await };
     planner.start_job("publish", backup, publishing, |jobs| &mut jobs.publication);
     Ok(())
 }
@@ -65,12 +70,12 @@ pub(super) fn start_publication(
 /// Deletes what the backup has stored.
 pub(super) fn start_deletion(
     planner: &BackupPlanner,
+    buckets: Buckets,
     backup: &RedisBackup,
 ) -> Result<(), PlannerError> {
     let artifacts = Artifacts::of(backup)?;
-    let client = planner.runtime.client.clone();
     let deleting = async move {
-        let store = access::store(&client, &artifacts.namespace, &artifacts.storage).await;
+        let store = buckets.open(&artifacts.namespace, &artifacts.storage).await;
         let store = store.map_err(for_deletion)?;
         let deleted = artifacts::delete(&store, &artifacts.layout()?).await;
         Ok(deleted.map_err(AccessError::from)?)
@@ -82,20 +87,19 @@ pub(super) fn start_deletion(
 /// Aborts the uploads that lost attempts have left: of one key, or all of the backup's. Tried again for some minutes; what
 /// is left then is left to the next sweep, or to a rule of the bucket.
 pub(super) fn start_sweep(
-    planner: &BackupPlanner,
+    buckets: Buckets,
     sweeps: &Jobs,
     backup: &RedisBackup,
     key: Option<&String>,
 ) -> Result<(), PlannerError> {
     let (artifacts, key) = (Artifacts::of(backup)?, key.cloned());
-    let client = planner.runtime.client.clone();
     let namespace = artifacts.namespace.clone();
     let name = format!(
         "abort uploads of {}",
         key.as_ref().unwrap_or(&artifacts.backup_id)
     );
     let started = sweeps.start(&namespace, name, |end| async move {
-        let sweeping = sweep(&client, &artifacts, key.as_deref());
+        let sweeping = sweep(&buckets, &artifacts, key.as_deref());
         end.run_until_cancelled(Box::pin(sweeping)).await;
     });
     if let Err(error) = started {
@@ -105,9 +109,9 @@ pub(super) fn start_sweep(
 }
 
 /// Aborts unfinished uploads of a key, or of everything below the backup's root, until that is done or its tries are used up.
-async fn sweep(client: &Client, artifacts: &Artifacts, key: Option<&str>) {
+async fn sweep(buckets: &Buckets, artifacts: &Artifacts, key: Option<&str>) {
     let mut pauses = SWEEP_PAUSES.into_iter();
-    while let Err(failure) = Box::pin(abort_uploads(client, artifacts, key)).await {
+    while let Err(failure) = Box::pin(abort_uploads(buckets, artifacts, key)).await {
         let pause = pauses.next().filter(|_| failure.transient);
         let (reason, again) = (failure.reason, pause.is_some());
         tracing::warn!(
@@ -121,8 +125,14 @@ async fn sweep(client: &Client, artifacts: &Artifacts, key: Option<&str>) {
     }
 }
 
-async fn abort_uploads(client: &Client, artifacts: &Artifacts, key: Option<&str>) -> JobResult<()> {
-    let store = access::store(client, &artifacts.namespace, &artifacts.storage).await?;
+async fn abort_uploads(
+    buckets: &Buckets,
+    artifacts: &Artifacts,
+    key: Option<&str>,
+) -> JobResult<()> {
+    let store = buckets
+        .open(&artifacts.namespace, &artifacts.storage)
+        .await?;
     let layout = artifacts.layout()?;
     let aborted = artifacts::abort(&store, key.unwrap_or(layout.root())).await;
     Ok(aborted.map_err(AccessError::from)?)
@@ -186,11 +196,13 @@ fn malformed(message: String) -> JobFailure {
 }
 
 async fn publish_now(
-    client: &Client,
+    buckets: &Buckets,
     artifacts: &Artifacts,
     backup: &RedisBackup,
 ) -> JobResult<Published> {
-    let store = access::store(client, &artifacts.namespace, &artifacts.storage).await?;
+    let store = buckets
+        .open(&artifacts.namespace, &artifacts.storage)
+        .await?;
     let status = backup.status.clone().unwrap_or_default();
     let units = status.shards.iter().map(|unit| {
         Some(StoredUnit {

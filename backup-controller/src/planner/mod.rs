@@ -11,7 +11,7 @@ use crate::{
     units::BackupUnits,
 };
 use common::{
-    access,
+    access::{self, Buckets},
     claims::{
         attempts::LostUnit,
         jobs::Jobs,
@@ -41,6 +41,7 @@ const SOON: Duration = Duration::from_millis(100);
 
 /// The planning side of the backup-controller.
 pub struct BackupPlanning {
+    buckets: Buckets,
     sweeps: Jobs,
 }
 
@@ -48,8 +49,9 @@ type BackupPlanner = Planner<BackupPlanning>;
 
 impl BackupPlanning {
     /// One for all backups of the process.
-    pub fn new(runtime: &Runtime) -> Self {
+    pub fn new(runtime: &Runtime, buckets: Buckets) -> Self {
         Self {
+            buckets,
             sweeps: Jobs::new(runtime, SWEEPS),
         }
     }
@@ -147,15 +149,15 @@ impl Planning for BackupPlanning {
             Step::Done => Ok(planner.finished(backup)),
             Step::Free(lost) => self.free(planner, backup, step, lost).await,
             Step::Publish => {
-                jobs::start_publication(planner, backup)?;
+                jobs::start_publication(planner, self.buckets.clone(), backup)?;
                 show(planner, backup, step).await
             }
             Step::Probe(storage) => {
-                jobs::start_probe(planner, backup, storage);
+                jobs::start_probe(planner, self.buckets.clone(), backup, storage);
                 show(planner, backup, step).await
             }
             Step::DeleteArtifacts => {
-                jobs::start_deletion(planner, backup)?;
+                jobs::start_deletion(planner, self.buckets.clone(), backup)?;
                 show(planner, backup, step).await
             }
             Step::Watch => show(planner, backup, step).await,
@@ -213,7 +215,7 @@ impl BackupPlanning {
             .iter()
             .filter_map(|lost| status.shards.get(lost.position));
         for key in units.filter_map(|unit| unit.key.as_ref()) {
-            jobs::start_sweep(planner, &self.sweeps, backup, Some(key))?;
+            jobs::start_sweep(self.buckets.clone(), &self.sweeps, backup, Some(key))?;
         }
         Ok(outcome)
     }
@@ -228,7 +230,7 @@ impl BackupPlanning {
     ) -> Result<RedisBackupStatus, PlannerError> {
         let status = write(planner, backup, step, seen).await?;
         if !status.shards.is_empty() {
-            jobs::start_sweep(planner, &self.sweeps, backup, None)?;
+            jobs::start_sweep(self.buckets.clone(), &self.sweeps, backup, None)?;
         }
         Ok(status)
     }

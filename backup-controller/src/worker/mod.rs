@@ -11,7 +11,7 @@ use crate::{
     units::{BackupUnits, CaptureEnd, ended, running},
 };
 use common::{
-    access::{self, PodNames},
+    access::{self, Buckets, PodNames},
     claims::{
         held::Work,
         worker::{ActiveUnit, DataPath},
@@ -36,22 +36,24 @@ const SOURCE_PATIENCE: Duration = Duration::from_secs(20);
 /// What a capture needs beside its order.
 pub struct CapturePath {
     client: Client,
+    buckets: Buckets,
     pool: CompressionPool,
     metrics: BackupMetrics,
 }
 
 impl CapturePath {
     /// One for all captures of the process.
-    pub fn new(client: Client, metrics: BackupMetrics) -> Self {
+    pub fn new(client: Client, buckets: Buckets, metrics: BackupMetrics) -> Self {
         Self {
             client,
+            buckets,
             pool: CompressionPool::of_machine(),
             metrics,
         }
     }
 
     async fn prepare(&self, order: &CaptureOrder) -> Result<CaptureRequest, ShardError> {
-        let store = access::store(&self.client, &order.namespace, &order.storage).await?;
+        let store = self.buckets.open(&order.namespace, &order.storage).await?;
         let names = access::pods(&self.client, &order.namespace, &order.cluster).await?;
         let seeds = names.keys().copied().collect();
         order.pods.get_or_init(|| names);

@@ -1,8 +1,10 @@
-//! One block: up to 8 MiB of the raw stream, stored by itself, provable by itself.
+//! One block: up to 8 MiB of the raw stream, stored and verified independently of the others.
 
-use super::{compression::Compression, digest::Sha256Digest};
+use super::{
+    codec::{CodecError, Compression},
+    digest::Sha256Digest,
+};
 use bytes::Bytes;
-use flate2::{Compress, Decompress, FlushCompress, FlushDecompress, Status};
 use serde::{Deserialize, Serialize};
 
 /// Raw bytes of every block but the last.
@@ -20,7 +22,7 @@ pub struct BlockEntry {
     pub stored_offset: u64,
     /// How many bytes are stored.
     pub stored_bytes: u64,
-    /// Sum of the stored bytes.
+    /// SHA-256 of the stored bytes.
     pub sha256: Sha256Digest,
     /// The first record that begins in this block; none if a large value goes on through all of it, or if the records were
     /// not walked.
@@ -42,49 +44,22 @@ pub struct FirstRecord {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum BlockDamage {
     #[error("its SHA-256 is {found}, not {expected}")]
-    Sum {
+    Checksum {
         expected: Sha256Digest,
         found: Sha256Digest,
     },
     #[error("it has {found} bytes, not {expected}")]
     Length { expected: u64, found: u64 },
-    #[error("it is not one whole gzip member of {expected} raw bytes ({what})")]
-    Gzip { expected: u64, what: String },
+    #[error("it is not one complete block of {expected} raw bytes ({source})")]
+    Content { expected: u64, source: CodecError },
     #[error("it claims {0} raw bytes, more than a block may have")]
     Oversized(u64),
 }
 
-/// Compresses a block as one gzip member into `out`, whose capacity is used again; `expected` is how long it will become, as
-/// far as one can tell.
-pub(crate) fn gzip(
-    raw: &[u8],
-    level: u8,
-    expected: usize,
-    out: &mut Vec<u8>,
-) -> Result<(), String> {
-    const WINDOW_BITS: u8 = 15;
-    /// Growing in large steps moves pages, not bytes.
-    const STEP: usize = 1 << 20;
-    out.clear();
-    out.reserve_exact(expected + expected / 8 + 4096);
-    let mut codec = Compress::new_gzip(flate2::Compression::new(u32::from(level)), WINDOW_BITS);
-    loop {
-        let consumed = usize::try_from(codec.total_in()).unwrap_or(usize::MAX);
-        let rest = raw.get(consumed..).unwrap_or_default();
-        let status = codec
-            .compress_vec(rest, out, FlushCompress::Finish)
-            .map_err(|error| error.to_string())?;
-        match status {
-            Status::StreamEnd => return Ok(()),
-            Status::Ok | Status::BufError => out.reserve_exact(STEP),
-        }
-    }
-}
-
-/// Proves stored bytes against their entry and gives back the raw bytes.
+/// Proves stored bytes against their entry and returns the raw bytes.
 ///
-/// The sum is checked before anything is decompressed, and nothing is ever decompressed beyond the length that the entry
-/// states and a block may have.
+/// The checksum is verified before anything is decompressed, and never more is decompressed than the entry states and a
+/// block may have.
 pub(crate) fn open(
     stored: Bytes,
     entry: &BlockEntry,
@@ -97,59 +72,20 @@ pub(crate) fn open(
             found,
         });
     }
-    let sum = Sha256Digest::of(&stored);
-    if sum != entry.sha256 {
-        return Err(BlockDamage::Sum {
+    let checksum = Sha256Digest::of(&stored);
+    if checksum != entry.sha256 {
+        return Err(BlockDamage::Checksum {
             expected: entry.sha256,
-            found: sum,
+            found: checksum,
         });
     }
     let length = usize::try_from(entry.raw_bytes)
         .ok()
         .filter(|length| *length <= BLOCK_BYTES)
         .ok_or(BlockDamage::Oversized(entry.raw_bytes))?;
-    match compression {
-        Compression::None if stored.len() == length => Ok(stored),
-        Compression::None => Err(BlockDamage::Length {
-            expected: entry.raw_bytes,
-            found,
-        }),
-        Compression::Gzip { .. } => gunzip(&stored, length).map_err(|what| BlockDamage::Gzip {
-            expected: entry.raw_bytes,
-            what,
-        }),
-    }
-}
-
-fn gunzip(stored: &[u8], length: usize) -> Result<Bytes, String> {
-    const WINDOW_BITS: u8 = 15;
-    // One byte of room more than the block may fill: whatever gets there shows that the length is wrong.
-    let mut raw = Vec::with_capacity(length + 1);
-    let mut codec = Decompress::new_gzip(WINDOW_BITS);
-    let mut rest = stored;
-    loop {
-        let before = (codec.total_in(), raw.len());
-        let status = codec
-            .decompress_vec(rest, &mut raw, FlushDecompress::Finish)
-            .map_err(|error| error.to_string())?;
-        let taken = usize::try_from(codec.total_in() - before.0).unwrap_or(usize::MAX);
-        rest = rest.get(taken..).unwrap_or_default();
-        if raw.len() > length {
-            return Err("it holds more".to_owned());
-        }
-        match status {
-            Status::StreamEnd => break,
-            Status::Ok | Status::BufError if (codec.total_in(), raw.len()) == before => {
-                return Err("it ends early".to_owned());
-            }
-            Status::Ok | Status::BufError => {}
-        }
-    }
-    match (rest.is_empty(), raw.len() == length) {
-        (true, true) => Ok(Bytes::from(raw)),
-        (false, _) => Err("something follows its end".to_owned()),
-        (true, false) => Err(format!("it holds {} raw bytes", raw.len())),
-    }
+    let expected = entry.raw_bytes;
+    let raw = compression.decompress(stored, length);
+    raw.map_err(|source| BlockDamage::Content { expected, source })
 }
 
 #[cfg(test)]
@@ -169,14 +105,8 @@ mod tests {
     }
 
     fn stored(raw: &[u8], compression: Compression) -> Bytes {
-        match compression {
-            Compression::None => Bytes::copy_from_slice(raw),
-            Compression::Gzip { level } => {
-                let mut out = Vec::new();
-                gzip(raw, level, 0, &mut out).unwrap();
-                out.into()
-            }
-        }
+        let compressed = compression.compress(raw, 0, Vec::new()).unwrap();
+        compressed.map_or_else(|| Bytes::copy_from_slice(raw), Bytes::from)
     }
 
     fn compressions() -> impl Strategy<Value = Compression> {
@@ -213,13 +143,13 @@ mod tests {
             let mut damaged = stored.to_vec();
             let at = at.index(damaged.len());
             damaged[at] ^= flip;
-            let is_sum = matches!(open(damaged.into(), &entry, compression), Err(BlockDamage::Sum { .. }));
-            prop_assert!(is_sum);
+            let found = matches!(open(damaged.into(), &entry, compression), Err(BlockDamage::Checksum { .. }));
+            prop_assert!(found);
         }
     }
 
     #[test]
-    fn wrong_raw_lengths_are_refused_whatever_the_sum_says() {
+    fn wrong_raw_lengths_are_refused_under_a_right_checksum() {
         let raw = vec![b'x'; 1_000_000];
         let stored = stored(&raw, Compression::default());
         for claimed in [0, 1, 999_999, 1_000_001, 9 << 20, u64::MAX] {
@@ -239,7 +169,7 @@ mod tests {
             let long: Bytes = [&stored(raw, Compression::default()), tail].concat().into();
             let result = open(long.clone(), &entry(raw, &long), Compression::default());
             assert!(
-                matches!(result, Err(BlockDamage::Gzip { .. })),
+                matches!(result, Err(BlockDamage::Content { .. })),
                 "{result:?}"
             );
         }

@@ -1,20 +1,20 @@
-//! SHA-256 sums as values: 32 bytes, written as 64 lowercase hex digits.
+//! SHA-256 checksums as values: 32 bytes, written as 64 lowercase hex digits.
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use sha2::{Digest as _, Sha256};
 use std::{fmt, str::FromStr};
 
-/// A SHA-256 sum.
+/// A SHA-256 checksum.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Sha256Digest([u8; 32]);
 
 impl Sha256Digest {
-    /// The sum of these bytes.
+    /// The checksum of these bytes.
     pub fn of(bytes: &[u8]) -> Self {
         Self(Sha256::digest(bytes).into())
     }
 
-    /// The sum that a hasher fed piece by piece arrives at.
+    /// The checksum of what a hasher was fed piece by piece.
     pub(crate) fn finish(hasher: Sha256) -> Self {
         Self(hasher.finalize().into())
     }
@@ -39,7 +39,7 @@ impl fmt::Debug for Sha256Digest {
 
 /// Not 64 hex digits.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{0:?} is not a SHA-256 sum: 64 lowercase hex digits are needed")]
+#[error("{0:?} is not a SHA-256 checksum: 64 lowercase hex digits are needed")]
 pub struct BadDigest(String);
 
 impl FromStr for Sha256Digest {
@@ -88,12 +88,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn known_sum_is_read_and_written() {
+    fn known_checksum_is_read_and_written() {
         let text = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad";
-        let sum = Sha256Digest::of(b"abc");
-        assert_eq!(sum.to_string(), text);
-        assert_eq!(text.parse(), Ok(sum));
-        assert_eq!(serde_json::to_string(&sum).unwrap(), format!("\"{text}\""));
+        let checksum = Sha256Digest::of(b"abc");
+        assert_eq!(checksum.to_string(), text);
+        assert_eq!(text.parse(), Ok(checksum));
+        assert_eq!(
+            serde_json::to_string(&checksum).unwrap(),
+            format!("\"{text}\"")
+        );
     }
 
     #[test]

@@ -4,8 +4,8 @@ use super::{
     digest::Sha256Digest,
     error::StorageError,
     index::ShardIndex,
-    layout::Layout,
-    manifest::{Manifest, ManifestError, SCHEMA, ShardRecord},
+    layout::{Layout, SCHEMA},
+    manifest::{Manifest, ManifestError, ShardRecord},
     object_store::ObjectStore,
 };
 use serde::{Deserialize, de::DeserializeOwned};
@@ -14,7 +14,7 @@ use serde::{Deserialize, de::DeserializeOwned};
 const LONGEST_DOCUMENT: u64 = 64 << 20;
 
 impl ObjectStore {
-    /// Reads a JSON document; the value and the sum of the document.
+    /// Reads a JSON document; returns the value and the checksum of the document.
     pub async fn get_json<T: DeserializeOwned>(
         &self,
         key: &str,
@@ -30,12 +30,12 @@ impl ObjectStore {
         layout: &Layout,
         record: &ShardRecord,
     ) -> Result<ShardIndex, StorageError> {
-        let (index, sum) = self.get_json(&layout.key(&record.index_object)).await?;
-        record.check_index(&index, sum)?;
+        let (index, checksum) = self.get_json(&layout.key(&record.index_object)).await?;
+        record.check_index(&index, checksum)?;
         Ok(index)
     }
 
-    /// Reads and proves a manifest; it and the sum of the document. An error that [`StorageError::is_not_found`] means that
+    /// Reads and proves a manifest; returns it and the checksum of the document. An error that [`StorageError::is_not_found`] means that
     /// there is no backup.
     pub async fn read_manifest(
         &self,
@@ -43,39 +43,39 @@ impl ObjectStore {
     ) -> Result<(Manifest, Sha256Digest), StorageError> {
         let key = layout.manifest();
         let document = self.get(&key, LONGEST_DOCUMENT).await?;
-        let manifest = parse_manifest(&document).map_err(|problem| match problem {
-            Problem::Json(error) => self.damaged(&key, &error),
-            Problem::Manifest(error) => error.into(),
+        let manifest = parse_manifest(&document).map_err(|error| match error {
+            ParseError::Json(error) => self.damaged(&key, &error),
+            ParseError::Manifest(error) => error.into(),
         })?;
         Ok((manifest, Sha256Digest::of(&document)))
     }
 
     fn damaged(&self, key: &str, error: &serde_json::Error) -> StorageError {
         StorageError::DamagedDocument {
-            place: self.place(key).into(),
+            path: self.path(key).into(),
             what: error.to_string(),
         }
     }
 }
 
-enum Problem {
+enum ParseError {
     Json(serde_json::Error),
     Manifest(ManifestError),
 }
 
-/// The format's number is looked at first: what a later version wrote need not have today's fields.
-fn parse_manifest(document: &[u8]) -> Result<Manifest, Problem> {
+/// The number of the format comes first: a document of a later version need not have today's fields.
+fn parse_manifest(document: &[u8]) -> Result<Manifest, ParseError> {
     #[derive(Deserialize)]
     struct Format {
         schema: u32,
     }
-    let format: Format = serde_json::from_slice(document).map_err(Problem::Json)?;
+    let format: Format = serde_json::from_slice(document).map_err(ParseError::Json)?;
     if format.schema != SCHEMA {
         let found = format.schema;
-        return Err(Problem::Manifest(ManifestError::Schema { found }));
+        return Err(ParseError::Manifest(ManifestError::Schema { found }));
     }
-    let manifest: Manifest = serde_json::from_slice(document).map_err(Problem::Json)?;
-    manifest.validate().map_err(Problem::Manifest)?;
+    let manifest: Manifest = serde_json::from_slice(document).map_err(ParseError::Json)?;
+    manifest.validate().map_err(ParseError::Manifest)?;
     Ok(manifest)
 }
 
@@ -88,8 +88,8 @@ mod tests {
         let result = parse_manifest(br#"{"schema": 2, "somethingNew": []}"#);
         assert!(matches!(
             result,
-            Err(Problem::Manifest(ManifestError::Schema { found: 2 }))
+            Err(ParseError::Manifest(ManifestError::Schema { found: 2 }))
         ));
-        assert!(matches!(parse_manifest(b"{}"), Err(Problem::Json(_))));
+        assert!(matches!(parse_manifest(b"{}"), Err(ParseError::Json(_))));
     }
 }

@@ -2,15 +2,14 @@
 
 use super::{
     block::{BLOCK_BYTES, BlockEntry},
-    compression::Compression,
+    codec::Compression,
     digest::Sha256Digest,
-    layout::BackupId,
-    manifest::SCHEMA,
+    layout::{BackupId, SCHEMA},
 };
 use crate::cluster::slots::Slot;
 use serde::{Deserialize, Serialize};
 
-/// What is known of one shard's object, stored beside it. The manifest holds the SHA-256 of this document.
+/// Describes the object of one shard and is stored beside it. The manifest holds the SHA-256 of this document.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ShardIndex {
@@ -28,7 +27,7 @@ pub struct ShardIndex {
     pub raw_bytes: u64,
     /// Length of the object in bytes.
     pub stored_bytes: u64,
-    /// Sum of the object.
+    /// SHA-256 of the object.
     pub sha256: Sha256Digest,
     /// Server family of the stream's header: `redis` or `valkey`.
     pub flavour: String,
@@ -83,7 +82,7 @@ impl TryFrom<WireCount> for SlotCount {
 }
 
 impl ShardIndex {
-    /// Proves that the blocks are one whole stream in one whole object; what is wrong, if not.
+    /// Proves that the blocks are one complete stream in one complete object; otherwise says what is wrong.
     pub fn validate(&self) -> Result<(), String> {
         if self.schema != SCHEMA {
             return Err(format!(

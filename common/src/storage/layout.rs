@@ -6,17 +6,20 @@
 //!     shard-0000-a1-3f9c2a10.json     its block table and its keys per slot
 //!     manifest.json                   written last: without it there is no backup
 //! ```
-//! Attempts write different keys, and so do two claims of one attempt ([`Layout::of_claim`]): two of them never meet. Nobody
-//! makes up these names but who writes them. The manifest names its shards relative to itself: a backup copied to another
-//! bucket or prefix stays a backup.
+//! Attempts write different keys, and so do two claims of one attempt ([`Layout::of_claim`]), so that two writers never
+//! share a key. Readers take the names from the manifest. It names its shards relative to itself: a backup copied to
+//! another bucket or prefix stays a backup.
 
-use super::{compression::Compression, location::Location};
+use super::{codec::Compression, location::Location};
 use jiff::{Timestamp, tz::TimeZone};
 use serde::{Deserialize, Deserializer, Serialize, de};
 use std::{fmt, str::FromStr};
 
+/// The version of manifest and index that this code writes and reads.
+pub const SCHEMA: u32 = 1;
+
 /// Identity of a backup: time of the request in UTC and the start of the resource's uid, `20261121t003000z-3f9c2a10`.
-/// Sorts by time and is the same whoever computes it.
+/// Sorts by time; every replica computes the same.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 #[serde(transparent)]
 pub struct BackupId(String);
@@ -79,17 +82,17 @@ pub const MANIFEST: &str = "manifest.json";
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Layout {
     root: String,
-    /// What tells the names of one claim from those of others; may be empty.
+    /// Distinguishes the names of one claim from those of others; may be empty.
     mark: String,
 }
 
 impl Layout {
-    /// The place of a new backup of a cluster.
+    /// The layout of a new backup of a cluster.
     pub fn new(location: &Location, namespace: &str, cluster: &str, id: &BackupId) -> Self {
         Self::at(location, &format!("{namespace}/{cluster}/{id}"))
     }
 
-    /// The place of a backup that stands at this path below the location's prefix. The path may end in `manifest.json`.
+    /// The layout of a backup at this path below the location's prefix. The path may end in `manifest.json`.
     pub fn at(location: &Location, path: &str) -> Self {
         let path = path.trim_matches('/');
         let path = path.strip_suffix(MANIFEST).unwrap_or(path);
@@ -104,8 +107,8 @@ impl Layout {
         }
     }
 
-    /// The same place for one claim: its shards have names with this mark. A claim that is handed back keeps its attempt, and
-    /// a completion that its holder could not call back may still replace the object later.
+    /// The same backup for one claim: its shards have names with this mark. A claim that is released keeps its attempt, and
+    /// a completion that its holder could not cancel may still replace the object later.
     #[must_use]
     pub fn of_claim(self, mark: &str) -> Self {
         Self {
@@ -129,7 +132,7 @@ impl Layout {
         self.key(MANIFEST)
     }
 
-    /// The backup as people see it: `s3://bucket/prefix/namespace/cluster/id/`.
+    /// The backup as users see it: `s3://bucket/prefix/namespace/cluster/id/`.
     pub fn destination(&self, location: &Location) -> String {
         format!("s3://{}/{}", location.bucket(), self.root)
     }

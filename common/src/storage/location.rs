@@ -1,9 +1,10 @@
-//! A place in S3-compatible storage, validated once: nothing behind it looks at the wire type again.
+//! A location in S3-compatible storage, validated once.
 
+pub use crds::Checksums;
 use secrecy::{ExposeSecret, SecretString};
 use std::{collections::BTreeMap, fmt};
 
-/// What a location starts from: plain values as a user writes them.
+/// The values of a location as a user writes them.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Given<'a> {
     /// Name of the bucket.
@@ -22,19 +23,7 @@ pub struct Given<'a> {
     pub part_size: Option<u64>,
 }
 
-/// When requests carry a CRC checksum of their own.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Checksums {
-    /// Towards AWS only: several compatible stores refuse them.
-    #[default]
-    Auto,
-    /// On every request that can carry one.
-    Always,
-    /// Only where the protocol demands one.
-    Never,
-}
-
-/// A validated place: a bucket and how to reach it. Holds no secret.
+/// A validated location: a bucket and how to reach it. Holds no secret.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Location {
     bucket: String,
@@ -106,11 +95,7 @@ impl Location {
             region: spec.region.as_deref(),
             endpoint: spec.endpoint.as_deref(),
             force_path_style: spec.force_path_style,
-            checksums: match spec.checksums {
-                crds::Checksums::Auto => Checksums::Auto,
-                crds::Checksums::Always => Checksums::Always,
-                crds::Checksums::Never => Checksums::Never,
-            },
+            checksums: spec.checksums,
             part_size: None,
         })
     }
@@ -150,7 +135,7 @@ impl Location {
         self.part_size
     }
 
-    /// Whether nobody on the way can read or change what is sent.
+    /// Whether TLS protects what is sent.
     pub fn encrypted(&self) -> bool {
         self.endpoint
             .as_deref()

@@ -1,17 +1,14 @@
 //! The manifest: the document that makes stored objects a backup. Written last, read first.
 
 use super::{
-    compression::Compression,
+    codec::Compression,
     digest::Sha256Digest,
     index::ShardIndex,
-    layout::{BackupId, is_plain_name},
+    layout::{BackupId, SCHEMA, is_plain_name},
 };
 use crate::cluster::slots::{SlotRange, SlotSet};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
-
-/// The version of manifest and index that this code writes and reads.
-pub const SCHEMA: u32 = 1;
 
 /// One complete backup of a cluster.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -39,7 +36,7 @@ pub struct Manifest {
     pub redis_version: String,
     /// Version of the RDB format, the highest of the shards.
     pub rdb_version: u32,
-    /// Who owned which slots, as a hash: the same before and after the forks.
+    /// Hash of the slot map, which was the same before and after the forks.
     pub topology_hash: String,
     /// Time between the first and the last fork, in milliseconds.
     pub snapshot_skew_ms: u64,
@@ -48,7 +45,7 @@ pub struct Manifest {
     /// Libraries of functions, if they were counted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub functions: Option<u64>,
-    /// Sums over the shards.
+    /// Totals over the shards.
     pub totals: Totals,
     /// The shards, by number.
     pub shards: Vec<ShardRecord>,
@@ -64,13 +61,13 @@ pub struct ShardRecord {
     pub node_id: String,
     /// What that node was: `replica` or `primary`.
     pub role: SourceRole,
-    /// Slots that the shard owned.
+    /// Slots of the shard.
     pub slots: Vec<SlotRange>,
     /// Name of the object, relative to the backup's root.
     pub object: String,
     /// Name of its index, relative to the backup's root.
     pub index_object: String,
-    /// Sum of the index document.
+    /// SHA-256 of the index document.
     pub index_sha256: Sha256Digest,
     /// Length of the object in bytes.
     pub stored_bytes: u64,
@@ -82,7 +79,7 @@ pub struct ShardRecord {
     /// Keys that expire, if every record could be walked.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub expires: Option<u64>,
-    /// Sum of the object.
+    /// SHA-256 of the object.
     pub sha256: Sha256Digest,
     /// CRC-64 at the end of the stream, 16 hex digits, or `disabled` by the server's configuration.
     pub crc64: String,
@@ -104,7 +101,7 @@ pub enum SourceRole {
     Primary,
 }
 
-/// Sums over the shards of a backup.
+/// Totals over the shards of a backup.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Totals {
@@ -135,7 +132,7 @@ impl Totals {
     }
 }
 
-/// Why a manifest is not that of a whole backup.
+/// Why a manifest is not that of a complete backup.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ManifestError {
     /// A later version wrote it.
@@ -179,10 +176,10 @@ pub enum ManifestError {
         /// The slots.
         slots: String,
     },
-    /// The sums do not add up.
+    /// The totals are not the sums of the shards.
     #[error("the totals of the manifest are not the sums of its shards")]
     Totals,
-    /// The CRC-64 is neither a sum nor `disabled`.
+    /// The CRC-64 is neither a checksum nor `disabled`.
     #[error("shard {shard} has the CRC-64 {found:?}, which is not 16 hex digits or \"disabled\"")]
     Crc {
         /// Number of the shard.
@@ -190,7 +187,7 @@ pub enum ManifestError {
         /// What stands there.
         found: String,
     },
-    /// An index is not the one that the manifest speaks of.
+    /// An index is not the one that the manifest names.
     #[error("the index of shard {shard} does not fit the manifest: {what}")]
     Index {
         /// Number of the shard.
@@ -265,16 +262,16 @@ impl ShardRecord {
                 return Err(ManifestError::Name { shard, name });
             }
         }
-        let is_sum = self.crc64.len() == 16 && self.crc64.bytes().all(|b| b.is_ascii_hexdigit());
-        if !is_sum && self.crc64 != CRC_DISABLED {
+        let is_crc = self.crc64.len() == 16 && self.crc64.bytes().all(|b| b.is_ascii_hexdigit());
+        if !is_crc && self.crc64 != CRC_DISABLED {
             let found = self.crc64.chars().take(40).collect();
             return Err(ManifestError::Crc { shard, found });
         }
         Ok(())
     }
 
-    /// Proves that an index document is the one this record speaks of: its sum, what it says of the object, and that its
-    /// blocks are whole.
+    /// Proves that an index document is the one this record names: its checksum, what it says of the object, and that its
+    /// blocks are complete.
     pub fn check_index(
         &self,
         index: &ShardIndex,
@@ -356,7 +353,7 @@ mod tests {
         }
     }
 
-    fn whole() -> Manifest {
+    fn complete() -> Manifest {
         manifest(vec![
             shard(0, &["0-5460"]),
             shard(1, &["5461-10922", "16383"]),
@@ -365,8 +362,8 @@ mod tests {
     }
 
     #[test]
-    fn a_whole_manifest_is_accepted_and_survives_json() {
-        let manifest = whole();
+    fn a_complete_manifest_is_accepted_and_survives_json() {
+        let manifest = complete();
         manifest.validate().unwrap();
         assert!(manifest.missing_slots().is_empty());
         assert_eq!(manifest.totals.keys, Some(21));
@@ -400,7 +397,7 @@ mod tests {
     #[test]
     fn records_that_contradict_are_refused() {
         let change = |change: fn(&mut Manifest)| {
-            let mut manifest = whole();
+            let mut manifest = complete();
             change(&mut manifest);
             manifest.validate().unwrap_err()
         };
@@ -424,7 +421,7 @@ mod tests {
 
     #[test]
     fn unknown_keys_of_one_shard_make_the_sum_unknown() {
-        let mut shards = whole().shards;
+        let mut shards = complete().shards;
         shards[1].keys = None;
         assert_eq!(Totals::of(&shards).keys, None);
         manifest(shards).validate().unwrap();

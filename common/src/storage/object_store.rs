@@ -1,11 +1,13 @@
-//! Requests to one bucket. Every one has a timeout and is tried again where that can help; every error names bucket, key,
-//! endpoint, cause and cure.
+//! Requests to one bucket. Each has a timeout and is retried where that can help; each error names bucket, key, endpoint,
+//! cause and cure.
 
 use super::{
-    classify::{classify, remark, root_cause},
-    client::{ATTEMPT, client},
-    error::{Place, S3Cause, StorageError},
+    cause::S3Cause,
+    classify::{Asked, classify, remark, root_cause},
+    client::{ATTEMPT, StoreAccess, StoreIdentity, client},
+    error::{S3Path, StorageError},
     location::{Credentials, Location},
+    operation::S3Operation,
     retry::{Retry, STANDARD, retrying},
 };
 use aws_sdk_s3::{
@@ -38,8 +40,6 @@ pub struct ObjectInfo {
     pub key: String,
     /// Length in bytes.
     pub bytes: u64,
-    /// ETag with its quotes, if the store gives one.
-    pub etag: Option<String>,
 }
 
 impl fmt::Debug for ObjectStore {
@@ -51,24 +51,28 @@ impl fmt::Debug for ObjectStore {
 }
 
 impl ObjectStore {
-    /// Makes ready for requests; asks no server (see [`Self::probe`]). Without credentials those of the process are used:
-    /// environment, web identity, container or instance.
-    pub async fn connect(location: Location, credentials: Option<Credentials>) -> Self {
+    /// Prepares requests; sends none (see [`Self::probe`]).
+    pub async fn connect(location: Location, access: StoreAccess) -> Self {
+        let client = client(&location, &access).await;
+        let credentials = match access.identity {
+            StoreIdentity::AccessKey(credentials) => Some(Arc::new(credentials)),
+            StoreIdentity::Ambient => None,
+        };
         Self {
-            client: client(&location, credentials.as_ref()).await,
+            client,
             location: Arc::new(location),
-            credentials: credentials.map(Arc::new),
+            credentials,
         }
     }
 
-    /// The place it was made for.
+    /// Where the bucket is.
     pub fn location(&self) -> &Location {
         &self.location
     }
 
-    /// The place of a key, for errors.
-    pub(crate) fn place(&self, key: &str) -> Place {
-        Place {
+    /// The path of a key, for errors.
+    pub(crate) fn path(&self, key: &str) -> S3Path {
+        S3Path {
             bucket: self.location.bucket().to_owned(),
             key: key.to_owned(),
             endpoint: self.location.endpoint().map(ToOwned::to_owned),
@@ -78,27 +82,32 @@ impl ObjectStore {
     /// An error of the client as one of ours.
     pub(crate) fn failure<E>(
         &self,
-        operation: &'static str,
+        operation: S3Operation,
         key: &str,
         error: &SdkError<E, HttpResponse>,
     ) -> StorageError
     where
         E: ProvideErrorMetadata + Error + 'static,
     {
-        let (cause, detail) = classify(error);
+        let asked = Asked {
+            operation,
+            has_endpoint: self.location.endpoint().is_some(),
+            checksums: self.location.checksums(),
+        };
+        let (cause, detail) = classify(error, asked);
         self.error(operation, key, cause, &detail)
     }
 
     pub(crate) fn error(
         &self,
-        operation: &'static str,
+        operation: S3Operation,
         key: &str,
         cause: S3Cause,
         detail: &str,
     ) -> StorageError {
         StorageError::Request {
             operation,
-            place: self.place(key).into(),
+            path: self.path(key).into(),
             cause,
             detail: remark(detail, self.credentials.as_deref()),
         }
@@ -106,20 +115,8 @@ impl ObjectStore {
 
     pub(crate) async fn request<T, Attempt>(
         &self,
-        operation: &'static str,
-        key: &str,
-        attempt: impl FnMut() -> Attempt,
-    ) -> Result<T, StorageError>
-    where
-        Attempt: Future<Output = Result<T, StorageError>>,
-    {
-        self.request_with(STANDARD, operation, key, attempt).await
-    }
-
-    pub(crate) async fn request_with<T, Attempt>(
-        &self,
         policy: Retry,
-        operation: &'static str,
+        operation: S3Operation,
         key: &str,
         attempt: impl FnMut() -> Attempt,
     ) -> Result<T, StorageError>
@@ -137,9 +134,9 @@ impl ObjectStore {
     pub async fn probe(&self, prefix: &str) -> Result<(), StorageError> {
         self.list(prefix, 1).await?;
         let key = format!("{prefix}.probe");
-        let operation = "write";
+        let operation = S3Operation::Write;
         let upload = self
-            .request(operation, &key, || async {
+            .request(STANDARD, operation, &key, || async {
                 let answer = self.client.create_multipart_upload();
                 let answer = answer.bucket(self.location.bucket()).key(&key).send().await;
                 answer.map_err(|error| self.failure(operation, &key, &error))
@@ -149,15 +146,15 @@ impl ObjectStore {
             .await
     }
 
-    /// Writes a whole object, replacing what was there. Its ETag, if the store gives one.
+    /// Writes a complete object, replacing what was there.
     pub async fn put(
         &self,
         key: &str,
         body: Bytes,
         content_type: &str,
-    ) -> Result<Option<String>, StorageError> {
-        let operation = "write";
-        self.request(operation, key, || async {
+    ) -> Result<(), StorageError> {
+        let operation = S3Operation::Write;
+        self.request(STANDARD, operation, key, || async {
             let request = self
                 .client
                 .put_object()
@@ -166,23 +163,23 @@ impl ObjectStore {
                 .content_type(content_type)
                 .body(ByteStream::from(body.clone()));
             let answer = if self.location.encrypted() {
-                // TLS already protects the body: the second SHA-256 of it is saved.
+                // TLS already protects the body: this saves a second SHA-256 of it.
                 request.customize().disable_payload_signing().send().await
             } else {
                 request.send().await
             };
-            let answer = answer.map_err(|error| self.failure(operation, key, &error))?;
-            Ok(answer.e_tag)
+            answer.map_err(|error| self.failure(operation, key, &error))?;
+            Ok(())
         })
         .await
     }
 
-    /// Reads a whole object, which may have `limit` bytes at most.
+    /// Reads a complete object, which may have `limit` bytes at most.
     pub async fn get(&self, key: &str, limit: u64) -> Result<Bytes, StorageError> {
-        self.request("read", key, || async {
+        self.request(STANDARD, S3Operation::Read, key, || async {
             let request = self.client.get_object();
             let answer = request.bucket(self.location.bucket()).key(key).send().await;
-            let answer = answer.map_err(|error| self.failure("read", key, &error))?;
+            let answer = answer.map_err(|error| self.failure(S3Operation::Read, key, &error))?;
             let length = answer.content_length().and_then(|n| u64::try_from(n).ok());
             self.collect(key, answer.body, length, limit).await
         })
@@ -200,16 +197,16 @@ impl ObjectStore {
             return Ok(Bytes::new());
         }
         let range = format!("bytes={start}-{}", start.saturating_add(length - 1));
-        self.request("read", key, || async {
+        self.request(STANDARD, S3Operation::Read, key, || async {
             let request = self.client.get_object().range(range.clone());
             let answer = request.bucket(self.location.bucket()).key(key).send().await;
-            let answer = answer.map_err(|error| self.failure("read", key, &error))?;
+            let answer = answer.map_err(|error| self.failure(S3Operation::Read, key, &error))?;
             self.collect(key, answer.body, Some(length), length).await
         })
         .await
     }
 
-    /// Takes a body in, `length` bytes if that is known, never more than `limit`.
+    /// Reads a body, `length` bytes if that is known, never more than `limit`.
     async fn collect(
         &self,
         key: &str,
@@ -217,8 +214,15 @@ impl ObjectStore {
         length: Option<u64>,
         limit: u64,
     ) -> Result<Bytes, StorageError> {
-        let bad = |what: &str| self.error("read", key, S3Cause::BadBody, what);
-        let too_long = || self.error("read", key, S3Cause::Refused, "it is longer than expected");
+        let bad = |what: &str| self.error(S3Operation::Read, key, S3Cause::BadBody, what);
+        let too_long = || {
+            self.error(
+                S3Operation::Read,
+                key,
+                S3Cause::Refused,
+                "it is longer than expected",
+            )
+        };
         let room = length.unwrap_or(0);
         if room > limit {
             return Err(too_long());
@@ -227,10 +231,15 @@ impl ObjectStore {
         let mut bytes = BytesMut::with_capacity(room);
         while let Some(chunk) = timeout(ATTEMPT, body.next())
             .await
-            .map_err(|_| self.error("read", key, S3Cause::Timeout, "the body stalled"))?
+            .map_err(|_| self.error(S3Operation::Read, key, S3Cause::Timeout, "the body stalled"))?
         {
             let chunk = chunk.map_err(|error| {
-                self.error("read", key, S3Cause::Connection, &root_cause(&error))
+                self.error(
+                    S3Operation::Read,
+                    key,
+                    S3Cause::Connection,
+                    &root_cause(&error),
+                )
             })?;
             if (bytes.len() + chunk.len()) as u64 > limit {
                 return Err(too_long());
@@ -245,9 +254,12 @@ impl ObjectStore {
         }
     }
 
-    /// Looks whether an object is there.
+    /// The length of an object, if it exists.
     pub async fn head(&self, key: &str) -> Result<Option<ObjectInfo>, StorageError> {
-        match self.request("look at", key, || self.look(key)).await {
+        match self
+            .request(STANDARD, S3Operation::Head, key, || self.look(key))
+            .await
+        {
             Ok(object) => Ok(Some(object)),
             Err(error) if error.is_not_found() => Ok(None),
             Err(error) => Err(error),
@@ -258,11 +270,10 @@ impl ObjectStore {
     pub(crate) async fn look(&self, key: &str) -> Result<ObjectInfo, StorageError> {
         let request = self.client.head_object();
         let answer = request.bucket(self.location.bucket()).key(key).send().await;
-        let answer = answer.map_err(|error| self.failure("look at", key, &error))?;
+        let answer = answer.map_err(|error| self.failure(S3Operation::Head, key, &error))?;
         Ok(ObjectInfo {
             key: key.to_owned(),
             bytes: length(answer.content_length),
-            etag: answer.e_tag,
         })
     }
 
@@ -273,7 +284,7 @@ impl ObjectStore {
         while found.len() < limit {
             let page = i32::try_from(limit - found.len()).map_or(1000, |rest| rest.min(1000));
             let answer = self
-                .request("list", prefix, || async {
+                .request(STANDARD, S3Operation::List, prefix, || async {
                     let request = self
                         .client
                         .list_objects_v2()
@@ -282,14 +293,13 @@ impl ObjectStore {
                         .max_keys(page)
                         .set_continuation_token(token.clone());
                     let answer = request.send().await;
-                    answer.map_err(|error| self.failure("list", prefix, &error))
+                    answer.map_err(|error| self.failure(S3Operation::List, prefix, &error))
                 })
                 .await?;
             found.extend(answer.contents.into_iter().flatten().filter_map(|object| {
                 Some(ObjectInfo {
                     key: object.key?,
                     bytes: length(object.size),
-                    etag: object.e_tag,
                 })
             }));
             token = answer.next_continuation_token;
@@ -304,10 +314,10 @@ impl ObjectStore {
     /// Deletes an object; one that is not there is fine.
     pub async fn delete(&self, key: &str) -> Result<(), StorageError> {
         let result = self
-            .request("delete", key, || async {
+            .request(STANDARD, S3Operation::Delete, key, || async {
                 let request = self.client.delete_object();
                 let answer = request.bucket(self.location.bucket()).key(key).send().await;
-                answer.map_err(|error| self.failure("delete", key, &error))
+                answer.map_err(|error| self.failure(S3Operation::Delete, key, &error))
             })
             .await;
         match result {
@@ -316,12 +326,12 @@ impl ObjectStore {
         }
     }
 
-    /// Deletes everything below a prefix and tells how many objects that were. The prefix has to end in a slash, so that
-    /// neither a whole bucket nor a neighbour with a longer name can be meant.
+    /// Deletes everything below a prefix and returns the number of objects. The prefix has to end in a slash, so that it can
+    /// mean neither a complete bucket nor a neighbour with a longer name.
     pub async fn delete_prefix(&self, prefix: &str) -> Result<u64, StorageError> {
         if prefix.trim_matches('/').is_empty() || !prefix.ends_with('/') {
             let what = "only what is below a directory can be deleted";
-            return Err(self.error("delete", prefix, S3Cause::Refused, what));
+            return Err(self.error(S3Operation::Delete, prefix, S3Cause::Refused, what));
         }
         let mut deleted = 0;
         let mut previous = Vec::new();
@@ -332,7 +342,7 @@ impl ObjectStore {
             }
             if page == previous {
                 let what = "objects stay in the listing after they were deleted";
-                return Err(self.error("delete", prefix, S3Cause::Refused, what));
+                return Err(self.error(S3Operation::Delete, prefix, S3Cause::Refused, what));
             }
             previous.clone_from(&page);
             deleted += page.len() as u64;
@@ -344,14 +354,14 @@ impl ObjectStore {
         }
     }
 
-    /// Aborts unfinished multipart uploads below a prefix and tells how many those were. A store that cannot list them
+    /// Aborts unfinished multipart uploads below a prefix and returns their number. A store that cannot list them
     /// (501 or 405) has them cleaned by a lifecycle rule or not at all: not an error.
     pub async fn abort_uploads(&self, prefix: &str) -> Result<u64, StorageError> {
         let mut aborted = 0;
         let (mut key_marker, mut id_marker) = (None, None);
         loop {
             let answer = self
-                .request("list unfinished uploads of", prefix, || async {
+                .request(STANDARD, S3Operation::ListUploads, prefix, || async {
                     let request = self
                         .client
                         .list_multipart_uploads()
@@ -359,7 +369,7 @@ impl ObjectStore {
                         .prefix(prefix)
                         .set_key_marker(key_marker.clone())
                         .set_upload_id_marker(id_marker.clone());
-                    let operation = "list unfinished uploads of";
+                    let operation = S3Operation::ListUploads;
                     let answer = request.send().await;
                     answer.map_err(|error| self.failure(operation, prefix, &error))
                 })
@@ -384,9 +394,9 @@ impl ObjectStore {
 
     /// Aborts one multipart upload; one that is gone is fine.
     pub(crate) async fn abort_upload(&self, key: &str, id: &str) -> Result<(), StorageError> {
-        let operation = "abort the upload of";
+        let operation = S3Operation::AbortUpload;
         let result = self
-            .request(operation, key, || async {
+            .request(STANDARD, operation, key, || async {
                 let request = self.client.abort_multipart_upload().upload_id(id);
                 let answer = request.bucket(self.location.bucket()).key(key).send().await;
                 answer.map_err(|error| self.failure(operation, key, &error))

@@ -1,11 +1,12 @@
-//! Stored blocks of one shard out of the bucket: fetched ahead, proven, decompressed, handed out in order.
+//! Stored blocks of one shard out of the bucket: fetched ahead, verified, decompressed, returned in order.
 
 use super::{
     block::{self, BlockEntry, FirstRecord},
-    compression::{Compression, CompressionPool},
+    codec::Compression,
     error::StorageError,
     index::ShardIndex,
     object_store::ObjectStore,
+    pool::CompressionPool,
 };
 use bytes::Bytes;
 use futures::{
@@ -16,12 +17,12 @@ use std::sync::Arc;
 
 /// Stored bytes that one request fetches at most, unless a single block is larger.
 const LARGEST_FETCH: u64 = 8 << 20;
-/// Requests that are under way at the same time.
+/// Requests that are in flight at the same time.
 const FETCHES_AHEAD: usize = 2;
-/// Blocks that are proven and decompressed ahead of the one that is handed out.
+/// Blocks that are verified and decompressed ahead of the one that is returned.
 const BLOCKS_AHEAD: usize = 2;
 
-/// Raw bytes of one block, proven.
+/// Raw bytes of one block, verified.
 #[derive(Clone, Debug)]
 pub struct RawBlock {
     /// Number of the block, from 0.
@@ -36,7 +37,7 @@ pub struct RawBlock {
 
 /// Reads the blocks of one object from a block on.
 ///
-/// Holds at most three fetches (8 MiB each) and three raw blocks. Dropping it stops what is under way.
+/// Holds at most three fetches (8 MiB each) and three raw blocks. Dropping it cancels what is in flight.
 pub struct BlockReader {
     blocks: BoxStream<'static, Result<RawBlock, StorageError>>,
 }
@@ -133,7 +134,7 @@ impl Fetch {
                 bytes,
             }),
             Err(damage) => Err(StorageError::DamagedBlock {
-                place: self.store.place(&self.key).into(),
+                path: self.store.path(&self.key).into(),
                 block: number,
                 what: damage.to_string(),
             }),

@@ -1,4 +1,4 @@
-//! One way of trying again, for all requests: the client's own retries are off.
+//! One retry policy for all requests: the client's own retries are off.
 
 use super::error::StorageError;
 use backon::{BackoffBuilder, ExponentialBuilder};
@@ -9,7 +9,7 @@ use tokio::time::{Instant, sleep, timeout_at};
 /// a reader that makes no progress, with room for what happens between two reads.
 const LIMIT: Duration = Duration::from_secs(45);
 
-/// How often and how long is tried.
+/// How often and how long a request is tried.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Retry {
     /// All tries and pauses together.
@@ -22,8 +22,8 @@ pub(crate) struct Retry {
     pub(crate) times: usize,
 }
 
-/// What a completion uses: two tries of five minutes, with a look at the object after each. No data source is held by then, and
-/// to give up would cost a whole shard.
+/// For completions: two tries of five minutes, with a HEAD of the object after each. No data source is held by then, and
+/// giving up would cost a complete shard.
 pub(crate) const COMPLETION: Retry = Retry {
     limit: Duration::from_mins(11),
     first_pause: Duration::from_millis(200),
@@ -31,7 +31,7 @@ pub(crate) const COMPLETION: Retry = Retry {
     times: 30,
 };
 
-/// What every other request uses: about 20 s of pauses.
+/// For every other request: about 20 s of pauses.
 pub(crate) const STANDARD: Retry = Retry {
     limit: LIMIT,
     first_pause: Duration::from_millis(200),
@@ -39,8 +39,8 @@ pub(crate) const STANDARD: Retry = Retry {
     times: 7,
 };
 
-/// Tries until it works, a permanent error comes, the tries are used up or the limit is reached. `out_of_time` makes the
-/// error of the last case of what the last try ended with.
+/// Tries until one succeeds, an error is permanent, the tries are used up or the limit is reached. `out_of_time` makes the
+/// error of the last case from the error of the last try.
 pub(crate) async fn retrying<T, Attempt>(
     policy: Retry,
     out_of_time: impl FnOnce(Option<StorageError>) -> StorageError,
@@ -58,8 +58,8 @@ where
         .build();
     let mut last = None;
     loop {
-        // In a box, because the futures of the S3 client are large and deep: they must not become part of every future that
-        // waits for storage.
+        // Boxed, because the futures of the S3 client are large and deep, and would become part of every future that waits for
+        // storage.
         let error = match timeout_at(deadline, Box::pin(attempt())).await {
             Ok(Ok(value)) => return Ok(value),
             Ok(Err(error)) if error.is_transient() => error,
@@ -81,18 +81,20 @@ where
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::storage::error::{Place, S3Cause};
+    use crate::storage::{
+        cause::S3Cause, error::S3Path, operation::S3Operation, pool::WorkCancelled,
+    };
     use std::cell::Cell;
 
     fn failure(cause: S3Cause) -> StorageError {
-        let place = Place {
+        let path = S3Path {
             bucket: "bucket".to_owned(),
             key: "key".to_owned(),
             endpoint: None,
         };
         StorageError::Request {
-            operation: "write",
-            place: Box::new(place),
+            operation: S3Operation::Write,
+            path: Box::new(path),
             cause,
             detail: String::new(),
         }
@@ -135,10 +137,10 @@ mod tests {
         let start = Instant::now();
         let cut = |last: Option<StorageError>| {
             assert!(last.is_none());
-            StorageError::Worker
+            WorkCancelled.into()
         };
         let result: Result<(), _> = retrying(QUICK, cut, std::future::pending).await;
-        assert!(matches!(result, Err(StorageError::Worker)));
+        assert!(matches!(result, Err(StorageError::Cancelled(_))));
         assert!(start.elapsed() >= QUICK.limit);
     }
 }

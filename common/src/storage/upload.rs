@@ -1,11 +1,14 @@
-//! One object on its way up: a single PUT if it fits into a part, else parts of one fixed size (some stores demand equal
+//! The upload of one object: a single PUT if it fits into a part, else parts of one fixed size (some stores demand equal
 //! parts), at most two at the same time, each a buffer of its own with a known length.
 
 use super::{
+    cause::S3Cause,
     client::patient,
-    error::{S3Cause, StorageError},
+    error::StorageError,
     location::{LARGEST_PART, SMALLEST_PART},
     object_store::ObjectStore,
+    operation::S3Operation,
+    pool::WorkCancelled,
     retry::{COMPLETION, STANDARD, retrying},
 };
 use aws_sdk_s3::{
@@ -17,7 +20,7 @@ use futures::FutureExt;
 use std::time::Duration;
 use tokio::{runtime::Handle, task::JoinSet, time::timeout};
 
-/// Parts that travel at the same time.
+/// Parts in flight at the same time.
 pub const PARALLEL_PARTS: usize = 2;
 /// The smallest part that is chosen for data of unknown size.
 pub const DEFAULT_PART: usize = 8 << 20;
@@ -25,10 +28,10 @@ pub const DEFAULT_PART: usize = 8 << 20;
 const MOST_PARTS: i32 = 10_000;
 /// How long the abort of an upload may take.
 const ABORT_LIMIT: Duration = Duration::from_secs(10);
-/// How long parts that travel may take to arrive before the upload is aborted.
+/// How long parts in flight may take to arrive before the upload is aborted.
 const ARRIVAL_LIMIT: Duration = Duration::from_secs(3);
 
-/// Parts that travel: what the store answered, and the buffer to use again.
+/// Parts in flight: what the store answered, and the buffer to reuse.
 type Parts = JoinSet<Result<(CompletedPart, Bytes), StorageError>>;
 
 /// The part size for a shard of this memory use: such that 9,000 parts hold a quarter more, a power of two, 8 MiB at least.
@@ -51,7 +54,7 @@ pub struct MultipartUpload {
     /// Set once the first full part is there.
     id: Option<String>,
     next_number: i32,
-    travelling: Parts,
+    in_flight: Parts,
     stored: Vec<CompletedPart>,
     bytes: u64,
     /// Buffers that came back while [`Self::send`] waited.
@@ -68,7 +71,7 @@ impl MultipartUpload {
             part_size: part_size.max(smallest),
             id: None,
             next_number: 1,
-            travelling: JoinSet::new(),
+            in_flight: JoinSet::new(),
             stored: Vec::new(),
             bytes: 0,
             spare: Vec::new(),
@@ -85,9 +88,9 @@ impl MultipartUpload {
         self.part_size
     }
 
-    /// Parts that are on their way.
-    pub fn travelling(&self) -> usize {
-        self.travelling.len()
+    /// Parts that the store has not accepted yet.
+    pub fn in_flight(&self) -> usize {
+        self.in_flight.len()
     }
 
     /// Bytes that the store has taken.
@@ -101,24 +104,24 @@ impl MultipartUpload {
         self.spare.pop().unwrap_or_else(new)
     }
 
-    /// Sends a full part. Returns when it travels, which is when fewer than [`PARALLEL_PARTS`] do; to keep the buffers of
+    /// Sends a full part. Returns when it is in flight, which is when fewer than [`PARALLEL_PARTS`] are; to keep the buffers of
     /// those that arrive, wait with [`Self::arrival`] before.
     pub async fn send(&mut self, part: BytesMut) -> Result<(), StorageError> {
         let id = self.begin().await?;
-        while self.travelling.len() >= PARALLEL_PARTS {
+        while self.in_flight.len() >= PARALLEL_PARTS {
             let buffer = self.arrival().await?;
             self.spare.extend(buffer);
         }
         if self.next_number > MOST_PARTS {
             return Err(StorageError::TooManyParts {
-                place: self.store.place(&self.key).into(),
+                path: self.store.path(&self.key).into(),
                 part_size: self.part_size,
             });
         }
         let (store, key, number) = (self.store.clone(), self.key.clone(), self.next_number);
         self.next_number += 1;
         let body = part.freeze();
-        self.travelling.spawn(async move {
+        self.in_flight.spawn(async move {
             let done = upload_part(&store, &key, &id, number, &body).await?;
             Ok((done, body))
         });
@@ -135,13 +138,13 @@ impl MultipartUpload {
         Ok(id)
     }
 
-    /// Waits for one part to arrive and gives its buffer back, empty. `None`: no part travels, or the client still holds the
+    /// Waits for one part to arrive and gives its buffer back, empty. `None`: no part is in flight, or the client still holds the
     /// bytes for a moment.
     pub async fn arrival(&mut self) -> Result<Option<BytesMut>, StorageError> {
-        let Some(ended) = self.travelling.join_next().await else {
+        let Some(ended) = self.in_flight.join_next().await else {
             return Ok(None);
         };
-        let (part, body) = ended.map_err(|_| StorageError::Worker)??;
+        let (part, body) = ended.map_err(|_| WorkCancelled)??;
         self.bytes += body.len() as u64;
         self.stored.push(part);
         let mut buffer = body.try_into_mut().ok();
@@ -151,40 +154,39 @@ impl MultipartUpload {
         Ok(buffer)
     }
 
-    /// Sends what is left (it may be empty if nothing was sent before) and completes the object. Its ETag, if the store
-    /// gives one. After an error, or a future that was dropped midway, the [`Self::abort`] is the caller's.
-    pub async fn complete(&mut self, last: BytesMut) -> Result<Option<String>, StorageError> {
+    /// Sends what is left (it may be empty if nothing was sent before) and completes the object. After an error, or if the
+    /// future was dropped midway, the caller has to [`Self::abort`].
+    pub async fn complete(&mut self, last: BytesMut) -> Result<(), StorageError> {
         if self.id.is_none() {
             let body = last.freeze();
             let length = body.len() as u64;
-            let etag = self.store.put(&self.key, body, "application/octet-stream");
-            let etag = etag.await?;
+            let put = self.store.put(&self.key, body, "application/octet-stream");
+            put.await?;
             self.bytes = length;
-            return Ok(etag);
+            return Ok(());
         }
         if !last.is_empty() {
             self.send(last).await?;
         }
-        while !self.travelling.is_empty() {
+        while !self.in_flight.is_empty() {
             self.arrival().await?;
         }
         let id = self.begin().await?;
         let mut parts = std::mem::take(&mut self.stored);
         parts.sort_unstable_by_key(|part| part.part_number);
-        let etag = self
-            .store
+        self.store
             .complete_upload(&self.key, &id, parts, self.bytes)
             .await?;
         self.id = None;
-        Ok(etag)
+        Ok(())
     }
 
-    /// Gives the upload up: has the store drop what it took. A store that cannot be reached keeps the parts until the next
-    /// sweep; that is logged, not an error.
+    /// Has the store drop the parts that it has. A store that cannot be reached keeps them until the next sweep; that is
+    /// logged, not an error.
     pub async fn abort(mut self) {
-        let travelling = std::mem::take(&mut self.travelling);
+        let in_flight = std::mem::take(&mut self.in_flight);
         if let Some(id) = self.id.take() {
-            give_up(&self.store, &self.key, &id, travelling).await;
+            give_up(&self.store, &self.key, &id, in_flight).await;
         }
     }
 }
@@ -194,17 +196,17 @@ impl Drop for MultipartUpload {
         let (Some(id), Ok(runtime)) = (self.id.take(), Handle::try_current()) else {
             return;
         };
-        let travelling = std::mem::take(&mut self.travelling);
+        let in_flight = std::mem::take(&mut self.in_flight);
         let (store, key) = (self.store.clone(), std::mem::take(&mut self.key));
-        runtime.spawn(async move { give_up(&store, &key, &id, travelling).await });
+        runtime.spawn(async move { give_up(&store, &key, &id, in_flight).await });
     }
 }
 
 /// Lets the parts arrive first, if they do so soon: a store may keep a part that arrives after the abort for ever.
-async fn give_up(store: &ObjectStore, key: &str, id: &str, mut travelling: Parts) {
-    let arrivals = async { while travelling.join_next().await.is_some() {} };
+async fn give_up(store: &ObjectStore, key: &str, id: &str, mut in_flight: Parts) {
+    let arrivals = async { while in_flight.join_next().await.is_some() {} };
     if timeout(ARRIVAL_LIMIT, arrivals).await.is_err() {
-        travelling.shutdown().await;
+        in_flight.shutdown().await;
     }
     match timeout(ABORT_LIMIT, store.abort_upload(key, id)).await {
         Ok(Ok(())) => {}
@@ -224,9 +226,9 @@ async fn upload_part(
     number: i32,
     body: &Bytes,
 ) -> Result<CompletedPart, StorageError> {
-    let operation = "upload a part of";
+    let operation = S3Operation::UploadPart;
     let stalled = |last: Option<StorageError>| StorageError::Stalled {
-        place: store.place(key).into(),
+        path: store.path(key).into(),
         waited: STANDARD.limit,
         last: match last {
             Some(StorageError::Request { cause, detail, .. }) => {
@@ -246,7 +248,7 @@ async fn upload_part(
             .part_number(number)
             .body(ByteStream::from(body.clone()));
         let answer = if store.location().encrypted() {
-            // TLS already protects the body: the second SHA-256 of it is saved.
+            // TLS already protects the body: this saves a second SHA-256 of it.
             request.customize().disable_payload_signing().send().await
         } else {
             request.send().await
@@ -263,14 +265,14 @@ async fn upload_part(
 
 impl ObjectStore {
     async fn create_upload(&self, key: &str) -> Result<String, StorageError> {
-        let operation = "begin the upload of";
-        self.request(operation, key, || async {
-            // AWS takes only parts with sums of the algorithm that their upload was begun with.
-            let sums = self.location().checksums();
+        let operation = S3Operation::BeginUpload;
+        self.request(STANDARD, operation, key, || async {
+            // AWS takes only parts with checksums of the algorithm that their upload was begun with.
+            let checksums = self.location().checksums();
             let request = self
                 .client
                 .create_multipart_upload()
-                .set_checksum_algorithm(sums.then_some(ChecksumAlgorithm::Crc32))
+                .set_checksum_algorithm(checksums.then_some(ChecksumAlgorithm::Crc32))
                 .content_type("application/octet-stream");
             let answer = request.bucket(self.location().bucket()).key(key).send();
             let answer = answer
@@ -288,26 +290,26 @@ impl ObjectStore {
         .await
     }
 
-    /// Has the store make the object of its parts. It may take minutes, and its answer may get lost although it was carried out:
-    /// the next try then finds the upload gone, which some stores call a matter of rights. So after every try that may have
-    /// worked the object itself tells. Nobody else writes its key.
+    /// Has the store make the object of its parts. It may take minutes, and its answer may get lost although the store did it:
+    /// the next try then finds no upload, which some stores report as a missing right. So after every try that may have
+    /// succeeded, the object's length decides. No other writer uses its key.
     async fn complete_upload(
         &self,
         key: &str,
         id: &str,
         parts: Vec<CompletedPart>,
         bytes: u64,
-    ) -> Result<Option<String>, StorageError> {
+    ) -> Result<(), StorageError> {
         let parts = CompletedMultipartUpload::builder()
             .set_parts(Some(parts))
             .build();
-        self.request_with(COMPLETION, COMPLETE, key, || async {
+        self.request(COMPLETION, COMPLETE, key, || async {
             let error = match Box::pin(self.complete_once(key, id, parts.clone())).await {
                 Err(error) if may_be_complete(&error) => error,
                 result => return result,
             };
             match Box::pin(self.look(key)).await {
-                Ok(object) if object.bytes == bytes => Ok(object.etag),
+                Ok(object) if object.bytes == bytes => Ok(()),
                 Ok(_) | Err(_) => Err(error),
             }
         })
@@ -319,7 +321,7 @@ impl ObjectStore {
         key: &str,
         id: &str,
         parts: CompletedMultipartUpload,
-    ) -> Result<Option<String>, StorageError> {
+    ) -> Result<(), StorageError> {
         let request = self
             .client
             .complete_multipart_upload()
@@ -328,15 +330,14 @@ impl ObjectStore {
             .upload_id(id)
             .multipart_upload(parts);
         let answer = request.customize().config_override(patient()).send().await;
-        let answer = answer.map_err(|error| self.failure(COMPLETE, key, &error))?;
-        Ok(answer.e_tag)
+        answer.map_err(|error| self.failure(COMPLETE, key, &error))?;
+        Ok(())
     }
 }
 
-/// What a completion is called in errors.
-const COMPLETE: &str = "complete the upload of";
+const COMPLETE: S3Operation = S3Operation::CompleteUpload;
 
-/// Whether a completion that ended with this may have been carried out.
+/// Whether the store may have completed the upload although the request ended with this.
 fn may_be_complete(error: &StorageError) -> bool {
     let gone = [S3Cause::NoSuchUpload, S3Cause::AccessDenied];
     error.is_transient() || error.cause().is_some_and(|cause| gone.contains(&cause))

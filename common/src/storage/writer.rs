@@ -1,16 +1,17 @@
-//! Raw bytes of one shard in, a proven object in the bucket out.
+//! Takes the raw bytes of one shard and writes them as one object of blocks.
 //!
 //! ```text
 //! buffer() ─► 8 MiB raw ─► compress + SHA-256 (parallel) ─► in order ─► SHA-256 of the object ─► parts ─► bucket
-//!     ▲___________________________│ buffers travel in a circle │_______________________________│
+//!     ▲___________________________│ buffers are reused         │_______________________________│
 //! ```
 
 use super::{
-    block::{self, BLOCK_BYTES, BlockEntry, FirstRecord},
-    compression::{Compression, CompressionPool},
+    block::{BLOCK_BYTES, BlockEntry, FirstRecord},
+    codec::Compression,
     digest::Sha256Digest,
     error::StorageError,
     object_store::ObjectStore,
+    pool::{CompressionPool, WorkCancelled},
     upload::{DEFAULT_PART, MultipartUpload, PARALLEL_PARTS},
 };
 use bytes::BytesMut;
@@ -39,7 +40,7 @@ pub struct ShardWriter {
     compressing: VecDeque<JoinHandle<Result<Encoded, StorageError>>>,
     /// The part that is being filled.
     part: BytesMut,
-    object_sum: Sha256,
+    object_checksum: Sha256,
     blocks: Vec<BlockEntry>,
     first_records: Vec<Option<FirstRecord>>,
     sealed_bytes: u64,
@@ -75,12 +76,10 @@ pub struct StoredObject {
     pub stored_bytes: u64,
     /// Length of the raw stream in bytes.
     pub raw_bytes: u64,
-    /// Sum of the object.
+    /// SHA-256 of the object.
     pub sha256: Sha256Digest,
     /// Its blocks.
     pub blocks: Vec<BlockEntry>,
-    /// ETag, if the store gives one.
-    pub etag: Option<String>,
 }
 
 impl ShardWriter {
@@ -101,7 +100,7 @@ impl ShardWriter {
             compression,
             filling: BytesMut::with_capacity(BLOCK_BYTES),
             compressing: VecDeque::with_capacity(PARALLEL_BLOCKS),
-            object_sum: Sha256::new(),
+            object_checksum: Sha256::new(),
             blocks: Vec::new(),
             first_records: Vec::new(),
             sealed_bytes: 0,
@@ -169,7 +168,7 @@ impl ShardWriter {
         self.upload.bytes()
     }
 
-    /// Hands the block that is being filled to compression and begins the next.
+    /// Passes the block that is being filled to compression and begins the next.
     async fn seal(&mut self) -> Result<(), StorageError> {
         self.make_room().await?;
         let next = self.empty_buffer(BLOCK_BYTES);
@@ -199,7 +198,7 @@ impl ShardWriter {
             }
             if blocks > 0 {
                 self.absorb_oldest().await?;
-            } else if self.upload.travelling() > 0 {
+            } else if self.upload.in_flight() > 0 {
                 self.await_part().await?;
             } else {
                 return Ok(());
@@ -214,7 +213,7 @@ impl ShardWriter {
         self.filling.capacity()
             + self.compressing.len() * (BLOCK_BYTES + self.expected_stored())
             + self.part.capacity()
-            + self.upload.travelling() * self.upload.part_size()
+            + self.upload.in_flight() * self.upload.part_size()
             + spare
             + spare_stored
     }
@@ -225,10 +224,10 @@ impl ShardWriter {
 
     /// Bytes that a block is expected to be compressed to.
     fn expected_stored(&self) -> usize {
-        match self.compression {
-            Compression::Gzip { .. } => self.last_stored,
-            Compression::None => 0,
+        if self.compression.is_identity() {
+            return 0;
         }
+        self.last_stored
     }
 
     /// What an empty buffer of this size costs: nothing where one can be used again.
@@ -262,7 +261,7 @@ impl ShardWriter {
             return Ok(());
         };
         // Popped only when done: a caller that is cancelled here must not lose the block out of order.
-        let encoded = oldest.await.map_err(|_| StorageError::Worker)??;
+        let encoded = oldest.await.map_err(|_| WorkCancelled)??;
         self.compressing.pop_front();
         self.absorb(encoded).await
     }
@@ -279,7 +278,7 @@ impl ShardWriter {
             first_record: None,
         });
         self.stored_bytes += stored_bytes as u64;
-        let encoded = self.add_to_sum(encoded).await?;
+        let encoded = self.add_to_checksum(encoded).await?;
         let Encoded { raw, stored, .. } = encoded;
         if let Some(stored) = stored {
             // First of all: the parts may need it.
@@ -306,7 +305,7 @@ impl ShardWriter {
             self.part.extend_from_slice(now);
             stored = later;
             if self.part.len() == self.upload.part_size() {
-                while self.upload.travelling() >= PARALLEL_PARTS {
+                while self.upload.in_flight() >= PARALLEL_PARTS {
                     self.await_part().await?;
                 }
                 let full = std::mem::take(&mut self.part);
@@ -316,10 +315,10 @@ impl ShardWriter {
         Ok(())
     }
 
-    /// A buffer for the next part; waits for one that travels rather than holding more memory than is allowed.
+    /// A buffer for the next part; waits for a part in flight rather than exceed the memory allowance.
     async fn empty_part(&mut self) -> Result<BytesMut, StorageError> {
         let size = self.upload.part_size();
-        while self.upload.travelling() > 0
+        while self.upload.in_flight() > 0
             && self.memory() + self.size_of_new(size) > self.allowance()
         {
             self.await_part().await?;
@@ -327,15 +326,15 @@ impl ShardWriter {
         Ok(self.empty_buffer(size))
     }
 
-    /// The sum of the object has to be taken in order, and takes milliseconds: beside the async threads.
-    async fn add_to_sum(&mut self, encoded: Encoded) -> Result<Encoded, StorageError> {
-        let mut sum = std::mem::take(&mut self.object_sum);
+    /// The checksum of the object is computed in order and takes milliseconds: on a blocking thread.
+    async fn add_to_checksum(&mut self, encoded: Encoded) -> Result<Encoded, StorageError> {
+        let mut checksum = std::mem::take(&mut self.object_checksum);
         let added = tokio::task::spawn_blocking(move || {
-            sum.update(encoded.stored());
-            (sum, encoded)
+            checksum.update(encoded.stored());
+            (checksum, encoded)
         });
-        let (sum, encoded) = added.await.map_err(|_| StorageError::Worker)?;
-        self.object_sum = sum;
+        let (checksum, encoded) = added.await.map_err(|_| WorkCancelled)?;
+        self.object_checksum = checksum;
         Ok(encoded)
     }
 
@@ -344,12 +343,12 @@ impl ShardWriter {
         self.spare.push(buffer);
     }
 
-    /// Stores what is left and completes the object. After an error, or a future that was dropped midway, the [`Self::abort`] is
-    /// the caller's.
+    /// Stores what is left and completes the object. After an error, or if the future was dropped midway, the caller has
+    /// to [`Self::abort`].
     pub async fn complete(&mut self) -> Result<StoredObject, StorageError> {
         self.flush().await?;
         let last = std::mem::take(&mut self.part);
-        let etag = self.upload.complete(last).await?;
+        self.upload.complete(last).await?;
         let first_records = std::mem::take(&mut self.first_records)
             .into_iter()
             .chain(std::iter::repeat(None));
@@ -360,14 +359,13 @@ impl ShardWriter {
             key: self.upload.key().to_owned(),
             stored_bytes: self.stored_bytes,
             raw_bytes: self.sealed_bytes,
-            sha256: Sha256Digest::finish(std::mem::take(&mut self.object_sum)),
+            sha256: Sha256Digest::finish(std::mem::take(&mut self.object_checksum)),
             blocks: blocks
                 .map(|(block, first_record)| BlockEntry {
                     first_record,
                     ..block
                 })
                 .collect(),
-            etag,
         })
     }
 
@@ -381,7 +379,7 @@ impl ShardWriter {
         Ok(())
     }
 
-    /// Gives the object up: nothing of it stays in the bucket.
+    /// Aborts the upload: nothing of the object stays in the bucket.
     pub async fn abort(self) {
         for block in &self.compressing {
             block.abort();
@@ -394,15 +392,9 @@ fn encode(
     raw: BytesMut,
     compression: Compression,
     expected: usize,
-    mut out: Vec<u8>,
+    out: Vec<u8>,
 ) -> Result<Encoded, StorageError> {
-    let stored = match compression {
-        Compression::None => None,
-        Compression::Gzip { level } => {
-            block::gzip(&raw, level, expected, &mut out).map_err(StorageError::Codec)?;
-            Some(out)
-        }
-    };
+    let stored = compression.compress(&raw, expected, out)?;
     let sha256 = Sha256Digest::of(stored.as_deref().unwrap_or(&raw));
     Ok(Encoded {
         raw,

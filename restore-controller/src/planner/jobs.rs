@@ -7,7 +7,7 @@ use crate::{
     target,
 };
 use common::{
-    access::{self, AccessError},
+    access::{self, AccessError, Buckets},
     claims::jobs::{JobFailure, JobRecord, JobResult},
 };
 use crds::RedisRestore;
@@ -34,11 +34,11 @@ impl RestorePlanning {
         let Some(origin) = origin(restore, backup.as_deref()) else {
             return;
         };
-        let client = planner.runtime.client.clone();
+        let buckets = self.buckets.clone();
         let namespace = restore.namespace().unwrap_or_default();
         let walks = self.walks.of(&namespace);
         let examining = async move {
-            let store = access::store(&client, &namespace, &origin.storage).await?;
+            let store = buckets.open(&namespace, &origin.storage).await?;
             let source = Source::open(store, &origin).await?;
             Ok(source.examine(&origin, &walks).await?)
         };
@@ -54,7 +54,14 @@ impl RestorePlanning {
         let walks = self.walks.of(&namespace);
         let cluster = target_name(restore).to_owned();
         let client = planner.runtime.client.clone();
-        let verifying = verify(client, namespace, cluster, origin, walks);
+        let verifying = verify(
+            client,
+            self.buckets.clone(),
+            namespace,
+            cluster,
+            origin,
+            walks,
+        );
         planner.start_job("verify", restore, verifying, |jobs| &mut jobs.verification);
     }
 }
@@ -62,6 +69,7 @@ impl RestorePlanning {
 /// Counts in the target, and where keys are missing, how many of the backup can have expired by then.
 async fn verify(
     client: Client,
+    buckets: Buckets,
     namespace: String,
     cluster: String,
     origin: Origin,
@@ -78,7 +86,7 @@ async fn verify(
             transient: true,
         })?;
     let now_ms = Timestamp::now().as_millisecond();
-    let store = access::store(&client, &namespace, &origin.storage).await?;
+    let store = buckets.open(&namespace, &origin.storage).await?;
     let source = Source::open(store, &origin).await?;
     Ok(source.compare(&counted, now_ms, &walks).await?)
 }

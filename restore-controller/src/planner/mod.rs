@@ -12,7 +12,7 @@ use crate::{
     units::RestoreUnits,
 };
 use common::{
-    access,
+    access::{self, Buckets},
     claims::{
         memory::{Recalled, Waiting},
         planner::{Planner, PlannerError, Planning, RECHECK},
@@ -31,9 +31,19 @@ use std::{
 const SOON: Duration = Duration::from_millis(100);
 
 /// The planning side of the restore-controller.
-#[derive(Default)]
 pub struct RestorePlanning {
+    buckets: Buckets,
     walks: Walks,
+}
+
+impl RestorePlanning {
+    /// One for all restores of the process.
+    pub fn new(buckets: Buckets) -> Self {
+        Self {
+            buckets,
+            walks: Walks::default(),
+        }
+    }
 }
 
 type RestorePlanner = Planner<RestorePlanning>;

@@ -12,7 +12,7 @@ use crate::{
     units::{ReplayEnd, Replayed, RestoreUnits, reported},
 };
 use common::{
-    access,
+    access::{self, Buckets},
     claims::{
         held::Work,
         worker::{ActiveUnit, DataPath},
@@ -38,6 +38,7 @@ const READ_AGAIN: Duration = Duration::from_secs(1);
 /// What a replay needs beside its order.
 pub struct ReplayPath {
     client: Client,
+    buckets: Buckets,
     pool: CompressionPool,
     metrics: RestoreMetrics,
     value_limit: ValueLimit,
@@ -45,9 +46,15 @@ pub struct ReplayPath {
 
 impl ReplayPath {
     /// One for all replays of the process.
-    pub fn new(client: Client, metrics: RestoreMetrics, value_limit: ValueLimit) -> Self {
+    pub fn new(
+        client: Client,
+        buckets: Buckets,
+        metrics: RestoreMetrics,
+        value_limit: ValueLimit,
+    ) -> Self {
         Self {
             client,
+            buckets,
             pool: CompressionPool::of_machine(),
             metrics,
             value_limit,
@@ -56,7 +63,8 @@ impl ReplayPath {
 
     /// Replays an object from where its progress is. Dropping the future stops it.
     async fn replay(&self, order: &ReplayOrder) -> Result<(), UnitReplayError> {
-        let store = access::store(&self.client, &order.namespace, &order.origin.storage).await?;
+        let storage = &order.origin.storage;
+        let store = self.buckets.open(&order.namespace, storage).await?;
         let seeds = self.seeds(order).await?;
         let source = Source::open(store, &order.origin).await?;
         let (record, index) = source.shard(order.shard).await?;

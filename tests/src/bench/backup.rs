@@ -148,7 +148,7 @@ async fn through_gzip(server: &RedisServer, store: &ObjectStore) -> Result<f64> 
         }
     }
     ensure!(
-        upload.travelling() > 0 || upload.bytes() > 0,
+        upload.in_flight() > 0 || upload.bytes() > 0,
         "the rival's pipe wrote less than a part"
     );
     upload.complete(part).await?;

@@ -40,7 +40,7 @@ async fn main() -> anyhow::Result<()> {
         secret: secret_key,
     };
     let mut terminate = signal(SignalKind::terminate()).context("cannot wait for SIGTERM")?;
-    let server = S3Server::start(listen, &root, &key, &buckets).await?;
+    let server = S3Server::start(listen, &root, &key, &buckets, None).await?;
     let mut output = std::io::stdout();
     writeln!(output, "{}", server.endpoint())?;
     output.flush()?;

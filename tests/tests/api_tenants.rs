@@ -1,0 +1,191 @@
+//! What the objects of a tenant cannot reach through the controllers, which run here under the rights of deploy/kustomize: the
+//! Secret of another namespace, the controllers' own cloud identity, and addresses of the pod or of a metadata service.
+
+use anyhow::{Context, Result, bail};
+use backup_controller::arguments::ControllerArguments as BackupArguments;
+use common::{runtime::Runtime, storage::StorageArguments};
+use crds::{RedisBackup, RedisCluster, RedisRestore};
+use kube::{
+    Api, Client, Config,
+    api::PostParams,
+    config::{KubeConfigOptions, Kubeconfig},
+};
+use restore_controller::arguments::ControllerArguments as RestoreArguments;
+use serde::{Serialize, de::DeserializeOwned};
+use serde_json::{Value, json};
+use std::time::Duration;
+use tests::{
+    kubernetes::{ApiServer, api_server},
+    wait::eventually,
+};
+
+const SYSTEM: &str = "redis-operator-system";
+const LEASE: Duration = Duration::from_secs(5);
+
+/// A location in storage that must not be reached, and the reason that a condition of the object shows.
+struct Reach {
+    name: &'static str,
+    s3: Value,
+    reason: &'static str,
+}
+
+fn reaches() -> Vec<Reach> {
+    let secret = json!({"name": "own"});
+    let at = |name, endpoint: &str| Reach {
+        name,
+        s3: json!({"bucket": "latest", "endpoint": endpoint, "credentialsSecretRef": secret}),
+        reason: "EndpointNotAllowed",
+    };
+    vec![
+        Reach {
+            name: "identity-at-aws",
+            s3: json!({"bucket": "other-team"}),
+            reason: "AmbientIdentityNotAllowed",
+        },
+        Reach {
+            name: "identity-at-own-endpoint",
+            s3: json!({"bucket": "mine", "endpoint": "https://s3.example.com"}),
+            reason: "AmbientIdentityNotAllowed",
+        },
+        Reach {
+            name: "secret-of-another",
+            s3: json!({"bucket": "mine", "endpoint": "https://s3.example.com", "credentialsSecretRef": {"name": "theirs"}}),
+            reason: "CredentialsNotFound",
+        },
+        at("metadata", "http://169.254.169.254"),
+        at("metadata-mapped", "http://[::ffff:169.254.169.254]"),
+        at("loopback", "http://127.0.0.1:8080"),
+        at("loopback-by-name", "http://localhost:8080"),
+    ]
+}
+
+/// The API server under the rights of one account.
+async fn as_account(server: &ApiServer, account: &str) -> Result<ApiServer> {
+    let file = Kubeconfig::read_from(&server.kubeconfig)?;
+    let mut config = Config::from_custom_kubeconfig(file, &KubeConfigOptions::default()).await?;
+    config.auth_info.impersonate = Some(format!("system:serviceaccount:{SYSTEM}:{account}"));
+    Ok(ApiServer {
+        client: Client::try_from(config)?,
+        kubeconfig: server.kubeconfig.clone(),
+    })
+}
+
+async fn runtime(server: &ApiServer, program: &'static str, namespace: &str) -> Result<Runtime> {
+    let account = as_account(server, program).await?;
+    let mut runtime = account.runtime(program, program, namespace, LEASE)?;
+    runtime.lease_namespace = SYSTEM.into();
+    Ok(runtime)
+}
+
+async fn install(server: &ApiServer) -> Result<()> {
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy/kustomize");
+    let apply = ["apply", "--server-side", "--kustomize", folder];
+    server.kubectl(&apply, "").await?;
+    Ok(())
+}
+
+async fn create<K>(server: &ApiServer, namespace: &str, object: Value) -> Result<()>
+where
+    K: kube::Resource<DynamicType = (), Scope = k8s_openapi::NamespaceResourceScope>
+        + Clone
+        + std::fmt::Debug
+        + Serialize
+        + DeserializeOwned,
+{
+    let object: K = serde_json::from_value(object)?;
+    let api = Api::<K>::namespaced(server.client.clone(), namespace);
+    api.create(&PostParams::default(), &object).await?;
+    Ok(())
+}
+
+fn object(kind: &str, name: &str, spec: &Value) -> Value {
+    json!({"apiVersion": format!("{}/{}", crds::GROUP, crds::VERSION), "kind": kind,
+        "metadata": {"name": name}, "spec": spec})
+}
+
+/// Waits until a condition of the object has this reason.
+async fn shows<K>(server: &ApiServer, namespace: &str, name: &str, reason: &str) -> Result<()>
+where
+    K: kube::Resource<DynamicType = (), Scope = k8s_openapi::NamespaceResourceScope>
+        + Clone
+        + std::fmt::Debug
+        + Serialize
+        + DeserializeOwned,
+{
+    let api = Api::<K>::namespaced(server.client.clone(), namespace);
+    let mut seen = Value::Null;
+    let shown = eventually(&format!("{name} shows {reason}"), async || {
+        let found = serde_json::to_value(api.get(name).await?)?;
+        seen = found.get("status").cloned().unwrap_or_default();
+        let conditions = seen.get("conditions").and_then(Value::as_array);
+        let mut reasons = conditions
+            .into_iter()
+            .flatten()
+            .filter_map(|c| c.get("reason"));
+        Ok(reasons.any(|known| known == reason).then_some(()))
+    })
+    .await;
+    shown.with_context(|| format!("{name}: {seen:#}"))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn tenants_reach_no_secret_identity_or_address_of_others() -> Result<()> {
+    let server = api_server().await?;
+    install(&server).await?;
+    let namespace = server.namespace("tenant").await?;
+    let other = server.namespace("other").await?;
+    for (namespace, name) in [(&namespace, "own"), (&other, "theirs")] {
+        let secret = json!({"metadata": {"name": name},
+            "stringData": {"accessKeyId": "KEY", "secretAccessKey": "secret"}});
+        create::<k8s_openapi::api::core::v1::Secret>(&server, namespace, secret).await?;
+    }
+    let cluster = object(
+        "RedisCluster",
+        "cart",
+        &json!({"image": "redis", "shards": 3}),
+    );
+    create::<RedisCluster>(&server, &namespace, cluster).await?;
+    for Reach { name, s3, .. } in reaches() {
+        let spec = json!({"clusterRef": {"name": "cart"}, "s3": s3});
+        create::<RedisBackup>(&server, &namespace, object("RedisBackup", name, &spec)).await?;
+        let spec = json!({"source": {"location": {"s3": s3, "path": "shop/cart/x"}},
+            "target": {"clusterRef": {"name": "cart"}}});
+        create::<RedisRestore>(&server, &namespace, object("RedisRestore", name, &spec)).await?;
+    }
+
+    let backups = runtime(&server, "backup-controller", &namespace).await?;
+    let restores = runtime(&server, "restore-controller", &namespace).await?;
+    let backing_up = tokio::spawn(backup_controller::run::control(
+        backups.clone(),
+        BackupArguments {
+            streams: 1,
+            image: Some("controller:1".to_owned()),
+            storage: StorageArguments::default(),
+        },
+    ));
+    let restoring = tokio::spawn(restore_controller::run::control(
+        restores.clone(),
+        RestoreArguments {
+            streams: 1,
+            memory_limit: None,
+            storage: StorageArguments::default(),
+        },
+    ));
+    let looking = async {
+        for Reach { name, reason, .. } in reaches() {
+            shows::<RedisBackup>(&server, &namespace, name, reason).await?;
+            shows::<RedisRestore>(&server, &namespace, name, reason).await?;
+        }
+        anyhow::Ok(())
+    };
+    tokio::select! {
+        looked = looking => looked?,
+        ended = backing_up => bail!("the backup-controller ended: {ended:?}"),
+        ended = restoring => bail!("the restore-controller ended: {ended:?}"),
+    }
+    for runtime in [backups, restores] {
+        runtime.shutdown.cancel();
+        runtime.finish(Duration::from_secs(5)).await;
+    }
+    Ok(())
+}
