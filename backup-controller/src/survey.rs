@@ -1,7 +1,7 @@
 //! Asks the nodes who owns which slots.
 
 use crate::slot_map::{NotSettled, SlotMap};
-use common::cluster::node::NodeClient;
+use common::cluster::{endpoint::Endpoint, node::NodeClient};
 use futures::{StreamExt, stream};
 use std::{net::SocketAddr, time::Duration};
 
@@ -17,7 +17,7 @@ pub async fn slot_map(
     let addresses: Vec<_> = addresses.into_iter().collect();
     let answers: Vec<_> = stream::iter(addresses)
         .map(|address| async move {
-            NodeClient::connect(address, NODE_TIMEOUT)
+            NodeClient::connect(&Endpoint::new(address, NODE_TIMEOUT))
                 .await?
                 .nodes()
                 .await

@@ -2,6 +2,7 @@
 
 use crate::plan::{NotSettled, TargetState};
 use common::cluster::{
+    endpoint::Endpoint,
     info::ServerInfo,
     node::{NodeClient, NodeError},
     slots::{Slot, SlotSet},
@@ -132,7 +133,7 @@ fn check<'a>(
 }
 
 async fn ask(address: SocketAddr) -> Result<Node, NodeError> {
-    let client = NodeClient::connect(address, NODE_TIMEOUT).await?;
+    let client = NodeClient::connect(&Endpoint::new(address, NODE_TIMEOUT)).await?;
     let view = client.nodes().await?;
     Ok(Node { client, view })
 }

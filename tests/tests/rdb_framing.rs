@@ -7,8 +7,9 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use bytes::BytesMut;
+use common::cluster::endpoint::Endpoint;
 use common::cluster::replication::{
-    Fork, Framing, Handshake, ReplicationError, ReplicationOptions, ReplicationStream,
+    Fork, Handshake, ReplicationError, ReplicationOptions, ReplicationStream,
 };
 use common::cluster::resp::{Reply, ReplyDecoder};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -94,10 +95,21 @@ async fn introductions(socket: &mut TcpStream, answers: &[&str]) -> Result<Vec<V
 
 fn options() -> ReplicationOptions {
     ReplicationOptions {
-        command_timeout: Duration::from_secs(10),
         idle_timeout: Duration::from_secs(10),
         ..ReplicationOptions::default()
     }
+}
+
+fn endpoint(address: SocketAddr) -> Endpoint {
+    Endpoint::new(address, Duration::from_secs(10))
+}
+
+async fn open(
+    address: SocketAddr,
+    options: ReplicationOptions,
+) -> Result<ReplicationStream, ReplicationError> {
+    let handshake = Handshake::start(&endpoint(address), options).await?;
+    handshake.full_resync().await
 }
 
 /// Everything up to the end, read into a buffer of this capacity.
@@ -123,7 +135,7 @@ async fn read_all(
 /// What comes of a script that sends these pieces after PSYNC.
 async fn outcome(pieces: Vec<Vec<u8>>) -> Result<Vec<u8>, ReplicationError> {
     let script = Script::start(&[], pieces, false).await.unwrap();
-    let mut stream = ReplicationStream::open(script.address, options()).await?;
+    let mut stream = open(script.address, options()).await?;
     read_all(&mut stream, 1000).await
 }
 
@@ -161,10 +173,8 @@ async fn introductions_come_one_by_one_and_may_be_refused() -> Result<()> {
         server_version: Some("9.0.1".into()),
         ..options()
     };
-    let mut stream = ReplicationStream::open(script.address, options).await?;
-    assert_eq!(stream.framing(), None);
+    let mut stream = open(script.address, options).await?;
     assert_eq!(read_all(&mut stream, 100).await?, b"rdb");
-    assert_eq!(stream.framing(), Some(Framing::EndMark(*MARK)));
     assert_eq!(
         *stream.fork(),
         Fork {
@@ -227,7 +237,7 @@ async fn the_end_mark_may_come_byte_by_byte() -> Result<()> {
             socket.write_all(&MARK[cut..]).await?;
             anyhow::Ok(socket)
         });
-        let mut stream = ReplicationStream::open(address, options()).await?;
+        let mut stream = open(address, options()).await?;
         let mut piece = BytesMut::with_capacity(1000);
         while piece.len() < 4 {
             stream.read(&mut piece).await?;
@@ -286,7 +296,7 @@ async fn a_buffer_of_any_capacity_will_do() -> Result<()> {
     let payload = payload();
     for capacity in [0, 1, 63, 64, 65, 100, 4096] {
         let script = Script::start(&[], vec![marked(&payload)], false).await?;
-        let mut stream = ReplicationStream::open(script.address, options()).await?;
+        let mut stream = open(script.address, options()).await?;
         assert_eq!(
             read_all(&mut stream, capacity).await?,
             payload,
@@ -387,7 +397,7 @@ async fn silence_ends_in_a_timeout_and_nothing_is_sent_meanwhile() -> Result<()>
     ] {
         let script = Script::start(&[], vec![sent.as_bytes().to_vec()], true).await?;
         let open = async {
-            let mut stream = Handshake::start(script.address, silent.clone())
+            let mut stream = Handshake::start(&endpoint(script.address), silent.clone())
                 .await?
                 .full_resync()
                 .await?;
@@ -408,7 +418,7 @@ async fn reading_goes_on_after_it_was_cancelled() -> Result<()> {
     let payload = payload();
     let whole = marked(&payload);
     let script = Script::start(&[], whole.chunks(11).map(<[u8]>::to_vec).collect(), true).await?;
-    let mut stream = ReplicationStream::open(script.address, options()).await?;
+    let mut stream = open(script.address, options()).await?;
     let mut all = BytesMut::with_capacity(1 << 16);
     loop {
         // A deadline in the past: the read is polled once and dropped if it would wait.

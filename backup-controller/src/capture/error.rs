@@ -95,7 +95,7 @@ impl Classified for CaptureError {
             Self::SlotsMoved { .. } => "SlotsMoved",
             Self::Node(error) => error.reason(),
             Self::Replication(error) => match error {
-                ReplicationError::Connect { .. } => "SourceUnreachable",
+                ReplicationError::Dial(error) => error.reason(),
                 ReplicationError::Io { .. } | ReplicationError::Closed { .. } => "SourceLost",
                 ReplicationError::Timeout { .. } => "SourceSilent",
                 ReplicationError::NoPrimaryLink { .. } => "SourceNotLinked",

@@ -4,13 +4,16 @@ use super::{
     CaptureError, CaptureProgress, CaptureRequest,
     source::{self, Source},
 };
-use common::cluster::replication::{
-    Handshake, ReplicationError, ReplicationOptions, ReplicationStream,
+use common::cluster::{
+    endpoint::Endpoint,
+    replication::{Handshake, ReplicationError, ReplicationOptions, ReplicationStream},
 };
 use jiff::Timestamp;
 use std::time::Duration;
 use tokio::{sync::watch, time::timeout};
 
+/// How long a server may take to connect and for each answer before PSYNC.
+const NODE_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long a server may put its snapshot off: another child process may have to end first, and it says only that it lives.
 const FORK_PATIENCE: Duration = Duration::from_mins(10);
 /// How long it may take from the snapshot to its first byte: without diskless replication all of it is written to a disk first.
@@ -34,7 +37,8 @@ pub async fn open(
         ..ReplicationOptions::default()
     };
     let address = source.choice.address.client();
-    let pending = Handshake::start(address, options).await?;
+    let endpoint = Endpoint::new(address, NODE_TIMEOUT).expecting(source.choice.id);
+    let pending = Handshake::start(&endpoint, options).await?;
     let late = |what| {
         move |after| CaptureError::Late {
             address,

@@ -3,6 +3,7 @@
 use super::CaptureError;
 use crate::select::{Candidate, Choice, NOT_SERVING, NoSource, choose};
 use common::cluster::{
+    endpoint::Endpoint,
     info::ServerInfo,
     node::{NodeClient, NodeError},
     slots::SlotSet,
@@ -134,7 +135,7 @@ async fn any_view(seeds: &[SocketAddr], slots: &SlotSet) -> Result<NodesView, Ca
 
 /// The view of a node; `None` if it does not serve: on the smaller side of a split network nobody knows who owns what.
 async fn view_of(seed: SocketAddr) -> Result<Option<NodesView>, NodeError> {
-    let client = NodeClient::connect(seed, NODE_TIMEOUT).await?;
+    let client = NodeClient::connect(&Endpoint::new(seed, NODE_TIMEOUT)).await?;
     let serves = client.cluster_info().await?.ok;
     let view = client.nodes().await?;
     Ok(serves.then_some(view))
@@ -150,17 +151,18 @@ struct Asked {
 async fn ask(node: &ClusterNode) -> Option<Asked> {
     let address: NodeAddress = node.address?;
     let asked = async {
-        let client = NodeClient::connect(address.client(), NODE_TIMEOUT).await?;
-        let (id, state) = (client.my_id().await?, client.cluster_info().await?);
-        Ok::<_, NodeError>((id, state.ok, client.info(None).await?))
+        let endpoint = Endpoint::new(address.client(), NODE_TIMEOUT).expecting(node.id);
+        let client = NodeClient::connect(&endpoint).await?;
+        let state = client.cluster_info().await?;
+        Ok::<_, NodeError>((state.ok, client.info(None).await?))
     };
     match asked.await {
-        Ok((id, is_serving, info)) if id == node.id => {
+        Ok((is_serving, info)) => {
             let server = info.server();
             Some(Asked {
                 candidate: Candidate {
                     address,
-                    id,
+                    id: node.id,
                     loading: server.loading,
                     serves: is_serving,
                     replication: info.replication(),
@@ -169,7 +171,6 @@ async fn ask(node: &ClusterNode) -> Option<Asked> {
                 used_memory: info.number("used_memory"),
             })
         }
-        Ok(_) => None,
         Err(error) => {
             tracing::debug!(%error, "a node of the shard does not answer");
             None

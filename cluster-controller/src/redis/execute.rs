@@ -6,6 +6,7 @@ use super::{
     survey::Index,
 };
 use common::cluster::{
+    endpoint::Endpoint,
     node::{NodeClient, NodeError},
     slots::SlotRange,
     topology::{NodeAddress, NodeId},
@@ -103,7 +104,7 @@ async fn connect(
     timeout: Duration,
 ) -> Result<Option<NodeClient>, NodeError> {
     match members.get(index).and_then(|member| member.place.address) {
-        Some(address) => NodeClient::connect(address.client(), timeout)
+        Some(address) => NodeClient::connect(&Endpoint::new(address.client(), timeout))
             .await
             .map(Some),
         None => Ok(None),

@@ -2,6 +2,7 @@
 
 use super::member::{Answer, Member, Place, Report};
 use common::cluster::{
+    endpoint::Endpoint,
     info::Info,
     node::{NodeClient, NodeError},
     topology::{ClusterInfo, NodesView},
@@ -32,7 +33,7 @@ async fn ask(place: &Place, timeout: Duration) -> Answer {
     };
     // Connecting and the answer each have this bound already; together they have it once more.
     let report = tokio::time::timeout(timeout * 2, async {
-        let client = NodeClient::connect(address.client(), timeout).await?;
+        let client = NodeClient::connect(&Endpoint::new(address.client(), timeout)).await?;
         report(&client).await
     });
     match report.await {

@@ -1,5 +1,7 @@
-//! Redis Cluster as seen from outside: slots, topology, node client, replication stream, RESP.
+//! Redis Cluster as seen from outside: endpoints and the dialer, node client, topology, slots, replication stream, RESP.
 
+pub mod dial;
+pub mod endpoint;
 pub mod info;
 pub mod node;
 pub mod replication;

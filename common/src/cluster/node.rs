@@ -1,15 +1,18 @@
 //! One connection to one node: the commands the controllers need, each with a timeout.
 
 use super::{
+    dial::dial,
+    endpoint::{Endpoint, ExpectedNode},
     info::Info,
-    slots::{Slot, SlotRange},
-    topology::{ClusterInfo, NodeAddress, NodeId, NodesView, TopologyError},
+    resp::RespError,
+    slots::Slot,
+    topology::{ClusterInfo, NodeId, NodesView, TopologyError},
 };
 use redis::{
-    AsyncConnectionConfig, Client, Cmd, ConnectionAddr, FromRedisValue, IntoConnectionInfo,
-    Pipeline, RedisConnectionInfo, RedisError, aio::MultiplexedConnection, cmd, pipe,
+    AsyncConnectionConfig, Cmd, FromRedisValue, Pipeline, RedisConnectionInfo, RedisError,
+    aio::MultiplexedConnection, cmd, pipe,
 };
-use std::{net::SocketAddr, time::Duration};
+use std::{io, net::SocketAddr, time::Duration};
 
 /// How a replica takes over from its primary.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,22 +33,17 @@ pub struct NodeClient {
 }
 
 impl NodeClient {
-    /// Connects; `timeout` bounds the connecting and, later, every answer.
-    pub async fn connect(address: SocketAddr, timeout: Duration) -> Result<Self, NodeError> {
-        let failed = |source| NodeError::Connect { address, source };
-        let settings = RedisConnectionInfo::default().set_skip_set_lib_name();
-        let info = ConnectionAddr::Tcp(address.ip().to_string(), address.port())
-            .into_connection_info()
-            .map_err(failed)?
-            .set_redis_settings(settings);
-        let config = AsyncConnectionConfig::new()
-            .set_connection_timeout(Some(timeout))
-            .set_response_timeout(Some(timeout));
-        let connection = Client::open(info)
-            .map_err(failed)?
-            .get_multiplexed_async_connection_with_config(&config)
+    /// Connects; the endpoint's timeout bounds the connecting and, later, every answer.
+    pub async fn connect(endpoint: &Endpoint) -> Result<Self, NodeError> {
+        let address = endpoint.address();
+        let stream = dial(endpoint).await?;
+        let info = RedisConnectionInfo::default().set_skip_set_lib_name();
+        let config = AsyncConnectionConfig::new().set_response_timeout(Some(endpoint.timeout()));
+        let (connection, driver) = MultiplexedConnection::new_with_config(&info, stream, config)
             .await
-            .map_err(failed)?;
+            .map_err(|source| NodeError::of(address, "connecting", source))?;
+        // Ends by itself with the last clone of the connection.
+        tokio::spawn(driver);
         Ok(Self {
             address,
             connection,
@@ -84,34 +82,6 @@ impl NodeClient {
     pub async fn my_id(&self) -> Result<NodeId, NodeError> {
         let text: String = self.ask("CLUSTER MYID", &cluster("MYID")).await?;
         self.understood(text.parse())
-    }
-
-    /// Introduces a node by its address. The handshake goes on after the answer.
-    pub async fn meet(&self, other: NodeAddress) -> Result<(), NodeError> {
-        let mut command = cluster("MEET");
-        command
-            .arg(other.ip.to_string())
-            .arg(other.port)
-            .arg(other.bus_port);
-        self.ask("CLUSTER MEET", &command).await
-    }
-
-    /// Gives the node slots that have no owner in its view. `by_range`: the server knows `ADDSLOTSRANGE` (7.0).
-    pub async fn add_slots(&self, ranges: &[SlotRange], by_range: bool) -> Result<(), NodeError> {
-        if by_range {
-            let mut command = cluster("ADDSLOTSRANGE");
-            for range in ranges {
-                command.arg(range.start().get()).arg(range.end().get());
-            }
-            return self.ask("CLUSTER ADDSLOTSRANGE", &command).await;
-        }
-        let mut command = cluster("ADDSLOTS");
-        for range in ranges {
-            for slot in range.start().get()..=range.end().get() {
-                command.arg(slot);
-            }
-        }
-        self.ask("CLUSTER ADDSLOTS", &command).await
     }
 
     /// Makes the node a replica. It refuses while it has keys or slots of its own as a primary.
@@ -220,13 +190,55 @@ fn cluster(subcommand: &str) -> Cmd {
 /// Why a node did not do what it was asked.
 #[derive(Debug, thiserror::Error)]
 pub enum NodeError {
-    /// No connection.
+    /// No connection, or it broke before the first command.
     #[error("cannot connect to {address}: {source}")]
     Connect {
         /// The node.
         address: SocketAddr,
         /// Why.
-        source: RedisError,
+        source: io::Error,
+    },
+    /// The connection was not ready in time.
+    #[error("cannot connect to {address}: it did not {step} within {} ms", after.as_millis())]
+    ConnectTimeout {
+        /// The node.
+        address: SocketAddr,
+        /// What it did not do.
+        step: &'static str,
+        /// The endpoint's timeout.
+        after: Duration,
+    },
+    /// The server wants other credentials.
+    #[error("{address} {}", unauthenticated(username.as_deref(), code))]
+    Unauthenticated {
+        /// The node.
+        address: SocketAddr,
+        /// The user whose credentials were given.
+        username: Option<String>,
+        /// The code of the server's answer, for example WRONGPASS.
+        code: String,
+    },
+    /// Another node has the address now.
+    #[error(
+        "node {found} answers at {address} instead of {expected}: the address has changed hands, read the topology again"
+    )]
+    WrongNode {
+        /// The address.
+        address: SocketAddr,
+        /// Who was expected.
+        expected: ExpectedNode,
+        /// Who answers.
+        found: NodeId,
+    },
+    /// No Redis server listens there.
+    #[error("{command} on {address}: {source}; is it a Redis server?")]
+    NotRedis {
+        /// The node.
+        address: SocketAddr,
+        /// The command.
+        command: &'static str,
+        /// What was wrong.
+        source: RespError,
     },
     /// No answer in time, or the connection broke.
     #[error("{command} on {address} got no answer: {source}")]
@@ -277,9 +289,15 @@ pub enum NodeError {
 }
 
 impl NodeError {
-    fn of(address: SocketAddr, command: &'static str, source: RedisError) -> Self {
+    pub(super) fn of(address: SocketAddr, command: &'static str, source: RedisError) -> Self {
         if source.code() == Some("LOADING") {
             Self::Loading { address, command }
+        } else if let Some(code @ ("NOAUTH" | "WRONGPASS")) = source.code() {
+            Self::Unauthenticated {
+                address,
+                username: None,
+                code: code.to_owned(),
+            }
         } else if source.is_io_error() || source.is_timeout() || source.is_connection_dropped() {
             Self::Lost {
                 address,
@@ -301,16 +319,15 @@ impl NodeError {
         }
     }
 
-    /// Whether the connection is of no further use.
-    pub fn is_lost(&self) -> bool {
-        matches!(self, Self::Connect { .. } | Self::Lost { .. })
-    }
-
     /// What the server said when it refused, without its code.
     pub fn refusal(&self) -> Option<&str> {
         match self {
             Self::Refused { source, .. } => source.detail(),
             Self::Connect { .. }
+            | Self::ConnectTimeout { .. }
+            | Self::Unauthenticated { .. }
+            | Self::WrongNode { .. }
+            | Self::NotRedis { .. }
             | Self::Lost { .. }
             | Self::Loading { .. }
             | Self::Malformed { .. }
@@ -321,11 +338,24 @@ impl NodeError {
     /// The class of the error in CamelCase, for events and metrics.
     pub fn reason(&self) -> &'static str {
         match self {
-            Self::Connect { .. } => "NodeUnreachable",
+            Self::Connect { .. } | Self::ConnectTimeout { .. } => "NodeUnreachable",
+            Self::Unauthenticated { .. } => "NodeRefusesCredentials",
+            Self::WrongNode { .. } => "WrongNode",
             Self::Lost { .. } => "NodeLost",
             Self::Loading { .. } => "NodeLoading",
             Self::Refused { .. } => "NodeRefused",
-            Self::Malformed { .. } | Self::Topology { .. } => "NodeAnswerMalformed",
+            Self::NotRedis { .. } | Self::Malformed { .. } | Self::Topology { .. } => {
+                "NodeAnswerMalformed"
+            }
         }
+    }
+}
+
+fn unauthenticated(username: Option<&str>, code: &str) -> String {
+    match username {
+        Some(user) => format!(
+            "refuses the credentials of user {user:?} ({code}): compare user and password with ACL LIST on the server"
+        ),
+        None => format!("asks for a password ({code}): give the controller credentials for it"),
     }
 }

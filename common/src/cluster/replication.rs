@@ -11,6 +11,7 @@ use bytes::BytesMut;
 mod connection;
 mod end_mark;
 
+use super::{endpoint::Endpoint, node::NodeError};
 use connection::{Connection, Stage};
 use end_mark::{EndMark, Seen};
 
@@ -26,8 +27,6 @@ pub struct ReplicationOptions {
     pub ip_address: Option<IpAddr>,
     /// The server's own version, such as `7.0.15`: Valkey 9 picks the RDB version by it.
     pub server_version: Option<String>,
-    /// Longest wait for the connection and for the answer to each command before PSYNC.
-    pub command_timeout: Duration,
     /// Longest silence after PSYNC: the server sends a keep-alive a second before the snapshot and data after.
     pub idle_timeout: Duration,
 }
@@ -38,7 +37,6 @@ impl Default for ReplicationOptions {
             listening_port: None,
             ip_address: None,
             server_version: None,
-            command_timeout: Duration::from_secs(5),
             idle_timeout: Duration::from_mins(1),
         }
     }
@@ -47,14 +45,9 @@ impl Default for ReplicationOptions {
 /// What went wrong; `address` is the server's.
 #[derive(Debug, thiserror::Error)]
 pub enum ReplicationError {
-    /// No connection.
-    #[error("cannot connect to {address}: {source}")]
-    Connect {
-        /// The server.
-        address: SocketAddr,
-        /// Why.
-        source: std::io::Error,
-    },
+    /// No connection, or to another node than expected.
+    #[error(transparent)]
+    Dial(#[from] NodeError),
     /// The connection broke.
     #[error("connection to {address} broke while {doing}: {source}")]
     Io {
@@ -142,15 +135,6 @@ pub struct Fork {
     pub offset: i64,
 }
 
-/// How the end of the snapshot is marked.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Framing {
-    /// 40 bytes that follow the snapshot (a server without disk).
-    EndMark([u8; 40]),
-    /// The number of bytes, announced (a server that wrote a file first).
-    Length(u64),
-}
-
 /// PSYNC is sent; the server has not taken its snapshot yet.
 pub struct Handshake {
     connection: Connection,
@@ -161,10 +145,10 @@ impl Handshake {
     ///
     /// A server that does not know an introduction refuses it and is served all the same.
     pub async fn start(
-        address: SocketAddr,
+        endpoint: &Endpoint,
         options: ReplicationOptions,
     ) -> Result<Self, ReplicationError> {
-        let mut connection = Connection::open(address, &options).await?;
+        let mut connection = Connection::open(endpoint, options.idle_timeout).await?;
         let port = options.listening_port.map(|port| port.to_string());
         let ip = options.ip_address.map(|ip| ip.to_string());
         // The version goes last and alone: servers before Valkey 8 refuse the whole command that holds it.
@@ -257,28 +241,9 @@ impl ReplicationStream {
     /// Smallest free capacity with which `read` does not grow the caller's buffer.
     pub const MIN_CAPACITY: usize = 64;
 
-    /// Connects and waits for the snapshot: `Handshake::start`, then `full_resync`.
-    pub async fn open(
-        address: SocketAddr,
-        options: ReplicationOptions,
-    ) -> Result<Self, ReplicationError> {
-        Handshake::start(address, options)
-            .await?
-            .full_resync()
-            .await
-    }
-
     /// The instant of the snapshot.
     pub fn fork(&self) -> &Fork {
         &self.fork
-    }
-
-    /// How the end is marked; known after the first `read`.
-    pub fn framing(&self) -> Option<Framing> {
-        self.end.as_ref().map(|end| match end {
-            End::Mark(mark) => Framing::EndMark(mark.mark()),
-            End::Length { announced } => Framing::Length(*announced),
-        })
     }
 
     /// Bytes of the snapshot delivered so far.

@@ -3,11 +3,12 @@
 
 use super::{error::ReplayError, owners};
 use common::cluster::{
+    endpoint::Endpoint,
     node::{NodeClient, NodeError},
     topology::NodeId,
 };
 use redis::Value;
-use std::{collections::BTreeSet, net::SocketAddr, time::Duration};
+use std::{collections::BTreeSet, net::SocketAddr, sync::Arc, time::Duration};
 
 /// Loading may run the library's own code.
 const TIMEOUT: Duration = Duration::from_secs(15);
@@ -15,18 +16,14 @@ const TIMEOUT: Duration = Duration::from_secs(15);
 /// Loads a library into every primary of the target.
 pub async fn load(
     nodes: &[SocketAddr],
-    members: &BTreeSet<NodeId>,
+    members: &Arc<BTreeSet<NodeId>>,
     code: &[u8],
 ) -> Result<(), ReplayError> {
     for owner in owners::read(nodes, Some(members)).await?.owners {
-        let client = NodeClient::connect(owner.address, TIMEOUT)
+        let endpoint = Endpoint::new(owner.address, TIMEOUT).expecting(Arc::clone(members));
+        let client = NodeClient::connect(&endpoint)
             .await
             .map_err(ReplayError::Node)?;
-        let id = client.my_id().await.map_err(ReplayError::Node)?;
-        if !members.contains(&id) {
-            // The address is another cluster's by now: asked again in a moment, the target names a new owner.
-            return Err(ReplayError::NoOwners);
-        }
         load_into(&client, code).await?;
     }
     Ok(())

@@ -8,7 +8,9 @@ use super::{
 };
 use bytes::{Buf, BytesMut};
 use common::cluster::{
-    resp::{self, Command, ReplyDecoder},
+    dial::{NodeStream, dial},
+    endpoint::Endpoint,
+    node::NodeError,
     topology::NodeId,
 };
 use std::{
@@ -19,17 +21,11 @@ use std::{
     time::Duration,
 };
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
-    net::{
-        TcpStream,
-        tcp::{OwnedReadHalf, OwnedWriteHalf},
-    },
+    io::{AsyncReadExt, AsyncWriteExt, ReadHalf, WriteHalf, split},
     sync::mpsc,
-    time::{Instant, MissedTickBehavior, interval, timeout},
+    time::{Instant, MissedTickBehavior, interval},
 };
 
-/// An id has 40 digits, and error texts have at most some hundred bytes.
-const LONGEST_ANSWER: usize = 16 * 1024;
 /// How long a connection may take to be established.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long a node may leave commands unanswered. A value of 512 MB takes seconds.
@@ -61,18 +57,9 @@ pub enum Report {
 /// Why a connection ended.
 #[derive(Debug, thiserror::Error)]
 pub enum LaneError {
-    /// No connection.
-    #[error("cannot connect")]
-    Connect(#[source] io::Error),
-    /// No connection in time.
-    #[error("no connection within {} s", CONNECT_TIMEOUT.as_secs())]
-    ConnectTimeout,
-    /// The node does not say who it is; it may be loading its data.
-    #[error("the node does not say who it is: {0}")]
-    Nameless(String),
-    /// The address belongs to a node of another cluster by now.
-    #[error("node {0} is at this address, which is none of the target's")]
-    Stranger(NodeId),
+    /// No connection, or to a node that is none of the target's.
+    #[error(transparent)]
+    Connect(NodeError),
     /// The connection broke.
     #[error("the connection broke")]
     Broken(#[source] io::Error),
@@ -104,7 +91,7 @@ pub async fn run(
     reports: mpsc::Sender<Report>,
 ) {
     let mut inflight = VecDeque::new();
-    let result = match connect(address, &members).await {
+    let result = match connect(address, members).await {
         Ok(stream) => {
             Connection::new(lane, stream, &mut inflight)
                 .serve(&mut queue, &reports)
@@ -131,64 +118,18 @@ pub async fn run(
     let _ = reports.send(Report::Closed { lane, error }).await;
 }
 
-async fn connect(address: SocketAddr, members: &BTreeSet<NodeId>) -> Result<TcpStream, LaneError> {
-    let introduced = async {
-        let mut stream = TcpStream::connect(address)
-            .await
-            .map_err(LaneError::Connect)?;
-        // A window that slides sends small remainders all the time: Nagle's algorithm would hold each back for 40 ms.
-        stream.set_nodelay(true).map_err(LaneError::Connect)?;
-        let id = identity(&mut stream).await?;
-        if members.contains(&id) {
-            Ok(stream)
-        } else {
-            Err(LaneError::Stranger(id))
-        }
-    };
-    timeout(CONNECT_TIMEOUT, introduced)
-        .await
-        .map_err(|_| LaneError::ConnectTimeout)?
-}
-
-/// Asks the node who it is.
-async fn identity(stream: &mut TcpStream) -> Result<NodeId, LaneError> {
-    let mut ask = BytesMut::new();
-    Command::write(&mut ask, &[b"CLUSTER", b"MYID"]);
-    stream.write_all(&ask).await.map_err(LaneError::Broken)?;
-    let mut answer = BytesMut::new();
-    let mut decoder = ReplyDecoder::new(LONGEST_ANSWER);
-    loop {
-        let reply = decoder.decode(&answer);
-        let reply = reply.map_err(|error| LaneError::Nameless(error.to_string()))?;
-        if let Some((reply, _)) = reply {
-            return named(&reply);
-        }
-        let read = stream.read_buf(&mut answer).await;
-        if read.map_err(LaneError::Broken)? == 0 {
-            return Err(LaneError::ClosedByNode);
-        }
-    }
-}
-
-fn named(reply: &resp::Reply<'_>) -> Result<NodeId, LaneError> {
-    let words = match reply {
-        resp::Reply::Bulk(Some(bytes)) | resp::Reply::Error(bytes) => {
-            String::from_utf8_lossy(bytes)
-        }
-        other @ (resp::Reply::Bulk(None)
-        | resp::Reply::Status(_)
-        | resp::Reply::Integer(_)
-        | resp::Reply::Array(_)) => format!("{other:?}").into(),
-    };
-    words
-        .parse()
-        .map_err(|_| LaneError::Nameless(words.into_owned()))
+async fn connect(
+    address: SocketAddr,
+    members: Arc<BTreeSet<NodeId>>,
+) -> Result<NodeStream, LaneError> {
+    let endpoint = Endpoint::new(address, CONNECT_TIMEOUT).expecting(members);
+    dial(&endpoint).await.map_err(LaneError::Connect)
 }
 
 struct Connection<'a> {
     lane: usize,
-    reader: OwnedReadHalf,
-    writer: OwnedWriteHalf,
+    reader: ReadHalf<NodeStream>,
+    writer: WriteHalf<NodeStream>,
     /// Chunks written or being written, oldest first.
     inflight: &'a mut VecDeque<Chunk>,
     /// Index in `inflight` of the chunk being written, and how much of it has been.
@@ -199,8 +140,8 @@ struct Connection<'a> {
 }
 
 impl<'a> Connection<'a> {
-    fn new(lane: usize, stream: TcpStream, inflight: &'a mut VecDeque<Chunk>) -> Self {
-        let (reader, writer) = stream.into_split();
+    fn new(lane: usize, stream: NodeStream, inflight: &'a mut VecDeque<Chunk>) -> Self {
+        let (reader, writer) = split(stream);
         Self {
             lane,
             reader,

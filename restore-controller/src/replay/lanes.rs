@@ -103,7 +103,7 @@ impl Lanes {
     }
 
     /// Every node of the target.
-    pub fn members(&self) -> &BTreeSet<NodeId> {
+    pub fn members(&self) -> &Arc<BTreeSet<NodeId>> {
         &self.members
     }
 

@@ -2,6 +2,7 @@
 
 use super::error::ReplayError;
 use common::cluster::{
+    endpoint::Endpoint,
     node::{NodeClient, NodeError},
     slots::SlotSet,
     topology::{NodeId, NodesView},
@@ -51,7 +52,7 @@ pub async fn read(
 }
 
 async fn read_from(node: SocketAddr) -> Result<NodesView, NodeError> {
-    let client = NodeClient::connect(node, TIMEOUT).await?;
+    let client = NodeClient::connect(&Endpoint::new(node, TIMEOUT)).await?;
     client.nodes().await
 }
 

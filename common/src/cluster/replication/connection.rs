@@ -5,11 +5,14 @@ use std::time::Duration;
 
 use bytes::{BufMut, BytesMut};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-use super::{ReplicationError, ReplicationOptions};
-use crate::cluster::resp::Command;
+use super::ReplicationError;
+use crate::cluster::{
+    dial::{NodeStream, dial},
+    endpoint::Endpoint,
+    resp::Command,
+};
 
 /// A line of the handshake is never longer.
 const MAX_LINE: usize = 4096;
@@ -50,34 +53,20 @@ pub(super) struct Connection {
 /// The socket, and how long to wait for it.
 struct Link {
     address: SocketAddr,
-    socket: TcpStream,
+    socket: NodeStream,
     command_timeout: Duration,
     idle_timeout: Duration,
 }
 
 impl Connection {
     pub(super) async fn open(
-        address: SocketAddr,
-        options: &ReplicationOptions,
+        endpoint: &Endpoint,
+        idle_timeout: Duration,
     ) -> Result<Self, ReplicationError> {
-        let connect = async {
-            let socket = TcpStream::connect(address).await?;
-            socket.set_nodelay(true)?;
-            Ok(socket)
-        };
-        let socket = timeout(options.command_timeout, connect)
-            .await
-            .map_err(|_| ReplicationError::Timeout {
-                address,
-                doing: "accepting the connection",
-                after: options.command_timeout,
-            })?
-            .map_err(|source| ReplicationError::Connect { address, source })?;
-        let (command_timeout, idle_timeout) = (options.command_timeout, options.idle_timeout);
         let link = Link {
-            address,
-            socket,
-            command_timeout,
+            address: endpoint.address(),
+            socket: dial(endpoint).await?,
+            command_timeout: endpoint.timeout(),
             idle_timeout,
         };
         Ok(Self {

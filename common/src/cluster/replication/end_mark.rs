@@ -37,10 +37,6 @@ impl EndMark {
         }
     }
 
-    pub(super) fn mark(&self) -> [u8; LENGTH] {
-        self.mark
-    }
-
     /// Number of bytes kept back, which `take` may put in front of new ones.
     pub(super) fn held(&self) -> usize {
         self.held

@@ -1,0 +1,166 @@
+//! How a node is reached: everything a connection needs to know before it is opened.
+
+use super::topology::NodeId;
+use secrecy::SecretString;
+use std::{collections::BTreeSet, fmt, net::SocketAddr, sync::Arc, time::Duration};
+
+/// A user of the servers and its password.
+#[derive(Clone)]
+pub struct NodeCredentials {
+    /// Name of the ACL user.
+    pub username: String,
+    /// Its password.
+    pub password: SecretString,
+}
+
+impl NodeCredentials {
+    /// The user whom `requirepass` gives a password. A server that asks for none accepts any of this user.
+    pub const DEFAULT_USER: &str = "default";
+
+    /// Credentials of an ACL user.
+    pub fn new(username: impl Into<String>, password: SecretString) -> Self {
+        Self {
+            username: username.into(),
+            password,
+        }
+    }
+}
+
+impl fmt::Debug for NodeCredentials {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.debug_struct("NodeCredentials")
+            .field("username", &self.username)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Which node may answer at an address. Addresses of pods are given to other pods, of other clusters too.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum ExpectedNode {
+    /// Any: nothing is asked.
+    #[default]
+    Any,
+    /// The node with this id.
+    Id(NodeId),
+    /// Any node of one cluster.
+    OneOf(Arc<BTreeSet<NodeId>>),
+}
+
+impl ExpectedNode {
+    /// Whether a node with this id may answer.
+    pub fn accepts(&self, id: NodeId) -> bool {
+        match self {
+            Self::Any => true,
+            Self::Id(expected) => *expected == id,
+            Self::OneOf(members) => members.contains(&id),
+        }
+    }
+}
+
+impl From<NodeId> for ExpectedNode {
+    fn from(id: NodeId) -> Self {
+        Self::Id(id)
+    }
+}
+
+impl From<Arc<BTreeSet<NodeId>>> for ExpectedNode {
+    fn from(members: Arc<BTreeSet<NodeId>>) -> Self {
+        Self::OneOf(members)
+    }
+}
+
+impl fmt::Display for ExpectedNode {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Any => out.write_str("any node"),
+            Self::Id(id) => write!(out, "node {id}"),
+            Self::OneOf(members) => write!(out, "one of the cluster's {} nodes", members.len()),
+        }
+    }
+}
+
+/// A node's address, how to log in there, which node is expected, and how long it may take to answer.
+#[derive(Clone, Debug)]
+pub struct Endpoint {
+    address: SocketAddr,
+    credentials: Option<NodeCredentials>,
+    expected: ExpectedNode,
+    timeout: Duration,
+}
+
+impl Endpoint {
+    /// A node that asks for no credentials, whichever it is. `timeout` bounds the connecting with everything that belongs to
+    /// it, and each answer later.
+    pub fn new(address: SocketAddr, timeout: Duration) -> Self {
+        Self {
+            address,
+            credentials: None,
+            expected: ExpectedNode::Any,
+            timeout,
+        }
+    }
+
+    /// Logs in with these credentials.
+    #[must_use]
+    pub fn with_credentials(self, credentials: NodeCredentials) -> Self {
+        Self {
+            credentials: Some(credentials),
+            ..self
+        }
+    }
+
+    /// Refuses a connection to any other node.
+    #[must_use]
+    pub fn expecting(self, expected: impl Into<ExpectedNode>) -> Self {
+        Self {
+            expected: expected.into(),
+            ..self
+        }
+    }
+
+    /// Where the node listens.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// How to log in, if the server asks for it.
+    pub fn credentials(&self) -> Option<&NodeCredentials> {
+        self.credentials.as_ref()
+    }
+
+    /// Which node may answer.
+    pub fn expected(&self) -> &ExpectedNode {
+        &self.expected
+    }
+
+    /// How long connecting, and later each answer, may take.
+    pub fn timeout(&self) -> Duration {
+        self.timeout
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn debug_output_hides_the_password() {
+        let credentials = NodeCredentials::new("backup", SecretString::from("hunter2"));
+        let endpoint = Endpoint::new(([10, 0, 0, 1], 6379).into(), Duration::from_secs(1))
+            .with_credentials(credentials);
+        let text = format!("{endpoint:?}");
+        assert!(
+            text.contains("backup") && !text.contains("hunter2"),
+            "{text}"
+        );
+    }
+
+    #[test]
+    fn only_expected_nodes_are_accepted() {
+        let [a, b] = [1, 2].map(|byte| NodeId::from_bytes([byte; 20]));
+        assert!(ExpectedNode::Any.accepts(a));
+        assert!(ExpectedNode::from(a).accepts(a) && !ExpectedNode::from(a).accepts(b));
+        let members = ExpectedNode::from(Arc::new(BTreeSet::from([b])));
+        assert!(members.accepts(b) && !members.accepts(a));
+    }
+}

@@ -1,0 +1,143 @@
+//! The dialer against real servers: with and without a password, with the right node and with another.
+
+use std::{sync::Arc, time::Duration};
+
+use anyhow::{Context, Result};
+use common::cluster::{
+    endpoint::{Endpoint, NodeCredentials},
+    node::{NodeClient, NodeError},
+    replication::{Handshake, ReplicationOptions},
+    topology::NodeId,
+};
+use secrecy::SecretString;
+use tests::redis::RedisServer;
+
+const PASSWORD: &str = "correct-horse";
+const WRONG: &str = "battery-staple";
+
+fn endpoint(server: &RedisServer) -> Endpoint {
+    Endpoint::new(server.address(), Duration::from_secs(5))
+}
+
+fn credentials(user: &str, password: &str) -> NodeCredentials {
+    NodeCredentials::new(user, SecretString::from(password))
+}
+
+/// The refusal, which names the address and never a password.
+async fn refusal(endpoint: &Endpoint) -> Result<NodeError> {
+    let client = match NodeClient::connect(endpoint).await {
+        Ok(client) => client.my_id().await.err(),
+        Err(error) => Some(error),
+    };
+    let error = client.context("the server let it in")?;
+    let text = format!("{error} {error:?}");
+    assert!(text.contains(&endpoint.address().to_string()), "{text}");
+    assert!(!text.contains(PASSWORD) && !text.contains(WRONG), "{text}");
+    Ok(error)
+}
+
+#[tokio::test]
+async fn requirepass_admits_the_password_and_nothing_else() -> Result<()> {
+    let server = RedisServer::cluster_node(&[]).await?;
+    let id = NodeClient::connect(&endpoint(&server))
+        .await?
+        .my_id()
+        .await?;
+    server
+        .call::<()>(&format!("CONFIG SET requirepass {PASSWORD}"))
+        .await?;
+    let with = |password| {
+        let credentials = credentials(NodeCredentials::DEFAULT_USER, password);
+        endpoint(&server).with_credentials(credentials)
+    };
+    let client = NodeClient::connect(&with(PASSWORD).expecting(id)).await?;
+    assert_eq!(client.my_id().await?, id);
+    for endpoint in [
+        with(WRONG),
+        endpoint(&server),
+        endpoint(&server).expecting(id),
+    ] {
+        let error = refusal(&endpoint).await?;
+        assert!(
+            matches!(error, NodeError::Unauthenticated { .. }),
+            "{error}"
+        );
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn an_acl_user_logs_in_and_a_missing_permission_is_named() -> Result<()> {
+    let server = RedisServer::cluster_node(&[]).await?;
+    server
+        .call::<()>(&format!("ACL SETUSER backup on >{PASSWORD} +info"))
+        .await?;
+    let with = |user, password| endpoint(&server).with_credentials(credentials(user, password));
+    let client = NodeClient::connect(&with("backup", PASSWORD)).await?;
+    assert!(
+        client
+            .info(Some("server"))
+            .await?
+            .get("redis_version")
+            .is_some()
+    );
+    let error = refusal(&with("backup", PASSWORD)).await?;
+    assert!(matches!(error, NodeError::Refused { .. }), "{error}");
+    assert!(error.to_string().contains("cluster|myid"), "{error}");
+    for endpoint in [with("backup", WRONG), with("unknown", PASSWORD)] {
+        let error = refusal(&endpoint).await?;
+        assert!(
+            matches!(error, NodeError::Unauthenticated { .. }),
+            "{error}"
+        );
+        assert!(error.to_string().contains("ACL LIST"), "{error}");
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_server_without_a_password_accepts_credentials_too() -> Result<()> {
+    let server = RedisServer::cluster_node(&[]).await?;
+    let credentials = credentials(NodeCredentials::DEFAULT_USER, PASSWORD);
+    let endpoint = endpoint(&server).with_credentials(credentials);
+    NodeClient::connect(&endpoint).await?.my_id().await?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn another_node_gets_no_command() -> Result<()> {
+    let server = RedisServer::cluster_node(&[]).await?;
+    let id = NodeClient::connect(&endpoint(&server))
+        .await?
+        .my_id()
+        .await?;
+    let other = NodeId::from_bytes([7; 20]);
+    NodeClient::connect(&endpoint(&server).expecting(Arc::new([id, other].into()))).await?;
+    let error = refusal(&endpoint(&server).expecting(other)).await?;
+    assert!(
+        matches!(&error, NodeError::WrongNode { found, .. } if *found == id),
+        "{error}"
+    );
+    assert!(error.to_string().contains(&other.to_string()), "{error}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_replication_stream_logs_in_as_well() -> Result<()> {
+    let server = RedisServer::cluster_node(&[]).await?;
+    let id = NodeClient::connect(&endpoint(&server))
+        .await?
+        .my_id()
+        .await?;
+    server
+        .call::<()>(&format!("CONFIG SET requirepass {PASSWORD}"))
+        .await?;
+    let credentials = credentials(NodeCredentials::DEFAULT_USER, PASSWORD);
+    let endpoint = endpoint(&server)
+        .with_credentials(credentials)
+        .expecting(id);
+    let handshake = Handshake::start(&endpoint, ReplicationOptions::default()).await?;
+    let stream = handshake.full_resync().await?;
+    assert_eq!(stream.fork().replication_id.len(), 40);
+    Ok(())
+}
