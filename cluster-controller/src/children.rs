@@ -1,6 +1,6 @@
 //! Puts the rendered objects into the cluster, in an order that lets pods start at once.
 
-use crate::{build::Children, context::Context, errors::Trouble};
+use crate::{build::Children, context::Context, errors::Failure};
 use common::kubernetes::{
     apply::Child,
     call::ApiError,
@@ -38,12 +38,12 @@ pub async fn apply(
     results.extend(futures::future::join_all(sets).await);
     results.push(one(context, owner, &caches.services, client_service).await);
     results.push(budget(context, owner, disruption_budget).await);
-    // What a person has to mend is told before what passes by itself.
-    let (passing, refused): (Vec<_>, Vec<_>) = results
+    // What the user has to correct is reported before what ends by itself.
+    let (transient, refused): (Vec<_>, Vec<_>) = results
         .into_iter()
         .filter_map(Result::err)
-        .partition(|error| Trouble::of(error).passing);
-    match refused.into_iter().chain(passing).next() {
+        .partition(|error| Failure::of(error).transient);
+    match refused.into_iter().chain(transient).next() {
         Some(error) => Err(error),
         None => Ok(()),
     }

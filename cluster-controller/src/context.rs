@@ -1,6 +1,6 @@
-//! What every pass needs: the client, the caches, and what this process has written itself.
+//! What every reconcile needs: the client, the caches, and what this process has written itself.
 
-use crate::{pod_events::PodEvents, silences::Silences};
+use crate::{pod_events::PodEvents, unresponsive::UnresponsiveTracker};
 use common::{
     kubernetes::{apply::Applier, events::Events, expectations::Expectations, leases::Leadership},
     runtime::run::Runtime,
@@ -34,7 +34,7 @@ pub struct Caches {
     pub versions: Store<RedisVersion>,
 }
 
-/// What every pass needs.
+/// What every reconcile needs.
 #[derive(Clone)]
 pub struct Context {
     /// The Kubernetes client.
@@ -43,13 +43,13 @@ pub struct Context {
     pub caches: Caches,
     /// What was written and the caches may not show yet.
     pub expectations: Arc<Expectations>,
-    /// Since when nodes have been silent.
-    pub silences: Arc<Silences>,
+    /// Since when nodes have been unresponsive.
+    pub unresponsive: Arc<UnresponsiveTracker>,
     /// Why pods are missing.
     pub pod_events: Arc<PodEvents>,
     /// Applies children.
     pub applier: Applier,
-    /// Tells users.
+    /// Publishes Events.
     pub events: Events,
     /// Whether this replica may act.
     pub leadership: Leadership,
@@ -64,7 +64,7 @@ impl Context {
             caches,
             applier: Applier::new(runtime.client.clone(), MANAGER, Arc::clone(&expectations)),
             expectations,
-            silences: Arc::default(),
+            unresponsive: Arc::default(),
             pod_events: Arc::new(PodEvents::new(runtime.client.clone())),
             events: runtime.events.clone(),
             leadership,

@@ -1,4 +1,4 @@
-//! What goes wrong in a pass.
+//! What goes wrong in a reconcile.
 
 use crate::validate::InvalidSpec;
 use common::kubernetes::{
@@ -7,7 +7,7 @@ use common::kubernetes::{
     leases::NotLeader,
 };
 
-/// Why a pass could not do all it was to do. A node that does not answer is no error but an observation.
+/// Why a reconcile could not do everything. A node that does not answer is no error but an observation.
 #[derive(Debug, thiserror::Error)]
 pub enum ReconcileError {
     /// The API server.
@@ -39,24 +39,24 @@ impl Classified for ReconcileError {
     }
 }
 
-/// Why the spec, or a part of it, is not acted upon: for the status. The nodes are looked after all the same.
+/// Why the spec, or a part of it, is not acted upon: for the status. The nodes are repaired all the same.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Trouble {
+pub struct Failure {
     /// CamelCase.
     pub reason: &'static str,
     /// In words.
     pub message: String,
-    /// Whether it will probably pass by itself.
-    pub passing: bool,
+    /// Whether it probably ends without a change of the spec.
+    pub transient: bool,
 }
 
-impl Trouble {
+impl Failure {
     /// What an error means for the user.
     pub fn of(error: &impl Classified) -> Self {
         Self {
             reason: error.reason(),
             message: error.to_string(),
-            passing: match error.class() {
+            transient: match error.class() {
                 ErrorClass::Transient | ErrorClass::Conflict | ErrorClass::Fenced => true,
                 ErrorClass::InvalidSpec | ErrorClass::Forbidden | ErrorClass::Bug => false,
             },

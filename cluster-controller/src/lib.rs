@@ -1,6 +1,6 @@
 //! The cluster-controller: forms and heals Redis Clusters on Kubernetes.
 //!
-//! Data and decisions, pure: [`validate`], [`build`], [`pods`], [`status`], [`pace`], [`metrics`], [`redis::survey`], [`redis::assess`],
+//! Data and decisions, pure: [`validate`], [`build`], [`pods`], [`status`], [`requeue`], [`metrics`], [`redis::survey`], [`redis::assess`],
 //! [`redis::plan`].
 //! Input and output: [`observe`], [`children`], [`pod_events`], [`roles`], [`redis::observe`], [`redis::execute`]. All together on one
 //! screen: [`reconcile`].
@@ -9,16 +9,17 @@ pub mod build;
 pub mod children;
 pub mod context;
 pub mod errors;
+pub mod events;
 pub mod metrics;
-pub mod notices;
 pub mod observe;
-pub mod pace;
 pub mod pod_events;
 pub mod pods;
 pub mod reconcile;
 pub mod redis;
+pub mod requeue;
 pub mod roles;
 pub mod run;
-pub mod silences;
+pub mod sentence;
 pub mod status;
+pub mod unresponsive;
 pub mod validate;

@@ -4,7 +4,8 @@ use crate::{
     context::Context,
     pods,
     redis::{
-        member::{Answer, Member, Place, Wanted},
+        identity::{KnownNodes, recognize},
+        member::{Answer, ExpectedNode, Member, Wanted},
         observe,
     },
     validate::Shape,
@@ -39,34 +40,39 @@ pub type Pods = HashMap<String, Arc<Pod>>;
 pub struct Observed {
     /// The pods.
     pub pods: Pods,
-    /// The places of the cluster and what their nodes said.
+    /// The expected nodes and what their servers reported.
     pub members: Vec<Member>,
 }
 
-/// Looks at the pods in the cache and asks their nodes.
-pub async fn observe(context: &Context, shape: &Shape) -> Observed {
+/// Reads the pods from the cache and asks their nodes.
+pub async fn observe(context: &Context, shape: &Shape, wanted: &Wanted) -> Observed {
     let pods = cached(&context.caches.pods, shape);
-    ask(context, shape, pods).await
+    ask(context, shape, wanted, pods).await
 }
 
-/// Looks at the pods live and asks their nodes: before something is done that could lose data.
-pub async fn observe_live(context: &Context, shape: &Shape) -> Result<Observed, ApiError> {
+/// Reads the pods live and asks their nodes: before something is done that could lose data.
+pub async fn observe_live(
+    context: &Context,
+    shape: &Shape,
+    wanted: &Wanted,
+) -> Result<Observed, ApiError> {
     let api: Api<Pod> = Api::namespaced(context.client.clone(), &shape.namespace);
     let parameters = ListParams::default().labels(&format!("{LABEL_CLUSTER}={}", shape.name));
     let what = format!("list the pods of {}/{}", shape.namespace, shape.name);
     let list = call::read(what, api.list(&parameters)).await?;
     let pods = list.items.into_iter().map(Arc::new);
     let pods = pods.map(|pod| (pod.name_any(), pod)).collect();
-    Ok(ask(context, shape, pods).await)
+    Ok(ask(context, shape, wanted, pods).await)
 }
 
-async fn ask(context: &Context, shape: &Shape, pods: Pods) -> Observed {
-    let places = places(shape, &pods);
-    let mut members = observe::observe(&places, NODE_TIMEOUT).await;
+async fn ask(context: &Context, shape: &Shape, wanted: &Wanted, pods: Pods) -> Observed {
+    let expected = expected(shape, &pods);
+    let mut members = observe::observe(&expected, NODE_TIMEOUT).await;
+    recognize(wanted, &mut members);
     let cluster = (shape.namespace.as_str(), shape.name.as_str());
     let exists = |name: &str| pods.contains_key(name);
     context
-        .silences
+        .unresponsive
         .note(cluster, &mut members, exists, Timestamp::now());
     let names = names(shape).map(|(_, _, name)| name);
     let missing = context.pod_events.why_missing(cluster, names, &pods).await;
@@ -76,13 +82,13 @@ async fn ask(context: &Context, shape: &Shape, pods: Pods) -> Observed {
     Observed { pods, members }
 }
 
-/// Puts Kubernetes' word in the place of that of the network, which only says that nobody is there.
+/// Replaces what the network says, which is only that there is no answer, by what Kubernetes says.
 fn explain(member: &mut Member, pods: &Pods, missing: &BTreeMap<String, String>) {
-    let name = &member.place.pod;
+    let name = &member.expected.pod;
     let pod = pods.get(name).map(Arc::as_ref);
     let why = missing.get(name).cloned();
-    if let Answer::Absent(words) | Answer::Silent(words) = &mut member.answer
-        && let Some(why) = why.or_else(|| pods::why_down(pod, name))
+    if let Answer::Absent(words) | Answer::Unresponsive(words) = &mut member.answer
+        && let Some(why) = why.or_else(|| pods::why_down(pod))
     {
         *words = why;
     }
@@ -99,11 +105,11 @@ pub fn cached(store: &Store<Pod>, shape: &Shape) -> Pods {
         .collect()
 }
 
-/// Whether every pod has its machine: the scheduler has written to their volume claims for the last time.
+/// Whether every pod has its kubernetes_node: the scheduler has written to their volume claims for the last time.
 pub fn all_scheduled(shape: &Shape, pods: &Pods) -> bool {
     names(shape).all(|(_, _, name)| {
         pods.get(&name)
-            .is_some_and(|pod| pods::machine(pod).is_some())
+            .is_some_and(|pod| pods::kubernetes_node(pod).is_some())
     })
 }
 
@@ -114,19 +120,20 @@ fn names(shape: &Shape) -> impl Iterator<Item = (i32, i32, String)> + '_ {
     })
 }
 
-/// The places of the cluster: one for each pod that is wanted, whether it exists or not.
-pub fn places(shape: &Shape, pods: &Pods) -> Vec<Place> {
+/// The expected nodes: one for each wanted pod, whether it exists or not.
+pub fn expected(shape: &Shape, pods: &Pods) -> Vec<ExpectedNode> {
     names(shape)
         .map(|(shard, ordinal, name)| {
             let pod = pods.get(&name).map(Arc::as_ref);
-            Place {
+            ExpectedNode {
                 shard: usize::try_from(shard).unwrap_or_default(),
                 ordinal: usize::try_from(ordinal).unwrap_or_default(),
                 address: pod
                     .and_then(pods::ip)
                     .map(|ip| NodeAddress::new(ip, CLIENT_PORT)),
-                machine: pod.and_then(pods::machine).map(ToOwned::to_owned),
-                leaving: pod.is_some_and(pods::is_leaving),
+                address_is_current: pod.is_some_and(pods::address_is_current),
+                kubernetes_node: pod.and_then(pods::kubernetes_node).map(ToOwned::to_owned),
+                terminating: pod.is_some_and(pods::is_terminating),
                 down_since: pod.and_then(pods::down_since),
                 pod: name,
             }
@@ -134,8 +141,8 @@ pub fn places(shape: &Shape, pods: &Pods) -> Vec<Place> {
         .collect()
 }
 
-/// What the Redis half is told of the cluster.
-pub fn wanted(shape: &Shape, formed_before: bool) -> Wanted {
+/// The cluster as the Redis half needs it.
+pub fn wanted(shape: &Shape, formed_before: bool, known: KnownNodes) -> Wanted {
     Wanted {
         shards: usize::try_from(shape.shards).unwrap_or_default(),
         replicas_per_shard: usize::try_from(shape.replicas).unwrap_or_default(),
@@ -143,5 +150,6 @@ pub fn wanted(shape: &Shape, formed_before: bool) -> Wanted {
         formed_before,
         node_timeout: shape.node_timeout,
         patience: PATIENCE,
+        known,
     }
 }

@@ -8,23 +8,31 @@ use k8s_openapi::{
 use kube::ResourceExt;
 use std::net::IpAddr;
 
-/// Its address. None where that may be another pod's by now: of a pod that has ended, or is on its way out and runs no more.
+/// Its address. None where that may be another pod's by now: of a pod that has ended, or is being deleted and runs no more.
 pub fn ip(pod: &Pod) -> Option<IpAddr> {
     let status = pod.status.as_ref()?;
     let ended = matches!(status.phase.as_deref(), Some("Succeeded" | "Failed"));
-    if ended || (is_leaving(pod) && started(pod).is_none()) {
+    if ended || (is_terminating(pod) && started(pod).is_none()) {
         return None;
     }
     status.pod_ip.as_deref()?.parse().ok()
 }
 
-/// The machine it runs on.
-pub fn machine(pod: &Pod) -> Option<&str> {
+/// Name of the Kubernetes node that it runs on.
+pub fn kubernetes_node(pod: &Pod) -> Option<&str> {
     pod.spec.as_ref()?.node_name.as_deref()
 }
 
-/// Whether it is on its way out.
-pub fn is_leaving(pod: &Pod) -> bool {
+/// Whether the address in its status is sure to be its own. When a Kubernetes node stops reporting, the node controller sets `Ready` to
+/// False on its pods and leaves everything else as it was (`MarkPodsNotReady` in `pkg/controller/util/node`); a kubelet sets
+/// `ContainersReady` as well. The status is frozen from then on, and the address may be given to another pod.
+pub fn address_is_current(pod: &Pod) -> bool {
+    let is = |kind, status| condition(pod, kind).is_some_and(|one| one.status == status);
+    !(is("Ready", "False") && is("ContainersReady", "True"))
+}
+
+/// Whether it is being deleted.
+pub fn is_terminating(pod: &Pod) -> bool {
     pod.metadata.deletion_timestamp.is_some()
 }
 
@@ -34,8 +42,8 @@ pub fn started(pod: &Pod) -> Option<Timestamp> {
     running.started_at.as_ref().map(|time| time.0)
 }
 
-/// Since when one could have waited for it in vain; none while Kubernetes counts it as ready. A pod may have been unready for hours
-/// for all kinds of reasons: the waiting begins with the last time that its container started or ended.
+/// Start of the outage; none while Kubernetes counts the pod as ready. A pod may have been unready for hours for all kinds of reasons:
+/// the outage begins when its container last started or ended.
 pub fn down_since(pod: &Pod) -> Option<Timestamp> {
     let ready = condition(pod, "Ready");
     if ready.is_some_and(|condition| condition.status == "True") {
@@ -71,17 +79,14 @@ fn ended(container: &ContainerStatus) -> Option<Timestamp> {
 }
 
 /// Why its server does not answer, as far as Kubernetes knows, and what can be done.
-pub fn why_down(pod: Option<&Pod>, name: &str) -> Option<String> {
+pub fn why_down(pod: Option<&Pod>) -> Option<String> {
     let Some(pod) = pod else {
-        let set = name.rsplit_once('-').map_or(name, |(set, _)| set);
-        return Some(format!(
-            "there is no such pod: kubectl describe statefulset {set} says why"
-        ));
+        return Some("the pod does not exist; see kubectl describe statefulset".to_owned());
     };
-    if is_leaving(pod) {
-        let machine = machine(pod).unwrap_or("nowhere");
+    if is_terminating(pod) {
+        let kubernetes_node = kubernetes_node(pod).unwrap_or("nowhere");
         return Some(format!(
-            "the pod is being deleted from {machine}; if that machine is gone for good: kubectl delete node {machine}"
+            "the pod is being deleted from {kubernetes_node}; if that node is gone for good: kubectl delete node {kubernetes_node}"
         ));
     }
     if let Some(unscheduled) = condition(pod, "PodScheduled").filter(|c| c.status == "False") {
@@ -97,13 +102,19 @@ pub fn why_down(pod: Option<&Pod>, name: &str) -> Option<String> {
         // How every container begins.
         "ContainerCreating" | "PodInitializing" => None,
         // Its message counts the seconds.
-        "CrashLoopBackOff" if out_of_memory(pod) => Some(
-            "its container ends again and again for want of memory: raise spec.resources.limits.memory"
-                .to_owned(),
-        ),
-        "CrashLoopBackOff" => Some(format!(
-            "its container ends again and again: kubectl logs --previous {name} says why"
-        )),
+        "CrashLoopBackOff" if out_of_memory(pod) => {
+            Some("crash-looping (OOMKilled); raise spec.resources.limits.memory".to_owned())
+        }
+        "CrashLoopBackOff" => Some("crash-looping; see kubectl logs --previous".to_owned()),
+        "ErrImagePull" | "ImagePullBackOff" | "InvalidImageName" => {
+            let image = &container(pod)?.image;
+            // The last part of the runtime's message is the cause; before it, the image is named several times.
+            let cause = words.and_then(|words| words.rsplit(": ").next());
+            let cause = cause.filter(|cause| cause.len() < 80).unwrap_or(reason);
+            Some(format!(
+                "cannot pull image {image} ({cause}); correct spec.image or spec.version"
+            ))
+        }
         _ => Some(match words {
             Some(words) => format!("{reason}: {words}"),
             None => reason.to_owned(),
@@ -129,7 +140,8 @@ fn condition<'a>(pod: &'a Pod, kind: &str) -> Option<&'a PodCondition> {
 
 /// Whether Kubernetes counts the pod as ready.
 pub fn is_ready(pod: &Pod) -> bool {
-    !is_leaving(pod) && condition(pod, "Ready").is_some_and(|condition| condition.status == "True")
+    !is_terminating(pod)
+        && condition(pod, "Ready").is_some_and(|condition| condition.status == "True")
 }
 
 /// What the pod's role label says.
@@ -167,7 +179,7 @@ mod tests {
         text.parse().unwrap()
     }
 
-    /// The machine was away for minutes; its container has just started again, and has yet to read its data.
+    /// The kubernetes_node was away for minutes; its container has just started again, and has yet to read its data.
     #[test]
     fn the_waiting_begins_with_the_last_start() {
         let metadata = json!({"creationTimestamp": "2026-01-01T08:00:00Z"});
@@ -194,23 +206,37 @@ mod tests {
 
     #[test]
     fn the_address_of_a_pod_that_runs_no_more_is_not_its_own() {
-        let leaving = json!({"deletionTimestamp": "2026-01-01T10:00:00Z"});
+        let terminating = json!({"deletionTimestamp": "2026-01-01T10:00:00Z"});
         let stays = json!({});
         let runs = json!({"phase": "Running", "podIP": "10.0.0.7", "containerStatuses": running("2026-01-01T09:00:00Z")});
         let ends = json!({"phase": "Running", "podIP": "10.0.0.7"});
         let ended = json!({"phase": "Failed", "podIP": "10.0.0.7"});
         assert!(ip(&pod(&stays, &runs)).is_some());
-        assert!(ip(&pod(&leaving, &runs)).is_some());
+        assert!(ip(&pod(&terminating, &runs)).is_some());
         assert!(ip(&pod(&stays, &ends)).is_some());
-        assert!(ip(&pod(&leaving, &ends)).is_none());
+        assert!(ip(&pod(&terminating, &ends)).is_none());
         assert!(ip(&pod(&stays, &ended)).is_none());
     }
 
     #[test]
+    fn the_address_of_a_frozen_status_is_not_current() {
+        let is_current = |ready: &str, containers: &str| {
+            let conditions = json!([{"type": "Ready", "status": ready}, {"type": "ContainersReady", "status": containers}]);
+            address_is_current(&pod(&json!({}), &json!({"conditions": conditions})))
+        };
+        assert!(is_current("True", "True"));
+        assert!(is_current("False", "False"));
+        assert!(
+            !is_current("False", "True"),
+            "its Kubernetes node is not Ready"
+        );
+    }
+
+    #[test]
     fn what_kubernetes_knows_is_said_with_the_cure() {
-        let why = |status: &Value| why_down(Some(&pod(&json!({}), status)), "shop-1-0");
-        let gone = why_down(None, "shop-1-0").unwrap();
-        assert!(gone.contains("describe statefulset shop-1 "), "{gone}");
+        let why = |status: &Value| why_down(Some(&pod(&json!({}), status)));
+        let gone = why_down(None).unwrap();
+        assert!(gone.contains("describe statefulset"), "{gone}");
         let full = json!({"conditions": [{"type": "PodScheduled", "status": "False",
                           "message": "0/3 nodes are available: 3 Insufficient memory."}]});
         let words = why(&full).unwrap();
@@ -225,10 +251,12 @@ mod tests {
             why(&status)
         };
         assert_eq!(waits("ContainerCreating", ""), None);
-        let words = waits("ErrImagePull", "not found").unwrap();
-        assert_eq!(words, "ErrImagePull: not found");
+        let pull = waits("ErrImagePull", "rpc error: redis:9: not found").unwrap();
+        assert!(pull.contains("(not found)"), "{pull}");
+        let again = "Back-off pulling image \"redis:9\": ErrImagePull: redis:9: not found";
+        assert_eq!(waits("ImagePullBackOff", again), Some(pull));
         let words = waits("CrashLoopBackOff", "back-off 40s").unwrap();
-        assert!(words.contains("logs --previous shop-1-0"), "{words}");
+        assert!(words.contains("logs --previous"), "{words}");
         assert_eq!(why(&json!({})), None);
     }
 }

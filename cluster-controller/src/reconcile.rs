@@ -1,19 +1,21 @@
-//! One pass over one cluster: observe, validate, build, plan, execute, status.
+//! One reconcile of one cluster: validate, build, apply, observe, plan, execute, label, status.
 
 use crate::{
     build::build,
     children,
     context::Context,
-    errors::{ReconcileError, Trouble},
-    notices,
+    errors::{Failure, ReconcileError},
+    events,
     observe::{self, NODE_TIMEOUT, Observed, observe, observe_live},
-    pace,
     redis::{
         assess::{Assessment, assess},
-        execute::{Done, execute},
+        execute::execute,
+        identity::known_nodes,
+        member::Wanted,
         plan::{Plan, plan},
+        survey::Survey,
     },
-    roles,
+    requeue, roles,
     status::{self, Findings},
     validate::{Shape, ValidatedCluster, shape, validate},
 };
@@ -27,18 +29,20 @@ use common::kubernetes::{
 };
 use crds::{RedisCluster, RedisClusterStatus, RedisVersion};
 use k8s_openapi::jiff::Timestamp;
-use kube::{Api, ResourceExt, runtime::reflector::ObjectRef};
+use kube::{Api, Resource, ResourceExt, runtime::reflector::ObjectRef};
 use std::{
     sync::Arc,
     time::{Duration, Instant},
 };
 
-/// How soon to look again at a cluster of which not even the shape can be known.
+/// How soon to reconcile a cluster again of which not even the shape can be known.
 const UNKNOWN: Duration = Duration::from_secs(30);
+/// How soon to continue once new nodes are recorded.
+const RECORDED: Duration = Duration::from_millis(20);
 
 /// Reconciles RedisClusters.
 pub struct Reconciler {
-    /// What every pass needs.
+    /// Clients and caches.
     pub context: Context,
 }
 
@@ -47,7 +51,7 @@ impl Reconcile<RedisCluster> for Reconciler {
 
     async fn reconcile(&self, object: Arc<RedisCluster>) -> Result<Outcome, ReconcileError> {
         let context = &self.context;
-        // Children go with their owner; there is nothing to do for one that is on its way out.
+        // Children go with their owner; nothing is to be done for one that is being deleted.
         if object.metadata.deletion_timestamp.is_some() {
             return Ok(Outcome::finished());
         }
@@ -73,47 +77,92 @@ impl Reconcile<RedisCluster> for Reconciler {
         if !shape.paused {
             context.leadership.ensure()?;
         }
-        // Whatever is wrong with the spec or refused by the API server: the nodes there are have to be looked after.
-        let (cluster, mut trouble) = match validated(context, &object, &shape) {
-            Ok(cluster) => {
-                let applied = apply(context, &object, &cluster).await;
-                (Some(cluster), applied.err())
-            }
-            Err(error) => (None, Some(error)),
-        };
-        let pass = mend(context, &object, &shape).await?;
-        if !shape.paused {
-            let labels = roles::differing(&pass.observed, &pass.assessment);
-            let labelled = roles::write(context, &shape.namespace, labels).await;
-            trouble = trouble.or(labelled.err().map(Into::into));
+        // Whatever is wrong with the spec or refused by the API server, the nodes are repaired: failures are collected, and the
+        // first one decides what the status says.
+        let mut failures = Vec::new();
+        let cluster = keep(&mut failures, validated(context, &object, &shape));
+        if let Some(cluster) = cluster.as_ref().filter(|_| !shape.paused) {
+            let owner = OwnerKey::of(object.as_ref());
+            let applied = children::apply(context, &owner, build(cluster)).await;
+            keep(&mut failures, applied.map_err(Into::into));
         }
-        trouble = trouble.or(pass.trouble);
-        let told = trouble.as_ref().map(Trouble::of);
+        let known = status::known_before(&object);
+        let wanted = observe::wanted(&shape, status::formed_before(&object), known);
+        let mut seen = decide(&wanted, observe(context, &shape, &wanted).await);
+        let mut confirmed = !shape.paused;
+        if confirmed && seen.plan.is_risky() {
+            let live = observe_live(context, &shape, &wanted).await;
+            match keep(&mut failures, live.map_err(Into::into)) {
+                Some(live) => seen = decide(&wanted, live),
+                None => confirmed = false,
+            }
+        }
+        let known = known_nodes(&wanted, &seen.observed.members);
+        let is_new = known.keys().any(|id| !wanted.known.contains_key(id));
+        let mut done = Vec::new();
+        // A node is recorded before it gets its first command: afterwards only its id tells whose it is.
+        if confirmed && !is_new && !seen.plan.steps.is_empty() {
+            context.leadership.ensure()?;
+            done = execute(&seen.plan, &seen.observed.members, NODE_TIMEOUT).await;
+        }
+        if !shape.paused {
+            let labels = roles::differing(&seen.observed, &seen.assessment);
+            let labelled = roles::write(context, &shape.namespace, labels).await;
+            keep(&mut failures, labelled.map_err(Into::into));
+        }
+        let failure = failures.first().map(Failure::of);
         let found = Findings {
             shape: &shape,
             cluster: cluster.as_ref(),
-            trouble: told.as_ref(),
-            observed: &pass.observed,
-            assessment: &pass.assessment,
-            plan: &pass.plan,
+            failure: failure.as_ref(),
+            observed: &seen.observed,
+            known: &known,
+            assessment: &seen.assessment,
+            plan: &seen.plan,
         };
         let now = Timestamp::now();
         let status = status::compute(&object, &found, now);
-        notices::tell(&context.events, &object, &status, &pass.done);
+        context.events.publish_all(
+            &object.object_ref(&()),
+            events::events(&object, &status, &done),
+        );
+        if before(&object) != status.message {
+            let (namespace, name) = (&shape.namespace, &shape.name);
+            let message = status::full_message(&status, &found);
+            tracing::info!(
+                namespace,
+                name,
+                phase = status.phase,
+                message,
+                "status changed"
+            );
+        }
         write_status(context, &object, &status).await?;
-        match (trouble, &told) {
-            // Tried again soon, and then ever more seldom.
-            (Some(error), Some(told)) if told.passing && found.is_whole() => Err(error),
-            (Some(error), _) => Ok(pace::troubled(error.reason(), &status, &found, now)),
-            (None, _) => Ok(pace::outcome(&status, &found, now)),
+        if confirmed && is_new && !seen.plan.steps.is_empty() {
+            return Ok(Outcome::progressing("NodesRecorded", RECORDED));
+        }
+        match (failures.into_iter().next(), &failure) {
+            // Tried again soon, and then less and less often.
+            (Some(error), Some(failure)) if failure.transient && found.is_healthy() => Err(error),
+            (Some(error), _) => Ok(requeue::failed(error.reason(), &status, &found, now)),
+            (None, _) => Ok(requeue::outcome(&status, &found, now)),
         }
     }
 
     fn gone(&self, namespace: &str, name: &str) {
         self.context.expectations.forget(namespace, name);
-        self.context.silences.forget(namespace, name);
+        self.context.unresponsive.forget(namespace, name);
         self.context.pod_events.forget(namespace, name);
     }
+}
+
+fn before(object: &RedisCluster) -> Option<String> {
+    object.status.as_ref()?.message.clone()
+}
+
+/// The value, or none: the failure is collected.
+fn keep<T>(failures: &mut Vec<ReconcileError>, result: Result<T, ReconcileError>) -> Option<T> {
+    result.map_err(|error| failures.push(error)).ok()
 }
 
 fn validated(
@@ -135,59 +184,20 @@ fn validated(
     Ok(cluster)
 }
 
-async fn apply(
-    context: &Context,
-    object: &RedisCluster,
-    cluster: &ValidatedCluster,
-) -> Result<(), ReconcileError> {
-    if cluster.shape.paused {
-        return Ok(());
-    }
-    let owner = OwnerKey::of(object);
-    Ok(children::apply(context, &owner, build(cluster)).await?)
-}
-
-/// What a pass saw and did in the Redis half.
-struct Pass {
+/// What was observed, and what follows from it.
+struct Decision {
     observed: Observed,
     assessment: Assessment,
     plan: Plan,
-    done: Vec<Done>,
-    /// Why nothing was done although there was something to do.
-    trouble: Option<ReconcileError>,
 }
 
-/// Looks, decides and acts. Steps that could lose data are decided upon once more, with everything read live.
-async fn mend(
-    context: &Context,
-    object: &RedisCluster,
-    shape: &Shape,
-) -> Result<Pass, ReconcileError> {
-    let wanted = observe::wanted(shape, status::formed_before(object));
-    let mut observed = observe(context, shape).await;
-    let mut steps = plan(&wanted, &observed.members, Timestamp::now());
-    let mut done = Vec::new();
-    let mut trouble = None;
-    if !shape.paused && steps.is_risky() {
-        match observe_live(context, shape).await {
-            Ok(live) => {
-                observed = live;
-                steps = plan(&wanted, &observed.members, Timestamp::now());
-            }
-            Err(error) => trouble = Some(error.into()),
-        }
-    }
-    if !shape.paused && !steps.steps.is_empty() && trouble.is_none() {
-        context.leadership.ensure()?;
-        done = execute(&steps, &observed.members, NODE_TIMEOUT).await;
-    }
-    Ok(Pass {
-        assessment: assess(&wanted, &observed.members),
+fn decide(wanted: &Wanted, observed: Observed) -> Decision {
+    let survey = Survey::of(wanted, &observed.members);
+    Decision {
+        plan: plan(&survey, Timestamp::now()),
+        assessment: assess(&survey),
         observed,
-        plan: steps,
-        done,
-        trouble,
-    })
+    }
 }
 
 /// The object itself, where the cache has not shown our last write of it for too long.

@@ -3,7 +3,7 @@
 use crate::{
     context::{Context, MANAGER},
     observe::Observed,
-    pods::{is_leaving, role_label},
+    pods::{is_terminating, role_label},
     redis::assess::{Assessment, ShardNode},
 };
 use common::kubernetes::call::{self, ApiError};
@@ -42,7 +42,7 @@ pub fn differing(observed: &Observed, assessment: &Assessment) -> Vec<Relabel> {
             primary.chain(replicas)
         })
         .filter_map(|(one, role)| relabel(one, role))
-        .filter(|one| !is_leaving(&one.pod) && role_label(&one.pod) != Some(one.role))
+        .filter(|one| !is_terminating(&one.pod) && role_label(&one.pod) != Some(one.role))
         .collect()
 }
 

@@ -1,27 +1,30 @@
 //! The status, computed from what was seen: a pure function. What changes from second to second is not in it, so that an
 //! unchanged cluster is not written.
 
-mod findings;
+mod conditions;
 
 use crate::{
-    errors::Trouble,
+    errors::Failure,
     observe::Observed,
     pods::is_ready,
     redis::{
         assess::{Assessment, Shard, ShardNode},
+        identity::KnownNodes,
         plan::Plan,
     },
+    sentence::{grouped, shortened},
     validate::{InvalidSpec, Shape, ValidatedCluster},
 };
 use common::{
     cluster::{slots::SLOT_COUNT, topology::topology_hash},
     kubernetes::conditions::{Finding, find, holds, merge},
 };
+pub use conditions::NOT_HEALTHY;
+use conditions::conditions;
 use crds::{
-    NodeStatus, RedisCluster, RedisClusterStatus, ShardStatus, SlotsStatus, VersionStatus, endpoint,
+    KnownNode, NodeStatus, RedisCluster, RedisClusterStatus, ShardStatus, SlotsStatus,
+    VersionStatus, endpoint,
 };
-pub use findings::NOT_WHOLE;
-use findings::conditions;
 use k8s_openapi::{apimachinery::pkg::apis::meta::v1::Condition, jiff::Timestamp};
 use std::{collections::BTreeSet, time::Duration};
 
@@ -36,13 +39,28 @@ pub fn formed_before(cluster: &RedisCluster) -> bool {
         .is_some_and(|status| holds(&status.conditions, "Formed"))
 }
 
+/// The node ids that the status records. One written before `nodes` existed has those of its shards.
+pub fn known_before(cluster: &RedisCluster) -> KnownNodes {
+    let Some(status) = &cluster.status else {
+        return KnownNodes::new();
+    };
+    let recorded = status.nodes.iter().map(|node| (&node.node_id, &node.pod));
+    let shards = status.shard_statuses.iter();
+    let listed = shards.flat_map(|shard| shard.primary.iter().chain(&shard.replicas));
+    listed
+        .map(|node| (&node.node_id, &node.pod))
+        .chain(recorded)
+        .filter_map(|(id, pod)| Some((id.parse().ok()?, pod.clone())))
+        .collect()
+}
+
 /// The status of a cluster of which not even the shape can be known.
 pub fn invalid(cluster: &RedisCluster, error: &InvalidSpec, now: Timestamp) -> RedisClusterStatus {
     let mut status = cluster.status.clone().unwrap_or_default();
     let formed = formed_before(cluster);
     status.observed_generation = cluster.metadata.generation;
     status.phase = Some(if formed { "Degraded" } else { "Pending" }.to_owned());
-    status.message = Some(error.to_string());
+    status.message = Some(shortened(&error.to_string()));
     let findings = [
         Finding::no("Ready", error.reason(), error.to_string()),
         Finding::no("Progressing", error.reason(), error.to_string()),
@@ -58,14 +76,16 @@ pub fn invalid(cluster: &RedisCluster, error: &InvalidSpec, now: Timestamp) -> R
 
 /// What a pass has found out.
 pub struct Findings<'a> {
-    /// What the nodes are looked after by.
+    /// What repairing the nodes needs.
     pub shape: &'a Shape,
     /// What is wanted besides; none where the spec is wrong.
     pub cluster: Option<&'a ValidatedCluster>,
     /// Why the spec, or a part of it, is not acted upon.
-    pub trouble: Option<&'a Trouble>,
+    pub failure: Option<&'a Failure>,
     /// Pods and nodes.
     pub observed: &'a Observed,
+    /// The node ids that belong to the cluster.
+    pub known: &'a KnownNodes,
     /// How the cluster is.
     pub assessment: &'a Assessment,
     /// What is left to do.
@@ -74,13 +94,13 @@ pub struct Findings<'a> {
 
 impl Findings<'_> {
     /// Whether nothing is wrong with the nodes, and nothing is left to do about them.
-    pub fn is_whole(&self) -> bool {
-        self.assessment.is_whole() && self.plan.steps.is_empty()
+    pub fn is_healthy(&self) -> bool {
+        self.assessment.is_healthy() && self.plan.steps.is_empty()
     }
 
     /// What keeps the spec from being acted upon until somebody changes something.
-    fn refused(&self) -> Option<&Trouble> {
-        self.trouble.filter(|trouble| !trouble.passing)
+    fn refused(&self) -> Option<&Failure> {
+        self.failure.filter(|failure| !failure.transient)
     }
 }
 
@@ -89,8 +109,8 @@ pub fn compute(object: &RedisCluster, found: &Findings<'_>, now: Timestamp) -> R
     let shape = found.shape;
     let old = object.status.clone().unwrap_or_default();
     // What could not be put into effect for a moment has not been answered yet; a refusal is an answer.
-    let generation = match found.trouble {
-        Some(trouble) if trouble.passing => old.observed_generation,
+    let generation = match found.failure {
+        Some(failure) if failure.transient => old.observed_generation,
         _ => object.metadata.generation,
     };
     let all = conditions(formed_before(object), found);
@@ -104,7 +124,7 @@ pub fn compute(object: &RedisCluster, found: &Findings<'_>, now: Timestamp) -> R
     RedisClusterStatus {
         observed_generation: generation,
         phase: Some(phase.to_owned()),
-        message: Some(message(found, phase)),
+        message: Some(shortened(&message(found, phase))),
         version: version(old.version, found),
         size: shape.shards * (1 + shape.replicas),
         ready_shards: count(ready_shards.count()),
@@ -116,6 +136,7 @@ pub fn compute(object: &RedisCluster, found: &Findings<'_>, now: Timestamp) -> R
         },
         topology_hash: assigned.then(|| topology_hash(views)),
         shard_statuses: shard_statuses(&found.assessment.shards),
+        nodes: nodes(found.known),
         conditions,
     }
 }
@@ -155,6 +176,18 @@ fn shard_statuses(shards: &[Shard]) -> Vec<ShardStatus> {
         .collect()
 }
 
+fn nodes(known: &KnownNodes) -> Vec<KnownNode> {
+    let mut nodes: Vec<KnownNode> = known
+        .iter()
+        .map(|(id, pod)| KnownNode {
+            pod: pod.clone(),
+            node_id: id.to_string(),
+        })
+        .collect();
+    nodes.sort_unstable_by(|a, b| (&a.pod, &a.node_id).cmp(&(&b.pod, &b.node_id)));
+    nodes
+}
+
 /// What the servers report, each kind once.
 fn running(observed: &Observed) -> Option<String> {
     let kinds: BTreeSet<String> = observed
@@ -182,7 +215,7 @@ fn phase(
             let some = members.iter().any(|member| member.report().is_some());
             if some { "Forming" } else { "Pending" }
         }
-        Some(_) if found.is_whole() && found.refused().is_none() => "Ready",
+        Some(_) if found.is_healthy() && found.refused().is_none() => "Ready",
         Some(formed) if served && is_still_forming(old, formed, now) => "Forming",
         Some(_) if served => "Degraded",
         Some(_) => "Down",
@@ -196,6 +229,11 @@ fn is_still_forming(old: &RedisClusterStatus, formed: &Condition, now: Timestamp
         && now.duration_since(since).unsigned_abs() < FORMING
 }
 
+/// The whole message, however long: for the log.
+pub fn full_message(status: &RedisClusterStatus, found: &Findings<'_>) -> String {
+    message(found, status.phase.as_deref().unwrap_or_default())
+}
+
 fn message(found: &Findings<'_>, phase: &str) -> String {
     if phase == "Paused" {
         return "spec.paused is true: nothing is changed".to_owned();
@@ -203,39 +241,38 @@ fn message(found: &Findings<'_>, phase: &str) -> String {
     if let Some(refused) = found.refused() {
         return refused.message.clone();
     }
-    if found.is_whole() {
+    if found.is_healthy() {
         let (shards, replicas) = (found.shape.shards, found.shape.replicas);
         return match replicas {
             1 => format!("{shards} shards with a replica each serve all slots"),
             _ => format!("{shards} shards with {replicas} replicas each serve all slots"),
         };
     }
-    trouble(found)
+    failure_sentence(found)
 }
 
 /// What is wrong, in a sentence: what the user has to know first.
-fn trouble(found: &Findings<'_>) -> String {
-    let urgent = found.plan.holds.iter().find(|hold| !hold.is_patient());
-    if let Some(hold) = urgent.or(found.plan.holds.first()) {
-        return hold.to_string();
-    }
-    let words: Vec<String> = found
-        .assessment
-        .problems
+fn failure_sentence(found: &Findings<'_>) -> String {
+    let urgent = found
+        .plan
+        .blockers
         .iter()
-        .take(3)
-        .map(ToString::to_string)
-        .collect();
-    let more = found.assessment.problems.len().saturating_sub(3);
-    match (words.is_empty(), more) {
-        (true, _) => found
-            .plan
-            .steps
-            .first()
-            .map_or_else(String::new, |step| step.reason.clone()),
-        (false, 0) => words.join("; "),
-        (false, more) => format!("{}; and {more} more", words.join("; ")),
+        .find(|blocker| !blocker.clears_itself());
+    if let Some(blocker) = urgent.or(found.plan.blockers.first()) {
+        return blocker.to_string();
     }
+    let problems = &found.assessment.problems;
+    let general = problems.iter().filter(|one| one.pod().is_none());
+    let mut sentences: Vec<String> = general.map(ToString::to_string).collect();
+    let of_pods = problems
+        .iter()
+        .filter_map(|one| Some((one.pod()?, one.to_string())));
+    sentences.extend(grouped(of_pods));
+    if sentences.is_empty() {
+        let next = found.plan.steps.first();
+        return next.map_or_else(String::new, |step| step.reason.clone());
+    }
+    sentences.join("; ")
 }
 
 #[cfg(test)]

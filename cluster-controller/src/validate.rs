@@ -1,4 +1,4 @@
-//! From the wire spec to a value that cannot be wrong. After this nobody reads the spec again.
+//! From the wire spec to a value that cannot be wrong. Afterwards no module reads the spec.
 
 use crate::status::formed_before;
 use common::kubernetes::hash::canonical_hash;
@@ -51,7 +51,7 @@ const RESERVED: [&str; 30] = [
     "user",
 ];
 
-/// What the nodes are looked after by. It cannot be changed later, so it holds even where the rest of the spec is wrong.
+/// What repairing the nodes needs. It cannot be changed later, so it holds even where the rest of the spec is wrong.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Shape {
     /// Name.
@@ -114,13 +114,15 @@ pub struct Server {
     pub image: String,
     /// The RedisVersion it came from.
     pub entry: Option<String>,
-    /// What the catalog says the image holds: family and version.
+    /// What the catalog says the image blockers: family and version.
     pub promised: Option<(Distribution, String)>,
 }
 
 /// Inputs of the restart hash, and nothing else: an upgrade of the controller must never restart a database.
 #[derive(Serialize)]
 struct RestartInputs<'a> {
+    /// Raised when the pods' start script changes so that running pods have to be replaced.
+    epoch: u32,
     image: &'a str,
     resources: &'a Option<ResourceRequirements>,
     config: &'a BTreeMap<String, String>,
@@ -184,7 +186,7 @@ impl InvalidSpec {
     }
 }
 
-/// Takes out what the nodes are looked after by.
+/// Takes out what repairing the nodes needs.
 pub fn shape(cluster: &RedisCluster) -> Result<Shape, InvalidSpec> {
     let spec = &cluster.spec;
     bounded("shards", spec.shards, 3..=500, "3 to 500")?;
@@ -217,6 +219,7 @@ pub fn validate(
     node_timeout(&spec.config)?;
     let server = server(cluster, entry)?;
     let restart_hash = canonical_hash(&RestartInputs {
+        epoch: 2,
         image: &server.image,
         resources: &spec.resources,
         config: &spec.config,

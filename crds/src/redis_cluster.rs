@@ -225,6 +225,10 @@ pub struct RedisClusterStatus {
     /// Each shard as the nodes themselves describe it.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub shard_statuses: Vec<ShardStatus>,
+    /// The node ids that belong to this cluster, each with the pod that it was last seen in. A server with another id is not this
+    /// cluster's, whatever its address, unless it is blank and knows no other node.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub nodes: Vec<KnownNode>,
     /// Ready, Available, Progressing, Formed, SlotsCovered, ReplicationHealthy, QuorumHealthy, UpToDate, Paused.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(schema_with = "conditions_schema")]
@@ -244,6 +248,16 @@ pub struct VersionStatus {
     /// What the running servers report, for example "Redis 7.0.15"; several, joined by commas, while they differ.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub running: Option<String>,
+}
+
+/// A node that belongs to the cluster.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct KnownNode {
+    /// Name of the pod that the node was last seen in.
+    pub pod: String,
+    /// The node's id in the cluster.
+    pub node_id: String,
 }
 
 /// Slot coverage.

@@ -2,14 +2,16 @@
 //! pace of the product.
 
 use cluster_controller::{
-    pace::SOON,
     redis::{
         assess::{Assessment, assess},
         execute::{Done, execute},
-        member::{Member, Place, Wanted},
+        identity::{KnownNodes, known_nodes, recognize},
+        member::{ExpectedNode, Member, Wanted},
         observe::observe,
-        plan::plan,
+        plan::{Plan, plan},
+        survey::Survey,
     },
+    requeue::SOON,
 };
 use k8s_openapi::jiff::Timestamp;
 use std::time::{Duration, Instant};
@@ -27,6 +29,10 @@ pub struct Drive {
     pub assessment: Assessment,
     /// What every node said in the end.
     pub members: Vec<Member>,
+    /// What is left to do in the end.
+    pub plan: Plan,
+    /// The node ids that belong to the cluster, as its status records them.
+    pub known: KnownNodes,
     /// Every step that was done.
     pub done: Vec<Done>,
     /// How long it took.
@@ -34,18 +40,24 @@ pub struct Drive {
 }
 
 /// Reconciles until the cluster is healthy and nothing is left to do, or the time is over.
-pub async fn drive(wanted: &Wanted, places: &[Place], patience: Duration) -> Drive {
+pub async fn drive(wanted: &Wanted, expected: &[ExpectedNode], patience: Duration) -> Drive {
     let start = Instant::now();
     let mut done = Vec::new();
+    let mut wanted = wanted.clone();
     loop {
-        let members = observe(places, TIMEOUT).await;
-        let assessment = assess(wanted, &members);
-        let steps = plan(wanted, &members, Timestamp::now());
-        let healthy = assessment.is_whole() && steps.steps.is_empty();
+        let mut members = observe(expected, TIMEOUT).await;
+        recognize(&wanted, &mut members);
+        wanted.known = known_nodes(&wanted, &members);
+        let survey = Survey::of(&wanted, &members);
+        let assessment = assess(&survey);
+        let steps = plan(&survey, Timestamp::now());
+        let healthy = assessment.is_healthy() && steps.steps.is_empty();
         if healthy || start.elapsed() > patience {
             return Drive {
                 assessment,
                 members,
+                plan: steps,
+                known: wanted.known,
                 done,
                 took: start.elapsed(),
             };

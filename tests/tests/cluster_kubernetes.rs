@@ -255,7 +255,7 @@ async fn nodes_are_repaired_whatever_is_wrong_with_the_spec() -> Result<()> {
     stage.api::<ConfigMap>().get("shop-config").await?;
     stage.api::<PodDisruptionBudget>().get("shop").await?;
     let words = message(&refused, "Formed");
-    ensure!(words.contains("there is no such pod"), "{words}");
+    ensure!(words.contains("the pod does not exist"), "{words}");
 
     stage.run_pods().await?;
     let formed = stage.until("formed nevertheless", serves).await?;

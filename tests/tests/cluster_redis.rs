@@ -5,9 +5,11 @@ use anyhow::{Result, ensure};
 use cluster_controller::redis::{
     assess::assess,
     execute::execute,
+    identity::KnownNodes,
     member::{Answer, Wanted},
     observe::observe,
     plan::{Action, plan},
+    survey::Survey,
 };
 use common::cluster::node::FailoverMode;
 use k8s_openapi::jiff::Timestamp;
@@ -29,13 +31,14 @@ fn wanted(cluster: &PodCluster, formed_before: bool) -> Wanted {
         formed_before,
         node_timeout: NODE_TIMEOUT,
         patience: Duration::from_secs(4),
+        known: KnownNodes::new(),
     }
 }
 
 /// Drives the cluster until it is healthy, or fails with what is wrong.
 async fn repair(cluster: &PodCluster, formed_before: bool) -> Result<Drive> {
     let wanted = wanted(cluster, formed_before);
-    let drive = drive(&wanted, &cluster.places(), LIMIT).await;
+    let drive = drive(&wanted, &cluster.expected(), LIMIT).await;
     for done in &drive.done {
         println!("  {:?}: {}", done.step.action, done.step.reason);
         if let Err(error) = &done.result {
@@ -44,7 +47,7 @@ async fn repair(cluster: &PodCluster, formed_before: bool) -> Result<Drive> {
     }
     println!("took {:?}", drive.took);
     ensure!(
-        drive.assessment.is_whole(),
+        drive.assessment.is_healthy(),
         "not healthy after {LIMIT:?}: {:#?}\n{}",
         drive.assessment.problems,
         cluster.tables().await
@@ -211,11 +214,11 @@ async fn a_shard_that_lost_its_volumes_is_not_created_again() -> Result<()> {
     cluster.wipe(victim)?;
     cluster.restart(victim).await?;
     let wanted = wanted(&cluster, true);
-    let drive = drive(&wanted, &cluster.places(), NODE_TIMEOUT * 4).await;
-    ensure!(!drive.assessment.is_whole());
-    let plan = plan(&wanted, &drive.members, Timestamp::now());
-    ensure!(plan.steps.is_empty(), "{:?}", plan.steps);
-    let words: Vec<String> = plan.holds.iter().map(ToString::to_string).collect();
+    let drive = drive(&wanted, &cluster.expected(), NODE_TIMEOUT * 4).await;
+    ensure!(!drive.assessment.is_healthy());
+    ensure!(drive.plan.steps.is_empty(), "{:?}", drive.plan.steps);
+    let blockers = drive.plan.blockers.iter();
+    let words: Vec<String> = blockers.map(ToString::to_string).collect();
     ensure!(
         words.iter().any(|word| word.contains("are lost")),
         "{words:?}"
@@ -233,7 +236,7 @@ async fn replicas_take_over_when_the_majority_is_lost() -> Result<()> {
     cluster.mark_down_since(&victims, Timestamp::now());
     let wanted = wanted(&cluster, true);
     within(LIMIT, "the replicas have taken over", async || {
-        drive(&wanted, &cluster.places(), PACE * 4).await;
+        drive(&wanted, &cluster.expected(), PACE * 4).await;
         let primaries = [cluster.primary_of(0).await, cluster.primary_of(1).await];
         let taken =
             |(now, then): (&Result<usize>, usize)| now.as_ref().is_ok_and(|now| *now != then);
@@ -272,12 +275,12 @@ async fn a_primary_that_comes_back_slowly_keeps_its_role() -> Result<()> {
         }
     }
     let wanted = wanted(&cluster, true);
-    let first = drive(&wanted, &cluster.places(), Duration::from_secs(2)).await;
+    let first = drive(&wanted, &cluster.expected(), Duration::from_secs(2)).await;
     ensure!(promotions(&first).is_empty(), "{:?}", first.done);
     // 2000 keys of the shard: 8 s.
     cluster.start_slowly(primary, Duration::from_millis(4))?;
     eventually("the primary loads", async || {
-        let members = observe(&cluster.places(), Duration::from_secs(1)).await;
+        let members = observe(&cluster.expected(), Duration::from_secs(1)).await;
         Ok(members[primary].answer == Answer::Loading)
     })
     .await?;
@@ -294,20 +297,21 @@ async fn a_primary_that_comes_back_slowly_keeps_its_role() -> Result<()> {
 async fn forms_with_the_commands_of_older_servers() -> Result<()> {
     let cluster = PodCluster::start(1, PodStorage::Memory).await?;
     let wanted = wanted(&cluster, false);
-    let places = cluster.places();
+    let expected = cluster.expected();
     eventually("formed as servers of 6.2 are", async || {
-        let mut members = observe(&places, Duration::from_secs(1)).await;
+        let mut members = observe(&expected, Duration::from_secs(1)).await;
         for member in &mut members {
             if let Answer::Report(report) = &mut member.answer {
                 report.server.version = "6.2.14".into();
             }
         }
-        let steps = plan(&wanted, &members, Timestamp::now());
+        let survey = Survey::of(&wanted, &members);
+        let steps = plan(&survey, Timestamp::now());
         let done = execute(&steps, &members, Duration::from_secs(1)).await;
         for one in done {
             one.result?;
         }
-        Ok(assess(&wanted, &members).is_whole())
+        Ok(assess(&survey).is_healthy())
     })
     .await?;
     for shard in 0..3 {

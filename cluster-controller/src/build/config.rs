@@ -1,7 +1,4 @@
-//! redis.conf and the scripts of the pods.
-//!
-//! The scripts run in whatever shell the image has, so they keep to POSIX. Values of the cluster are written into them and not
-//! into the pod template, which has to stay as it is.
+//! redis.conf and the scripts of the pods. The scripts run in whatever shell the image has, so they keep to POSIX.
 
 use super::metadata;
 use crate::validate::ValidatedCluster;
@@ -19,7 +16,6 @@ pub fn config_map(cluster: &ValidatedCluster) -> ConfigMap {
         metadata: metadata(cluster, config_map_name(&cluster.shape.name)),
         data: Some(BTreeMap::from([
             file("redis.conf", redis_conf(cluster)),
-            file("start.sh", start_script(cluster)),
             file("alive.sh", ALIVE_SCRIPT.to_owned()),
             file(READY, READY_SCRIPT.to_owned()),
             file("stop.sh", STOP_SCRIPT.to_owned()),
@@ -28,11 +24,11 @@ pub fn config_map(cluster: &ValidatedCluster) -> ConfigMap {
     }
 }
 
-/// redis.conf: our defaults, over them the user's settings, over them what has to be as it is.
+/// redis.conf: our defaults, over them the user's settings, over them what has to be as it is. It reaches running pods, so nothing in it
+/// decides what becomes of data: the start script does.
 pub fn redis_conf(cluster: &ValidatedCluster) -> String {
-    let persistent = cluster.storage.is_some();
+    let node_timeout = cluster.shape.node_timeout.as_millis().to_string();
     let mut settings: BTreeMap<&str, &str> = BTreeMap::from([
-        ("cluster-node-timeout", "5000"),
         // A copy for a new replica goes straight over the network, and at once.
         ("repl-diskless-sync", "yes"),
         ("repl-diskless-sync-delay", "0"),
@@ -47,17 +43,11 @@ pub fn redis_conf(cluster: &ValidatedCluster) -> String {
     );
     let port = CLIENT_PORT.to_string();
     settings.extend([
-        ("appendonly", if persistent { "yes" } else { "no" }),
-        ("cluster-config-file", "nodes.conf"),
         ("cluster-enabled", "yes"),
-        ("dir", "/data"),
+        ("cluster-node-timeout", &node_timeout),
         ("port", &port),
         ("protected-mode", "no"),
     ]);
-    if !persistent {
-        // The file a replica was copied by must not be found by the next process.
-        settings.insert("rdb-del-sync-files", "yes");
-    }
     let mut text = String::new();
     for (name, value) in settings {
         let value = if value.is_empty() { "\"\"" } else { value };
@@ -67,49 +57,74 @@ pub fn redis_conf(cluster: &ValidatedCluster) -> String {
     text
 }
 
-/// The start script.
-pub fn start_script(cluster: &ValidatedCluster) -> String {
-    let memory_only = if cluster.storage.is_some() {
-        ""
-    } else {
-        FORGET_SCRIPT
-    };
-    // Until the others have noticed the loss (a node timeout), agreed on it and elected: a few seconds more.
-    let delay = match cluster.shape.replicas {
-        0 => 0,
-        _ => cluster.shape.node_timeout.as_secs() + 4,
+/// The start script. It is part of the pod template and never mounted: a pod keeps the script that it was created with, so that a spec
+/// that changes cannot reach the data of running pods.
+pub fn start_script(persistent: bool, has_replicas: bool) -> String {
+    let (settings, data) = match (persistent, has_replicas) {
+        (true, _) => ("--appendonly yes", KEEP_SCRIPT.to_owned()),
+        (false, true) => (MEMORY_SETTINGS, format!("{WAIT_SCRIPT}{WIPE_SCRIPT}")),
+        (false, false) => (MEMORY_SETTINGS, WIPE_SCRIPT.to_owned()),
     };
     START_SCRIPT
-        .replace("@MEMORY_ONLY@", memory_only)
-        .replace("@DELAY@", &delay.to_string())
+        .replace("@SETTINGS@", settings)
+        .replace("@DATA@\n", &data)
 }
 
-const START_SCRIPT: &str = r#"# Starts the server. The pod's address changes, so it is announced anew each time.
-set -eu
+/// The file a replica was copied by must not be found by the next process.
+const MEMORY_SETTINGS: &str = "--appendonly no --rdb-del-sync-files yes";
+
+const START_SCRIPT: &str = r#"set -eu
+role='myself,(slave|master.* connected [0-9])'
 server=$(command -v valkey-server || command -v redis-server)
-set -- /config/redis.conf --cluster-announce-ip "$POD_IP"
+# The pod's address changes, so it is announced at every start.
+set -- /config/redis.conf --dir /data --cluster-config-file nodes.conf @SETTINGS@ --cluster-announce-ip "$POD_IP"
 # Replicas stay with their shard (a setting that came with 7.0).
 case $("$server" --version) in
   *v=[1-6].*) ;;
   *) grep -q '^cluster-allow-replica-migration ' /config/redis.conf || set -- "$@" --cluster-allow-replica-migration no ;;
 esac
-@MEMORY_ONLY@# A server without a role of its own feeds no replica until the controller has given it a role: the replica of a primary
-# that came back empty at the same address would copy the emptiness.
-grep -Eqs 'myself,(slave|master.* connected [0-9])' /data/nodes.conf ||
+@DATA@
+# A server without a role of its own feeds no replica until the controller has given it one: the replica of a primary that came back
+# empty at the same address would copy the emptiness.
+grep -Eqs "$role" /data/nodes.conf ||
   set -- "$@" --user default on nopass '~*' '&*' +@all -psync -sync
 exec "$server" "$@"
 "#;
 
-const FORGET_SCRIPT: &str = r"# The data died with the process before this one, so its identity must not return without it. The others need some time without an
+/// For pods with a volume.
+const KEEP_SCRIPT: &str = r#"# A role without the data that belongs to it: under its old identity the server would empty its replicas. The files are kept aside, and
+# it starts as a new node.
+has_data() {
+  for file in /data/appendonlydir/*.manifest /data/appendonly.aof; do
+    [ ! -e "$file" ] || return 0
+  done
+  return 1
+}
+if grep -Eqs "$role" /data/nodes.conf && ! has_data; then
+  aside=/data/set-aside-$(date -u +%Y%m%dT%H%M%SZ)
+  echo "/data/nodes.conf names a role, but the append-only file is missing: starting as a new node; the old files are in $aside"
+  mkdir "$aside"
+  for file in /data/nodes.conf /data/appendonlydir /data/dump.rdb; do
+    [ ! -e "$file" ] || mv "$file" "$aside"
+  done
+fi
+"#;
+
+/// For pods in memory only, of shards with replicas. Seconds: a node timeout, and 4 for the agreement and the election.
+const WAIT_SCRIPT: &str = r#"# The data died with the process before this one, so its identity must not return without it. The others need some time without an
 # answer from this address before they elect a replica; one that answers with another id is never counted as failed.
-if [ -e /data/started ] && [ @DELAY@ -gt 0 ]; then
+if [ -e /data/started ]; then
+  timeout=$(sed -n 's/^cluster-node-timeout //p' /config/redis.conf)
   trap 'exit 0' TERM
-  sleep @DELAY@ & wait $!
+  sleep $((timeout / 1000 + 4)) & wait $!
   trap - TERM
 fi
-rm -rf /data/*
+"#;
+
+/// For pods in memory only.
+const WIPE_SCRIPT: &str = r#"rm -rf /data/*
 : > /data/started
-";
+"#;
 
 const ALIVE_SCRIPT: &str = r#"# Alive: it answers, be it with an error. Only a server that nobody gets through to is helped by a restart.
 cli=$(command -v redis-cli || command -v valkey-cli) || { echo "the image has neither redis-cli nor valkey-cli"; exit 1; }
@@ -120,7 +135,7 @@ esac
 exit 0
 "#;
 
-const READY_SCRIPT: &str = r#"# Ready: its data is loaded, as a replica it is linked to its primary, and as a primary it has slots. A new node holds
+const READY_SCRIPT: &str = r#"# Ready: its data is loaded, as a replica it is linked to its primary, and as a primary it has slots. A new node blockers
 # nothing: counted as ready, it would allow the eviction of the one that it is yet to copy.
 cli=$(command -v redis-cli || command -v valkey-cli)
 answer=$("$cli" -h 127.0.0.1 info 2>&1)
@@ -168,36 +183,159 @@ mod tests {
             ("maxmemory".into(), "1gb".into()),
         ]);
         let text = redis_conf(&validate(&cluster, None, Timestamp::UNIX_EPOCH).unwrap());
-        for line in [
-            "cluster-node-timeout 2000",
-            "save 900 1",
-            "maxmemory 1gb",
-            "appendonly yes",
-        ] {
+        for line in ["cluster-node-timeout 2000", "save 900 1", "maxmemory 1gb"] {
             assert!(text.lines().any(|other| other == line), "{line}\n{text}");
         }
         cluster.spec.storage = None;
         cluster.spec.config.clear();
         let text = redis_conf(&validate(&cluster, None, Timestamp::UNIX_EPOCH).unwrap());
-        assert!(text.contains("save \"\"\n") && text.contains("appendonly no\n"));
+        assert!(text.contains("save \"\"\n"));
+    }
+
+    /// What is mounted changes under running pods.
+    #[test]
+    fn no_mounted_file_decides_about_data() {
+        for storage in [true, false] {
+            let mut cluster = example();
+            if !storage {
+                cluster.spec.storage = None;
+            }
+            let cluster = validate(&cluster, None, Timestamp::UNIX_EPOCH).unwrap();
+            for (name, text) in config_map(&cluster).data.unwrap() {
+                for word in [
+                    "rm ",
+                    "mv ",
+                    "appendonly",
+                    "dir ",
+                    "nodes.conf",
+                    "> /data",
+                    "rdb-del",
+                ] {
+                    assert!(!text.contains(word), "{name} has {word:?}:\n{text}");
+                }
+            }
+        }
+    }
+
+    /// Runs the start script with these files below /data. What the server was started with, and the files afterwards.
+    fn start(script: &str, files: &[(&str, &str)]) -> (String, Vec<String>) {
+        use std::{os::unix::fs::PermissionsExt, path::Path, process::Command};
+        static NUMBER: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(0);
+        let _one = PROGRAMS.lock();
+        let number = NUMBER.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        let root = std::env::temp_dir().join(format!("start-{}-{number}", std::process::id()));
+        let [data, config, bin] = ["data", "config", "bin"].map(|name| root.join(name));
+        for dir in [&data, &config, &bin] {
+            std::fs::create_dir_all(dir).unwrap();
+        }
+        std::fs::write(config.join("redis.conf"), "cluster-node-timeout 500\n").unwrap();
+        for (name, text) in files {
+            let file = data.join(name);
+            std::fs::create_dir_all(file.parent().unwrap()).unwrap();
+            std::fs::write(file, text).unwrap();
+        }
+        let server = bin.join("redis-server");
+        std::fs::write(&server, "#!/bin/sh\necho \"v=7.0.15 $*\"\n").unwrap();
+        std::fs::set_permissions(&server, std::fs::Permissions::from_mode(0o755)).unwrap();
+        let script = script
+            .replace("/data", data.to_str().unwrap())
+            .replace("/config", config.to_str().unwrap());
+        let ended = Command::new("/bin/sh")
+            .args(["-c", &script])
+            .env("PATH", format!("{}:/usr/bin:/bin", bin.display()))
+            .env("POD_IP", "10.0.0.1")
+            .output()
+            .unwrap();
+        let words = String::from_utf8_lossy(&ended.stderr).into_owned();
+        assert!(ended.status.success(), "{words}\n{script}");
+        fn list(dir: &Path, below: &str, names: &mut Vec<String>) {
+            for entry in std::fs::read_dir(dir).unwrap() {
+                let entry = entry.unwrap();
+                let name = format!("{below}{}", entry.file_name().to_str().unwrap());
+                match entry.file_type().unwrap().is_dir() {
+                    true => list(&entry.path(), &format!("{name}/"), names),
+                    false => names.push(name),
+                }
+            }
+        }
+        let mut names = Vec::new();
+        list(&data, "", &mut names);
+        names.sort_unstable();
+        std::fs::remove_dir_all(&root).unwrap();
+        (String::from_utf8_lossy(&ended.stdout).into_owned(), names)
+    }
+
+    const PRIMARY: (&str, &str) = (
+        "nodes.conf",
+        "ab 10.0.0.1:6379@16379 myself,master - 0 0 1 connected 0-5461\n",
+    );
+    const REPLICA: (&str, &str) = (
+        "nodes.conf",
+        "ab 10.0.0.1:6379@16379 myself,slave cd 0 0 1 connected\n",
+    );
+    const BLANK: (&str, &str) = (
+        "nodes.conf",
+        "ab 10.0.0.1:6379@16379 myself,master - 0 0 0 connected\n",
+    );
+    const NEW: (&str, &str) = ("appendonlydir/appendonly.aof.manifest", "file");
+    const OLD: (&str, &str) = ("appendonly.aof", "");
+
+    #[test]
+    fn a_server_with_its_data_keeps_its_identity() {
+        let script = start_script(true, true);
+        for files in [
+            [PRIMARY, NEW],
+            [REPLICA, NEW],
+            [PRIMARY, OLD],
+            [REPLICA, OLD],
+        ] {
+            let (started, names) = start(&script, &files);
+            assert_eq!(names.len(), 2, "{names:?}");
+            assert!(names.contains(&"nodes.conf".to_owned()), "{names:?}");
+            assert!(!started.contains("-psync"), "{started}");
+            assert!(started.contains("--appendonly yes"), "{started}");
+        }
     }
 
     #[test]
-    fn only_memory_forgets() {
-        let mut cluster = example();
-        let script = start_script(&validate(&cluster, None, Timestamp::UNIX_EPOCH).unwrap());
-        assert!(!script.contains("rm -rf") && !script.contains('@'.to_string().repeat(2).as_str()));
-        cluster.spec.storage = None;
-        let script = start_script(&validate(&cluster, None, Timestamp::UNIX_EPOCH).unwrap());
-        assert!(script.contains("rm -rf /data/*") && script.contains("sleep 9 &"));
+    fn a_server_without_its_data_becomes_a_new_node() {
+        let script = start_script(true, true);
+        let dump = ("dump.rdb", "REDIS");
+        let part = ("appendonlydir/appendonly.aof.1.base.rdb", "REDIS");
+        for files in [
+            &[PRIMARY][..],
+            &[REPLICA],
+            &[PRIMARY, dump],
+            &[PRIMARY, part],
+        ] {
+            let (started, names) = start(&script, files);
+            assert!(started.contains("-psync -sync"), "{started}");
+            assert_eq!(names.len(), files.len(), "{names:?}");
+            let aside = names.iter().all(|name| name.starts_with("set-aside-"));
+            assert!(aside, "a file was left or lost: {names:?}");
+        }
+        // Nothing belongs to a node that has no role yet.
+        let (_, names) = start(&script, &[BLANK]);
+        assert_eq!(names, ["nodes.conf"]);
+        assert!(!script.contains("rm "), "{script}");
     }
+
+    #[test]
+    fn a_server_in_memory_starts_with_nothing() {
+        let script = start_script(false, false);
+        let (started, names) = start(&script, &[PRIMARY, ("dump.rdb", "REDIS")]);
+        assert_eq!(names, ["started"]);
+        assert!(started.contains("-psync -sync") && started.contains("--appendonly no"));
+        assert!(start_script(false, true).contains("sleep") && !script.contains("sleep"));
+    }
+
+    /// A program that another thread's child still holds open for writing cannot be run.
+    static PROGRAMS: std::sync::Mutex<()> = std::sync::Mutex::new(());
 
     /// Runs a probe with a client that prints these answers to the commands.
     fn probe(script: &str, answers: &[(&str, &str)]) -> bool {
         use std::{os::unix::fs::PermissionsExt, process::Command};
-        // A program that another thread's child still holds open for writing cannot be run.
-        static ONE: std::sync::Mutex<()> = std::sync::Mutex::new(());
-        let _one = ONE.lock();
+        let _one = PROGRAMS.lock();
         let dir = std::env::temp_dir().join(format!("probe-{}", std::process::id()));
         std::fs::create_dir(&dir).unwrap();
         let mut client = "#!/bin/sh\ncase \"$3 $4\" in\n".to_owned();

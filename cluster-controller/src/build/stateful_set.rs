@@ -2,7 +2,7 @@
 //!
 //! Everything in the pod template restarts nothing by itself (`OnDelete`), but it does decide what a replaced pod is like.
 
-use super::{labels, metadata, selector};
+use super::{labels, metadata, selector, start_script};
 use crate::validate::{ValidatedCluster, Volume};
 use crds::{
     ANNOTATION_RESTART_HASH, BUS_PORT, CLIENT_PORT, CONTAINER, DeletionPolicy, LABEL_CLUSTER,
@@ -136,7 +136,7 @@ fn volume(
     volume
 }
 
-/// A shard's nodes on different machines, and all nodes spread where that leaves a choice. Preferred, not required: on fewer machines
+/// A shard's nodes on different kubernetes_nodes, and all nodes spread where that leaves a choice. Preferred, not required: on fewer kubernetes_nodes
 /// than a shard has nodes a cluster with all its nodes is better than one without replicas.
 fn affinity(cluster: &ValidatedCluster, shard: i32) -> Affinity {
     let apart = |weight, labels| WeightedPodAffinityTerm {
@@ -178,7 +178,11 @@ fn container(cluster: &ValidatedCluster) -> Container {
         name: CONTAINER.to_owned(),
         image: Some(cluster.server.image.clone()),
         image_pull_policy: Some("IfNotPresent".to_owned()),
-        command: Some(vec!["sh".to_owned(), "/config/start.sh".to_owned()]),
+        command: Some(vec![
+            "sh".to_owned(),
+            "-c".to_owned(),
+            start_script(cluster.storage.is_some(), cluster.shape.replicas > 0),
+        ]),
         env: Some(vec![EnvVar {
             name: "POD_IP".to_owned(),
             value_from: Some(EnvVarSource {

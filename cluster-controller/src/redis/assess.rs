@@ -1,7 +1,7 @@
-//! Whether the cluster is whole: by the word of every node, since `cluster_state:ok` from one of them is true too early.
+//! Whether the cluster is healthy: every node is asked, since `cluster_state:ok` from one of them is true too early.
 
 use super::{
-    member::{Answer, Member, Wanted},
+    member::{Answer, ForeignNode, Member},
     survey::{Live, Survey},
 };
 use common::cluster::{slots::SLOT_COUNT, topology::NodeId};
@@ -18,7 +18,7 @@ pub enum Problem {
         why: String,
     },
     /// A node does not answer.
-    Silent {
+    Unresponsive {
         /// Its pod.
         pod: String,
         /// What happened instead.
@@ -29,12 +29,19 @@ pub enum Problem {
         /// Its pod.
         pod: String,
     },
-    /// Slots without an owner that is alive.
+    /// The server at a pod's address belongs to another cluster.
+    Foreign {
+        /// The pod.
+        pod: String,
+        /// The server.
+        foreign: ForeignNode,
+    },
+    /// Slots without a primary that is alive.
     Uncovered {
         /// How many.
         count: usize,
     },
-    /// A shard without an owner that is alive.
+    /// A shard without a primary that is alive.
     NoPrimary {
         /// The shard.
         shard: usize,
@@ -86,25 +93,47 @@ pub enum Problem {
     },
 }
 
+impl Problem {
+    /// The pod that it is about, if it is one.
+    pub fn pod(&self) -> Option<&str> {
+        match self {
+            Self::Absent { pod, .. }
+            | Self::Unresponsive { pod, .. }
+            | Self::Loading { pod }
+            | Self::Foreign { pod, .. }
+            | Self::NotServing { pod }
+            | Self::DoubtsSlots { pod, .. }
+            | Self::Acquaintance { pod, .. }
+            | Self::Unlinked { pod, .. }
+            | Self::NotReplicating { pod }
+            | Self::ReplicaUnlinked { pod }
+            | Self::OpenSlots { pod, .. } => Some(pod),
+            Self::Uncovered { .. } | Self::NoPrimary { .. } => None,
+        }
+    }
+}
+
+/// Without the pod's name: pods with the same cause are named together.
 impl fmt::Display for Problem {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Absent { pod, why } => write!(out, "{pod} is not running ({why})"),
-            Self::Silent { pod, why } => write!(out, "{pod} does not answer ({why})"),
-            Self::Loading { pod } => write!(out, "{pod} is loading its data"),
-            Self::Uncovered { count } => write!(out, "{count} slots have no living owner"),
+            Self::Absent { why, .. } => write!(out, "{why}"),
+            Self::Unresponsive { why, .. } => write!(out, "does not answer ({why})"),
+            Self::Loading { .. } => write!(out, "loading its data"),
+            Self::Foreign { foreign, .. } => write!(out, "{foreign}"),
+            Self::Uncovered { count } => write!(out, "{count} slots have no living primary"),
             Self::NoPrimary { shard } => write!(out, "shard {shard} has no living primary"),
-            Self::NotServing { pod } => write!(out, "{pod} says that the cluster is down"),
-            Self::DoubtsSlots { pod, ok } => {
-                write!(out, "{pod} counts {ok} of {SLOT_COUNT} slots as served")
+            Self::NotServing { .. } => write!(out, "reports cluster_state:fail"),
+            Self::DoubtsSlots { ok, .. } => {
+                write!(out, "counts {ok} of {SLOT_COUNT} slots as served")
             }
-            Self::Acquaintance { pod, known, wanted } => {
-                write!(out, "{pod} knows {known} nodes of {wanted}")
+            Self::Acquaintance { known, wanted, .. } => {
+                write!(out, "knows {known} nodes of {wanted}")
             }
-            Self::Unlinked { pod, count } => write!(out, "{pod} does not reach {count} nodes"),
-            Self::NotReplicating { pod } => write!(out, "{pod} does not replicate its shard"),
-            Self::ReplicaUnlinked { pod } => write!(out, "{pod} is not linked to its primary"),
-            Self::OpenSlots { pod, count } => write!(out, "{pod} has {count} open slots"),
+            Self::Unlinked { count, .. } => write!(out, "does not reach {count} nodes"),
+            Self::NotReplicating { .. } => write!(out, "does not replicate its shard's primary"),
+            Self::ReplicaUnlinked { .. } => write!(out, "is not linked to its primary"),
+            Self::OpenSlots { count, .. } => write!(out, "has {count} open slots"),
         }
     }
 }
@@ -125,13 +154,13 @@ pub struct ShardNode {
 /// A shard as its nodes describe it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Shard {
-    /// The owner of its slots.
+    /// The primary of its slots.
     pub primary: Option<ShardNode>,
     /// Its replicas, by ordinal.
     pub replicas: Vec<ShardNode>,
-    /// Slots of the owner.
+    /// Slots of the primary.
     pub slot_ranges: Vec<String>,
-    /// Whether there is an owner and all wanted replicas are linked to it.
+    /// Whether there is a primary and all wanted replicas are linked to it.
     pub ready: bool,
 }
 
@@ -142,17 +171,17 @@ pub struct Assessment {
     pub problems: Vec<Problem>,
     /// The shards.
     pub shards: Vec<Shard>,
-    /// Slots with an owner, alive or not.
+    /// Slots with a primary, alive or not.
     pub slots_assigned: usize,
-    /// Slots with an owner that is alive.
+    /// Slots with a primary that is alive.
     pub slots_ok: usize,
-    /// Owners that are alive, and owners in all.
+    /// Primaries that are alive, and primaries in all.
     pub quorum: (usize, usize),
 }
 
 impl Assessment {
     /// Whether nothing is wrong.
-    pub fn is_whole(&self) -> bool {
+    pub fn is_healthy(&self) -> bool {
         self.problems.is_empty()
     }
 
@@ -163,14 +192,13 @@ impl Assessment {
 }
 
 /// Compares what every node says with what is wanted.
-pub fn assess(wanted: &Wanted, members: &[Member]) -> Assessment {
-    let survey = Survey::of(wanted, members);
-    let shards: Vec<Shard> = (0..wanted.shards)
-        .map(|shard| describe(&survey, shard))
+pub fn assess(survey: &Survey<'_>) -> Assessment {
+    let shards: Vec<Shard> = (0..survey.wanted.shards)
+        .map(|shard| describe(survey, shard))
         .collect();
-    let slots_ok = shards_slots(&survey);
+    let slots_ok = shards_slots(survey);
     let all = usize::from(SLOT_COUNT);
-    let mut problems = missing(members);
+    let mut problems = missing(survey.members);
     if slots_ok < all {
         problems.push(Problem::Uncovered {
             count: all - slots_ok,
@@ -182,7 +210,7 @@ pub fn assess(wanted: &Wanted, members: &[Member]) -> Assessment {
         }
     }
     for one in &survey.live {
-        problems.extend(own_problems(&survey, *one));
+        problems.extend(own_problems(survey, *one));
     }
     Assessment {
         problems,
@@ -197,17 +225,21 @@ fn missing(members: &[Member]) -> Vec<Problem> {
     members
         .iter()
         .filter_map(|member| {
-            let pod = member.place.pod.clone();
+            let pod = member.expected.pod.clone();
             match &member.answer {
                 Answer::Absent(why) => Some(Problem::Absent {
                     pod,
                     why: why.clone(),
                 }),
-                Answer::Silent(why) => Some(Problem::Silent {
+                Answer::Unresponsive(why) => Some(Problem::Unresponsive {
                     pod,
                     why: why.clone(),
                 }),
                 Answer::Loading => Some(Problem::Loading { pod }),
+                Answer::Foreign(foreign) => Some(Problem::Foreign {
+                    pod,
+                    foreign: foreign.clone(),
+                }),
                 Answer::Report(_) => None,
             }
         })
@@ -216,12 +248,17 @@ fn missing(members: &[Member]) -> Vec<Problem> {
 
 /// Slots whose newest claim is that of a living node.
 fn shards_slots(survey: &Survey<'_>) -> usize {
-    let gone: usize = survey.ghosts.values().map(|ghost| ghost.slots.len()).sum();
+    let gone: usize = survey
+        .missing
+        .values()
+        .filter(|missing_node| missing_node.unreachable_by_all)
+        .map(|missing_node| missing_node.slots.len())
+        .sum();
     usize::from(SLOT_COUNT) - survey.free.len() - gone
 }
 
 fn describe(survey: &Survey<'_>, shard: usize) -> Shard {
-    let owner = survey.owner(shard);
+    let primary = survey.primary_of(shard);
     let node = |one: Live<'_>, linked| ShardNode {
         index: one.index,
         pod: one.pod().to_owned(),
@@ -231,23 +268,23 @@ fn describe(survey: &Survey<'_>, shard: usize) -> Shard {
     let replicas: Vec<ShardNode> = survey
         .live_in(shard)
         .filter(|one| one.report.own().is_replica())
-        .map(|one| node(one, owner.is_some_and(|owner| is_linked(one, owner))))
+        .map(|one| node(one, primary.is_some_and(|primary| is_linked(one, primary))))
         .collect();
     let linked = replicas.iter().filter(|replica| replica.linked).count();
     Shard {
-        slot_ranges: owner.map_or_else(Vec::new, |owner| {
-            let ranges = owner.report.own().slots.ranges();
+        slot_ranges: primary.map_or_else(Vec::new, |primary| {
+            let ranges = primary.report.own().slots.ranges();
             ranges.iter().map(ToString::to_string).collect()
         }),
-        ready: owner.is_some() && linked >= survey.wanted.replicas_per_shard,
-        primary: owner.map(|owner| node(owner, true)),
+        ready: primary.is_some() && linked >= survey.wanted.replicas_per_shard,
+        primary: primary.map(|primary| node(primary, true)),
         replicas,
     }
 }
 
-/// Whether the replica follows the owner, and both ends say so.
-fn is_linked(replica: Live<'_>, owner: Live<'_>) -> bool {
-    replica.report.own().primary == Some(owner.report.id())
+/// Whether the replica follows the primary, and both ends say so.
+fn is_linked(replica: Live<'_>, primary: Live<'_>) -> bool {
+    replica.report.own().primary == Some(primary.report.id())
         && replica
             .report
             .replication
@@ -280,7 +317,7 @@ fn own_problems(survey: &Survey<'_>, one: Live<'_>) -> Vec<Problem> {
     let lost = one.report.view.others().filter(|node| {
         let moved = survey
             .by_id(node.id)
-            .is_some_and(|other| node.address != other.member.place.address);
+            .is_some_and(|other| node.address != other.member.expected.address);
         !node.linked || node.is_failing() || moved
     });
     let count = lost.count();
@@ -294,12 +331,12 @@ fn own_problems(survey: &Survey<'_>, one: Live<'_>) -> Vec<Problem> {
             count: open,
         });
     }
-    if let Some(owner) = survey.owner(one.shard())
-        && owner.index != one.index
+    if let Some(primary) = survey.primary_of(one.shard())
+        && primary.index != one.index
     {
-        if one.report.own().primary != Some(owner.report.id()) {
+        if one.report.own().primary != Some(primary.report.id()) {
             problems.push(Problem::NotReplicating { pod: pod() });
-        } else if !is_linked(one, owner) {
+        } else if !is_linked(one, primary) {
             problems.push(Problem::ReplicaUnlinked { pod: pod() });
         }
     }

@@ -2,14 +2,14 @@
 
 use super::{
     member::Member,
-    plan::{Action, Assignment, Plan, Step},
+    plan::{Action, Assignment, Peer, Plan, Step},
     survey::Index,
 };
 use common::cluster::{
     endpoint::Endpoint,
     node::{NodeClient, NodeError},
     slots::SlotRange,
-    topology::{NodeAddress, NodeId},
+    topology::NodeId,
 };
 use futures::{StreamExt, stream};
 use redis::{Cmd, Pipeline, cmd, pipe};
@@ -37,6 +37,10 @@ pub async fn execute(plan: &Plan, members: &[Member], timeout: Duration) -> Vec<
         let results: Vec<Done> = stream::iter(kind.iter().cloned())
             .map(|step| async move {
                 let result = act(&step.action, members, timeout).await;
+                match &result {
+                    Ok(()) => tracing::info!(step = ?step.action, why = step.reason, "step done"),
+                    Err(error) => tracing::info!(step = ?step.action, %error, "step failed"),
+                }
                 Done { step, result }
             })
             .buffered(CONCURRENCY)
@@ -68,7 +72,7 @@ async fn act(action: &Action, members: &[Member], timeout: Duration) -> Result<(
             let Some(node) = connect(members, *member, timeout).await? else {
                 return Ok(());
             };
-            meet(&node, others).await
+            meet(&node, others, timeout).await
         }
         Action::Promote { member, mode, .. } => {
             let Some(node) = connect(members, *member, timeout).await? else {
@@ -83,7 +87,7 @@ async fn act(action: &Action, members: &[Member], timeout: Duration) -> Result<(
             admit(&node).await?;
             node.replicate(*primary).await
         }
-        Action::Calm {
+        Action::RestoreNodeTimeout {
             member,
             node_timeout,
         } => {
@@ -97,18 +101,24 @@ async fn act(action: &Action, members: &[Member], timeout: Duration) -> Result<(
     }
 }
 
-/// None: the member has no address any more, so there is nothing to do.
+/// Connects to the node that was observed, and to no other: its server proves its id first. None: it is not there any more, so there
+/// is nothing to do.
 async fn connect(
     members: &[Member],
     index: Index,
     timeout: Duration,
 ) -> Result<Option<NodeClient>, NodeError> {
-    match members.get(index).and_then(|member| member.place.address) {
-        Some(address) => NodeClient::connect(&Endpoint::new(address.client(), timeout))
-            .await
-            .map(Some),
+    let member = members.get(index);
+    let observed = member.and_then(|one| Some((one.expected.address?, one.report()?.id())));
+    match observed {
+        Some((address, id)) => prove(Peer { id, address }, timeout).await.map(Some),
         None => Ok(None),
     }
+}
+
+async fn prove(Peer { id, address }: Peer, timeout: Duration) -> Result<NodeClient, NodeError> {
+    let endpoint = Endpoint::new(address.client(), timeout).expecting(id);
+    NodeClient::connect(&endpoint).await
 }
 
 /// `ADDSLOTSRANGE` and `DELSLOTSRANGE` came with 7.0.
@@ -120,7 +130,7 @@ fn knows_ranges(members: &[Member], index: Index) -> bool {
 }
 
 /// A node that starts without a memory of its own (no nodes.conf) refuses to feed replicas until it has been given a role: the
-/// replica of a primary that has come back empty at the same address must not copy the emptiness. See `start.sh`.
+/// replica of a primary that has come back empty at the same address must not copy the emptiness. See `build::start_script`.
 fn admission() -> Cmd {
     let mut command = cmd("ACL");
     command
@@ -143,9 +153,12 @@ async fn assign(
 ) -> Result<(), NodeError> {
     let mut commands = pipe();
     match how {
-        Assignment::Alone { epoch, hurry } => {
-            if let Some(hurry) = hurry {
-                let value = hurry.as_millis().to_string();
+        Assignment::Alone {
+            epoch,
+            formation_node_timeout,
+        } => {
+            if let Some(formation_node_timeout) = formation_node_timeout {
+                let value = formation_node_timeout.as_millis().to_string();
                 commands
                     .cmd("CONFIG")
                     .arg("SET")
@@ -156,7 +169,7 @@ async fn assign(
             add(&mut commands, "ADDSLOTS", ranges, by_range);
         }
         Assignment::Joined => add(&mut commands, "ADDSLOTS", ranges, by_range),
-        // In one transaction: between the commands the node must not tell the others of a claim with an old epoch.
+        // In one transaction: between the commands the node must not gossip a claim with an old epoch.
         Assignment::Recreated { listed } => {
             commands.atomic();
             if !listed.is_empty() {
@@ -186,17 +199,29 @@ fn add(commands: &mut Pipeline, what: &str, ranges: &[SlotRange], by_range: bool
     }
 }
 
-async fn meet(node: &NodeClient, others: &[NodeAddress]) -> Result<(), NodeError> {
+/// Introduces those that prove their ids; then says why another one was left out.
+async fn meet(node: &NodeClient, others: &[Peer], timeout: Duration) -> Result<(), NodeError> {
+    let proofs: Vec<(Peer, Result<NodeClient, NodeError>)> = stream::iter(others.iter().copied())
+        .map(|peer| async move { (peer, prove(peer, timeout).await) })
+        .buffered(CONCURRENCY)
+        .collect()
+        .await;
     let mut commands = pipe();
-    for other in others {
-        commands
-            .cmd("CLUSTER")
-            .arg("MEET")
-            .arg(other.ip.to_string())
-            .arg(other.port)
-            .arg(other.bus_port);
+    let mut refused = Ok(());
+    for (Peer { address, .. }, proof) in proofs {
+        match proof {
+            Ok(_) => {
+                let command = commands.cmd("CLUSTER").arg("MEET");
+                command.arg(address.ip.to_string());
+                command.arg(address.port).arg(address.bus_port);
+            }
+            Err(error) => refused = Err(error),
+        }
     }
-    node.ask_all::<()>("CLUSTER MEET", &commands).await
+    if !commands.is_empty() {
+        node.ask_all::<()>("CLUSTER MEET", &commands).await?;
+    }
+    refused
 }
 
 /// On all nodes at once. A node that has forgotten it already is content.

@@ -1,11 +1,12 @@
 //! The members of a cluster and what each of them says.
 
+use super::identity::KnownNodes;
 use common::cluster::{
     info::{ReplicationInfo, ServerInfo},
     topology::{ClusterInfo, ClusterNode, NodeAddress, NodeId, NodesView},
 };
 use k8s_openapi::jiff::Timestamp;
-use std::time::Duration;
+use std::{fmt, time::Duration};
 
 /// What a cluster is to be.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -14,15 +15,17 @@ pub struct Wanted {
     pub shards: usize,
     /// Replicas of each primary.
     pub replicas_per_shard: usize,
-    /// Whether data outlives a process. Where it does, nothing is ever created in the place of a node that may return.
+    /// Whether data outlives a process. Where it does, nothing is ever created instead of a node that may return.
     pub persistent: bool,
-    /// Whether the cluster has served every slot before. Nobody can see this any more once every node has lost its data.
+    /// Whether the cluster has served every slot before. It cannot be observed any more once every node has lost its data.
     pub formed_before: bool,
     /// The node timeout the servers are configured with.
     pub node_timeout: Duration,
     /// How long a member may be missing before the others form the cluster without it, and how long a majority may be
     /// missing before replicas take over without it.
     pub patience: Duration,
+    /// The node ids recorded in the status. Empty: nothing is recorded yet.
+    pub known: KnownNodes,
 }
 
 impl Wanted {
@@ -37,9 +40,9 @@ impl Wanted {
     }
 }
 
-/// One place of the cluster: a pod, or a process in a test. Its role is whatever its node says.
+/// A node that the cluster is to have: a pod, or a process in a test. Its role is whatever its server reports.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Place {
+pub struct ExpectedNode {
     /// Name of the pod.
     pub pod: String,
     /// The shard it belongs to, from 0.
@@ -48,19 +51,21 @@ pub struct Place {
     pub ordinal: usize,
     /// Where it listens, if it has an address now.
     pub address: Option<NodeAddress>,
-    /// The machine it runs on.
-    pub machine: Option<String>,
-    /// Whether it is on its way out.
-    pub leaving: bool,
-    /// Since when it has been waited for in vain: later than its last start. None: nobody but the silence says that it is down.
+    /// Whether the address is sure to be the pod's: it is not while the pod's Kubernetes node is not Ready.
+    pub address_is_current: bool,
+    /// Name of the Kubernetes node that the pod runs on.
+    pub kubernetes_node: Option<String>,
+    /// Whether the pod is being deleted.
+    pub terminating: bool,
+    /// Start of the outage, not before the last start of the container. None while Kubernetes reports the pod as ready.
     pub down_since: Option<Timestamp>,
 }
 
-/// A place and what its node said.
+/// An expected node and what its server reported.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Member {
-    /// The place.
-    pub place: Place,
+    /// The expected node.
+    pub expected: ExpectedNode,
     /// The answer.
     pub answer: Answer,
 }
@@ -71,11 +76,32 @@ pub enum Answer {
     /// There is nothing to ask; in words.
     Absent(String),
     /// It did not answer; in words.
-    Silent(String),
+    Unresponsive(String),
     /// It is loading its data.
     Loading,
+    /// The server at the address belongs to another cluster.
+    Foreign(ForeignNode),
     /// It answered.
     Report(Box<Report>),
+}
+
+/// A server at an expected address that is not this cluster's.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct ForeignNode {
+    /// Its node id.
+    pub id: NodeId,
+    /// Other nodes in its table.
+    pub known_nodes: usize,
+}
+
+impl fmt::Display for ForeignNode {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            out,
+            "its address is answered by node {} of another cluster",
+            self.id.short()
+        )
+    }
 }
 
 /// Everything a node says about itself and about the others, at one moment.
@@ -89,14 +115,14 @@ pub struct Report {
     pub server: ServerInfo,
     /// Its part in replication.
     pub replication: ReplicationInfo,
-    /// Keys it holds.
+    /// Keys it blockers.
     pub keys: u64,
     /// The node timeout it runs with.
     pub node_timeout: Duration,
 }
 
 impl Report {
-    /// The node by its own word.
+    /// The node's own line.
     pub fn own(&self) -> &ClusterNode {
         self.view.myself()
     }
@@ -127,17 +153,20 @@ impl Member {
     pub fn report(&self) -> Option<&Report> {
         match &self.answer {
             Answer::Report(report) => Some(report),
-            Answer::Absent(_) | Answer::Silent(_) | Answer::Loading => None,
+            Answer::Absent(_) | Answer::Unresponsive(_) | Answer::Foreign(_) | Answer::Loading => {
+                None
+            }
         }
     }
 
     /// Its pod, and why it gave no report.
-    pub fn explained(&self) -> String {
-        let pod = &self.place.pod;
-        match &self.answer {
-            Answer::Report(_) => pod.clone(),
-            Answer::Loading => format!("{pod} (it is loading its data)"),
-            Answer::Absent(why) | Answer::Silent(why) => format!("{pod} ({why})"),
-        }
+    pub fn explained(&self) -> (String, String) {
+        let why = match &self.answer {
+            Answer::Report(_) => "answers".to_owned(),
+            Answer::Loading => "loading its data".to_owned(),
+            Answer::Foreign(foreign) => foreign.to_string(),
+            Answer::Absent(why) | Answer::Unresponsive(why) => why.clone(),
+        };
+        (self.expected.pod.clone(), why)
     }
 }

@@ -1,10 +1,11 @@
-//! The Redis half of the controller: what the nodes say, what is wrong with it, and the steps that mend it.
+//! The Redis half of the controller: what the nodes say, what is wrong with it, and the steps that repair it.
 //!
 //! It knows nothing of Kubernetes. [`observe`] asks the nodes, [`survey`] and [`assess`] think about the answers,
 //! [`plan`] decides, [`execute`] acts.
 
 pub mod assess;
 pub mod execute;
+pub mod identity;
 pub mod member;
 pub mod observe;
 pub mod plan;

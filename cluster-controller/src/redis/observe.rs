@@ -1,6 +1,6 @@
 //! Asks every node for its own view: all at once, each in one round trip, each within a short time.
 
-use super::member::{Answer, Member, Place, Report};
+use super::member::{Answer, ExpectedNode, Member, Report};
 use common::cluster::{
     endpoint::Endpoint,
     info::Info,
@@ -15,20 +15,20 @@ use std::time::Duration;
 const CONCURRENCY: usize = 64;
 const NODE_TIMEOUT: &str = "cluster-node-timeout";
 
-/// Asks the nodes at all places. The members come in the order of the places.
-pub async fn observe(places: &[Place], timeout: Duration) -> Vec<Member> {
-    stream::iter(places.iter().cloned())
-        .map(|place| async move {
-            let answer = ask(&place, timeout).await;
-            Member { place, answer }
+/// Asks every expected node. The members come in the same order.
+pub async fn observe(expected: &[ExpectedNode], timeout: Duration) -> Vec<Member> {
+    stream::iter(expected.iter().cloned())
+        .map(|expected| async move {
+            let answer = ask(&expected, timeout).await;
+            Member { expected, answer }
         })
         .buffered(CONCURRENCY)
         .collect()
         .await
 }
 
-async fn ask(place: &Place, timeout: Duration) -> Answer {
-    let Some(address) = place.address else {
+async fn ask(expected: &ExpectedNode, timeout: Duration) -> Answer {
+    let Some(address) = expected.address else {
         return Answer::Absent("it has no address".to_owned());
     };
     // Connecting and the answer each have this bound already; together they have it once more.
@@ -39,8 +39,8 @@ async fn ask(place: &Place, timeout: Duration) -> Answer {
     match report.await {
         Ok(Ok(Some(report))) => Answer::Report(Box::new(report)),
         Ok(Ok(None) | Err(NodeError::Loading { .. })) => Answer::Loading,
-        Ok(Err(error)) => Answer::Silent(error.to_string()),
-        Err(_) => Answer::Silent(format!("no answer from {address} in time")),
+        Ok(Err(error)) => Answer::Unresponsive(error.to_string()),
+        Err(_) => Answer::Unresponsive(format!("no answer from {address} in time")),
     }
 }
 

@@ -3,10 +3,10 @@
 use super::member::{Answer, Member, Report, Wanted};
 use common::cluster::{
     slots::{SLOT_COUNT, Slot, SlotSet},
-    topology::{Flag, NodeId},
+    topology::{Flag, NodeAddress, NodeId},
 };
 use k8s_openapi::jiff::Timestamp;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 /// Index of a member.
 pub type Index = usize;
@@ -25,19 +25,19 @@ pub struct Live<'a> {
 impl Live<'_> {
     /// Name of its pod.
     pub fn pod(&self) -> &str {
-        &self.member.place.pod
+        &self.member.expected.pod
     }
 
     /// Its shard.
     pub fn shard(&self) -> usize {
-        self.member.place.shard
+        self.member.expected.shard
     }
 }
 
-/// A node that is in somebody's table and did not answer at any place.
+/// A node that a table lists and that answered at no expected address.
 #[derive(Clone, Debug, Default)]
-pub struct Ghost {
-    /// Slots that are its own as far as anybody knows, and nobody else's with a newer epoch.
+pub struct MissingNode {
+    /// Slots whose newest claim is its own.
     pub slots: SlotSet,
     /// Whether any table still lists slots for it.
     pub listed_with_slots: bool,
@@ -45,8 +45,24 @@ pub struct Ghost {
     pub known_by: Vec<Index>,
     /// Members that call themselves its replica.
     pub replicas: Vec<Index>,
-    /// Whether every member that has it in its table holds it for failed, without address or without link.
-    pub given_up_by_all: bool,
+    /// Whether every member that has it in its table reports it as failed, without address or without link. If not, it is alive:
+    /// what it claims is never overruled.
+    pub unreachable_by_all: bool,
+    /// The expected pod that it was last seen in, while that pod gives no report: it may come back there.
+    pub pod: Option<String>,
+    /// Its last known address.
+    pub address: Option<NodeAddress>,
+}
+
+impl MissingNode {
+    /// Whether it lives at an address that is none of the cluster's pods': added by hand, or of a shard that is no longer wanted.
+    pub fn is_outside(&self, expected: &HashSet<NodeAddress>) -> bool {
+        !self.unreachable_by_all
+            && self.pod.is_none()
+            && self
+                .address
+                .is_some_and(|address| !expected.contains(&address))
+    }
 }
 
 /// Everything that follows from the answers.
@@ -58,11 +74,11 @@ pub struct Survey<'a> {
     pub members: &'a [Member],
     /// Those that answered.
     pub live: Vec<Live<'a>>,
-    /// The ghosts.
-    pub ghosts: BTreeMap<NodeId, Ghost>,
-    /// The owner of each shard: the member that owns most of the slots owned within the shard.
-    pub owners: Vec<Option<Index>>,
-    /// Slots nobody owns and nobody is listed with.
+    /// The missing.
+    pub missing: BTreeMap<NodeId, MissingNode>,
+    /// The primary of each shard: the member that owns most of the slots owned within the shard.
+    pub primaries: Vec<Option<Index>>,
+    /// Slots without any claim.
     pub free: SlotSet,
     by_id: HashMap<NodeId, Index>,
 }
@@ -86,26 +102,35 @@ impl<'a> Survey<'a> {
             .iter()
             .map(|one| (one.report.id(), one.index))
             .collect();
-        let mut ghosts = find_ghosts(&live, &by_id);
+        let mut missing = find_missing(&live, &by_id);
+        for (id, missing_node) in &mut missing {
+            missing_node.pod = last_pod(wanted, members, *id);
+        }
         let owned = owned(&live, &by_id);
         let free = owned
             .values()
             .fold(SlotSet::full(), |free, slots| free.difference(slots));
-        for (id, ghost) in &mut ghosts {
-            ghost.slots = owned.get(id).cloned().unwrap_or_default();
+        for (id, missing_node) in &mut missing {
+            missing_node.slots = owned.get(id).cloned().unwrap_or_default();
         }
-        let owners = (0..wanted.shards)
-            .map(|shard| owner_of_shard(shard, &live, &owned))
+        let primaries = (0..wanted.shards)
+            .map(|shard| primary_of_shard(shard, &live, &owned))
             .collect();
         Self {
             wanted,
             members,
             live,
-            ghosts,
-            owners,
+            missing,
+            primaries,
             free,
             by_id,
         }
+    }
+
+    /// The addresses of the expected nodes.
+    pub fn addresses(&self) -> HashSet<NodeAddress> {
+        let members = self.members.iter();
+        members.filter_map(|one| one.expected.address).collect()
     }
 
     /// The member that answered with this id.
@@ -118,9 +143,9 @@ impl<'a> Survey<'a> {
         self.live.iter().find(|one| one.index == index).copied()
     }
 
-    /// The owner of a shard.
-    pub fn owner(&self, shard: usize) -> Option<Live<'a>> {
-        self.by_index((*self.owners.get(shard)?)?)
+    /// The primary of a shard.
+    pub fn primary_of(&self, shard: usize) -> Option<Live<'a>> {
+        self.by_index((*self.primaries.get(shard)?)?)
     }
 
     /// The members of a shard that answered.
@@ -136,27 +161,27 @@ impl<'a> Survey<'a> {
         self.members.len() == self.wanted.nodes() && self.live.len() == self.members.len()
     }
 
-    /// Whether every node of the shard answered: a ghost of this shard then has no place left to come back to.
+    /// Whether every node of the shard answered: a missing node of this shard then has no pod left to come back in.
     pub fn shard_all_live(&self, shard: usize) -> bool {
-        let places = self
+        let expected = self
             .members
             .iter()
-            .filter(|member| member.place.shard == shard);
+            .filter(|member| member.expected.shard == shard);
         let (mut count, mut answered) = (0, 0);
-        for member in places {
+        for member in expected {
             count += 1;
             answered += usize::from(member.report().is_some());
         }
         count == self.wanted.nodes_per_shard() && answered == count
     }
 
-    /// Whether nobody owns or remembers anything: the cluster has yet to be formed.
+    /// Whether no node has slots, keys or a role: the cluster has yet to be formed.
     pub fn is_fresh(&self) -> bool {
         self.free.len() == usize::from(SLOT_COUNT)
             && self.live.iter().all(|one| one.report.is_blank())
     }
 
-    /// Owners that answered, and owners in all. A majority of them elects.
+    /// Primaries that answered, and primaries in all. A majority of them elects.
     pub fn quorum(&self) -> (usize, usize) {
         let live = self
             .live
@@ -164,14 +189,14 @@ impl<'a> Survey<'a> {
             .filter(|one| one.report.own().is_primary() && !one.report.own().slots.is_empty())
             .count();
         let gone = self
-            .ghosts
+            .missing
             .values()
-            .filter(|ghost| !ghost.slots.is_empty())
+            .filter(|missing_node| !missing_node.slots.is_empty())
             .count();
         (live, live + gone)
     }
 
-    /// Whether the owners that answered are the majority.
+    /// Whether the primaries that answered are the majority.
     pub fn has_quorum(&self) -> bool {
         let (live, all) = self.quorum();
         live * 2 > all
@@ -182,12 +207,12 @@ impl<'a> Survey<'a> {
     pub fn patience_is_over(&self, shard: usize, now: Timestamp) -> bool {
         self.members
             .iter()
-            .filter(|member| member.place.shard == shard)
+            .filter(|member| member.expected.shard == shard)
             .all(|member| match &member.answer {
                 Answer::Report(_) => true,
                 Answer::Loading => false,
-                Answer::Absent(_) | Answer::Silent(_) => {
-                    member.place.down_since.is_some_and(|since| {
+                Answer::Absent(_) | Answer::Unresponsive(_) | Answer::Foreign(_) => {
+                    member.expected.down_since.is_some_and(|since| {
                         now.duration_since(since).unsigned_abs() >= self.wanted.patience
                             && now >= since
                     })
@@ -199,7 +224,7 @@ impl<'a> Survey<'a> {
     pub fn loading_in(&self, shard: usize) -> Option<&'a Member> {
         self.members
             .iter()
-            .find(|member| member.place.shard == shard && member.answer == Answer::Loading)
+            .find(|member| member.expected.shard == shard && member.answer == Answer::Loading)
     }
 
     /// The shard a slot belongs to in a new cluster.
@@ -210,33 +235,45 @@ impl<'a> Survey<'a> {
     }
 }
 
-/// All nodes in tables that did not answer at any place; handshakes are not yet nodes.
-fn find_ghosts(live: &[Live<'_>], by_id: &HashMap<NodeId, Index>) -> BTreeMap<NodeId, Ghost> {
-    let mut ghosts: BTreeMap<NodeId, Ghost> = BTreeMap::new();
+/// The pod that a node was last seen in, if that pod is expected and gives no report now.
+fn last_pod(wanted: &Wanted, members: &[Member], id: NodeId) -> Option<String> {
+    let pod = wanted.known.get(&id)?;
+    let member = members.iter().find(|one| one.expected.pod == *pod)?;
+    member.report().is_none().then(|| pod.clone())
+}
+
+/// All nodes in tables that answered at no expected address; handshakes are not yet nodes.
+fn find_missing(
+    live: &[Live<'_>],
+    by_id: &HashMap<NodeId, Index>,
+) -> BTreeMap<NodeId, MissingNode> {
+    let mut missing: BTreeMap<NodeId, MissingNode> = BTreeMap::new();
     for one in live {
         for node in one.report.view.others() {
             if by_id.contains_key(&node.id) || node.flags.has(Flag::Handshake) {
                 continue;
             }
-            let ghost = ghosts.entry(node.id).or_insert_with(|| Ghost {
-                given_up_by_all: true,
-                ..Ghost::default()
+            let missing_node = missing.entry(node.id).or_insert_with(|| MissingNode {
+                unreachable_by_all: true,
+                ..MissingNode::default()
             });
-            ghost.known_by.push(one.index);
-            ghost.listed_with_slots |= !node.slots.is_empty();
-            ghost.given_up_by_all &= node.is_failing() || node.address.is_none() || !node.linked;
+            missing_node.known_by.push(one.index);
+            missing_node.address = missing_node.address.or(node.address);
+            missing_node.listed_with_slots |= !node.slots.is_empty();
+            missing_node.unreachable_by_all &=
+                node.is_failing() || node.address.is_none() || !node.linked;
         }
         if let Some(primary) = one.report.own().primary
-            && let Some(ghost) = ghosts.get_mut(&primary)
+            && let Some(missing_node) = missing.get_mut(&primary)
         {
-            ghost.replicas.push(one.index);
+            missing_node.replicas.push(one.index);
         }
     }
-    ghosts
+    missing
 }
 
-/// Who owns what: the newest claim to a slot wins. Of a member that answered only its own word counts; of a ghost, what the
-/// others remember of it.
+/// Who owns what: the newest claim to a slot wins. Of a member that answered only its own claim counts; of a missing node, what the
+/// others list.
 fn owned(live: &[Live<'_>], by_id: &HashMap<NodeId, Index>) -> HashMap<NodeId, SlotSet> {
     let mut claims: Vec<(u64, NodeId, &SlotSet)> = live
         .iter()
@@ -263,7 +300,7 @@ fn owned(live: &[Live<'_>], by_id: &HashMap<NodeId, Index>) -> HashMap<NodeId, S
     owned
 }
 
-fn owner_of_shard(
+fn primary_of_shard(
     shard: usize,
     live: &[Live<'_>],
     owned: &HashMap<NodeId, SlotSet>,

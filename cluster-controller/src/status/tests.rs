@@ -1,18 +1,20 @@
 use super::*;
 use crate::{
     errors::ReconcileError,
-    pace,
     redis::{
         assess::assess,
-        member::{Answer, Member, Place, Report, Wanted},
-        plan::{Hold, Plan, plan},
+        identity::known_nodes,
+        member::{Answer, ExpectedNode, ForeignNode, Member, Report, Wanted},
+        plan::{Blocker, Plan, plan},
+        survey::Survey,
     },
+    requeue,
     validate::{shape, tests::example, validate},
 };
 use common::{
     cluster::{
         info::{ReplicationInfo, ServerInfo, UpstreamLink},
-        topology::{ClusterInfo, NodeAddress, NodesView},
+        topology::{ClusterInfo, NodeAddress, NodeId, NodesView},
     },
     kubernetes::conditions::find,
 };
@@ -53,7 +55,7 @@ fn line(index: usize, myself: bool) -> String {
 fn member(index: usize) -> Member {
     let view: String = (0..6).map(|other| line(other, other == index)).collect();
     Member {
-        place: Place {
+        expected: ExpectedNode {
             pod: format!("shop-{}-{}", index / 2, index % 2),
             shard: index / 2,
             ordinal: index % 2,
@@ -61,8 +63,9 @@ fn member(index: usize) -> Member {
                 format!("10.0.0.{}", index + 1).parse().unwrap(),
                 6379,
             )),
-            machine: None,
-            leaving: false,
+            address_is_current: true,
+            kubernetes_node: None,
+            terminating: false,
             down_since: None,
         },
         answer: Answer::Report(Box::new(Report {
@@ -115,10 +118,29 @@ fn observed(hash: &str) -> Observed {
         (name, Arc::new(pod))
     };
     let members: Vec<Member> = (0..6).map(member).collect();
-    let names = members.iter().map(|member| member.place.pod.clone());
+    let names = members.iter().map(|member| member.expected.pod.clone());
     Observed {
         pods: names.map(pod).collect::<HashMap<_, _>>(),
         members,
+    }
+}
+
+/// A node is gone: it does not answer, and no other one has a link to it.
+fn lose(observed: &mut Observed, lost: &[usize]) {
+    for (index, member) in observed.members.iter_mut().enumerate() {
+        let Answer::Report(report) = &mut member.answer else {
+            continue;
+        };
+        let lines = (0..6).map(|other| match lost.contains(&other) {
+            true => line(other, other == index)
+                .replace("master - ", "master,fail - ")
+                .replace(" connected", " disconnected"),
+            false => line(other, other == index),
+        });
+        report.view = NodesView::parse(&lines.collect::<String>()).unwrap();
+    }
+    for index in lost {
+        observed.members[*index].answer = Answer::Unresponsive("no route".into());
     }
 }
 
@@ -126,40 +148,44 @@ fn status_of(object: &RedisCluster, observed: &Observed, second: i64) -> RedisCl
     look(object, observed, second, None, None).0
 }
 
-/// The status, and how soon to look again. `failed`: what keeps the spec from being acted upon; `hold`: all that is left to do.
+/// The status, and how soon to look again. `failed`: what keeps the spec from being acted upon; `blocker`: all that is left to do.
 fn look(
     object: &RedisCluster,
     observed: &Observed,
     second: i64,
-    failed: Option<&Trouble>,
-    hold: Option<Hold>,
+    failed: Option<&Failure>,
+    blocker: Option<Blocker>,
 ) -> (RedisClusterStatus, Duration) {
     let now = Timestamp::from_second(second).unwrap();
     let shape = shape(object).unwrap();
     let validated = validate(object, None, now);
     let wrong = validated.as_ref().err();
-    let wrong = wrong.map(|error| Trouble::of(&ReconcileError::from(error.clone())));
-    let wanted: Wanted = crate::observe::wanted(&shape, formed_before(object));
-    let assessment = assess(&wanted, &observed.members);
-    let plan = match hold {
-        Some(hold) => Plan {
-            holds: vec![hold],
+    let wrong = wrong.map(|error| Failure::of(&ReconcileError::from(error.clone())));
+    let known = known_before(object);
+    let wanted: Wanted = crate::observe::wanted(&shape, formed_before(object), known);
+    let survey = Survey::of(&wanted, &observed.members);
+    let known = known_nodes(&wanted, &observed.members);
+    let assessment = assess(&survey);
+    let plan = match blocker {
+        Some(blocker) => Plan {
+            blockers: vec![blocker],
             ..Plan::default()
         },
-        None => plan(&wanted, &observed.members, now),
+        None => plan(&survey, now),
     };
     let found = Findings {
         shape: &shape,
         cluster: validated.as_ref().ok(),
-        trouble: wrong.as_ref().or(failed),
+        failure: wrong.as_ref().or(failed),
         observed,
+        known: &known,
         assessment: &assessment,
         plan: &plan,
     };
     let status = compute(object, &found, now);
-    let outcome = match found.trouble {
-        Some(trouble) => pace::troubled(trouble.reason, &status, &found, now),
-        None => pace::outcome(&status, &found, now),
+    let outcome = match found.failure {
+        Some(failure) => requeue::failed(failure.reason, &status, &found, now),
+        None => requeue::outcome(&status, &found, now),
     };
     (status, outcome.again.unwrap())
 }
@@ -208,7 +234,7 @@ fn a_lost_primary_is_down_and_stays_formed() {
     let mut object = example();
     let mut observed = observed(&hash(&object));
     object.status = Some(status_of(&object, &observed, 10));
-    observed.members[2].answer = Answer::Silent("no route".into());
+    lose(&mut observed, &[2]);
     let status = status_of(&object, &observed, 20);
     assert_eq!(status.phase.as_deref(), Some("Down"));
     assert_eq!(status.slots.ok, 16384 - 5461);
@@ -216,14 +242,54 @@ fn a_lost_primary_is_down_and_stays_formed() {
     assert_eq!(verdict(&status, "QuorumHealthy").0, "True");
     assert_eq!(
         verdict(&status, "Ready"),
-        ("False".into(), "NotWhole".into())
+        ("False".into(), "NotHealthy".into())
     );
-    observed.members[4].answer = Answer::Absent("the pod is being deleted".into());
+    lose(&mut observed, &[2, 4]);
     let status = status_of(&object, &observed, 30);
     assert_eq!(
         verdict(&status, "QuorumHealthy"),
         ("False".into(), "MajorityLost".into())
     );
+}
+
+/// The controller is not a witness that counts more than the node's peers.
+#[test]
+fn a_primary_that_its_peers_reach_is_not_down() {
+    let mut object = example();
+    let mut observed = observed(&hash(&object));
+    object.status = Some(status_of(&object, &observed, 10));
+    observed.members[2].answer = Answer::Unresponsive("no answer in time".into());
+    let status = status_of(&object, &observed, 20);
+    assert_eq!(status.phase.as_deref(), Some("Degraded"));
+    assert_eq!(status.slots.ok, 16384);
+    assert_eq!(verdict(&status, "Available").0, "True");
+}
+
+#[test]
+fn a_foreign_server_is_named_in_ready() {
+    let mut object = example();
+    let mut observed = observed(&hash(&object));
+    object.status = Some(status_of(&object, &observed, 10));
+    let known = &object.status.as_ref().unwrap().nodes;
+    assert_eq!(known.len(), 6);
+    let report = observed.members[2].report().unwrap();
+    let foreign = ForeignNode {
+        id: NodeId::from_bytes([7; 20]),
+        known_nodes: report.view.nodes().len(),
+    };
+    lose(&mut observed, &[2]);
+    observed.members[2].answer = Answer::Foreign(foreign);
+    let status = status_of(&object, &observed, 20);
+    let ready = find(&status.conditions, "Ready").unwrap();
+    assert_eq!(ready.reason, "ForeignNode");
+    assert!(
+        ready.message.starts_with("pod shop-1-0:"),
+        "{}",
+        ready.message
+    );
+    assert!(ready.message.len() <= 256, "{}", ready.message);
+    let still = status.nodes.iter().any(|node| node.pod == "shop-1-0");
+    assert!(still, "the node that is away is forgotten");
 }
 
 #[test]
@@ -278,7 +344,7 @@ fn a_wrong_edit_hides_nothing_of_the_nodes() {
     assert!(whole.message.unwrap().contains("redis-9"));
     let image = object.status.as_ref().unwrap().version.image.clone();
     assert_eq!(whole.version.image, image);
-    observed.members[2].answer = Answer::Silent("no route".into());
+    lose(&mut observed, &[2]);
     let down = status_of(&object, &observed, 30);
     assert_eq!(down.phase.as_deref(), Some("Down"));
     assert_eq!(verdict(&down, "Available").0, "False");
@@ -291,18 +357,18 @@ fn a_refusal_is_an_answer_and_a_hiccup_is_none() {
     let observed = observed(&hash(&object));
     object.status = Some(status_of(&object, &observed, 10));
     object.metadata.generation = Some(2);
-    let trouble = |passing| Trouble {
+    let failure = |transient| Failure {
         reason: "RefusedByServer",
         message: "apply StatefulSet team/shop-0: refused".into(),
-        passing,
+        transient,
     };
-    let (refused, again) = look(&object, &observed, 20, Some(&trouble(false)), None);
+    let (refused, again) = look(&object, &observed, 20, Some(&failure(false)), None);
     let ready = ("False".to_owned(), "RefusedByServer".to_owned());
     assert_eq!(verdict(&refused, "Ready"), ready);
     assert_eq!(refused.observed_generation, Some(2));
     assert!(refused.message.unwrap().contains("StatefulSet team/shop-0"));
     assert_eq!(again.as_secs(), 30);
-    let (hiccup, _) = look(&object, &observed, 20, Some(&trouble(true)), None);
+    let (hiccup, _) = look(&object, &observed, 20, Some(&failure(true)), None);
     assert_eq!(verdict(&hiccup, "Ready").0, "True");
     assert_eq!(verdict(&hiccup, "Progressing").0, "True");
     assert_eq!(hiccup.observed_generation, Some(1));
@@ -327,7 +393,7 @@ fn a_cluster_that_serves_is_formed() {
     );
     // It stays formed whatever comes.
     object.status = Some(later);
-    observed.members[0].answer = Answer::Silent("no route".into());
+    observed.members[0].answer = Answer::Unresponsive("no route".into());
     let down = status_of(&object, &observed, 200);
     assert_eq!(verdict(&down, "Formed").0, "True");
     // Nodes that do not serve yet have not formed a cluster.
@@ -367,7 +433,7 @@ fn looks_become_seldom_when_nothing_happens() {
         Some(vec![serde_json::from_value(container).unwrap()]);
     assert_eq!(again(&object, &observed, 100 + 601).1, 300);
     // What only a person can end.
-    let lost = Hold::SlotsLost {
+    let lost = Blocker::SlotsLost {
         slots: "0-5461".into(),
         count: 5462,
     };

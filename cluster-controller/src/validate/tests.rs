@@ -112,7 +112,7 @@ fn the_nodes_are_looked_after_by_what_cannot_change() {
 #[test]
 fn the_restart_hash_is_pinned() {
     let cluster = validate(&example(), None, Timestamp::UNIX_EPOCH).unwrap();
-    assert_eq!(cluster.restart_hash, "v1-b5c2e6ddcbe28854400b080b31e7e440");
+    assert_eq!(cluster.restart_hash, "v1-fc8ee193854597184f3d091475ba1f69");
     let mut other = example();
     other.spec.paused = true;
     other.spec.pod_disruption_budget.enabled = false;

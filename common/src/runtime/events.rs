@@ -32,7 +32,48 @@ struct Message {
     note: String,
 }
 
+/// An Event about an object that is known elsewhere: for code that decides what to report and does no I/O.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EventNote {
+    warning: bool,
+    reason: String,
+    action: String,
+    note: String,
+}
+
+impl EventNote {
+    /// Something went as it should.
+    pub fn normal(reason: &str, action: &str, note: &str) -> Self {
+        Self::new(false, reason, action, note)
+    }
+
+    /// Something needs attention.
+    pub fn warning(reason: &str, action: &str, note: &str) -> Self {
+        Self::new(true, reason, action, note)
+    }
+
+    fn new(warning: bool, reason: &str, action: &str, note: &str) -> Self {
+        Self {
+            warning,
+            reason: reason.to_owned(),
+            action: action.to_owned(),
+            note: note.to_owned(),
+        }
+    }
+}
+
 impl Events {
+    /// Publishes all of them, in this order.
+    pub fn publish_all(&self, regarding: &ObjectReference, events: Vec<EventNote>) {
+        for event in events {
+            let kind = match event.warning {
+                true => EventType::Warning,
+                false => EventType::Normal,
+            };
+            self.send(regarding, kind, &event.reason, &event.action, &event.note);
+        }
+    }
+
     /// Starts the background publisher; it ends when the last clone is dropped.
     pub fn start(client: Client, controller: &str, instance: &str) -> (Self, JoinHandle<()>) {
         let (sender, receiver) = mpsc::channel(QUEUE);

@@ -6,7 +6,10 @@ use super::{
 };
 use crate::{drive::drive, redis::RedisServer, wait::eventually};
 use anyhow::{Result, ensure};
-use cluster_controller::redis::member::{Place, Wanted};
+use cluster_controller::redis::{
+    identity::KnownNodes,
+    member::{ExpectedNode, Wanted},
+};
 use common::cluster::topology::NodeAddress;
 use futures::future::try_join_all;
 use std::time::{Duration, Instant};
@@ -54,10 +57,10 @@ async fn nodes(age: Duration) -> Result<Vec<RedisServer>> {
 
 /// Until every node says that the cluster is healthy, replicas linked.
 async fn ours(nodes: &[RedisServer]) -> Result<f64> {
-    let places: Vec<Place> = nodes
+    let expected: Vec<ExpectedNode> = nodes
         .iter()
         .enumerate()
-        .map(|(index, node)| place(index, node))
+        .map(|(index, node)| expected_node(index, node))
         .collect();
     let wanted = Wanted {
         shards: SHARDS,
@@ -66,27 +69,29 @@ async fn ours(nodes: &[RedisServer]) -> Result<f64> {
         formed_before: false,
         node_timeout: Duration::from_secs(5),
         patience: Duration::from_secs(30),
+        known: KnownNodes::new(),
     };
     let started = Instant::now();
-    let drive = drive(&wanted, &places, LIMIT).await;
+    let drive = drive(&wanted, &expected, LIMIT).await;
     let time = started.elapsed();
     ensure!(
-        drive.assessment.is_whole(),
+        drive.assessment.is_healthy(),
         "not healthy: {:?}",
         drive.assessment.problems
     );
     Ok(time.as_secs_f64())
 }
 
-fn place(index: usize, node: &RedisServer) -> Place {
+fn expected_node(index: usize, node: &RedisServer) -> ExpectedNode {
     let address = node.address();
-    Place {
+    ExpectedNode {
         pod: format!("bench-{index}"),
         shard: index % SHARDS,
         ordinal: index / SHARDS,
         address: Some(NodeAddress::new(address.ip(), address.port())),
-        machine: None,
-        leaving: false,
+        address_is_current: true,
+        kubernetes_node: None,
+        terminating: false,
         down_since: None,
     }
 }

@@ -4,7 +4,7 @@
 use anyhow::{Context, Result};
 use cluster_controller::{
     build,
-    validate::{ValidatedCluster, validate},
+    validate::validate,
 };
 use k8s_openapi::{apimachinery::pkg::api::resource::Quantity, jiff::Timestamp};
 use std::{fmt::Write, fs, net::SocketAddr, path::Path, time::Duration};
@@ -49,7 +49,7 @@ impl PodFiles {
         let cluster = validate(&cluster, None, Timestamp::now())?;
         Ok(Self {
             configuration: build::redis_conf(&cluster),
-            start_script: start_script(&cluster),
+            start_script: build::start_script(storage == PodStorage::Volume, replicas > 0),
         })
     }
 
@@ -64,7 +64,7 @@ impl PodFiles {
         let directory = root.join("config");
         fs::create_dir_all(&directory)?;
         let (directory, data) = (path(&directory)?, path(data)?);
-        let mut text = self.configuration.replace("/data", data);
+        let mut text = self.configuration.clone();
         // A later line replaces an earlier one. Servers share the machine, so each listens at its own address only.
         let (ip, port) = (address.ip(), address.port());
         writeln!(text, "bind {ip}\nbind-source-addr {ip}\nport {port}")?;
@@ -76,11 +76,6 @@ impl PodFiles {
         let script = self.start_script.replace("/config", directory);
         Ok(script.replace("/data", data))
     }
-}
-
-/// The script that a pod's container runs.
-fn start_script(cluster: &ValidatedCluster) -> String {
-    build::start_script(cluster)
 }
 
 fn path(path: &Path) -> Result<&str> {

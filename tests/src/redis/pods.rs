@@ -7,7 +7,7 @@ use super::{
 };
 use crate::wait::eventually;
 use anyhow::{Context, Result, bail, ensure};
-use cluster_controller::redis::member::Place;
+use cluster_controller::redis::member::ExpectedNode;
 use common::cluster::{
     slots::{Slot, SlotSet},
     topology::{NodeAddress, NodeId, NodesView},
@@ -95,21 +95,22 @@ impl PodCluster {
     }
 
     /// The servers as the controller expects them.
-    pub fn places(&self) -> Vec<Place> {
-        let places = self.pods.iter().enumerate().map(|(index, pod)| {
+    pub fn expected(&self) -> Vec<ExpectedNode> {
+        let expected = self.pods.iter().enumerate().map(|(index, pod)| {
             let (shard, ordinal) = (self.shard(index), index % (1 + self.replicas));
             let address = pod.server.address();
-            Place {
+            ExpectedNode {
                 pod: format!("test-{shard}-{ordinal}"),
                 shard,
                 ordinal,
                 address: Some(NodeAddress::new(address.ip(), address.port())),
-                machine: None,
-                leaving: false,
+                address_is_current: true,
+                kubernetes_node: None,
+                terminating: false,
                 down_since: pod.down_since,
             }
         });
-        places.collect()
+        expected.collect()
     }
 
     /// Kills a server. What it was sent is checked first: its count ends with it.

@@ -3,20 +3,21 @@
 use super::{Action, Plan};
 use crate::redis::survey::Survey;
 
-/// Plans whom to forget. Only when every place of the cluster answers with another id is it certain that nobody comes
-/// back; only without slots and replicas is nothing lost. It is done on all nodes in one pass, since each keeps the id out for a
+/// Plans whom to forget. Only when every expected node answers with another id is it certain that none comes
+/// back; only without slots and replicas is nothing lost; a node that any of ours is linked to is alive. It is done on all nodes in one reconcile, since each keeps the id out for a
 /// minute only and then learns it again from one that still has it.
 pub fn forget(survey: &Survey<'_>, plan: &mut Plan) {
     if !survey.all_live() {
         return;
     }
-    for (id, ghost) in &survey.ghosts {
-        if ghost.listed_with_slots || !ghost.replicas.is_empty() {
+    for (id, missing_node) in &survey.missing {
+        let serves = missing_node.listed_with_slots || !missing_node.replicas.is_empty();
+        if serves || !missing_node.unreachable_by_all {
             continue;
         }
         let action = Action::Forget {
             id: *id,
-            on: ghost.known_by.clone(),
+            on: missing_node.known_by.clone(),
         };
         let reason = format!(
             "no pod has the id {} any more, and it has neither slots nor replicas",

@@ -1,10 +1,9 @@
 //! Addresses: every node has to know every other by its live address.
 
-use super::{Action, Hold, Plan};
+use super::{Action, Peer, Plan};
 use crate::redis::survey::{Live, Survey};
-use common::cluster::topology::{Flag, NodeAddress};
+use common::cluster::topology::Flag;
 use k8s_openapi::jiff::Timestamp;
-use std::collections::HashSet;
 
 /// Up to this many nodes each is introduced to each, which takes the least time. Larger clusters are introduced along
 /// chords, and gossip does the rest.
@@ -13,17 +12,12 @@ const MESH: usize = 32;
 /// Whom a node is to be introduced to.
 #[derive(Clone, Default)]
 struct Introduction {
-    others: Vec<NodeAddress>,
-    strangers: bool,
+    others: Vec<Peer>,
+    first_contact: bool,
 }
 
 /// Plans the introductions that are missing.
 pub fn introduce(survey: &Survey<'_>, now: Timestamp, plan: &mut Plan) {
-    let ours: HashSet<NodeAddress> = survey
-        .members
-        .iter()
-        .filter_map(|member| member.place.address)
-        .collect();
     let mut others: Vec<Introduction> = vec![Introduction::default(); survey.live.len()];
     for (first, second) in pairs(survey.live.len(), now) {
         let (Some(&a), Some(&b)) = (survey.live.get(first), survey.live.get(second)) else {
@@ -42,23 +36,30 @@ pub fn introduce(survey: &Survey<'_>, now: Timestamp, plan: &mut Plan) {
         if in_handshake(sender, receiver) || in_handshake(receiver, sender) {
             continue;
         }
-        let strangers = !acquainted(sender, receiver);
+        let first_contact = !acquainted(sender, receiver);
         // Of no use for the cluster, and its address is the next to be given to another pod.
-        if strangers && (sender.member.place.leaving || receiver.member.place.leaving) {
+        if first_contact
+            && (sender.member.expected.terminating || receiver.member.expected.terminating)
+        {
             continue;
         }
-        if let Some(hold) = merges_clusters(sender, receiver, &ours) {
-            if !plan.holds.contains(&hold) {
-                plan.holds.push(hold);
-            }
-            continue;
-        }
-        if let (Some(one), Some(address)) = (others.get_mut(from), receiver.member.place.address) {
-            one.others.push(address);
-            one.strangers |= strangers && survey.wanted.formed_before;
+        if let (Some(one), Some(address)) = (others.get_mut(from), receiver.member.expected.address)
+        {
+            one.others.push(Peer {
+                id: receiver.report.id(),
+                address,
+            });
+            one.first_contact |= first_contact;
         }
     }
-    for (sender, Introduction { others, strangers }) in survey.live.iter().zip(others) {
+    for (
+        sender,
+        Introduction {
+            others,
+            first_contact,
+        },
+    ) in survey.live.iter().zip(others)
+    {
         if others.is_empty() {
             continue;
         }
@@ -70,7 +71,7 @@ pub fn introduce(survey: &Survey<'_>, now: Timestamp, plan: &mut Plan) {
         let action = Action::Meet {
             member: sender.index,
             others,
-            strangers,
+            first_contact,
         };
         plan.step(action, reason);
     }
@@ -99,7 +100,7 @@ fn knows(a: Live<'_>, b: Live<'_>) -> bool {
     a.report
         .view
         .get(b.report.id())
-        .is_some_and(|node| node.address.is_some() && node.address == b.member.place.address)
+        .is_some_and(|node| node.address.is_some() && node.address == b.member.expected.address)
 }
 
 /// Whether one of them has heard of the other, at whatever address.
@@ -112,24 +113,5 @@ fn in_handshake(a: Live<'_>, b: Live<'_>) -> bool {
     a.report
         .view
         .others()
-        .any(|node| node.flags.has(Flag::Handshake) && node.address == b.member.place.address)
-}
-
-/// Two nodes that both have company and have never heard of each other may belong to two clusters: an address that was given to a
-/// pod of another cluster in the meantime looks like that. They do if one has a healthy link to a node at an address that is none of ours.
-fn merges_clusters(a: Live<'_>, b: Live<'_>, ours: &HashSet<NodeAddress>) -> Option<Hold> {
-    if acquainted(a, b) || a.report.is_alone() || b.report.is_alone() {
-        return None;
-    }
-    [a, b].into_iter().find_map(|one| {
-        let foreign = one.report.view.others().find_map(|node| {
-            let healthy = node.linked && !node.is_failing() && !node.flags.has(Flag::Handshake);
-            node.address
-                .filter(|address| healthy && !ours.contains(address))
-        })?;
-        Some(Hold::Foreign {
-            pod: one.pod().to_owned(),
-            address: foreign,
-        })
-    })
+        .any(|node| node.flags.has(Flag::Handshake) && node.address == b.member.expected.address)
 }

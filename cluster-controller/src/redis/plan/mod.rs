@@ -1,27 +1,27 @@
 //! Decides what to do: a pure function of what is wanted, what every node says, and the time.
 //!
-//! The plan is made anew from every observation and nothing of it is stored, so it does not matter where an earlier one was
+//! The plan is recomputed from every observation and nothing of it is stored, so it does not matter where an earlier one was
 //! interrupted. It never resets a node, never flushes one, and gives slots or another primary only to nodes without keys of
 //! their own. At the goal it is empty.
 
+mod blocker;
+mod foreign;
 mod forget;
-mod hold;
 mod meet;
 mod promote;
 mod replicate;
 mod slots;
 
 #[cfg(test)]
-mod simulation;
+mod foreign_tests;
+#[cfg(test)]
+pub(super) mod simulation;
 #[cfg(test)]
 mod tests;
 
-pub use hold::Hold;
+pub use blocker::Blocker;
 
-use super::{
-    member::{Member, Wanted},
-    survey::{Index, Survey},
-};
+use super::survey::{Index, Survey};
 use common::cluster::{
     node::FailoverMode,
     slots::{SlotRange, SlotSet},
@@ -47,9 +47,9 @@ pub enum Action {
         /// The node that sends.
         member: Index,
         /// The nodes that it is to know.
-        others: Vec<NodeAddress>,
+        others: Vec<Peer>,
         /// Whether one of them is new to a cluster that has served before.
-        strangers: bool,
+        first_contact: bool,
     },
     /// Lets a replica take over from a primary that is gone.
     Promote {
@@ -68,7 +68,7 @@ pub enum Action {
         primary: NodeId,
     },
     /// Gives a node its node timeout back.
-    Calm {
+    RestoreNodeTimeout {
         /// The node.
         member: Index,
         /// The timeout.
@@ -83,6 +83,15 @@ pub enum Action {
     },
 }
 
+/// A node to be introduced. Its server proves its id before its address is given to another one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Peer {
+    /// Its id.
+    pub id: NodeId,
+    /// Its live address.
+    pub address: NodeAddress,
+}
+
 /// How a node comes to its slots.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Assignment {
@@ -92,7 +101,7 @@ pub enum Assignment {
         epoch: u64,
         /// Node timeout to run with until it serves. A primary that has seen no majority (and without slots there is none) waits
         /// for as long as the node timeout, at most 5 s, before it serves.
-        hurry: Option<Duration>,
+        formation_node_timeout: Option<Duration>,
     },
     /// It knows others.
     Joined,
@@ -119,8 +128,8 @@ impl Step {
             Action::Promote { .. } | Action::Forget { .. } => true,
             Action::AssignSlots { how, .. } => matches!(how, Assignment::Recreated { .. }),
             // The address may by now be that of a pod of another cluster, and two clusters that have met are hard to part.
-            Action::Meet { strangers, .. } => *strangers,
-            Action::Replicate { .. } | Action::Calm { .. } => false,
+            Action::Meet { first_contact, .. } => *first_contact,
+            Action::Replicate { .. } | Action::RestoreNodeTimeout { .. } => false,
         }
     }
 }
@@ -131,7 +140,7 @@ pub struct Plan {
     /// Steps. Neighbours of the same kind may be done at the same time.
     pub steps: Vec<Step>,
     /// Why nothing is done about the rest.
-    pub holds: Vec<Hold>,
+    pub blockers: Vec<Blocker>,
 }
 
 impl Plan {
@@ -143,8 +152,8 @@ impl Plan {
     /// Whether nothing goes on before a person has done something.
     pub fn is_stuck(&self) -> bool {
         self.steps.is_empty()
-            && !self.holds.is_empty()
-            && self.holds.iter().all(|hold| !hold.is_patient())
+            && !self.blockers.is_empty()
+            && self.blockers.iter().all(|blocker| !blocker.clears_itself())
     }
 
     fn step(&mut self, action: Action, reason: impl Into<String>) {
@@ -156,21 +165,21 @@ impl Plan {
 }
 
 /// Decides what to do.
-pub fn plan(wanted: &Wanted, members: &[Member], now: Timestamp) -> Plan {
-    let survey = Survey::of(wanted, members);
+pub fn plan(survey: &Survey<'_>, now: Timestamp) -> Plan {
     let mut plan = Plan::default();
-    let assigned = slots::assign(&survey, now, &mut plan);
+    foreign::report(survey, &mut plan);
+    let assigned = slots::assign(survey, now, &mut plan);
     if survey.is_fresh() && !assigned {
         return plan;
     }
-    meet::introduce(&survey, now, &mut plan);
+    meet::introduce(survey, now, &mut plan);
     // An election needs voters that reach each other.
     if plan.steps.is_empty() {
-        promote::promote(&survey, now, &mut plan);
+        promote::promote(survey, now, &mut plan);
     }
-    replicate::attach(&survey, &mut plan);
-    forget::forget(&survey, &mut plan);
-    slots::calm(&survey, &mut plan);
+    replicate::attach(survey, &mut plan);
+    forget::forget(survey, &mut plan);
+    slots::restore_node_timeout(survey, &mut plan);
     plan
 }
 

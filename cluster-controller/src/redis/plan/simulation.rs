@@ -2,13 +2,14 @@
 //! refuse, and it panics where data is destroyed.
 
 use crate::redis::{
-    member::{Answer, Member, Place, Report, Wanted},
+    identity::{KnownNodes, known_nodes, recognize},
+    member::{Answer, ExpectedNode, Member, Report, Wanted},
     plan::{Action, Assignment, Plan},
 };
 use common::cluster::{
     info::{ReplicationInfo, ServerInfo, UpstreamLink},
     node::FailoverMode,
-    slots::SlotSet,
+    slots::{Slot, SlotRange, SlotSet},
     topology::{ClusterInfo, ClusterNode, Flag, Flags, NodeAddress, NodeId, NodesView},
 };
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
@@ -18,7 +19,7 @@ use std::{
     time::Duration,
 };
 
-const MACHINES: [&str; 3] = ["one", "two", "three"];
+const KUBERNETES_NODES: [&str; 3] = ["one", "two", "three"];
 
 /// What a node remembers of another one, or says of itself.
 #[derive(Clone, Debug)]
@@ -82,11 +83,13 @@ pub struct World {
     pub wanted: Wanted,
     /// How long nodes that do not answer have been down by Kubernetes' word.
     pub down_for: SignedDuration,
-    /// The machine of each node.
-    pub machines: Vec<&'static str>,
+    /// The kubernetes_node of each node.
+    pub kubernetes_nodes: Vec<&'static str>,
     nodes: Vec<Node>,
     next: u32,
     pub refused: Vec<String>,
+    /// Nodes of another cluster, as they are to stay.
+    foreign: BTreeMap<usize, Node>,
 }
 
 /// What happens to a node.
@@ -107,12 +110,13 @@ impl World {
     pub fn new(wanted: Wanted) -> Self {
         let mut world = Self {
             down_for: SignedDuration::ZERO,
-            machines: (0..wanted.nodes())
-                .map(|index| MACHINES[index % 3])
+            kubernetes_nodes: (0..wanted.nodes())
+                .map(|index| KUBERNETES_NODES[index % 3])
                 .collect(),
             nodes: Vec::new(),
             next: 0,
             refused: Vec::new(),
+            foreign: BTreeMap::new(),
             wanted,
         };
         for _ in 0..world.wanted.nodes() {
@@ -176,16 +180,16 @@ impl World {
         }
     }
 
-    /// What the owner of each shard has, by shard.
+    /// What the primary of each shard has, by shard.
     pub fn served(&self) -> BTreeMap<usize, u64> {
-        let owners = self.nodes.iter().enumerate();
-        let owners = owners.filter(|(_, node)| node.answers() && node.owns());
-        owners
+        let primaries = self.nodes.iter().enumerate().take(self.wanted.nodes());
+        let primaries = primaries.filter(|(_, node)| node.answers() && node.owns());
+        primaries
             .map(|(index, node)| (self.shard(index), node.data))
             .collect()
     }
 
-    /// Shards of which an owner holds the keys.
+    /// Shards of which a primary holds the keys.
     pub fn shards_with_data(&self) -> BTreeSet<usize> {
         let served = self.served().into_iter();
         served
@@ -205,6 +209,7 @@ impl World {
             .nodes
             .iter()
             .enumerate()
+            .take(self.wanted.nodes())
             .filter(|(_, node)| node.data > 0);
         holders.map(|(index, _)| self.shard(index)).collect()
     }
@@ -231,24 +236,154 @@ impl World {
         self.nodes[index].age = 0;
     }
 
+    /// Another cluster of this many primaries with keys; one that is alone knows no other node. Their indexes.
+    pub fn add_foreign(&mut self, count: u32) -> Vec<usize> {
+        let first = self.nodes.len();
+        for number in 0..count {
+            let address = self.fresh_address();
+            let mut node = self.blank(address);
+            node.own.slots = (0..16384_u16)
+                .filter(|slot| u32::from(*slot) * count / 16384 == number)
+                .map(|slot| Slot::new(slot).unwrap())
+                .map(|slot| SlotRange::new(slot, slot).unwrap())
+                .collect();
+            // Newer than all of ours: whoever merges them lets them win.
+            node.own.epoch = 1000 + u64::from(number);
+            node.data = 7;
+            node.feeds = true;
+            self.nodes.push(node);
+        }
+        let added: Vec<usize> = (first..self.nodes.len()).collect();
+        for index in &added {
+            let others = added.iter().filter(|other| *other != index);
+            let table = others.map(|other| (self.nodes[*other].id, self.nodes[*other].own.clone()));
+            self.nodes[*index].table = table.collect();
+        }
+        let nodes = added
+            .iter()
+            .map(|index| (*index, self.nodes[*index].clone()));
+        self.foreign = nodes.collect();
+        added
+    }
+
+    /// A node is cut off, and its address is given to a foreign one.
+    pub fn give_address_to(&mut self, index: usize, foreign: usize) {
+        self.nodes[index].up = false;
+        self.nodes[foreign].own.address = self.nodes[index].own.address;
+    }
+
+    /// A node that was cut off is reached again, at another address.
+    pub fn reconnect(&mut self, index: usize) {
+        self.nodes[index].own.address = Some(self.fresh_address());
+        self.restart(index);
+    }
+
+    /// What a foreign cluster has to be like whatever we do: no node of ours, the same slots, roles and keys.
+    pub fn check_foreign(&self) {
+        let ids: BTreeSet<NodeId> = self.foreign.values().map(|node| node.id).collect();
+        for (index, before) in &self.foreign {
+            let node = &self.nodes[*index];
+            assert!(
+                node.table.keys().all(|id| ids.contains(id)),
+                "a node of ours was introduced to a foreign one"
+            );
+            assert_eq!(node.own.slots, before.own.slots, "foreign slots");
+            assert_eq!(node.own.primary, before.own.primary, "foreign role");
+            assert_eq!(node.data, before.data, "foreign keys");
+        }
+        for (index, node) in self.nodes.iter().enumerate() {
+            let ours = !self.foreign.contains_key(&index);
+            let known = node.table.keys().any(|id| ids.contains(id));
+            assert!(!(ours && known), "a foreign node is in a table of ours");
+        }
+    }
+
+    /// A primary without a pod, added by hand, to which slots of a node were moved with their keys. Its index.
+    pub fn add_without_pod(&mut self, from: usize, count: usize) -> usize {
+        let address = self.fresh_address();
+        let mut node = self.blank(address);
+        let moved: SlotSet = self.nodes[from].own.slots.iter().take(count).collect();
+        node.own.epoch = self.nodes.iter().map(Node::newest_epoch).max().unwrap() + 1;
+        node.own.slots = moved.clone();
+        node.data = 9;
+        node.feeds = true;
+        let others = self.nodes.iter();
+        node.table = others.map(|other| (other.id, other.own.clone())).collect();
+        for other in &mut self.nodes {
+            other.own.slots = other.own.slots.difference(&moved);
+            for entry in other.table.values_mut() {
+                entry.slots = entry.slots.difference(&moved);
+            }
+            other.table.insert(node.id, node.own.clone());
+        }
+        for entry in node.table.values_mut() {
+            entry.slots = entry.slots.difference(&moved);
+        }
+        self.nodes.push(node);
+        self.nodes.len() - 1
+    }
+
+    /// A node's slots by its own table, and whether every node that answers has it in its table.
+    pub fn slots_of(&self, index: usize) -> (SlotSet, bool) {
+        let id = self.nodes[index].id;
+        let mut others = self
+            .nodes
+            .iter()
+            .filter(|node| node.answers() && node.id != id);
+        let known = others.all(|node| node.table.contains_key(&id));
+        (self.nodes[index].own.slots.clone(), known)
+    }
+
+    /// The node that answers at an expected address; where none does, the one that is to.
+    fn behind(&self, index: usize) -> usize {
+        let address = self.nodes[index].own.address;
+        let mut others = self.foreign.keys().copied();
+        let other = others.find(|other| {
+            let node = &self.nodes[*other];
+            node.answers() && node.own.address == address
+        });
+        match other {
+            Some(other) if !self.nodes[index].answers() => other,
+            _ => index,
+        }
+    }
+
+    /// The node that a command to a member reaches.
+    fn reached(&self, member: usize) -> usize {
+        let index = self.behind(member);
+        assert!(
+            !self.foreign.contains_key(&index),
+            "a command reached a foreign node"
+        );
+        index
+    }
+
     /// What the planner sees.
     pub fn members(&self, now: Timestamp) -> Vec<Member> {
-        let members = self.nodes.iter().enumerate().map(|(index, node)| {
+        let mut members = self.answers(now);
+        recognize(&self.wanted, &mut members);
+        members
+    }
+
+    fn answers(&self, now: Timestamp) -> Vec<Member> {
+        let members = (0..self.wanted.nodes()).map(|index| {
+            let node = &self.nodes[self.behind(index)];
             let (shard, ordinal) = (self.shard(index), index % self.wanted.nodes_per_shard());
             Member {
-                place: Place {
+                expected: ExpectedNode {
                     pod: format!("sim-{shard}-{ordinal}"),
                     shard,
                     ordinal,
                     address: node.own.address,
-                    machine: Some(self.machines[index].to_owned()),
-                    leaving: false,
+                    address_is_current: true,
+                    kubernetes_node: Some(self.kubernetes_nodes[index].to_owned()),
+                    terminating: false,
                     down_since: (!node.answers()).then(|| now - self.down_for),
                 },
                 answer: match (node.up, node.loading) {
                     (true, 0) => Answer::Report(Box::new(self.report(node))),
                     (true, _) => Answer::Loading,
-                    (false, _) => Answer::Silent("down".into()),
+                    (false, _) => Answer::Unresponsive("down".into()),
                 },
             }
         });
@@ -310,8 +445,10 @@ impl World {
         self.refused.push(why.to_owned());
     }
 
-    /// Does the steps for which `done` says so: the others are those that a controller did not get to.
+    /// Does the steps for which `done` says so: the others are those that a controller did not get to. The ids are recorded before.
     pub fn execute(&mut self, plan: &Plan, mut done: impl FnMut() -> bool) {
+        let members = self.members(Timestamp::UNIX_EPOCH);
+        self.wanted.known = known_nodes(&self.wanted, &members);
         for step in &plan.steps {
             if done() {
                 self.act(&step.action);
@@ -327,18 +464,21 @@ impl World {
                 how,
             } => {
                 let slots: SlotSet = ranges.iter().copied().collect();
-                self.assign(*member, &slots, how);
+                self.assign(self.reached(*member), &slots, how);
             }
             Action::Meet { member, others, .. } => {
                 for other in others {
-                    self.meet(*member, *other);
+                    self.meet(self.reached(*member), other.address);
                 }
             }
-            Action::Promote { member, mode, .. } => self.promote(*member, *mode),
-            Action::Replicate { member, primary } => self.replicate(*member, *primary),
+            Action::Promote { member, mode, .. } => self.promote(self.reached(*member), *mode),
+            Action::Replicate { member, primary } => {
+                self.replicate(self.reached(*member), *primary);
+            }
             Action::Forget { id, on } => {
                 for index in on {
-                    let node = &mut self.nodes[*index];
+                    let index = self.reached(*index);
+                    let node = &mut self.nodes[index];
                     if node.own.primary == Some(*id) {
                         self.refused.push("FORGET of the own primary".to_owned());
                         continue;
@@ -351,7 +491,7 @@ impl World {
                     node.banned.insert(*id, 60);
                 }
             }
-            Action::Calm { .. } => {}
+            Action::RestoreNodeTimeout { .. } => {}
         }
     }
 
@@ -410,6 +550,10 @@ impl World {
         if other == index {
             return;
         }
+        assert!(
+            !self.foreign.contains_key(&other),
+            "a foreign node was introduced"
+        );
         for (from, to) in [(index, other), (other, index)] {
             let entry = Entry {
                 address: self.nodes[to].own.address,
@@ -447,16 +591,16 @@ impl World {
         node.orphaned = 0;
     }
 
-    /// Whether most of the owners in the node's table answer at the addresses it has.
+    /// Whether most of the primaries in the node's table answer at the addresses it has.
     fn has_majority(&self, index: usize) -> bool {
         let node = &self.nodes[index];
-        let owners = node
+        let primaries = node
             .table
             .iter()
             .filter(|(_, entry)| !entry.slots.is_empty());
         let (mut all, mut reached) = (usize::from(!node.own.slots.is_empty()), 0);
         reached += all;
-        for (id, entry) in owners {
+        for (id, entry) in primaries {
             all += 1;
             reached += usize::from(self.at(entry.address).is_some_and(|other| other.id == *id));
         }
@@ -705,5 +849,6 @@ pub fn wanted(shards: usize, replicas: usize, persistent: bool) -> Wanted {
         formed_before: false,
         node_timeout: Duration::from_secs(5),
         patience: Duration::from_secs(30),
+        known: KnownNodes::new(),
     }
 }

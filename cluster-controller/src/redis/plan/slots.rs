@@ -1,6 +1,6 @@
-//! Slots without an owner: given out when the cluster is formed, and again only where nothing can be lost by it.
+//! Slots without a primary: given out when the cluster is formed, and again only where nothing can be lost by it.
 
-use super::{Action, Assignment, Hold, Plan, text};
+use super::{Action, Assignment, Blocker, Plan, text};
 use crate::redis::{
     member::Member,
     survey::{Live, Survey},
@@ -10,9 +10,9 @@ use k8s_openapi::jiff::Timestamp;
 use std::{collections::HashMap, time::Duration};
 
 /// Node timeout of a primary that is being formed.
-const HURRY: Duration = Duration::from_secs(1);
+const FORMATION_NODE_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Plans who gets the slots that have no owner. Whether there is such a step.
+/// Plans who gets the slots that have no primary. Whether there is such a step.
 pub fn assign(survey: &Survey<'_>, now: Timestamp, plan: &mut Plan) -> bool {
     let lost = lost(survey);
     let orphaned = survey.free.union(&lost);
@@ -22,7 +22,7 @@ pub fn assign(survey: &Survey<'_>, now: Timestamp, plan: &mut Plan) -> bool {
     let wanted = survey.wanted;
     if wanted.persistent && (wanted.formed_before || !lost.is_empty()) {
         if no_data_can_return(survey, &orphaned) {
-            plan.holds.push(Hold::SlotsLost {
+            plan.blockers.push(Blocker::SlotsLost {
                 slots: text(&orphaned),
                 count: orphaned.len(),
             });
@@ -31,24 +31,23 @@ pub fn assign(survey: &Survey<'_>, now: Timestamp, plan: &mut Plan) -> bool {
     }
     if !everybody_is_here(survey, now) {
         let missing = survey.members.iter().filter(|one| one.report().is_none());
-        let mut pods: Vec<String> = missing.map(Member::explained).collect();
-        let known = survey.members.len();
-        if known < wanted.nodes() {
-            pods.push(format!("{} pods yet to be created", wanted.nodes() - known));
-        }
-        plan.holds.push(Hold::WaitingForNodes { pods });
+        plan.blockers.push(Blocker::WaitingForNodes {
+            pods: missing.map(Member::explained).collect(),
+            absent: wanted.nodes().saturating_sub(survey.members.len()),
+        });
         return false;
     }
     give_out(survey, &orphaned, &lost, plan)
 }
 
 /// Plans to give primaries that serve by now their node timeout back.
-pub fn calm(survey: &Survey<'_>, plan: &mut Plan) {
+pub fn restore_node_timeout(survey: &Survey<'_>, plan: &mut Plan) {
     let node_timeout = survey.wanted.node_timeout;
     for one in &survey.live {
-        let hurried = one.report.node_timeout == HURRY && node_timeout != HURRY;
-        if hurried && one.report.cluster.ok {
-            let action = Action::Calm {
+        let forming = one.report.node_timeout == FORMATION_NODE_TIMEOUT
+            && node_timeout != FORMATION_NODE_TIMEOUT;
+        if forming && one.report.cluster.ok {
+            let action = Action::RestoreNodeTimeout {
                 member: one.index,
                 node_timeout,
             };
@@ -57,13 +56,15 @@ pub fn calm(survey: &Survey<'_>, plan: &mut Plan) {
     }
 }
 
-/// Slots of ghosts that nobody replicates.
+/// Slots of nodes that are gone for certain and that no member replicates. A living node keeps its slots, wherever it runs.
 fn lost(survey: &Survey<'_>) -> SlotSet {
     survey
-        .ghosts
+        .missing
         .values()
-        .filter(|ghost| ghost.replicas.is_empty())
-        .fold(SlotSet::new(), |lost, ghost| lost.union(&ghost.slots))
+        .filter(|missing_node| missing_node.replicas.is_empty() && missing_node.unreachable_by_all)
+        .fold(SlotSet::new(), |lost, missing_node| {
+            lost.union(&missing_node.slots)
+        })
 }
 
 /// Whether the home of every orphaned slot is complete, so that no node with their keys is still to come.
@@ -80,7 +81,7 @@ fn everybody_is_here(survey: &Survey<'_>, now: Timestamp) -> bool {
         return true;
     }
     !survey.wanted.formed_before
-        && survey.ghosts.is_empty()
+        && survey.missing.is_empty()
         && survey.members.len() == survey.wanted.nodes()
         && (0..survey.wanted.shards).all(|shard| {
             survey.live_in(shard).next().is_some() && survey.patience_is_over(shard, now)
@@ -94,21 +95,21 @@ fn give_out(survey: &Survey<'_>, orphaned: &SlotSet, lost: &SlotSet, plan: &mut 
             home.insert(slot);
         }
     }
-    let mut load = machines_of_owners(survey);
+    let mut load = kubernetes_nodes_of_primaries(survey);
     let before = plan.steps.len();
     for (shard, slots) in by_home.iter().enumerate() {
         if slots.is_empty() {
             continue;
         }
-        let owner = survey
-            .owner(shard)
+        let primary = survey
+            .primary_of(shard)
             .or_else(|| outvoted(survey, shard, slots));
-        let Some(primary) = owner.or_else(|| choose(survey, shard, &load)) else {
-            hold(survey, shard, slots, plan);
+        let Some(primary) = primary.or_else(|| choose(survey, shard, &load)) else {
+            blocker(survey, shard, slots, plan);
             continue;
         };
-        if let Some(machine) = &primary.member.place.machine {
-            *load.entry(machine).or_default() += 1;
+        if let Some(kubernetes_node) = &primary.member.expected.kubernetes_node {
+            *load.entry(kubernetes_node).or_default() += 1;
         }
         let recreated = !slots.intersection(lost).is_empty() || survey.wanted.formed_before;
         let Some(how) = how(survey, primary, slots, lost, shard) else {
@@ -120,7 +121,7 @@ fn give_out(survey: &Survey<'_>, orphaned: &SlotSet, lost: &SlotSet, plan: &mut 
                 text(slots)
             )
         } else {
-            format!("the slots {} have no owner yet", text(slots))
+            format!("the slots {} have no primary yet", text(slots))
         };
         let action = Action::AssignSlots {
             member: primary.index,
@@ -159,7 +160,8 @@ fn how(
     if primary.report.is_alone() && own.config_epoch == 0 {
         return Some(Assignment::Alone {
             epoch: shard as u64 + 1,
-            hurry: (survey.wanted.node_timeout > HURRY).then_some(HURRY),
+            formation_node_timeout: (survey.wanted.node_timeout > FORMATION_NODE_TIMEOUT)
+                .then_some(FORMATION_NODE_TIMEOUT),
         });
     }
     Some(Assignment::Joined)
@@ -181,45 +183,48 @@ fn outvoted<'a>(survey: &Survey<'a>, shard: usize, slots: &SlotSet) -> Option<Li
         .find(|one| !one.report.own().slots.intersection(slots).is_empty())
 }
 
-fn hold(survey: &Survey<'_>, shard: usize, slots: &SlotSet, plan: &mut Plan) {
+fn blocker(survey: &Survey<'_>, shard: usize, slots: &SlotSet, plan: &mut Plan) {
     let with_keys = survey
         .live_in(shard)
         .find(|one| one.report.own().is_primary() && one.report.keys > 0);
-    plan.holds.push(match with_keys {
-        Some(one) => Hold::KeysWithoutSlots {
+    plan.blockers.push(match with_keys {
+        Some(one) => Blocker::KeysWithoutSlots {
             pod: one.pod().to_owned(),
         },
-        None => Hold::SlotsLost {
+        None => Blocker::SlotsLost {
             slots: text(slots),
             count: slots.len(),
         },
     });
 }
 
-/// The node without keys whose machine has the fewest primaries: the loss of one machine must not take the majority.
+/// The node without keys whose kubernetes_node has the fewest primaries: the loss of one kubernetes_node must not take the majority.
 fn choose<'a>(survey: &Survey<'a>, shard: usize, load: &HashMap<&str, usize>) -> Option<Live<'a>> {
     survey
         .live_in(shard)
         .filter(|one| one.report.is_blank())
         .min_by_key(|one| {
-            let place = &one.member.place;
-            let machine = place.machine.as_deref().and_then(|name| load.get(name));
+            let expected = &one.member.expected;
+            let kubernetes_node = expected
+                .kubernetes_node
+                .as_deref()
+                .and_then(|name| load.get(name));
             (
-                place.leaving,
-                machine.copied().unwrap_or_default(),
-                place.ordinal,
+                expected.terminating,
+                kubernetes_node.copied().unwrap_or_default(),
+                expected.ordinal,
             )
         })
 }
 
-fn machines_of_owners<'a>(survey: &Survey<'a>) -> HashMap<&'a str, usize> {
+fn kubernetes_nodes_of_primaries<'a>(survey: &Survey<'a>) -> HashMap<&'a str, usize> {
     let mut load = HashMap::new();
     for shard in 0..survey.wanted.shards {
-        if let Some(machine) = survey
-            .owner(shard)
-            .and_then(|owner| owner.member.place.machine.as_deref())
+        if let Some(kubernetes_node) = survey
+            .primary_of(shard)
+            .and_then(|primary| primary.member.expected.kubernetes_node.as_deref())
         {
-            *load.entry(machine).or_default() += 1;
+            *load.entry(kubernetes_node).or_default() += 1;
         }
     }
     load

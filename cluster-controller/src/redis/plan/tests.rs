@@ -1,24 +1,36 @@
 //! From every state that faults can lead to, the planner reaches its goal, and on no way there is a key lost.
 
 use super::{
-    Action, Hold, Plan, Step, plan,
+    Action, Blocker, Plan, Step,
     simulation::{Fault, World, wanted},
 };
-use crate::redis::{assess::assess, member::Answer};
+use crate::redis::{
+    assess::Assessment,
+    member::{Answer, Member, Wanted},
+    survey::Survey,
+};
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
 use proptest::prelude::*;
 use std::collections::BTreeSet;
 
 const TURNS: usize = 60;
 
+pub(super) fn plan(wanted: &Wanted, members: &[Member], now: Timestamp) -> Plan {
+    super::plan(&Survey::of(wanted, members), now)
+}
+
+fn assess(wanted: &Wanted, members: &[Member]) -> Assessment {
+    crate::redis::assess::assess(&Survey::of(wanted, members))
+}
+
 /// Turns until nothing is left to do. `dice` says which steps a controller gets to do before it is interrupted.
-fn mend(world: &mut World, dice: &mut impl FnMut() -> bool) -> Plan {
+pub(super) fn repair(world: &mut World, dice: &mut impl FnMut() -> bool) -> Plan {
     let mut last = Plan::default();
     for turn in 0..TURNS {
         let now = Timestamp::from_second(i64::try_from(turn).unwrap()).unwrap();
         let members = world.members(now);
         last = plan(&world.wanted, &members, now);
-        let whole = assess(&world.wanted, &members).is_whole();
+        let whole = assess(&world.wanted, &members).is_healthy();
         if whole && last.steps.is_empty() {
             return last;
         }
@@ -29,14 +41,14 @@ fn mend(world: &mut World, dice: &mut impl FnMut() -> bool) -> Plan {
     last
 }
 
-fn is_whole(world: &World) -> bool {
-    assess(&world.wanted, &world.members(Timestamp::UNIX_EPOCH)).is_whole()
+pub(super) fn is_healthy(world: &World) -> bool {
+    assess(&world.wanted, &world.members(Timestamp::UNIX_EPOCH)).is_healthy()
 }
 
-fn formed(shards: usize, replicas: usize, persistent: bool) -> World {
+pub(super) fn formed(shards: usize, replicas: usize, persistent: bool) -> World {
     let mut world = World::new(wanted(shards, replicas, persistent));
-    mend(&mut world, &mut || true);
-    assert!(is_whole(&world), "{}", world.tables());
+    repair(&mut world, &mut || true);
+    assert!(is_healthy(&world), "{}", world.tables());
     world.wanted.formed_before = true;
     world.fill();
     world.tick();
@@ -54,7 +66,7 @@ const DOWN: Fault = Fault {
     loading: 0,
 };
 
-fn fault() -> impl Strategy<Value = Option<Fault>> {
+pub(super) fn fault() -> impl Strategy<Value = Option<Fault>> {
     let fault = (
         prop::bool::weighted(0.3),
         any::<bool>(),
@@ -76,7 +88,7 @@ fn down_for() -> impl Strategy<Value = SignedDuration> {
 }
 
 /// Faults strike at once, the nodes come back at different times, and the controller works all the while.
-fn strike(world: &mut World, faults: &[Option<Fault>], dice: &mut impl FnMut() -> bool) {
+pub(super) fn strike(world: &mut World, faults: &[Option<Fault>], dice: &mut impl FnMut() -> bool) {
     let struck = faults.iter().enumerate();
     let struck = struck.filter_map(|(index, fault)| Some((index, (*fault)?)));
     let struck: Vec<(usize, Fault)> = struck.collect();
@@ -96,7 +108,7 @@ fn strike(world: &mut World, faults: &[Option<Fault>], dice: &mut impl FnMut() -
     }
 }
 
-fn dice(seed: u64) -> impl FnMut() -> bool {
+pub(super) fn dice(seed: u64) -> impl FnMut() -> bool {
     let mut state = seed | 1;
     move || {
         // xorshift64
@@ -121,7 +133,8 @@ fn nothing_is_done_before_everybody_is_there() {
     let plan = plan(&world.wanted, &world.members(now), now);
     assert!(plan.steps.is_empty());
     assert!(
-        matches!(plan.holds.as_slice(), [Hold::WaitingForNodes { pods }] if pods == &["sim-2-0 (down)"]),
+        matches!(plan.blockers.as_slice(), [Blocker::WaitingForNodes { pods, absent: 0 }]
+            if pods == &[("sim-2-0".to_owned(), "down".to_owned())]),
         "{plan:?}"
     );
 }
@@ -144,7 +157,7 @@ fn a_cluster_at_its_goal_is_left_alone() {
     assert_eq!(steps, Plan::default());
 }
 
-/// The owner of the first shard and its replica.
+/// The primary of the first shard and its replica.
 fn first_shard(world: &World) -> (usize, usize) {
     if world.owns(0) { (0, 1) } else { (1, 0) }
 }
@@ -156,7 +169,7 @@ fn promotions(plan: &Plan) -> usize {
         .count()
 }
 
-/// The whole machine was away for hours, and the replica is the first to answer.
+/// The whole kubernetes_node was away for hours, and the replica is the first to answer.
 #[test]
 fn the_first_to_answer_is_not_the_first_to_be_served() {
     let mut world = formed(3, 1, true);
@@ -196,8 +209,8 @@ fn a_primary_that_loads_is_waited_for() {
     assert_eq!(members[primary].answer, Answer::Loading);
     let plan = plan(&world.wanted, &members, now);
     assert_eq!(promotions(&plan), 0);
-    let words: Vec<String> = plan.holds.iter().map(ToString::to_string).collect();
-    let pod = &members[primary].place.pod;
+    let words: Vec<String> = plan.blockers.iter().map(ToString::to_string).collect();
+    let pod = &members[primary].expected.pod;
     let said = words
         .iter()
         .any(|word| word.contains(&format!("{pod}, which is loading")));
@@ -208,7 +221,7 @@ fn a_primary_that_loads_is_waited_for() {
 #[test]
 fn a_replica_without_anything_is_left_to_a_person() {
     let mut world = World::new(wanted(3, 1, true));
-    mend(&mut world, &mut || true);
+    repair(&mut world, &mut || true);
     world.wanted.formed_before = true;
     world.down_for = HOURS;
     let (primary, replica) = first_shard(&world);
@@ -227,26 +240,28 @@ fn a_replica_without_anything_is_left_to_a_person() {
     let plan = plan(&world.wanted, &world.members(now), now);
     assert_eq!(promotions(&plan), 0);
     assert!(
-        plan.holds
+        plan.blockers
             .iter()
-            .any(|hold| matches!(hold, Hold::EmptyCopy { shard: 0, .. })),
+            .any(|blocker| matches!(blocker, Blocker::EmptyCopy { shard: 0, .. })),
         "{plan:?}"
     );
-    let words = plan.holds.first().map(ToString::to_string).unwrap();
+    let words = plan.blockers.first().map(ToString::to_string).unwrap();
     assert!(words.contains("cluster failover takeover"), "{words}");
 }
 
-/// A machine that goes must not take the majority with it.
+/// A kubernetes_node that goes must not take the majority with it.
 #[test]
 fn primaries_are_spread_over_machines() {
     let mut world = World::new(wanted(3, 1, true));
-    // Every first pod is on one machine.
-    world.machines = vec!["one", "two", "one", "two", "one", "three"];
-    mend(&mut world, &mut || true);
-    assert!(is_whole(&world), "{}", world.tables());
-    let owners = (0..6).filter(|index| world.owns(*index));
-    let machines: BTreeSet<&str> = owners.map(|index| world.machines[index]).collect();
-    assert_eq!(machines.len(), 3, "{machines:?}");
+    // Every first pod is on one kubernetes_node.
+    world.kubernetes_nodes = vec!["one", "two", "one", "two", "one", "three"];
+    repair(&mut world, &mut || true);
+    assert!(is_healthy(&world), "{}", world.tables());
+    let primaries = (0..6).filter(|index| world.owns(*index));
+    let kubernetes_nodes: BTreeSet<&str> = primaries
+        .map(|index| world.kubernetes_nodes[index])
+        .collect();
+    assert_eq!(kubernetes_nodes.len(), 3, "{kubernetes_nodes:?}");
 }
 
 /// The address of a pod on its way out is soon another's; and what is new to a cluster that has served is looked at twice.
@@ -265,7 +280,7 @@ fn strangers_are_met_with_care() {
     let mut members = world.members(now);
     let met = plan(&world.wanted, &members, now);
     assert!(met.is_risky(), "{met:?}");
-    members[5].place.leaving = true;
+    members[5].expected.terminating = true;
     let left = plan(&world.wanted, &members, now);
     let meets = |step: &Step| matches!(step.action, Action::Meet { .. });
     assert!(!left.steps.iter().any(meets), "{left:?}");
@@ -274,7 +289,7 @@ fn strangers_are_met_with_care() {
     world.break_node(5, DOWN);
     world.restart(5);
     let mut members = world.members(now);
-    members[5].place.leaving = true;
+    members[5].expected.terminating = true;
     let met = plan(&world.wanted, &members, now);
     assert!(!met.steps.is_empty() && !met.is_risky(), "{met:?}");
 }
@@ -285,8 +300,8 @@ proptest! {
     #[test]
     fn forming_survives_interruptions(replicas in 0..3_usize, persistent: bool, seed: u64) {
         let mut world = World::new(wanted(3, replicas, persistent));
-        mend(&mut world, &mut dice(seed));
-        prop_assert!(is_whole(&world), "{}", world.tables());
+        repair(&mut world, &mut dice(seed));
+        prop_assert!(is_healthy(&world), "{}", world.tables());
     }
 
     #[test]
@@ -303,8 +318,8 @@ proptest! {
             .map(|fault| fault.map(|fault| Fault { wiped: false, ..fault })).collect();
         let mut dice = dice(seed);
         strike(&mut world, &kept, &mut dice);
-        let rest = mend(&mut world, &mut dice);
-        prop_assert!(is_whole(&world), "{:?}\n{}", rest, world.tables());
+        let rest = repair(&mut world, &mut dice);
+        prop_assert!(is_healthy(&world), "{:?}\n{}", rest, world.tables());
         prop_assert_eq!(world.shards_with_data().len(), 3);
     }
 
@@ -332,8 +347,8 @@ proptest! {
             }).collect();
         let mut dice = dice(seed);
         strike(&mut world, &faults, &mut dice);
-        let rest = mend(&mut world, &mut dice);
-        prop_assert!(is_whole(&world), "{:?}\n{}", rest, world.tables());
+        let rest = repair(&mut world, &mut dice);
+        prop_assert!(is_healthy(&world), "{:?}\n{}", rest, world.tables());
         let served: Vec<u64> = world.served().into_values().collect();
         prop_assert_eq!(served, vec![2, 2, 2], "{}", world.tables());
     }
@@ -360,12 +375,12 @@ proptest! {
         }
         let saved = after.shards_that_can_be_saved();
         strike(&mut world, &faults, &mut dice);
-        let rest = mend(&mut world, &mut dice);
+        let rest = repair(&mut world, &mut dice);
         prop_assert_eq!(&world.shards_with_data(), &saved, "{:?}\n{}", rest, world.tables());
         if saved.len() == 3 || !persistent {
-            prop_assert!(is_whole(&world), "{:?}\n{}", rest, world.tables());
+            prop_assert!(is_healthy(&world), "{:?}\n{}", rest, world.tables());
         } else {
-            let lost = rest.holds.iter().any(|hold| matches!(hold, Hold::SlotsLost { .. }));
+            let lost = rest.blockers.iter().any(|blocker| matches!(blocker, Blocker::SlotsLost { .. }));
             prop_assert!(lost, "{:?}\n{}", rest, world.tables());
         }
     }

@@ -10,7 +10,7 @@ use crds::RedisClusterStatus;
 use k8s_openapi::jiff::Timestamp;
 use std::time::Duration;
 
-/// While something may change at any moment: nodes that make up their minds tell nobody.
+/// While something may change at any moment: Redis changes raise no Kubernetes event, so they are polled.
 pub const SOON: Duration = Duration::from_millis(300);
 /// While it takes longer than it should.
 const LATER: Duration = Duration::from_secs(2);
@@ -24,35 +24,35 @@ const CLOSELY: Duration = Duration::from_mins(1);
 /// So long after the last event there is still hope.
 const HOPE: Duration = Duration::from_mins(10);
 
-/// The outcome of a pass that was able to do all it wanted.
+/// The outcome of a reconcile without a failure.
 pub fn outcome(status: &RedisClusterStatus, found: &Findings<'_>, now: Timestamp) -> Outcome {
     if found.shape.paused {
         return Outcome::waiting("Paused", AT_REST);
     }
-    if found.is_whole() {
+    if found.is_healthy() {
         return Outcome::settled(AT_REST);
     }
     let delay = delay(status, found, now);
     if found.plan.steps.is_empty() {
         Outcome::waiting("Converging", delay)
     } else {
-        Outcome::progressing("Mending", delay)
+        Outcome::progressing("Repairing", delay)
     }
 }
 
 /// The outcome where the spec could not be acted upon: what is refused is tried again, but not several times a second.
-pub fn troubled(
+pub fn failed(
     reason: &'static str,
     status: &RedisClusterStatus,
     found: &Findings<'_>,
     now: Timestamp,
 ) -> Outcome {
-    let nobody = found
+    let none_answers = found
         .observed
         .members
         .iter()
         .all(|member| member.report().is_none());
-    let delay = if found.shape.paused || found.is_whole() || nobody {
+    let delay = if found.shape.paused || found.is_healthy() || none_answers {
         // A pod that starts wakes us at once.
         AT_REST
     } else if found.plan.steps.is_empty() {
@@ -69,7 +69,7 @@ fn delay(status: &RedisClusterStatus, found: &Findings<'_>, now: Timestamp) -> D
     });
     let members = &found.observed.members;
     let anybody = members.iter().any(|member| member.report().is_some());
-    // It tells nobody when it has finished, and then every moment counts.
+    // The end of loading raises no event, and then every moment counts.
     if members
         .iter()
         .any(|member| member.answer == Answer::Loading)
@@ -90,7 +90,7 @@ fn delay(status: &RedisClusterStatus, found: &Findings<'_>, now: Timestamp) -> D
     }
 }
 
-/// When it ceased to be Ready, or when the last container started or became ready or unready if that was later.
+/// When it stopped being Ready, or when the last container started or became ready or unready if that was later.
 fn last_event(status: &RedisClusterStatus, found: &Findings<'_>) -> Option<Timestamp> {
     let ready = find(&status.conditions, "Ready").map(|ready| ready.last_transition_time.0);
     let pods = found.observed.pods.values();

@@ -16,7 +16,7 @@ const GAP: Duration = Duration::from_mins(2);
 
 /// The silent nodes of all clusters.
 #[derive(Debug, Default)]
-pub struct Silences {
+pub struct UnresponsiveTracker {
     clusters: Mutex<HashMap<(String, String), Silent>>,
 }
 
@@ -26,7 +26,7 @@ struct Silent {
     since: HashMap<String, Timestamp>,
 }
 
-impl Silences {
+impl UnresponsiveTracker {
     /// Takes in a look at a cluster, and corrects since when the silent members are down: `exists` says whether there is a pod.
     pub fn note(
         &self,
@@ -42,15 +42,15 @@ impl Silences {
             silent.since.clear();
         }
         silent.looked = now;
-        for Member { place, answer } in members {
+        for Member { expected, answer } in members {
             match answer {
                 Answer::Report(_) | Answer::Loading => {
-                    silent.since.remove(&place.pod);
+                    silent.since.remove(&expected.pod);
                 }
-                Answer::Absent(_) | Answer::Silent(_) => {
-                    let first = *silent.since.entry(place.pod.clone()).or_insert(now);
-                    place.down_since = if exists(&place.pod) {
-                        place.down_since.map(|since| since.max(first))
+                Answer::Absent(_) | Answer::Unresponsive(_) | Answer::Foreign(_) => {
+                    let first = *silent.since.entry(expected.pod.clone()).or_insert(now);
+                    expected.down_since = if exists(&expected.pod) {
+                        expected.down_since.map(|since| since.max(first))
                     } else {
                         Some(first)
                     };
@@ -69,7 +69,7 @@ impl Silences {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::redis::member::Place;
+    use crate::redis::member::ExpectedNode;
 
     fn at(second: i64) -> Timestamp {
         Timestamp::from_second(second).unwrap()
@@ -77,31 +77,32 @@ mod tests {
 
     /// What comes out for a node, looked at again and again.
     fn down_since(looks: &[(i64, Answer, Option<i64>)], exists: bool) -> Option<Timestamp> {
-        let silences = Silences::default();
+        let unresponsive = UnresponsiveTracker::default();
         let mut last = None;
         for (second, answer, kubernetes) in looks {
-            let place = Place {
+            let expected = ExpectedNode {
                 pod: "shop-0-0".into(),
                 shard: 0,
                 ordinal: 0,
                 address: None,
-                machine: None,
-                leaving: false,
+                address_is_current: true,
+                kubernetes_node: None,
+                terminating: false,
                 down_since: kubernetes.map(at),
             };
             let mut members = [Member {
-                place,
+                expected,
                 answer: answer.clone(),
             }];
-            silences.note(("team", "shop"), &mut members, |_| exists, at(*second));
-            last = members[0].place.down_since;
+            unresponsive.note(("team", "shop"), &mut members, |_| exists, at(*second));
+            last = members[0].expected.down_since;
         }
         last
     }
 
     #[test]
     fn the_later_clock_counts() {
-        let silent = || Answer::Silent("no route".into());
+        let silent = || Answer::Unresponsive("no route".into());
         let loading = Answer::Loading;
         // Unready for long, silent for a moment.
         let looks = [(1000, silent(), Some(10)), (1030, silent(), Some(10))];

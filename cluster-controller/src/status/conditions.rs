@@ -1,9 +1,10 @@
 //! The conditions: each question answered from what was found.
 
-use super::{Findings, trouble};
+use super::{Findings, failure_sentence};
 use crate::{
     pods::restart_hash,
-    redis::{assess::Problem, member::Member, plan::Hold},
+    redis::{assess::Problem, member::Member, plan::Blocker},
+    sentence::shortened,
     validate::Server,
 };
 use common::{
@@ -13,11 +14,11 @@ use common::{
 use crds::Distribution;
 
 /// Why a cluster is not Ready when nothing more has to be said of it.
-pub const NOT_WHOLE: &str = "NotWhole";
+pub const NOT_HEALTHY: &str = "NotHealthy";
 
 /// All conditions. `formed_before`: what the status has said of `Formed` until now.
 pub(super) fn conditions(formed_before: bool, found: &Findings<'_>) -> Vec<Finding> {
-    vec![
+    let mut all = vec![
         ready(found),
         available(found),
         progressing(found),
@@ -27,10 +28,14 @@ pub(super) fn conditions(formed_before: bool, found: &Findings<'_>) -> Vec<Findi
         quorum(found),
         up_to_date(found),
         paused(found),
-    ]
+    ];
+    for finding in &mut all {
+        finding.message = shortened(&finding.message);
+    }
+    all
 }
 
-/// Whether every slot has a living owner, and every node that answers serves.
+/// Whether every slot has a living primary, and every node that answers serves.
 fn is_served(found: &Findings<'_>) -> bool {
     let mut problems = found.assessment.problems.iter();
     found.assessment.slots_ok == usize::from(SLOT_COUNT)
@@ -48,67 +53,72 @@ fn ready(found: &Findings<'_>) -> Finding {
     if let Some(refused) = found.refused() {
         return Finding::no("Ready", refused.reason, &refused.message);
     }
-    if found.is_whole() {
-        return Finding::yes(
-            "Ready",
-            "Whole",
-            "every node agrees that the cluster is whole",
-        );
+    if found.is_healthy() {
+        return Finding::yes("Ready", "Healthy", "every node reports a healthy cluster");
     }
-    let lost = found.plan.holds.iter().find(|hold| !hold.is_patient());
-    Finding::no("Ready", lost.map_or(NOT_WHOLE, reason), trouble(found))
+    let lost = found
+        .plan
+        .blockers
+        .iter()
+        .find(|blocker| !blocker.clears_itself());
+    Finding::no(
+        "Ready",
+        lost.map_or(NOT_HEALTHY, reason),
+        failure_sentence(found),
+    )
 }
 
-fn reason(hold: &Hold) -> &'static str {
-    match hold {
-        Hold::WaitingForNodes { .. } => "WaitingForNodes",
-        Hold::SlotsLost { .. } => "SlotsLost",
-        Hold::KeysWithoutSlots { .. } => "KeysWithoutSlots",
-        Hold::Foreign { .. } => "ForeignNode",
-        Hold::OwnerDown { .. } => "PrimaryDown",
-        Hold::EmptyCopy { .. } => "ReplicaEmpty",
+fn reason(blocker: &Blocker) -> &'static str {
+    match blocker {
+        Blocker::WaitingForNodes { .. } => "WaitingForNodes",
+        Blocker::SlotsLost { .. } => "SlotsLost",
+        Blocker::KeysWithoutSlots { .. } => "KeysWithoutSlots",
+        Blocker::ForeignNode { .. } => "ForeignNode",
+        Blocker::NodeWithoutPod { .. } => "NodeWithoutPod",
+        Blocker::PrimaryDown { .. } => "PrimaryDown",
+        Blocker::EmptyCopy { .. } => "ReplicaEmpty",
     }
 }
 
 /// A node that has just come up empty does not serve, and takes nothing away from those that do.
 fn available(found: &Findings<'_>) -> Finding {
     let reports = found.observed.members.iter().filter_map(Member::report);
-    let mut owners = reports.filter(|report| !report.own().slots.is_empty());
+    let mut primaries = reports.filter(|report| !report.own().slots.is_empty());
     let covered = found.assessment.slots_ok == usize::from(SLOT_COUNT);
-    if covered && owners.all(|owner| owner.cluster.ok) {
+    if covered && primaries.all(|owner| owner.cluster.ok) {
         return Finding::yes("Available", "AllSlotsServed", "every slot is served");
     }
-    Finding::no("Available", "SlotsNotServed", trouble(found))
+    Finding::no("Available", "SlotsNotServed", failure_sentence(found))
 }
 
-/// Stays once it is so: what was served once may have been written to, and is never created again behind the user's back.
+/// Stays True: what was served once may have been written to, and is never created again without the user.
 fn formed(before: bool, found: &Findings<'_>) -> Finding {
     if before || (is_served(found) && is_agreed(found)) {
-        let message = "every slot has been served: what is lost from now on is not created again while it may exist on a volume";
+        let message = "every slot has been served once: lost slots are not created again while a volume may hold their keys";
         return Finding::yes("Formed", "Formed", message);
     }
-    Finding::no("Formed", "Forming", trouble(found))
+    Finding::no("Formed", "Forming", failure_sentence(found))
 }
 
 fn progressing(found: &Findings<'_>) -> Finding {
     if found.shape.paused {
         return Finding::no("Progressing", "Paused", "spec.paused is true");
     }
-    if let Some(trouble) = found.trouble {
+    if let Some(failure) = found.failure {
         return Finding::new(
             "Progressing",
-            Some(trouble.passing),
-            trouble.reason,
-            &trouble.message,
+            Some(failure.transient),
+            failure.reason,
+            &failure.message,
         );
     }
-    if found.is_whole() {
+    if found.is_healthy() {
         return Finding::no("Progressing", "Settled", "nothing is left to do");
     }
     if found.plan.is_stuck() {
-        return Finding::no("Progressing", "Stuck", trouble(found));
+        return Finding::no("Progressing", "Stuck", failure_sentence(found));
     }
-    Finding::yes("Progressing", "Mending", trouble(found))
+    Finding::yes("Progressing", "Repairing", failure_sentence(found))
 }
 
 fn slots(found: &Findings<'_>) -> Finding {
@@ -117,20 +127,20 @@ fn slots(found: &Findings<'_>) -> Finding {
         return Finding::yes(
             "SlotsCovered",
             "AllSlotsCovered",
-            "every slot has a living owner",
+            "every slot has a living primary",
         );
     }
     let lost = found
         .plan
-        .holds
+        .blockers
         .iter()
-        .find(|hold| matches!(hold, Hold::SlotsLost { .. }));
+        .find(|blocker| matches!(blocker, Blocker::SlotsLost { .. }));
     match lost {
-        Some(hold) => Finding::no("SlotsCovered", "SlotsLost", hold.to_string()),
+        Some(blocker) => Finding::no("SlotsCovered", "SlotsLost", blocker.to_string()),
         None => Finding::no(
             "SlotsCovered",
             "SlotsUncovered",
-            format!("{} of {all} slots have no living owner", all - ok),
+            format!("{} of {all} slots have no living primary", all - ok),
         ),
     }
 }
@@ -189,13 +199,13 @@ fn paused(found: &Findings<'_>) -> Finding {
             "spec.paused is true: nothing is changed",
         )
     } else {
-        Finding::no("Paused", "Active", "the cluster is looked after")
+        Finding::no("Paused", "Active", "the controller reconciles this cluster")
     }
 }
 
 fn up_to_date(found: &Findings<'_>) -> Finding {
     let Some(cluster) = found.cluster else {
-        let message = "what the pods are to run is not known while the spec is wrong";
+        let message = "unknown while the spec is invalid";
         return Finding::unknown("UpToDate", "InvalidSpec", message);
     };
     let mut outdated: Vec<&str> = found
@@ -234,7 +244,7 @@ fn broken_promise(server: &Server, found: &Findings<'_>) -> Option<String> {
     let other = found.observed.members.iter().find_map(|member| {
         let server = &member.report()?.server;
         let kept = server.family == family && server.version == *version;
-        (!kept).then(|| (member.place.pod.clone(), server.to_string()))
+        (!kept).then(|| (member.expected.pod.clone(), server.to_string()))
     });
     let (pod, server) = other?;
     Some(format!(

@@ -1,15 +1,19 @@
 //! What is waited for, in words: what is the matter, why nothing is done about it, and what ends it.
 
+use crate::redis::member::ForeignNode;
+use crate::sentence::grouped;
 use common::cluster::topology::{NodeAddress, NodeId};
 use std::fmt;
 
 /// Why nothing is done although something is wrong.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Hold {
+pub enum Blocker {
     /// The cluster is not formed before its nodes are there.
     WaitingForNodes {
-        /// Pods that gave no report, each with the reason.
-        pods: Vec<String>,
+        /// Pods that gave no report, each with the cause.
+        pods: Vec<(String, String)>,
+        /// Pods that do not exist yet.
+        absent: usize,
     },
     /// No node that is left has the data of these slots, and they are not created empty behind the user's back.
     SlotsLost {
@@ -23,68 +27,89 @@ pub enum Hold {
         /// Its pod.
         pod: String,
     },
-    /// A node is linked to nodes that are none of the cluster's: introducing it would merge two clusters.
-    Foreign {
-        /// Its pod.
+    /// The server at a pod's address belongs to another cluster: it gets no command.
+    ForeignNode {
+        /// The pod.
         pod: String,
-        /// Where the other one is.
-        address: NodeAddress,
+        /// The server.
+        foreign: ForeignNode,
     },
-    /// An owner is down; its replicas take over by themselves, or it returns.
-    OwnerDown {
+    /// A living node belongs to the cluster and to none of its pods.
+    NodeWithoutPod {
+        /// The node.
+        id: NodeId,
+        /// Its address.
+        address: NodeAddress,
+        /// Slots that it serves.
+        slots: usize,
+    },
+    /// A primary is down; its replicas take over by themselves, or it returns.
+    PrimaryDown {
         /// Its shard.
         shard: usize,
-        /// The owner.
+        /// The primary.
         id: NodeId,
         /// A pod of the shard that is loading its data.
         loading: Option<String>,
     },
-    /// An owner is down, and its replica may never have been a copy.
+    /// A primary is down, and its replica may never have been a copy.
     EmptyCopy {
         /// Its shard.
         shard: usize,
-        /// The owner.
+        /// The primary.
         id: NodeId,
         /// The replica's pod.
         pod: String,
     },
 }
 
-impl Hold {
+impl Blocker {
     /// Whether waiting alone may end it. The others end with something that a person does.
-    pub fn is_patient(&self) -> bool {
+    pub fn clears_itself(&self) -> bool {
         match self {
-            Self::WaitingForNodes { .. } | Self::OwnerDown { .. } => true,
+            Self::WaitingForNodes { .. } | Self::PrimaryDown { .. } => true,
             Self::SlotsLost { .. }
             | Self::KeysWithoutSlots { .. }
-            | Self::Foreign { .. }
+            | Self::ForeignNode { .. }
+            | Self::NodeWithoutPod { .. }
             | Self::EmptyCopy { .. } => false,
         }
     }
 }
 
-impl fmt::Display for Hold {
+impl fmt::Display for Blocker {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::WaitingForNodes { pods } => {
-                write!(out, "waiting for {} to answer", list(pods))
+            Self::WaitingForNodes { pods, absent } => {
+                let causes = pods.iter().map(|(pod, why)| (pod.as_str(), why.clone()));
+                let mut parts = grouped(causes);
+                if *absent > 0 {
+                    parts.push(format!("{absent} pods are yet to be created"));
+                }
+                write!(out, "waiting for nodes: {}", parts.join("; "))
             }
             Self::SlotsLost { slots, count } => write!(
                 out,
                 "{count} slots ({slots}) are lost: every node that had their keys is gone together with its volume; \
-                 restore a backup into a new cluster (and disable spec.podDisruptionBudget if machines have to be drained before)"
+                 restore a backup into a new cluster (and disable spec.podDisruptionBudget if kubernetes_nodes have to be drained before)"
             ),
             Self::KeysWithoutSlots { pod } => write!(
                 out,
                 "{pod} is a primary with keys but without slots: it is left alone; if the keys are of no use, \
                  delete its volume and its pod"
             ),
-            Self::Foreign { pod, address } => write!(
+            Self::ForeignNode { pod, foreign } => write!(
                 out,
-                "{pod} is linked to a node at {address} that is none of this cluster's: it is not introduced to the \
-                 others; remove the foreign node with CLUSTER FORGET"
+                "pod {pod}: {foreign}; it gets no command. If the pod's Kubernetes node is gone, delete that node; \
+                 if its volume belongs to another cluster, delete the pod and its volume claim"
             ),
-            Self::OwnerDown {
+            Self::NodeWithoutPod { id, address, slots } => write!(
+                out,
+                "node {} at {address} serves {slots} slots and belongs to no pod of this cluster; it keeps them. Move \
+                 its slots to the cluster's nodes and remove it: redis-cli --cluster del-node {address} {id}",
+                id.short()
+            ),
+            Self::PrimaryDown {
                 shard,
                 id,
                 loading: Some(pod),
@@ -93,7 +118,7 @@ impl fmt::Display for Hold {
                 "the primary of shard {shard} ({}) does not answer; waiting for {pod}, which is loading its data",
                 id.short()
             ),
-            Self::OwnerDown {
+            Self::PrimaryDown {
                 shard,
                 id,
                 loading: None,
@@ -111,14 +136,4 @@ impl fmt::Display for Hold {
             ),
         }
     }
-}
-
-/// Names, at most five of them.
-fn list(names: &[String]) -> String {
-    let mut text: Vec<&str> = names.iter().take(5).map(String::as_str).collect();
-    let more = format!("{} more", names.len().saturating_sub(5));
-    if names.len() > 5 {
-        text.push(&more);
-    }
-    text.join(", ")
 }

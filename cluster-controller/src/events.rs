@@ -1,0 +1,76 @@
+//! Events, as data: what was done and why, and when the cluster as a whole changed its state. Pure.
+
+use crate::{
+    redis::{
+        execute::Done,
+        plan::{Action, Assignment},
+    },
+    status::NOT_HEALTHY,
+};
+use common::kubernetes::{conditions::find, events::EventNote};
+use crds::{RedisCluster, RedisClusterStatus};
+
+/// The Events of a reconcile. A step that failed makes none: the next reconcile tries again, and a failure that lasts shows in the
+/// conditions.
+pub fn events(object: &RedisCluster, status: &RedisClusterStatus, done: &[Done]) -> Vec<EventNote> {
+    let formed = crate::status::formed_before(object);
+    let steps = done.iter().filter(|one| one.result.is_ok());
+    let mut events: Vec<EventNote> = steps
+        .filter(|one| !matches!(one.step.action, Action::RestoreNodeTimeout { .. }))
+        .map(|one| of_step(&one.step.action, &one.step.reason, formed))
+        .collect();
+    let before = object.status.as_ref();
+    events.extend(of_phase(
+        before.and_then(|one| one.phase.as_deref()),
+        status,
+    ));
+    if let Some((reason, words)) = needs_person(status)
+        && before.and_then(needs_person).map(|(old, _)| old) != Some(reason)
+    {
+        events.push(EventNote::warning(reason, "Observe", words));
+    }
+    events
+}
+
+fn of_phase(old: Option<&str>, status: &RedisClusterStatus) -> Option<EventNote> {
+    let new = status.phase.as_deref();
+    let message = status.message.as_deref().unwrap_or_default();
+    match (old, new) {
+        _ if old == new => None,
+        (Some("Down" | "Degraded"), Some("Ready")) => {
+            Some(EventNote::normal("Recovered", "Repair", message))
+        }
+        (_, Some("Ready")) => Some(EventNote::normal("Ready", "Form", message)),
+        (_, Some(phase @ ("Down" | "Degraded"))) => {
+            Some(EventNote::warning(phase, "Observe", message))
+        }
+        _ => None,
+    }
+}
+
+/// What a person has to do something about, if that is why the cluster is not Ready: reason and words.
+fn needs_person(status: &RedisClusterStatus) -> Option<(&str, &str)> {
+    let ready = find(&status.conditions, "Ready").filter(|ready| ready.status == "False")?;
+    (ready.reason != NOT_HEALTHY).then_some((&ready.reason, &ready.message))
+}
+
+fn of_step(action: &Action, why: &str, formed: bool) -> EventNote {
+    match action {
+        Action::AssignSlots { how, .. } => match how {
+            Assignment::Recreated { .. } => {
+                EventNote::warning("SlotsRecreatedEmpty", "AssignSlots", why)
+            }
+            Assignment::Alone { .. } | Assignment::Joined if formed => {
+                EventNote::warning("SlotsRecreatedEmpty", "AssignSlots", why)
+            }
+            Assignment::Alone { .. } | Assignment::Joined => {
+                EventNote::normal("SlotsAssigned", "AssignSlots", why)
+            }
+        },
+        Action::Meet { .. } => EventNote::normal("NodesIntroduced", "Meet", why),
+        Action::Promote { .. } => EventNote::warning("FailoverRequested", "Failover", why),
+        Action::Replicate { .. } => EventNote::normal("ReplicaAttached", "Replicate", why),
+        Action::Forget { .. } => EventNote::normal("NodeForgotten", "Forget", why),
+        Action::RestoreNodeTimeout { .. } => EventNote::normal("TimeoutRestored", "Configure", why),
+    }
+}

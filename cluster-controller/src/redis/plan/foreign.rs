@@ -1,0 +1,26 @@
+//! Nodes that are none of the cluster's pods: reported, and left alone.
+
+use super::{Blocker, Plan};
+use crate::redis::{member::Answer, survey::Survey};
+
+/// Reports foreign servers at expected addresses, and living nodes of the cluster that run in none of its pods.
+pub fn report(survey: &Survey<'_>, plan: &mut Plan) {
+    for member in survey.members {
+        if let Answer::Foreign(foreign) = &member.answer {
+            plan.blockers.push(Blocker::ForeignNode {
+                pod: member.expected.pod.clone(),
+                foreign: foreign.clone(),
+            });
+        }
+    }
+    let addresses = survey.addresses();
+    for (id, missing) in &survey.missing {
+        if let Some(address) = missing.address.filter(|_| missing.is_outside(&addresses)) {
+            plan.blockers.push(Blocker::NodeWithoutPod {
+                id: *id,
+                address,
+                slots: missing.slots.len(),
+            });
+        }
+    }
+}
