@@ -21,14 +21,12 @@ pub fn grouped<'a>(causes: impl IntoIterator<Item = (&'a str, String)>) -> Vec<S
 }
 
 fn names(pods: &[&str]) -> String {
-    match pods {
-        [pod] => format!("pod {pod}"),
-        _ => {
-            let named: Vec<&str> = pods.iter().take(NAMED).copied().collect();
-            let more = if pods.len() > NAMED { ", …" } else { "" };
-            format!("{} pods ({}{more})", pods.len(), named.join(", "))
-        }
+    if let [pod] = pods {
+        return format!("pod {pod}");
     }
+    let named: Vec<&str> = pods.iter().take(NAMED).copied().collect();
+    let more = if pods.len() > NAMED { ", …" } else { "" };
+    format!("{} pods ({}{more})", pods.len(), named.join(", "))
 }
 
 /// The sentence, cut to the limit. The full text is logged where it is written.

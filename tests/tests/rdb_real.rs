@@ -476,7 +476,7 @@ async fn shards_hold_their_slots_and_no_more() -> Result<()> {
             Ok(replica.call::<u64>("DBSIZE").await? == size)
         })
         .await?;
-        let snapshot = snapshot(&replica).await?;
+        let snapshot = snapshot(replica).await?;
         assert_eq!(snapshot.counts.total().keys, size);
         for (slot, count) in snapshot.counts.occupied() {
             assert!(range.contains(slot));

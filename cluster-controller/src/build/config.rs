@@ -111,7 +111,7 @@ fi
 "#;
 
 /// For pods in memory only, of shards with replicas. Seconds: a node timeout, and 4 for the agreement and the election.
-const WAIT_SCRIPT: &str = r#"# The data died with the process before this one, so its identity must not return without it. The others need some time without an
+const WAIT_SCRIPT: &str = r"# The data died with the process before this one, so its identity must not return without it. The others need some time without an
 # answer from this address before they elect a replica; one that answers with another id is never counted as failed.
 if [ -e /data/started ]; then
   timeout=$(sed -n 's/^cluster-node-timeout //p' /config/redis.conf)
@@ -119,12 +119,12 @@ if [ -e /data/started ]; then
   sleep $((timeout / 1000 + 4)) & wait $!
   trap - TERM
 fi
-"#;
+";
 
 /// For pods in memory only.
-const WIPE_SCRIPT: &str = r#"rm -rf /data/*
+const WIPE_SCRIPT: &str = r"rm -rf /data/*
 : > /data/started
-"#;
+";
 
 const ALIVE_SCRIPT: &str = r#"# Alive: it answers, be it with an error. Only a server that nobody gets through to is helped by a restart.
 cli=$(command -v redis-cli || command -v valkey-cli) || { echo "the image has neither redis-cli nor valkey-cli"; exit 1; }
@@ -217,9 +217,22 @@ mod tests {
         }
     }
 
+    /// The files below a folder.
+    fn list(dir: &std::path::Path, below: &str, names: &mut Vec<String>) {
+        for entry in std::fs::read_dir(dir).unwrap() {
+            let entry = entry.unwrap();
+            let name = format!("{below}{}", entry.file_name().to_str().unwrap());
+            if entry.file_type().unwrap().is_dir() {
+                list(&entry.path(), &format!("{name}/"), names);
+            } else {
+                names.push(name);
+            }
+        }
+    }
+
     /// Runs the start script with these files below /data. What the server was started with, and the files afterwards.
     fn start(script: &str, files: &[(&str, &str)]) -> (String, Vec<String>) {
-        use std::{os::unix::fs::PermissionsExt, path::Path, process::Command};
+        use std::{os::unix::fs::PermissionsExt, process::Command};
         static NUMBER: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(0);
         let _one = PROGRAMS.lock();
         let number = NUMBER.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
@@ -248,16 +261,6 @@ mod tests {
             .unwrap();
         let words = String::from_utf8_lossy(&ended.stderr).into_owned();
         assert!(ended.status.success(), "{words}\n{script}");
-        fn list(dir: &Path, below: &str, names: &mut Vec<String>) {
-            for entry in std::fs::read_dir(dir).unwrap() {
-                let entry = entry.unwrap();
-                let name = format!("{below}{}", entry.file_name().to_str().unwrap());
-                match entry.file_type().unwrap().is_dir() {
-                    true => list(&entry.path(), &format!("{name}/"), names),
-                    false => names.push(name),
-                }
-            }
-        }
         let mut names = Vec::new();
         list(&data, "", &mut names);
         names.sort_unstable();

@@ -131,11 +131,14 @@ fn lose(observed: &mut Observed, lost: &[usize]) {
         let Answer::Report(report) = &mut member.answer else {
             continue;
         };
-        let lines = (0..6).map(|other| match lost.contains(&other) {
-            true => line(other, other == index)
-                .replace("master - ", "master,fail - ")
-                .replace(" connected", " disconnected"),
-            false => line(other, other == index),
+        let lines = (0..6).map(|other| {
+            let line = line(other, other == index);
+            if lost.contains(&other) {
+                line.replace("master - ", "master,fail - ")
+                    .replace(" connected", " disconnected")
+            } else {
+                line
+            }
         });
         report.view = NodesView::parse(&lines.collect::<String>()).unwrap();
     }

@@ -66,9 +66,10 @@ impl Events {
     /// Publishes all of them, in this order.
     pub fn publish_all(&self, regarding: &ObjectReference, events: Vec<EventNote>) {
         for event in events {
-            let kind = match event.warning {
-                true => EventType::Warning,
-                false => EventType::Normal,
+            let kind = if event.warning {
+                EventType::Warning
+            } else {
+                EventType::Normal
             };
             self.send(regarding, kind, &event.reason, &event.action, &event.note);
         }

@@ -2,10 +2,7 @@
 //! `/config` and `/data` moved into the server's own directory.
 
 use anyhow::{Context, Result};
-use cluster_controller::{
-    build,
-    validate::validate,
-};
+use cluster_controller::{build, validate::validate};
 use k8s_openapi::{apimachinery::pkg::api::resource::Quantity, jiff::Timestamp};
 use std::{fmt::Write, fs, net::SocketAddr, path::Path, time::Duration};
 
