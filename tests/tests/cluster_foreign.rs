@@ -132,7 +132,7 @@ async fn a_node_added_by_hand_keeps_its_slots() -> Result<()> {
         Ok(ours.pods.tables().await.matches(&id).count() >= 6)
     })
     .await?;
-    let name = (0..)
+    let name = (0..1000)
         .map(|number| format!("by-hand:{number}"))
         .find(|name| Slot::of_key(name.as_bytes()).get() < 5000)
         .context("a name")?;
