@@ -1,6 +1,6 @@
 //! The backup-controller: streams RedisBackups into S3-compatible storage and turns schedules into CronJobs.
 //!
-//! Data and decisions, pure: [`plan`], [`units`], [`select`], [`slot_map`], [`status`], [`schedule`], [`cron`].
+//! Data and decisions, pure: [`plan`], [`units`], [`select`], [`shards`], [`status`], [`schedule`], [`cron`].
 //! The data path, without Kubernetes: [`survey`], [`capture`], [`mod@publish`], [`artifacts`].
 //! With Kubernetes: [`worker`], [`planner`] (both driven by [`common::claims`]), [`schedules`], [`create_backup`],
 //! [`own_image`], [`run`].
@@ -20,7 +20,7 @@ pub mod run;
 pub mod schedule;
 pub mod schedules;
 pub mod select;
-pub mod slot_map;
+pub mod shards;
 pub mod status;
 pub mod survey;
 pub mod units;

@@ -7,12 +7,12 @@ use common::cluster::{
 use crds::SourceRole;
 
 /// How many bytes of the stream of writes a replica may be behind its primary. Usually it is a few hundred: a replica
-/// further behind than this has trouble.
+/// further behind than this does not keep up.
 pub const MAX_LAG: u64 = 16 << 20;
 
 /// A node that answered just now.
 #[derive(Clone, Debug)]
-pub struct Candidate {
+pub struct SourceCandidate {
     /// Where it is.
     pub address: NodeAddress,
     /// Its identity.
@@ -47,18 +47,18 @@ pub struct NoSource {
 
 /// Chooses among the nodes of one shard that answered: the in-sync replica with the smallest lag, or else the primary.
 pub fn choose(
-    primary: Option<&Candidate>,
-    replicas: &[Candidate],
+    primary: Option<&SourceCandidate>,
+    replicas: &[SourceCandidate],
     prefer: SourceRole,
 ) -> Result<Choice, NoSource> {
     let mut reasons = Vec::new();
     if prefer == SourceRole::Replica {
         let in_sync = replicas.iter().filter(|replica| {
-            let trouble = replica_trouble(replica, primary);
-            if let Some(trouble) = trouble {
-                reasons.push(format!("replica {} {trouble}", replica.address));
+            let defect = replica_defect(replica, primary);
+            if let Some(defect) = defect {
+                reasons.push(format!("replica {} {defect}", replica.address));
             }
-            trouble.is_none()
+            defect.is_none()
         });
         // The id decides between equals, so that two observers choose alike.
         if let Some(best) = in_sync.max_by_key(|replica| (replica.replication.offset, replica.id)) {
@@ -99,7 +99,7 @@ pub fn order(prefer: SourceRole, attempt: i32, attempts: i32) -> (SourceRole, Op
     }
 }
 
-impl Candidate {
+impl SourceCandidate {
     fn chosen(&self, role: SourceRole) -> Choice {
         Choice {
             address: self.address,
@@ -109,8 +109,11 @@ impl Candidate {
     }
 }
 
-/// Why a replica cannot stand for its primary; `None` if it can.
-fn replica_trouble(replica: &Candidate, primary: Option<&Candidate>) -> Option<&'static str> {
+/// Why a replica cannot be read instead of its primary; `None` if it can.
+fn replica_defect(
+    replica: &SourceCandidate,
+    primary: Option<&SourceCandidate>,
+) -> Option<&'static str> {
     let Some(link) = &replica.replication.upstream else {
         return Some("is no longer a replica");
     };
@@ -127,7 +130,7 @@ fn replica_trouble(replica: &Candidate, primary: Option<&Candidate>) -> Option<&
         return Some("has lost the link to its primary");
     }
     let Some(primary) = primary else {
-        // The link is up, so the primary lives; only we do not reach it.
+        // The link is up, so the primary is alive; only this controller cannot reach it.
         return None;
     };
     if !link.leads_to(&primary.address) {
@@ -153,8 +156,8 @@ mod tests {
         NodeAddress::new([10, 0, 0, last].into(), 6379)
     }
 
-    fn primary() -> Candidate {
-        Candidate {
+    fn primary() -> SourceCandidate {
+        SourceCandidate {
             address: address(1),
             id: NodeId::from_bytes([1; 20]),
             loading: false,
@@ -167,8 +170,8 @@ mod tests {
         }
     }
 
-    fn replica(last: u8, offset: u64) -> Candidate {
-        Candidate {
+    fn replica(last: u8, offset: u64) -> SourceCandidate {
+        SourceCandidate {
             address: address(last),
             id: NodeId::from_bytes([last; 20]),
             loading: false,
@@ -187,7 +190,7 @@ mod tests {
         }
     }
 
-    fn link(candidate: &mut Candidate) -> &mut UpstreamLink {
+    fn link(candidate: &mut SourceCandidate) -> &mut UpstreamLink {
         candidate.replication.upstream.as_mut().unwrap()
     }
 
@@ -208,9 +211,9 @@ mod tests {
     }
 
     #[test]
-    fn a_replica_in_trouble_leaves_the_primary() {
+    fn a_defective_replica_leaves_the_primary() {
         let near = 100 << 20;
-        let trouble: [fn(&mut Candidate); 8] = [
+        let defects: [fn(&mut SourceCandidate); 8] = [
             |r| link(r).up = false,
             |r| link(r).syncing = true,
             |r| link(r).ip = Some(address(9).ip),
@@ -220,7 +223,7 @@ mod tests {
             |r| r.replication.id = "another".into(),
             |r| r.replication.upstream = None,
         ];
-        for spoil in trouble {
+        for spoil in defects {
             let mut spoiled = replica(2, near);
             spoil(&mut spoiled);
             let choice = choose(Some(&primary()), &[spoiled.clone()], SourceRole::Replica).unwrap();
@@ -229,7 +232,7 @@ mod tests {
     }
 
     #[test]
-    fn without_any_node_every_reason_is_told() {
+    fn without_any_node_every_reason_is_named() {
         let mut broken = replica(2, 0);
         link(&mut broken).up = false;
         let error = choose(None, &[broken], SourceRole::Replica).unwrap_err();
@@ -272,7 +275,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_is_chosen_is_never_in_trouble(
+        fn a_defective_node_is_never_chosen(
             nodes in prop::collection::vec((2u8..9, any::<bool>(), any::<bool>(), 0u64..(200 << 20), any::<bool>()), 0..5),
             with_primary: bool,
         ) {
@@ -287,12 +290,12 @@ mod tests {
             match choose(primary.as_ref(), &replicas, SourceRole::Replica) {
                 Ok(choice) if choice.role == SourceRole::Replica => {
                     let chosen = replicas.iter().find(|r| r.address == choice.address
-                        && replica_trouble(r, primary.as_ref()).is_none());
+                        && replica_defect(r, primary.as_ref()).is_none());
                     prop_assert!(chosen.is_some());
                 }
                 Ok(_) => {
                     prop_assert!(with_primary);
-                    prop_assert!(replicas.iter().all(|r| replica_trouble(r, primary.as_ref()).is_some()));
+                    prop_assert!(replicas.iter().all(|r| replica_defect(r, primary.as_ref()).is_some()));
                 }
                 Err(_) => prop_assert!(!with_primary),
             }

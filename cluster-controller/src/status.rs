@@ -16,7 +16,7 @@ use crate::{
     validate::{InvalidSpec, Shape, ValidatedCluster},
 };
 use common::{
-    cluster::{slots::SLOT_COUNT, topology::topology_hash},
+    cluster::{slot_map::topology_hash, slots::SLOT_COUNT},
     kubernetes::conditions::{Finding, find, holds, merge},
 };
 pub use conditions::NOT_HEALTHY;

@@ -119,7 +119,6 @@ mod tests {
         ServerInfo {
             family,
             version: version.to_owned(),
-            run_id: String::new(),
             uptime_seconds: 0,
             loading: false,
         }

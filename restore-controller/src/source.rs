@@ -314,7 +314,7 @@ fn server(manifest: &Manifest) -> String {
     version.to_owned()
 }
 
-/// A whole key stands below the location's prefix as well, unless somebody has changed the prefix since.
+/// A whole key stands below the location's prefix as well, unless the prefix has been changed since.
 fn layout_of(location: &Location, manifest: &ManifestName) -> Layout {
     match manifest {
         ManifestName::Path(path) => Layout::at(location, path),

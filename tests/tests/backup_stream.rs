@@ -6,12 +6,11 @@ use axum::http::StatusCode;
 use backup_controller::{
     capture::{CaptureError, CaptureProgress, CaptureRequest, CapturedShard, capture},
     publish::{PublishRequest, StoredUnit, publish},
-    slot_map::SlotMap,
+    shards::units,
     survey::slot_map,
 };
 use common::{
-    cluster::slots::SlotSet,
-    kubernetes::errors::Classified,
+    cluster::{slot_map::SlotMap, slots::SlotSet},
     rdb::{Event, RecordReader},
     storage::{
         BackupId, Compression, CompressionPool, Credentials, Layout, Location, Manifest,
@@ -70,7 +69,7 @@ async fn requests(store: &ObjectStore, cluster: &TestCluster) -> Result<Vec<Capt
     let map = slot_map(seeds.clone()).await?;
     let shards = (0..).zip(map.shards());
     Ok(shards
-        .map(|(shard, (_, slots))| request(store, seeds.clone(), shard, slots))
+        .map(|(shard, (_, slots))| request(store, seeds.clone(), shard, slots.clone()))
         .collect())
 }
 
@@ -81,7 +80,7 @@ async fn run(request: &CaptureRequest) -> Result<CapturedShard, CaptureError> {
 
 fn publication(store: &ObjectStore, map: &SlotMap, shards: &[CapturedShard]) -> PublishRequest {
     let backup_id = backup_id();
-    let units = map.units(1).into_iter().zip(shards);
+    let units = units(map, 1).into_iter().zip(shards);
     PublishRequest {
         layout: Layout::new(store.location(), "shop", "cart", &backup_id),
         store: store.clone(),

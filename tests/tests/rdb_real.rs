@@ -10,7 +10,7 @@ use bytes::BytesMut;
 use common::cluster::replication::{
     Handshake, ReplicationError, ReplicationOptions, ReplicationStream,
 };
-use common::cluster::resp::{Command, Reply, ReplyDecoder};
+use common::cluster::resp::{CommandWriter, Reply, ReplyDecoder};
 use common::cluster::{endpoint::Endpoint, node::NodeError};
 use common::rdb::checksum::{Checked, ChecksumVerifier};
 use common::rdb::counts::SlotCounts;
@@ -120,13 +120,13 @@ async fn read_snapshot(mut stream: ReplicationStream) -> Result<Snapshot> {
 async fn restore(snapshot: &Snapshot, target: &RedisServer) -> Result<()> {
     let mut out = BytesMut::new();
     for code in &snapshot.functions {
-        Command::write(&mut out, &[b"FUNCTION", b"LOAD", b"REPLACE", code]);
+        CommandWriter::write(&mut out, &[b"FUNCTION", b"LOAD", b"REPLACE", code]);
     }
     for found in &snapshot.keys {
         let body = &snapshot.bytes[found.value.clone()];
         let eviction =
             usize::from(found.idle_seconds.is_some()) + usize::from(found.frequency.is_some());
-        let mut command = Command::new(&mut out, 5 + 2 * eviction);
+        let mut command = CommandWriter::new(&mut out, 5 + 2 * eviction);
         command
             .arg(b"RESTORE")
             .arg(&found.key)

@@ -13,7 +13,7 @@ use futures::future::join_all;
 use redis::cmd;
 use restore_controller::{
     plan::Verified,
-    replay::{Pause, Progress, Refusal, ReplayError, ReplayRequest},
+    replay::{Progress, Refusal, ReplayError, ReplayRequest, RetryReason},
     source::Walks,
     target,
 };
@@ -595,10 +595,10 @@ async fn a_node_that_stays_away_ends_the_patience() -> Result<()> {
     assert!(error.is_transient());
     let alive = target.nodes().iter().filter(|node| node.is_running());
     nothing_destroyed(alive).await?;
-    if let ReplayError::Unavailable { pause, .. } = error {
+    if let ReplayError::Unavailable { reason, .. } = error {
         assert!(
-            matches!(pause, Pause::Disconnected | Pause::ClusterDown),
-            "{pause}"
+            matches!(reason, RetryReason::Disconnected | RetryReason::ClusterDown),
+            "{reason}"
         );
     }
     Ok(())

@@ -3,7 +3,6 @@
 use crate::select::NoSource;
 use common::{
     cluster::{node::NodeError, replication::ReplicationError},
-    kubernetes::errors::{Classified, ErrorClass},
     rdb::{RdbError, checksum::ChecksumError},
     storage::StorageError,
 };
@@ -25,15 +24,15 @@ pub enum CaptureError {
         /// Slots now.
         found: String,
     },
-    /// No node says who owns the shard's slots.
-    #[error("no node tells who owns the shard's slots: {0}")]
+    /// No node can be asked for the shard's primary.
+    #[error("no node answers which primary has the shard's slots: {0}")]
     Node(#[source] NodeError),
     /// The stream broke or was refused.
     #[error(transparent)]
     Replication(#[from] ReplicationError),
-    /// The server says that it lives, and nothing else.
+    /// The server sends keep-alives and nothing else.
     #[error(
-        "{address} has not {what} within {} minutes, though it lives: look in its INFO persistence for a BGSAVE or a rewrite of the append-only file that does not end",
+        "{address} has not {what} within {} minutes but is alive: check INFO persistence for a stuck BGSAVE or append-only rewrite",
         after.as_secs() / 60
     )]
     Late {
@@ -59,24 +58,17 @@ pub enum CaptureError {
     /// The index does not serialise.
     #[error("the index of the shard does not serialise: {0}")]
     Index(#[from] serde_json::Error),
-    /// It was told to stop.
+    /// Cancelled from outside.
     #[error("the capture was stopped")]
     Cancelled,
 }
 
 impl CaptureError {
-    /// Whether it can be different a moment later: a failover is under way, a node loads.
-    pub(super) fn may_pass(&self) -> bool {
-        matches!(self, Self::NoSource(_) | Self::Node(_))
-    }
-}
-
-impl Classified for CaptureError {
-    fn class(&self) -> ErrorClass {
+    /// Whether another attempt may succeed without a change of the backup or the controller.
+    pub fn is_transient(&self) -> bool {
         match self {
-            Self::Storage(error) if !error.is_transient() => ErrorClass::InvalidSpec,
-            Self::Index(_) => ErrorClass::Bug,
-            Self::Cancelled => ErrorClass::Fenced,
+            Self::Storage(error) => error.is_transient(),
+            Self::Index(_) | Self::Cancelled => false,
             Self::NoSource(_)
             | Self::SlotsMoved { .. }
             | Self::Node(_)
@@ -84,12 +76,12 @@ impl Classified for CaptureError {
             | Self::Late { .. }
             | Self::Checksum(_)
             | Self::NotRdb(_)
-            | Self::Empty
-            | Self::Storage(_) => ErrorClass::Transient,
+            | Self::Empty => true,
         }
     }
 
-    fn reason(&self) -> &'static str {
+    /// The class of the failure in CamelCase, for the status and metrics.
+    pub fn reason(&self) -> &'static str {
         match self {
             Self::NoSource(_) => "NoSource",
             Self::SlotsMoved { .. } => "SlotsMoved",

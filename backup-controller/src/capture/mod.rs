@@ -5,7 +5,6 @@
 mod error;
 mod facts;
 mod opening;
-mod proof;
 mod source;
 mod walk;
 
@@ -26,13 +25,13 @@ use common::{
 use crds::SourceRole;
 use jiff::Timestamp;
 use opening::open;
-use proof::{Proof, Proven};
-use source::Source;
+use source::SourceNode;
 use std::{net::SocketAddr, time::Duration};
 use tokio::{sync::watch, time::timeout};
 use tokio_util::sync::CancellationToken;
+use walk::{Proof, Proven};
 
-/// How long the removal of an object may take that nobody wants any more.
+/// How long the removal of an object that is not needed any more may take.
 const REMOVE_LIMIT: Duration = Duration::from_secs(5);
 /// Length of the buffer for reads across the end of a block.
 const EDGE: usize = 4096;
@@ -42,7 +41,7 @@ const EDGE: usize = 4096;
 pub struct CaptureRequest {
     /// Addresses of nodes of the cluster, any of them.
     pub seeds: Vec<SocketAddr>,
-    /// Slots of the shard: the node that is read has to belong to the owner of exactly these.
+    /// Slots of the shard: the node that is read has to belong to the primary of exactly these, or be it.
     pub slots: SlotSet,
     /// Which node is preferred.
     pub prefer: SourceRole,
@@ -76,8 +75,8 @@ impl CaptureRequest {
     }
 }
 
-/// Captures the shard. `progress` is kept up to date; the fork is told at once. Cancelled or failed, no unfinished upload stays
-/// in the bucket; an object that was whole by then may.
+/// Captures the shard. `progress` is kept up to date; the fork is reported immediately. Cancelled or failed, no unfinished upload stays
+/// in the bucket; an object that was complete by then may.
 pub async fn capture(
     request: &CaptureRequest,
     progress: &watch::Sender<CaptureProgress>,
@@ -120,7 +119,7 @@ pub async fn capture(
         .await
         .unwrap_or(Err(CaptureError::Cancelled));
     if indexed.is_err() {
-        // Nobody will name the object: another attempt writes one of another name.
+        // No manifest will name the object: another attempt writes one of another name.
         let removed = timeout(REMOVE_LIMIT, Box::pin(request.store.delete(&request.key()))).await;
         if !matches!(removed, Ok(Ok(()))) {
             tracing::warn!(
@@ -177,7 +176,7 @@ async fn pump(
 
 fn document(
     request: &CaptureRequest,
-    source: &Source,
+    source: &SourceNode,
     fork: &Fork,
     forked_at: Timestamp,
     object: StoredObject,

@@ -2,7 +2,7 @@
 
 use super::{
     CaptureError, CaptureProgress, CaptureRequest,
-    source::{self, Source},
+    source::{self, SourceNode},
 };
 use common::cluster::{
     endpoint::Endpoint,
@@ -23,7 +23,7 @@ const SAVE_PATIENCE: Duration = Duration::from_hours(1);
 pub async fn open(
     request: &CaptureRequest,
     progress: &watch::Sender<CaptureProgress>,
-) -> Result<(Source, ReplicationStream, Timestamp), CaptureError> {
+) -> Result<(SourceNode, ReplicationStream, Timestamp), CaptureError> {
     let source = source::find(
         &request.seeds,
         &request.slots,
@@ -70,7 +70,6 @@ async fn within<T>(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use common::kubernetes::errors::Classified;
     use std::net::SocketAddr;
 
     #[tokio::test]

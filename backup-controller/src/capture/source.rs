@@ -1,29 +1,27 @@
 //! Finds the node of a shard that is read: asks the nodes themselves, right before the snapshot.
 
 use super::CaptureError;
-use crate::select::{Candidate, Choice, NOT_SERVING, NoSource, choose};
+use crate::select::{Choice, NOT_SERVING, NoSource, SourceCandidate, choose};
 use common::cluster::{
     endpoint::Endpoint,
     info::ServerInfo,
-    node::{NodeClient, NodeError},
+    reader::{NodeReport, read, read_each},
     slots::SlotSet,
-    topology::{ClusterNode, NodeAddress, NodesView},
+    topology::{ClusterNode, NodesView},
 };
 use crds::SourceRole;
-use futures::{StreamExt, future::join_all, stream};
+use futures::{StreamExt, future::join_all};
 use std::{net::SocketAddr, time::Duration};
 use tokio::time::{Instant, sleep};
 
 /// How long a node may take to connect and for each answer.
 const NODE_TIMEOUT: Duration = Duration::from_secs(3);
-/// Nodes asked for the map at the same time.
-const PARALLEL_QUESTIONS: usize = 4;
-/// How long to rest between two looks at a shard in which no node can be read.
-const REST: Duration = Duration::from_millis(500);
+/// How long to wait between two looks at a shard in which no node can be read.
+const RETRY_INTERVAL: Duration = Duration::from_millis(500);
 
 /// The node to read and what has to be known of it.
 #[derive(Clone, Debug)]
-pub struct Source {
+pub struct SourceNode {
     /// Which node.
     pub choice: Choice,
     /// Which server runs there.
@@ -38,11 +36,16 @@ pub async fn find(
     slots: &SlotSet,
     prefer: SourceRole,
     patience: Duration,
-) -> Result<Source, CaptureError> {
+) -> Result<SourceNode, CaptureError> {
     let deadline = Instant::now() + patience;
     loop {
         match look(seeds, slots, prefer).await {
-            Err(error) if error.may_pass() && Instant::now() + REST < deadline => sleep(REST).await,
+            // A failover is under way, or a node loads its data.
+            Err(CaptureError::NoSource(_) | CaptureError::Node(_))
+                if Instant::now() + RETRY_INTERVAL < deadline =>
+            {
+                sleep(RETRY_INTERVAL).await;
+            }
             result => return result,
         }
     }
@@ -52,27 +55,21 @@ async fn look(
     seeds: &[SocketAddr],
     slots: &SlotSet,
     prefer: SourceRole,
-) -> Result<Source, CaptureError> {
+) -> Result<SourceNode, CaptureError> {
     let view = any_view(seeds, slots).await?;
-    let first = slots.iter().next();
-    let owner = view
-        .nodes()
-        .iter()
-        .find(|node| node.is_primary() && first.is_some_and(|slot| node.slots.contains(slot)));
-    let Some(owner) = owner else {
-        return Err(nobody("no node owns the shard's slots"));
+    let Some(primary_node) = primary_of(&view, slots) else {
+        return Err(no_source("no primary has the shard's slots"));
     };
-    if &owner.slots != slots {
+    if &primary_node.slots != slots {
         return Err(CaptureError::SlotsMoved {
-            wanted: crate::slot_map::words(slots),
-            found: crate::slot_map::words(&owner.slots),
+            wanted: slots.summary(),
+            found: primary_node.slots.summary(),
         });
     }
-    let replicas = view
-        .nodes()
-        .iter()
-        .filter(|node| node.is_replica() && node.primary == Some(owner.id) && !node.is_failing());
-    let primary = ask(owner).await;
+    let replicas = view.nodes().iter().filter(|node| {
+        node.is_replica() && node.primary == Some(primary_node.id) && !node.is_failing()
+    });
+    let primary = ask(primary_node).await;
     let replicas: Vec<_> = join_all(replicas.map(ask))
         .await
         .into_iter()
@@ -87,90 +84,77 @@ async fn look(
         &candidates,
         prefer,
     )?;
-    let asked = primary.into_iter().chain(replicas);
-    let chosen = asked
+    let chosen = primary
         .into_iter()
+        .chain(replicas)
         .find(|asked| asked.candidate.id == choice.id);
-    let (server, used_memory) = chosen.map_or_else(Default::default, |c| (c.server, c.used_memory));
-    Ok(Source {
+    let (server, used_memory) = chosen.map_or_else(Default::default, |asked| {
+        (asked.report.server, asked.report.used_memory)
+    });
+    Ok(SourceNode {
         choice,
         server,
         used_memory,
     })
 }
 
-fn nobody(reasons: &str) -> CaptureError {
+fn no_source(reasons: &str) -> CaptureError {
     CaptureError::NoSource(NoSource {
         reasons: reasons.to_owned(),
     })
 }
 
-/// The view of whichever node answers first, serves, and knows an owner of the slots.
-async fn any_view(seeds: &[SocketAddr], slots: &SlotSet) -> Result<NodesView, CaptureError> {
-    let first = slots.iter().next();
-    let knows = |view: &NodesView| {
-        let mut nodes = view.nodes().iter();
-        nodes.any(|node| node.is_primary() && first.is_some_and(|slot| node.slots.contains(slot)))
-    };
-    let views = stream::iter(seeds.iter().copied())
-        .map(|seed| async move { (seed, view_of(seed).await) })
-        .buffer_unordered(PARALLEL_QUESTIONS);
-    let mut views = std::pin::pin!(views);
-    let (mut trouble, mut cut_off) = (None, None);
-    while let Some((seed, answer)) = views.next().await {
-        match answer {
-            Ok(Some(view)) if knows(&view) => return Ok(view),
-            Ok(Some(_)) => {}
-            Ok(None) => cut_off = Some(seed),
-            Err(error) => trouble = Some(error),
-        }
-    }
-    match (cut_off, trouble) {
-        (Some(seed), _) => Err(nobody(&format!("node {seed} {NOT_SERVING}"))),
-        (None, Some(error)) => Err(CaptureError::Node(error)),
-        (None, None) if seeds.is_empty() => Err(nobody("the cluster has no pod with an address")),
-        (None, None) => Err(nobody("no node knows an owner of the shard's slots")),
-    }
+/// The primary that has the first of the slots.
+fn primary_of<'a>(view: &'a NodesView, slots: &SlotSet) -> Option<&'a ClusterNode> {
+    let first = slots.iter().next()?;
+    let mut nodes = view.nodes().iter();
+    nodes.find(|node| node.is_primary() && node.slots.contains(first))
 }
 
-/// The view of a node; `None` if it does not serve: on the smaller side of a split network nobody knows who owns what.
-async fn view_of(seed: SocketAddr) -> Result<Option<NodesView>, NodeError> {
-    let client = NodeClient::connect(&Endpoint::new(seed, NODE_TIMEOUT)).await?;
-    let serves = client.cluster_info().await?.ok;
-    let view = client.nodes().await?;
-    Ok(serves.then_some(view))
+/// The view of the first node that answers, serves, and knows a primary of the slots. A node that does not serve is on the
+/// smaller side of a split network: what it knows may be out of date.
+async fn any_view(seeds: &[SocketAddr], slots: &SlotSet) -> Result<NodesView, CaptureError> {
+    let endpoints = seeds.iter().map(|seed| Endpoint::new(*seed, NODE_TIMEOUT));
+    let mut answers = std::pin::pin!(read_each(endpoints.collect()));
+    let (mut failure, mut cut_off) = (None, None);
+    while let Some((seed, answer)) = answers.next().await {
+        match answer {
+            Ok(report) if !report.cluster.ok => cut_off = Some(seed),
+            Ok(report) if primary_of(&report.view, slots).is_some() => return Ok(report.view),
+            Ok(_) => {}
+            Err(error) => failure = Some(error),
+        }
+    }
+    match (cut_off, failure) {
+        (Some(seed), _) => Err(no_source(&format!("node {seed} {NOT_SERVING}"))),
+        (None, Some(error)) => Err(CaptureError::Node(error)),
+        (None, None) if seeds.is_empty() => {
+            Err(no_source("the cluster has no pod with an address"))
+        }
+        (None, None) => Err(no_source("no node knows a primary of the shard's slots")),
+    }
 }
 
 struct Asked {
-    candidate: Candidate,
-    server: ServerInfo,
-    used_memory: u64,
+    candidate: SourceCandidate,
+    report: NodeReport,
 }
 
-/// What a node says of itself; `None` if it does not answer or is another node than expected.
+/// What a node says of itself; `None` if it does not answer or another node has its address.
 async fn ask(node: &ClusterNode) -> Option<Asked> {
-    let address: NodeAddress = node.address?;
-    let asked = async {
-        let endpoint = Endpoint::new(address.client(), NODE_TIMEOUT).expecting(node.id);
-        let client = NodeClient::connect(&endpoint).await?;
-        let state = client.cluster_info().await?;
-        Ok::<_, NodeError>((state.ok, client.info(None).await?))
-    };
-    match asked.await {
-        Ok((is_serving, info)) => {
-            let server = info.server();
-            Some(Asked {
-                candidate: Candidate {
-                    address,
-                    id: node.id,
-                    loading: server.loading,
-                    serves: is_serving,
-                    replication: info.replication(),
-                },
-                server,
-                used_memory: info.number("used_memory"),
-            })
-        }
+    let address = node.address?;
+    let endpoint = Endpoint::new(address.client(), NODE_TIMEOUT).expecting(node.id);
+    match read(&endpoint).await {
+        Ok(report) => Some(Asked {
+            candidate: SourceCandidate {
+                address,
+                id: node.id,
+                loading: report.server.loading,
+                serves: report.cluster.ok,
+                replication: report.replication.clone(),
+            },
+            report,
+        }),
         Err(error) => {
             tracing::debug!(%error, "a node of the shard does not answer");
             None

@@ -5,9 +5,13 @@ use super::{
     settled,
     step::Step,
 };
-use crate::{slot_map::SlotMap, units::BackupUnits};
+use crate::{
+    shards::{self, are_divided_like},
+    units::BackupUnits,
+};
 use common::{
     claims::unit::{Unit, UnitKind},
+    cluster::slot_map::SlotMap,
     kubernetes::conditions::holds,
 };
 use crds::{BackupShard, BackupShardState, RedisBackup, RedisBackupStatus};
@@ -29,7 +33,7 @@ pub(super) fn capture(backup: &RedisBackup, status: &RedisBackupStatus, seen: &O
     if !lost.is_empty() {
         return match settled(seen) {
             Err(step) => step,
-            Ok(map) if map.is_cut_like(shards) => Step::Free(lost),
+            Ok(map) if are_divided_like(shards, map) => Step::Free(lost),
             Ok(map) => capture_again(backup, map, shards),
         };
     }
@@ -37,7 +41,7 @@ pub(super) fn capture(backup: &RedisBackup, status: &RedisBackupStatus, seen: &O
         if !holds(&status.conditions, "SlotsCovered") {
             return match settled(seen) {
                 Err(step) => step,
-                Ok(map) if map.is_cut_like(shards) => Step::ConfirmSlots,
+                Ok(map) if are_divided_like(shards, map) => Step::ConfirmSlots,
                 Ok(map) => capture_again(backup, map, shards),
             };
         }
@@ -85,7 +89,7 @@ fn capture_again(backup: &RedisBackup, map: &SlotMap, shards: &[BackupShard]) ->
         };
     }
     Step::List {
-        units: map.units(attempt),
+        units: shards::units(map, attempt),
         topology_hash: map.hash.clone(),
     }
 }

@@ -12,9 +12,10 @@ mod tests;
 pub use observed::*;
 pub use step::*;
 
-use crate::{slot_map::SlotMap, units::BackupUnits};
+use crate::{shards, units::BackupUnits};
 use common::{
     claims::unit::{Unit, UnitKind},
+    cluster::slot_map::SlotMap,
     kubernetes::{
         conditions::{find, holds},
         leases::Operation,
@@ -208,7 +209,7 @@ fn list(seen: &Observed, attempt: i32) -> Step {
     match settled(seen) {
         Err(step) => step,
         Ok(map) => Step::List {
-            units: map.units(attempt),
+            units: shards::units(map, attempt),
             topology_hash: map.hash.clone(),
         },
     }

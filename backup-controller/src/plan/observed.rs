@@ -1,8 +1,8 @@
 //! What the planner knows, and what it can ask for.
 
-use crate::slot_map::{NotSettled, SlotMap};
 use common::{
     claims::{attempts::AttemptFacts, jobs::JobResult},
+    cluster::slot_map::{NotSettled, SlotMap},
     kubernetes::leases::Operation,
 };
 use crds::RedisCluster;

@@ -1,6 +1,6 @@
 use super::*;
 use crate::status;
-use common::cluster::topology::NodeId;
+use common::cluster::{slot_map::SlotMap, topology::NodeId};
 use common::{
     claims::{
         attempts::{AttemptFacts, delay},
@@ -76,15 +76,14 @@ fn cluster() -> RedisCluster {
 
 fn map(cuts: &[u16]) -> SlotMap {
     let mut start = 0;
-    let mut owners = common::cluster::topology::Owners::new();
+    let mut owners = common::cluster::slot_map::SlotsByPrimary::new();
     for (number, end) in (0u8..).zip(cuts.iter().copied().chain([16383])) {
         let mut slots = common::cluster::slots::SlotSet::new();
         slots.insert_range(format!("{start}-{end}").parse().unwrap());
         owners.insert(NodeId::from_bytes([number; 20]), slots);
         start = end + 1;
     }
-    let hash = common::cluster::topology::owners_hash(&owners);
-    SlotMap { owners, hash }
+    SlotMap::new(owners)
 }
 
 fn ready() -> Observed {
@@ -114,7 +113,7 @@ fn accepted() -> RedisBackup {
 fn capturing(states: &[(BackupShardState, &str, i32)]) -> RedisBackup {
     let mut backup = accepted();
     let shards = &mut backup.status.as_mut().unwrap().shards;
-    *shards = map(&[4000, 9000]).units(1);
+    *shards = shards::units(&map(&[4000, 9000]), 1);
     for (unit, (state, worker, attempt)) in shards.iter_mut().zip(states) {
         unit.state = *state;
         unit.worker = (*worker).to_owned();
@@ -242,7 +241,7 @@ fn a_storage_that_is_wrong_fails_and_one_that_is_down_is_waited_for() {
 #[test]
 fn an_open_slot_is_waited_for() {
     let mut seen = ready();
-    seen.slot_map = Some(Err(crate::slot_map::NotSettled::OpenSlot {
+    seen.slot_map = Some(Err(common::cluster::slot_map::NotSettled::OpenSlot {
         slot: 7,
         node: "aa".into(),
         others: 0,
@@ -308,11 +307,11 @@ fn after_the_last_fork_the_map_is_compared_and_a_failover_does_not_matter() {
     assert_eq!(plan(&backup, &seen), Step::ConfirmSlots);
     let mut failed_over = map(&[4000, 9000]);
     let slots = failed_over
-        .owners
+        .primaries
         .remove(&NodeId::from_bytes([1; 20]))
         .unwrap();
     failed_over
-        .owners
+        .primaries
         .insert(NodeId::from_bytes([9; 20]), slots);
     seen.slot_map = Some(Ok(failed_over));
     assert_eq!(plan(&backup, &seen), Step::ConfirmSlots);
@@ -580,7 +579,10 @@ impl World {
         for unit in shards {
             assert_eq!(unit.state, Stored);
             let at_fork = &self.forks[&(unit.index, unit.attempt)];
-            assert!(at_fork.is_cut_like(shards), "forked under another slot map");
+            assert!(
+                shards::are_divided_like(shards, at_fork),
+                "forked under another slot map"
+            );
         }
     }
 }

@@ -38,10 +38,13 @@ impl ShardError {
 impl Classified for ShardError {
     fn class(&self) -> ErrorClass {
         match self {
-            Self::Status(_) | Self::BackupId(_) => ErrorClass::Bug,
+            Self::Status(_) | Self::BackupId(_) | Self::Capture(CaptureError::Index(_)) => {
+                ErrorClass::Bug
+            }
             Self::Api(error) => error.class(),
-            Self::Access(_) => ErrorClass::InvalidSpec,
-            Self::Capture(error) => error.class(),
+            Self::Capture(error) if error.is_transient() => ErrorClass::Transient,
+            Self::Capture(CaptureError::Cancelled) => ErrorClass::Fenced,
+            Self::Access(_) | Self::Capture(_) => ErrorClass::InvalidSpec,
         }
     }
 

@@ -1,7 +1,7 @@
 //! What one unit asks for: read from the status when the unit was taken.
 
 use super::ShardError;
-use crate::{capture::CaptureProgress, select::order, slot_map::slots_of};
+use crate::{capture::CaptureProgress, select::order, shards::slots_of};
 use common::{
     access::{AccessError, PodNames},
     cluster::slots::SlotSet,

@@ -3,12 +3,11 @@
 use super::member::{Answer, ExpectedNode, Member, Report};
 use common::cluster::{
     endpoint::Endpoint,
-    info::Info,
     node::{NodeClient, NodeError},
-    topology::{ClusterInfo, NodesView},
+    reader::read_from,
 };
 use futures::{StreamExt, stream};
-use redis::pipe;
+use redis::cmd;
 use std::time::Duration;
 
 /// Nodes asked at the same time.
@@ -52,28 +51,17 @@ fn milliseconds(answer: &[String]) -> Duration {
 
 /// The node's report; none while it is loading.
 async fn report(client: &NodeClient) -> Result<Option<Report>, NodeError> {
-    let mut questions = pipe();
-    questions.cmd("INFO");
-    questions.cmd("CLUSTER").arg("INFO");
-    questions.cmd("CLUSTER").arg("NODES");
-    questions.cmd("CONFIG").arg("GET").arg(NODE_TIMEOUT);
-    let (info, cluster, nodes, settings): (String, String, String, Vec<String>) =
-        client.ask_all("INFO and CLUSTER NODES", &questions).await?;
-    let info = Info::parse(&info);
-    let server = info.server();
-    if server.loading {
-        return Ok(None);
-    }
-    let view = NodesView::parse(&nodes).map_err(|source| NodeError::Topology {
-        address: client.address(),
-        source,
-    })?;
-    Ok(Some(Report {
-        view,
-        cluster: ClusterInfo::parse(&cluster),
-        server,
-        replication: info.replication(),
-        keys: info.keys(),
+    let mut question = cmd("CONFIG");
+    question.arg("GET").arg(NODE_TIMEOUT);
+    // Both at once: one round trip.
+    let (node, settings): (_, Vec<String>) =
+        tokio::try_join!(read_from(client), client.ask("CONFIG GET", &question))?;
+    Ok((!node.server.loading).then(|| Report {
+        view: node.view,
+        cluster: node.cluster,
+        server: node.server,
+        replication: node.replication,
+        keys: node.keys,
         node_timeout: milliseconds(&settings),
     }))
 }

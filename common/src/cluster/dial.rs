@@ -3,7 +3,7 @@
 use super::{
     endpoint::{Endpoint, ExpectedNode, NodeCredentials},
     node::NodeError,
-    resp::{Command, Reply, ReplyDecoder},
+    resp::{CommandWriter, Reply, ReplyDecoder},
     topology::NodeId,
 };
 use bytes::BytesMut;
@@ -47,7 +47,7 @@ pub async fn dial(endpoint: &Endpoint) -> Result<NodeStream, NodeError> {
         .await
         .map_err(|_| late("accept the connection"))?
         .map_err(|source| NodeError::Connect { address, source })?;
-    let mut line = Introduction {
+    let mut line = Greeting {
         socket,
         address,
         received: BytesMut::new(),
@@ -86,14 +86,14 @@ async fn connect(address: SocketAddr) -> io::Result<TcpStream> {
 }
 
 /// The first words on a new connection.
-struct Introduction {
+struct Greeting {
     socket: TcpStream,
     address: SocketAddr,
     received: BytesMut,
     decoder: ReplyDecoder,
 }
 
-impl Introduction {
+impl Greeting {
     /// Names the user always: a server that asks for no password accepts any of the user `default`, so a password can be
     /// given to the clients before it is given to the servers.
     async fn log_in(&mut self, credentials: &NodeCredentials) -> Result<(), NodeError> {
@@ -103,9 +103,9 @@ impl Introduction {
             .ask(&[b"AUTH", username.as_bytes(), password], "AUTH")
             .await?;
         match answer {
-            Answer::Text(_) => Ok(()),
+            ShortReply::Text(_) => Ok(()),
             // The text is left out: a server that does not know AUTH repeats its arguments.
-            Answer::Error { code, .. } => Err(NodeError::Unauthenticated {
+            ShortReply::Error { code, .. } => Err(NodeError::Unauthenticated {
                 address: self.address,
                 username: Some(username.clone()),
                 code,
@@ -116,22 +116,26 @@ impl Introduction {
     async fn identity(&mut self) -> Result<NodeId, NodeError> {
         const QUESTION: &str = "CLUSTER MYID";
         match self.ask(&[b"CLUSTER", b"MYID"], QUESTION).await? {
-            Answer::Text(id) => id.parse().map_err(|source| NodeError::Topology {
+            ShortReply::Text(id) => id.parse().map_err(|source| NodeError::Topology {
                 address: self.address,
                 source,
             }),
-            Answer::Error { code, detail } => {
+            ShortReply::Error { code, detail } => {
                 let source = redis::make_extension_error(code, Some(detail));
                 Err(NodeError::of(self.address, QUESTION, source))
             }
         }
     }
 
-    async fn ask(&mut self, parts: &[&[u8]], command: &'static str) -> Result<Answer, NodeError> {
+    async fn ask(
+        &mut self,
+        parts: &[&[u8]],
+        command: &'static str,
+    ) -> Result<ShortReply, NodeError> {
         let address = self.address;
         let lost = |source| NodeError::Connect { address, source };
         let mut question = BytesMut::new();
-        Command::write(&mut question, parts);
+        CommandWriter::write(&mut question, parts);
         self.socket.write_all(&question).await.map_err(lost)?;
         self.received.clear();
         loop {
@@ -142,7 +146,7 @@ impl Introduction {
                 source: error,
             })?;
             if let Some((reply, _)) = reply {
-                return Ok(Answer::of(&reply));
+                return Ok(ShortReply::of(&reply));
             }
             if self
                 .socket
@@ -158,12 +162,12 @@ impl Introduction {
 }
 
 /// A reply that is one line or one string.
-enum Answer {
+enum ShortReply {
     Text(String),
     Error { code: String, detail: String },
 }
 
-impl Answer {
+impl ShortReply {
     fn of(reply: &Reply<'_>) -> Self {
         match reply {
             Reply::Status(text) | Reply::Bulk(Some(text)) => {

@@ -61,7 +61,6 @@ impl Info {
                 .or_else(|| self.get("redis_version"))
                 .unwrap_or_default()
                 .to_owned(),
-            run_id: self.get("run_id").unwrap_or_default().to_owned(),
             uptime_seconds: self.number("uptime_in_seconds"),
             loading: self.flag("loading") || self.flag("async_loading"),
         }
@@ -110,7 +109,7 @@ pub enum Family {
     /// Redis.
     #[default]
     Redis,
-    /// Valkey, which also reports a `redis_version` of 7.2.4 for the sake of old clients.
+    /// Valkey, which also reports a `redis_version` of 7.2.4 for old clients.
     Valkey,
 }
 
@@ -130,8 +129,6 @@ pub struct ServerInfo {
     pub family: Family,
     /// Version, for example 7.0.15.
     pub version: String,
-    /// Changes with every start of the process.
-    pub run_id: String,
     /// Seconds since the process started.
     pub uptime_seconds: u64,
     /// Whether it is still loading its data.
@@ -164,7 +161,7 @@ pub struct ReplicationInfo {
     pub offset: u64,
     /// Identity of the stream of writes: offsets compare only within one.
     pub id: String,
-    /// Replicas that are attached. A running backup is among them.
+    /// Attached replicas; a running backup is one of them.
     pub replicas: Vec<AttachedReplica>,
 }
 
@@ -199,8 +196,6 @@ pub struct AttachedReplica {
     pub online: bool,
     /// Position it has acknowledged.
     pub offset: u64,
-    /// Seconds since its last acknowledgement.
-    pub lag: u64,
 }
 
 impl AttachedReplica {
@@ -210,7 +205,6 @@ impl AttachedReplica {
             port: pair(text, "port")?.parse().ok()?,
             online: pair(text, "state") == Some("online"),
             offset: pair(text, "offset")?.parse().ok()?,
-            lag: pair(text, "lag").and_then(|lag| lag.parse().ok())?,
         })
     }
 }
@@ -222,7 +216,7 @@ mod tests {
     #[test]
     fn reads_a_primary() {
         let info = Info::parse(
-            "# Server\r\nredis_version:7.0.15\r\nrun_id:ab\r\nloading:0\r\n\r\n# Replication\r\nrole:master\r\n\
+            "# Server\r\nredis_version:7.0.15\r\nloading:0\r\n\r\n# Replication\r\nrole:master\r\n\
              connected_slaves:1\r\nslave0:ip=10.0.0.7,port=6379,state=online,offset=1234,lag=1\r\n\
              master_replid:77\r\nmaster_repl_offset:1300\r\n# Keyspace\r\ndb0:keys=12,expires=3,avg_ttl=0\r\ndb1:keys=2,expires=0\r\n",
         );

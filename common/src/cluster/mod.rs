@@ -1,10 +1,12 @@
-//! Redis Cluster as seen from outside: endpoints and the dialer, node client, topology, slots, replication stream, RESP.
+//! Redis Cluster as seen from outside: endpoints and the dialer, node client, topology reader, slots, replication stream, RESP.
 
 pub mod dial;
 pub mod endpoint;
 pub mod info;
 pub mod node;
+pub mod reader;
 pub mod replication;
 pub mod resp;
+pub mod slot_map;
 pub mod slots;
 pub mod topology;

@@ -6,7 +6,7 @@ use super::{
     info::Info,
     resp::RespError,
     slots::Slot,
-    topology::{ClusterInfo, NodeId, NodesView, TopologyError},
+    topology::{NodeId, NodesView, TopologyError},
 };
 use redis::{
     AsyncConnectionConfig, Cmd, FromRedisValue, Pipeline, RedisConnectionInfo, RedisError,
@@ -61,12 +61,6 @@ impl NodeClient {
         self.understood(NodesView::parse(&text))
     }
 
-    /// The node's view of the cluster's state.
-    pub async fn cluster_info(&self) -> Result<ClusterInfo, NodeError> {
-        let text: String = self.ask("CLUSTER INFO", &cluster("INFO")).await?;
-        Ok(ClusterInfo::parse(&text))
-    }
-
     /// A section of `INFO`, or with `None` the default ones (server, replication, keyspace and more). Answered even
     /// while the node loads its data.
     pub async fn info(&self, section: Option<&str>) -> Result<Info, NodeError> {
@@ -118,11 +112,6 @@ impl NodeClient {
         let mut command = cmd("CONFIG");
         command.arg("SET").arg(name).arg(value);
         self.ask("CONFIG SET", &command).await
-    }
-
-    /// Keys of the node.
-    pub async fn dbsize(&self) -> Result<u64, NodeError> {
-        self.ask("DBSIZE", &cmd("DBSIZE")).await
     }
 
     /// Keys of each slot, in the order asked for, in one round trip.

@@ -12,8 +12,8 @@ mod connection;
 mod end_mark;
 
 use super::{endpoint::Endpoint, node::NodeError};
-use connection::{Connection, Stage};
-use end_mark::{EndMark, Seen};
+use connection::{Connection, ReplicationStage};
+use end_mark::{EndMark, ScanResult};
 
 /// Capacity added to a caller's buffer that has none left.
 const READ_SIZE: usize = 64 * 1024;
@@ -21,13 +21,13 @@ const READ_SIZE: usize = 64 * 1024;
 /// How to ask for the stream.
 #[derive(Debug, Clone)]
 pub struct ReplicationOptions {
-    /// Port shown in the server's INFO for this connection, to tell it from a real replica.
+    /// Port shown in the server's INFO for this connection, to distinguish it from a real replica.
     pub listening_port: Option<u16>,
     /// Address shown in the server's INFO for this connection.
     pub ip_address: Option<IpAddr>,
     /// The server's own version, such as `7.0.15`: Valkey 9 picks the RDB version by it.
     pub server_version: Option<String>,
-    /// Longest silence after PSYNC: the server sends a keep-alive a second before the snapshot and data after.
+    /// Longest time without a byte after PSYNC: the server sends a keep-alive a second before the snapshot and data after.
     pub idle_timeout: Duration,
 }
 
@@ -126,7 +126,7 @@ pub enum ReplicationError {
     },
 }
 
-/// The instant of the snapshot, as the server told it.
+/// The instant of the snapshot, as the server reports it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Fork {
     /// Replication id, 40 hex digits.
@@ -172,7 +172,7 @@ impl Handshake {
                 .map(|word| word.as_bytes())
                 .collect();
             connection.send(&parts).await?;
-            connection.line(Stage::Introduction).await?;
+            connection.line(ReplicationStage::Introduction).await?;
         }
         connection.send(&[b"PSYNC", b"?", b"-1"]).await?;
         Ok(Self { connection })
@@ -180,10 +180,10 @@ impl Handshake {
 
     /// Waits until the server has taken its snapshot.
     ///
-    /// Nothing is sent meanwhile: a byte of ours would start the server's `repl-diskless-sync-delay` anew. The wait
+    /// Nothing is sent meanwhile: a byte of ours would restart the server's `repl-diskless-sync-delay`. The wait
     /// lasts as long as the server shows life, for another child process may have to end first; bound it from outside.
     pub async fn full_resync(mut self) -> Result<ReplicationStream, ReplicationError> {
-        let line = self.connection.line(Stage::Snapshot).await?;
+        let line = self.connection.line(ReplicationStage::Snapshot).await?;
         let fork = parse_full_resync(&line).ok_or_else(|| self.connection.refusal(&line))?;
         Ok(ReplicationStream {
             connection: self.connection,
@@ -207,12 +207,12 @@ fn parse_full_resync(line: &str) -> Option<Fork> {
 }
 
 /// How much of the snapshot is still to come.
-enum End {
+enum SnapshotEnd {
     Mark(Box<EndMark>),
     Length { announced: u64 },
 }
 
-impl End {
+impl SnapshotEnd {
     /// `$EOF:<40 bytes>` or `$<length>`.
     fn parse(line: &str) -> Option<Self> {
         let announced = line.strip_prefix('$')?;
@@ -232,7 +232,7 @@ impl End {
 pub struct ReplicationStream {
     connection: Connection,
     fork: Fork,
-    end: Option<End>,
+    end: Option<SnapshotEnd>,
     received: u64,
     finished: bool,
 }
@@ -255,8 +255,9 @@ impl ReplicationStream {
     /// snapshot to its disk; it shows life meanwhile: bound it from outside. Cancelling the future loses nothing.
     pub async fn announced(&mut self) -> Result<(), ReplicationError> {
         if self.end.is_none() {
-            let line = self.connection.line(Stage::Framing).await?;
-            self.end = Some(End::parse(&line).ok_or_else(|| self.connection.refusal(&line))?);
+            let line = self.connection.line(ReplicationStage::Framing).await?;
+            self.end =
+                Some(SnapshotEnd::parse(&line).ok_or_else(|| self.connection.refusal(&line))?);
         }
         Ok(())
     }
@@ -280,13 +281,13 @@ impl ReplicationStream {
                 .read(
                     into,
                     limit,
-                    Stage::Payload {
+                    ReplicationStage::Payload {
                         received: self.received,
                     },
                 )
                 .await?;
-            if let Some(End::Mark(mark)) = &mut self.end {
-                self.finished = mark.take(into, start) == Seen::End;
+            if let Some(SnapshotEnd::Mark(mark)) = &mut self.end {
+                self.finished = mark.take(into, start) == ScanResult::End;
             }
             let delivered = into.len() - start;
             self.received += delivered as u64;
@@ -300,19 +301,19 @@ impl ReplicationStream {
     fn limit(&self) -> Option<usize> {
         match &self.end {
             _ if self.finished => None,
-            Some(End::Length { announced }) => {
+            Some(SnapshotEnd::Length { announced }) => {
                 let left = announced.saturating_sub(self.received);
                 (left > 0).then(|| usize::try_from(left).unwrap_or(usize::MAX))
             }
-            Some(End::Mark(_)) | None => Some(usize::MAX),
+            Some(SnapshotEnd::Mark(_)) | None => Some(usize::MAX),
         }
     }
 
     /// Bytes that may come before the next ones without being read.
     fn held(&self) -> usize {
         match &self.end {
-            Some(End::Mark(mark)) => mark.held(),
-            Some(End::Length { .. }) | None => 0,
+            Some(SnapshotEnd::Mark(mark)) => mark.held(),
+            Some(SnapshotEnd::Length { .. }) | None => 0,
         }
     }
 }

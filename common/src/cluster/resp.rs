@@ -11,11 +11,11 @@ const MAX_DEPTH: u8 = 8;
 const MAX_LINE: usize = 64 * 1024;
 
 /// Appends one command: an array of bulk strings whose number is given first.
-pub struct Command<'a> {
+pub struct CommandWriter<'a> {
     out: &'a mut BytesMut,
 }
 
-impl<'a> Command<'a> {
+impl<'a> CommandWriter<'a> {
     /// Starts a command of `parts` parts, its name included; exactly so many must follow.
     pub fn new(out: &'a mut BytesMut, parts: usize) -> Self {
         header(out, b'*', parts);
@@ -361,13 +361,13 @@ mod tests {
     #[test]
     fn commands_are_arrays_of_bulk_strings() {
         let mut out = BytesMut::new();
-        Command::new(&mut out, 5)
+        CommandWriter::new(&mut out, 5)
             .arg(b"RESTORE")
             .arg(b"")
             .integer(i64::MIN)
             .integer(0)
             .written(3, |out| out.put_slice(b"a\r\n"));
-        Command::write(&mut out, &[b"PING"]);
+        CommandWriter::write(&mut out, &[b"PING"]);
         let expected: &[u8] =
             b"*5\r\n$7\r\nRESTORE\r\n$0\r\n\r\n$20\r\n-9223372036854775808\r\n$1\r\n0\r\n$3\r\na\r\n\r\n*1\r\n$4\r\nPING\r\n";
         assert_eq!(out, expected);

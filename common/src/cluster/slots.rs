@@ -4,6 +4,9 @@
 //! (Redis Cluster specification, "Key distribution model" and "Hash tags").
 
 mod hash;
+mod set;
+
+pub use set::SlotSet;
 
 use std::fmt;
 use std::str::FromStr;
@@ -12,8 +15,6 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 /// Number of hash slots of every Redis Cluster.
 pub const SLOT_COUNT: u16 = 16384;
-
-const WORDS: usize = SLOT_COUNT as usize / 64;
 
 /// Text or number that is not a slot, a range or a set of them.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -182,181 +183,6 @@ impl FromStr for SlotRange {
     }
 }
 
-/// A set of slots: a bitmap of 2 KiB.
-#[derive(Clone, PartialEq, Eq, Hash)]
-pub struct SlotSet {
-    words: Box<[u64; WORDS]>,
-}
-
-impl SlotSet {
-    /// No slot.
-    pub fn new() -> Self {
-        Self {
-            words: Box::new([0; WORDS]),
-        }
-    }
-
-    /// Every slot.
-    pub fn full() -> Self {
-        Self {
-            words: Box::new([u64::MAX; WORDS]),
-        }
-    }
-
-    /// Adds a slot; whether it was absent before.
-    pub fn insert(&mut self, slot: Slot) -> bool {
-        let (index, mask) = position(slot);
-        self.words.get_mut(index).is_some_and(|word| {
-            let absent = *word & mask == 0;
-            *word |= mask;
-            absent
-        })
-    }
-
-    /// Adds every slot of the range.
-    pub fn insert_range(&mut self, range: SlotRange) {
-        for slot in range.slots() {
-            self.insert(slot);
-        }
-    }
-
-    /// Removes a slot; whether it was present before.
-    pub fn remove(&mut self, slot: Slot) -> bool {
-        let (index, mask) = position(slot);
-        self.words.get_mut(index).is_some_and(|word| {
-            let present = *word & mask != 0;
-            *word &= !mask;
-            present
-        })
-    }
-
-    /// Whether the slot is in the set.
-    pub fn contains(&self, slot: Slot) -> bool {
-        let (index, mask) = position(slot);
-        self.words.get(index).is_some_and(|word| word & mask != 0)
-    }
-
-    /// Number of slots in the set.
-    pub fn len(&self) -> usize {
-        self.words
-            .iter()
-            .map(|word| word.count_ones() as usize)
-            .sum()
-    }
-
-    /// Whether no slot is in the set.
-    pub fn is_empty(&self) -> bool {
-        self.words.iter().all(|word| *word == 0)
-    }
-
-    /// Whether all 16384 slots are in the set.
-    pub fn is_full(&self) -> bool {
-        self.words.iter().all(|word| *word == u64::MAX)
-    }
-
-    /// The slots in ascending order.
-    pub fn iter(&self) -> impl Iterator<Item = Slot> + '_ {
-        Slot::all().filter(|slot| self.contains(*slot))
-    }
-
-    /// The slots of either set.
-    #[must_use]
-    pub fn union(&self, other: &Self) -> Self {
-        self.combine(other, |a, b| a | b)
-    }
-
-    /// The slots of both sets.
-    #[must_use]
-    pub fn intersection(&self, other: &Self) -> Self {
-        self.combine(other, |a, b| a & b)
-    }
-
-    /// The slots of this set that the other lacks.
-    #[must_use]
-    pub fn difference(&self, other: &Self) -> Self {
-        self.combine(other, |a, b| a & !b)
-    }
-
-    /// The slots of the cluster this set lacks.
-    #[must_use]
-    pub fn missing(&self) -> Self {
-        Self::full().difference(self)
-    }
-
-    /// The set as maximal ranges in ascending order.
-    pub fn ranges(&self) -> Vec<SlotRange> {
-        let mut ranges: Vec<SlotRange> = Vec::new();
-        for slot in self.iter() {
-            match ranges.last_mut() {
-                Some(last) if last.end.0 + 1 == slot.0 => last.end = slot,
-                _ => ranges.push(slot.into()),
-            }
-        }
-        ranges
-    }
-
-    fn combine(&self, other: &Self, word: impl Fn(u64, u64) -> u64) -> Self {
-        let mut result = self.clone();
-        for (mine, theirs) in result.words.iter_mut().zip(other.words.iter()) {
-            *mine = word(*mine, *theirs);
-        }
-        result
-    }
-}
-
-/// Where a slot's bit is: index of its word, mask within.
-fn position(slot: Slot) -> (usize, u64) {
-    (slot.index() / 64, 1 << (slot.index() % 64))
-}
-
-impl Default for SlotSet {
-    fn default() -> Self {
-        Self::new()
-    }
-}
-
-impl From<SlotRange> for SlotSet {
-    fn from(range: SlotRange) -> Self {
-        Self::from_iter([range])
-    }
-}
-
-impl FromIterator<SlotRange> for SlotSet {
-    fn from_iter<I: IntoIterator<Item = SlotRange>>(ranges: I) -> Self {
-        let mut set = Self::new();
-        for range in ranges {
-            set.insert_range(range);
-        }
-        set
-    }
-}
-
-impl FromIterator<Slot> for SlotSet {
-    fn from_iter<I: IntoIterator<Item = Slot>>(slots: I) -> Self {
-        slots.into_iter().map(SlotRange::from).collect()
-    }
-}
-
-/// The ranges separated by commas, `none` for the empty set.
-impl fmt::Display for SlotSet {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.is_empty() {
-            return f.write_str("none");
-        }
-        for (position, range) in self.ranges().into_iter().enumerate() {
-            let separator = if position == 0 { "" } else { "," };
-            write!(f, "{separator}{range}")?;
-        }
-        Ok(())
-    }
-}
-
-impl fmt::Debug for SlotSet {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "SlotSet({self})")
-    }
-}
-
 impl Serialize for Slot {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.collect_str(self)
@@ -385,25 +211,8 @@ impl<'de> Deserialize<'de> for SlotRange {
     }
 }
 
-/// A list of ranges, such as `["0-5460", "7000"]`.
-impl Serialize for SlotSet {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_seq(self.ranges())
-    }
-}
-
-impl<'de> Deserialize<'de> for SlotSet {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        Ok(Vec::<SlotRange>::deserialize(deserializer)?
-            .into_iter()
-            .collect())
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeSet;
-
     use proptest::prelude::*;
 
     use super::*;
@@ -442,37 +251,7 @@ mod tests {
         ));
     }
 
-    #[test]
-    fn a_set_is_written_as_its_ranges() {
-        let set: SlotSet = [(0, 5460), (7, 9), (7000, 7000)]
-            .into_iter()
-            .map(|(start, end)| SlotRange::new(Slot(start), Slot(end)).unwrap())
-            .collect();
-        let json = serde_json::to_string(&set).unwrap();
-        assert_eq!(json, r#"["0-5460","7000"]"#);
-        assert_eq!(serde_json::from_str::<SlotSet>(&json).unwrap(), set);
-        assert_eq!(set.to_string(), "0-5460,7000");
-        assert_eq!(SlotSet::new().to_string(), "none");
-        assert_eq!(set.missing().len() + set.len(), usize::from(SLOT_COUNT));
-        assert_eq!(SlotSet::from(SlotRange::ALL), SlotSet::full());
-    }
-
     proptest! {
-        #[test]
-        fn a_set_behaves_like_a_tree_set(
-            a in prop::collection::btree_set(0..SLOT_COUNT, 0..200),
-            b in prop::collection::btree_set(0..SLOT_COUNT, 0..200),
-        ) {
-            let set = |numbers: &BTreeSet<u16>| numbers.iter().map(|n| Slot(*n)).collect::<SlotSet>();
-            let numbers = |set: &SlotSet| set.iter().map(Slot::get).collect::<BTreeSet<u16>>();
-            let (x, y) = (set(&a), set(&b));
-            prop_assert_eq!(numbers(&x.union(&y)), &a | &b);
-            prop_assert_eq!(numbers(&x.intersection(&y)), &a & &b);
-            prop_assert_eq!(numbers(&x.difference(&y)), &a - &b);
-            prop_assert_eq!(x.len(), a.len());
-            prop_assert_eq!(x.ranges().into_iter().collect::<SlotSet>(), x);
-        }
-
         #[test]
         fn a_range_reads_back_what_it_writes(start in 0..SLOT_COUNT, more in 0..SLOT_COUNT) {
             let range = SlotRange::new(Slot(start), Slot((start + more).min(SLOT_COUNT - 1))).unwrap();

@@ -1,13 +1,11 @@
 //! What the nodes say about the cluster: `CLUSTER NODES` and `CLUSTER INFO` as values.
 //!
 //! Wire formats: the command reference of `CLUSTER NODES`, and `clusterGenNodeDescription` in the engine's `cluster.c`
-//! (`cluster_legacy.c` from 7.4). Every node has its own view; whoever decides something reads all of them.
+//! (`cluster_legacy.c` from 7.4). Every node has a view of its own: a decision reads all of them.
 
-use super::slots::{Slot, SlotError, SlotRange, SlotSet};
+use super::slots::{Slot, SlotError, SlotSet};
 use serde::{Deserialize, Serialize};
-use sha2::{Digest, Sha256};
 use std::{
-    collections::BTreeMap,
     fmt,
     net::{IpAddr, SocketAddr},
     str::FromStr,
@@ -113,7 +111,7 @@ impl fmt::Display for NodeAddress {
     }
 }
 
-/// One flag of a node in somebody's view.
+/// One flag of a node in a view.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Flag {
@@ -135,7 +133,7 @@ pub enum Flag {
     NoFailover = 128,
 }
 
-/// The flags of a node in somebody's view.
+/// The flags of a node in a view.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Flags(u8);
 
@@ -188,7 +186,7 @@ pub struct OpenSlot {
     pub peer: NodeId,
 }
 
-/// One node as somebody sees it: a line of `CLUSTER NODES`.
+/// One node in a view: a line of `CLUSTER NODES`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ClusterNode {
     /// Identity. In a handshake it is a random one that will be replaced.
@@ -201,15 +199,11 @@ pub struct ClusterNode {
     pub flags: Flags,
     /// The primary of a replica.
     pub primary: Option<NodeId>,
-    /// When the pending ping was sent, milliseconds since the epoch; 0 with none pending.
-    pub ping_sent: u64,
-    /// When the last pong arrived, milliseconds since the epoch; 0 for never.
-    pub pong_received: u64,
     /// Configuration epoch; that of the primary for a replica.
     pub config_epoch: u64,
     /// Whether the bus link is connected.
     pub linked: bool,
-    /// Slots owned.
+    /// Slots of a primary; a replica has none.
     pub slots: SlotSet,
     /// Slots being moved, only on the line of the node itself.
     pub open_slots: Vec<OpenSlot>,
@@ -245,8 +239,7 @@ impl ClusterNode {
             "-" => None,
             id => Some(id.parse()?),
         };
-        let ping_sent = number(next("ping-sent")?).ok_or(wrong("ping-sent"))?;
-        let pong_received = number(next("pong-recv")?).ok_or(wrong("pong-recv"))?;
+        let _times = (next("ping-sent")?, next("pong-recv")?);
         let config_epoch = number(next("config-epoch")?).ok_or(wrong("config-epoch"))?;
         let linked = next("link-state")? == "connected";
         let (address, hostname) = parse_endpoint(endpoint).ok_or(wrong("address"))?;
@@ -256,8 +249,6 @@ impl ClusterNode {
             hostname,
             flags,
             primary,
-            ping_sent,
-            pong_received,
             config_epoch,
             linked,
             slots: SlotSet::default(),
@@ -268,7 +259,7 @@ impl ClusterNode {
                 Some(open) => node
                     .open_slots
                     .push(parse_open_slot(open).ok_or(wrong("open slot"))?),
-                None => node.slots.insert_range(field.parse::<SlotRange>()?),
+                None => node.slots.insert_range(field.parse()?),
             }
         }
         Ok(node)
@@ -330,57 +321,6 @@ impl NodesView {
             .iter()
             .find(|node| node.id == id && !node.flags.has(Flag::Handshake))
     }
-
-    /// Who owns which slots in this view.
-    pub fn owners(&self) -> Owners {
-        self.nodes
-            .iter()
-            .filter(|node| node.is_primary() && !node.slots.is_empty())
-            .map(|node| (node.id, node.slots.clone()))
-            .collect()
-    }
-}
-
-/// Who owns which slots.
-pub type Owners = BTreeMap<NodeId, SlotSet>;
-
-/// Who owns which slots, by each owner's own word: only the lines of the views' own nodes count. A primary without a
-/// view has no part in it.
-pub fn owners_by_own_word<'a>(views: impl IntoIterator<Item = &'a NodesView>) -> Owners {
-    views
-        .into_iter()
-        .map(NodesView::myself)
-        .filter(|node| node.is_primary() && !node.slots.is_empty())
-        .map(|node| (node.id, node.slots.clone()))
-        .collect()
-}
-
-/// Hash of the slot map by each owner's own word: equal for equal maps, `v1-` and 32 digits.
-pub fn topology_hash<'a>(views: impl IntoIterator<Item = &'a NodesView>) -> String {
-    owners_hash(&owners_by_own_word(views))
-}
-
-/// Hash of a slot map: SHA-256 of a line `id range range…` for each owner, sorted by id, shortened to 16 bytes.
-pub fn owners_hash(owners: &Owners) -> String {
-    use std::fmt::Write;
-    let mut hash = Sha256::new();
-    let mut line = String::new();
-    for (id, slots) in owners {
-        line.clear();
-        // Writing into a String cannot fail.
-        let _ = write!(line, "{id}");
-        for range in slots.ranges() {
-            let _ = write!(line, " {range}");
-        }
-        line.push('\n');
-        hash.update(line.as_bytes());
-    }
-    let digest = hash.finalize();
-    let mut text = String::from("v1-");
-    for byte in digest.iter().take(16) {
-        let _ = write!(text, "{byte:02x}");
-    }
-    text
 }
 
 /// An answer to `CLUSTER INFO`.
@@ -388,9 +328,9 @@ pub fn owners_hash(owners: &Owners) -> String {
 pub struct ClusterInfo {
     /// `cluster_state:ok`: the node serves.
     pub ok: bool,
-    /// Slots that have an owner.
+    /// Slots that have a primary.
     pub slots_assigned: u32,
-    /// Slots whose owner is neither failed nor possibly failed.
+    /// Slots whose primary is neither failed nor possibly failed.
     pub slots_ok: u32,
     /// Nodes known, itself included.
     pub known_nodes: u32,
@@ -450,7 +390,7 @@ fn excerpt(text: &str) -> String {
     text.chars().take(160).collect()
 }
 
-/// Times and epochs; servers have printed -1 for "none".
+/// Epochs; servers have printed -1 for "none".
 fn number(text: &str) -> Option<u64> {
     match text {
         "-1" => Some(0),
@@ -531,16 +471,15 @@ e7d1eecce10fd6bb5eb35b9f99a514335d9ba9ca 127.0.0.1:30001@31001 myself,master - 0
         );
         assert!(failing.is_failing() && !failing.linked);
         assert!(gone.address.is_none() && gone.flags.has(Flag::Fail));
-        assert_eq!(view.owners().len(), 3);
     }
 
     #[test]
     fn says_what_is_wrong() {
-        let broken = VIEW.replace("1426238318243 3", "later 3");
+        let broken = VIEW.replace("1426238318243 3", "1426238318243 new");
         let error = NodesView::parse(&broken).unwrap_err().to_string();
-        assert!(error.contains("pong-recv"), "{error}");
-        let nobody = VIEW.replace("myself,", "");
-        assert_eq!(NodesView::parse(&nobody), Err(TopologyError::Myself));
+        assert!(error.contains("config-epoch"), "{error}");
+        let unmarked = VIEW.replace("myself,", "");
+        assert_eq!(NodesView::parse(&unmarked), Err(TopologyError::Myself));
         assert!(
             "E7d1eecce10fd6bb5eb35b9f99a514335d9ba9ca"
                 .parse::<NodeId>()
@@ -549,15 +488,24 @@ e7d1eecce10fd6bb5eb35b9f99a514335d9ba9ca 127.0.0.1:30001@31001 myself,master - 0
     }
 
     #[test]
-    fn the_hash_is_of_owners_and_ranges_only() {
-        let view = NodesView::parse(VIEW).unwrap();
-        let later = VIEW.replace("1426238317239", "1426238319999");
-        let later = NodesView::parse(&later).unwrap();
-        assert_eq!(topology_hash([&view]), topology_hash([&later]));
-        let moved = NodesView::parse(&VIEW.replace("0-77 80", "0-77")).unwrap();
-        assert_ne!(topology_hash([&view]), topology_hash([&moved]));
-        assert!(topology_hash([&view]).starts_with("v1-"));
-        assert_eq!(topology_hash([&view]).len(), 35);
+    fn a_line_owns_its_ranges_and_no_bitmap() {
+        let nodes: u16 = 500;
+        let lines = (0..nodes).map(|number| {
+            let mark = if number == 0 { "myself," } else { "" };
+            let first = u32::from(number) * 32;
+            let last = first + 31;
+            format!(
+                "{number:040x} 10.0.0.1:6379@16379 {mark}master - 0 0 1 connected {first}-{last}\n"
+            )
+        });
+        let view = NodesView::parse(&lines.collect::<String>()).unwrap();
+        let ranges: usize = view
+            .nodes()
+            .iter()
+            .map(|node| node.slots.ranges().len())
+            .sum();
+        assert_eq!(ranges, usize::from(nodes));
+        assert!(size_of::<SlotSet>() <= 24, "a set is a list of its ranges");
     }
 
     #[test]

@@ -13,7 +13,7 @@ mod target;
 mod tests;
 
 pub use attempts::is_loaded;
-pub use observed::{Examined, NotSettled, Observed, Question, TargetState, Verified};
+pub use observed::{Examined, Observed, Question, TargetState, Verified};
 pub use source::{ManifestName, Origin, origin};
 pub use step::{Failure, Step};
 pub use target::{ANNOTATION_RESTORE_UID, target_name};

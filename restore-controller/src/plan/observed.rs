@@ -3,7 +3,7 @@
 use crate::verify::Comparison;
 use common::{
     claims::{attempts::AttemptFacts, jobs::JobResult},
-    cluster::info::ServerInfo,
+    cluster::{info::ServerInfo, slot_map::NotSettled},
     kubernetes::leases::Operation,
 };
 use crds::{RedisBackup, RedisCluster, S3Location};
@@ -73,35 +73,6 @@ pub struct TargetState {
     pub keys: Vec<(String, u64)>,
     /// Every server that was asked, without repetition.
     pub servers: Vec<ServerInfo>,
-}
-
-/// Why the target cannot take keys now.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum NotSettled {
-    /// No pods.
-    #[error("no pod of the target has an address")]
-    NoPods,
-    /// Slots without an owner.
-    #[error("slots {slots} of the target have no owner that answers")]
-    NotCovered {
-        /// The slots.
-        slots: String,
-    },
-    /// Slots with several owners.
-    #[error("slots {slots} of the target are claimed by more than one primary")]
-    Disputed {
-        /// The slots.
-        slots: String,
-    },
-    /// A slot is being moved.
-    #[error("a slot of the target is being moved (node {node})")]
-    OpenSlot {
-        /// The node that says so.
-        node: String,
-    },
-    /// A node does not answer.
-    #[error("{0}")]
-    Unreachable(String),
 }
 
 /// How the verification ended.

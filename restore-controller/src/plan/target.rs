@@ -1,13 +1,16 @@
 //! The steps that make the target ready, and the last check before the first key is written.
 
 use super::{
-    observed::{Examined, NotSettled, Observed, Question, TargetState},
+    observed::{Examined, Observed, Question, TargetState},
     step::{Failure, Step},
 };
 use crate::compatibility;
-use common::kubernetes::{
-    conditions::{find, holds},
-    leases::Operation,
+use common::{
+    cluster::slot_map::NotSettled,
+    kubernetes::{
+        conditions::{find, holds},
+        leases::Operation,
+    },
 };
 use crds::{RedisCluster, RedisRestore, RestoreUnit};
 use kube::ResourceExt;

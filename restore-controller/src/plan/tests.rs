@@ -9,7 +9,10 @@ use common::{
         attempts::{AttemptFacts, delay},
         jobs::JobFailure,
     },
-    cluster::info::{Family, ServerInfo},
+    cluster::{
+        info::{Family, ServerInfo},
+        slot_map::NotSettled,
+    },
     kubernetes::{
         conditions::{Finding, find, merge},
         leases::{Holder, Operation},
@@ -103,7 +106,6 @@ fn target(keys: u64, version: &str) -> TargetState {
         servers: vec![ServerInfo {
             family: Family::Redis,
             version: version.into(),
-            run_id: String::new(),
             uptime_seconds: 0,
             loading: false,
         }],
@@ -267,7 +269,7 @@ fn the_target_has_to_serve_and_to_be_ours_alone() {
     });
     assert_eq!(waits_for(&step), "OperationUnderWay");
     let step = with(|seen| {
-        seen.target = Some(Err(NotSettled::NotCovered {
+        seen.target = Some(Err(NotSettled::Uncovered {
             slots: "1-2".into(),
         }));
     });

@@ -1,6 +1,6 @@
 //! Writes a record as a RESTORE command, straight from the bytes of its block.
 
-use super::chunk::Chunk;
+use super::batch::CommandBatch;
 use common::{
     cluster::{resp::Command, slots::Slot},
     rdb::{
@@ -14,7 +14,7 @@ pub const LONGEST_ARGUMENT: usize = 512 * 1024 * 1024;
 
 /// A key as the backup holds it.
 #[derive(Clone, Copy, Debug)]
-pub struct Record<'a> {
+pub struct KeyRecord<'a> {
     /// The key.
     pub key: &'a [u8],
     /// Type of the value.
@@ -40,11 +40,11 @@ pub enum Usage {
 }
 
 /// Appends `RESTORE key ttl payload REPLACE [ABSTTL] [IDLETIME s | FREQ n]`. REPLACE makes it safe to send twice.
-pub fn encode(slot: Slot, record: &Record<'_>, chunk: &mut Chunk) {
+pub fn encode(slot: Slot, record: &KeyRecord<'_>, batch: &mut CommandBatch) {
     let parts = 5
         + usize::from(record.expire_ms.is_some())
         + 2 * usize::from(record.usage != Usage::Unknown);
-    let mut command = Command::new(&mut chunk.bytes, parts);
+    let mut command = CommandWriter::new(&mut batch.bytes, parts);
     command
         .arg(b"RESTORE")
         .arg(record.key)
@@ -66,23 +66,23 @@ pub fn encode(slot: Slot, record: &Record<'_>, chunk: &mut Chunk) {
             command.arg(b"FREQ").integer(counter.into());
         }
     }
-    chunk.end_command(slot);
+    batch.end_command(slot);
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn encoded(record: &Record<'_>) -> String {
-        let mut chunk = Chunk::default();
-        encode(Slot::of_key(record.key), record, &mut chunk);
-        assert_eq!(chunk.commands(), 1);
-        chunk.bytes.escape_ascii().to_string()
+    fn encoded(record: &KeyRecord<'_>) -> String {
+        let mut batch = CommandBatch::default();
+        encode(Slot::of_key(record.key), record, &mut batch);
+        assert_eq!(batch.commands(), 1);
+        batch.bytes.escape_ascii().to_string()
     }
 
     #[test]
     fn a_key_without_expiry_is_five_parts() {
-        let record = Record {
+        let record = KeyRecord {
             key: b"k",
             kind: ValueType::String,
             body: b"\x01v",
@@ -97,7 +97,7 @@ mod tests {
 
     #[test]
     fn expiry_and_usage_are_kept() {
-        let record = Record {
+        let record = KeyRecord {
             key: b"k",
             kind: ValueType::String,
             body: b"\x01v",
@@ -111,7 +111,7 @@ mod tests {
             wire.ends_with(r"$6\r\nABSTTL\r\n$4\r\nFREQ\r\n$1\r\n7\r\n"),
             "{wire}"
         );
-        let idle = Record {
+        let idle = KeyRecord {
             usage: Usage::Idle(90),
             ..record
         };

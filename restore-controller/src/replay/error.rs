@@ -1,8 +1,8 @@
 //! Why a replay stops.
 
 use super::{
+    reply_action::{Refusal, RetryReason},
     value_limit::ValueLimit,
-    verdict::{Pause, Refusal},
 };
 use common::{
     cluster::{node::NodeError, slots::Slot},
@@ -59,9 +59,9 @@ pub enum ReplayError {
         /// What.
         what: &'static str,
     },
-    /// No owners.
-    #[error("the target cluster has no primary that owns slots")]
-    NoOwners,
+    /// No primaries.
+    #[error("no node of the target knows a primary with slots")]
+    NoPrimaries,
     /// A node cannot be asked.
     #[error(transparent)]
     Node(NodeError),
@@ -89,18 +89,18 @@ pub enum ReplayError {
     },
     /// No key could be written for too long.
     #[error(
-        "no key could be written for {} s: {pause} (node {node}{})", patience.as_secs(),
-        trouble.as_ref().map(|trouble| format!(", {trouble}")).unwrap_or_default()
+        "no key could be written for {} s: {reason} (node {node}{})", patience.as_secs(),
+        failure.as_ref().map(|failure| format!(", {failure}")).unwrap_or_default()
     )]
     Unavailable {
         /// How long it was tried.
         patience: Duration,
         /// What the last try ended with.
-        pause: Pause,
+        reason: RetryReason,
         /// The node that was tried.
         node: SocketAddr,
         /// What ended the last connection.
-        trouble: Option<String>,
+        failure: Option<String>,
     },
 }
 
@@ -124,7 +124,7 @@ impl ReplayError {
         }
     }
 
-    /// Whether another attempt may succeed without anybody changing the backup or the controller.
+    /// Whether another attempt may succeed without a change of the backup or the controller.
     pub fn is_transient(&self) -> bool {
         match self {
             Self::Storage(error) => error.is_transient(),
@@ -134,7 +134,7 @@ impl ReplayError {
             | Self::Database { .. }
             | Self::Unsupported { .. }
             | Self::FunctionConflict { .. } => false,
-            Self::NoOwners | Self::Node(_) | Self::Unavailable { .. } => true,
+            Self::NoPrimaries | Self::Node(_) | Self::Unavailable { .. } => true,
             Self::Refused { refusal, .. } => match refusal {
                 Refusal::ReadOnly => true,
                 Refusal::OutOfMemory
@@ -166,7 +166,7 @@ impl ReplayError {
             Self::Database { .. } => "SeveralDatabases",
             Self::Unsupported { .. } => "UnsupportedData",
             Self::FunctionConflict { .. } => "FunctionConflict",
-            Self::NoOwners => "NoOwners",
+            Self::NoPrimaries => "NoPrimaries",
             Self::Node(error) => error.reason(),
             Self::Unavailable { .. } => "TargetUnavailable",
             Self::Refused { refusal, .. } => match refusal {

@@ -1,14 +1,13 @@
-//! Loads the libraries of functions into every primary. Each shard of a backup holds all of them; a library that is there
-//! already with the same code is fine, with other code it is a contradiction that nobody but a person can resolve.
+//! Loads the libraries of functions into every primary. Each shard of a backup holds all of them; one that is
+//! there already with the same code is left alone; with other code a person has to resolve the conflict.
 
-use super::{error::ReplayError, owners};
+use super::{error::ReplayError, routes::read_routes};
 use common::cluster::{
-    endpoint::Endpoint,
+    endpoint::{Endpoint, ExpectedNode},
     node::{NodeClient, NodeError},
-    topology::NodeId,
 };
 use redis::Value;
-use std::{collections::BTreeSet, net::SocketAddr, sync::Arc, time::Duration};
+use std::{net::SocketAddr, time::Duration};
 
 /// Loading may run the library's own code.
 const TIMEOUT: Duration = Duration::from_secs(15);
@@ -16,11 +15,11 @@ const TIMEOUT: Duration = Duration::from_secs(15);
 /// Loads a library into every primary of the target.
 pub async fn load(
     nodes: &[SocketAddr],
-    members: &Arc<BTreeSet<NodeId>>,
+    members: &ExpectedNode,
     code: &[u8],
 ) -> Result<(), ReplayError> {
-    for owner in owners::read(nodes, Some(members)).await?.owners {
-        let endpoint = Endpoint::new(owner.address, TIMEOUT).expecting(Arc::clone(members));
+    for primary in read_routes(nodes, members).await?.primaries {
+        let endpoint = Endpoint::new(primary.address, TIMEOUT).expecting(members.clone());
         let client = NodeClient::connect(&endpoint)
             .await
             .map_err(ReplayError::Node)?;

@@ -1,55 +1,55 @@
 //! Replays one stored shard into a cluster of any shape: verified blocks in, RESTORE commands out, routed by slot.
 //!
 //! ```text
-//! BlockReader ──► Cutter ──► Session ──► Lane (one connection a node) ──► Redis
-//!   verified       records    windows,       writes and reads at the
-//!   blocks                    redirects      same time
+//! BlockReader ──► RecordSplitter ──► ReplaySession ──► NodeConnection ──► Redis
+//!   verified        records            windows,          one a node, writes
+//!   blocks                             redirects         and reads at the same time
 //! ```
 //! A block is acknowledged when every record that starts in it is written; another attempt goes on at the first block
 //! that is not. Every command carries REPLACE, so that sending it twice does no harm.
 //!
 //! Memory: the blocks read ahead, the windows of the nodes, and the longest value three times; `value_limit` bounds that one.
 
-mod chunk;
+mod batch;
 mod command;
-mod cutter;
+mod connection;
+mod connections;
 mod error;
 mod functions;
-mod lane;
-mod lanes;
-mod ledger;
-mod owners;
 mod replies;
+mod reply_action;
+mod routes;
 mod session;
+mod splitter;
 mod start;
+mod tracker;
 mod value_limit;
-mod verdict;
 mod walk;
 
+pub use connections::Window;
 pub use error::ReplayError;
-pub use lanes::Window;
-pub use ledger::Progress;
-pub use owners::{Owner, SlotMap, read as read_owners};
+pub use reply_action::{Refusal, RetryReason};
+pub use routes::{Route, Routes, read_routes};
+pub use tracker::Progress;
 pub use value_limit::ValueLimit;
-pub use verdict::{Pause, Refusal};
 pub use walk::walk;
 
-use command::{Record, Usage};
+use command::{KeyRecord, Usage};
 use common::{
     cluster::slots::{Slot, SlotSet},
     rdb::Key,
     storage::{BlockReader, CompressionPool, ObjectStore, RawBlock, ShardIndex, StorageError},
 };
-use cutter::{Cut, Cutter, Found};
+use connections::BATCH_BYTES;
 use jiff::Timestamp;
-use lanes::CHUNK_BYTES;
-use session::Session;
+use session::ReplaySession;
+use splitter::{Found, RecordSplitter, SplitRecord};
 use start::Start;
 use std::{net::SocketAddr, ops::ControlFlow, pin::pin, sync::Arc, time::Duration};
 use tokio::sync::watch;
 
-/// Bytes of commands that are made before the windows are looked at again.
-const BATCH_BYTES: usize = 64 * 1024;
+/// Bytes of commands that are made before the windows are checked again.
+const STEP_BYTES: usize = 64 * 1024;
 
 /// One stored shard, and where it goes.
 #[derive(Clone, Debug)]
@@ -64,7 +64,7 @@ pub struct ReplayRequest {
     pub seeds: Vec<SocketAddr>,
     /// How far an earlier attempt came.
     pub from: Progress,
-    /// How much may be under way to one node.
+    /// How much may be in flight to one node.
     pub window: Window,
     /// How long no key may be written before the replay gives up.
     pub patience: Duration,
@@ -106,7 +106,7 @@ pub async fn replay_blocks(
 ) -> Result<Progress, ReplayError> {
     let start = Start::of(&request.index, request.from);
     progress.send_replace(start.progress);
-    let mut session = Session::open(
+    let mut session = ReplaySession::open(
         &request.seeds,
         request.window,
         request.patience,
@@ -114,14 +114,14 @@ pub async fn replay_blocks(
         progress,
     )
     .await?;
-    let mut cutter = Cutter::new(start.resume, request.value_limit);
+    let mut splitter = RecordSplitter::new(start.resume, request.value_limit);
     while let Some(block) = next_block(&mut blocks, &mut session).await? {
-        replay_block(request, &block, &mut cutter, &mut session).await?;
-        let open = cutter.end_block(&block)?;
+        replay_block(request, &block, &mut splitter, &mut session).await?;
+        let open = splitter.end_block(&block)?;
         session.complete_before(open);
     }
     let blocks = request.index.blocks.len() as u64;
-    if !cutter.is_finished() && start.block < blocks {
+    if !splitter.is_finished() && start.block < blocks {
         return Err(ReplayError::Truncated {
             shard: request.index.shard,
         });
@@ -131,18 +131,18 @@ pub async fn replay_blocks(
     Ok(session.progress())
 }
 
-/// Fetches the next block, and keeps the books meanwhile.
+/// Fetches the next block, and takes events meanwhile.
 async fn next_block(
     blocks: &mut impl Blocks,
-    session: &mut Session<'_>,
+    session: &mut ReplaySession<'_>,
 ) -> Result<Option<RawBlock>, ReplayError> {
     let mut next = pin!(blocks.next());
     loop {
-        let report = tokio::select! {
+        let event = tokio::select! {
             block = &mut next => return Ok(block?),
-            report = session.report() => report,
+            event = session.event() => event,
         };
-        session.take(report)?;
+        session.take(event)?;
     }
 }
 
@@ -150,11 +150,11 @@ async fn next_block(
 async fn replay_block(
     request: &ReplayRequest,
     block: &RawBlock,
-    cutter: &mut Cutter,
-    session: &mut Session<'_>,
+    splitter: &mut RecordSplitter,
+    session: &mut ReplaySession<'_>,
 ) -> Result<(), ReplayError> {
     loop {
-        let mut batch = Batch {
+        let mut step = ReplayStep {
             request,
             session,
             now_ms: Timestamp::now().as_millisecond(),
@@ -162,35 +162,35 @@ async fn replay_block(
             function: None,
             failure: None,
         };
-        let more = cutter.feed(block, &mut |found| batch.take(found));
+        let more = splitter.feed(block, &mut |found| step.take(found));
         let more = more.map_err(|source| ReplayError::Records {
             shard: request.index.shard,
             source,
         })?;
-        if let Some(failure) = batch.failure {
+        if let Some(failure) = step.failure {
             return Err(failure);
         }
-        if let Some(code) = batch.function {
+        if let Some(code) = step.function {
             session.load(&code).await?;
         }
-        session.push(if more { CHUNK_BYTES } else { 0 }).await?;
+        session.push(if more { BATCH_BYTES } else { 0 }).await?;
         if !more {
             return Ok(());
         }
     }
 }
 
-/// Records that are taken in one go, without waiting.
-struct Batch<'a, 'b> {
+/// Records taken without waiting in between.
+struct ReplayStep<'a, 'b> {
     request: &'a ReplayRequest,
-    session: &'a mut Session<'b>,
+    session: &'a mut ReplaySession<'b>,
     now_ms: i64,
     bytes: usize,
     function: Option<Vec<u8>>,
     failure: Option<ReplayError>,
 }
 
-impl Batch<'_, '_> {
+impl ReplayStep<'_, '_> {
     fn take(&mut self, found: Found<'_>) -> ControlFlow<()> {
         match found {
             Found::Record(cut) => self.record(&cut),
@@ -202,7 +202,7 @@ impl Batch<'_, '_> {
         }
     }
 
-    fn record(&mut self, cut: &Cut<'_>) -> ControlFlow<()> {
+    fn record(&mut self, cut: &SplitRecord<'_>) -> ControlFlow<()> {
         let key = &cut.key;
         if let Err(error) = walk::sendable(key, cut.body.len(), cut.block) {
             return self.fail(error);
@@ -213,7 +213,7 @@ impl Batch<'_, '_> {
         } else if key.expire_ms.is_some_and(|at| at <= self.now_ms) {
             self.session.skip_expired(cut.block);
         } else {
-            let record = Record {
+            let record = KeyRecord {
                 key: key.key,
                 kind: key.kind,
                 body: cut.body,
@@ -223,7 +223,7 @@ impl Batch<'_, '_> {
             self.session.write(slot, cut.block, &record);
             self.bytes += cut.body.len() + key.key.len();
         }
-        if self.bytes >= BATCH_BYTES {
+        if self.bytes >= STEP_BYTES {
             return ControlFlow::Break(());
         }
         ControlFlow::Continue(())

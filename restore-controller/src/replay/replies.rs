@@ -2,7 +2,7 @@
 
 /// Replies at the start of a buffer.
 #[derive(Debug, PartialEq, Eq)]
-pub enum Reply<'a> {
+pub enum RestoreReply<'a> {
     /// So many times "+OK".
     Ok(usize),
     /// An error, without its dash.
@@ -28,13 +28,13 @@ const OK: &[u8] = b"+OK\r\n";
 const LONGEST_LINE: usize = 16 * 1024;
 
 /// The replies at the start of `buffer` and how many bytes they take; `None`: more bytes are needed.
-pub fn next_reply(buffer: &[u8]) -> Result<Option<(Reply<'_>, usize)>, ReplyError> {
+pub fn next_reply(buffer: &[u8]) -> Result<Option<(RestoreReply<'_>, usize)>, ReplyError> {
     let count = buffer
         .chunks_exact(OK.len())
         .take_while(|line| *line == OK)
         .count();
     if count > 0 {
-        return Ok(Some((Reply::Ok(count), count * OK.len())));
+        return Ok(Some((RestoreReply::Ok(count), count * OK.len())));
     }
     let Some((kind, rest)) = buffer.split_first() else {
         return Ok(None);
@@ -56,7 +56,7 @@ pub fn next_reply(buffer: &[u8]) -> Result<Option<(Reply<'_>, usize)>, ReplyErro
     if *kind == b'+' {
         return Err(ReplyError::Status);
     }
-    Ok(Some((Reply::Error(line), line.len() + 3)))
+    Ok(Some((RestoreReply::Error(line), line.len() + 3)))
 }
 
 #[cfg(test)]
@@ -68,11 +68,11 @@ mod tests {
     fn runs_of_ok_are_one_step() {
         assert_eq!(
             next_reply(b"+OK\r\n+OK\r\n-ERR x\r\n"),
-            Ok(Some((Reply::Ok(2), 10)))
+            Ok(Some((RestoreReply::Ok(2), 10)))
         );
         assert_eq!(
             next_reply(b"-ERR x\r\n+OK\r\n"),
-            Ok(Some((Reply::Error(b"ERR x"), 8)))
+            Ok(Some((RestoreReply::Error(b"ERR x"), 8)))
         );
         assert_eq!(next_reply(b"+OK\r"), Ok(None));
         assert_eq!(next_reply(b"-ERR"), Ok(None));
@@ -105,11 +105,11 @@ mod tests {
                 loop {
                     let length = match next_reply(&buffer).unwrap() {
                         None => break,
-                        Some((Reply::Ok(count), length)) => {
+                        Some((RestoreReply::Ok(count), length)) => {
                             seen.extend(std::iter::repeat_n(None, count));
                             length
                         }
-                        Some((Reply::Error(text), length)) => {
+                        Some((RestoreReply::Error(text), length)) => {
                             seen.push(Some(String::from_utf8(text.to_vec()).unwrap()));
                             length
                         }

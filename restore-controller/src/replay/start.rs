@@ -1,6 +1,6 @@
 //! Where a replay begins: at the start, or at the first record of the block that an earlier attempt reached.
 
-use super::ledger::Progress;
+use super::tracker::Progress;
 use common::{
     rdb::{Flavour, Header, Resume},
     storage::ShardIndex,
@@ -18,16 +18,16 @@ pub struct Start {
 }
 
 impl Start {
-    /// The beginning, or where the earlier attempt left off. A stream whose records were not walked at backup time has no
-    /// places to go on at: it begins anew.
+    /// The start, or where the earlier attempt ended. A stream whose records were not walked at backup time has no record to
+    /// resume at: it is replayed from the start.
     pub fn of(index: &ShardIndex, from: Progress) -> Self {
-        let anew = Self {
+        let from_start = Self {
             block: 0,
             resume: None,
             progress: Progress::default(),
         };
         let Some(header) = header(index).filter(|_| from.block > 0) else {
-            return anew;
+            return from_start;
         };
         let first = (0_u64..)
             .zip(&index.blocks)
@@ -52,7 +52,7 @@ impl Start {
                     ..from
                 },
             },
-            None => anew,
+            None => from_start,
         }
     }
 }

@@ -7,7 +7,7 @@ pub use error::UnitReplayError;
 
 use crate::{
     metrics::RestoreMetrics,
-    replay::{Progress, ReplayRequest, ValueLimit, Window, read_owners, replay},
+    replay::{Progress, ReplayRequest, ValueLimit, Window, read_routes, replay},
     source::Source,
     units::{ReplayEnd, Replayed, RestoreUnits, reported},
 };
@@ -17,6 +17,7 @@ use common::{
         held::Work,
         worker::{ActiveUnit, DataPath},
     },
+    cluster::endpoint::ExpectedNode,
     runtime::telemetry,
     storage::CompressionPool,
 };
@@ -97,7 +98,7 @@ impl ReplayPath {
         loop {
             let pods = access::pods(&self.client, &order.namespace, &order.cluster).await?;
             let seeds: Vec<_> = pods.into_keys().collect();
-            match read_owners(&seeds, None).await {
+            match read_routes(&seeds, &ExpectedNode::Any).await {
                 Ok(_) => return Ok(seeds),
                 Err(error) if Instant::now() >= until => return Err(error.into()),
                 Err(error) => tracing::info!(%error, "the target is not readable yet"),

@@ -10,7 +10,7 @@ use crate::redis::RedisServer;
 use anyhow::{Result, ensure};
 use bytes::BytesMut;
 use common::{
-    cluster::{resp::Command, slots::SlotSet},
+    cluster::{resp::CommandWriter, slots::SlotSet},
     storage::{CompressionPool, ObjectStore},
 };
 use restore_controller::replay::{Progress, ReplayRequest, ValueLimit, Window, replay};
@@ -119,7 +119,7 @@ impl Commands {
             let payloads: Vec<Vec<u8>> = pipeline.query_async(&mut connection).await?;
             let mut text = BytesMut::new();
             for (index, payload) in (start..).zip(payloads) {
-                let mut command = Command::new(&mut text, 5);
+                let mut command = CommandWriter::new(&mut text, 5);
                 command
                     .arg(b"RESTORE")
                     .arg(servers::key(index).as_bytes())

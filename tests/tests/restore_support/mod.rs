@@ -8,7 +8,7 @@ use backup_controller::{
     publish::{PublishRequest, StoredUnit, publish},
 };
 use common::{
-    cluster::{endpoint::Endpoint, node::NodeClient, slots::SlotSet, topology::topology_hash},
+    cluster::{endpoint::Endpoint, reader::read, slot_map::topology_hash, slots::SlotSet},
     storage::{BackupId, Compression, CompressionPool, Layout, ObjectStore},
 };
 use crds::{S3Location, SourceRole};
@@ -113,9 +113,8 @@ pub async fn back_up(
 async fn hash(cluster: &TestCluster) -> Result<String> {
     let mut views = Vec::new();
     for node in cluster.primaries() {
-        let client =
-            NodeClient::connect(&Endpoint::new(node.address(), Duration::from_secs(5))).await?;
-        views.push(client.nodes().await?);
+        let endpoint = Endpoint::new(node.address(), Duration::from_secs(5));
+        views.push(read(&endpoint).await?.view);
     }
     Ok(topology_hash(&views))
 }

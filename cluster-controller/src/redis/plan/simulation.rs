@@ -831,8 +831,6 @@ fn line(id: NodeId, entry: &Entry, flag: Option<Flag>, linked: bool) -> ClusterN
         hostname: None,
         flags,
         primary: entry.primary,
-        ping_sent: 0,
-        pong_received: 0,
         config_epoch: entry.epoch,
         linked,
         slots: entry.slots.clone(),

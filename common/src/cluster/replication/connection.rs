@@ -19,14 +19,14 @@ const MAX_LINE: usize = 4096;
 
 /// What is being waited for.
 #[derive(Debug, Clone, Copy)]
-pub(super) enum Stage {
+pub(super) enum ReplicationStage {
     Introduction,
     Snapshot,
     Framing,
     Payload { received: u64 },
 }
 
-impl Stage {
+impl ReplicationStage {
     fn doing(self) -> &'static str {
         match self {
             Self::Introduction => "answering REPLCONF",
@@ -82,7 +82,7 @@ impl Connection {
             self.link.command_timeout,
         );
         let mut command = BytesMut::new();
-        Command::write(&mut command, parts);
+        CommandWriter::write(&mut command, parts);
         timeout(after, self.link.socket.write_all(&command))
             .await
             .map_err(|_| ReplicationError::Timeout {
@@ -98,7 +98,10 @@ impl Connection {
     }
 
     /// The next line that is no keep-alive, without its end.
-    pub(super) async fn line(&mut self, stage: Stage) -> Result<String, ReplicationError> {
+    pub(super) async fn line(
+        &mut self,
+        stage: ReplicationStage,
+    ) -> Result<String, ReplicationError> {
         loop {
             let blank = self.ahead.iter().take_while(|byte| **byte == b'\n').count();
             let _ = self.ahead.split_to(blank);
@@ -119,7 +122,7 @@ impl Connection {
         &mut self,
         into: &mut BytesMut,
         limit: usize,
-        stage: Stage,
+        stage: ReplicationStage,
     ) -> Result<(), ReplicationError> {
         if self.ahead.is_empty() {
             return self.link.receive(into, limit, stage).await;
@@ -158,12 +161,14 @@ impl Link {
         &mut self,
         into: &mut BytesMut,
         limit: usize,
-        stage: Stage,
+        stage: ReplicationStage,
     ) -> Result<(), ReplicationError> {
         let (address, doing) = (self.address, stage.doing());
         let after = match stage {
-            Stage::Introduction => self.command_timeout,
-            Stage::Snapshot | Stage::Framing | Stage::Payload { .. } => self.idle_timeout,
+            ReplicationStage::Introduction => self.command_timeout,
+            ReplicationStage::Snapshot
+            | ReplicationStage::Framing
+            | ReplicationStage::Payload { .. } => self.idle_timeout,
         };
         let read = timeout(after, self.socket.read_buf(&mut into.limit(limit)))
             .await

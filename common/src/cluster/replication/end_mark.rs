@@ -17,7 +17,7 @@ pub(super) struct EndMark {
 
 /// What the bytes seen hold.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Seen {
+pub(super) enum ScanResult {
     Payload,
     End,
 }
@@ -43,16 +43,16 @@ impl EndMark {
     }
 
     /// Looks at the bytes of the buffer from `start` on, which have just come, and leaves only payload there.
-    pub(super) fn take(&mut self, buffer: &mut BytesMut, start: usize) -> Seen {
+    pub(super) fn take(&mut self, buffer: &mut BytesMut, start: usize) -> ScanResult {
         self.release(buffer, start);
         let fresh = buffer.get(start..).unwrap_or_default();
         if let Some(end) = self.find(fresh) {
             buffer.truncate(start + end);
-            return Seen::End;
+            return ScanResult::End;
         }
         self.held = self.longest_beginning(fresh);
         buffer.truncate(buffer.len() - self.held);
-        Seen::Payload
+        ScanResult::Payload
     }
 
     /// Puts what was kept back in front of the new bytes.
@@ -101,7 +101,7 @@ mod tests {
     use super::*;
 
     /// Payload delivered of a stream cut into pieces, and whether the end was seen.
-    fn run(mark: [u8; LENGTH], stream: &[u8], sizes: &[usize]) -> (Vec<u8>, Seen) {
+    fn run(mark: [u8; LENGTH], stream: &[u8], sizes: &[usize]) -> (Vec<u8>, ScanResult) {
         let mut end_mark = EndMark::new(mark);
         let mut buffer = BytesMut::new();
         let mut rest = stream;
@@ -112,12 +112,12 @@ mod tests {
             let (piece, more) = rest.split_at((*size).min(rest.len()));
             let start = buffer.len();
             buffer.extend_from_slice(piece);
-            if end_mark.take(&mut buffer, start) == Seen::End {
-                return (buffer.to_vec(), Seen::End);
+            if end_mark.take(&mut buffer, start) == ScanResult::End {
+                return (buffer.to_vec(), ScanResult::End);
             }
             rest = more;
         }
-        (buffer.to_vec(), Seen::Payload)
+        (buffer.to_vec(), ScanResult::Payload)
     }
 
     proptest! {
@@ -143,10 +143,10 @@ mod tests {
             let expected = stream.windows(LENGTH).position(|window| window == full);
             let (payload, seen) = run(full, &stream, &sizes);
             if let Some(end) = expected {
-                prop_assert_eq!(seen, Seen::End);
+                prop_assert_eq!(seen, ScanResult::End);
                 prop_assert_eq!(payload, &stream[..end]);
             } else {
-                prop_assert_eq!(seen, Seen::Payload);
+                prop_assert_eq!(seen, ScanResult::Payload);
                 prop_assert!(stream.starts_with(&payload));
                 prop_assert!(full.starts_with(&stream[payload.len()..]));
             }

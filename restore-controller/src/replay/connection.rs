@@ -1,25 +1,17 @@
-//! The one connection to one node: writes chunks as they come, reads replies as they come, and never waits for the one
-//! before it does the other.
+//! The connection to one node: writes batches and reads replies at the same time, and waits for neither before the other.
 
 use super::{
-    chunk::Chunk,
-    replies::{Reply, ReplyError, next_reply},
-    verdict::{Pause, Verdict, read_error},
+    batch::CommandBatch,
+    replies::{ReplyError, RestoreReply, next_reply},
+    reply_action::{ReplyAction, RetryReason, read_error},
 };
 use bytes::{Buf, BytesMut};
 use common::cluster::{
     dial::{NodeStream, dial},
-    endpoint::Endpoint,
+    endpoint::{Endpoint, ExpectedNode},
     node::NodeError,
-    topology::NodeId,
 };
-use std::{
-    collections::{BTreeSet, VecDeque},
-    io,
-    net::SocketAddr,
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::VecDeque, io, net::SocketAddr, time::Duration};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt, ReadHalf, WriteHalf, split},
     sync::mpsc,
@@ -30,33 +22,29 @@ use tokio::{
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long a node may leave commands unanswered. A value of 512 MB takes seconds.
 const REPLY_TIMEOUT: Duration = Duration::from_mins(1);
-/// How often the silence is looked at.
+/// How often the age of the last reply is checked.
 const TICK: Duration = Duration::from_secs(1);
 /// Room for replies: five bytes each as long as all goes well.
 const REPLY_BUFFER: usize = 64 * 1024;
 
-/// What a connection tells the replay loop.
+/// What a connection reports to the replay loop.
 #[derive(Debug)]
-pub enum Report {
-    /// Every command of the chunk has been executed or bounced. The chunk comes back for another use.
+pub enum ConnectionEvent {
+    /// Every command of the batch has been executed or requeued. The batch comes back for another use.
     Answered {
-        /// Which connection.
-        lane: usize,
-        /// The chunk.
-        chunk: Chunk,
+        connection: usize,
+        batch: CommandBatch,
     },
-    /// The connection is no more. Every chunk has been reported before.
+    /// The connection has ended. Every batch has been reported before.
     Closed {
-        /// Which connection.
-        lane: usize,
-        /// Why.
-        error: LaneError,
+        connection: usize,
+        error: NodeConnectionError,
     },
 }
 
 /// Why a connection ended.
 #[derive(Debug, thiserror::Error)]
-pub enum LaneError {
+pub enum NodeConnectionError {
     /// No connection, or to a node that is none of the target's.
     #[error(transparent)]
     Connect(NodeError),
@@ -72,8 +60,8 @@ pub enum LaneError {
     /// Not the protocol.
     #[error("the node does not speak Redis' protocol")]
     Protocol(#[from] ReplyError),
-    /// A reply to nothing.
-    #[error("the node sent a reply that nothing asked for")]
+    /// More replies than commands.
+    #[error("the node sent a reply to no command")]
     Unasked,
     /// The replay loop is gone.
     #[error("the replay has ended")]
@@ -84,16 +72,16 @@ pub enum LaneError {
 ///
 /// Nothing is sent before the node has said that it is one of `members`: a pod's address may be another pod's by now.
 pub async fn run(
-    lane: usize,
+    connection: usize,
     address: SocketAddr,
-    members: Arc<BTreeSet<NodeId>>,
-    mut queue: mpsc::Receiver<Chunk>,
-    reports: mpsc::Sender<Report>,
+    members: ExpectedNode,
+    mut queue: mpsc::Receiver<CommandBatch>,
+    reports: mpsc::Sender<ConnectionEvent>,
 ) {
     let mut inflight = VecDeque::new();
     let result = match connect(address, members).await {
         Ok(stream) => {
-            Connection::new(lane, stream, &mut inflight)
+            Exchange::new(connection, stream, &mut inflight)
                 .serve(&mut queue, &reports)
                 .await
         }
@@ -101,49 +89,55 @@ pub async fn run(
     };
     let Err(error) = result else { return };
     queue.close();
-    while let Some(chunk) = queue.recv().await {
-        inflight.push_back(chunk);
+    while let Some(batch) = queue.recv().await {
+        inflight.push_back(batch);
     }
-    for mut chunk in inflight {
-        chunk.bounce_rest(&Verdict::Wait(Pause::Disconnected));
+    for mut batch in inflight {
+        batch.requeue_rest(&ReplyAction::Wait(RetryReason::Disconnected));
         if reports
-            .send(Report::Answered { lane, chunk })
+            .send(ConnectionEvent::Answered { connection, batch })
             .await
             .is_err()
         {
             return;
         }
     }
-    // Nobody listens any more when the replay itself has ended: then there is nobody to tell.
-    let _ = reports.send(Report::Closed { lane, error }).await;
+    // Fails when the replay itself has ended, which then needs no event.
+    let _ = reports
+        .send(ConnectionEvent::Closed { connection, error })
+        .await;
 }
 
 async fn connect(
     address: SocketAddr,
-    members: Arc<BTreeSet<NodeId>>,
-) -> Result<NodeStream, LaneError> {
+    members: ExpectedNode,
+) -> Result<NodeStream, NodeConnectionError> {
     let endpoint = Endpoint::new(address, CONNECT_TIMEOUT).expecting(members);
-    dial(&endpoint).await.map_err(LaneError::Connect)
+    dial(&endpoint).await.map_err(NodeConnectionError::Connect)
 }
 
-struct Connection<'a> {
-    lane: usize,
+struct Exchange<'a> {
+    connection: usize,
     reader: ReadHalf<NodeStream>,
     writer: WriteHalf<NodeStream>,
-    /// Chunks written or being written, oldest first.
-    inflight: &'a mut VecDeque<Chunk>,
-    /// Index in `inflight` of the chunk being written, and how much of it has been.
+    /// Batches written or being written, oldest first.
+    inflight: &'a mut VecDeque<CommandBatch>,
+    /// Index in `inflight` of the batch being written, and how much of it has been.
     writing: usize,
     written: usize,
     replies: BytesMut,
     heard: Instant,
 }
 
-impl<'a> Connection<'a> {
-    fn new(lane: usize, stream: NodeStream, inflight: &'a mut VecDeque<Chunk>) -> Self {
+impl<'a> Exchange<'a> {
+    fn new(
+        connection: usize,
+        stream: NodeStream,
+        inflight: &'a mut VecDeque<CommandBatch>,
+    ) -> Self {
         let (reader, writer) = split(stream);
         Self {
-            lane,
+            connection,
             reader,
             writer,
             inflight,
@@ -156,33 +150,33 @@ impl<'a> Connection<'a> {
 
     async fn serve(
         &mut self,
-        queue: &mut mpsc::Receiver<Chunk>,
-        reports: &mpsc::Sender<Report>,
-    ) -> Result<(), LaneError> {
+        queue: &mut mpsc::Receiver<CommandBatch>,
+        reports: &mpsc::Sender<ConnectionEvent>,
+    ) -> Result<(), NodeConnectionError> {
         let mut tick = interval(TICK);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut open = true;
         while open || !self.inflight.is_empty() {
-            let chunk = self.inflight.get(self.writing);
-            let pending = chunk.and_then(|chunk| chunk.bytes.get(self.written..));
+            let batch = self.inflight.get(self.writing);
+            let pending = batch.and_then(|batch| batch.bytes.get(self.written..));
             let pending = pending.unwrap_or_default();
             tokio::select! {
                 read = self.reader.read_buf(&mut self.replies) => {
-                    if read.map_err(LaneError::Broken)? == 0 {
-                        return Err(LaneError::ClosedByNode);
+                    if read.map_err(NodeConnectionError::Broken)? == 0 {
+                        return Err(NodeConnectionError::ClosedByNode);
                     }
                     self.take_replies(reports).await?;
                 }
                 wrote = self.writer.write(pending), if !pending.is_empty() => {
-                    self.wrote(wrote.map_err(LaneError::Broken)?);
+                    self.wrote(wrote.map_err(NodeConnectionError::Broken)?);
                 }
-                chunk = queue.recv(), if open => match chunk {
-                    Some(chunk) => self.push(chunk),
+                batch = queue.recv(), if open => match batch {
+                    Some(batch) => self.push(batch),
                     None => open = false,
                 },
                 _ = tick.tick() => {
                     if !self.inflight.is_empty() && self.heard.elapsed() > REPLY_TIMEOUT {
-                        return Err(LaneError::Silent);
+                        return Err(NodeConnectionError::Silent);
                     }
                 }
             }
@@ -190,11 +184,11 @@ impl<'a> Connection<'a> {
         Ok(())
     }
 
-    fn push(&mut self, chunk: Chunk) {
+    fn push(&mut self, batch: CommandBatch) {
         if self.inflight.is_empty() {
             self.heard = Instant::now();
         }
-        self.inflight.push_back(chunk);
+        self.inflight.push_back(batch);
     }
 
     fn wrote(&mut self, count: usize) {
@@ -206,21 +200,30 @@ impl<'a> Connection<'a> {
         }
     }
 
-    async fn take_replies(&mut self, reports: &mpsc::Sender<Report>) -> Result<(), LaneError> {
+    async fn take_replies(
+        &mut self,
+        reports: &mpsc::Sender<ConnectionEvent>,
+    ) -> Result<(), NodeConnectionError> {
         self.heard = Instant::now();
         while let Some((reply, length)) = next_reply(&self.replies)? {
             match reply {
-                Reply::Ok(mut count) => {
+                RestoreReply::Ok(mut count) => {
                     while count > 0 {
-                        let front = self.inflight.front_mut().ok_or(LaneError::Unasked)?;
+                        let front = self
+                            .inflight
+                            .front_mut()
+                            .ok_or(NodeConnectionError::Unasked)?;
                         count -= front.take_ok(count);
                         self.report_answered(reports).await?;
                     }
                 }
-                Reply::Error(text) => {
-                    let verdict = read_error(text);
-                    let front = self.inflight.front_mut().ok_or(LaneError::Unasked)?;
-                    front.take_error(verdict);
+                RestoreReply::Error(text) => {
+                    let action = read_error(text);
+                    let front = self
+                        .inflight
+                        .front_mut()
+                        .ok_or(NodeConnectionError::Unasked)?;
+                    front.take_error(action);
                     self.report_answered(reports).await?;
                 }
             }
@@ -229,20 +232,26 @@ impl<'a> Connection<'a> {
         Ok(())
     }
 
-    async fn report_answered(&mut self, reports: &mpsc::Sender<Report>) -> Result<(), LaneError> {
-        if !self.inflight.front().is_some_and(Chunk::is_answered) {
+    async fn report_answered(
+        &mut self,
+        reports: &mpsc::Sender<ConnectionEvent>,
+    ) -> Result<(), NodeConnectionError> {
+        if !self.inflight.front().is_some_and(CommandBatch::is_answered) {
             return Ok(());
         }
-        // Replies to what has not been sent: the counts would no longer tell which key was executed. The chunk stays in the
+        // Replies to what has not been sent: the counts would no longer show which key was executed. The batch stays in the
         // queue, from which it is reported.
-        self.writing = self.writing.checked_sub(1).ok_or(LaneError::Unasked)?;
-        let Some(chunk) = self.inflight.pop_front() else {
+        self.writing = self
+            .writing
+            .checked_sub(1)
+            .ok_or(NodeConnectionError::Unasked)?;
+        let Some(batch) = self.inflight.pop_front() else {
             return Ok(());
         };
-        let lane = self.lane;
+        let connection = self.connection;
         reports
-            .send(Report::Answered { lane, chunk })
+            .send(ConnectionEvent::Answered { connection, batch })
             .await
-            .map_err(|_| LaneError::Abandoned)
+            .map_err(|_| NodeConnectionError::Abandoned)
     }
 }

@@ -17,13 +17,13 @@ pub struct Progress {
 
 /// The blocks between the first that is not acknowledged and the one being read.
 #[derive(Debug)]
-pub struct Ledger {
+pub struct ProgressTracker {
     done: Progress,
-    open: VecDeque<Tally>,
+    open: VecDeque<BlockTally>,
 }
 
 #[derive(Debug, Default)]
-struct Tally {
+struct BlockTally {
     sent: u64,
     acknowledged: u64,
     expired: u64,
@@ -32,7 +32,7 @@ struct Tally {
     complete: bool,
 }
 
-impl Ledger {
+impl ProgressTracker {
     /// Starts where an earlier attempt left off.
     pub fn resume(from: Progress) -> Self {
         Self {
@@ -93,14 +93,14 @@ impl Ledger {
 
     /// Commands sent and not acknowledged.
     pub fn outstanding(&self) -> u64 {
-        let of = |tally: &Tally| tally.sent.saturating_sub(tally.acknowledged);
+        let of = |tally: &BlockTally| tally.sent.saturating_sub(tally.acknowledged);
         self.open.iter().map(of).sum()
     }
 
-    fn tally(&mut self, block: u64) -> Option<&mut Tally> {
+    fn tally(&mut self, block: u64) -> Option<&mut BlockTally> {
         let index = usize::try_from(block.checked_sub(self.done.block)?).ok()?;
         while self.open.len() <= index {
-            self.open.push_back(Tally::default());
+            self.open.push_back(BlockTally::default());
         }
         self.open.get_mut(index)
     }
@@ -127,30 +127,30 @@ mod tests {
 
     #[test]
     fn a_block_is_done_when_its_last_record_is_acknowledged() {
-        let mut ledger = Ledger::resume(Progress::default());
-        ledger.sent(0);
-        ledger.sent(0);
-        ledger.expired(0);
-        assert!(!ledger.complete_before(1));
-        assert!(!ledger.acknowledged(0, 1));
-        assert_eq!(ledger.progress(), Progress::default());
-        assert!(ledger.acknowledged(0, 1));
+        let mut tracker = ProgressTracker::resume(Progress::default());
+        tracker.sent(0);
+        tracker.sent(0);
+        tracker.expired(0);
+        assert!(!tracker.complete_before(1));
+        assert!(!tracker.acknowledged(0, 1));
+        assert_eq!(tracker.progress(), Progress::default());
+        assert!(tracker.acknowledged(0, 1));
         let done = Progress {
             block: 1,
             keys: 2,
             expired: 1,
             foreign: 0,
         };
-        assert_eq!(ledger.progress(), done);
+        assert_eq!(tracker.progress(), done);
     }
 
     #[test]
     fn a_block_inside_one_long_record_is_done_with_the_block_before() {
-        let mut ledger = Ledger::resume(Progress::default());
-        ledger.sent(0);
-        assert!(!ledger.complete_before(3));
-        assert!(ledger.acknowledged(0, 1));
-        assert_eq!(ledger.progress().block, 3);
+        let mut tracker = ProgressTracker::resume(Progress::default());
+        tracker.sent(0);
+        assert!(!tracker.complete_before(3));
+        assert!(tracker.acknowledged(0, 1));
+        assert_eq!(tracker.progress().block, 3);
     }
 
     #[test]
@@ -161,18 +161,18 @@ mod tests {
             expired: 2,
             foreign: 1,
         };
-        let mut ledger = Ledger::resume(from);
-        ledger.sent(5);
-        ledger.foreign(5);
-        ledger.acknowledged(5, 1);
-        ledger.complete_before(6);
+        let mut tracker = ProgressTracker::resume(from);
+        tracker.sent(5);
+        tracker.foreign(5);
+        tracker.acknowledged(5, 1);
+        tracker.complete_before(6);
         let done = Progress {
             block: 6,
             keys: 101,
             expired: 2,
             foreign: 2,
         };
-        assert_eq!(ledger.progress(), done);
+        assert_eq!(tracker.progress(), done);
     }
 
     proptest! {
@@ -183,31 +183,31 @@ mod tests {
             sizes in prop::collection::vec(0_u64..20, 1..8),
             order in prop::collection::vec(any::<prop::sample::Index>(), 0..200),
         ) {
-            let mut ledger = Ledger::resume(Progress::default());
+            let mut tracker = ProgressTracker::resume(Progress::default());
             let mut waiting: Vec<u64> = Vec::new();
             for (block, size) in (0_u64..).zip(&sizes) {
                 for _ in 0..*size {
-                    ledger.sent(block);
+                    tracker.sent(block);
                     waiting.push(block);
                 }
-                ledger.complete_before(block + 1);
+                tracker.complete_before(block + 1);
             }
             for pick in order {
                 if waiting.is_empty() {
                     break;
                 }
                 let block = waiting.swap_remove(pick.index(waiting.len()));
-                ledger.acknowledged(block, 1);
+                tracker.acknowledged(block, 1);
                 let first = waiting.iter().copied().min().unwrap_or(sizes.len() as u64);
-                prop_assert_eq!(ledger.progress().block, first.max(ledger.progress().block));
-                prop_assert!(ledger.progress().block <= first);
+                prop_assert_eq!(tracker.progress().block, first.max(tracker.progress().block));
+                prop_assert!(tracker.progress().block <= first);
             }
-            prop_assert_eq!(ledger.outstanding(), waiting.len() as u64);
+            prop_assert_eq!(tracker.outstanding(), waiting.len() as u64);
             for block in waiting {
-                ledger.acknowledged(block, 1);
+                tracker.acknowledged(block, 1);
             }
-            prop_assert_eq!(ledger.progress().block, sizes.len() as u64);
-            prop_assert_eq!(ledger.progress().keys, sizes.iter().sum::<u64>());
+            prop_assert_eq!(tracker.progress().block, sizes.len() as u64);
+            prop_assert_eq!(tracker.progress().keys, sizes.iter().sum::<u64>());
         }
     }
 }

@@ -1,5 +1,5 @@
-//! Cuts blocks into records: finds each record's value in the bytes of its block, and keeps what of a record the next
-//! block continues.
+//! Splits blocks into records: finds each record's value in the bytes of its block, and keeps the start of a record that
+//! the next block continues.
 
 use super::{error::ReplayError, value_limit::ValueLimit};
 use common::{
@@ -9,7 +9,7 @@ use common::{
 use std::ops::{ControlFlow, Range};
 
 /// A record as it lies in the blocks.
-pub struct Cut<'a> {
+pub struct SplitRecord<'a> {
     /// What the reader found.
     pub key: Key<'a>,
     /// The encoded value.
@@ -21,7 +21,7 @@ pub struct Cut<'a> {
 /// What is found in a stream.
 pub enum Found<'a> {
     /// A key.
-    Record(Cut<'a>),
+    Record(SplitRecord<'a>),
     /// The source code of a library of functions.
     Function(&'a [u8]),
     /// Data of a module that belongs to no key.
@@ -29,15 +29,15 @@ pub enum Found<'a> {
 }
 
 /// Reads blocks one after another.
-pub struct Cutter {
+pub struct RecordSplitter {
     reader: RecordReader,
     /// The start of the record that the blocks so far have not completed.
-    carry: Carry,
+    carry: UnfinishedRecord,
     longest: ValueLimit,
 }
 
 #[derive(Default)]
-struct Carry {
+struct UnfinishedRecord {
     bytes: Vec<u8>,
     /// Offset of the first byte in the stream.
     start: u64,
@@ -45,12 +45,12 @@ struct Carry {
     block: u64,
 }
 
-impl Cutter {
+impl RecordSplitter {
     /// At the start of a stream, or at a record in its middle.
     pub fn new(resume: Option<Resume>, longest: ValueLimit) -> Self {
         Self {
             reader: resume.map_or_else(RecordReader::new, RecordReader::resume),
-            carry: Carry::default(),
+            carry: UnfinishedRecord::default(),
             longest,
         }
     }
@@ -84,7 +84,7 @@ impl Cutter {
                 } else {
                     carry.block.min(block)
                 };
-                on_found(Found::Record(Cut { key, body, block }))
+                on_found(Found::Record(SplitRecord { key, body, block }))
             }
             Event::Function(code) => on_found(Found::Function(code)),
             Event::ModuleAux => on_found(Found::ModuleAux),
@@ -187,13 +187,13 @@ mod tests {
     type Seen = Vec<(Vec<u8>, Vec<u8>, u64)>;
 
     /// Every record, breaking off after each `pause` of them; and the first open block after each block.
-    fn cut(cutter: &mut Cutter, blocks: &[RawBlock], pause: usize) -> (Seen, Vec<u64>) {
+    fn cut(splitter: &mut RecordSplitter, blocks: &[RawBlock], pause: usize) -> (Seen, Vec<u64>) {
         let mut seen = Vec::new();
         let mut open = Vec::new();
         for block in blocks {
             loop {
                 let mut taken = 0;
-                let more = cutter.feed(block, &mut |found| {
+                let more = splitter.feed(block, &mut |found| {
                     if let Found::Record(cut) = found {
                         seen.push((cut.key.key.to_vec(), cut.body.to_vec(), cut.block));
                         taken += 1;
@@ -208,7 +208,7 @@ mod tests {
                     break;
                 }
             }
-            open.push(cutter.end_block(block).unwrap());
+            open.push(splitter.end_block(block).unwrap());
         }
         (seen, open)
     }
@@ -218,21 +218,21 @@ mod tests {
     }
 
     proptest! {
-        /// However the stream is cut into blocks, every record comes out whole and belongs to the block it starts in; a block
+        /// However the stream is divided into blocks, every record comes out whole and belongs to the block it starts in; a block
         /// is closed only when everything that starts in it came out.
         #[test]
-        fn records_come_out_whole(values in values(), size in 20..1500_usize, pause in 1..5_usize) {
+        fn records_come_out_complete(values in values(), size in 20..1500_usize, pause in 1..5_usize) {
             let stream = stream(&values);
             let blocks = blocks(&stream, size);
-            let mut cutter = Cutter::new(None, ValueLimit::default());
-            let (seen, open) = cut(&mut cutter, &blocks, pause);
+            let mut splitter = RecordSplitter::new(None, ValueLimit::default());
+            let (seen, open) = cut(&mut splitter, &blocks, pause);
             let wanted: Seen = stream
                 .records
                 .iter()
                 .map(|(start, key, body)| (key.clone(), body.clone(), start / size as u64))
                 .collect();
             prop_assert_eq!(seen, wanted);
-            prop_assert!(cutter.is_finished());
+            prop_assert!(splitter.is_finished());
             prop_assert_eq!(*open.last().unwrap(), blocks.len() as u64);
             prop_assert!(open.is_sorted());
             for (number, open) in open.iter().enumerate() {
@@ -248,13 +248,13 @@ mod tests {
             let from = pick.index(stream.records.len());
             let offset = stream.records[from].0;
             let header = Header { flavour: Flavour::Redis, version: 10 };
-            let mut cutter = Cutter::new(Some(Resume { header, db: 0, offset }), ValueLimit::default());
+            let mut splitter = RecordSplitter::new(Some(Resume { header, db: 0, offset }), ValueLimit::default());
             let first = usize::try_from(offset).unwrap() / size;
-            let (seen, _) = cut(&mut cutter, &blocks[first..], usize::MAX);
+            let (seen, _) = cut(&mut splitter, &blocks[first..], usize::MAX);
             let keys: Vec<_> = seen.into_iter().map(|(key, _, _)| key).collect();
             let wanted: Vec<_> = stream.records[from..].iter().map(|(_, key, _)| key.clone()).collect();
             prop_assert_eq!(keys, wanted);
-            prop_assert!(cutter.is_finished());
+            prop_assert!(splitter.is_finished());
         }
     }
 
@@ -262,11 +262,11 @@ mod tests {
     fn a_value_beyond_the_memory_limit_is_refused_with_its_key() {
         let stream = stream(&[(None, 5 << 20)]);
         let blocks = blocks(&stream, 1 << 20);
-        let mut cutter = Cutter::new(None, ValueLimit::within(Some(0), 1));
+        let mut splitter = RecordSplitter::new(None, ValueLimit::within(Some(0), 1));
         let mut nothing = |_: Found<'_>| ControlFlow::Continue(());
         let refused = blocks.iter().find_map(|block| {
-            cutter.feed(block, &mut nothing).unwrap();
-            cutter.end_block(block).err()
+            splitter.feed(block, &mut nothing).unwrap();
+            splitter.end_block(block).err()
         });
         let message = refused.unwrap().to_string();
         assert!(message.contains("key \"key:0\" (slot "), "{message}");

@@ -5,28 +5,28 @@ use std::net::{IpAddr, SocketAddr};
 
 /// What to do with a command that was not executed.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Verdict {
+pub enum ReplyAction {
     /// The slot belongs to another node now. `None`: the node is named by something that is not an address.
     Moved {
         /// The slot.
         slot: Slot,
-        /// Its owner.
-        owner: Option<SocketAddr>,
+        /// Its primary.
+        primary: Option<SocketAddr>,
     },
     /// The slot is being moved, and this key is to be written at its new place already.
     Ask {
         /// Where to, once.
-        owner: Option<SocketAddr>,
+        primary: Option<SocketAddr>,
     },
     /// Try again after a while.
-    Wait(Pause),
-    /// No use in trying again.
+    Wait(RetryReason),
+    /// Another try would be refused as well.
     Refused(Refusal),
 }
 
-/// Why to wait.
+/// Why a command is sent again after a while.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Pause {
+pub enum RetryReason {
     /// TRYAGAIN.
     #[error("the slot is being moved (TRYAGAIN)")]
     TryAgain,
@@ -73,36 +73,36 @@ pub enum Refusal {
 }
 
 /// Reads an error reply, without its leading dash.
-pub fn read_error(reply: &[u8]) -> Verdict {
+pub fn read_error(reply: &[u8]) -> ReplyAction {
     let text = String::from_utf8_lossy(reply);
     let (code, rest) = text.split_once(' ').unwrap_or((&text, ""));
     match code {
         "MOVED" => {
-            let (slot, owner) = redirect(rest);
+            let (slot, primary) = redirect(rest);
             match slot {
-                Some(slot) => Verdict::Moved { slot, owner },
-                None => Verdict::Refused(Refusal::Other(text.into_owned())),
+                Some(slot) => ReplyAction::Moved { slot, primary },
+                None => ReplyAction::Refused(Refusal::Other(text.into_owned())),
             }
         }
-        "ASK" => Verdict::Ask {
-            owner: redirect(rest).1,
+        "ASK" => ReplyAction::Ask {
+            primary: redirect(rest).1,
         },
-        "TRYAGAIN" => Verdict::Wait(Pause::TryAgain),
-        "CLUSTERDOWN" => Verdict::Wait(Pause::ClusterDown),
-        "LOADING" | "MASTERDOWN" => Verdict::Wait(Pause::Loading),
-        "BUSY" => Verdict::Wait(Pause::Busy),
-        "OOM" => Verdict::Refused(Refusal::OutOfMemory),
-        "MISCONF" => Verdict::Wait(Pause::CannotPersist),
-        "NOREPLICAS" => Verdict::Wait(Pause::TooFewReplicas),
-        "READONLY" => Verdict::Refused(Refusal::ReadOnly),
+        "TRYAGAIN" => ReplyAction::Wait(RetryReason::TryAgain),
+        "CLUSTERDOWN" => ReplyAction::Wait(RetryReason::ClusterDown),
+        "LOADING" | "MASTERDOWN" => ReplyAction::Wait(RetryReason::Loading),
+        "BUSY" => ReplyAction::Wait(RetryReason::Busy),
+        "OOM" => ReplyAction::Refused(Refusal::OutOfMemory),
+        "MISCONF" => ReplyAction::Wait(RetryReason::CannotPersist),
+        "NOREPLICAS" => ReplyAction::Wait(RetryReason::TooFewReplicas),
+        "READONLY" => ReplyAction::Refused(Refusal::ReadOnly),
         "NOAUTH" | "NOPERM" | "WRONGPASS" => {
-            Verdict::Refused(Refusal::NotPermitted(text.into_owned()))
+            ReplyAction::Refused(Refusal::NotPermitted(text.into_owned()))
         }
         // Texts of `restoreCommand` in Redis' src/cluster.c.
         "ERR" if rest.starts_with("Bad data format") || rest.starts_with("DUMP payload") => {
-            Verdict::Refused(Refusal::Payload(rest.to_owned()))
+            ReplyAction::Refused(Refusal::Payload(rest.to_owned()))
         }
-        _ => Verdict::Refused(Refusal::Other(text.into_owned())),
+        _ => ReplyAction::Refused(Refusal::Other(text.into_owned())),
     }
 }
 
@@ -110,7 +110,7 @@ pub fn read_error(reply: &[u8]) -> Verdict {
 fn redirect(rest: &str) -> (Option<Slot>, Option<SocketAddr>) {
     let mut words = rest.split(' ');
     let slot = words.next().and_then(|slot| slot.parse().ok());
-    let owner = words
+    let primary = words
         .next()
         .and_then(|address| address.rsplit_once(':'))
         .and_then(|(host, port)| {
@@ -118,7 +118,7 @@ fn redirect(rest: &str) -> (Option<Slot>, Option<SocketAddr>) {
             let port: u16 = port.parse().ok()?;
             Some(SocketAddr::new(host, port))
         });
-    (slot, owner)
+    (slot, primary)
 }
 
 #[cfg(test)]
@@ -130,68 +130,68 @@ mod tests {
     }
 
     #[test]
-    fn redirects_name_slot_and_owner() {
-        let owner = Some("127.0.0.1:6381".parse().unwrap());
+    fn redirects_name_slot_and_primary() {
+        let primary = Some("127.0.0.1:6381".parse().unwrap());
         assert_eq!(
             read_error(b"MOVED 3999 127.0.0.1:6381"),
-            Verdict::Moved {
+            ReplyAction::Moved {
                 slot: slot(3999),
-                owner
+                primary
             }
         );
         assert_eq!(
             read_error(b"ASK 3999 127.0.0.1:6381"),
-            Verdict::Ask { owner }
+            ReplyAction::Ask { primary }
         );
         assert_eq!(
             read_error(b"MOVED 1 fd00::2:6379"),
-            Verdict::Moved {
+            ReplyAction::Moved {
                 slot: slot(1),
-                owner: Some("[fd00::2]:6379".parse().unwrap())
+                primary: Some("[fd00::2]:6379".parse().unwrap())
             }
         );
     }
 
     #[test]
-    fn an_owner_that_is_no_address_is_looked_up() {
+    fn a_primary_without_an_address_is_looked_up() {
         for address in ["redis-0.example:6379", ":6379", "?"] {
             assert_eq!(
                 read_error(format!("MOVED 5 {address}").as_bytes()),
-                Verdict::Moved {
+                ReplyAction::Moved {
                     slot: slot(5),
-                    owner: None
+                    primary: None
                 }
             );
         }
     }
 
     #[test]
-    fn passing_states_are_waited_for() {
-        for (reply, pause) in [
+    fn temporary_states_are_retried() {
+        for (reply, reason) in [
             (
                 "TRYAGAIN Multiple keys request during rehashing of slot",
-                Pause::TryAgain,
+                RetryReason::TryAgain,
             ),
-            ("CLUSTERDOWN The cluster is down", Pause::ClusterDown),
+            ("CLUSTERDOWN The cluster is down", RetryReason::ClusterDown),
             (
                 "LOADING Redis is loading the dataset in memory",
-                Pause::Loading,
+                RetryReason::Loading,
             ),
             (
                 "MISCONF Redis is configured to save RDB snapshots",
-                Pause::CannotPersist,
+                RetryReason::CannotPersist,
             ),
             (
                 "NOREPLICAS Not enough good replicas to write.",
-                Pause::TooFewReplicas,
+                RetryReason::TooFewReplicas,
             ),
         ] {
-            assert_eq!(read_error(reply.as_bytes()), Verdict::Wait(pause));
+            assert_eq!(read_error(reply.as_bytes()), ReplyAction::Wait(reason));
         }
     }
 
     #[test]
-    fn lasting_states_are_refusals_with_a_cure() {
+    fn permanent_states_are_refusals_with_a_cure() {
         for (reply, refusal) in [
             (
                 "OOM command not allowed when used memory > 'maxmemory'.",
@@ -214,17 +214,17 @@ mod tests {
                 Refusal::Other("ERR unknown command".into()),
             ),
         ] {
-            assert_eq!(read_error(reply.as_bytes()), Verdict::Refused(refusal));
+            assert_eq!(read_error(reply.as_bytes()), ReplyAction::Refused(refusal));
         }
         assert!(Refusal::OutOfMemory.to_string().contains("maxmemory"));
     }
 
     #[test]
-    fn nonsense_is_never_a_redirect() {
+    fn malformed_replies_are_never_redirects() {
         for reply in ["MOVED", "MOVED x 1.2.3.4:5", "MOVED 16384 1.2.3.4:5", ""] {
             assert!(matches!(
                 read_error(reply.as_bytes()),
-                Verdict::Refused(Refusal::Other(_))
+                ReplyAction::Refused(Refusal::Other(_))
             ));
         }
     }
