@@ -2,7 +2,7 @@
 
 use super::batch::CommandBatch;
 use common::{
-    cluster::{resp::Command, slots::Slot},
+    cluster::{resp::CommandWriter, slots::Slot},
     rdb::{
         ValueType,
         payload::{restore_payload, restore_payload_length},

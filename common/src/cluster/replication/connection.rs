@@ -11,7 +11,7 @@ use super::ReplicationError;
 use crate::cluster::{
     dial::{NodeStream, dial},
     endpoint::Endpoint,
-    resp::Command,
+    resp::CommandWriter,
 };
 
 /// A line of the handshake is never longer.
