@@ -6,9 +6,11 @@ use anyhow::{Context, Result};
 use common::cluster::{
     endpoint::{Endpoint, NodeCredentials},
     node::{NodeClient, NodeError},
+    reader::read,
     replication::{Handshake, ReplicationOptions},
     topology::NodeId,
 };
+use redis::cmd;
 use secrecy::SecretString;
 use tests::redis::RedisServer;
 
@@ -25,11 +27,14 @@ fn credentials(user: &str, password: &str) -> NodeCredentials {
 
 /// The refusal, which names the address and never a password.
 async fn refusal(endpoint: &Endpoint) -> Result<NodeError> {
-    let client = match NodeClient::connect(endpoint).await {
-        Ok(client) => client.my_id().await.err(),
+    let answer = match NodeClient::connect(endpoint).await {
+        Ok(client) => client
+            .ask::<String>("CLUSTER MYID", cmd("CLUSTER").arg("MYID"))
+            .await
+            .err(),
         Err(error) => Some(error),
     };
-    let error = client.context("the server let it in")?;
+    let error = answer.context("the server admitted the client")?;
     let text = format!("{error} {error:?}");
     assert!(text.contains(&endpoint.address().to_string()), "{text}");
     assert!(!text.contains(PASSWORD) && !text.contains(WRONG), "{text}");
@@ -39,10 +44,7 @@ async fn refusal(endpoint: &Endpoint) -> Result<NodeError> {
 #[tokio::test]
 async fn requirepass_admits_the_password_and_nothing_else() -> Result<()> {
     let server = RedisServer::cluster_node(&[]).await?;
-    let id = NodeClient::connect(&endpoint(&server))
-        .await?
-        .my_id()
-        .await?;
+    let id = read(&endpoint(&server)).await?.id();
     server
         .call::<()>(&format!("CONFIG SET requirepass {PASSWORD}"))
         .await?;
@@ -50,8 +52,7 @@ async fn requirepass_admits_the_password_and_nothing_else() -> Result<()> {
         let credentials = credentials(NodeCredentials::DEFAULT_USER, password);
         endpoint(&server).with_credentials(credentials)
     };
-    let client = NodeClient::connect(&with(PASSWORD).expecting(id)).await?;
-    assert_eq!(client.my_id().await?, id);
+    assert_eq!(read(&with(PASSWORD).expecting(id)).await?.id(), id);
     for endpoint in [
         with(WRONG),
         endpoint(&server),
@@ -74,13 +75,8 @@ async fn an_acl_user_logs_in_and_a_missing_permission_is_named() -> Result<()> {
         .await?;
     let with = |user, password| endpoint(&server).with_credentials(credentials(user, password));
     let client = NodeClient::connect(&with("backup", PASSWORD)).await?;
-    assert!(
-        client
-            .info(Some("server"))
-            .await?
-            .get("redis_version")
-            .is_some()
-    );
+    let info: String = client.ask("INFO", &cmd("INFO")).await?;
+    assert!(info.contains("redis_version"), "{info}");
     let error = refusal(&with("backup", PASSWORD)).await?;
     assert!(matches!(error, NodeError::Refused { .. }), "{error}");
     assert!(error.to_string().contains("cluster|myid"), "{error}");
@@ -100,17 +96,14 @@ async fn a_server_without_a_password_accepts_credentials_too() -> Result<()> {
     let server = RedisServer::cluster_node(&[]).await?;
     let credentials = credentials(NodeCredentials::DEFAULT_USER, PASSWORD);
     let endpoint = endpoint(&server).with_credentials(credentials);
-    NodeClient::connect(&endpoint).await?.my_id().await?;
+    read(&endpoint).await?;
     Ok(())
 }
 
 #[tokio::test]
 async fn another_node_gets_no_command() -> Result<()> {
     let server = RedisServer::cluster_node(&[]).await?;
-    let id = NodeClient::connect(&endpoint(&server))
-        .await?
-        .my_id()
-        .await?;
+    let id = read(&endpoint(&server)).await?.id();
     let other = NodeId::from_bytes([7; 20]);
     NodeClient::connect(&endpoint(&server).expecting(Arc::new([id, other].into()))).await?;
     let error = refusal(&endpoint(&server).expecting(other)).await?;
@@ -125,10 +118,7 @@ async fn another_node_gets_no_command() -> Result<()> {
 #[tokio::test]
 async fn a_replication_stream_logs_in_as_well() -> Result<()> {
     let server = RedisServer::cluster_node(&[]).await?;
-    let id = NodeClient::connect(&endpoint(&server))
-        .await?
-        .my_id()
-        .await?;
+    let id = read(&endpoint(&server)).await?.id();
     server
         .call::<()>(&format!("CONFIG SET requirepass {PASSWORD}"))
         .await?;

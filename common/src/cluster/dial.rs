@@ -1,7 +1,7 @@
 //! The only place that opens a connection to a node: connects, logs in, and proves which node answers.
 
 use super::{
-    endpoint::{Endpoint, ExpectedNode, NodeCredentials},
+    endpoint::{Endpoint, ExpectedIdentity, NodeCredentials},
     node::NodeError,
     resp::{CommandWriter, Reply, ReplyDecoder},
     topology::NodeId,
@@ -58,7 +58,7 @@ pub async fn dial(endpoint: &Endpoint) -> Result<NodeStream, NodeError> {
             .await
             .map_err(|_| late("answer AUTH"))??;
     }
-    if *endpoint.expected() != ExpectedNode::Any {
+    if *endpoint.expected() != ExpectedIdentity::Any {
         let found = timeout_at(deadline, line.identity())
             .await
             .map_err(|_| late("answer CLUSTER MYID"))??;

@@ -36,7 +36,7 @@ impl fmt::Debug for NodeCredentials {
 
 /// Which node may answer at an address. Addresses of pods are given to other pods, of other clusters too.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub enum ExpectedNode {
+pub enum ExpectedIdentity {
     /// Any: nothing is asked.
     #[default]
     Any,
@@ -46,7 +46,7 @@ pub enum ExpectedNode {
     OneOf(Arc<BTreeSet<NodeId>>),
 }
 
-impl ExpectedNode {
+impl ExpectedIdentity {
     /// Whether a node with this id may answer.
     pub fn accepts(&self, id: NodeId) -> bool {
         match self {
@@ -57,19 +57,19 @@ impl ExpectedNode {
     }
 }
 
-impl From<NodeId> for ExpectedNode {
+impl From<NodeId> for ExpectedIdentity {
     fn from(id: NodeId) -> Self {
         Self::Id(id)
     }
 }
 
-impl From<Arc<BTreeSet<NodeId>>> for ExpectedNode {
+impl From<Arc<BTreeSet<NodeId>>> for ExpectedIdentity {
     fn from(members: Arc<BTreeSet<NodeId>>) -> Self {
         Self::OneOf(members)
     }
 }
 
-impl fmt::Display for ExpectedNode {
+impl fmt::Display for ExpectedIdentity {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Any => out.write_str("any node"),
@@ -84,7 +84,7 @@ impl fmt::Display for ExpectedNode {
 pub struct Endpoint {
     address: SocketAddr,
     credentials: Option<NodeCredentials>,
-    expected: ExpectedNode,
+    expected: ExpectedIdentity,
     timeout: Duration,
 }
 
@@ -95,7 +95,7 @@ impl Endpoint {
         Self {
             address,
             credentials: None,
-            expected: ExpectedNode::Any,
+            expected: ExpectedIdentity::Any,
             timeout,
         }
     }
@@ -111,7 +111,7 @@ impl Endpoint {
 
     /// Refuses a connection to any other node.
     #[must_use]
-    pub fn expecting(self, expected: impl Into<ExpectedNode>) -> Self {
+    pub fn expecting(self, expected: impl Into<ExpectedIdentity>) -> Self {
         Self {
             expected: expected.into(),
             ..self
@@ -129,7 +129,7 @@ impl Endpoint {
     }
 
     /// Which node may answer.
-    pub fn expected(&self) -> &ExpectedNode {
+    pub fn expected(&self) -> &ExpectedIdentity {
         &self.expected
     }
 
@@ -158,9 +158,9 @@ mod tests {
     #[test]
     fn only_expected_nodes_are_accepted() {
         let [a, b] = [1, 2].map(|byte| NodeId::from_bytes([byte; 20]));
-        assert!(ExpectedNode::Any.accepts(a));
-        assert!(ExpectedNode::from(a).accepts(a) && !ExpectedNode::from(a).accepts(b));
-        let members = ExpectedNode::from(Arc::new(BTreeSet::from([b])));
+        assert!(ExpectedIdentity::Any.accepts(a));
+        assert!(ExpectedIdentity::from(a).accepts(a) && !ExpectedIdentity::from(a).accepts(b));
+        let members = ExpectedIdentity::from(Arc::new(BTreeSet::from([b])));
         assert!(members.accepts(b) && !members.accepts(a));
     }
 }

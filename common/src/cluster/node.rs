@@ -2,11 +2,10 @@
 
 use super::{
     dial::dial,
-    endpoint::{Endpoint, ExpectedNode},
-    info::Info,
+    endpoint::{Endpoint, ExpectedIdentity},
     resp::RespError,
     slots::Slot,
-    topology::{NodeId, NodesView, TopologyError},
+    topology::{NodeId, TopologyError},
 };
 use redis::{
     AsyncConnectionConfig, Cmd, FromRedisValue, Pipeline, RedisConnectionInfo, RedisError,
@@ -17,8 +16,6 @@ use std::{io, net::SocketAddr, time::Duration};
 /// How a replica takes over from its primary.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FailoverMode {
-    /// Together with the primary: nothing is lost. Needs the primary alive and the majority of the primaries.
-    Coordinated,
     /// By election, without the primary. Needs the majority of the primaries.
     Force,
     /// Alone, without an election: only where the majority is lost.
@@ -55,29 +52,6 @@ impl NodeClient {
         self.address
     }
 
-    /// The node's view of all nodes.
-    pub async fn nodes(&self) -> Result<NodesView, NodeError> {
-        let text: String = self.ask("CLUSTER NODES", &cluster("NODES")).await?;
-        self.understood(NodesView::parse(&text))
-    }
-
-    /// A section of `INFO`, or with `None` the default ones (server, replication, keyspace and more). Answered even
-    /// while the node loads its data.
-    pub async fn info(&self, section: Option<&str>) -> Result<Info, NodeError> {
-        let mut command = cmd("INFO");
-        if let Some(section) = section {
-            command.arg(section);
-        }
-        let text: String = self.ask("INFO", &command).await?;
-        Ok(Info::parse(&text))
-    }
-
-    /// The node's own id.
-    pub async fn my_id(&self) -> Result<NodeId, NodeError> {
-        let text: String = self.ask("CLUSTER MYID", &cluster("MYID")).await?;
-        self.understood(text.parse())
-    }
-
     /// Makes the node a replica. It refuses while it has keys or slots of its own as a primary.
     pub async fn replicate(&self, primary: NodeId) -> Result<(), NodeError> {
         let mut command = cluster("REPLICATE");
@@ -95,15 +69,10 @@ impl NodeClient {
     /// Starts a failover on a replica; it is done when the topology says so.
     pub async fn failover(&self, mode: FailoverMode) -> Result<(), NodeError> {
         let mut command = cluster("FAILOVER");
-        match mode {
-            FailoverMode::Coordinated => {}
-            FailoverMode::Force => {
-                command.arg("FORCE");
-            }
-            FailoverMode::Takeover => {
-                command.arg("TAKEOVER");
-            }
-        }
+        command.arg(match mode {
+            FailoverMode::Force => "FORCE",
+            FailoverMode::Takeover => "TAKEOVER",
+        });
         self.ask("CLUSTER FAILOVER", &command).await
     }
 
@@ -161,13 +130,6 @@ impl NodeClient {
             .await
             .map_err(|source| NodeError::of(self.address, name, source))
     }
-
-    fn understood<T>(&self, parsed: Result<T, TopologyError>) -> Result<T, NodeError> {
-        parsed.map_err(|source| NodeError::Topology {
-            address: self.address,
-            source,
-        })
-    }
 }
 
 fn cluster(subcommand: &str) -> Cmd {
@@ -215,7 +177,7 @@ pub enum NodeError {
         /// The address.
         address: SocketAddr,
         /// Who was expected.
-        expected: ExpectedNode,
+        expected: ExpectedIdentity,
         /// Who answers.
         found: NodeId,
     },

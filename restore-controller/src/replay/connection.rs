@@ -8,7 +8,7 @@ use super::{
 use bytes::{Buf, BytesMut};
 use common::cluster::{
     dial::{NodeStream, dial},
-    endpoint::{Endpoint, ExpectedNode},
+    endpoint::{Endpoint, ExpectedIdentity},
     node::NodeError,
 };
 use std::{collections::VecDeque, io, net::SocketAddr, time::Duration};
@@ -74,7 +74,7 @@ pub enum NodeConnectionError {
 pub async fn run(
     connection: usize,
     address: SocketAddr,
-    members: ExpectedNode,
+    members: ExpectedIdentity,
     mut queue: mpsc::Receiver<CommandBatch>,
     reports: mpsc::Sender<ConnectionEvent>,
 ) {
@@ -110,7 +110,7 @@ pub async fn run(
 
 async fn connect(
     address: SocketAddr,
-    members: ExpectedNode,
+    members: ExpectedIdentity,
 ) -> Result<NodeStream, NodeConnectionError> {
     let endpoint = Endpoint::new(address, CONNECT_TIMEOUT).expecting(members);
     dial(&endpoint).await.map_err(NodeConnectionError::Connect)

@@ -3,7 +3,7 @@
 
 use super::{error::ReplayError, routes::read_routes};
 use common::cluster::{
-    endpoint::{Endpoint, ExpectedNode},
+    endpoint::{Endpoint, ExpectedIdentity},
     node::{NodeClient, NodeError},
 };
 use redis::Value;
@@ -15,7 +15,7 @@ const TIMEOUT: Duration = Duration::from_secs(15);
 /// Loads a library into every primary of the target.
 pub async fn load(
     nodes: &[SocketAddr],
-    members: &ExpectedNode,
+    members: &ExpectedIdentity,
     code: &[u8],
 ) -> Result<(), ReplayError> {
     for primary in read_routes(nodes, members).await?.primaries {

@@ -2,7 +2,7 @@
 
 use super::error::ReplayError;
 use common::cluster::{
-    endpoint::{Endpoint, ExpectedNode},
+    endpoint::{Endpoint, ExpectedIdentity},
     reader::read,
     slots::SlotSet,
     topology::NodesView,
@@ -18,7 +18,7 @@ pub struct Routes {
     /// Its primaries. One that is down and has no slots is left out: nothing is to be sent to it.
     pub primaries: Vec<Route>,
     /// Every node of it. An address may belong to another cluster's pod by the next connection.
-    pub members: ExpectedNode,
+    pub members: ExpectedIdentity,
 }
 
 /// A primary of the target.
@@ -33,7 +33,7 @@ pub struct Route {
 /// The target, as the first of these nodes sees it that answers and is the expected one.
 pub async fn read_routes(
     nodes: &[SocketAddr],
-    expected: &ExpectedNode,
+    expected: &ExpectedIdentity,
 ) -> Result<Routes, ReplayError> {
     let mut failure = None;
     for node in nodes {
@@ -73,7 +73,7 @@ impl Routes {
         });
         Self {
             primaries: primaries.collect(),
-            members: ExpectedNode::OneOf(Arc::new(
+            members: ExpectedIdentity::OneOf(Arc::new(
                 view.nodes().iter().map(|node| node.id).collect(),
             )),
         }

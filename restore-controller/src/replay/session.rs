@@ -12,7 +12,7 @@ use super::{
     routes::read_routes,
     tracker::{Progress, ProgressTracker},
 };
-use common::cluster::{endpoint::ExpectedNode, slots::Slot};
+use common::cluster::{endpoint::ExpectedIdentity, slots::Slot};
 use std::{net::SocketAddr, time::Duration};
 use tokio::{
     sync::watch,
@@ -60,7 +60,7 @@ impl<'a> ReplaySession<'a> {
         from: Progress,
         progress: &'a watch::Sender<Progress>,
     ) -> Result<Self, ReplayError> {
-        let routes = read_routes(seeds, &ExpectedNode::Any).await?;
+        let routes = read_routes(seeds, &ExpectedIdentity::Any).await?;
         let now = Instant::now();
         Ok(Self {
             connections: NodeConnections::new(&routes, window),

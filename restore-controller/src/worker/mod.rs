@@ -17,7 +17,7 @@ use common::{
         held::Work,
         worker::{ActiveUnit, DataPath},
     },
-    cluster::endpoint::ExpectedNode,
+    cluster::endpoint::ExpectedIdentity,
     runtime::telemetry,
     storage::CompressionPool,
 };
@@ -98,7 +98,7 @@ impl ReplayPath {
         loop {
             let pods = access::pods(&self.client, &order.namespace, &order.cluster).await?;
             let seeds: Vec<_> = pods.into_keys().collect();
-            match read_routes(&seeds, &ExpectedNode::Any).await {
+            match read_routes(&seeds, &ExpectedIdentity::Any).await {
                 Ok(_) => return Ok(seeds),
                 Err(error) if Instant::now() >= until => return Err(error.into()),
                 Err(error) => tracing::info!(%error, "the target is not readable yet"),
