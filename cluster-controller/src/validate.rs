@@ -2,7 +2,7 @@
 
 use crate::status::formed_before;
 use common::kubernetes::hash::canonical_hash;
-use crds::{DeletionPolicy, Distribution, RedisCluster, RedisVersion};
+use crds::{DeletionPolicy, Distribution, RESERVED_SETTINGS, RedisCluster, RedisVersion};
 use k8s_openapi::{
     api::core::v1::ResourceRequirements,
     apimachinery::pkg::{api::resource::Quantity, apis::meta::v1::OwnerReference},
@@ -16,40 +16,6 @@ use std::{collections::BTreeMap, time::Duration};
 const NODE_TIMEOUT: Duration = Duration::from_secs(5);
 /// After this time the pods of a new cluster count as scheduled, or as unschedulable.
 const SETTLING: Duration = Duration::from_mins(1);
-
-/// Settings that the controller makes itself. The schema refuses them, too; this also catches them in another case.
-const RESERVED: [&str; 30] = [
-    "aclfile",
-    "appendonly",
-    "bind",
-    "cluster-announce-bus-port",
-    "cluster-announce-ip",
-    "cluster-announce-port",
-    "cluster-announce-tls-port",
-    "cluster-config-file",
-    "cluster-enabled",
-    "cluster-port",
-    "daemonize",
-    "dbfilename",
-    "dir",
-    "include",
-    "logfile",
-    "masterauth",
-    "masteruser",
-    "pidfile",
-    "port",
-    "protected-mode",
-    "rename-command",
-    "replicaof",
-    "requirepass",
-    "slaveof",
-    "supervised",
-    "tls-cluster",
-    "tls-port",
-    "tls-replication",
-    "unixsocket",
-    "user",
-];
 
 /// What repairing the nodes needs. It cannot be changed later, so it holds even where the rest of the spec is wrong.
 #[derive(Clone, Debug, PartialEq)]
@@ -304,7 +270,7 @@ fn settings(config: &BTreeMap<String, String>) -> Result<(), InvalidSpec> {
         if name.is_empty() || !name.bytes().all(plain) {
             return Err(InvalidSpec::SettingName(name.clone()));
         }
-        if RESERVED.contains(&name.as_str()) {
+        if RESERVED_SETTINGS.contains(&name.as_str()) {
             return Err(InvalidSpec::SettingReserved(name.clone()));
         }
         if value.contains(['\n', '\r', '\0']) {

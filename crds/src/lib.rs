@@ -12,6 +12,7 @@ mod redis_backup;
 mod redis_cluster;
 mod redis_restore;
 mod redis_version;
+mod reserved_settings;
 mod s3;
 mod shared;
 
@@ -20,6 +21,7 @@ pub use redis_backup::*;
 pub use redis_cluster::*;
 pub use redis_restore::*;
 pub use redis_version::*;
+pub use reserved_settings::RESERVED_SETTINGS;
 pub use s3::*;
 pub use shared::*;
 

@@ -1,6 +1,6 @@
 //! `RedisCluster`: what a user wants of a cluster, and what there is.
 
-use crate::{DeletionPolicy, S3Location, shared::conditions_schema};
+use crate::{DeletionPolicy, S3Location, reserved_settings, shared::conditions_schema};
 use k8s_openapi::{
     api::core::v1::ResourceRequirements,
     apimachinery::pkg::{api::resource::Quantity, apis::meta::v1::Condition},
@@ -66,7 +66,7 @@ pub struct RedisClusterSpec {
     /// Settings of redis.conf by name. What the controller sets itself is refused.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     #[schemars(extend("maxProperties" = 128))]
-    #[x_kube(validation = Rule::new("!['appendonly','bind','cluster-announce-bus-port','cluster-announce-ip','cluster-announce-port','cluster-announce-tls-port','cluster-config-file','cluster-enabled','cluster-port','daemonize','dbfilename','dir','include','logfile','masterauth','masteruser','pidfile','port','protected-mode','rename-command','replicaof','requirepass','slaveof','supervised','tls-cluster','tls-port','tls-replication','unixsocket','user','aclfile'].exists(key, key in self)").message("config holds a setting that the controller sets itself (ports, addresses, files, persistence, passwords): remove it"))]
+    #[x_kube(validation = Rule::new(reserved_settings::rule()).message(Message::Expression(reserved_settings::message())))]
     #[x_kube(validation = Rule::new("self.all(key, key.matches('^[a-z0-9.-]+$'))").message("config: the names of settings have lower case letters, digits, dashes and dots"))]
     #[x_kube(validation = Rule::new("!('cluster-node-timeout' in self) || (self['cluster-node-timeout'].matches('^[0-9]{3,9}$') && int(self['cluster-node-timeout']) >= 500)").message("config: cluster-node-timeout is a number of milliseconds, at least 500"))]
     pub config: BTreeMap<String, String>,

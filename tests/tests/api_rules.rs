@@ -108,19 +108,25 @@ fn cluster_creations() -> Vec<Case> {
             kind,
             "own setting",
             json!({"spec": {"config": {"port": "7000"}}}),
-            "controller sets itself",
+            "set by the controller itself",
         ),
         refused(
             kind,
             "another own setting",
             json!({"spec": {"config": {"aclfile": "/x"}}}),
-            "controller sets itself",
+            "set by the controller itself",
+        ),
+        refused(
+            kind,
+            "name of a data file",
+            json!({"spec": {"config": {"appendfilename": "other.aof", "maxmemory": "1gb"}}}),
+            "config: appendfilename: set by the controller itself",
         ),
         refused(
             kind,
             "own bus port",
             json!({"spec": {"config": {"cluster-port": "17000"}}}),
-            "controller sets itself",
+            "set by the controller itself",
         ),
         refused(
             kind,

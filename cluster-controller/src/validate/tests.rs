@@ -1,6 +1,6 @@
 use super::*;
+use crate::build::redis_conf;
 use crds::{RedisClusterSpec, RedisClusterStatus, RedisVersionSpec, Storage, VersionStatus};
-use kube::CustomResourceExt;
 
 /// A cluster of 3×1 with volumes.
 pub(crate) fn example() -> RedisCluster {
@@ -81,18 +81,29 @@ fn settings_cannot_break_out() {
     assert_eq!(with("maxmemory", "1gb"), Ok(Duration::from_secs(5)));
 }
 
-/// What the schema refuses and what we refuse must not drift apart.
+/// A setting that overrides the user's without a word would surprise; one that the user overrides could lose data.
 #[test]
-fn the_schema_reserves_the_same_settings() {
-    let schema = serde_json::to_string(&RedisCluster::crd()).unwrap();
-    let list = schema.split("'appendonly'").nth(1).unwrap();
-    let list = format!("'appendonly'{}", list.split(']').next().unwrap());
-    let mut listed: Vec<&str> = list
-        .split(',')
-        .map(|name| name.trim_matches('\''))
-        .collect();
-    listed.sort_unstable();
-    assert_eq!(listed, RESERVED);
+fn what_the_controller_sets_is_reserved() {
+    let defaults = [
+        "cluster-node-timeout",
+        "repl-diskless-sync",
+        "repl-diskless-sync-delay",
+        "save",
+    ];
+    for storage in [example().spec.storage, None] {
+        let mut cluster = example();
+        cluster.spec.storage = storage;
+        cluster.spec.config.clear();
+        let cluster = validate(&cluster, None, Timestamp::UNIX_EPOCH).unwrap();
+        for line in redis_conf(&cluster).lines() {
+            let (name, _) = line.split_once(' ').unwrap();
+            assert_ne!(
+                defaults.contains(&name),
+                RESERVED_SETTINGS.contains(&name),
+                "{name} is neither a default nor reserved, or both"
+            );
+        }
+    }
 }
 
 #[test]

@@ -1,0 +1,103 @@
+//! Settings of redis.conf that a user cannot give: the controller writes them, or they would undo what it writes.
+//!
+//! One list for both gates: the CEL rule of `spec.config` is generated from it, and the cluster-controller checks it again for
+//! objects that were stored under an older CustomResourceDefinition.
+
+/// Names of the settings, in lower case as `spec.config` requires.
+///
+/// Left to the user on purpose: `loadmodule` (a module is part of the image, which the user chooses), `save` and `appendfsync`
+/// (how much a crash may lose), `cluster-allow-replica-migration`, `cluster-require-full-coverage`.
+pub const RESERVED_SETTINGS: [&str; 46] = [
+    // Names of data files and folders. Changed on a cluster with data, the server starts empty under its old identity, and its
+    // replica copies the emptiness.
+    "appenddirname",
+    "appendfilename",
+    "cluster-config-file",
+    "dbfilename",
+    "dir",
+    // Whether data is kept: follows from spec.storage.
+    "appendonly",
+    "rdb-del-sync-files",
+    // Allows clients to change dir and dbfilename while the server runs.
+    "enable-protected-configs",
+    // Other files that redis.conf takes in: they could hold any setting of this list.
+    "aclfile",
+    "include",
+    // Files and sockets outside /data, on a read-only root file system; logs belong on stdout.
+    "logfile",
+    "pidfile",
+    "unixsocket",
+    // The server runs in the foreground as the container's first process.
+    "daemonize",
+    "supervised",
+    // Addresses and ports. A pod announces its own address, and one value cannot be right for every pod.
+    "bind",
+    "bind-source-addr",
+    "cluster-announce-bus-port",
+    "cluster-announce-client-ipv4",
+    "cluster-announce-client-ipv6",
+    "cluster-announce-client-port",
+    "cluster-announce-client-tls-port",
+    "cluster-announce-hostname",
+    "cluster-announce-ip",
+    "cluster-announce-port",
+    "cluster-announce-tls-port",
+    "cluster-port",
+    "port",
+    "replica-announce-ip",
+    "replica-announce-port",
+    "slave-announce-ip",
+    "slave-announce-port",
+    "tls-cluster",
+    "tls-port",
+    "tls-replication",
+    // Roles: the controller attaches replicas by CLUSTER REPLICATE.
+    "cluster-enabled",
+    "replicaof",
+    "slaveof",
+    // Who may connect and with which commands: the probes and the controllers have to get through.
+    "masterauth",
+    "masteruser",
+    "primaryauth",
+    "primaryuser",
+    "protected-mode",
+    "rename-command",
+    "requirepass",
+    "user",
+];
+
+/// The CEL list of all reserved names.
+fn names() -> String {
+    let quoted = RESERVED_SETTINGS.map(|name| format!("'{name}'"));
+    format!("[{}]", quoted.join(","))
+}
+
+/// The CEL rule of `spec.config`: no reserved name is a key.
+pub(crate) fn rule() -> String {
+    format!("!{}.exists(name, name in self)", names())
+}
+
+/// The CEL expression of the sentence that refuses a `spec.config`: it names the reserved settings that were given.
+pub(crate) fn message() -> String {
+    format!(
+        "'config: ' + {}.filter(name, name in self).join(', ') + ': set by the controller itself; remove it from config'",
+        names()
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeSet;
+
+    /// CEL compares the letters as they are, and a name with a quote would end its string.
+    #[test]
+    fn reserved_names_are_unique_and_lower_case() {
+        let unique: BTreeSet<_> = RESERVED_SETTINGS.into_iter().collect();
+        assert_eq!(unique.len(), RESERVED_SETTINGS.len());
+        let plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
+        for name in RESERVED_SETTINGS {
+            assert!(!name.is_empty() && name.bytes().all(plain), "{name:?}");
+        }
+    }
+}
