@@ -1,31 +1,47 @@
-//! Names of labels, annotations, ports and child objects: the words by which the controllers recognise each other's work.
+//! Names of labels, annotations, finalizers, field managers, ports and child objects: what the controllers recognise objects by.
 
 /// API group, and the prefix of every label and annotation of the suite.
 pub const GROUP: &str = "redis.danieldorado.github.io";
-/// The one API version served today.
+/// The only version of the API.
 pub const VERSION: &str = "v1alpha1";
 
-/// Label: the RedisCluster an object belongs to.
+/// Label on child objects of a RedisCluster and on scheduled backups: the name of the RedisCluster.
 pub const LABEL_CLUSTER: &str = "redis.danieldorado.github.io/cluster";
 /// Label on pods and StatefulSets: the shard's index, `0` to `shards - 1`.
 pub const LABEL_SHARD: &str = "redis.danieldorado.github.io/shard";
-/// Label on pods: [`ROLE_PRIMARY`] or [`ROLE_REPLICA`], kept up to date with what the node itself says.
+/// Label on pods: [`ROLE_PRIMARY`] or [`ROLE_REPLICA`], as the node itself reports.
 pub const LABEL_ROLE: &str = "redis.danieldorado.github.io/role";
-/// Label on backups: the schedule that made them.
+/// Label on scheduled backups: the name of the schedule.
 pub const LABEL_SCHEDULE: &str = "redis.danieldorado.github.io/schedule";
 /// Value of [`LABEL_ROLE`].
 pub const ROLE_PRIMARY: &str = "primary";
 /// Value of [`LABEL_ROLE`].
 pub const ROLE_REPLICA: &str = "replica";
-/// Value of `app.kubernetes.io/managed-by` on everything the suite creates.
+/// Label on RedisClusters that a restore has created: the name of the RedisRestore.
+pub const LABEL_RESTORED_BY: &str = "redis.danieldorado.github.io/restored-by";
+/// Label on the Leases of a controller's replicas: the name of the controller.
+pub const LABEL_MEMBER_OF: &str = "redis.danieldorado.github.io/member-of";
+/// Label recommended by Kubernetes: the application.
+pub const LABEL_NAME: &str = "app.kubernetes.io/name";
+/// Label recommended by Kubernetes: the instance of the application.
+pub const LABEL_INSTANCE: &str = "app.kubernetes.io/instance";
+/// Label recommended by Kubernetes: the part of the application.
+pub const LABEL_COMPONENT: &str = "app.kubernetes.io/component";
+/// Label recommended by Kubernetes: [`MANAGED_BY`] on every object that the suite creates.
+pub const LABEL_MANAGED_BY: &str = "app.kubernetes.io/managed-by";
+/// Value of [`LABEL_MANAGED_BY`].
 pub const MANAGED_BY: &str = "redis-operator";
 
-/// Annotation on every child object: hash of what was rendered, so that the server's defaulting never looks like a change.
+/// Annotation on every child object: hash of the object as it was rendered, so that defaults of the API server do not look like a change.
 pub const ANNOTATION_APPLIED_HASH: &str = "redis.danieldorado.github.io/applied-hash";
-/// Annotation on the pod template: hash of the inputs that need a restart, and of nothing else.
+/// Annotation on the pod template: hash of the inputs whose change needs a restart.
 pub const ANNOTATION_RESTART_HASH: &str = "redis.danieldorado.github.io/restart-hash";
-/// Annotation on scheduled backups: the minute they were due, RFC 3339.
+/// Annotation on scheduled backups: the minute of the schedule, RFC 3339.
 pub const ANNOTATION_SCHEDULED_AT: &str = "redis.danieldorado.github.io/scheduled-at";
+/// Annotation on RedisClusters that a restore has created: the uid of the RedisRestore.
+pub const ANNOTATION_RESTORE_UID: &str = "redis.danieldorado.github.io/restore-uid";
+/// Annotation on operation Leases: the uid of the object that holds the Lease.
+pub const ANNOTATION_HOLDER_UID: &str = "redis.danieldorado.github.io/holder-uid";
 /// Finalizer of a RedisBackup whose artifacts are deleted with it.
 pub const FINALIZER_ARTIFACTS: &str = "redis.danieldorado.github.io/artifacts";
 
@@ -41,7 +57,7 @@ pub fn stateful_set_name(cluster: &str, shard: i32) -> String {
     format!("{cluster}-{shard}")
 }
 
-/// Pod of one node; the ordinal says nothing about its role.
+/// Pod of one node. The ordinal does not determine the role.
 pub fn pod_name(cluster: &str, shard: i32, ordinal: i32) -> String {
     format!("{cluster}-{shard}-{ordinal}")
 }

@@ -1,25 +1,22 @@
 //! The RedisCluster that a restore creates: labelled and annotated, but not owned, so that it stays when the restore goes.
 
-use crate::plan::ANNOTATION_RESTORE_UID;
 use common::kubernetes::call::{self, ApiError};
-use crds::{MANAGED_BY, RedisCluster, RedisRestore};
+use crds::{
+    ANNOTATION_RESTORE_UID, LABEL_MANAGED_BY, LABEL_RESTORED_BY, MANAGED_BY, RedisCluster,
+    RedisRestore,
+};
 use kube::{
     Api, Client, ResourceExt,
     api::{ObjectMeta, PostParams},
 };
 
-/// Label of a RedisCluster that a restore has created: the name of the RedisRestore.
-pub const LABEL_RESTORED_BY: &str = "redis.danieldorado.github.io/restored-by";
 /// The longest value of a label.
 const LONGEST_LABEL: usize = 63;
 
 /// The cluster that the restore asks for; `None` if it names an existing one. Pure.
 pub fn cluster_of(restore: &RedisRestore) -> Option<RedisCluster> {
     let new = restore.spec.target.new_cluster.as_ref()?;
-    let mut labels = vec![(
-        "app.kubernetes.io/managed-by".to_owned(),
-        MANAGED_BY.to_owned(),
-    )];
+    let mut labels = vec![(LABEL_MANAGED_BY.to_owned(), MANAGED_BY.to_owned())];
     let name = restore.name_any();
     if name.len() <= LONGEST_LABEL {
         labels.push((LABEL_RESTORED_BY.to_owned(), name));

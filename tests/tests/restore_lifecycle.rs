@@ -9,10 +9,10 @@ use common::{
     storage::Compression,
 };
 use crds::{
-    BackupLocation, CLIENT_PORT, LocalRef, NewCluster, RedisBackup, RedisBackupSpec,
-    RedisBackupStatus, RedisCluster as ClusterResource, RedisClusterSpec, RedisClusterStatus,
-    RedisRestore, RedisRestoreSpec, RedisRestoreStatus, RestoreSource, RestoreTarget, RestoreUnit,
-    RestoreUnitState,
+    ANNOTATION_RESTORE_UID, BackupLocation, CLIENT_PORT, LocalRef, NewCluster, RedisBackup,
+    RedisBackupSpec, RedisBackupStatus, RedisCluster as ClusterResource, RedisClusterSpec,
+    RedisClusterStatus, RedisRestore, RedisRestoreSpec, RedisRestoreStatus, RestoreSource,
+    RestoreTarget, RestoreUnit, RestoreUnitState,
 };
 use jiff::Timestamp;
 use k8s_openapi::api::coordination::v1::Lease;
@@ -22,7 +22,6 @@ use kube::{
 };
 use restore_controller::{
     arguments::ControllerArguments,
-    plan::ANNOTATION_RESTORE_UID,
     run::{PROGRAM, control},
 };
 use restore_support::{Backup, assert_equal, back_up, fill, portraits, size};

@@ -7,7 +7,7 @@ mod stateful_set;
 pub use config::{READY, redis_conf, start_script};
 
 use crate::validate::ValidatedCluster;
-use crds::{LABEL_CLUSTER, MANAGED_BY};
+use crds::{LABEL_CLUSTER, LABEL_INSTANCE, LABEL_MANAGED_BY, LABEL_NAME, MANAGED_BY};
 use k8s_openapi::{
     api::{
         apps::v1::StatefulSet,
@@ -49,15 +49,9 @@ pub fn build(cluster: &ValidatedCluster) -> Children {
 /// Labels of every object of the cluster.
 fn labels(cluster: &ValidatedCluster) -> BTreeMap<String, String> {
     BTreeMap::from([
-        ("app.kubernetes.io/name".to_owned(), "redis".to_owned()),
-        (
-            "app.kubernetes.io/instance".to_owned(),
-            cluster.shape.name.clone(),
-        ),
-        (
-            "app.kubernetes.io/managed-by".to_owned(),
-            MANAGED_BY.to_owned(),
-        ),
+        (LABEL_NAME.to_owned(), "redis".to_owned()),
+        (LABEL_INSTANCE.to_owned(), cluster.shape.name.clone()),
+        (LABEL_MANAGED_BY.to_owned(), MANAGED_BY.to_owned()),
         (LABEL_CLUSTER.to_owned(), cluster.shape.name.clone()),
     ])
 }

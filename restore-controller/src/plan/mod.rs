@@ -16,7 +16,7 @@ pub use attempts::is_loaded;
 pub use observed::{Examined, Observed, Question, TargetState, Verified};
 pub use source::{ManifestName, Origin, origin};
 pub use step::{Failure, Step};
-pub use target::{ANNOTATION_RESTORE_UID, target_name};
+pub use target::target_name;
 
 use common::kubernetes::conditions::holds;
 use crds::{RedisRestore, RedisRestoreStatus};

@@ -12,11 +12,8 @@ use common::{
         leases::Operation,
     },
 };
-use crds::{RedisCluster, RedisRestore, RestoreUnit};
+use crds::{ANNOTATION_RESTORE_UID, RedisCluster, RedisRestore, RestoreUnit};
 use kube::ResourceExt;
-
-/// Annotation of a RedisCluster that a restore has created: the uid of the RedisRestore.
-pub const ANNOTATION_RESTORE_UID: &str = "redis.danieldorado.github.io/restore-uid";
 
 /// Name of the cluster that receives the backup.
 pub fn target_name(restore: &RedisRestore) -> &str {

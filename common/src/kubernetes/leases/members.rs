@@ -9,6 +9,7 @@ use crate::{
     kubernetes::call::{ApiError, READ_TIMEOUT},
     runtime::Runtime,
 };
+use crds::LABEL_MEMBER_OF;
 use k8s_openapi::api::coordination::v1::Lease;
 use kube::{Api, ResourceExt, api::ObjectMeta};
 use std::{
@@ -19,8 +20,6 @@ use std::{
 use tokio::sync::{Mutex, watch};
 use tokio_util::sync::CancellationToken;
 
-/// Label of a member lease: whose member.
-pub const LABEL_MEMBER_OF: &str = "redis.danieldorado.github.io/member-of";
 /// How long the list of living replicas is good for.
 const LIST_IS_FRESH: Duration = Duration::from_secs(3);
 

@@ -13,5 +13,5 @@ mod renewal;
 mod tests;
 
 pub use leader::{Leadership, LeadershipState, NotLeader};
-pub use members::{LABEL_MEMBER_OF, Members, Membership};
-pub use operation::{ANNOTATION_HOLDER_UID, Holder, Operation, OperationLeases};
+pub use members::{Members, Membership};
+pub use operation::{Holder, Operation, OperationLeases};

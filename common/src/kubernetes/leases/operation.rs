@@ -11,6 +11,7 @@ use crate::{
     kubernetes::call::{ApiError, READ_TIMEOUT},
     runtime::Runtime,
 };
+use crds::{ANNOTATION_HOLDER_UID, LABEL_COMPONENT};
 use k8s_openapi::api::coordination::v1::Lease;
 use kube::{Api, ResourceExt, api::ObjectMeta};
 use std::{
@@ -19,17 +20,12 @@ use std::{
 };
 use tokio::sync::Mutex;
 
-/// Label of an operation lease.
-const LABEL_COMPONENT: &str = "app.kubernetes.io/component";
-/// Its value.
+/// Value of [`LABEL_COMPONENT`] on an operation lease.
 const COMPONENT: &str = "operation-lease";
 /// How often left behind leases are looked for.
 const SWEEP: Duration = Duration::from_mins(10);
 /// A lease that has not changed for this many times its duration was left behind.
 const LEFT_BEHIND: u32 = 10;
-
-/// Annotation of an operation lease: uid of the object that holds it.
-pub const ANNOTATION_HOLDER_UID: &str = "redis.danieldorado.github.io/holder-uid";
 
 /// An object that wants or holds a cluster.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
