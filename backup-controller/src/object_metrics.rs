@@ -56,7 +56,7 @@ pub fn samples(backups: &[Arc<RedisBackup>]) -> Vec<Sample> {
 
 fn succeeded(backup: &RedisBackup) -> Option<(i64, &RedisBackupStatus)> {
     let status = backup.status.as_ref()?;
-    let ended = status.completed_at.as_ref()?.0.as_second();
+    let ended = status.completion_time.as_ref()?.0.as_second();
     holds(&status.conditions, "Complete").then_some((ended, status))
 }
 
@@ -64,7 +64,7 @@ fn succeeded(backup: &RedisBackup) -> Option<(i64, &RedisBackupStatus)> {
 #[allow(clippy::cast_precision_loss)]
 fn of_backup(series: &Series, ended: i64, status: &RedisBackupStatus) -> Vec<Sample> {
     let (namespace, cluster, schedule) = series;
-    let started = status.started_at.as_ref().map(|time| time.0.as_second());
+    let started = status.start_time.as_ref().map(|time| time.0.as_second());
     let stored = status
         .progress
         .as_ref()
@@ -117,8 +117,8 @@ mod tests {
                 .insert(LABEL_SCHEDULE.into(), schedule.into());
         }
         backup.status = Some(RedisBackupStatus {
-            started_at: time(started),
-            completed_at: time(ended),
+            start_time: time(started),
+            completion_time: time(ended),
             progress: Some(BackupProgress {
                 stored_bytes: 512,
                 ..BackupProgress::default()

@@ -4,8 +4,9 @@
 use crate::cron;
 use common::kubernetes::{call::ApiError, conditions::Finding};
 use crds::{
-    ANNOTATION_SCHEDULED_AT, BackupSchedule, GROUP, LABEL_CLUSTER, LABEL_SCHEDULE, LocalRef,
-    MANAGED_BY, RedisBackup, RedisBackupSpec, RedisCluster, VERSION,
+    ANNOTATION_SCHEDULED_AT, BackupSchedule, GROUP, LABEL_CLUSTER, LABEL_COMPONENT,
+    LABEL_MANAGED_BY, LABEL_SCHEDULE, LocalRef, MANAGED_BY, RedisBackup, RedisBackupSpec,
+    RedisCluster, VERSION,
 };
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::{
@@ -26,7 +27,7 @@ use k8s_openapi::{
 use kube::{Resource, ResourceExt};
 use std::collections::BTreeMap;
 
-/// Value of `app.kubernetes.io/component` on the objects of schedules, by which superfluous ones are found.
+/// Value of [`LABEL_COMPONENT`] on the objects of schedules, by which superfluous ones are found.
 pub const COMPONENT: &str = "backup-schedule";
 /// What the identity may do: a ClusterRole of deploy/kustomize, the only one that this controller may bind.
 const CLUSTER_ROLE: &str = "redis-operator-backup-schedule";
@@ -147,9 +148,7 @@ pub fn build(cluster: &RedisCluster, image: &str) -> Wanted {
 
 /// The label selector of every object made for the schedules of the cluster `name`.
 pub fn selector(name: &str) -> String {
-    format!(
-        "{LABEL_CLUSTER}={name},app.kubernetes.io/component={COMPONENT},app.kubernetes.io/managed-by={MANAGED_BY}"
-    )
+    format!("{LABEL_CLUSTER}={name},{LABEL_COMPONENT}={COMPONENT},{LABEL_MANAGED_BY}={MANAGED_BY}")
 }
 
 /// Name of the account, role and binding of a cluster's schedules.
@@ -298,7 +297,7 @@ fn job(cluster: &RedisCluster, schedule: &BackupSchedule, image: &str) -> JobSpe
             // The cluster's own label stays off these pods: its Services and budgets select by it.
             metadata: Some(ObjectMeta {
                 labels: Some(BTreeMap::from([(
-                    "app.kubernetes.io/component".to_owned(),
+                    LABEL_COMPONENT.to_owned(),
                     COMPONENT.to_owned(),
                 )])),
                 ..ObjectMeta::default()
@@ -384,14 +383,8 @@ fn field(name: &str, path: &str) -> EnvVar {
 fn metadata(cluster: &RedisCluster, name: &str, schedule: Option<&str>) -> ObjectMeta {
     let mut labels = BTreeMap::from([
         (LABEL_CLUSTER.to_owned(), cluster.name_any()),
-        (
-            "app.kubernetes.io/component".to_owned(),
-            COMPONENT.to_owned(),
-        ),
-        (
-            "app.kubernetes.io/managed-by".to_owned(),
-            MANAGED_BY.to_owned(),
-        ),
+        (LABEL_COMPONENT.to_owned(), COMPONENT.to_owned()),
+        (LABEL_MANAGED_BY.to_owned(), MANAGED_BY.to_owned()),
     ]);
     if let Some(schedule) = schedule {
         labels.insert(LABEL_SCHEDULE.to_owned(), schedule.to_owned());

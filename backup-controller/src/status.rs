@@ -1,27 +1,34 @@
-//! What the planner writes into a backup's status. Pure; the units belong to the replicas that claim them.
+//! The status that the planner writes after each step. Pure. The shards in it belong to the replicas that claim them.
 
 use crate::plan::{Published, Step, is_finished};
-use common::kubernetes::conditions::{Finding, holds, merge};
+use common::{
+    claims::attempts::retry_message,
+    kubernetes::{
+        conditions::{Finding, holds, merge},
+        kstatus::{self, Completion},
+    },
+};
 use crds::{
-    BackupProgress, BackupShard, BackupShardState, RedisBackup, RedisBackupStatus, RedisCluster,
-    S3Location,
+    BackupProgress, BackupShard, BackupShardState, ElapsedTime, RedisBackup, RedisBackupStatus,
+    RedisCluster, S3Location,
 };
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::ResourceExt;
+use std::time::Duration;
 
-/// What was found out when a backup was accepted.
+/// What is fixed when a backup is accepted.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Acceptance {
-    /// Where it goes.
+    /// The storage that the spec resolves to.
     pub storage: S3Location,
-    /// Its identity.
+    /// Identifies the backup in storage.
     pub backup_id: String,
-    /// Its address, for people.
+    /// Address of the backup, `s3://…/`.
     pub destination: String,
 }
 
-/// The status after a step. `cluster` is only looked at where the shards are handed out.
+/// The status after a step. `cluster` is read only by the step that lists the shards.
 pub fn after(
     backup: &RedisBackup,
     step: &Step,
@@ -30,31 +37,46 @@ pub fn after(
     now: Timestamp,
 ) -> RedisBackupStatus {
     let mut status = backup.status.clone().unwrap_or_default();
-    status.observed_generation = backup.metadata.generation;
+    observe(&mut status, backup.metadata.generation);
     let mut findings = Vec::new();
     match step {
         Step::Accept(_) => {
             if let Some(accepted) = acceptance {
-                findings.push(Finding::yes("Accepted", "StorageResolved", &accepted.destination));
+                findings.push(Finding::yes(
+                    "Accepted",
+                    "StorageResolved",
+                    &accepted.destination,
+                ));
                 status.storage = Some(accepted.storage);
                 status.backup_id = Some(accepted.backup_id);
                 status.destination = Some(accepted.destination);
             }
-            status.message = Some("waiting for the shards to be handed out".to_owned());
+            status.message =
+                Some("the storage accepts objects; the shards are listed next".to_owned());
         }
-        Step::List { units, topology_hash } => {
-            findings.push(Finding::unknown("SlotsCovered", "NotForked", "not all shards have forked"));
+        Step::List {
+            units,
+            topology_hash,
+        } => {
+            findings.push(Finding::unknown(
+                "SlotsCovered",
+                "NotForked",
+                "not every shard has taken its snapshot",
+            ));
             list(&mut status, units, topology_hash, cluster, now);
         }
         Step::Free(freed) => {
-            let words: Vec<_> = freed.iter().map(|unit| unit.error.as_str()).collect();
-            findings.push(Finding::unknown("SlotsCovered", "NotForked", "a shard is captured again"));
-            status.message = Some(format!("another attempt: {}", words.join("; ")));
+            findings.push(Finding::unknown(
+                "SlotsCovered",
+                "NotForked",
+                "a shard is captured again",
+            ));
+            status.message = Some(retry_message("shards", freed));
         }
         Step::ConfirmSlots => findings.push(Finding::yes(
             "SlotsCovered",
             "TopologyUnchanged",
-            "the shards cover all 16384 slots, and no slot was moved while the snapshots were taken",
+            "the shards cover all 16384 slots, and no slot moved while the snapshots were taken",
         )),
         Step::Succeed(published) => succeed(&mut status, published, &mut findings, now),
         Step::Fail { reason, message } => {
@@ -84,8 +106,48 @@ pub fn after(
         status.observed_generation,
         now,
     );
-    status.phase = Some(phase(backup, &status, step).to_owned());
+    let phase = phase(backup, &status, step);
+    status.phase = Some(phase.to_owned());
+    if backup.metadata.deletion_timestamp.is_none() {
+        let (completion, reason) = completion(step, phase);
+        let message = status.message.as_deref().unwrap_or(phase);
+        status.conditions = merge(
+            &status.conditions,
+            &kstatus::conditions(completion, reason, message),
+            status.observed_generation,
+            now,
+        );
+    }
     status
+}
+
+/// What is known of the backup holds for the new generation as well: the fields that may still change decide only about deletion.
+fn observe(status: &mut RedisBackupStatus, generation: Option<i64>) {
+    status.observed_generation = generation;
+    for condition in &mut status.conditions {
+        condition.observed_generation = generation;
+    }
+}
+
+fn completion(step: &Step, phase: &'static str) -> (Completion, &'static str) {
+    match step {
+        Step::Succeed(_) => (Completion::Done, "Succeeded"),
+        Step::Fail { reason, .. } => (Completion::Stalled, *reason),
+        Step::Wait { reason, .. } => (Completion::UnderWay, *reason),
+        Step::Ask(_)
+        | Step::AddFinalizer
+        | Step::RemoveFinalizer
+        | Step::DeleteArtifacts
+        | Step::Abandon(_)
+        | Step::Probe(_)
+        | Step::Accept(_)
+        | Step::List { .. }
+        | Step::Free(_)
+        | Step::ConfirmSlots
+        | Step::Publish
+        | Step::Watch
+        | Step::Done => (Completion::UnderWay, phase),
+    }
 }
 
 fn list(
@@ -98,9 +160,9 @@ fn list(
     let slots_moved = !status.shards.is_empty();
     units.clone_into(&mut status.shards);
     status.topology_hash = Some(topology_hash.to_owned());
-    status.started_at.get_or_insert(Time(now));
+    status.start_time.get_or_insert(Time(now));
     status.message = Some(if slots_moved {
-        "slots were moved between shards: all shards are captured again".to_owned()
+        "slots moved between shards: all shards are captured again".to_owned()
     } else {
         format!("{} shards to capture", units.len())
     });
@@ -121,7 +183,8 @@ fn succeed(
 ) {
     status.manifest_key = Some(published.manifest_key.clone());
     status.manifest_sha256 = Some(published.manifest_sha256.clone());
-    status.snapshot_skew_ms = Some(published.skew_ms);
+    let skew = u64::try_from(published.skew_ms).unwrap_or_default();
+    status.snapshot_skew = Some(Duration::from_millis(skew).into());
     status.rdb_version = Some(published.rdb_version);
     status.message = Some("the backup is complete".to_owned());
     close(status, now);
@@ -138,20 +201,22 @@ fn succeed(
 }
 
 fn close(status: &mut RedisBackupStatus, now: Timestamp) {
-    status.completed_at = Some(Time(now));
-    status.duration = status
-        .started_at
-        .as_ref()
-        .map(|start| duration(now.duration_since(start.0).as_secs()));
+    status.completion_time = Some(Time(now));
+    status.duration = status.start_time.as_ref().map(|start| {
+        let seconds = now.duration_since(start.0).as_secs();
+        ElapsedTime::from(Duration::from_secs(
+            u64::try_from(seconds).unwrap_or_default(),
+        ))
+    });
 }
 
 fn captured(status: &RedisBackupStatus, findings: &mut Vec<Finding>) {
     let (done, all) = count(&status.shards);
-    let told = format!("{done} of {all} shards are stored");
+    let message = format!("{done} of {all} shards are stored");
     findings.push(if done == all {
-        Finding::yes("Captured", "AllStored", told)
+        Finding::yes("Captured", "AllStored", message)
     } else {
-        Finding::no("Captured", "Capturing", told)
+        Finding::no("Captured", "Capturing", message)
     });
 }
 
@@ -167,13 +232,13 @@ fn under_way(status: &RedisBackupStatus) -> String {
         .iter()
         .find(|unit| unit.state == BackupShardState::Failed);
     match failed.and_then(|unit| unit.error.as_ref().map(|error| (unit.index, error))) {
-        Some((index, error)) => format!("shard {index} will be tried again: {error}"),
+        Some((index, error)) => format!("shard {index} is tried again: {error}"),
         None if done == all => "writing the manifest".to_owned(),
         None => format!("{done} of {all} shards are stored"),
     }
 }
 
-/// The sum over the units.
+/// Totals over the shards.
 fn progress(shards: &[BackupShard]) -> BackupProgress {
     let (done, all) = count(shards);
     let stored_bytes = shards.iter().map(|unit| unit.stored_bytes).sum();
@@ -188,7 +253,7 @@ fn progress(shards: &[BackupShard]) -> BackupProgress {
     }
 }
 
-/// One word for people.
+/// Summary in one word. Nothing reads it back.
 fn phase(backup: &RedisBackup, status: &RedisBackupStatus, step: &Step) -> &'static str {
     if backup.metadata.deletion_timestamp.is_some() {
         return "Deleting";
@@ -210,7 +275,7 @@ fn phase(backup: &RedisBackup, status: &RedisBackupStatus, step: &Step) -> &'sta
     }
 }
 
-/// Bytes for people: three digits and a binary unit.
+/// Bytes with a binary unit, to one decimal.
 pub fn bytes(count: i64) -> String {
     let mut units = ["Ki", "Mi", "Gi", "Ti", "Pi"].into_iter();
     if count < 1024 {
@@ -227,29 +292,16 @@ pub fn bytes(count: i64) -> String {
     format!("{rest:.1}{unit}")
 }
 
-/// Seconds for people, for example 1h2m3s.
-pub fn duration(seconds: i64) -> String {
-    let seconds = seconds.max(0);
-    let (hours, minutes, seconds) = (seconds / 3600, seconds / 60 % 60, seconds % 60);
-    match (hours, minutes) {
-        (0, 0) => format!("{seconds}s"),
-        (0, minutes) => format!("{minutes}m{seconds}s"),
-        (hours, minutes) => format!("{hours}h{minutes}m{seconds}s"),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use common::kubernetes::kstatus::Kstatus;
 
     #[test]
-    fn figures_are_for_people() {
+    fn bytes_have_one_decimal_and_a_unit() {
         assert_eq!(bytes(812), "812");
         assert_eq!(bytes(64_382_566), "61.4Mi");
         assert_eq!(bytes(5 << 40), "5.0Ti");
-        assert_eq!(duration(7), "7s");
-        assert_eq!(duration(72), "1m12s");
-        assert_eq!(duration(3723), "1h2m3s");
     }
 
     #[test]
@@ -267,29 +319,142 @@ mod tests {
         let now = Timestamp::from_second(1_800_000_000).unwrap();
         let later = Timestamp::from_second(1_800_000_060).unwrap();
         let mut backup = RedisBackup::new("b", crds::RedisBackupSpec::default());
-        let wait = Step::Wait {
-            on: crate::plan::Awaited::Cluster,
-            reason: "ClusterNotFound",
-            message: "waiting".into(),
-        };
-        let first = after(&backup, &wait, None, None, now);
+        let first = after(&backup, &wait(), None, None, now);
         assert_eq!(first.phase.as_deref(), Some("Waiting"));
         backup.status = Some(first.clone());
-        assert_eq!(after(&backup, &wait, None, None, later), first);
+        assert_eq!(after(&backup, &wait(), None, None, later), first);
     }
 
     #[test]
-    fn a_failure_is_said_in_phase_message_and_condition() {
+    fn a_failure_sets_phase_message_and_condition() {
         let now = Timestamp::from_second(1_800_000_000).unwrap();
         let backup = RedisBackup::new("b", crds::RedisBackupSpec::default());
-        let fail = Step::Fail {
-            reason: "NoSuchBucket",
-            message: "bucket b does not exist".into(),
-        };
-        let status = after(&backup, &fail, None, None, now);
+        let status = after(&backup, &failure(), None, None, now);
         assert_eq!(status.phase.as_deref(), Some("Failed"));
         assert_eq!(status.message.as_deref(), Some("bucket b does not exist"));
         assert!(is_finished(&status));
         assert_eq!(status.conditions[0].reason, "NoSuchBucket");
+    }
+
+    fn failure() -> Step {
+        Step::Fail {
+            reason: "NoSuchBucket",
+            message: "bucket b does not exist".into(),
+        }
+    }
+
+    fn wait() -> Step {
+        Step::Wait {
+            on: crate::plan::Awaited::Cluster,
+            reason: "ClusterNotFound",
+            message: "waiting".into(),
+        }
+    }
+
+    fn list() -> Step {
+        Step::List {
+            units: vec![BackupShard::default(), BackupShard::default()],
+            topology_hash: "h".into(),
+        }
+    }
+
+    fn success() -> Step {
+        Step::Succeed(Published {
+            manifest_key: "k".into(),
+            manifest_sha256: "s".into(),
+            skew_ms: 250,
+            rdb_version: 10,
+        })
+    }
+
+    /// A backup after these steps; before `Publish` and `Succeed` every shard is stored.
+    fn went_through(steps: &[Step]) -> RedisBackup {
+        let now = Timestamp::from_second(1_800_000_000).unwrap();
+        let mut backup = RedisBackup::new("b", crds::RedisBackupSpec::default());
+        backup.metadata.generation = Some(1);
+        for step in steps {
+            if let (Step::Publish | Step::Succeed(_), Some(status)) = (step, &mut backup.status) {
+                for shard in &mut status.shards {
+                    shard.state = BackupShardState::Stored;
+                }
+            }
+            backup.status = Some(after(&backup, step, None, None, now));
+        }
+        backup
+    }
+
+    fn read(backup: &RedisBackup) -> Kstatus {
+        kstatus::evaluate(&serde_json::to_value(backup).unwrap())
+    }
+
+    #[test]
+    fn kstatus_reads_every_phase() {
+        let probe = || Step::Probe(Box::default());
+        let accept = || Step::Accept(Box::default());
+        for (steps, phase, expected) in [
+            (vec![probe()], "Pending", Kstatus::InProgress),
+            (vec![wait()], "Waiting", Kstatus::InProgress),
+            (vec![accept()], "Pending", Kstatus::InProgress),
+            (vec![accept(), list()], "Capturing", Kstatus::InProgress),
+            (
+                vec![accept(), list(), Step::Watch],
+                "Capturing",
+                Kstatus::InProgress,
+            ),
+            (
+                vec![accept(), list(), wait()],
+                "Waiting",
+                Kstatus::InProgress,
+            ),
+            (
+                vec![accept(), list(), Step::Publish],
+                "Publishing",
+                Kstatus::InProgress,
+            ),
+            (
+                vec![accept(), list(), success()],
+                "Succeeded",
+                Kstatus::Current,
+            ),
+            (vec![accept(), list(), failure()], "Failed", Kstatus::Failed),
+            (vec![wait(), failure()], "Failed", Kstatus::Failed),
+        ] {
+            let backup = went_through(&steps);
+            let status = backup.status.as_ref().unwrap();
+            assert_eq!(status.phase.as_deref(), Some(phase), "{steps:?}");
+            assert_eq!(read(&backup), expected, "{steps:?}");
+        }
+    }
+
+    #[test]
+    fn a_deletion_keeps_what_is_known() {
+        let mut backup = went_through(&[list(), success()]);
+        let before = backup.status.clone().unwrap().conditions;
+        backup.metadata.deletion_timestamp = Some(Time(Timestamp::UNIX_EPOCH));
+        let status = after(
+            &backup,
+            &Step::DeleteArtifacts,
+            None,
+            None,
+            Timestamp::UNIX_EPOCH,
+        );
+        assert_eq!(status.phase.as_deref(), Some("Deleting"));
+        assert_eq!(status.conditions, before);
+        assert_eq!(read(&backup), Kstatus::Terminating);
+    }
+
+    #[test]
+    fn a_change_after_the_end_is_observed() {
+        for end in [success(), failure()] {
+            let mut backup = went_through(&[list(), end]);
+            let before = read(&backup);
+            backup.metadata.generation = Some(2);
+            assert_eq!(read(&backup), Kstatus::InProgress);
+            let status = after(&backup, &Step::Done, None, None, Timestamp::UNIX_EPOCH);
+            let mut observed = status.conditions.iter().map(|one| one.observed_generation);
+            assert!(observed.all(|generation| generation == Some(2)));
+            backup.status = Some(status);
+            assert_eq!(read(&backup), before);
+        }
     }
 }

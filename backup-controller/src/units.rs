@@ -69,7 +69,7 @@ pub fn running(key: &str, progress: &CaptureProgress, pod: Option<&str>) -> Map<
         "rawBytes": progress.raw_bytes,
         "storedBytes": progress.stored_bytes,
         "keys": progress.keys,
-        "forkedAt": progress.forked_at.map(seconds),
+        "forkTime": progress.forked_at.map(seconds),
     }));
     if let Some(source) = progress.source {
         let pod = pod.map_or_else(|| source.address.to_string(), ToOwned::to_owned);
@@ -115,7 +115,7 @@ fn pending(error: Option<&str>) -> Map<String, Value> {
         "worker": "",
         "state": BackupShardState::Pending,
         "source": Value::Null,
-        "forkedAt": Value::Null,
+        "forkTime": Value::Null,
         "key": Value::Null,
         "indexKey": Value::Null,
         "indexSha256": Value::Null,
@@ -158,7 +158,7 @@ mod tests {
         let shard = read(running("k", &progress, None));
         assert_eq!(unit(&shard).stage, Stage::Started);
         assert_eq!(shard.keys, Some(4));
-        assert!(shard.forked_at.is_some());
+        assert!(shard.fork_time.is_some());
     }
 
     #[test]

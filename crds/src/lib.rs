@@ -1,8 +1,7 @@
 //! The API of the Redis Cluster operator suite: `redis.danieldorado.github.io/v1alpha1`.
 //!
-//! Wire types only: what a user writes (`spec`) and what the controllers answer (`status`). Rules live in the schemas as
-//! CEL, so that `kubectl apply` refuses a mistake with a sentence that says how to mend it. The YAML beside `src/` is
-//! generated from these types by `make manifests`.
+//! Types as they are sent: what a user writes (`spec`) and what the controllers report (`status`). Rules are in the schemas, so that
+//! `kubectl apply` refuses a mistake with a sentence that names field and cure. `make manifests` generates the YAML beside `src/`.
 
 // kube's derive takes one `type_ = "string"` for each column.
 #![allow(clippy::duplicated_attributes)]
@@ -32,7 +31,7 @@ use kube::CustomResourceExt;
 use serde_json::Value;
 use std::collections::BTreeMap;
 
-/// Every CustomResourceDefinition of the suite, in the order they are to be applied.
+/// Every CustomResourceDefinition of the suite, in the order in which they are applied.
 pub fn definitions() -> Vec<CustomResourceDefinition> {
     let mut definitions = vec![
         RedisVersion::crd(),
@@ -46,32 +45,36 @@ pub fn definitions() -> Vec<CustomResourceDefinition> {
     {
         let schema = version.schema.as_mut();
         if let Some(schema) = schema.and_then(|schema| schema.open_api_v3_schema.as_mut()) {
-            absent_not_null(schema);
+            simplify(schema);
         }
     }
     definitions
 }
 
-/// What is optional is absent, not null: the server then takes out a null that a patch writes, and `kubectl describe` shows no
-/// `<nil>`.
-fn absent_not_null(schema: &mut JSONSchemaProps) {
+/// An optional field is absent, never null: the API server then removes a null that a patch writes, and `kubectl describe` shows
+/// no `<nil>`. Texts are one paragraph, because `kubectl explain`
+/// breaks the lines itself.
+fn simplify(schema: &mut JSONSchemaProps) {
     schema.nullable = None;
+    if let Some(text) = &mut schema.description {
+        *text = text.split_whitespace().collect::<Vec<_>>().join(" ");
+    }
     schema
         .properties
         .iter_mut()
         .flat_map(BTreeMap::values_mut)
-        .for_each(absent_not_null);
+        .for_each(simplify);
     match &mut schema.items {
-        Some(JSONSchemaPropsOrArray::Schema(items)) => absent_not_null(items),
-        Some(JSONSchemaPropsOrArray::Schemas(items)) => items.iter_mut().for_each(absent_not_null),
+        Some(JSONSchemaPropsOrArray::Schema(items)) => simplify(items),
+        Some(JSONSchemaPropsOrArray::Schemas(items)) => items.iter_mut().for_each(simplify),
         None => {}
     }
     if let Some(JSONSchemaPropsOrBool::Schema(values)) = &mut schema.additional_properties {
-        absent_not_null(values);
+        simplify(values);
     }
 }
 
-/// The CustomResourceDefinition as the YAML file beside `src/` holds it: its name and its text.
+/// The YAML file of a CustomResourceDefinition: its name and its text.
 pub fn manifest(definition: &CustomResourceDefinition) -> Result<(String, String), ManifestError> {
     let mut value = serde_json::to_value(definition)?;
     whole_numbers(&mut value);
@@ -94,7 +97,7 @@ pub enum ManifestError {
     Yaml(#[from] serde_saphyr::ser::Error),
 }
 
-/// Bounds pass through floating point in the schema types; people read `3`, not `3.0`.
+/// The schema types hold bounds as floating point numbers. Whole numbers are written without a fraction: `3`, not `3.0`.
 fn whole_numbers(value: &mut Value) {
     match value {
         Value::Number(number) => {

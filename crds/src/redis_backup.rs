@@ -1,12 +1,15 @@
 //! `RedisBackup`: one backup of one cluster.
 
-use crate::{DeletionPolicy, LocalRef, S3Location, shared::conditions_schema};
+use crate::{
+    DeletionPolicy, ElapsedTime, LocalRef, S3Location,
+    shared::{cluster_name_rule, conditions_schema, immutable_except, not_observed},
+};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-/// One backup: which cluster, and where to.
+/// Which cluster is backed up, and where the backup is stored. Only deletionPolicy can be changed later.
 #[derive(
     CustomResource, Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema,
 )]
@@ -38,7 +41,11 @@ use serde::{Deserialize, Serialize};
         type_ = "integer",
         json_path = ".status.progress.shards"
     ),
-    printcolumn(name = "Completed", type_ = "date", json_path = ".status.completedAt"),
+    printcolumn(
+        name = "Completed",
+        type_ = "date",
+        json_path = ".status.completionTime"
+    ),
     printcolumn(
         name = "Age",
         type_ = "date",
@@ -63,32 +70,35 @@ use serde::{Deserialize, Serialize};
         priority = 1
     )
 )]
-#[x_kube(
-    validation = Rule::new("has(self.storageName) != has(self.s3)").message("give exactly one of storageName (one of the cluster's spec.backup.storages) and s3"),
-    validation = Rule::new("self.clusterRef == oldSelf.clusterRef && has(self.storageName) == has(oldSelf.storageName) && (!has(self.storageName) || self.storageName == oldSelf.storageName) && has(self.s3) == has(oldSelf.s3) && (!has(self.s3) || self.s3 == oldSelf.s3) && self.source == oldSelf.source && self.compression == oldSelf.compression && self.attempts == oldSelf.attempts").message("a RedisBackup cannot be changed, except for deletionPolicy: create another one")
-)]
+#[x_kube(validation = Rule::new("has(self.storageName) != has(self.s3)").message("give exactly one of storageName (one of the cluster's spec.backup.storages) and s3"))]
+#[schemars(transform = immutable_except("RedisBackup", &["deletionPolicy"]))]
 #[serde(rename_all = "camelCase")]
 pub struct RedisBackupSpec {
-    /// The cluster to back up, in the same namespace.
+    /// The RedisCluster to back up, in the same namespace. The backup waits up to 10 minutes for it to serve every slot.
+    #[x_kube(validation = cluster_name_rule())]
     pub cluster_ref: LocalRef,
-    /// Name of one of the cluster's spec.backup.storages. Exactly one of storageName and s3 is given.
+    /// Name of one of the cluster's spec.backup.storages. Give exactly one of storageName and s3.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(min = 1, max = 40))]
+    #[schemars(
+        length(min = 1, max = 40),
+        regex(pattern = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$")
+    )]
     pub storage_name: Option<String>,
-    /// Where to store the backup. Exactly one of storageName and s3 is given.
+    /// Where the backup is stored. Give exactly one of storageName and s3.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub s3: Option<S3Location>,
-    /// Which nodes are read.
+    /// Which node of each shard is read.
     #[serde(default)]
     pub source: BackupSource,
-    /// How the stream is compressed.
+    /// How the data is compressed.
     #[serde(default)]
     pub compression: Compression,
-    /// How often each shard is tried before the backup has failed.
+    /// How many times each shard is tried before the backup fails: 1 to 20.
     #[serde(default = "three")]
     #[schemars(range(min = 1, max = 20))]
     pub attempts: i32,
-    /// What becomes of the stored data when this object is deleted.
+    /// What happens to the stored data when this RedisBackup is deleted. Can be changed at any time.
+    /// Retain: the data is kept. Delete: it is deleted before the object goes.
     #[serde(default)]
     pub deletion_policy: DeletionPolicy,
 }
@@ -97,33 +107,33 @@ fn three() -> i32 {
     3
 }
 
-/// Which nodes are read.
+/// Which node of each shard is read.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct BackupSource {
-    /// Replica: an in-sync replica of each shard, and its primary where there is none. Primary: always the primary.
+    /// Replica: an in-sync replica, or the primary of a shard that has none. Primary: always the primary.
     #[serde(default)]
     pub prefer: SourceRole,
 }
 
-/// The role of the node that is read.
+/// The role of a node that is read.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum SourceRole {
-    /// An in-sync replica, or else the primary.
+    /// An in-sync replica, or the primary of a shard that has none.
     #[default]
     Replica,
     /// The primary.
     Primary,
 }
 
-/// How the stream is compressed.
+/// How the data is compressed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Compression {
-    /// Gzip, in independent blocks that together are an ordinary .gz file, or None.
+    /// Gzip: ordinary .gz files. None: stored as the server sends it.
     #[serde(default, rename = "type")]
     pub kind: CompressionType,
-    /// Level of gzip: 1 is the fastest, 9 the smallest.
+    /// Level of gzip, 1 to 9: 1 is the fastest, 9 gives the smallest files. Ignored with type None.
     #[serde(default = "one")]
     #[schemars(range(min = 1, max = 9))]
     pub level: i32,
@@ -145,7 +155,7 @@ impl Default for Compression {
 /// Formats of stored objects.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum CompressionType {
-    /// gzip.
+    /// Independent gzip members, one after the other: any gzip reads the whole.
     #[default]
     Gzip,
     /// As the server sends it.
@@ -155,132 +165,137 @@ pub enum CompressionType {
 /// The observed state of a backup.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
+#[schemars(transform = not_observed)]
 pub struct RedisBackupStatus {
-    /// The generation of the spec that this status answers.
+    /// The generation of the spec that this status describes; -1 until the controller has seen the object.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub observed_generation: Option<i64>,
-    /// One word for people: Pending, Waiting, Capturing, Publishing, Succeeded, Failed or Deleting.
+    /// Summary in one word: Pending, Waiting, Capturing, Publishing, Succeeded, Failed or Deleting. Scripts should read the
+    /// conditions instead.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub phase: Option<String>,
-    /// One sentence for people: what is waited for, or why it failed.
+    /// What the backup waits for, how far it is, or why it failed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub message: Option<String>,
-    /// Identity of the backup in storage: sortable time and part of this object's uid.
+    /// Identifies the backup in storage: the time of creation and a part of this object's uid, sortable by time.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub backup_id: Option<String>,
-    /// When the first shard was given out.
+    /// When the first shard was ready to be captured.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub started_at: Option<Time>,
-    /// When it succeeded or failed.
+    pub start_time: Option<Time>,
+    /// When the backup succeeded or failed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub completed_at: Option<Time>,
-    /// Time from start to completion, for people, for example 1m12s.
+    pub completion_time: Option<Time>,
+    /// Time from startTime to completionTime, for example 1m12s.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub duration: Option<String>,
-    /// Where the backup is: s3://bucket/prefix/namespace/cluster/backup id/.
+    pub duration: Option<ElapsedTime>,
+    /// Address of the backup: s3://bucket/prefix/namespace/cluster/backupId/.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub destination: Option<String>,
-    /// The storage as resolved when the backup was accepted, so that restore and deletion work without the cluster.
+    /// The storage as it was resolved when the backup was accepted. Restores and deletion use it, also without the cluster.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub storage: Option<S3Location>,
-    /// Key of the manifest: the backup is complete when this is set.
+    /// Key of the manifest in the bucket. Set when the backup is complete.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub manifest_key: Option<String>,
-    /// SHA-256 of the manifest, hex.
+    /// SHA-256 of the manifest, in hexadecimal digits.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub manifest_sha256: Option<String>,
-    /// Uid of the cluster that was backed up.
+    /// Uid of the RedisCluster that was backed up.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cluster_uid: Option<String>,
-    /// What the servers reported, for example "Redis 7.0.15".
+    /// Server and version that the cluster ran, for example "Redis 7.0.15".
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub redis_version: Option<String>,
-    /// Version of the RDB format in the objects.
+    /// Version of the RDB format of the stored data.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rdb_version: Option<i32>,
-    /// Hash of the slot map that the backup was taken of.
+    /// Hash of the slot map at the time of the backup. Equal maps have equal hashes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub topology_hash: Option<String>,
-    /// Milliseconds between the first and the last fork.
+    /// Time between the first and the last shard's snapshot, for example 250ms: shards are snapshotted one by one, not at the
+    /// same instant.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub snapshot_skew_ms: Option<i64>,
-    /// Summary of all shards.
+    pub snapshot_skew: Option<ElapsedTime>,
+    /// Totals over all shards.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub progress: Option<BackupProgress>,
-    /// Each shard: the units of work that the controller's replicas claim.
+    /// The state of each shard, for people who look for the cause of a failure. The controller's replicas coordinate their work
+    /// through this list: it is not part of the API, and its fields may change in any release.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub shards: Vec<BackupShard>,
-    /// Accepted, Captured, SlotsCovered, Published, Complete, Failed.
+    /// Ready: the backup is complete. Reconciling: it is under way. Stalled: it has failed. In detail: Accepted, Captured,
+    /// SlotsCovered, Published, Complete, Failed.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(schema_with = "conditions_schema")]
     pub conditions: Vec<Condition>,
 }
 
-/// Summary over all shards.
+/// Totals over all shards.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct BackupProgress {
-    /// For people, for example 2/3.
+    /// shardsDone and shards as one text, for example 2/3.
     pub summary: String,
-    /// Shards of the cluster.
+    /// Shards to store.
     pub shards: i32,
-    /// Shards stored.
+    /// Shards that are stored.
     pub shards_done: i32,
     /// Bytes received from the servers.
     pub raw_bytes: i64,
-    /// Bytes stored.
+    /// Bytes stored, that is, after compression.
     pub stored_bytes: i64,
-    /// storedBytes for people, for example 61.4Mi.
+    /// storedBytes with a unit, for example 61.4Mi.
     pub stored: String,
-    /// Keys counted; absent when a shard holds a type that this version cannot walk.
+    /// Keys in the backup. Absent when a shard holds a value of a type that the controller does not know.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub keys: Option<i64>,
 }
 
-/// One shard of the backup: a unit of work with a holder.
+/// One shard of the backup. Not part of the API: the controller's replicas coordinate their work through it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct BackupShard {
     /// Index of the shard in this backup, in the order of the first slot.
     pub index: i32,
-    /// The shard's primary when the backup was planned.
+    /// Id of the shard's primary when the backup was planned.
     pub primary_id: String,
     /// Slots of the shard, for example 0-5460.
     pub slot_ranges: Vec<String>,
-    /// The controller replica that works on it; empty while nobody does.
+    /// The controller's replica that works on the shard; empty while none does.
     #[serde(default)]
     pub worker: String,
-    /// The number of this attempt, from 1.
+    /// Number of the attempt, counted from 1.
     #[serde(default)]
     pub attempt: i32,
-    /// How far it is.
+    /// How far the attempt is.
     #[serde(default)]
     pub state: BackupShardState,
     /// The node that is read.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub source: Option<ShardSource>,
-    /// When the server took the snapshot.
+    /// When the server forked to take its snapshot. The backup holds the shard as it was at this time.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub forked_at: Option<Time>,
-    /// Key of the object.
+    pub fork_time: Option<Time>,
+    /// Key of the shard's data in the bucket.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub key: Option<String>,
-    /// Key of the shard's index.
+    /// Key of the shard's index in the bucket.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub index_key: Option<String>,
-    /// SHA-256 of the shard's index, hex.
+    /// SHA-256 of the index, in hexadecimal digits.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub index_sha256: Option<String>,
-    /// SHA-256 of the object, hex.
+    /// SHA-256 of the data, in hexadecimal digits.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sha256: Option<String>,
-    /// Bytes received.
+    /// Bytes received from the server.
     #[serde(default)]
     pub raw_bytes: i64,
-    /// Bytes stored.
+    /// Bytes stored, that is, after compression.
     #[serde(default)]
     pub stored_bytes: i64,
-    /// Keys counted; absent while unknown.
+    /// Keys counted so far. Absent when the shard holds a value of a type that the controller does not know.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub keys: Option<i64>,
     /// Why the last attempt failed.
@@ -288,28 +303,28 @@ pub struct BackupShard {
     pub error: Option<String>,
 }
 
-/// The node that is read.
+/// The node that a shard is read from.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct ShardSource {
-    /// Its pod.
+    /// Name of the node's pod.
     pub pod: String,
-    /// Its node id.
+    /// The node's id in the cluster.
     pub node_id: String,
-    /// Its role.
+    /// The node's role when it was chosen.
     pub role: SourceRole,
 }
 
-/// How far a shard is.
+/// How far the capture of a shard is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum BackupShardState {
-    /// Waiting for a controller replica, or claimed and not yet forked.
+    /// No replica of the controller works on it, or its server has not forked yet.
     #[default]
     Pending,
     /// The server has taken its snapshot and sends it.
     Streaming,
-    /// Object and index are in storage.
+    /// Data and index are in storage.
     Stored,
-    /// This attempt failed; the planner decides about another.
+    /// This attempt failed; another may follow.
     Failed,
 }

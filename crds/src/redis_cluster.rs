@@ -1,6 +1,9 @@
-//! `RedisCluster`: what a user wants of a cluster, and what there is.
+//! `RedisCluster`: the desired state of a cluster, and the observed one.
 
-use crate::{DeletionPolicy, S3Location, reserved_settings, shared::conditions_schema};
+use crate::{
+    DeletionPolicy, S3Location, reserved_settings,
+    shared::{conditions_schema, not_observed},
+};
 use k8s_openapi::{
     api::core::v1::ResourceRequirements,
     apimachinery::pkg::{api::resource::Quantity, apis::meta::v1::Condition},
@@ -10,7 +13,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
-/// The wanted state of a Redis Cluster.
+/// The desired state of a Redis Cluster.
 #[derive(CustomResource, Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[kube(
     group = "redis.danieldorado.github.io",
@@ -22,7 +25,7 @@ use std::collections::BTreeMap;
     category = "redis",
     namespaced,
     status = "RedisClusterStatus",
-    doc = "A Redis Cluster: shards of one primary and its replicas, formed and healed by the cluster-controller.",
+    doc = "A Redis Cluster: shards of one primary and its replicas, formed, watched and repaired by the cluster-controller.",
     validation = Rule::new("size(self.metadata.name) <= 40 && self.metadata.name.matches('^[a-z]([-a-z0-9]*[a-z0-9])?$')").message("the name of a RedisCluster has at most 40 characters: lower case letters, digits and dashes, starting with a letter"),
     printcolumn(name = "Version", type_ = "string", json_path = ".status.version.running"),
     printcolumn(name = "Shards", type_ = "integer", json_path = ".spec.shards"),
@@ -36,47 +39,55 @@ use std::collections::BTreeMap;
 )]
 #[x_kube(
     validation = Rule::new("has(self.version) != has(self.image)").message("give exactly one of version (the name of a RedisVersion) and image"),
-    validation = Rule::new("has(self.storage) == has(oldSelf.storage)").message("storage can neither be added nor removed later: create a new cluster and restore a backup into it"),
-    validation = Rule::new("self.shards == oldSelf.shards").message("the number of shards cannot be changed yet: restore a backup into a cluster of another size"),
-    validation = Rule::new("self.replicasPerShard == oldSelf.replicasPerShard").message("replicasPerShard cannot be changed yet: restore a backup into another cluster")
+    validation = Rule::new("has(self.storage) == has(oldSelf.storage)").message("storage can neither be added nor removed: restore a backup into a new cluster"),
+    validation = Rule::new("self.shards == oldSelf.shards").message("the number of shards cannot be changed yet: restore a backup into a new cluster of that size"),
+    validation = Rule::new("self.replicasPerShard == oldSelf.replicasPerShard").message("replicasPerShard cannot be changed yet: restore a backup into a new cluster")
 )]
 #[serde(rename_all = "camelCase")]
 pub struct RedisClusterSpec {
-    /// Name of a RedisVersion. Exactly one of version and image is given.
+    /// Name of a RedisVersion, which gives the image. Give exactly one of version and image. A later change applies to pods that
+    /// start after it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(min = 1, max = 253))]
+    #[schemars(
+        length(min = 1, max = 253),
+        regex(pattern = r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$")
+    )]
     pub version: Option<String>,
-    /// Image with the server, its command line client and a shell. Exactly one of version and image is given.
+    /// Image with the server, its command line client and a shell. Give exactly one of version and image. A later change applies
+    /// to pods that start after it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(min = 1, max = 512))]
+    #[schemars(length(min = 1, max = 512), regex(pattern = r"^\S+$"))]
     pub image: Option<String>,
-    /// Number of shards. The 16384 slots are spread evenly over them.
+    /// Number of shards, 3 to 500. Each serves an equal part of the 16384 slots. Cannot be changed later.
     #[schemars(range(min = 3, max = 500))]
     pub shards: i32,
-    /// Replicas of each primary. Without one, the loss of a node is the loss of its shard until the node is back.
+    /// Replicas of each primary, 0 to 5. With 0, a shard is down while its node is down. Cannot be changed later.
     #[serde(default = "one")]
     #[schemars(range(min = 0, max = 5))]
     pub replicas_per_shard: i32,
-    /// A volume for every node. Absent: the data lives in memory only, and survives only in the shard's other nodes.
+    /// A volume for each node, which keeps an append-only file. Absent: the data is in memory only, and is lost when all nodes of a
+    /// shard are down at the same time. Cannot be added or removed later.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub storage: Option<Storage>,
-    /// Requests and limits of every server.
+    /// Requests and limits of the server in each pod. A later change applies to pods that start after it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub resources: Option<ResourceRequirements>,
-    /// Settings of redis.conf by name. What the controller sets itself is refused.
+    /// Settings of redis.conf by name, at most 128, each value a single line of at most 1024 characters. Settings that the
+    /// controller writes itself are refused. A later change applies to pods that start after it.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    #[schemars(extend("maxProperties" = 128))]
+    #[schemars(extend("maxProperties" = 128, "additionalProperties" = {"type": "string", "maxLength": 1024}))]
     #[x_kube(validation = Rule::new(reserved_settings::rule()).message(Message::Expression(reserved_settings::message())))]
-    #[x_kube(validation = Rule::new("self.all(key, key.matches('^[a-z0-9.-]+$'))").message("config: the names of settings have lower case letters, digits, dashes and dots"))]
+    #[x_kube(validation = Rule::new("self.all(key, key.matches('^[a-z0-9.-]+$'))").message("config: names of settings consist of lower case letters, digits, dashes and dots"))]
+    #[x_kube(validation = Rule::new("self.all(key, self[key].matches('^[^\\\\n\\\\r\\\\x00]*$'))").message("config: the value of a setting is a single line"))]
     #[x_kube(validation = Rule::new("!('cluster-node-timeout' in self) || (self['cluster-node-timeout'].matches('^[0-9]{3,9}$') && int(self['cluster-node-timeout']) >= 500)").message("config: cluster-node-timeout is a number of milliseconds, at least 500"))]
     pub config: BTreeMap<String, String>,
-    /// Hands off: the controller changes nothing until this is false again.
+    /// While true, the controller only observes: it changes neither Kubernetes objects nor the servers.
     #[serde(default)]
     pub paused: bool,
-    /// How many pods may be evicted at the same time.
+    /// The PodDisruptionBudget over all pods of the cluster.
     #[serde(default)]
     pub pod_disruption_budget: DisruptionBudget,
-    /// Where backups of this cluster go and when they are made.
+    /// Where backups of this cluster are stored, and when they are made.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub backup: Option<BackupPlan>,
 }
@@ -89,34 +100,38 @@ fn yes() -> bool {
     true
 }
 
-/// The volume of every node.
+/// The volume of each node.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 #[x_kube(
-    validation = Rule::new("self.size == oldSelf.size").message("the size of the volumes cannot be changed yet"),
-    validation = Rule::new("has(self.storageClassName) == has(oldSelf.storageClassName) && (!has(self.storageClassName) || self.storageClassName == oldSelf.storageClassName)").message("storageClassName cannot be changed")
+    validation = Rule::new("self.size == oldSelf.size").message("the size of the volumes cannot be changed yet: restore a backup into a new cluster"),
+    validation = Rule::new("has(self.storageClassName) == has(oldSelf.storageClassName) && (!has(self.storageClassName) || self.storageClassName == oldSelf.storageClassName)").message("storageClassName cannot be changed: restore a backup into a new cluster")
 )]
 pub struct Storage {
-    /// Size of each volume, for example 10Gi. The append-only file needs about three times the memory the data takes.
+    /// Size of each volume, for example 10Gi: about three times the memory of the shard's data. Cannot be changed later.
     pub size: Quantity,
-    /// Storage class. Absent: the cluster's default.
+    /// StorageClass of the volumes. Absent: the default class of the Kubernetes cluster. Cannot be changed later.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(min = 1, max = 253))]
+    #[schemars(
+        length(min = 1, max = 253),
+        regex(pattern = r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$")
+    )]
     pub storage_class_name: Option<String>,
-    /// What becomes of the volumes when the RedisCluster is deleted.
+    /// What happens to the volumes when the RedisCluster is deleted. Can be changed at any time. Retain: they are kept, and a new
+    /// RedisCluster of the same name uses them. Delete: they are deleted.
     #[serde(default)]
     pub when_deleted: DeletionPolicy,
 }
 
-/// The one PodDisruptionBudget over all pods of the cluster.
+/// The PodDisruptionBudget over all pods of the cluster.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct DisruptionBudget {
-    /// Whether there is one.
+    /// Whether the controller creates a PodDisruptionBudget.
     #[serde(default = "yes")]
     pub enabled: bool,
-    /// Pods that may be missing by eviction at the same time. With 1, the majority of the primaries and a node of each
-    /// shard stay.
+    /// Number of pods that may be evicted at the same time, 1 to 100. With 1, evictions leave the majority of the primaries and,
+    /// with replicas, a node of each shard.
     #[serde(default = "one")]
     #[schemars(range(min = 1, max = 100))]
     pub max_unavailable: i32,
@@ -131,59 +146,59 @@ impl Default for DisruptionBudget {
     }
 }
 
-/// Storages and schedules of a cluster's backups.
+/// Where backups of a cluster are stored, and when they are made.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
-#[x_kube(validation = Rule::new("!has(self.schedules) || self.schedules.all(s, self.storages.exists(t, t.name == s.storageName))").message("every schedule names one of the storages in storageName"))]
+#[x_kube(validation = Rule::new("!has(self.schedules) || self.schedules.all(s, self.storages.exists(t, t.name == s.storageName))").message("storageName of every schedule is the name of one of the storages"))]
 pub struct BackupPlan {
-    /// Places that backups of this cluster may name.
+    /// Storages that schedules and RedisBackups of this cluster refer to by name: 1 to 8.
     #[schemars(length(min = 1, max = 8), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
     pub storages: Vec<BackupStorage>,
-    /// When backups are made. Each becomes a CronJob.
+    /// When backups are made: at most 16 schedules. The backup-controller keeps a CronJob for each.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 16), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
     pub schedules: Vec<BackupSchedule>,
 }
 
-/// A place that backups may name.
+/// A storage with a name.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct BackupStorage {
-    /// Name by which backups and schedules refer to it.
+    /// Name by which schedules and RedisBackups refer to the storage.
     #[schemars(
         length(min = 1, max = 40),
         regex(pattern = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$")
     )]
     pub name: String,
-    /// The bucket.
+    /// Where backups are stored.
     pub s3: S3Location,
 }
 
-/// A schedule.
+/// When backups are made.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct BackupSchedule {
-    /// Name of the schedule; part of the names of its CronJob and its backups.
+    /// Name of the schedule, part of the names of its CronJob and its RedisBackups.
     #[schemars(
         length(min = 1, max = 20),
         regex(pattern = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$")
     )]
     pub name: String,
-    /// When, in cron's five fields, for example "30 2 * * *".
+    /// The times of the backups: minute, hour, day, month and weekday as in a CronJob, for example "30 2 * * *".
     #[schemars(length(min = 1, max = 100))]
     #[x_kube(validation = Rule::new("self.startsWith('@') || self.matches('^\\\\S+\\\\s+\\\\S+\\\\s+\\\\S+\\\\s+\\\\S+\\\\s+\\\\S+$')").message("schedule has five fields (minute hour day month weekday), for example \"30 2 * * *\""))]
     pub schedule: String,
-    /// Time zone of the schedule, for example Europe/Berlin. Absent: that of Kubernetes' controller manager.
+    /// Time zone of the schedule, for example Europe/Berlin. Absent: the time zone of kube-controller-manager, usually UTC.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 64))]
     pub time_zone: Option<String>,
-    /// One of the storages' names.
+    /// Name of one of the storages.
     #[schemars(length(min = 1, max = 40))]
     pub storage_name: String,
-    /// No new backups while true.
+    /// While true, no new backups are made.
     #[serde(default)]
     pub suspend: bool,
-    /// What becomes of the stored data when a backup of this schedule is deleted.
+    /// The deletionPolicy of the RedisBackups that this schedule creates: what happens to the stored data when they are deleted.
     #[serde(default)]
     pub deletion_policy: DeletionPolicy,
 }
@@ -191,61 +206,64 @@ pub struct BackupSchedule {
 /// The observed state of a Redis Cluster.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
+#[schemars(transform = not_observed)]
 pub struct RedisClusterStatus {
-    /// The generation of the spec that this status answers.
+    /// The generation of the spec that this status describes; -1 until the controller has seen the object.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub observed_generation: Option<i64>,
-    /// One word for people: Pending, Forming, Ready, Degraded, Down or Paused. Derived from the conditions.
+    /// Summary in one word: Pending, Forming, Ready, Degraded, Down or Paused. Scripts should read the conditions instead.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub phase: Option<String>,
-    /// One sentence for people: what is being waited for.
+    /// What the cluster waits for, or what is wrong with it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub message: Option<String>,
-    /// The server wanted and the servers found.
+    /// The server that new pods run, and the servers that run now.
     #[serde(default)]
     pub version: VersionStatus,
-    /// Nodes wanted: shards × (1 + replicasPerShard).
+    /// Number of nodes desired: shards × (1 + replicasPerShard).
     #[serde(default)]
     pub size: i32,
-    /// Shards whose primary serves and whose wanted replicas are linked.
+    /// Number of shards whose primary serves and whose replicas are all in sync.
     #[serde(default)]
     pub ready_shards: i32,
-    /// Pods that are ready.
+    /// Number of pods that are ready.
     #[serde(default)]
     pub ready_nodes: i32,
-    /// Where clients connect, host:port.
+    /// Address for clients, host:port.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub endpoint: Option<String>,
-    /// Coverage of the 16384 slots.
+    /// How many of the 16384 slots are assigned and served.
     #[serde(default)]
     pub slots: SlotsStatus,
-    /// Hash of who owns which slots, equal for equal maps.
+    /// Hash of the slot map: which primary serves which slots. Equal maps have equal hashes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub topology_hash: Option<String>,
-    /// Each shard as the nodes themselves describe it.
+    /// Each shard as its nodes describe it.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub shard_statuses: Vec<ShardStatus>,
     /// The node ids that belong to this cluster, each with the pod that it was last seen in. A server with another id is not this
     /// cluster's, whatever its address, unless it is blank and knows no other node.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub nodes: Vec<KnownNode>,
-    /// Ready, Available, Progressing, Formed, SlotsCovered, ReplicationHealthy, QuorumHealthy, UpToDate, Paused.
+    /// Ready: the cluster is as desired. Reconciling: the controller works on it. Stalled: it waits for a person. Available: every
+    /// slot is served. In detail: Progressing, Formed, SlotsCovered, ReplicationHealthy, QuorumHealthy, UpToDate, Paused,
+    /// SchedulesAccepted.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(schema_with = "conditions_schema")]
     pub conditions: Vec<Condition>,
 }
 
-/// Servers wanted and found.
+/// The server that new pods run, and the servers that run now.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct VersionStatus {
-    /// The RedisVersion that image was resolved from; absent when the spec names an image itself.
+    /// The RedisVersion that gave the image. Absent when the spec gives the image.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub name: Option<String>,
-    /// The resolved image. Editing the catalog does not change it.
+    /// The image of new pods. A later change of the RedisVersion does not change it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub image: Option<String>,
-    /// What the running servers report, for example "Redis 7.0.15"; several, joined by commas, while they differ.
+    /// Servers that run now, for example "Redis 7.0.15"; separated by commas while the pods differ.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub running: Option<String>,
 }
@@ -260,31 +278,31 @@ pub struct KnownNode {
     pub node_id: String,
 }
 
-/// Slot coverage.
+/// How many of the 16384 slots are assigned and served.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct SlotsStatus {
-    /// Slots that have an owner.
+    /// Slots that a primary is responsible for.
     #[serde(default)]
     pub assigned: i32,
-    /// Slots whose owner is alive and serves.
+    /// Slots whose primary is alive and serves them.
     #[serde(default)]
     pub ok: i32,
 }
 
-/// One shard.
+/// One shard of the cluster.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct ShardStatus {
     /// Index of the shard, as in the names of its pods.
     pub index: i32,
-    /// The node that owns the shard's slots.
+    /// The node that serves the shard's slots.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub primary: Option<NodeStatus>,
-    /// Its replicas.
+    /// Nodes that replicate the primary.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub replicas: Vec<NodeStatus>,
-    /// Slots owned, for example 0-5460.
+    /// Slots of the shard, for example 0-5460.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub slot_ranges: Vec<String>,
 }
@@ -295,9 +313,9 @@ pub struct ShardStatus {
 pub struct NodeStatus {
     /// Name of the pod.
     pub pod: String,
-    /// The node's id in the cluster: its identity, whatever its address.
+    /// The node's id in the cluster. It stays when the address changes.
     pub node_id: String,
-    /// Whether a replica's link to its primary is up.
+    /// For a replica: whether it is connected to its primary and in sync. For a primary: always true.
     #[serde(default)]
     pub linked: bool,
 }

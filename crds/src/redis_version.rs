@@ -1,4 +1,4 @@
-//! `RedisVersion`: the catalog of servers that clusters may run.
+//! `RedisVersion`: the catalog of servers that clusters may run. It has no status: no controller acts on an entry by itself.
 
 use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
@@ -29,24 +29,24 @@ use serde::{Deserialize, Serialize};
 )]
 #[serde(rename_all = "camelCase")]
 pub struct RedisVersionSpec {
-    /// The version that the server itself reports, for example 7.0.15.
+    /// The version that the server reports of itself, for example 7.0.15.
     #[schemars(
         length(min = 1, max = 32),
         regex(pattern = r"^[0-9]+\.[0-9]+\.[0-9]+$")
     )]
     pub version: String,
-    /// Which server it is.
+    /// The server that the image holds: Redis or Valkey.
     pub distribution: Distribution,
-    /// Image that holds the server, its command line client and a shell.
-    #[schemars(length(min = 1, max = 512))]
+    /// Image with the server, its command line client and a shell.
+    #[schemars(length(min = 1, max = 512), regex(pattern = r"^\S+$"))]
     pub image: String,
 }
 
-/// The families of servers.
+/// Servers that a cluster may run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum Distribution {
-    /// Redis.
+    /// From redis.io.
     Redis,
-    /// Valkey.
+    /// From valkey.io.
     Valkey,
 }

@@ -1,13 +1,20 @@
-//! What the planner writes into a restore's status. Pure; the units belong to the replicas that claim them.
+//! The status that the planner writes after each step. Pure. The units in it belong to the replicas that claim them.
 
 use crate::plan::{Examined, Failure, Step, Verified, is_finished, is_loaded, target_name};
-use common::kubernetes::conditions::{Finding, holds, merge};
+use common::{
+    claims::attempts::retry_message,
+    kubernetes::{
+        conditions::{Finding, holds, merge},
+        kstatus::{self, Completion},
+    },
+};
 use crds::{
-    LocalRef, RedisRestore, RedisRestoreStatus, RestoreProgress, RestoreUnit, RestoreUnitState,
-    Verification,
+    ElapsedTime, LocalRef, RedisRestore, RedisRestoreStatus, RestoreProgress, RestoreUnit,
+    RestoreUnitState, Verification,
 };
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use std::time::Duration;
 
 /// The status after a step.
 pub fn after(restore: &RedisRestore, step: &Step, now: Timestamp) -> RedisRestoreStatus {
@@ -15,9 +22,12 @@ pub fn after(restore: &RedisRestore, step: &Step, now: Timestamp) -> RedisRestor
     let mut findings = Vec::new();
     match step {
         Step::Ask(_) | Step::Done => return status,
-        Step::Examine => tell(&mut status, "reading the backup's manifest and indexes"),
+        Step::Examine => report(&mut status, "reading manifest and indexes of the backup"),
         Step::Accept(examined) => accept(restore, &mut status, examined, &mut findings),
-        Step::CreateCluster => tell(&mut status, "creating the RedisCluster"),
+        Step::CreateCluster => report(
+            &mut status,
+            format!("creating RedisCluster {}", target_name(restore)),
+        ),
         Step::List {
             units,
             server,
@@ -26,7 +36,7 @@ pub fn after(restore: &RedisRestore, step: &Step, now: Timestamp) -> RedisRestor
             findings.push(Finding::yes(
                 "Compatible",
                 "VersionReadable",
-                format!("the target runs {server}, which reads the backup's format"),
+                format!("the target runs {server}, which reads the format of the backup"),
             ));
             findings.push(Finding::yes(
                 "TargetReady",
@@ -34,29 +44,26 @@ pub fn after(restore: &RedisRestore, step: &Step, now: Timestamp) -> RedisRestor
                 "every slot of the target is served and no primary holds a key",
             ));
             units.clone_into(&mut status.units);
-            status.started_at.get_or_insert(Time(now));
+            status.start_time.get_or_insert(Time(now));
             status.progress = Some(RestoreProgress {
                 total_keys: keys.map_or(0, whole),
                 ..RestoreProgress::default()
             });
             let sentence = under_way(&status.units);
-            tell(&mut status, sentence);
+            report(&mut status, sentence);
         }
         Step::Free(freed) => {
-            let words: Vec<_> = freed.iter().map(|unit| unit.error.as_str()).collect();
-            tell(
-                &mut status,
-                format!("another attempt: {}", words.join("; ")),
-            );
+            let sentence = retry_message("objects", freed);
+            report(&mut status, sentence);
         }
         Step::Succeed(verified) => succeed(&mut status, verified, &mut findings, now),
         Step::Fail(failure) => fail(&mut status, failure, &mut findings, now),
-        Step::Wait { message, .. } => tell(&mut status, message),
+        Step::Wait { message, .. } => report(&mut status, message),
         Step::Watch => {
             let sentence = under_way(&status.units);
-            tell(&mut status, sentence);
+            report(&mut status, sentence);
         }
-        Step::Verify => tell(&mut status, "counting the keys of the target slot by slot"),
+        Step::Verify => report(&mut status, "counting the keys of the target slot by slot"),
     }
     status.observed_generation = restore.metadata.generation;
     if !status.units.is_empty() {
@@ -70,11 +77,37 @@ pub fn after(restore: &RedisRestore, step: &Step, now: Timestamp) -> RedisRestor
         status.observed_generation,
         now,
     );
-    status.phase = Some(phase(&status, step).to_owned());
+    let phase = phase(&status, step);
+    status.phase = Some(phase.to_owned());
+    let (completion, reason) = completion(step, phase);
+    let message = status.message.as_deref().unwrap_or(phase);
+    status.conditions = merge(
+        &status.conditions,
+        &kstatus::conditions(completion, reason, message),
+        status.observed_generation,
+        now,
+    );
     status
 }
 
-fn tell(status: &mut RedisRestoreStatus, message: impl Into<String>) {
+fn completion(step: &Step, phase: &'static str) -> (Completion, &'static str) {
+    match step {
+        Step::Succeed(_) => (Completion::Done, "Succeeded"),
+        Step::Fail(failure) => (Completion::Stalled, failure.reason),
+        Step::Wait { reason, .. } => (Completion::UnderWay, *reason),
+        Step::Ask(_)
+        | Step::Examine
+        | Step::Accept(_)
+        | Step::CreateCluster
+        | Step::List { .. }
+        | Step::Free(_)
+        | Step::Verify
+        | Step::Watch
+        | Step::Done => (Completion::UnderWay, phase),
+    }
+}
+
+fn report(status: &mut RedisRestoreStatus, message: impl Into<String>) {
     status.message = Some(message.into());
 }
 
@@ -96,13 +129,13 @@ fn accept(
         |keys| format!("{keys} keys"),
     );
     let sentence = format!(
-        "backup {} of {} in {} objects with {keys}: the manifest covers every slot and every object is there",
+        "backup {} of {}: {} objects with {keys}; the manifest covers every slot, and every object exists",
         examined.backup_id,
         examined.server,
         examined.blocks.len()
     );
     findings.push(Finding::yes("SourceValid", "ManifestProven", &sentence));
-    tell(status, sentence);
+    report(status, sentence);
 }
 
 fn succeed(
@@ -119,7 +152,7 @@ fn succeed(
         }
         Verified::NotCounted { actual } => {
             let sentence = format!(
-                "{actual} keys found; the backup does not say how many there should be, because it holds a type that the controller which made it did not know"
+                "{actual} keys found; the backup has no count to compare with: it holds values of a type that was unknown when it was made"
             );
             findings.push(Finding::unknown("Verified", "NotCounted", &sentence));
             sentence
@@ -127,7 +160,7 @@ fn succeed(
     };
     status.verification = verification(verified);
     findings.push(Finding::yes("Complete", "Succeeded", &message));
-    tell(status, message);
+    report(status, message);
     close(status, now);
 }
 
@@ -149,7 +182,7 @@ fn fail(
     if let Some(verified) = verified {
         status.verification = verification(verified);
     }
-    tell(status, message);
+    report(status, message);
     close(status, now);
 }
 
@@ -165,17 +198,19 @@ fn verification(verified: &Verified) -> Option<Verification> {
     }
 }
 
-/// The API has signed numbers only.
+/// The API has no unsigned numbers.
 fn whole(count: u64) -> i64 {
     i64::try_from(count).unwrap_or(i64::MAX)
 }
 
 fn close(status: &mut RedisRestoreStatus, now: Timestamp) {
-    status.completed_at = Some(Time(now));
-    status.duration = status
-        .started_at
-        .as_ref()
-        .map(|start| duration(now.duration_since(start.0).as_secs()));
+    status.completion_time = Some(Time(now));
+    status.duration = status.start_time.as_ref().map(|start| {
+        let seconds = now.duration_since(start.0).as_secs();
+        ElapsedTime::from(Duration::from_secs(
+            u64::try_from(seconds).unwrap_or_default(),
+        ))
+    });
 }
 
 fn loaded(status: &RedisRestoreStatus, findings: &mut Vec<Finding>) {
@@ -196,13 +231,13 @@ fn under_way(units: &[RestoreUnit]) -> String {
     if let Some(unit) = failed
         && let Some(error) = &unit.error
     {
-        return format!("shard {} will be tried again: {error}", unit.index);
+        return format!("object {} is tried again: {error}", unit.index);
     }
     let done = units.iter().filter(|unit| is_loaded(unit)).count();
     format!("{done} of {} objects are replayed", units.len())
 }
 
-/// The sum over the units. The percentage is one of blocks: they are known even where keys are not.
+/// Totals over the units. The percentage counts blocks: their number is known even where that of the keys is not.
 fn progress(units: &[RestoreUnit], total_keys: i64) -> RestoreProgress {
     let blocks: i64 = units.iter().map(|unit| unit.blocks).sum();
     let done: i64 = units.iter().map(|unit| unit.block.min(unit.blocks)).sum();
@@ -215,7 +250,7 @@ fn progress(units: &[RestoreUnit], total_keys: i64) -> RestoreProgress {
     }
 }
 
-/// One word for people.
+/// Summary in one word. Nothing reads it back.
 fn phase(status: &RedisRestoreStatus, step: &Step) -> &'static str {
     if is_finished(status) {
         let succeeded = holds(&status.conditions, "Complete");
@@ -234,20 +269,11 @@ fn phase(status: &RedisRestoreStatus, step: &Step) -> &'static str {
     }
 }
 
-/// Seconds for people, for example 1h2m3s.
-fn duration(seconds: i64) -> String {
-    let seconds = seconds.max(0);
-    let (hours, minutes, seconds) = (seconds / 3600, seconds / 60 % 60, seconds % 60);
-    match (hours, minutes) {
-        (0, 0) => format!("{seconds}s"),
-        (0, minutes) => format!("{minutes}m{seconds}s"),
-        (hours, minutes) => format!("{hours}h{minutes}m{seconds}s"),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use common::kubernetes::kstatus::Kstatus;
+    use std::sync::Arc;
 
     fn unit(block: i64, blocks: i64, keys: i64) -> RestoreUnit {
         RestoreUnit {
@@ -268,9 +294,99 @@ mod tests {
         assert_eq!(progress(&[unit(0, 0, 0)], 0).summary, "100%");
     }
 
+    fn restore() -> RedisRestore {
+        let mut restore = RedisRestore::new("r", crds::RedisRestoreSpec::default());
+        restore.metadata.generation = Some(1);
+        restore
+    }
+
+    fn accept() -> Step {
+        Step::Accept(Arc::new(Examined {
+            storage: crds::S3Location::default(),
+            manifest_key: "p/manifest.json".into(),
+            manifest_sha256: "ab".into(),
+            backup_id: "id".into(),
+            server: "Redis 7.0.15".into(),
+            rdb_version: 10,
+            keys: Some(100),
+            blocks: vec![4, 1],
+        }))
+    }
+
+    fn wait() -> Step {
+        Step::Wait {
+            reason: "BackupNotComplete",
+            message: "waiting".into(),
+        }
+    }
+
+    fn list() -> Step {
+        Step::List {
+            units: vec![unit(0, 4, 0), unit(0, 1, 0)],
+            server: "Redis 7.0.15".into(),
+            keys: Some(100),
+        }
+    }
+
+    fn failure() -> Step {
+        Step::Fail(Failure {
+            condition: "TargetReady",
+            reason: "TargetNotEmpty",
+            message: "the target holds keys".into(),
+            verified: None,
+        })
+    }
+
+    fn success() -> Step {
+        Step::Succeed(Verified::NotCounted { actual: 100 })
+    }
+
     #[test]
-    fn durations_are_for_people() {
-        assert_eq!(duration(72), "1m12s");
-        assert_eq!(duration(3723), "1h2m3s");
+    fn kstatus_reads_every_phase() {
+        let now = Timestamp::from_second(1_800_000_000).unwrap();
+        for (steps, phase, expected) in [
+            (vec![wait()], "Pending", Kstatus::InProgress),
+            (vec![Step::Examine], "Validating", Kstatus::InProgress),
+            (vec![accept()], "Provisioning", Kstatus::InProgress),
+            (
+                vec![accept(), Step::CreateCluster],
+                "Provisioning",
+                Kstatus::InProgress,
+            ),
+            (vec![accept(), wait()], "Provisioning", Kstatus::InProgress),
+            (vec![accept(), list()], "Replaying", Kstatus::InProgress),
+            (
+                vec![accept(), list(), Step::Watch],
+                "Replaying",
+                Kstatus::InProgress,
+            ),
+            (
+                vec![accept(), list(), Step::Verify],
+                "Verifying",
+                Kstatus::InProgress,
+            ),
+            (
+                vec![accept(), list(), success()],
+                "Succeeded",
+                Kstatus::Current,
+            ),
+            (vec![accept(), list(), failure()], "Failed", Kstatus::Failed),
+            (vec![failure()], "Failed", Kstatus::Failed),
+        ] {
+            let mut restore = restore();
+            for step in &steps {
+                if let (Step::Verify | Step::Succeed(_), Some(status)) = (step, &mut restore.status)
+                {
+                    for unit in &mut status.units {
+                        unit.state = RestoreUnitState::Loaded;
+                    }
+                }
+                restore.status = Some(after(&restore, step, now));
+            }
+            let status = restore.status.as_ref().unwrap();
+            assert_eq!(status.phase.as_deref(), Some(phase), "{steps:?}");
+            let read = kstatus::evaluate(&serde_json::to_value(&restore).unwrap());
+            assert_eq!(read, expected, "{steps:?}");
+        }
     }
 }

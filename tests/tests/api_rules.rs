@@ -1,9 +1,10 @@
-//! Every rule of the API, each with an example that the API server takes and one that it refuses, and with which words.
+//! Every rule of the API: an example that the API server accepts, and one that it refuses with the right sentence.
 
 use anyhow::Result;
+use common::kubernetes::kstatus::{Kstatus, evaluate};
 use kube::{
     Api, Client,
-    api::{DynamicObject, Patch, PatchParams, PostParams},
+    api::{DeleteParams, DynamicObject, Patch, PatchParams, PostParams},
     core::{ApiResource, GroupVersionKind},
 };
 use serde_json::{Value, json};
@@ -130,6 +131,18 @@ fn cluster_creations() -> Vec<Case> {
         ),
         refused(
             kind,
+            "value of two lines",
+            json!({"spec": {"config": {"maxmemory": "1gb\nport 7000"}}}),
+            "a single line",
+        ),
+        refused(
+            kind,
+            "image with a space",
+            json!({"spec": {"image": "redis: 7"}}),
+            "should match",
+        ),
+        refused(
+            kind,
             "setting in upper case",
             json!({"spec": {"config": {"Port": "7000"}}}),
             "lower case letters",
@@ -197,7 +210,7 @@ fn cluster_creations() -> Vec<Case> {
             kind,
             "schedule without storage",
             schedule("30 2 * * *", "t"),
-            "names one of the storages",
+            "is the name of one of the storages",
         ),
         refused(
             kind,
@@ -237,6 +250,12 @@ fn other_creations() -> Vec<Case> {
         ),
         refused(
             backup,
+            "name of no cluster",
+            json!({"spec": {"clusterRef": {"name": "a.b"}}}),
+            "not the name of a RedisCluster",
+        ),
+        refused(
+            backup,
             "no scheme",
             stored(json!({"bucket": "backups", "endpoint": "s3:9000"})),
             "starts with http",
@@ -271,6 +290,18 @@ fn other_creations() -> Vec<Case> {
             json!({"spec": {
                 "source": {"backupRef": null, "location": location},
                 "target": new_cluster(json!({"image": "redis:7", "shards": 5}))}}),
+        ),
+        refused(
+            restore,
+            "location with an address as path",
+            json!({"spec": {"source": {"backupRef": null, "location": {"s3": s3, "path": "s3://backups/ns/c/id"}}}}),
+            "below the bucket's prefix",
+        ),
+        refused(
+            restore,
+            "name of no cluster",
+            json!({"spec": {"target": {"clusterRef": {"name": "1a"}}}}),
+            "not the name of a RedisCluster",
         ),
         refused(
             restore,
@@ -565,6 +596,58 @@ fn judge(case: &Case, answer: Result<DynamicObject, kube::Error>) -> Option<Stri
         (Some(words), Err(error)) => (!error.to_string().contains(words))
             .then(|| format!("{kind} '{name}' is refused with other words: {error}")),
     }
+}
+
+/// Names of the fields of a kind's spec.
+fn fields(kind: &str) -> Vec<String> {
+    let definition = crds::definitions()
+        .into_iter()
+        .find(|definition| definition.spec.names.kind == kind);
+    let definition = serde_json::to_value(definition).unwrap_or_default();
+    let spec = "/spec/versions/0/schema/openAPIV3Schema/properties/spec/properties";
+    let fields = definition.pointer(spec).and_then(Value::as_object);
+    fields
+        .into_iter()
+        .flatten()
+        .map(|(name, _)| name.clone())
+        .collect()
+}
+
+#[test]
+fn a_change_of_every_field_is_tried() {
+    for kind in ["RedisBackup", "RedisRestore"] {
+        let fields = fields(kind);
+        assert!(fields.len() > 2, "{kind}: {fields:?}");
+        for field in fields {
+            let mut cases = updates().into_iter().map(|(_, case)| case);
+            assert!(
+                cases.any(|case| case.kind == kind && !case.change["spec"][&field].is_null()),
+                "add a change of spec.{field} of {kind} to updates()"
+            );
+        }
+    }
+}
+
+/// A tool that reads a new object before its controller has seen it must not take it for finished.
+#[tokio::test]
+async fn a_new_object_is_in_progress() -> Result<()> {
+    let server = tests::kubernetes::api_server().await?;
+    let namespace = server.namespace("unobserved").await?;
+    for (kind, expected) in [
+        ("RedisCluster", Kstatus::InProgress),
+        ("RedisBackup", Kstatus::InProgress),
+        ("RedisRestore", Kstatus::InProgress),
+        ("RedisVersion", Kstatus::Current),
+    ] {
+        let change = json!({"metadata": {"name": namespace}});
+        let object: DynamicObject = serde_json::from_value(merged(good(kind), &change))?;
+        let api = api(&server.client, &namespace, kind);
+        api.create(&PostParams::default(), &object).await?;
+        let stored = serde_json::to_value(api.get(&namespace).await?)?;
+        assert_eq!(evaluate(&stored), expected, "{stored:#}");
+        api.delete(&namespace, &DeleteParams::default()).await?;
+    }
+    Ok(())
 }
 
 #[tokio::test]

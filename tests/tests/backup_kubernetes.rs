@@ -215,7 +215,7 @@ async fn a_killed_replica_costs_its_own_attempts_only() -> Result<()> {
     one.end(ReplicaEnd::Kill)?;
     let done = stage
         .until("now", "it has ended", |status| {
-            status.completed_at.is_some()
+            status.completion_time.is_some()
         })
         .await?;
     ensure!(done.phase.as_deref() == Some("Succeeded"), "{done:#?}");
@@ -299,7 +299,7 @@ async fn a_replica_that_ends_in_order_hands_its_shards_back() -> Result<()> {
     let two = stage.replica("two");
     let done = stage
         .until("now", "it has ended", |status| {
-            status.completed_at.is_some()
+            status.completion_time.is_some()
         })
         .await?;
     ensure!(done.phase.as_deref() == Some("Succeeded"), "{done:#?}");
@@ -325,7 +325,7 @@ async fn what_cannot_work_fails_with_a_sentence_without_secrets() -> Result<()> 
         stage.backup(name, storage, DeletionPolicy::Retain).await?;
         let failed = stage
             .until(name, "it has failed", |status| {
-                status.completed_at.is_some()
+                status.completion_time.is_some()
             })
             .await?;
         let message = failed.message.clone().unwrap_or_default();

@@ -96,7 +96,7 @@ fn capture_again(backup: &RedisBackup, map: &SlotMap, shards: &[BackupShard]) ->
 
 /// Its snapshot has been taken and is being streamed, or stored.
 fn is_forked(shard: &BackupShard) -> bool {
-    shard.forked_at.is_some()
+    shard.fork_time.is_some()
         && matches!(
             shard.state,
             BackupShardState::Streaming | BackupShardState::Stored

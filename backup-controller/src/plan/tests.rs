@@ -122,7 +122,7 @@ fn capturing(states: &[(BackupShardState, &str, i32)]) -> RedisBackup {
             state,
             BackupShardState::Streaming | BackupShardState::Stored
         );
-        unit.forked_at = forked.then(|| Time(now()));
+        unit.fork_time = forked.then(|| Time(now()));
     }
     backup
 }
@@ -494,7 +494,7 @@ impl World {
                 let Some(unit) = self.unit(*unit) else { return };
                 if live.contains(&unit.worker) && unit.state == Pending {
                     unit.state = Streaming;
-                    unit.forked_at = Some(Time(now()));
+                    unit.fork_time = Some(Time(now()));
                     let key = (unit.index, unit.attempt);
                     assert!(
                         self.forks.insert(key, map).is_none(),

@@ -220,7 +220,7 @@ async fn publish_now(
         namespace: artifacts.namespace.clone(),
         cluster: artifacts.cluster.clone(),
         cluster_uid: status.cluster_uid.unwrap_or_default(),
-        created_at: status.started_at.map_or_else(Timestamp::now, |time| time.0),
+        created_at: status.start_time.map_or_else(Timestamp::now, |time| time.0),
         topology_hash: status.topology_hash.unwrap_or_default(),
         compression: Compression::from_spec(&backup.spec.compression),
         units: units

@@ -146,7 +146,13 @@ impl Planning for BackupPlanning {
                 finalizer::remove(&planner.api(backup), backup, FINALIZER_ARTIFACTS).await?;
                 Ok(Outcome::finished())
             }
-            Step::Done => Ok(planner.finished(backup)),
+            Step::Done => {
+                if backup.metadata.deletion_timestamp.is_none() {
+                    // A change of deletionPolicy after the end is observed, too.
+                    write(planner, backup, step, seen).await?;
+                }
+                Ok(planner.finished(backup))
+            }
             Step::Free(lost) => self.free(planner, backup, step, lost).await,
             Step::Publish => {
                 jobs::start_publication(planner, self.buckets.clone(), backup)?;
@@ -181,7 +187,7 @@ impl Planning for BackupPlanning {
             }
             Step::Succeed(_) => {
                 let status = self.end(planner, backup, step, seen).await?;
-                let times = status.started_at.zip(status.completed_at);
+                let times = status.start_time.zip(status.completion_time);
                 let times = times.map(|(start, end)| (start.0, end.0));
                 let note = status.destination.unwrap_or_default();
                 Ok(planner.succeeded(backup, times, &note).await)

@@ -28,6 +28,18 @@ pub struct LostUnit {
     pub error: String,
 }
 
+/// Which units are tried again, and why. Equal causes are named once.
+pub fn retry_message(units: &str, lost: &[LostUnit]) -> String {
+    let causes: BTreeSet<&str> = lost.iter().map(|unit| unit.error.as_str()).collect();
+    let causes: Vec<_> = causes.into_iter().collect();
+    let positions: Vec<_> = lost.iter().map(|unit| unit.position.to_string()).collect();
+    format!(
+        "{units} {} are tried again: {}",
+        positions.join(", "),
+        causes.join("; ")
+    )
+}
+
 impl AttemptFacts {
     /// Whether the members have to be asked for before the units can be judged.
     pub fn lacks_members(&self, units: &[Unit<'_>]) -> bool {
@@ -88,6 +100,21 @@ pub fn delay(attempt: i32) -> Duration {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn equal_causes_of_a_retry_are_named_once() {
+        let lost = |position, error: &str| LostUnit {
+            position,
+            worker: "w".into(),
+            attempt: 1,
+            error: error.into(),
+        };
+        let message = retry_message(
+            "shards",
+            &[lost(0, "timeout"), lost(2, "lost"), lost(3, "timeout")],
+        );
+        assert_eq!(message, "shards 0, 2, 3 are tried again: lost; timeout");
+    }
 
     fn unit(worker: &str, attempt: i32, stage: Stage) -> Unit<'_> {
         Unit {

@@ -1,7 +1,7 @@
 //! What every controller does with the Kubernetes API.
 //!
-//! One call: [`call`]. One write: [`apply`], [`status`], [`finalizer`]. One reconcile: [`controller`] with [`outcome`],
-//! [`mod@errors`], [`expectations`]. Who may act: [`leases`].
+//! One call: [`call`]. One write: [`apply`], [`status`] with [`conditions`] and [`kstatus`], [`finalizer`]. One reconcile:
+//! [`controller`] with [`outcome`], [`mod@errors`], [`expectations`]. Who may act: [`leases`].
 
 pub mod apply;
 pub mod call;
@@ -11,6 +11,7 @@ pub mod drift;
 pub mod expectations;
 pub mod finalizer;
 pub mod hash;
+pub mod kstatus;
 pub mod leases;
 pub mod outcome;
 mod retries;

@@ -1,4 +1,4 @@
-//! Writes every CustomResourceDefinition as YAML into the folder given (`crds` by default).
+//! Writes every CustomResourceDefinition as YAML into the folder given as argument, `crds` by default.
 
 use std::{error::Error, fs, path::PathBuf};
 

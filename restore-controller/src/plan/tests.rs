@@ -19,8 +19,8 @@ use common::{
     },
 };
 use crds::{
-    LocalRef, NewCluster, RedisBackup, RedisCluster, RedisRestoreSpec, RestoreSource,
-    RestoreTarget, RestoreUnitState, S3Location,
+    ANNOTATION_RESTORE_UID, LocalRef, NewCluster, RedisBackup, RedisCluster, RedisRestoreSpec,
+    RestoreSource, RestoreTarget, RestoreUnitState, S3Location,
 };
 use jiff::Timestamp;
 use std::sync::Arc;
@@ -478,5 +478,5 @@ fn a_restore_gets_to_its_end() {
     assert_eq!(names.last().map(String::as_str), Some("Done"), "{names:?}");
     let status = restore.status.unwrap();
     assert_eq!(status.phase.as_deref(), Some("Succeeded"));
-    assert!(status.completed_at.is_some());
+    assert!(status.completion_time.is_some());
 }

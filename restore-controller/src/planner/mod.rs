@@ -178,7 +178,7 @@ impl Planning for RestorePlanning {
             }
             Step::Succeed(_) => {
                 let status = write(planner, restore, step).await?;
-                let times = status.started_at.zip(status.completed_at);
+                let times = status.start_time.zip(status.completion_time);
                 let times = times.map(|(start, end)| (start.0, end.0));
                 let note = status.message.unwrap_or_default();
                 Ok(planner.succeeded(restore, times, &note).await)

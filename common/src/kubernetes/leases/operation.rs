@@ -11,7 +11,7 @@ use crate::{
     kubernetes::call::{ApiError, READ_TIMEOUT},
     runtime::Runtime,
 };
-use crds::{ANNOTATION_HOLDER_UID, LABEL_COMPONENT};
+use crds::{ANNOTATION_HOLDER_UID, LABEL_COMPONENT, LABEL_MANAGED_BY, MANAGED_BY};
 use k8s_openapi::api::coordination::v1::Lease;
 use kube::{Api, ResourceExt, api::ObjectMeta};
 use std::{
@@ -243,10 +243,7 @@ impl OperationLeases {
 }
 
 fn new_lease(name: &str) -> Lease {
-    let labels = [
-        (LABEL_COMPONENT, COMPONENT),
-        ("app.kubernetes.io/managed-by", crds::MANAGED_BY),
-    ];
+    let labels = [(LABEL_COMPONENT, COMPONENT), (LABEL_MANAGED_BY, MANAGED_BY)];
     Lease {
         metadata: ObjectMeta {
             name: Some(name.to_string()),
