@@ -5,7 +5,7 @@ use common::{
     kubernetes::{apply::Applier, events::Events, expectations::Expectations, leases::Leadership},
     runtime::run::Runtime,
 };
-use crds::RedisVersion;
+use crds::{MANAGER_CLUSTER, RedisVersion};
 use k8s_openapi::api::{
     apps::v1::StatefulSet,
     core::v1::{ConfigMap, Pod, Service},
@@ -13,9 +13,6 @@ use k8s_openapi::api::{
 };
 use kube::{Client, runtime::reflector::Store};
 use std::sync::Arc;
-
-/// Field manager of everything the controller writes.
-pub const MANAGER: &str = "cluster-controller";
 
 /// Caches of everything that is watched.
 #[derive(Clone)]
@@ -62,7 +59,11 @@ impl Context {
         Self {
             client: runtime.client.clone(),
             caches,
-            applier: Applier::new(runtime.client.clone(), MANAGER, Arc::clone(&expectations)),
+            applier: Applier::new(
+                runtime.client.clone(),
+                MANAGER_CLUSTER,
+                Arc::clone(&expectations),
+            ),
             expectations,
             unresponsive: Arc::default(),
             pod_events: Arc::new(PodEvents::new(runtime.client.clone())),

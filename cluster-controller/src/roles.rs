@@ -1,13 +1,13 @@
 //! The role labels of the pods, kept to what the nodes themselves say.
 
 use crate::{
-    context::{Context, MANAGER},
+    context::Context,
     observe::Observed,
     pods::{is_terminating, role_label},
     redis::assess::{Assessment, ShardNode},
 };
 use common::kubernetes::call::{self, ApiError};
-use crds::{LABEL_ROLE, ROLE_PRIMARY, ROLE_REPLICA};
+use crds::{LABEL_ROLE, MANAGER_CLUSTER, ROLE_PRIMARY, ROLE_REPLICA};
 use futures::{StreamExt, stream};
 use k8s_openapi::api::core::v1::Pod;
 use kube::{
@@ -65,7 +65,7 @@ async fn label(api: Api<Pod>, Relabel { pod, role }: Relabel) -> Result<(), ApiE
     let name = pod.name_any();
     let body = json!({"metadata": {"uid": pod.metadata.uid, "labels": {LABEL_ROLE: role}}});
     let parameters = PatchParams {
-        field_manager: Some(MANAGER.to_owned()),
+        field_manager: Some(MANAGER_CLUSTER.to_owned()),
         ..PatchParams::default()
     };
     let what = format!(

@@ -45,6 +45,9 @@ pub const ANNOTATION_HOLDER_UID: &str = "redis.danieldorado.github.io/holder-uid
 /// Finalizer of a RedisBackup whose artifacts are deleted with it.
 pub const FINALIZER_ARTIFACTS: &str = "redis.danieldorado.github.io/artifacts";
 
+/// Field manager of what the cluster-controller applies.
+pub const MANAGER_CLUSTER: &str = "cluster-controller";
+
 /// Port for clients on every node.
 pub const CLIENT_PORT: u16 = 6379;
 /// Port of the cluster bus on every node.
