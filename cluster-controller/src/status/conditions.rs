@@ -18,10 +18,13 @@ pub const NOT_HEALTHY: &str = "NotHealthy";
 
 /// All conditions. `formed_before`: what the status has said of `Formed` until now.
 pub(super) fn conditions(formed_before: bool, found: &Findings<'_>) -> Vec<Finding> {
+    let (ready, progressing) = (ready(found), progressing(found));
     let mut all = vec![
-        ready(found),
+        reconciling(&progressing),
+        stalled(&ready, &progressing),
+        ready,
         available(found),
-        progressing(found),
+        progressing,
         formed(formed_before, found),
         slots(found),
         replication(found),
@@ -119,6 +122,23 @@ fn progressing(found: &Findings<'_>) -> Finding {
         return Finding::no("Progressing", "Stuck", failure_sentence(found));
     }
     Finding::yes("Progressing", "Repairing", failure_sentence(found))
+}
+
+/// For kstatus, which does not know `Progressing`.
+pub(super) fn reconciling(progressing: &Finding) -> Finding {
+    Finding {
+        kind: "Reconciling",
+        ..progressing.clone()
+    }
+}
+
+/// For kstatus: not Ready, and the controller does nothing about it.
+pub(super) fn stalled(ready: &Finding, progressing: &Finding) -> Finding {
+    Finding {
+        kind: "Stalled",
+        holds: Some(ready.holds == Some(false) && progressing.holds == Some(false)),
+        ..progressing.clone()
+    }
 }
 
 fn slots(found: &Findings<'_>) -> Finding {

@@ -20,7 +20,7 @@ use common::{
     kubernetes::conditions::{Finding, find, holds, merge},
 };
 pub use conditions::NOT_HEALTHY;
-use conditions::conditions;
+use conditions::{conditions, reconciling, stalled};
 use crds::{
     KnownNode, NodeStatus, RedisCluster, RedisClusterStatus, ShardStatus, SlotsStatus,
     VersionStatus, endpoint,
@@ -61,9 +61,13 @@ pub fn invalid(cluster: &RedisCluster, error: &InvalidSpec, now: Timestamp) -> R
     status.observed_generation = cluster.metadata.generation;
     status.phase = Some(if formed { "Degraded" } else { "Pending" }.to_owned());
     status.message = Some(shortened(&error.to_string()));
+    let ready = Finding::no("Ready", error.reason(), error.to_string());
+    let progressing = Finding::no("Progressing", error.reason(), error.to_string());
     let findings = [
-        Finding::no("Ready", error.reason(), error.to_string()),
-        Finding::no("Progressing", error.reason(), error.to_string()),
+        reconciling(&progressing),
+        stalled(&ready, &progressing),
+        ready,
+        progressing,
     ];
     status.conditions = merge(
         &status.conditions,

@@ -16,7 +16,10 @@ use common::{
         info::{ReplicationInfo, ServerInfo, UpstreamLink},
         topology::{ClusterInfo, NodeAddress, NodeId, NodesView},
     },
-    kubernetes::conditions::find,
+    kubernetes::{
+        conditions::find,
+        kstatus::{self, Kstatus},
+    },
 };
 use crds::ANNOTATION_RESTART_HASH;
 use k8s_openapi::{
@@ -442,4 +445,55 @@ fn looks_become_seldom_when_nothing_happens() {
     };
     let (_, stuck) = look(&object, &observed, 5000, None, Some(lost));
     assert_eq!(stuck.as_secs(), 30);
+}
+
+#[test]
+fn kstatus_reads_every_state() {
+    let read = |object: &RedisCluster, status: RedisClusterStatus| {
+        let mut object = object.clone();
+        object.status = Some(status);
+        kstatus::evaluate(&serde_json::to_value(&object).unwrap())
+    };
+    let mut object = example();
+    let healthy = observed(&hash(&object));
+    let ready = status_of(&object, &healthy, 10);
+    assert_eq!(read(&object, ready.clone()), Kstatus::Current);
+    object.status = Some(ready);
+
+    let mut lost = observed(&hash(&object));
+    lose(&mut lost, &[2]);
+    assert_eq!(
+        read(&object, status_of(&object, &lost, 20)),
+        Kstatus::InProgress
+    );
+    let blocker = Blocker::SlotsLost {
+        slots: "0-5461".into(),
+        count: 5462,
+    };
+    let (stuck, _) = look(&object, &lost, 20, None, Some(blocker));
+    assert_eq!(read(&object, stuck), Kstatus::Failed);
+
+    let failure = |transient| Failure {
+        reason: "RefusedByServer",
+        message: "apply StatefulSet team/shop-0: refused".into(),
+        transient,
+    };
+    object.metadata.generation = Some(2);
+    let (refused, _) = look(&object, &healthy, 20, Some(&failure(false)), None);
+    assert_eq!(read(&object, refused), Kstatus::Failed);
+    let (retried, _) = look(&object, &healthy, 20, Some(&failure(true)), None);
+    assert_eq!(read(&object, retried), Kstatus::InProgress);
+    let error = InvalidSpec::UnknownVersion("redis-9".into());
+    let unknown = invalid(&object, &error, Timestamp::UNIX_EPOCH);
+    assert_eq!(read(&object, unknown), Kstatus::Failed);
+
+    object.spec.paused = true;
+    assert_eq!(
+        read(&object, status_of(&object, &healthy, 20)),
+        Kstatus::Current
+    );
+    assert_eq!(
+        read(&object, status_of(&object, &lost, 20)),
+        Kstatus::Failed
+    );
 }
