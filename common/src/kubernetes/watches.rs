@@ -57,10 +57,7 @@ pub(super) fn watch<K: Watched>(
     let known = store.clone();
     let touched = watcher::watcher(api, config)
         .default_backoff()
-        .inspect(move |event| match event {
-            Ok(_) => health.succeeded(),
-            Err(_) => health.failed(Instant::now()),
-        })
+        .inspect(move |event| report(&health, event, Instant::now()))
         .filter_map(move |event| {
             let parsed = event
                 .map(|event| parsed(event, &known, &kind, &metrics))
@@ -87,6 +84,17 @@ pub(super) fn watch<K: Watched>(
         store,
         touched,
         complete,
+    }
+}
+
+/// The watcher announces every list, also one that fails, by `Init`: that alone is no success.
+fn report<K>(health: &WatchHealth, event: &watcher::Result<Event<K>>, now: Instant) {
+    match event {
+        Ok(Event::Init) => {}
+        Ok(Event::InitApply(_) | Event::InitDone | Event::Apply(_) | Event::Delete(_)) => {
+            health.succeeded();
+        }
+        Err(_) => health.failed(now),
     }
 }
 
@@ -136,9 +144,10 @@ fn prune<K: Watched>(object: &mut K) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::runtime::Program;
+    use crate::runtime::{Program, health::Health};
     use k8s_openapi::api::core::v1::ConfigMap;
     use kube::{api::ObjectMeta, core::error_boundary::InvalidObject};
+    use std::time::Duration;
 
     fn metadata(name: &str) -> ObjectMeta {
         ObjectMeta {
@@ -179,5 +188,23 @@ mod tests {
         }
         assert_eq!(show(Event::Apply(invalid("never parsed"))), 1);
         assert_eq!(show(Event::Delete(invalid("a"))), 0);
+    }
+
+    #[test]
+    fn lists_that_fail_for_a_minute_close_readiness() {
+        let health = Health::default();
+        let watch = health.watch("ConfigMap");
+        let begun = Instant::now();
+        let at = |seconds| begun + Duration::from_secs(seconds);
+        for second in [0, 30, 60] {
+            report::<ConfigMap>(&watch, &Ok(Event::Init), at(second));
+            let failed = Err(watcher::Error::NoResourceVersion);
+            report::<ConfigMap>(&watch, &failed, at(second));
+        }
+        assert!(health.ready(at(60)).is_err());
+        report::<ConfigMap>(&watch, &Ok(Event::Init), at(61));
+        assert!(health.ready(at(61)).is_err());
+        report::<ConfigMap>(&watch, &Ok(Event::InitDone), at(62));
+        assert_eq!(health.ready(at(62)), Ok(()));
     }
 }

@@ -32,9 +32,17 @@ pub struct Health {
 struct HealthState {
     running: HashMap<u64, Running>,
     started: u64,
-    watches: HashMap<&'static str, Failing>,
+    watches: u64,
+    failing: HashMap<WatchKey, Failing>,
     closed: BTreeSet<&'static str>,
     ending: bool,
+}
+
+/// A watch: several may be of one kind.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+struct WatchKey {
+    number: u64,
+    name: &'static str,
 }
 
 #[derive(Debug)]
@@ -77,7 +85,7 @@ pub struct Gate {
 /// What a watch reports.
 #[derive(Clone, Debug)]
 pub struct WatchHealth {
-    name: &'static str,
+    key: WatchKey,
     health: Health,
 }
 
@@ -106,8 +114,12 @@ impl Health {
 
     /// A watch: not ready while it has been failing for [`WATCH_DEAD`].
     pub fn watch(&self, name: &'static str) -> WatchHealth {
+        let mut state = self.lock();
+        state.watches += 1;
+        let number = state.watches;
+        drop(state);
         WatchHealth {
-            name,
+            key: WatchKey { number, name },
             health: self.clone(),
         }
     }
@@ -132,8 +144,8 @@ impl Health {
             return Err("shutting down".to_string());
         }
         all_well(&state.closed, "caches are not complete yet")?;
-        let dead = state.watches.iter().filter(|(_, watch)| watch.is_dead(now));
-        let dead: BTreeSet<&str> = dead.map(|(name, _)| *name).collect();
+        let dead = state.failing.iter().filter(|(_, watch)| watch.is_dead(now));
+        let dead: BTreeSet<&str> = dead.map(|(key, _)| key.name).collect();
         all_well(&dead, "watches have been failing for a minute")
     }
 
@@ -166,7 +178,7 @@ impl Gate {
 impl WatchHealth {
     /// The watch has shown something.
     pub fn succeeded(&self) {
-        self.health.lock().watches.remove(self.name);
+        self.health.lock().failing.remove(&self.key);
     }
 
     /// A try failed.
@@ -176,7 +188,7 @@ impl WatchHealth {
             since: now,
             last: now,
         };
-        let failing = state.watches.entry(self.name).or_insert(new);
+        let failing = state.failing.entry(self.key).or_insert(new);
         if failing.is_over(now) {
             *failing = new;
         }
@@ -290,5 +302,17 @@ mod tests {
         assert_eq!(health.ready(at(300)), Ok(()));
         watch.failed(at(300));
         assert_eq!(health.ready(at(310)), Ok(()));
+    }
+
+    #[test]
+    fn a_watch_does_not_hide_another_of_its_kind() {
+        let health = Health::default();
+        let (failing, healthy) = (health.watch("Pod"), health.watch("Pod"));
+        let begun = Instant::now();
+        let minute = begun + Duration::from_mins(1);
+        failing.failed(begun);
+        failing.failed(minute);
+        healthy.succeeded();
+        assert!(health.ready(minute).is_err());
     }
 }
