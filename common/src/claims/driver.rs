@@ -84,7 +84,10 @@ where
         let planned = self.planner.reconcile(&object);
         match self.leadership.while_leading(planned).await {
             Ok(outcome) => outcome,
-            Err(_) => Ok(Outcome::finished()),
+            Err(_) => Ok(match self.leadership.look_again() {
+                Some(delay) => Outcome::waiting("NotLeading", delay),
+                None => Outcome::finished(),
+            }),
         }
     }
 

@@ -318,17 +318,11 @@ impl<K: Watched, R: Reconcile<K>> Driver<K, R> {
         }
     }
 
-    /// Another replica does the work. Every object is enqueued when this one leads again; but between the moment a promise has
-    /// passed and the moment that is published, that would be missed.
+    /// Another replica does the work.
     fn not_leading(&self, begun: Instant) -> Action {
         tracing::debug!(ran_ms = begun.elapsed().as_millis(), "not leading");
-        let published = self.only_leader.as_ref().map(Leadership::watch);
-        let promised = published.is_some_and(|state| state.borrow().leading_until.is_some());
-        if promised {
-            Action::requeue(Duration::from_secs(1))
-        } else {
-            Action::await_change()
-        }
+        let again = self.only_leader.as_ref().and_then(Leadership::look_again);
+        again.map_or_else(Action::await_change, Action::requeue)
     }
 
     fn succeeded(&self, reference: &ObjectRef<K>, outcome: &Outcome, took: Duration) -> Action {

@@ -111,6 +111,13 @@ impl Leadership {
         }
     }
 
+    /// When to look again at an object whose work was refused or dropped because this replica does not lead. Every object is enqueued
+    /// when it leads again; but between the moment a promise has passed and the moment that is published, that would be missed.
+    pub fn look_again(&self) -> Option<Duration> {
+        let promised = self.state.borrow().leading_until.is_some();
+        promised.then_some(Duration::from_secs(1))
+    }
+
     /// Waits until the term ends: by another holder, or because its promise has passed without a renewal.
     async fn ended(&self, term: u64) {
         let mut state = self.state.clone();
@@ -305,6 +312,15 @@ mod tests {
         let endless = leadership.while_leading(std::future::pending::<()>());
         assert!(endless.await.is_err());
         assert!(leadership.while_leading(async {}).await.is_err());
+    }
+
+    #[test]
+    fn dropped_work_is_looked_at_again_until_the_end_is_published() {
+        let (publish, leadership) = leadership(leading(1, Duration::ZERO));
+        assert!(leadership.ensure().is_err());
+        assert!(leadership.look_again().is_some());
+        publish.send_replace(LeadershipState::default());
+        assert_eq!(leadership.look_again(), None);
     }
 
     #[tokio::test]
