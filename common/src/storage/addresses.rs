@@ -10,7 +10,7 @@ use std::{
 /// The operator's rule.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum AddressRule {
-    /// Every address except loopback, link-local, metadata, unspecified and multicast ones.
+    /// Every address except loopback, link-local, site-local, metadata, unspecified, multicast and locally translated ones.
     #[default]
     Ordinary,
     /// Only addresses in these networks, of any kind.
@@ -31,6 +31,8 @@ enum AddressKind {
     Unspecified,
     Loopback,
     LinkLocal,
+    SiteLocal,
+    Translated,
     Metadata,
     Multicast,
     Unlisted,
@@ -42,6 +44,8 @@ impl fmt::Display for AddressKind {
             Self::Unspecified => "an unspecified address",
             Self::Loopback => "a loopback address",
             Self::LinkLocal => "a link-local address",
+            Self::SiteLocal => "a site-local address",
+            Self::Translated => "an address of a local NAT64, which hides an IPv4 address",
             Self::Metadata => "the address of a cloud's metadata service",
             Self::Multicast => "a multicast or broadcast address",
             Self::Unlisted => "in none of the allowed networks",
@@ -110,6 +114,12 @@ fn extraordinary_v6(address: Ipv6Addr) -> Option<AddressKind> {
         Some(AddressKind::Loopback)
     } else if address.is_unicast_link_local() {
         Some(AddressKind::LinkLocal)
+    } else if let [0xfec0..=0xfeff, ..] = address.segments() {
+        // Deprecated by RFC 3879, routed by some all the same.
+        Some(AddressKind::SiteLocal)
+    } else if let [0x64, 0xff9b, 1, ..] = address.segments() {
+        // RFC 8215: only its network knows the length of its prefix, and so where the IPv4 address stands.
+        Some(AddressKind::Translated)
     } else if address.is_multicast() {
         Some(AddressKind::Multicast)
     } else {
@@ -151,7 +161,9 @@ mod tests {
 
     #[test]
     fn addresses_of_the_pod_itself_and_of_metadata_are_refused() {
-        use AddressKind::{LinkLocal, Loopback, Metadata, Multicast, Unspecified};
+        use AddressKind::{
+            LinkLocal, Loopback, Metadata, Multicast, SiteLocal, Translated, Unspecified,
+        };
         for (address, kind) in [
             ("0.0.0.0", Unspecified),
             ("0.1.2.3", Unspecified),
@@ -179,6 +191,11 @@ mod tests {
             ("::127.0.0.1", Loopback),
             ("64:ff9b::169.254.169.254", LinkLocal),
             ("2002:a9fe:a9fe::1", LinkLocal),
+            ("fec0::1", SiteLocal),
+            ("feff:ffff::1", SiteLocal),
+            ("64:ff9b:1::169.254.169.254", Translated),
+            ("64:ff9b:1:a9fe:a9:fe00::", Translated),
+            ("64:ff9b:1:ffff::1", Translated),
         ] {
             let refused = refusal(&AddressRule::Ordinary, address);
             assert_eq!(refused, Some(kind), "{address}");
@@ -189,6 +206,8 @@ mod tests {
             "52.216.0.1",
             "fd00::1",
             "2600::1",
+            "64:ff9b::10.0.0.1",
+            "64:ff9b:2::1",
         ] {
             assert_eq!(refusal(&AddressRule::Ordinary, address), None, "{address}");
         }
