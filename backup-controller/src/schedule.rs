@@ -267,6 +267,11 @@ fn identity(cluster: &RedisCluster) -> Identity {
     }
 }
 
+/// Whether the binding grants another role than is wanted. That cannot be changed: it has to be deleted first.
+pub fn grants_another_role(observed: &RoleBinding, wanted: &RoleBinding) -> bool {
+    observed.role_ref != wanted.role_ref
+}
+
 fn cron_job(cluster: &RedisCluster, schedule: &BackupSchedule, image: &str) -> CronJob {
     let name = base_name(&cluster.name_any(), &schedule.name);
     CronJob {
@@ -439,6 +444,16 @@ mod tests {
             suspend: true,
             deletion_policy: DeletionPolicy::Delete,
         }
+    }
+
+    #[test]
+    fn a_binding_to_another_role_has_to_go_first() {
+        let wanted = build(&cluster(vec![nightly()]), "image").identity.unwrap();
+        let wanted = wanted.role_binding;
+        assert!(!grants_another_role(&wanted, &wanted));
+        let mut earlier = wanted.clone();
+        earlier.role_ref.kind = "Role".into();
+        assert!(grants_another_role(&earlier, &wanted));
     }
 
     #[test]

@@ -158,7 +158,25 @@ impl Schedules {
             None => Default::default(),
         };
         Box::pin(self.make_all::<ServiceAccount>(cluster, owner, accounts)).await?;
+        for binding in &bindings {
+            Box::pin(self.delete_binding_to_another_role(owner, binding)).await?;
+        }
         Box::pin(self.make_all::<RoleBinding>(cluster, owner, bindings)).await
+    }
+
+    async fn delete_binding_to_another_role(
+        &self,
+        owner: &OwnerKey,
+        wanted: &RoleBinding,
+    ) -> Result<(), ScheduleError> {
+        let Some(found) = self.applier.find(wanted).await? else {
+            return Ok(());
+        };
+        if schedule::grants_another_role(&found, wanted) && is_controlled_by(&found, owner) {
+            self.leadership.ensure()?;
+            self.applier.delete(owner, &found).await?;
+        }
+        Ok(())
     }
 
     /// [`Self::make`], where the first refusal is the error.
