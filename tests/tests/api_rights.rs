@@ -297,8 +297,20 @@ async fn the_cluster_controller_writes_only_labels_of_redis_pods() -> Result<()>
     };
     let label = json!({"metadata": {"labels": {crds::LABEL_ROLE: "primary"}}});
     let image = json!({"spec": {"containers": [{"name": "redis", "image": "miner:1"}]}});
+    let other_label = json!({"metadata": {"labels": {"app": "web"}}});
+    let no_label = json!({"metadata": {"labels": {crds::LABEL_CLUSTER: null}}});
+    let annotation = json!({"metadata": {"annotations": {"team": "web"}}});
+    let finalizer = json!({"metadata": {"finalizers": ["example.com/kept"]}});
+    let owner = json!({"metadata": {"ownerReferences":
+        [{"apiVersion": "v1", "kind": "ConfigMap", "name": "other", "uid": "1"}]}});
     is_refused("other", &label, "only pods with the label").await?;
     is_refused("ours", &image, "not their spec").await?;
+    for patch in [&other_label, &no_label] {
+        is_refused("ours", patch, "no label but the role").await?;
+    }
+    for patch in [&annotation, &finalizer, &owner] {
+        is_refused("ours", patch, "not their annotations").await?;
+    }
     write("ours", &label).await.map_err(anyhow::Error::msg)
 }
 
@@ -332,9 +344,9 @@ async fn the_backup_controller_writes_only_objects_of_schedules() -> Result<()> 
             json!({"spec": {"schedule": "0 3 * * *", "jobTemplate": {"spec": {"template": pod}}}});
         object("CronJob", "batch/v1", name, labels, spec)
     };
-    let binding = |name: &str, role: &str| {
+    let binding = |name: &str, role: &str, (account, home): (&str, &str)| {
         let rest = json!({"roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": role},
-            "subjects": [{"kind": "ServiceAccount", "name": "cart-backup-schedule", "namespace": namespace}]});
+            "subjects": [{"kind": "ServiceAccount", "name": account, "namespace": home}]});
         object(
             "RoleBinding",
             "rbac.authorization.k8s.io/v1",
@@ -373,23 +385,29 @@ async fn the_backup_controller_writes_only_objects_of_schedules() -> Result<()> 
     )
     .await?;
 
-    for role in ["cluster-admin", "redis-operator-restore-controller"] {
-        is_refused(
-            &server,
-            account,
-            create,
-            &binding("more", role),
+    let subject = (right, namespace.as_str());
+    for (role, words) in [
+        ("cluster-admin", "is attempting to grant"),
+        (
+            "redis-operator-restore-controller",
             "is attempting to grant",
-        )
-        .await?;
+        ),
+        // RBAC lets an account grant what it has itself.
+        (
+            "redis-operator-backup-controller",
+            "binds only the ClusterRole",
+        ),
+    ] {
+        let more = binding("more", role, subject);
+        is_refused(&server, account, create, &more, words).await?;
     }
-    as_account(
-        &server,
-        account,
-        create,
-        &binding(right, "redis-operator-backup-schedule"),
-    )
-    .await
+    let role = "redis-operator-backup-schedule";
+    for other in [("deployer", namespace.as_str()), (right, "elsewhere")] {
+        let more = binding("more", role, other);
+        is_refused(&server, account, create, &more, "binds only the account").await?;
+    }
+    let wanted = binding(right, role, subject);
+    as_account(&server, account, create, &wanted).await
 }
 
 #[tokio::test]
