@@ -75,6 +75,9 @@ async fn rights_end_at_the_namespace(server: &ApiServer) -> Result<()> {
     Ok(())
 }
 
+/// Its prefix is a tenant's: no word of it is a finalizer or a command.
+const DESTINATION: &str = "s3://store/a \"b\" $(false) redis.danieldorado.github.io/artifacts";
+
 /// A RedisBackup whose data was to be deleted by a controller that is gone.
 async fn guarded_backup(server: &ApiServer) -> Result<()> {
     let backup = json!({"apiVersion": format!("{}/{}", crds::GROUP, crds::VERSION), "kind": "RedisBackup",
@@ -83,6 +86,18 @@ async fn guarded_backup(server: &ApiServer) -> Result<()> {
     server
         .kubectl(&["create", "--filename", "-"], &backup.to_string())
         .await?;
+    let status = json!({"status": {"destination": DESTINATION}}).to_string();
+    let patch = [
+        "--namespace=redis",
+        "patch",
+        "redisbackups",
+        "nightly",
+        "--subresource=status",
+        "--type=merge",
+        "--patch",
+        &status,
+    ];
+    server.kubectl(&patch, "").await?;
     Ok(())
 }
 
@@ -126,7 +141,7 @@ async fn one_namespace_is_installed_and_everything_removed() -> Result<()> {
     server.kubectl(&delete, "").await?;
     let said = make(&server, &["uninstall"]).await?;
     ensure!(
-        said.contains("RedisBackup redis/nightly"),
+        said.contains("RedisBackup redis/nightly") && said.contains(DESTINATION),
         "it is not said what stays: {said}"
     );
     let left = server
