@@ -75,8 +75,7 @@ pub struct RedisClusterSpec {
     /// Settings of redis.conf by name, at most 128, each value a single line of at most 1024 characters. Settings that the
     /// controller writes itself are refused. A later change applies to pods that start after it.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    #[schemars(extend("maxProperties" = 128, "additionalProperties" = {"type": "string", "maxLength": 1024}))]
-    #[x_kube(validation = Rule::new(reserved_settings::rule()).message(Message::Expression(reserved_settings::message())))]
+    #[schemars(transform = reserved_settings::refuse, extend("maxProperties" = 128, "additionalProperties" = {"type": "string", "maxLength": 1024}))]
     #[x_kube(validation = Rule::new("self.all(key, key.matches('^[a-z0-9.-]+$'))").message("config: names of settings consist of lower case letters, digits, dashes and dots"))]
     #[x_kube(validation = Rule::new("self.all(key, self[key].matches('^[^\\\\n\\\\r\\\\x00]*$'))").message("config: the value of a setting is a single line"))]
     #[x_kube(validation = Rule::new("!('cluster-node-timeout' in self) || (self['cluster-node-timeout'].matches('^[0-9]{3,9}$') && int(self['cluster-node-timeout']) >= 500)").message("config: cluster-node-timeout is a number of milliseconds, at least 500"))]

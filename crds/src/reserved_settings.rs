@@ -1,7 +1,10 @@
 //! Settings of redis.conf that a user cannot give: the controller writes them, or they would undo what it writes.
 //!
-//! One list for both gates: the CEL rule of `spec.config` is generated from it, and the cluster-controller checks it again for
+//! One list for both gates: the CEL rules of `spec.config` are generated from it, and the cluster-controller checks it again for
 //! objects that were stored under an older CustomResourceDefinition.
+
+use schemars::Schema;
+use serde_json::json;
 
 /// Names of the settings, in lower case as `spec.config` requires.
 ///
@@ -66,23 +69,17 @@ pub const RESERVED_SETTINGS: [&str; 46] = [
     "user",
 ];
 
-/// The CEL list of all reserved names.
-fn names() -> String {
-    let quoted = RESERVED_SETTINGS.map(|name| format!("'{name}'"));
-    format!("[{}]", quoted.join(","))
-}
-
-/// The CEL rule of `spec.config`: no reserved name is a key.
-pub(crate) fn rule() -> String {
-    format!("!{}.exists(name, name in self)", names())
-}
-
-/// The CEL expression of the sentence that refuses a `spec.config`: it names the reserved settings that were given.
-pub(crate) fn message() -> String {
-    format!(
-        "'config: ' + {}.filter(name, name in self).join(', ') + ': set by the controller itself; remove it from config'",
-        names()
-    )
+/// Adds a CEL rule for each reserved name to the schema of `spec.config`. One rule for all could not name the setting: the API
+/// server estimates the cost of such a message as too high.
+pub(crate) fn refuse(schema: &mut Schema) {
+    let rules: Vec<_> = RESERVED_SETTINGS
+        .iter()
+        .map(|name| {
+            let message = format!("{name} is set by the controller itself: remove it from config");
+            json!({"rule": format!("!('{name}' in self)"), "message": message})
+        })
+        .collect();
+    schema.insert("x-kubernetes-validations".into(), rules.into());
 }
 
 #[cfg(test)]

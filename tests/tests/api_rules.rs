@@ -121,7 +121,7 @@ fn cluster_creations() -> Vec<Case> {
             kind,
             "name of a data file",
             json!({"spec": {"config": {"appendfilename": "other.aof", "maxmemory": "1gb"}}}),
-            "config: appendfilename: set by the controller itself",
+            "appendfilename is set by the controller itself",
         ),
         refused(
             kind,
