@@ -16,7 +16,7 @@ use crate::{
         survey::Survey,
     },
     requeue, roles,
-    status::{self, Findings},
+    status::{self, StatusInputs},
     validate::{Shape, ValidatedCluster, shape, validate},
 };
 use common::kubernetes::{
@@ -111,7 +111,7 @@ impl Reconcile<RedisCluster> for Reconciler {
             keep(&mut failures, labelled.map_err(Into::into));
         }
         let failure = failures.first().map(Failure::of);
-        let found = Findings {
+        let found = StatusInputs {
             shape: &shape,
             cluster: cluster.as_ref(),
             failure: failure.as_ref(),

@@ -3,7 +3,7 @@
 use crate::{
     pods::{changed, started},
     redis::member::Answer,
-    status::Findings,
+    status::StatusInputs,
 };
 use common::kubernetes::{conditions::find, outcome::Outcome};
 use crds::RedisClusterStatus;
@@ -14,10 +14,10 @@ use std::time::Duration;
 pub const SOON: Duration = Duration::from_millis(300);
 /// While it takes longer than it should.
 const LATER: Duration = Duration::from_secs(2);
-/// When it has taken so long that it will hardly end by itself. Pods that come up still wake us at once.
+/// When it has taken so long that it will hardly end by itself. Pods that come up still trigger a reconcile at once.
 const SELDOM: Duration = Duration::from_secs(10);
 /// When nothing is to be done, or nothing can be done but by a person.
-const AT_REST: Duration = Duration::from_secs(30);
+const IDLE: Duration = Duration::from_secs(30);
 
 /// So long after the last event everything is looked at closely.
 const CLOSELY: Duration = Duration::from_mins(1);
@@ -25,12 +25,12 @@ const CLOSELY: Duration = Duration::from_mins(1);
 const HOPE: Duration = Duration::from_mins(10);
 
 /// The outcome of a reconcile without a failure.
-pub fn outcome(status: &RedisClusterStatus, found: &Findings<'_>, now: Timestamp) -> Outcome {
+pub fn outcome(status: &RedisClusterStatus, found: &StatusInputs<'_>, now: Timestamp) -> Outcome {
     if found.shape.paused {
-        return Outcome::waiting("Paused", AT_REST);
+        return Outcome::waiting("Paused", IDLE);
     }
     if found.is_healthy() {
-        return Outcome::settled(AT_REST);
+        return Outcome::settled(IDLE);
     }
     let delay = delay(status, found, now);
     if found.plan.steps.is_empty() {
@@ -44,7 +44,7 @@ pub fn outcome(status: &RedisClusterStatus, found: &Findings<'_>, now: Timestamp
 pub fn failed(
     reason: &'static str,
     status: &RedisClusterStatus,
-    found: &Findings<'_>,
+    found: &StatusInputs<'_>,
     now: Timestamp,
 ) -> Outcome {
     let none_answers = found
@@ -53,8 +53,8 @@ pub fn failed(
         .iter()
         .all(|member| member.report().is_none());
     let delay = if found.shape.paused || found.is_healthy() || none_answers {
-        // A pod that starts wakes us at once.
-        AT_REST
+        // A pod that starts triggers a reconcile at once.
+        IDLE
     } else if found.plan.steps.is_empty() {
         delay(status, found, now).max(SELDOM)
     } else {
@@ -63,7 +63,7 @@ pub fn failed(
     Outcome::waiting(reason, delay)
 }
 
-fn delay(status: &RedisClusterStatus, found: &Findings<'_>, now: Timestamp) -> Duration {
+fn delay(status: &RedisClusterStatus, found: &StatusInputs<'_>, now: Timestamp) -> Duration {
     let age = last_event(status, found).map_or(Duration::ZERO, |last| {
         now.duration_since(last).unsigned_abs()
     });
@@ -80,9 +80,9 @@ fn delay(status: &RedisClusterStatus, found: &Findings<'_>, now: Timestamp) -> D
         return if anybody { SOON } else { LATER };
     }
     if found.plan.is_stuck() {
-        return AT_REST;
+        return IDLE;
     }
-    // As long as there is something to try, it is tried at a steady pace.
+    // As long as there is something to try, it is tried steadily.
     if age < HOPE || !found.plan.steps.is_empty() {
         LATER
     } else {
@@ -91,7 +91,7 @@ fn delay(status: &RedisClusterStatus, found: &Findings<'_>, now: Timestamp) -> D
 }
 
 /// When it stopped being Ready, or when the last container started or became ready or unready if that was later.
-fn last_event(status: &RedisClusterStatus, found: &Findings<'_>) -> Option<Timestamp> {
+fn last_event(status: &RedisClusterStatus, found: &StatusInputs<'_>) -> Option<Timestamp> {
     let ready = find(&status.conditions, "Ready").map(|ready| ready.last_transition_time.0);
     let pods = found.observed.pods.values();
     let events = pods.flat_map(|pod| [started(pod), changed(pod)]).flatten();

@@ -30,7 +30,7 @@ struct Arguments {
     common: CommonArguments,
 }
 
-/// Parses the arguments and runs until told to stop.
+/// Parses the arguments and runs until it is asked to stop.
 pub fn main() -> ExitCode {
     let Arguments { common } = Arguments::parse();
     let program = Program {

@@ -1,7 +1,7 @@
 //! Since when this process has had no answer from a node: a clock beside what Kubernetes says of the pod. A pod that does not
 //! exist says nothing at all, and one that has been unready for hours may have answered until a moment ago.
 //!
-//! It is kept in memory only. After a restart the waiting begins anew, which costs time and nothing else.
+//! It is kept in memory only. After a restart the waiting starts again, which costs time and nothing else.
 
 use crate::redis::member::{Answer, Member};
 use k8s_openapi::jiff::Timestamp;
@@ -126,7 +126,7 @@ mod tests {
         let absent = || Answer::Absent("there is no such pod".into());
         let looks = [(1000, absent(), None), (1040, absent(), None)];
         assert_eq!(down_since(&looks, false), Some(at(1000)));
-        // Nobody looked for a long time.
+        // No reconcile for a long time.
         let looks = [(1000, absent(), None), (9000, absent(), None)];
         assert_eq!(down_since(&looks, false), Some(at(9000)));
     }

@@ -126,7 +126,7 @@ const WIPE_SCRIPT: &str = r"rm -rf /data/*
 : > /data/started
 ";
 
-const ALIVE_SCRIPT: &str = r#"# Alive: it answers, be it with an error. Only a server that nobody gets through to is helped by a restart.
+const ALIVE_SCRIPT: &str = r#"# Alive: it answers, be it with an error. A restart helps only a server that no client gets through to.
 cli=$(command -v redis-cli || command -v valkey-cli) || { echo "the image has neither redis-cli nor valkey-cli"; exit 1; }
 answer=$("$cli" -h 127.0.0.1 ping 2>&1)
 case $answer in
@@ -151,7 +151,7 @@ echo "a primary without slots"
 exit 1
 "#;
 
-const STOP_SCRIPT: &str = r#"# Before the server is told to stop: a primary hands over to a replica, so that its shard goes on without an election.
+const STOP_SCRIPT: &str = r#"# Before the server stops: a primary hands over to a replica, so that its shard goes on without an election.
 cli=$(command -v redis-cli || command -v valkey-cli)
 "$cli" -h 127.0.0.1 info replication | tr -d '\r' |
   sed -n 's/^slave[0-9]*:ip=\([^,]*\),port=\([0-9]*\),state=online.*/\1 \2/p' |
@@ -357,7 +357,7 @@ mod tests {
     }
 
     #[test]
-    fn whoever_answers_is_alive() {
+    fn a_server_that_answers_is_alive() {
         for (answer, alive) in [
             ("PONG", true),
             ("LOADING Redis is loading the dataset in memory", true),
@@ -383,7 +383,7 @@ mod tests {
     }
 
     #[test]
-    fn whoever_holds_the_data_is_ready() {
+    fn a_server_with_its_data_is_ready() {
         let primary = "#\nloading:0\nasync_loading:0\nrole:master\n";
         let serves = "ab 10.0.0.1:6379@16379 myself,master - 0 0 1 connected 0-5461";
         let blank = "ab 10.0.0.1:6379@16379 myself,master - 0 0 0 connected\ncd 10.0.0.2:6379@16379 master - 0 0 1 connected 0-9";

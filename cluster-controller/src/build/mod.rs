@@ -79,7 +79,7 @@ mod tests {
     use serde_json::Value;
 
     /// What the pods are made of decides what a running database is restarted for: a change here is looked at by a person.
-    /// `UPDATE_GOLDEN=1 cargo test -p cluster-controller --lib golden` writes the file anew.
+    /// `UPDATE_GOLDEN=1 cargo test -p cluster-controller --lib golden` writes the file again.
     #[test]
     fn golden_rendering() {
         let mut text = String::new();

@@ -62,7 +62,7 @@ pub fn disruption_budget(cluster: &ValidatedCluster) -> Option<PodDisruptionBudg
                 match_labels: Some(selector(cluster)),
                 ..LabelSelector::default()
             }),
-            // Nobody is ready before there are slots: nodes without data must not keep a kubernetes_node from being drained.
+            // No pod is ready before there are slots: nodes without data must not keep a Kubernetes node from being drained.
             unhealthy_pod_eviction_policy: (!cluster.formed).then(|| "AlwaysAllow".to_owned()),
             ..PodDisruptionBudgetSpec::default()
         }),

@@ -1,6 +1,6 @@
 //! The conditions: each question answered from what was found.
 
-use super::{Findings, failure_sentence};
+use super::{StatusInputs, failure_sentence};
 use crate::{
     pods::restart_hash,
     redis::{assess::Problem, member::Member, plan::Blocker},
@@ -17,7 +17,7 @@ use crds::Distribution;
 pub const NOT_HEALTHY: &str = "NotHealthy";
 
 /// All conditions. `formed_before`: what the status has said of `Formed` until now.
-pub(super) fn conditions(formed_before: bool, found: &Findings<'_>) -> Vec<Finding> {
+pub(super) fn conditions(formed_before: bool, found: &StatusInputs<'_>) -> Vec<Finding> {
     let (ready, progressing) = (ready(found), progressing(found));
     let mut all = vec![
         reconciling(&progressing),
@@ -39,7 +39,7 @@ pub(super) fn conditions(formed_before: bool, found: &Findings<'_>) -> Vec<Findi
 }
 
 /// Whether every slot has a living primary, and every node that answers serves.
-fn is_served(found: &Findings<'_>) -> bool {
+fn is_served(found: &StatusInputs<'_>) -> bool {
     let mut problems = found.assessment.problems.iter();
     found.assessment.slots_ok == usize::from(SLOT_COUNT)
         && !problems.any(|problem| matches!(problem, Problem::NotServing { .. }))
@@ -47,12 +47,12 @@ fn is_served(found: &Findings<'_>) -> bool {
 
 /// Whether every node that answers says that every slot is served. Without `cluster-require-full-coverage` nodes that do not know each
 /// other serve, too.
-fn is_agreed(found: &Findings<'_>) -> bool {
+fn is_agreed(found: &StatusInputs<'_>) -> bool {
     let mut problems = found.assessment.problems.iter();
     !problems.any(|problem| matches!(problem, Problem::DoubtsSlots { .. }))
 }
 
-fn ready(found: &Findings<'_>) -> Finding {
+fn ready(found: &StatusInputs<'_>) -> Finding {
     if let Some(refused) = found.refused() {
         return Finding::no("Ready", refused.reason, &refused.message);
     }
@@ -84,7 +84,7 @@ fn reason(blocker: &Blocker) -> &'static str {
 }
 
 /// A node that has just come up empty does not serve, and takes nothing away from those that do.
-fn available(found: &Findings<'_>) -> Finding {
+fn available(found: &StatusInputs<'_>) -> Finding {
     let reports = found.observed.members.iter().filter_map(Member::report);
     let mut primaries = reports.filter(|report| !report.own().slots.is_empty());
     let covered = found.assessment.slots_ok == usize::from(SLOT_COUNT);
@@ -95,7 +95,7 @@ fn available(found: &Findings<'_>) -> Finding {
 }
 
 /// Stays True: what was served once may have been written to, and is never created again without the user.
-fn formed(before: bool, found: &Findings<'_>) -> Finding {
+fn formed(before: bool, found: &StatusInputs<'_>) -> Finding {
     if before || (is_served(found) && is_agreed(found)) {
         let message = "every slot has been served once: lost slots are not created again while a volume may hold their keys";
         return Finding::yes("Formed", "Formed", message);
@@ -103,7 +103,7 @@ fn formed(before: bool, found: &Findings<'_>) -> Finding {
     Finding::no("Formed", "Forming", failure_sentence(found))
 }
 
-fn progressing(found: &Findings<'_>) -> Finding {
+fn progressing(found: &StatusInputs<'_>) -> Finding {
     if found.shape.paused {
         return Finding::no("Progressing", "Paused", "spec.paused is true");
     }
@@ -141,7 +141,7 @@ pub(super) fn stalled(ready: &Finding, progressing: &Finding) -> Finding {
     }
 }
 
-fn slots(found: &Findings<'_>) -> Finding {
+fn slots(found: &StatusInputs<'_>) -> Finding {
     let (ok, all) = (found.assessment.slots_ok, usize::from(SLOT_COUNT));
     if ok == all {
         return Finding::yes(
@@ -165,7 +165,7 @@ fn slots(found: &Findings<'_>) -> Finding {
     }
 }
 
-fn replication(found: &Findings<'_>) -> Finding {
+fn replication(found: &StatusInputs<'_>) -> Finding {
     let wanted = found.shape.replicas;
     let behind: Vec<String> = found
         .assessment
@@ -192,7 +192,7 @@ fn replication(found: &Findings<'_>) -> Finding {
     )
 }
 
-fn quorum(found: &Findings<'_>) -> Finding {
+fn quorum(found: &StatusInputs<'_>) -> Finding {
     let (live, all) = found.assessment.quorum;
     if all == 0 {
         return Finding::unknown("QuorumHealthy", "NotFormed", "there are no primaries yet");
@@ -211,7 +211,7 @@ fn quorum(found: &Findings<'_>) -> Finding {
     )
 }
 
-fn paused(found: &Findings<'_>) -> Finding {
+fn paused(found: &StatusInputs<'_>) -> Finding {
     if found.shape.paused {
         Finding::yes(
             "Paused",
@@ -223,7 +223,7 @@ fn paused(found: &Findings<'_>) -> Finding {
     }
 }
 
-fn up_to_date(found: &Findings<'_>) -> Finding {
+fn up_to_date(found: &StatusInputs<'_>) -> Finding {
     let Some(cluster) = found.cluster else {
         let message = "unknown while the spec is invalid";
         return Finding::unknown("UpToDate", "InvalidSpec", message);
@@ -254,7 +254,7 @@ fn up_to_date(found: &Findings<'_>) -> Finding {
 }
 
 /// What the servers are, compared with what the catalog says.
-fn broken_promise(server: &Server, found: &Findings<'_>) -> Option<String> {
+fn broken_promise(server: &Server, found: &StatusInputs<'_>) -> Option<String> {
     let (distribution, version) = server.promised.as_ref()?;
     let family = match distribution {
         Distribution::Redis => Family::Redis,

@@ -31,7 +31,7 @@ use std::{collections::BTreeSet, time::Duration};
 /// How long a cluster that serves may still be called forming while its replicas come.
 const FORMING: Duration = Duration::from_mins(1);
 
-/// Whether the cluster has served every slot before: a checkpoint of what nobody can see any more once all data is lost.
+/// Whether the cluster has served every slot before: a checkpoint of what cannot be observed any more once all data is lost.
 pub fn formed_before(cluster: &RedisCluster) -> bool {
     cluster
         .status
@@ -79,7 +79,7 @@ pub fn invalid(cluster: &RedisCluster, error: &InvalidSpec, now: Timestamp) -> R
 }
 
 /// What a pass has found out.
-pub struct Findings<'a> {
+pub struct StatusInputs<'a> {
     /// What repairing the nodes needs.
     pub shape: &'a Shape,
     /// What is wanted besides; none where the spec is wrong.
@@ -96,20 +96,24 @@ pub struct Findings<'a> {
     pub plan: &'a Plan,
 }
 
-impl Findings<'_> {
+impl StatusInputs<'_> {
     /// Whether nothing is wrong with the nodes, and nothing is left to do about them.
     pub fn is_healthy(&self) -> bool {
         self.assessment.is_healthy() && self.plan.steps.is_empty()
     }
 
-    /// What keeps the spec from being acted upon until somebody changes something.
+    /// What keeps the spec from being acted upon until the user changes something.
     fn refused(&self) -> Option<&Failure> {
         self.failure.filter(|failure| !failure.transient)
     }
 }
 
 /// The status after a pass.
-pub fn compute(object: &RedisCluster, found: &Findings<'_>, now: Timestamp) -> RedisClusterStatus {
+pub fn compute(
+    object: &RedisCluster,
+    found: &StatusInputs<'_>,
+    now: Timestamp,
+) -> RedisClusterStatus {
     let shape = found.shape;
     let old = object.status.clone().unwrap_or_default();
     // What could not be put into effect for a moment has not been answered yet; a refusal is an answer.
@@ -145,7 +149,7 @@ pub fn compute(object: &RedisCluster, found: &Findings<'_>, now: Timestamp) -> R
     }
 }
 
-fn version(old: VersionStatus, found: &Findings<'_>) -> VersionStatus {
+fn version(old: VersionStatus, found: &StatusInputs<'_>) -> VersionStatus {
     // While no node answers the last known answer stands.
     let running = running(found.observed).or(old.running);
     match found.cluster {
@@ -205,7 +209,7 @@ fn running(observed: &Observed) -> Option<String> {
 
 fn phase(
     old: &RedisClusterStatus,
-    found: &Findings<'_>,
+    found: &StatusInputs<'_>,
     conditions: &[Condition],
     now: Timestamp,
 ) -> &'static str {
@@ -234,11 +238,11 @@ fn is_still_forming(old: &RedisClusterStatus, formed: &Condition, now: Timestamp
 }
 
 /// The whole message, however long: for the log.
-pub fn full_message(status: &RedisClusterStatus, found: &Findings<'_>) -> String {
+pub fn full_message(status: &RedisClusterStatus, found: &StatusInputs<'_>) -> String {
     message(found, status.phase.as_deref().unwrap_or_default())
 }
 
-fn message(found: &Findings<'_>, phase: &str) -> String {
+fn message(found: &StatusInputs<'_>, phase: &str) -> String {
     if phase == "Paused" {
         return "spec.paused is true: nothing is changed".to_owned();
     }
@@ -256,7 +260,7 @@ fn message(found: &Findings<'_>, phase: &str) -> String {
 }
 
 /// What is wrong, in a sentence: what the user has to know first.
-fn failure_sentence(found: &Findings<'_>) -> String {
+fn failure_sentence(found: &StatusInputs<'_>) -> String {
     let urgent = found
         .plan
         .blockers

@@ -179,7 +179,7 @@ fn look(
         },
         None => plan(&survey, now),
     };
-    let found = Findings {
+    let found = StatusInputs {
         shape: &shape,
         cluster: validated.as_ref().ok(),
         failure: wrong.as_ref().or(failed),
@@ -201,7 +201,7 @@ fn hash(object: &RedisCluster) -> String {
     cluster.restart_hash
 }
 
-fn verdict(status: &RedisClusterStatus, kind: &str) -> (String, String) {
+fn condition_of(status: &RedisClusterStatus, kind: &str) -> (String, String) {
     let condition = find(&status.conditions, kind).unwrap();
     (condition.status.clone(), condition.reason.clone())
 }
@@ -228,7 +228,7 @@ fn a_whole_cluster_is_ready_and_a_second_look_changes_nothing() {
         "QuorumHealthy",
         "UpToDate",
     ] {
-        assert_eq!(verdict(&status, kind).0, "True", "{kind}");
+        assert_eq!(condition_of(&status, kind).0, "True", "{kind}");
     }
     object.status = Some(status.clone());
     let again = status_of(&object, &observed, 99);
@@ -244,16 +244,16 @@ fn a_lost_primary_is_down_and_stays_formed() {
     let status = status_of(&object, &observed, 20);
     assert_eq!(status.phase.as_deref(), Some("Down"));
     assert_eq!(status.slots.ok, 16384 - 5461);
-    assert_eq!(verdict(&status, "Formed").0, "True");
-    assert_eq!(verdict(&status, "QuorumHealthy").0, "True");
+    assert_eq!(condition_of(&status, "Formed").0, "True");
+    assert_eq!(condition_of(&status, "QuorumHealthy").0, "True");
     assert_eq!(
-        verdict(&status, "Ready"),
+        condition_of(&status, "Ready"),
         ("False".into(), "NotHealthy".into())
     );
     lose(&mut observed, &[2, 4]);
     let status = status_of(&object, &observed, 30);
     assert_eq!(
-        verdict(&status, "QuorumHealthy"),
+        condition_of(&status, "QuorumHealthy"),
         ("False".into(), "MajorityLost".into())
     );
 }
@@ -268,7 +268,7 @@ fn a_primary_that_its_peers_reach_is_not_down() {
     let status = status_of(&object, &observed, 20);
     assert_eq!(status.phase.as_deref(), Some("Degraded"));
     assert_eq!(status.slots.ok, 16384);
-    assert_eq!(verdict(&status, "Available").0, "True");
+    assert_eq!(condition_of(&status, "Available").0, "True");
 }
 
 #[test]
@@ -306,7 +306,7 @@ fn outdated_pods_are_named_with_the_cure() {
     object.spec.config.insert("maxmemory".into(), "65mb".into());
     let status = status_of(&object, &observed, 20);
     assert_eq!(
-        verdict(&status, "UpToDate"),
+        condition_of(&status, "UpToDate"),
         ("False".into(), "PodsOutdated".into())
     );
     let message = &find(&status.conditions, "UpToDate").unwrap().message;
@@ -324,7 +324,7 @@ fn a_spec_that_cannot_be_acted_upon_is_said_so() {
     let status = invalid(&object, &error, Timestamp::UNIX_EPOCH);
     assert_eq!(status.phase.as_deref(), Some("Pending"));
     assert_eq!(
-        verdict(&status, "Ready"),
+        condition_of(&status, "Ready"),
         ("False".into(), "VersionNotFound".into())
     );
     assert!(status.message.unwrap().contains("redis-9"));
@@ -341,10 +341,10 @@ fn a_wrong_edit_hides_nothing_of_the_nodes() {
     object.metadata.generation = Some(2);
     let whole = status_of(&object, &observed, 20);
     let refused = ("False".to_owned(), "VersionNotFound".to_owned());
-    assert_eq!(verdict(&whole, "Ready"), refused);
-    assert_eq!(verdict(&whole, "Progressing"), refused);
-    assert_eq!(verdict(&whole, "Available").0, "True");
-    assert_eq!(verdict(&whole, "UpToDate").0, "Unknown");
+    assert_eq!(condition_of(&whole, "Ready"), refused);
+    assert_eq!(condition_of(&whole, "Progressing"), refused);
+    assert_eq!(condition_of(&whole, "Available").0, "True");
+    assert_eq!(condition_of(&whole, "UpToDate").0, "Unknown");
     assert_eq!(whole.phase.as_deref(), Some("Degraded"));
     assert_eq!(whole.observed_generation, Some(2));
     assert!(whole.message.unwrap().contains("redis-9"));
@@ -353,7 +353,7 @@ fn a_wrong_edit_hides_nothing_of_the_nodes() {
     lose(&mut observed, &[2]);
     let down = status_of(&object, &observed, 30);
     assert_eq!(down.phase.as_deref(), Some("Down"));
-    assert_eq!(verdict(&down, "Available").0, "False");
+    assert_eq!(condition_of(&down, "Available").0, "False");
     assert_eq!(down.slots.ok, 16384 - 5461);
 }
 
@@ -370,13 +370,13 @@ fn a_refusal_is_an_answer_and_a_hiccup_is_none() {
     };
     let (refused, again) = look(&object, &observed, 20, Some(&failure(false)), None);
     let ready = ("False".to_owned(), "RefusedByServer".to_owned());
-    assert_eq!(verdict(&refused, "Ready"), ready);
+    assert_eq!(condition_of(&refused, "Ready"), ready);
     assert_eq!(refused.observed_generation, Some(2));
     assert!(refused.message.unwrap().contains("StatefulSet team/shop-0"));
     assert_eq!(again.as_secs(), 30);
     let (hiccup, _) = look(&object, &observed, 20, Some(&failure(true)), None);
-    assert_eq!(verdict(&hiccup, "Ready").0, "True");
-    assert_eq!(verdict(&hiccup, "Progressing").0, "True");
+    assert_eq!(condition_of(&hiccup, "Ready").0, "True");
+    assert_eq!(condition_of(&hiccup, "Progressing").0, "True");
     assert_eq!(hiccup.observed_generation, Some(1));
 }
 
@@ -387,7 +387,7 @@ fn a_cluster_that_serves_is_formed() {
     let mut observed = observed(&hash(&object));
     observed.members[5].answer = Answer::Absent("not scheduled: no room".into());
     let first = status_of(&object, &observed, 10);
-    assert_eq!(verdict(&first, "Formed").0, "True");
+    assert_eq!(condition_of(&first, "Formed").0, "True");
     assert_eq!(first.phase.as_deref(), Some("Forming"));
     object.status = Some(first);
     let later = status_of(&object, &observed, 100);
@@ -401,7 +401,7 @@ fn a_cluster_that_serves_is_formed() {
     object.status = Some(later);
     observed.members[0].answer = Answer::Unresponsive("no route".into());
     let down = status_of(&object, &observed, 200);
-    assert_eq!(verdict(&down, "Formed").0, "True");
+    assert_eq!(condition_of(&down, "Formed").0, "True");
     // Nodes that do not serve yet have not formed a cluster.
     let mut young = example();
     let Answer::Report(report) = &mut observed.members[4].answer else {
@@ -409,7 +409,7 @@ fn a_cluster_that_serves_is_formed() {
     };
     report.cluster.ok = false;
     let status = status_of(&young, &observed, 10);
-    assert_eq!(verdict(&status, "Formed").0, "False");
+    assert_eq!(condition_of(&status, "Formed").0, "False");
     young.status = Some(status);
 }
 

@@ -107,7 +107,7 @@ fn what_the_controller_sets_is_reserved() {
 }
 
 #[test]
-fn the_nodes_are_looked_after_by_what_cannot_change() {
+fn nodes_are_repaired_by_what_cannot_change() {
     let mut cluster = example();
     let before = shape(&cluster).unwrap();
     cluster.spec.image = None;

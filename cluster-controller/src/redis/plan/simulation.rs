@@ -38,13 +38,13 @@ struct Node {
     up: bool,
     /// Ticks since it was started.
     age: u64,
-    /// Ticks until its data is loaded: it runs, but answers nobody.
+    /// Ticks until its data is loaded: it runs, but does not answer.
     loading: u32,
     /// Itself, by its own word.
     own: Entry,
     table: BTreeMap<NodeId, Entry>,
     banned: BTreeMap<NodeId, u32>,
-    /// The newest epoch that others told it of.
+    /// The newest epoch that it has received.
     heard: u64,
     /// How much it has of what was written to its shard: 0 is nothing, and each filling adds 1.
     data: u64,
@@ -247,7 +247,7 @@ impl World {
                 .map(|slot| Slot::new(slot).unwrap())
                 .map(|slot| SlotRange::new(slot, slot).unwrap())
                 .collect();
-            // Newer than all of ours: whoever merges them lets them win.
+            // Newer than all of ours: if both merged, these would win.
             node.own.epoch = 1000 + u64::from(number);
             node.data = 7;
             node.feeds = true;
@@ -679,7 +679,7 @@ impl World {
     fn exchange(&mut self, from: usize, to: usize) {
         let sender = self.nodes[from].id;
         if !self.nodes[to].table.contains_key(&sender) {
-            // Strangers are ignored, but the one who pings learns from the answer.
+            // Pings of unknown nodes are ignored, but the sender learns from the answer.
             return self.learn(from, to);
         }
         let address = self.nodes[from].own.address;
@@ -769,7 +769,7 @@ impl World {
         if let Some(source) = source.filter(|source| source.feeds) {
             assert!(
                 source.id == primary || source.data > 0 || self.nodes[index].data == 0,
-                "a replica copied the emptiness of a stranger"
+                "a replica copied an empty node that is not its primary"
             );
             self.nodes[index].linked = source.id == primary;
             if source.id == primary && source.own.primary.is_none() {

@@ -266,7 +266,7 @@ fn primaries_are_spread_over_machines() {
 
 /// The address of a pod on its way out is soon another's; and what is new to a cluster that has served is looked at twice.
 #[test]
-fn strangers_are_met_with_care() {
+fn a_first_contact_is_confirmed_live() {
     let mut world = formed(3, 1, true);
     world.break_node(
         5,
@@ -284,7 +284,7 @@ fn strangers_are_met_with_care() {
     let left = plan(&world.wanted, &members, now);
     let meets = |step: &Step| matches!(step.action, Action::Meet { .. });
     assert!(!left.steps.iter().any(meets), "{left:?}");
-    // An acquaintance at another address is no stranger, on its way out or not.
+    // A known node at another address is no first contact, terminating or not.
     let mut world = formed(3, 1, true);
     world.break_node(5, DOWN);
     world.restart(5);
