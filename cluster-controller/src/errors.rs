@@ -16,6 +16,11 @@ pub enum ReconcileError {
     /// Another replica leads.
     #[error(transparent)]
     NotLeader(#[from] NotLeader),
+    /// The definition of RedisClusters is older than the controller.
+    #[error(
+        "RedisCluster: the API server does not store status.nodes; apply the CustomResourceDefinitions of this version of the controller"
+    )]
+    OldDefinition,
     /// The user has to change something.
     #[error(transparent)]
     Invalid(#[from] InvalidSpec),
@@ -26,7 +31,7 @@ impl Classified for ReconcileError {
         match self {
             Self::Api(error) => error.class(),
             Self::NotLeader(error) => error.class(),
-            Self::Invalid(_) => ErrorClass::InvalidSpec,
+            Self::OldDefinition | Self::Invalid(_) => ErrorClass::InvalidSpec,
         }
     }
 
@@ -34,6 +39,7 @@ impl Classified for ReconcileError {
         match self {
             Self::Api(error) => error.reason(),
             Self::NotLeader(error) => error.reason(),
+            Self::OldDefinition => "OldDefinition",
             Self::Invalid(error) => error.reason(),
         }
     }

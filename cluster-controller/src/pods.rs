@@ -18,6 +18,17 @@ pub fn ip(pod: &Pod) -> Option<IpAddr> {
     status.pod_ip.as_deref()?.parse().ok()
 }
 
+/// What its start script lets the server say of itself, if it does: namespace, name and uid of the pod.
+pub fn proof(pod: &Pod) -> Option<String> {
+    let containers = pod.spec.iter().flat_map(|spec| &spec.containers);
+    let mut server = containers.filter(|container| container.name == CONTAINER);
+    let variables = server.next()?.env.as_ref()?;
+    let knows = variables.iter().any(|variable| variable.name == "POD_UID");
+    let uid = pod.metadata.uid.as_ref().filter(|_| knows)?;
+    let namespace = pod.metadata.namespace.as_deref()?;
+    Some(format!("{namespace}/{}/{uid}", pod.name_any()))
+}
+
 /// Name of the Kubernetes node that it runs on.
 pub fn kubernetes_node(pod: &Pod) -> Option<&str> {
     pod.spec.as_ref()?.node_name.as_deref()

@@ -10,7 +10,7 @@ use crate::{
     redis::{
         assess::{Assessment, assess},
         execute::execute,
-        identity::known_nodes,
+        identity::{has_unrecorded, known_nodes},
         member::Wanted,
         plan::{Plan, plan},
         survey::Survey,
@@ -98,7 +98,7 @@ impl Reconcile<RedisCluster> for Reconciler {
             }
         }
         let known = known_nodes(&wanted, &seen.observed.members);
-        let is_new = known.keys().any(|id| !wanted.known.contains_key(id));
+        let is_new = has_unrecorded(&wanted, &known);
         let mut done = Vec::new();
         // A node is recorded before it gets its first command: afterwards only its id tells whose it is.
         if confirmed && !is_new && !seen.plan.steps.is_empty() {
@@ -137,8 +137,11 @@ impl Reconcile<RedisCluster> for Reconciler {
                 "status changed"
             );
         }
-        write_status(context, &object, &status).await?;
+        let written = write_status(context, &object, &status).await?;
         if confirmed && is_new && !seen.plan.steps.is_empty() {
+            if written.is_some_and(|written| written.nodes != status.nodes) {
+                return Err(ReconcileError::OldDefinition);
+            }
             return Ok(Outcome::progressing("NodesRecorded", RECORDED));
         }
         match (failures.into_iter().next(), &failure) {
@@ -216,12 +219,13 @@ async fn write_status(
     context: &Context,
     object: &RedisCluster,
     wanted: &RedisClusterStatus,
-) -> Result<(), ReconcileError> {
+) -> Result<Option<RedisClusterStatus>, ReconcileError> {
     let namespace = object.metadata.namespace.as_deref().unwrap_or_default();
     let api: Api<RedisCluster> = Api::namespaced(context.client.clone(), namespace);
-    if let Some(written) = server_side::write(&api, object, wanted).await? {
-        let owner = OwnerKey::of(object);
-        context.expectations.wrote(&owner, &written);
-    }
-    Ok(())
+    let Some(written) = server_side::write(&api, object, wanted).await? else {
+        return Ok(None);
+    };
+    let owner = OwnerKey::of(object);
+    context.expectations.wrote(&owner, &written);
+    Ok(written.status)
 }

@@ -86,6 +86,7 @@ mod tests {
                 ordinal: 0,
                 address: None,
                 address_is_current: true,
+                proof: None,
                 kubernetes_node: None,
                 terminating: false,
                 down_since: kubernetes.map(at),

@@ -10,7 +10,7 @@ use serde_json::json;
 ///
 /// Left to the user on purpose: `loadmodule` (a module is part of the image, which the user chooses), `save` and `appendfsync`
 /// (how much a crash may lose), `cluster-allow-replica-migration`, `cluster-require-full-coverage`.
-pub const RESERVED_SETTINGS: [&str; 46] = [
+pub const RESERVED_SETTINGS: [&str; 47] = [
     // Names of data files and folders. Changed on a cluster with data, the server starts empty under its old identity, and its
     // replica copies the emptiness.
     "appenddirname",
@@ -58,6 +58,8 @@ pub const RESERVED_SETTINGS: [&str; 46] = [
     "cluster-enabled",
     "replicaof",
     "slaveof",
+    // By it a server proves which pod it runs in.
+    "syslog-ident",
     // Who may connect and with which commands: the probes and the controllers have to get through.
     "masterauth",
     "masteruser",

@@ -1,11 +1,12 @@
 //! The Redis half of the cluster-controller without Kubernetes: observes, plans and acts until the cluster is healthy, at the
 //! pace of the product.
 
+use crate::redis::PodCluster;
 use cluster_controller::{
     redis::{
         assess::{Assessment, assess},
         execute::{Done, execute},
-        identity::{KnownNodes, known_nodes, recognize},
+        identity::{KnownNodes, has_unrecorded, known_nodes, recognize},
         member::{ExpectedNode, Member, Wanted},
         observe::observe,
         plan::{Plan, plan},
@@ -47,7 +48,9 @@ pub async fn drive(wanted: &Wanted, expected: &[ExpectedNode], patience: Duratio
     loop {
         let mut members = observe(expected, TIMEOUT).await;
         recognize(&wanted, &mut members);
-        wanted.known = known_nodes(&wanted, &members);
+        let known = known_nodes(&wanted, &members);
+        let is_new = has_unrecorded(&wanted, &known);
+        wanted.known = known;
         let survey = Survey::of(&wanted, &members);
         let assessment = assess(&survey);
         let steps = plan(&survey, Timestamp::now());
@@ -62,7 +65,22 @@ pub async fn drive(wanted: &Wanted, expected: &[ExpectedNode], patience: Duratio
                 took: start.elapsed(),
             };
         }
+        // A node is recorded first, and gets its first command in the next reconcile.
+        if is_new {
+            continue;
+        }
         done.extend(execute(&steps, &members, TIMEOUT).await);
         tokio::time::sleep(PACE).await;
     }
+}
+
+/// The same for the servers of a cluster, with the node ids that were recorded before, and records them.
+pub async fn drive_pods(cluster: &PodCluster, wanted: &Wanted, patience: Duration) -> Drive {
+    let wanted = Wanted {
+        known: cluster.known(),
+        ..wanted.clone()
+    };
+    let drive = drive(&wanted, &cluster.expected(), patience).await;
+    cluster.record(&drive.known);
+    drive
 }

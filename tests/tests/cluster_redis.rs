@@ -15,7 +15,7 @@ use common::cluster::node::FailoverMode;
 use k8s_openapi::jiff::Timestamp;
 use std::time::Duration;
 use tests::{
-    drive::{Drive, PACE, drive},
+    drive::{Drive, PACE, drive_pods},
     redis::{NODE_TIMEOUT, PodCluster, PodStorage, ShardSlots, nothing_destroyed},
     wait::{eventually, within},
 };
@@ -38,7 +38,7 @@ fn wanted(cluster: &PodCluster, formed_before: bool) -> Wanted {
 /// Drives the cluster until it is healthy, or fails with what is wrong.
 async fn repair(cluster: &PodCluster, formed_before: bool) -> Result<Drive> {
     let wanted = wanted(cluster, formed_before);
-    let drive = drive(&wanted, &cluster.expected(), LIMIT).await;
+    let drive = drive_pods(cluster, &wanted, LIMIT).await;
     for done in &drive.done {
         println!("  {:?}: {}", done.step.action, done.step.reason);
         if let Err(error) = &done.result {
@@ -214,7 +214,7 @@ async fn a_shard_that_lost_its_volumes_is_not_created_again() -> Result<()> {
     cluster.wipe(victim)?;
     cluster.restart(victim).await?;
     let wanted = wanted(&cluster, true);
-    let drive = drive(&wanted, &cluster.expected(), NODE_TIMEOUT * 4).await;
+    let drive = drive_pods(&cluster, &wanted, NODE_TIMEOUT * 4).await;
     ensure!(!drive.assessment.is_healthy());
     ensure!(drive.plan.steps.is_empty(), "{:?}", drive.plan.steps);
     let blockers = drive.plan.blockers.iter();
@@ -236,7 +236,7 @@ async fn replicas_take_over_when_the_majority_is_lost() -> Result<()> {
     cluster.mark_down_since(&victims, Timestamp::now());
     let wanted = wanted(&cluster, true);
     within(LIMIT, "the replicas have taken over", async || {
-        drive(&wanted, &cluster.expected(), PACE * 4).await;
+        drive_pods(&cluster, &wanted, PACE * 4).await;
         let primaries = [cluster.primary_of(0).await, cluster.primary_of(1).await];
         let taken =
             |(now, then): (&Result<usize>, usize)| now.as_ref().is_ok_and(|now| *now != then);
@@ -275,7 +275,7 @@ async fn a_primary_that_comes_back_slowly_keeps_its_role() -> Result<()> {
         }
     }
     let wanted = wanted(&cluster, true);
-    let first = drive(&wanted, &cluster.expected(), Duration::from_secs(2)).await;
+    let first = drive_pods(&cluster, &wanted, Duration::from_secs(2)).await;
     ensure!(promotions(&first).is_empty(), "{:?}", first.done);
     // 2000 keys of the shard: 8 s.
     cluster.start_slowly(primary, Duration::from_millis(4))?;

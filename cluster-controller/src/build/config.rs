@@ -76,12 +76,18 @@ const MEMORY_SETTINGS: &str = "--appendonly no --rdb-del-sync-files yes";
 const START_SCRIPT: &str = r#"set -eu
 role='myself,(slave|master.* connected [0-9])'
 server=$(command -v valkey-server || command -v redis-server)
-# The pod's address changes, so it is announced at every start.
-set -- /config/redis.conf --dir /data --cluster-config-file nodes.conf @SETTINGS@ --cluster-announce-ip "$POD_IP"
-# Replicas stay with their shard (a setting that came with 7.0).
+# The pod's address changes, so it is announced at every start. Nothing else uses the name in the system log: by it a server without a role
+# proves to the controller which pod it runs in.
+set -- /config/redis.conf --dir /data --cluster-config-file nodes.conf --appendfilename appendonly.aof @SETTINGS@ \
+  --cluster-announce-ip "$POD_IP" --syslog-ident "$POD_NAMESPACE/$POD_NAME/$POD_UID"
 case $("$server" --version) in
-  *v=[1-6].*) ;;
-  *) grep -q '^cluster-allow-replica-migration ' /config/redis.conf || set -- "$@" --cluster-allow-replica-migration no ;;
+  *v=[1-6].*) old=yes ;;
+  *)
+    old=no
+    set -- "$@" --appenddirname appendonlydir
+    # Replicas stay with their shard (a setting that came with 7.0).
+    grep -q '^cluster-allow-replica-migration ' /config/redis.conf || set -- "$@" --cluster-allow-replica-migration no
+    ;;
 esac
 @DATA@
 # A server without a role of its own feeds no replica until the controller has given it one: the replica of a primary that came back
@@ -93,18 +99,17 @@ exec "$server" "$@"
 
 /// For pods with a volume.
 const KEEP_SCRIPT: &str = r#"# A role without the data that belongs to it: under its old identity the server would empty its replicas. The files are kept aside, and
-# it starts as a new node.
-has_data() {
-  for file in /data/appendonlydir/*.manifest /data/appendonly.aof; do
-    [ ! -e "$file" ] || return 0
-  done
-  return 1
-}
+# it starts as a new node. nodes.conf is moved last: an interruption leaves it, and the next start goes on.
+has_data() { [ -e /data/appendonly.aof ] || [ -e /data/appendonlydir/appendonly.aof.manifest ]; }
+if [ "$old" = yes ] && [ -e /data/appendonlydir ]; then
+  echo "/data/appendonlydir was written by a server of 7.0 or newer: this version cannot read it; correct spec.image or spec.version" >&2
+  exit 1
+fi
 if grep -Eqs "$role" /data/nodes.conf && ! has_data; then
   aside=/data/set-aside-$(date -u +%Y%m%dT%H%M%SZ)
   echo "/data/nodes.conf names a role, but the append-only file is missing: starting as a new node; the old files are in $aside"
-  mkdir "$aside"
-  for file in /data/nodes.conf /data/appendonlydir /data/dump.rdb; do
+  mkdir -p "$aside"
+  for file in /data/appendonlydir /data/dump.rdb /data/nodes.conf; do
     [ ! -e "$file" ] || mv "$file" "$aside"
   done
 fi
@@ -232,6 +237,17 @@ mod tests {
 
     /// Runs the start script with these files below /data. What the server was started with, and the files afterwards.
     fn start(script: &str, files: &[(&str, &str)]) -> (String, Vec<String>) {
+        let (ended, names) = run(script, files, "7.0.15");
+        assert!(ended.status.success(), "{ended:?}\n{script}");
+        (String::from_utf8_lossy(&ended.stdout).into_owned(), names)
+    }
+
+    /// The same with a server of this version, however it ends.
+    fn run(
+        script: &str,
+        files: &[(&str, &str)],
+        version: &str,
+    ) -> (std::process::Output, Vec<String>) {
         use std::{os::unix::fs::PermissionsExt, process::Command};
         static NUMBER: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(0);
         let _one = PROGRAMS.lock();
@@ -248,7 +264,8 @@ mod tests {
             std::fs::write(file, text).unwrap();
         }
         let server = bin.join("redis-server");
-        std::fs::write(&server, "#!/bin/sh\necho \"v=7.0.15 $*\"\n").unwrap();
+        let text = format!("#!/bin/sh\necho \"v={version}. $*\"\n");
+        std::fs::write(&server, text).unwrap();
         std::fs::set_permissions(&server, std::fs::Permissions::from_mode(0o755)).unwrap();
         let script = script
             .replace("/data", data.to_str().unwrap())
@@ -257,15 +274,16 @@ mod tests {
             .args(["-c", &script])
             .env("PATH", format!("{}:/usr/bin:/bin", bin.display()))
             .env("POD_IP", "10.0.0.1")
+            .env("POD_NAMESPACE", "team")
+            .env("POD_NAME", "shop-0-0")
+            .env("POD_UID", "uid")
             .output()
             .unwrap();
-        let words = String::from_utf8_lossy(&ended.stderr).into_owned();
-        assert!(ended.status.success(), "{words}\n{script}");
         let mut names = Vec::new();
         list(&data, "", &mut names);
         names.sort_unstable();
         std::fs::remove_dir_all(&root).unwrap();
-        (String::from_utf8_lossy(&ended.stdout).into_owned(), names)
+        (ended, names)
     }
 
     const PRIMARY: (&str, &str) = (
@@ -321,6 +339,33 @@ mod tests {
         let (_, names) = start(&script, &[BLANK]);
         assert_eq!(names, ["nodes.conf"]);
         assert!(!script.contains("rm "), "{script}");
+    }
+
+    #[test]
+    fn an_older_server_does_not_start_on_newer_files() {
+        let script = start_script(true, true);
+        let (ended, names) = run(&script, &[PRIMARY, NEW], "6.2.14");
+        assert!(!ended.status.success());
+        assert_eq!(names.len(), 2, "{names:?}");
+        let words = String::from_utf8_lossy(&ended.stderr);
+        assert!(words.contains("7.0 or newer"), "{words}");
+        let (ended, _) = run(&script, &[PRIMARY, OLD], "6.2.14");
+        assert!(ended.status.success(), "{ended:?}");
+    }
+
+    /// Killed after the first file was moved.
+    #[test]
+    fn setting_aside_goes_on_after_an_interruption() {
+        let moved = (
+            "set-aside-1/appendonlydir/appendonly.aof.1.base.rdb",
+            "REDIS",
+        );
+        let (started, names) = start(&start_script(true, true), &[moved, PRIMARY]);
+        assert!(started.contains("-psync -sync"), "{started}");
+        assert!(
+            names.iter().all(|name| name.starts_with("set-aside-")),
+            "{names:?}"
+        );
     }
 
     #[test]

@@ -183,17 +183,12 @@ fn container(cluster: &ValidatedCluster) -> Container {
             "-c".to_owned(),
             start_script(cluster.storage.is_some(), cluster.shape.replicas > 0),
         ]),
-        env: Some(vec![EnvVar {
-            name: "POD_IP".to_owned(),
-            value_from: Some(EnvVarSource {
-                field_ref: Some(ObjectFieldSelector {
-                    field_path: "status.podIP".to_owned(),
-                    ..ObjectFieldSelector::default()
-                }),
-                ..EnvVarSource::default()
-            }),
-            ..EnvVar::default()
-        }]),
+        env: Some(vec![
+            of_pod("POD_IP", "status.podIP"),
+            of_pod("POD_NAMESPACE", "metadata.namespace"),
+            of_pod("POD_NAME", "metadata.name"),
+            of_pod("POD_UID", "metadata.uid"),
+        ]),
         ports: Some(vec![port("client", CLIENT_PORT), port("bus", BUS_PORT)]),
         resources: cluster.resources.clone(),
         volume_mounts: Some(vec![
@@ -222,6 +217,21 @@ fn container(cluster: &ValidatedCluster) -> Container {
             ..SecurityContext::default()
         }),
         ..Container::default()
+    }
+}
+
+/// A variable with a field of the pod.
+fn of_pod(name: &str, path: &str) -> EnvVar {
+    EnvVar {
+        name: name.to_owned(),
+        value_from: Some(EnvVarSource {
+            field_ref: Some(ObjectFieldSelector {
+                field_path: path.to_owned(),
+                ..ObjectFieldSelector::default()
+            }),
+            ..EnvVarSource::default()
+        }),
+        ..EnvVar::default()
     }
 }
 

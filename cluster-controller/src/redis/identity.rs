@@ -2,18 +2,25 @@
 //!
 //! An address proves nothing: Kubernetes gives the address of a pod that is gone to the next one, and the status of a pod on a
 //! Kubernetes node that is cut off stays as it was. A server counts as ours by its node id (recorded in the status, or listed in the
-//! table of a node that is ours), or because it is blank and alone. Every other one is foreign: the plan never sees its report, so no
+//! table of a node that is ours), or because it is blank, alone and proves which pod it runs in. Every other one is foreign: the plan never sees its report, so no
 //! command can reach it, and its slots and its view count for nothing.
 
-use super::member::{Answer, ForeignNode, Member, Report, Wanted};
+use super::member::{Answer, ExpectedNode, ForeignNode, Member, Report, Wanted};
 use common::cluster::topology::{Flag, NodeAddress, NodeId};
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 /// Node ids of this cluster, each with the pod that it was last seen in.
 pub type KnownNodes = BTreeMap<NodeId, String>;
 
-/// Replaces the report of every foreign server by [`Answer::Foreign`].
+/// Replaces the report of every foreign server by [`Answer::Foreign`], and that of one that answers for another pod by
+/// [`Answer::Absent`].
 pub fn recognize(wanted: &Wanted, members: &mut [Member]) {
+    for (index, pod) in answering_for_another(wanted, members) {
+        if let Some(member) = members.get_mut(index) {
+            let why = format!("its address is answered by the server of pod {pod}");
+            member.answer = Answer::Absent(why);
+        }
+    }
     let trusted = trusted_ids(wanted, members);
     for member in members {
         let Answer::Report(report) = &member.answer else {
@@ -22,19 +29,64 @@ pub fn recognize(wanted: &Wanted, members: &mut [Member]) {
         if trusted.contains(&report.id()) {
             continue;
         }
-        if is_new(report) {
-            if !member.expected.address_is_current {
-                let node = member.expected.kubernetes_node.as_deref().unwrap_or("?");
-                let why = format!("its Kubernetes node {node} is not Ready");
-                member.answer = Answer::Absent(why);
-            }
-            continue;
+        if !is_new(report) {
+            member.answer = Answer::Foreign(ForeignNode {
+                id: report.id(),
+                known_nodes: companions(report).count(),
+            });
+        } else if let Err(why) = proves_its_pod(&member.expected, report) {
+            member.answer = Answer::Absent(why);
         }
-        member.answer = Answer::Foreign(ForeignNode {
-            id: report.id(),
-            known_nodes: companions(report).count(),
-        });
     }
+}
+
+/// Whether there is a node to record: it gets no command before.
+pub fn has_unrecorded(wanted: &Wanted, known: &KnownNodes) -> bool {
+    known.keys().any(|id| !wanted.known.contains_key(id))
+}
+
+/// A blank server proves that it runs in the expected pod by what the pod's start script gave it. Without a start script that does so, a
+/// current address has to do.
+fn proves_its_pod(expected: &ExpectedNode, report: &Report) -> Result<(), String> {
+    let node = expected.kubernetes_node.as_deref().unwrap_or("?");
+    match &expected.proof {
+        Some(proof) if *proof == report.proof => Ok(()),
+        Some(_) => Err("its address is answered by a server of another pod".to_owned()),
+        None if expected.address_is_current => Ok(()),
+        None => Err(format!("its Kubernetes node {node} is not Ready")),
+    }
+}
+
+/// Members at whose address the server of another pod answers, with that pod: an address that is not the pod's any more. A node keeps its
+/// pod, because its volume does, and a pod without a volume starts with a new node.
+fn answering_for_another(wanted: &Wanted, members: &[Member]) -> Vec<(usize, String)> {
+    let reported: Vec<(usize, NodeId)> = members
+        .iter()
+        .enumerate()
+        .filter_map(|(index, member)| Some((index, member.report()?.id())))
+        .collect();
+    let pod_of = |index: usize| members.get(index).map(|one| one.expected.pod.as_str());
+    let mut wrong = Vec::new();
+    for (index, id) in &reported {
+        let mut same = reported
+            .iter()
+            .filter(|(other, known)| other != index && known == id);
+        let recorded = wanted.known.get(id).map(String::as_str);
+        let is_recorded = recorded.is_none() || recorded == pod_of(*index);
+        let away = recorded.is_some_and(|pod| {
+            let mut members = members.iter();
+            members.any(|one| one.expected.pod == pod && one.report().is_none())
+        });
+        let twice = same.clone().any(|(other, _)| {
+            recorded.is_some() && recorded == pod_of(*other) || recorded.is_none() && other < index
+        });
+        if twice || (!is_recorded && away) {
+            let first = same.next().and_then(|(other, _)| pod_of(*other));
+            let pod = recorded.or(first).unwrap_or_default();
+            wrong.push((*index, pod.to_owned()));
+        }
+    }
+    wrong
 }
 
 /// The node ids to record: those that answer now, and those that may come back. An id is dropped once its pod answers with another one
@@ -79,8 +131,11 @@ fn companions(
 /// The recorded ids, and from there on what the tables of nodes that are ours list.
 fn trusted_ids(wanted: &Wanted, members: &[Member]) -> BTreeSet<NodeId> {
     let mut trusted: BTreeSet<NodeId> = wanted.known.keys().copied().collect();
-    if trusted.is_empty() {
-        return adopted_ids(wanted, members);
+    let mut reports = members.iter().filter_map(Member::report);
+    let proven = reports.any(|report| trusted.contains(&report.id()) && !is_new(report));
+    // Blank nodes that were seen first must not keep those with the data from being adopted.
+    if !proven && (trusted.is_empty() || !wanted.formed_before) {
+        trusted.extend(adopted_ids(wanted, members));
     }
     let mut unread: Vec<&Report> = members.iter().filter_map(Member::report).collect();
     loop {
@@ -195,8 +250,57 @@ mod tests {
         recognize(&recorded, &mut members);
         assert_eq!(kinds(&members), ["ours", "ours", "ours"], "by the tables");
         recorded.known = KnownNodes::from([(NodeId::from_bytes([9; 20]), "shop-0-0".into())]);
+        recorded.formed_before = true;
         recognize(&recorded, &mut members);
         assert_eq!(kinds(&members), ["foreign", "foreign", "foreign"]);
+    }
+
+    #[test]
+    fn a_blank_node_proves_its_pod() {
+        let world = new_cluster();
+        let mut members = world.members(Timestamp::UNIX_EPOCH);
+        members[0].expected.proof = Some("team/shop-0-0/uid".into());
+        members[1].expected.proof = Some("team/shop-1-0/uid".into());
+        let Answer::Report(report) = &mut members[1].answer else {
+            panic!("no report");
+        };
+        report.proof = "team/shop-1-0/uid".into();
+        recognize(&world.wanted, &mut members);
+        assert_eq!(kinds(&members), ["absent", "ours", "ours"]);
+    }
+
+    #[test]
+    fn blank_nodes_seen_first_do_not_prevent_adoption() {
+        let mut world = World::new(wanted(2, 1, true));
+        let mut members = world.members(Timestamp::UNIX_EPOCH);
+        world.wanted.known = known_nodes(&world.wanted, &members[..1]);
+        let found = world.add_foreign(2);
+        for (index, other) in found.iter().enumerate() {
+            world.give_address_to(index + 1, *other);
+        }
+        members = world.members(Timestamp::UNIX_EPOCH);
+        assert_eq!(kinds(&members), ["ours"; 4]);
+        // Once it has served, only what is recorded counts.
+        world.wanted.formed_before = true;
+        members = world.members(Timestamp::UNIX_EPOCH);
+        assert_eq!(kinds(&members), ["ours", "foreign", "foreign", "ours"]);
+    }
+
+    /// The address of one pod was given to another one, and the first one's status does not show it yet.
+    #[test]
+    fn one_server_counts_for_one_pod() {
+        let world = new_cluster();
+        let mut members = world.members(Timestamp::UNIX_EPOCH);
+        let mut recorded = world.wanted.clone();
+        recorded.known = known_nodes(&recorded, &members);
+        members[0].answer = members[1].answer.clone();
+        recognize(&recorded, &mut members);
+        assert_eq!(kinds(&members), ["absent", "ours", "ours"]);
+        let mut members = world.members(Timestamp::UNIX_EPOCH);
+        members[0].answer = members[1].answer.clone();
+        members[1].answer = Answer::Unresponsive("down".into());
+        recognize(&recorded, &mut members);
+        assert_eq!(kinds(&members), ["absent", "silent", "ours"]);
     }
 
     #[test]

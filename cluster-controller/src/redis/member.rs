@@ -53,6 +53,8 @@ pub struct ExpectedNode {
     pub address: Option<NodeAddress>,
     /// Whether the address is sure to be the pod's: it is not while the pod's Kubernetes node is not Ready.
     pub address_is_current: bool,
+    /// What its start script lets the server say of itself. None: not asked for.
+    pub proof: Option<String>,
     /// Name of the Kubernetes node that the pod runs on.
     pub kubernetes_node: Option<String>,
     /// Whether the pod is being deleted.
@@ -119,6 +121,8 @@ pub struct Report {
     pub keys: u64,
     /// The node timeout it runs with.
     pub node_timeout: Duration,
+    /// Namespace, name and uid of the pod that it was started in.
+    pub proof: String,
 }
 
 impl Report {

@@ -13,6 +13,8 @@ use std::time::Duration;
 /// Nodes asked at the same time.
 const CONCURRENCY: usize = 64;
 const NODE_TIMEOUT: &str = "cluster-node-timeout";
+/// The setting in which the start script puts namespace, name and uid of the pod.
+const PROOF: &str = "syslog-ident";
 
 /// Asks every expected node. The members come in the same order.
 pub async fn observe(expected: &[ExpectedNode], timeout: Duration) -> Vec<Member> {
@@ -51,17 +53,25 @@ fn milliseconds(answer: &[String]) -> Duration {
 
 /// The node's report; none while it is loading.
 async fn report(client: &NodeClient) -> Result<Option<Report>, NodeError> {
-    let mut question = cmd("CONFIG");
-    question.arg("GET").arg(NODE_TIMEOUT);
-    // Both at once: one round trip.
-    let (node, settings): (_, Vec<String>) =
-        tokio::try_join!(read_from(client), client.ask("CONFIG GET", &question))?;
+    let get = |name: &str| {
+        let mut question = cmd("CONFIG");
+        question.arg("GET").arg(name);
+        question
+    };
+    let (timeout, proof) = (get(NODE_TIMEOUT), get(PROOF));
+    // All at once: one round trip.
+    let (node, timeout, proof): (_, Vec<String>, Vec<String>) = tokio::try_join!(
+        read_from(client),
+        client.ask("CONFIG GET", &timeout),
+        client.ask("CONFIG GET", &proof),
+    )?;
     Ok((!node.server.loading).then(|| Report {
         view: node.view,
         cluster: node.cluster,
         server: node.server,
         replication: node.replication,
         keys: node.keys,
-        node_timeout: milliseconds(&settings),
+        node_timeout: milliseconds(&timeout),
+        proof: proof.into_iter().nth(1).unwrap_or_default(),
     }))
 }

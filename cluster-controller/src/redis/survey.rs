@@ -50,11 +50,18 @@ pub struct MissingNode {
     pub unreachable_by_all: bool,
     /// The expected pod that it was last seen in, while that pod gives no report: it may come back there.
     pub pod: Option<String>,
+    /// Whether it was ever seen in a pod of the cluster. One that was not is never given up: it is not the cluster's to create again.
+    pub recorded: bool,
     /// Its last known address.
     pub address: Option<NodeAddress>,
 }
 
 impl MissingNode {
+    /// Whether it is gone for certain: it was in a pod of the cluster, and no member reaches it.
+    pub fn is_gone(&self) -> bool {
+        self.recorded && self.unreachable_by_all
+    }
+
     /// Whether it lives at an address that is none of the cluster's pods': added by hand, or of a shard that is no longer wanted.
     pub fn is_outside(&self, expected: &HashSet<NodeAddress>) -> bool {
         !self.unreachable_by_all
@@ -105,6 +112,7 @@ impl<'a> Survey<'a> {
         let mut missing = find_missing(&live, &by_id);
         for (id, missing_node) in &mut missing {
             missing_node.pod = last_pod(wanted, members, *id);
+            missing_node.recorded = wanted.known.contains_key(id);
         }
         let owned = owned(&live, &by_id);
         let free = owned

@@ -67,6 +67,7 @@ fn member(index: usize) -> Member {
                 6379,
             )),
             address_is_current: true,
+            proof: None,
             kubernetes_node: None,
             terminating: false,
             down_since: None,
@@ -94,6 +95,7 @@ fn member(index: usize) -> Member {
             },
             keys: 5,
             node_timeout: Duration::from_secs(5),
+            proof: String::new(),
         })),
     }
 }

@@ -90,6 +90,7 @@ fn expected_node(index: usize, node: &RedisServer) -> ExpectedNode {
         ordinal: index / SHARDS,
         address: Some(NodeAddress::new(address.ip(), address.port())),
         address_is_current: true,
+        proof: None,
         kubernetes_node: None,
         terminating: false,
         down_since: None,

@@ -252,6 +252,7 @@ impl RedisServer {
                 let script = files.write(&self.root, &self.data, self.address, settings)?;
                 command.args(["sh", "-c", &script]);
                 command.env("POD_IP", self.address.ip().to_string());
+                command.envs(PodFiles::identity(self.address));
             }
         }
         let spawned = command

@@ -50,6 +50,20 @@ impl PodFiles {
         })
     }
 
+    /// What Kubernetes would tell the container of its pod: here a pod is named after its address.
+    pub(super) fn identity(address: SocketAddr) -> [(&'static str, String); 3] {
+        [
+            ("POD_NAMESPACE", "test".to_owned()),
+            ("POD_NAME", address.to_string()),
+            ("POD_UID", "uid".to_owned()),
+        ]
+    }
+
+    /// What a server started so says of its pod.
+    pub(super) fn proof(address: SocketAddr) -> String {
+        Self::identity(address).map(|(_, value)| value).join("/")
+    }
+
     /// Writes the configuration below `root`; returns the script to run.
     pub(super) fn write(
         &self,

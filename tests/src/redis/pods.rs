@@ -7,14 +7,19 @@ use super::{
 };
 use crate::wait::eventually;
 use anyhow::{Context, Result, bail, ensure};
-use cluster_controller::redis::member::ExpectedNode;
+use cluster_controller::redis::{identity::KnownNodes, member::ExpectedNode};
 use common::cluster::{
     slots::{Slot, SlotSet},
     topology::{NodeAddress, NodeId, NodesView},
 };
 use k8s_openapi::jiff::Timestamp;
 use redis::{cmd, pipe};
-use std::{collections::BTreeMap, net::SocketAddr, time::Duration};
+use std::{
+    collections::BTreeMap,
+    net::SocketAddr,
+    sync::{Mutex, PoisonError},
+    time::Duration,
+};
 
 /// The node timeout of these clusters.
 pub const NODE_TIMEOUT: Duration = Duration::from_millis(1500);
@@ -29,6 +34,7 @@ pub struct PodCluster {
     pods: Vec<PodServer>,
     replicas: usize,
     storage: PodStorage,
+    known: Mutex<KnownNodes>,
 }
 
 /// What must outlive every loss: the slots of each shard. Keys and values follow from [`PodCluster::fill`].
@@ -54,6 +60,7 @@ impl PodCluster {
             pods: Vec::new(),
             replicas,
             storage,
+            known: Mutex::default(),
         };
         for address in addresses {
             cluster.pods.push(PodServer {
@@ -105,12 +112,29 @@ impl PodCluster {
                 ordinal,
                 address: Some(NodeAddress::new(address.ip(), address.port())),
                 address_is_current: true,
+                proof: Some(PodFiles::proof(address)),
                 kubernetes_node: None,
                 terminating: false,
                 down_since: pod.down_since,
             }
         });
         expected.collect()
+    }
+
+    /// The node ids that the last drive recorded, as the status of the cluster would.
+    pub fn known(&self) -> KnownNodes {
+        self.known
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+
+    /// Records node ids.
+    pub fn record(&self, known: &KnownNodes) {
+        self.known
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone_from(known);
     }
 
     /// Kills a server. What it was sent is checked first: its count ends with it.

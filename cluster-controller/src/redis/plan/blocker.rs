@@ -38,8 +38,8 @@ pub enum Blocker {
     NodeWithoutPod {
         /// The node.
         id: NodeId,
-        /// Its address.
-        address: NodeAddress,
+        /// Its address. None: no member reaches it.
+        address: Option<NodeAddress>,
         /// Slots that it serves.
         slots: usize,
     },
@@ -101,9 +101,23 @@ impl fmt::Display for Blocker {
             Self::ForeignNode { pod, foreign } => write!(
                 out,
                 "pod {pod}: {foreign}; it gets no command. If the pod's Kubernetes node is gone, delete that node; \
-                 if its volume belongs to another cluster, delete the pod and its volume claim"
+                 if the pod has the volume of another cluster, bring its own one back"
             ),
-            Self::NodeWithoutPod { id, address, slots } => write!(
+            Self::NodeWithoutPod {
+                id,
+                address: None,
+                slots,
+            } => write!(
+                out,
+                "node {} with {slots} slots was never seen in a pod of this cluster, and no node reaches it; its slots \
+                 are kept for it. If it is gone for good, run redis-cli cluster forget {id} on every node",
+                id.short()
+            ),
+            Self::NodeWithoutPod {
+                id,
+                address: Some(address),
+                slots,
+            } => write!(
                 out,
                 "node {} at {address} serves {slots} slots and belongs to no pod of this cluster; it keeps them. Move \
                  its slots to the cluster's nodes and remove it: redis-cli --cluster del-node {address} {id}",

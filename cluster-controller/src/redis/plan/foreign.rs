@@ -15,10 +15,11 @@ pub fn report(survey: &Survey<'_>, plan: &mut Plan) {
     }
     let addresses = survey.addresses();
     for (id, missing) in &survey.missing {
-        if let Some(address) = missing.address.filter(|_| missing.is_outside(&addresses)) {
+        let lost = !missing.recorded && missing.unreachable_by_all && survey.all_live();
+        if lost || missing.is_outside(&addresses) {
             plan.blockers.push(Blocker::NodeWithoutPod {
                 id: *id,
-                address,
+                address: missing.address.filter(|_| !lost),
                 slots: missing.slots.len(),
             });
         }

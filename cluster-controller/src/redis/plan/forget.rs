@@ -12,7 +12,7 @@ pub fn forget(survey: &Survey<'_>, plan: &mut Plan) {
     }
     for (id, missing_node) in &survey.missing {
         let serves = missing_node.listed_with_slots || !missing_node.replicas.is_empty();
-        if serves || !missing_node.unreachable_by_all {
+        if serves || !missing_node.is_gone() {
             continue;
         }
         let action = Action::Forget {

@@ -376,6 +376,7 @@ impl World {
                     ordinal,
                     address: node.own.address,
                     address_is_current: true,
+                    proof: None,
                     kubernetes_node: Some(self.kubernetes_nodes[index].to_owned()),
                     terminating: false,
                     down_since: (!node.answers()).then(|| now - self.down_for),
@@ -430,6 +431,7 @@ impl World {
             },
             keys: node.data * 10,
             node_timeout: self.wanted.node_timeout,
+            proof: String::new(),
             view: NodesView::of(lines).unwrap(),
         }
     }

@@ -2,7 +2,7 @@
 
 use super::{Action, Assignment, Blocker, Plan, text};
 use crate::redis::{
-    member::Member,
+    member::{Answer, Member},
     survey::{Live, Survey},
 };
 use common::cluster::slots::SlotSet;
@@ -61,7 +61,7 @@ fn lost(survey: &Survey<'_>) -> SlotSet {
     survey
         .missing
         .values()
-        .filter(|missing_node| missing_node.replicas.is_empty() && missing_node.unreachable_by_all)
+        .filter(|missing_node| missing_node.replicas.is_empty() && missing_node.is_gone())
         .fold(SlotSet::new(), |lost, missing_node| {
             lost.union(&missing_node.slots)
         })
@@ -80,7 +80,13 @@ fn everybody_is_here(survey: &Survey<'_>, now: Timestamp) -> bool {
     if survey.all_live() {
         return true;
     }
-    !survey.wanted.formed_before
+    // What is still to be read, or belongs to others, may be what this cluster was before.
+    let unclear = survey
+        .members
+        .iter()
+        .any(|member| matches!(member.answer, Answer::Foreign(_) | Answer::Loading));
+    !unclear
+        && !survey.wanted.formed_before
         && survey.missing.is_empty()
         && survey.members.len() == survey.wanted.nodes()
         && (0..survey.wanted.shards).all(|shard| {
