@@ -77,19 +77,22 @@ fn is(error: &StorageError, cause: S3Cause, words: &str) {
 async fn no_spelling_of_a_refused_address_gets_a_connection() -> Result<()> {
     let (server, connections) = counting().await?;
     let port = server.port();
-    for (host, bucket, path_style) in [
-        ("127.0.0.1", "backups", true),
-        // By names and by numbers that only the resolver reads.
-        ("localhost", "backups", true),
-        ("2130706433", "backups", true),
-        ("0x7f000001", "backups", true),
-        ("[::ffff:127.0.0.1]", "backups", true),
-        ("0.0.0.0", "backups", true),
+    let both = &["http", "https"][..];
+    // A certificate cannot name such a host: TLS refuses it before any address is dialled.
+    let http = &["http"][..];
+    for (host, bucket, path_style, schemes) in [
+        ("127.0.0.1", "backups", true, both),
+        ("localhost", "backups", true, both),
+        ("[::ffff:127.0.0.1]", "backups", true, both),
+        ("0.0.0.0", "backups", true, both),
+        // Numbers that only the resolver reads.
+        ("2130706433", "backups", true, http),
+        ("0x7f000001", "backups", true, http),
         // The client puts the bucket in front of the host.
-        ("0.1", "127.0", false),
-        ("1", "127.0.0", false),
+        ("0.1", "127.0", false, http),
+        ("1", "127.0.0", false, http),
     ] {
-        for scheme in ["http", "https"] {
+        for scheme in schemes {
             let endpoint = format!("{scheme}://{host}:{port}");
             let given = Given {
                 bucket,
@@ -99,14 +102,11 @@ async fn no_spelling_of_a_refused_address_gets_a_connection() -> Result<()> {
             };
             let store = open(given, ordinary()).await?;
             let error = store.probe("shop/").await.expect_err(&endpoint);
-            assert!(!error.is_transient(), "{error}");
-            if path_style {
-                is(
-                    &error,
-                    S3Cause::AddressRefused,
-                    "--allowed-endpoint-networks",
-                );
-            }
+            is(
+                &error,
+                S3Cause::AddressRefused,
+                "--allowed-endpoint-networks",
+            );
         }
     }
     let connections = connections.load(Ordering::SeqCst);
