@@ -7,7 +7,10 @@ use backup_controller::{
     arguments::{ControllerArguments, CreateBackup, Policy},
     create_backup, run,
 };
-use common::storage::Manifest;
+use common::{
+    kubernetes::kstatus::{Kstatus, evaluate},
+    storage::Manifest,
+};
 use crds::{
     BackupPlan, BackupSchedule, BackupShardState, BackupStorage, DeletionPolicy, LocalRef,
     RedisBackup, RedisBackupSpec, RedisBackupStatus, RedisCluster, RedisClusterSpec, S3Location,
@@ -307,6 +310,20 @@ async fn a_replica_that_ends_in_order_hands_its_shards_back() -> Result<()> {
         done.shards.iter().all(|unit| unit.attempt == 1),
         "{done:#?}"
     );
+    let delete = Patch::Merge(json!({"spec": {"deletionPolicy": "Delete"}}));
+    let changed = stage
+        .backups()
+        .patch("now", &PatchParams::default(), &delete)
+        .await?;
+    let generation = changed.metadata.generation;
+    ensure!(generation == Some(2), "{generation:?}");
+    stage
+        .until("now", "the change after the end is observed", |status| {
+            status.observed_generation == generation
+        })
+        .await?;
+    let object = serde_json::to_value(stage.backups().get("now").await?)?;
+    ensure!(evaluate(&object) == Kstatus::Current, "{object:#}");
     nothing_destroyed(stage.redis.nodes()).await?;
     two.end(ReplicaEnd::Orderly)
 }
