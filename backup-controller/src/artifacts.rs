@@ -1,4 +1,4 @@
-//! Deletes what a backup has stored. The manifest goes first: from then on there is no backup that somebody could trust.
+//! Deletes what a backup has stored. The manifest goes first: from then on there is no backup that a restore could trust.
 
 use common::storage::{Layout, ObjectStore, S3Cause, StorageError};
 
@@ -19,7 +19,7 @@ async fn delete_all(store: &ObjectStore, layout: &Layout) -> Result<(), StorageE
 }
 
 /// Aborts unfinished uploads below a key or prefix. A store that cannot list them, or an access key that may not, is no failure:
-/// then a rule of the bucket drops them, or nobody does.
+/// then a rule of the bucket has to drop them.
 pub async fn abort(store: &ObjectStore, prefix: &str) -> Result<(), StorageError> {
     let refusals = [S3Cause::AccessDenied, S3Cause::NotImplemented];
     match store.abort_uploads(prefix).await {

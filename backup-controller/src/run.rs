@@ -62,7 +62,7 @@ pub async fn control(runtime: Runtime, arguments: ControllerArguments) -> Result
     let metrics = WorkMetrics::new(&runtime.metrics, NAMES);
 
     let mut backups = Controller::<RedisBackup>::new(&runtime, runtime.api());
-    backups.wake_on_leadership(&leadership);
+    backups.trigger_on_leadership(&leadership);
     let store = backups.store();
     let (shown, leads) = (store.clone(), leadership.clone());
     runtime

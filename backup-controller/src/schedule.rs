@@ -2,7 +2,7 @@
 //! create RedisBackups in the cluster's namespace and nothing else. Pure: what is wanted, not how it gets there.
 
 use crate::cron;
-use common::kubernetes::{call::ApiError, conditions::Finding};
+use common::kubernetes::{call::ApiError, conditions::ConditionUpdate};
 use crds::{
     ANNOTATION_SCHEDULED_AT, BackupSchedule, GROUP, LABEL_CLUSTER, LABEL_COMPONENT,
     LABEL_MANAGED_BY, LABEL_SCHEDULE, LocalRef, MANAGED_BY, RedisBackup, RedisBackupSpec,
@@ -77,14 +77,18 @@ impl Refused {
 pub const SCHEDULES_ACCEPTED: &str = "SchedulesAccepted";
 
 /// That condition; `None` where there are no schedules.
-pub fn condition(cluster: &RedisCluster, refused: &[Refused]) -> Option<Finding> {
+pub fn condition(cluster: &RedisCluster, refused: &[Refused]) -> Option<ConditionUpdate> {
     let schedules = schedules(cluster).len();
     if schedules == 0 {
         return None;
     }
     if refused.is_empty() {
         let message = format!("{schedules} in effect");
-        return Some(Finding::yes(SCHEDULES_ACCEPTED, "Accepted", message));
+        return Some(ConditionUpdate::yes(
+            SCHEDULES_ACCEPTED,
+            "Accepted",
+            message,
+        ));
     }
     let all: Vec<String> = refused
         .iter()
@@ -95,12 +99,16 @@ pub fn condition(cluster: &RedisCluster, refused: &[Refused]) -> Option<Finding>
         refused.len(),
         all.join("; ")
     );
-    Some(Finding::no(SCHEDULES_ACCEPTED, "InvalidSchedule", message))
+    Some(ConditionUpdate::no(
+        SCHEDULES_ACCEPTED,
+        "InvalidSchedule",
+        message,
+    ))
 }
 
 /// That condition where the controller does not know what the CronJobs' pods run.
-pub fn no_image() -> Finding {
-    Finding::no(
+pub fn no_image() -> ConditionUpdate {
+    ConditionUpdate::no(
         SCHEDULES_ACCEPTED,
         "NoImage",
         "the backup-controller does not know the image of the schedules' pods; start it with --image",
@@ -471,13 +479,13 @@ mod tests {
         let wanted = build(&cluster, "image");
         let made: Vec<String> = wanted.cron_jobs.iter().map(ResourceExt::name_any).collect();
         assert_eq!(made, ["demo-nightly"]);
-        let finding = condition(&cluster, &wanted.refused).unwrap();
+        let update = condition(&cluster, &wanted.refused).unwrap();
         assert_eq!(
-            (finding.holds, finding.reason),
+            (update.holds, update.reason),
             (Some(false), "InvalidSchedule")
         );
         assert_eq!(
-            finding.message,
+            update.message,
             "2 of 3 not in effect: schedule late: minute `61` is not within 0-59; \
              schedule never: day of month `0` is not within 1-31"
         );

@@ -10,7 +10,7 @@ use common::{
     kubernetes::{
         apply::{Applier, Child},
         call::{self, ApiError},
-        conditions::Finding,
+        conditions::ConditionUpdate,
         controller::Reconcile,
         expectations::{Expectations, OwnerKey},
         leases::{Leadership, NotLeader},
@@ -249,7 +249,7 @@ impl Schedules {
     async fn put_into_effect(
         &self,
         cluster: &RedisCluster,
-    ) -> Result<(Option<Finding>, Option<Duration>), ScheduleError> {
+    ) -> Result<(Option<ConditionUpdate>, Option<Duration>), ScheduleError> {
         let plan = cluster.spec.backup.as_ref();
         if plan.is_none_or(|plan| plan.schedules.is_empty()) {
             self.apply(cluster, Wanted::default()).await?;
@@ -269,11 +269,11 @@ impl Schedules {
     async fn write_condition(
         &self,
         cluster: &RedisCluster,
-        finding: Option<Finding>,
+        update: Option<ConditionUpdate>,
     ) -> Result<(), ApiError> {
         let namespace = cluster.namespace().unwrap_or_default();
         let api: Api<RedisCluster> = Api::namespaced(self.client.clone(), &namespace);
-        let condition = (SCHEDULES_ACCEPTED, finding);
+        let condition = (SCHEDULES_ACCEPTED, update);
         status::write_condition(&api, cluster, self.manager, condition, Timestamp::now()).await
     }
 
@@ -302,16 +302,16 @@ impl Reconcile<RedisCluster> for Schedules {
         if let Some(outcome) = self.next_look(&cluster) {
             return Ok(outcome);
         }
-        let (finding, again, refusal) = match Box::pin(self.put_into_effect(&cluster)).await {
-            Ok((finding, again)) => (finding, again, None),
+        let (update, again, refusal) = match Box::pin(self.put_into_effect(&cluster)).await {
+            Ok((update, again)) => (update, again, None),
             Err(ScheduleError::Api(error)) if is_lasting(error.class()) => {
                 let (kind, reason) = (SCHEDULES_ACCEPTED, error.reason());
-                let finding = Finding::no(kind, reason, error.to_string());
-                (Some(finding), Some(REFUSED), Some(error))
+                let update = ConditionUpdate::no(kind, reason, error.to_string());
+                (Some(update), Some(REFUSED), Some(error))
             }
             Err(error) => return Err(error),
         };
-        self.write_condition(&cluster, finding).await?;
+        self.write_condition(&cluster, update).await?;
         let applied = Applied {
             namespace: cluster.namespace().unwrap_or_default(),
             name: cluster.name_any(),

@@ -4,7 +4,7 @@ use crate::plan::{Published, Step, is_finished};
 use common::{
     claims::attempts::retry_message,
     kubernetes::{
-        conditions::{Finding, holds, merge},
+        conditions::{ConditionUpdate, holds, merge},
         kstatus::{self, Completion},
     },
 };
@@ -38,11 +38,11 @@ pub fn after(
 ) -> RedisBackupStatus {
     let mut status = backup.status.clone().unwrap_or_default();
     observe(&mut status, backup.metadata.generation);
-    let mut findings = Vec::new();
+    let mut updates = Vec::new();
     match step {
         Step::Accept(_) => {
             if let Some(accepted) = acceptance {
-                findings.push(Finding::yes(
+                updates.push(ConditionUpdate::yes(
                     "Accepted",
                     "StorageResolved",
                     &accepted.destination,
@@ -58,7 +58,7 @@ pub fn after(
             units,
             topology_hash,
         } => {
-            findings.push(Finding::unknown(
+            updates.push(ConditionUpdate::unknown(
                 "SlotsCovered",
                 "NotForked",
                 "not every shard has taken its snapshot",
@@ -66,22 +66,22 @@ pub fn after(
             list(&mut status, units, topology_hash, cluster, now);
         }
         Step::Free(freed) => {
-            findings.push(Finding::unknown(
+            updates.push(ConditionUpdate::unknown(
                 "SlotsCovered",
                 "NotForked",
                 "a shard is captured again",
             ));
             status.message = Some(retry_message("shards", freed));
         }
-        Step::ConfirmSlots => findings.push(Finding::yes(
+        Step::ConfirmSlots => updates.push(ConditionUpdate::yes(
             "SlotsCovered",
             "TopologyUnchanged",
             "the shards cover all 16384 slots, and no slot moved while the snapshots were taken",
         )),
-        Step::Succeed(published) => succeed(&mut status, published, &mut findings, now),
+        Step::Succeed(published) => succeed(&mut status, published, &mut updates, now),
         Step::Fail { reason, message } => {
-            findings.push(Finding::yes("Failed", reason, message));
-            findings.push(Finding::no("Complete", reason, message));
+            updates.push(ConditionUpdate::yes("Failed", reason, message));
+            updates.push(ConditionUpdate::no("Complete", reason, message));
             status.message = Some(message.clone());
             close(&mut status, now);
         }
@@ -94,7 +94,7 @@ pub fn after(
         | Step::Done => return status,
     }
     if !status.shards.is_empty() {
-        captured(&status, &mut findings);
+        captured(&status, &mut updates);
         status.progress = Some(progress(&status.shards));
         if matches!(step, Step::Watch | Step::Publish | Step::ConfirmSlots) {
             status.message = Some(under_way(&status));
@@ -102,7 +102,7 @@ pub fn after(
     }
     status.conditions = merge(
         &status.conditions,
-        &findings,
+        &updates,
         status.observed_generation,
         now,
     );
@@ -178,7 +178,7 @@ fn list(
 fn succeed(
     status: &mut RedisBackupStatus,
     published: &Published,
-    findings: &mut Vec<Finding>,
+    updates: &mut Vec<ConditionUpdate>,
     now: Timestamp,
 ) {
     status.manifest_key = Some(published.manifest_key.clone());
@@ -188,12 +188,12 @@ fn succeed(
     status.rdb_version = Some(published.rdb_version);
     status.message = Some("the backup is complete".to_owned());
     close(status, now);
-    findings.push(Finding::yes(
+    updates.push(ConditionUpdate::yes(
         "Published",
         "ManifestWritten",
         &published.manifest_key,
     ));
-    findings.push(Finding::yes(
+    updates.push(ConditionUpdate::yes(
         "Complete",
         "Succeeded",
         "every shard and the manifest are stored",
@@ -210,13 +210,13 @@ fn close(status: &mut RedisBackupStatus, now: Timestamp) {
     });
 }
 
-fn captured(status: &RedisBackupStatus, findings: &mut Vec<Finding>) {
+fn captured(status: &RedisBackupStatus, updates: &mut Vec<ConditionUpdate>) {
     let (done, all) = count(&status.shards);
     let message = format!("{done} of {all} shards are stored");
-    findings.push(if done == all {
-        Finding::yes("Captured", "AllStored", message)
+    updates.push(if done == all {
+        ConditionUpdate::yes("Captured", "AllStored", message)
     } else {
-        Finding::no("Captured", "Capturing", message)
+        ConditionUpdate::no("Captured", "Capturing", message)
     });
 }
 

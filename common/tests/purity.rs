@@ -1,4 +1,4 @@
-//! Data and decisions do no input or output: the modules named here name neither a client nor the runtime, and are told the time.
+//! Data and decisions do no input or output: the modules named here name neither a client nor the runtime, and get the time as an argument.
 
 use std::{fs, io, path::Path};
 

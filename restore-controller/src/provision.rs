@@ -34,7 +34,7 @@ pub fn cluster_of(restore: &RedisRestore) -> Option<RedisCluster> {
     Some(cluster)
 }
 
-/// Creates it. One that exists already is looked at in the next pass, whoever made it.
+/// Creates it. One that exists already is examined in the next reconcile.
 pub async fn create(client: &Client, cluster: &RedisCluster) -> Result<(), ApiError> {
     let namespace = cluster.namespace().unwrap_or_default();
     let api: Api<RedisCluster> = Api::namespaced(client.clone(), &namespace);

@@ -53,7 +53,7 @@ pub async fn control(runtime: Runtime, arguments: ControllerArguments) -> Result
     let metrics = WorkMetrics::new(&runtime.metrics, NAMES);
 
     let mut restores = Controller::<RedisRestore>::new(&runtime, runtime.api());
-    restores.wake_on_leadership(&leadership);
+    restores.trigger_on_leadership(&leadership);
     let store = restores.store();
     let (shown, leads) = (store.clone(), leadership.clone());
     runtime

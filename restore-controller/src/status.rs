@@ -4,7 +4,7 @@ use crate::plan::{Examined, Failure, Step, Verified, is_finished, is_loaded, tar
 use common::{
     claims::attempts::retry_message,
     kubernetes::{
-        conditions::{Finding, holds, merge},
+        conditions::{ConditionUpdate, holds, merge},
         kstatus::{self, Completion},
     },
 };
@@ -19,11 +19,11 @@ use std::time::Duration;
 /// The status after a step.
 pub fn after(restore: &RedisRestore, step: &Step, now: Timestamp) -> RedisRestoreStatus {
     let mut status = restore.status.clone().unwrap_or_default();
-    let mut findings = Vec::new();
+    let mut updates = Vec::new();
     match step {
         Step::Ask(_) | Step::Done => return status,
         Step::Examine => report(&mut status, "reading manifest and indexes of the backup"),
-        Step::Accept(examined) => accept(restore, &mut status, examined, &mut findings),
+        Step::Accept(examined) => accept(restore, &mut status, examined, &mut updates),
         Step::CreateCluster => report(
             &mut status,
             format!("creating RedisCluster {}", target_name(restore)),
@@ -33,12 +33,12 @@ pub fn after(restore: &RedisRestore, step: &Step, now: Timestamp) -> RedisRestor
             server,
             keys,
         } => {
-            findings.push(Finding::yes(
+            updates.push(ConditionUpdate::yes(
                 "Compatible",
                 "VersionReadable",
                 format!("the target runs {server}, which reads the format of the backup"),
             ));
-            findings.push(Finding::yes(
+            updates.push(ConditionUpdate::yes(
                 "TargetReady",
                 "Empty",
                 "every slot of the target is served and no primary holds a key",
@@ -56,8 +56,8 @@ pub fn after(restore: &RedisRestore, step: &Step, now: Timestamp) -> RedisRestor
             let sentence = retry_message("objects", freed);
             report(&mut status, sentence);
         }
-        Step::Succeed(verified) => succeed(&mut status, verified, &mut findings, now),
-        Step::Fail(failure) => fail(&mut status, failure, &mut findings, now),
+        Step::Succeed(verified) => succeed(&mut status, verified, &mut updates, now),
+        Step::Fail(failure) => fail(&mut status, failure, &mut updates, now),
         Step::Wait { message, .. } => report(&mut status, message),
         Step::Watch => {
             let sentence = under_way(&status.units);
@@ -67,13 +67,13 @@ pub fn after(restore: &RedisRestore, step: &Step, now: Timestamp) -> RedisRestor
     }
     status.observed_generation = restore.metadata.generation;
     if !status.units.is_empty() {
-        loaded(&status, &mut findings);
+        loaded(&status, &mut updates);
         let total = status.progress.as_ref().map_or(0, |known| known.total_keys);
         status.progress = Some(progress(&status.units, total));
     }
     status.conditions = merge(
         &status.conditions,
-        &findings,
+        &updates,
         status.observed_generation,
         now,
     );
@@ -115,7 +115,7 @@ fn accept(
     restore: &RedisRestore,
     status: &mut RedisRestoreStatus,
     examined: &Examined,
-    findings: &mut Vec<Finding>,
+    updates: &mut Vec<ConditionUpdate>,
 ) {
     status.storage = Some(examined.storage.clone());
     status.manifest_key = Some(examined.manifest_key.clone());
@@ -134,32 +134,40 @@ fn accept(
         examined.server,
         examined.blocks.len()
     );
-    findings.push(Finding::yes("SourceValid", "ManifestProven", &sentence));
+    updates.push(ConditionUpdate::yes(
+        "SourceValid",
+        "ManifestProven",
+        &sentence,
+    ));
     report(status, sentence);
 }
 
 fn succeed(
     status: &mut RedisRestoreStatus,
     verified: &Verified,
-    findings: &mut Vec<Finding>,
+    updates: &mut Vec<ConditionUpdate>,
     now: Timestamp,
 ) {
     let message = match verified {
         Verified::Compared(comparison) => {
             let sentence = comparison.sentence();
-            findings.push(Finding::yes("Verified", "CountsFit", &sentence));
+            updates.push(ConditionUpdate::yes("Verified", "CountsFit", &sentence));
             sentence
         }
         Verified::NotCounted { actual } => {
             let sentence = format!(
                 "{actual} keys found; the backup has no count to compare with: it holds values of a type that was unknown when it was made"
             );
-            findings.push(Finding::unknown("Verified", "NotCounted", &sentence));
+            updates.push(ConditionUpdate::unknown(
+                "Verified",
+                "NotCounted",
+                &sentence,
+            ));
             sentence
         }
     };
     status.verification = verification(verified);
-    findings.push(Finding::yes("Complete", "Succeeded", &message));
+    updates.push(ConditionUpdate::yes("Complete", "Succeeded", &message));
     report(status, message);
     close(status, now);
 }
@@ -167,7 +175,7 @@ fn succeed(
 fn fail(
     status: &mut RedisRestoreStatus,
     failure: &Failure,
-    findings: &mut Vec<Finding>,
+    updates: &mut Vec<ConditionUpdate>,
     now: Timestamp,
 ) {
     let Failure {
@@ -176,9 +184,9 @@ fn fail(
         message,
         verified,
     } = failure;
-    findings.push(Finding::no(condition, reason, message));
-    findings.push(Finding::yes("Failed", reason, message));
-    findings.push(Finding::no("Complete", reason, message));
+    updates.push(ConditionUpdate::no(condition, reason, message));
+    updates.push(ConditionUpdate::yes("Failed", reason, message));
+    updates.push(ConditionUpdate::no("Complete", reason, message));
     if let Some(verified) = verified {
         status.verification = verification(verified);
     }
@@ -213,14 +221,14 @@ fn close(status: &mut RedisRestoreStatus, now: Timestamp) {
     });
 }
 
-fn loaded(status: &RedisRestoreStatus, findings: &mut Vec<Finding>) {
+fn loaded(status: &RedisRestoreStatus, updates: &mut Vec<ConditionUpdate>) {
     let done = status.units.iter().filter(|unit| is_loaded(unit)).count();
     let all = status.units.len();
     let sentence = format!("{done} of {all} objects are replayed");
     if done == all {
-        findings.push(Finding::yes("DataLoaded", "AllReplayed", sentence));
-    } else if !findings.iter().any(|finding| finding.kind == "DataLoaded") {
-        findings.push(Finding::no("DataLoaded", "Replaying", sentence));
+        updates.push(ConditionUpdate::yes("DataLoaded", "AllReplayed", sentence));
+    } else if !updates.iter().any(|update| update.kind == "DataLoaded") {
+        updates.push(ConditionUpdate::no("DataLoaded", "Replaying", sentence));
     }
 }
 

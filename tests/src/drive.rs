@@ -1,6 +1,5 @@
-//! The Redis half of the cluster-controller without Kubernetes: observes, plans and acts until the cluster is healthy, at the
-//! pace of the product.
-
+//! The Redis half of the cluster-controller without Kubernetes: observes, plans and acts until the cluster is healthy, as often as
+//! the product does.
 use crate::redis::PodCluster;
 use cluster_controller::{
     redis::{
@@ -18,7 +17,7 @@ use k8s_openapi::jiff::Timestamp;
 use std::time::{Duration, Instant};
 
 /// Between two reconciles while something happens.
-pub const PACE: Duration = SOON;
+pub const RECONCILE_INTERVAL: Duration = SOON;
 
 /// Longest wait for a node's answer.
 const TIMEOUT: Duration = Duration::from_secs(1);
@@ -70,7 +69,7 @@ pub async fn drive(wanted: &Wanted, expected: &[ExpectedNode], patience: Duratio
             continue;
         }
         done.extend(execute(&steps, &members, TIMEOUT).await);
-        tokio::time::sleep(PACE).await;
+        tokio::time::sleep(RECONCILE_INTERVAL).await;
     }
 }
 

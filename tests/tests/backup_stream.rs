@@ -251,7 +251,7 @@ async fn the_primary_is_read_if_preferred_or_its_replica_lags() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn slots_that_moved_are_told() -> Result<()> {
+async fn slots_that_moved_are_reported() -> Result<()> {
     let cluster = TestCluster::start(3, 0).await?;
     let bucket = TestBucket::start().await?;
     let store = bucket.store().await?;

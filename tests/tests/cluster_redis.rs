@@ -15,7 +15,7 @@ use common::cluster::node::FailoverMode;
 use k8s_openapi::jiff::Timestamp;
 use std::time::Duration;
 use tests::{
-    drive::{Drive, PACE, drive_pods},
+    drive::{Drive, RECONCILE_INTERVAL, drive_pods},
     redis::{NODE_TIMEOUT, PodCluster, PodStorage, ShardSlots, nothing_destroyed},
     wait::{eventually, within},
 };
@@ -236,7 +236,7 @@ async fn replicas_take_over_when_the_majority_is_lost() -> Result<()> {
     cluster.mark_down_since(&victims, Timestamp::now());
     let wanted = wanted(&cluster, true);
     within(LIMIT, "the replicas have taken over", async || {
-        drive_pods(&cluster, &wanted, PACE * 4).await;
+        drive_pods(&cluster, &wanted, RECONCILE_INTERVAL * 4).await;
         let primaries = [cluster.primary_of(0).await, cluster.primary_of(1).await];
         let taken =
             |(now, then): (&Result<usize>, usize)| now.as_ref().is_ok_and(|now| *now != then);

@@ -4,7 +4,7 @@ use anyhow::{Context, Result};
 use common::kubernetes::{
     apply::{Applier, Child},
     call::ApiError,
-    conditions::{self, Finding},
+    conditions::{self, ConditionUpdate},
     expectations::{Expectations, Freshness, OwnerKey},
     finalizer, status,
 };
@@ -156,7 +156,7 @@ async fn a_second_apply_makes_no_write() -> Result<()> {
 }
 
 #[tokio::test]
-async fn an_edit_by_somebody_else_is_undone_and_additions_stay() -> Result<()> {
+async fn an_edit_by_another_user_is_undone_and_additions_stay() -> Result<()> {
     let server = api_server().await?;
     let world = world(&server).await?;
     let body = json!({"data": {"a": "1"}});
@@ -193,7 +193,7 @@ async fn what_is_no_longer_wanted_goes() -> Result<()> {
 }
 
 #[tokio::test]
-async fn an_object_of_somebody_else_is_not_taken_over() -> Result<()> {
+async fn an_object_of_another_owner_is_not_taken_over() -> Result<()> {
     let server = api_server().await?;
     let world = world(&server).await?;
     let theirs: ConfigMap =
@@ -279,7 +279,7 @@ async fn a_status_is_written_only_over_the_one_it_read() -> Result<()> {
     let server = api_server().await?;
     let world = world(&server).await?;
     let api = world.api::<RedisBackup>();
-    let found = |reason| Finding::no("Complete", reason, "for a test");
+    let found = |reason| ConditionUpdate::no("Complete", reason, "for a test");
     let mut wanted = RedisBackupStatus {
         phase: Some("Waiting".into()),
         message: Some("for a replica".into()),
@@ -293,7 +293,7 @@ async fn a_status_is_written_only_over_the_one_it_read() -> Result<()> {
         first.status.as_ref().and_then(|s| s.phase.as_deref()),
         Some("Waiting")
     );
-    // The same findings a moment later, over what the server answered.
+    // The same updates a moment later, over what the server answered.
     let seen = first.status.clone().unwrap_or_default();
     wanted.conditions = conditions::merge(
         &seen.conditions,

@@ -210,7 +210,7 @@ async fn objects_are_reconciled_from_first_sight_to_the_end() -> Result<()> {
     create(&api, "early", 1).await?;
 
     let (controller, widgets) = controller(&runtime);
-    let wake = controller.wake();
+    let trigger = controller.trigger();
     assert!(runtime.health.ready(Instant::now()).is_err());
     let running = tokio::spawn(controller.run(Arc::clone(&widgets)));
     eventually("early is reconciled", async || Ok(widgets.last("early"))).await?;
@@ -225,7 +225,7 @@ async fn objects_are_reconciled_from_first_sight_to_the_end() -> Result<()> {
     until(&widgets, "late", quiet.clone()).await?;
     let reconciles = widgets.seen("late").len();
     assert!(reconciles <= 3, "{:?}", widgets.seen("late"));
-    wake.object(&namespace, "late");
+    trigger.object(&namespace, "late");
     eventually("late is reconciled again", async || {
         Ok((widgets.seen("late").len() > reconciles).then_some(()))
     })

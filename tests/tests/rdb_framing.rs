@@ -330,7 +330,7 @@ async fn an_early_close_is_an_error_wherever_it_comes() -> Result<()> {
 }
 
 #[tokio::test]
-async fn refusals_are_told_apart() {
+async fn refusals_are_distinguished() {
     let refusal = async |answer: &str| outcome(vec![answer.as_bytes().to_vec()]).await.unwrap_err();
     let link = refusal("-NOMASTERLINK Can't SYNC while not connected with my master\r\n").await;
     assert!(
@@ -384,7 +384,7 @@ async fn what_is_not_the_protocol_is_refused() {
 }
 
 #[tokio::test]
-async fn silence_ends_in_a_timeout_and_nothing_is_sent_meanwhile() -> Result<()> {
+async fn a_server_without_an_answer_times_out_and_nothing_is_sent_meanwhile() -> Result<()> {
     let silent = ReplicationOptions {
         idle_timeout: Duration::from_millis(50),
         ..options()

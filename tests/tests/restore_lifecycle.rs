@@ -5,7 +5,7 @@ mod restore_support;
 
 use anyhow::{Context, Result, ensure};
 use common::{
-    kubernetes::conditions::{Finding, find, merge},
+    kubernetes::conditions::{ConditionUpdate, find, merge},
     storage::Compression,
 };
 use crds::{
@@ -76,12 +76,12 @@ impl RestoreStage {
         let api: Api<RedisBackup> = self.api();
         api.create(&PostParams::default(), &RedisBackup::new("nightly", spec))
             .await?;
-        let finding = Finding::yes("Complete", "Succeeded", "");
+        let update = ConditionUpdate::yes("Complete", "Succeeded", "");
         let status = RedisBackupStatus {
             storage: Some(self.space.storage()),
             manifest_key: Some(backup.manifest_key.clone()),
             manifest_sha256: Some(backup.manifest_sha256.clone()),
-            conditions: merge(&[], &[finding], None, Timestamp::now()),
+            conditions: merge(&[], &[update], None, Timestamp::now()),
             ..RedisBackupStatus::default()
         };
         let patch = Patch::Merge(json!({"status": status}));
@@ -107,13 +107,13 @@ impl RestoreStage {
         }
         let api: Api<ClusterResource> = self.api();
         let generation = api.get(name).await?.metadata.generation;
-        let findings = [
-            Finding::yes("Ready", "Formed", ""),
-            Finding::yes("SlotsCovered", "Covered", ""),
+        let updates = [
+            ConditionUpdate::yes("Ready", "Formed", ""),
+            ConditionUpdate::yes("SlotsCovered", "Covered", ""),
         ];
         let status = RedisClusterStatus {
             observed_generation: generation,
-            conditions: merge(&[], &findings, generation, Timestamp::now()),
+            conditions: merge(&[], &updates, generation, Timestamp::now()),
             ..RedisClusterStatus::default()
         };
         let patch = Patch::Merge(json!({"status": status}));

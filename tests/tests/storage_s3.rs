@@ -258,7 +258,7 @@ async fn a_damaged_byte_is_found_before_its_block_is_delivered() -> anyhow::Resu
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn passing_troubles_of_the_store_are_overcome() -> anyhow::Result<()> {
+async fn transient_failures_of_the_store_are_retried() -> anyhow::Result<()> {
     let bucket = TestBucket::start().await?;
     let store = bucket.store().await?;
     let raw = random(3 * BLOCK_BYTES, 5);
@@ -281,7 +281,7 @@ async fn passing_troubles_of_the_store_are_overcome() -> anyhow::Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn permanent_troubles_fail_at_once_and_leave_nothing() -> anyhow::Result<()> {
+async fn permanent_failures_end_at_once_and_leave_nothing() -> anyhow::Result<()> {
     let bucket = TestBucket::start().await?;
     let store = bucket.store().await?;
     let raw = random(2 * BLOCK_BYTES, 6);
@@ -344,7 +344,7 @@ fn says_what_and_where(error: &StorageError, bucket: &TestBucket) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn wrong_keys_buckets_and_addresses_are_told_apart() -> anyhow::Result<()> {
+async fn wrong_keys_buckets_and_addresses_are_distinguished() -> anyhow::Result<()> {
     let bucket = TestBucket::start().await?;
     let endpoint = bucket.server().endpoint();
     let place = |bucket, endpoint| {
@@ -393,7 +393,7 @@ async fn wrong_keys_buckets_and_addresses_are_told_apart() -> anyhow::Result<()>
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_unreachable_store_is_a_passing_trouble_with_an_address() -> anyhow::Result<()> {
+async fn an_unreachable_store_is_a_transient_failure_with_an_address() -> anyhow::Result<()> {
     let bucket = TestBucket::start().await?;
     let port = {
         let free = std::net::TcpListener::bind("127.0.0.1:0")?;
@@ -406,7 +406,7 @@ async fn an_unreachable_store_is_a_passing_trouble_with_an_address() -> anyhow::
         ..Given::default()
     })?;
     let store = ObjectStore::connect(location, on_loopback(bucket.credentials())).await;
-    let error = store.head(KEY).await.expect_err("nobody listens there");
+    let error = store.head(KEY).await.expect_err("no server listens there");
     assert_eq!(error.cause(), Some(S3Cause::Connection), "{error}");
     assert!(error.is_transient());
     assert!(error.to_string().contains(&endpoint), "{error}");

@@ -366,7 +366,7 @@ fn the_manifest_comes_after_every_shard_and_the_confirmed_map() {
 }
 
 #[test]
-fn artifacts_are_deleted_before_the_finalizer_goes_and_the_object_is_let_go_in_the_end() {
+fn artifacts_are_deleted_before_the_finalizer_is_removed() {
     let mut backup = accepted();
     backup.spec.deletion_policy = DeletionPolicy::Delete;
     assert_eq!(plan(&backup, &ready()), Step::AddFinalizer);

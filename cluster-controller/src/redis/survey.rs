@@ -280,8 +280,7 @@ fn find_missing(
     missing
 }
 
-/// Who owns what: the newest claim to a slot wins. Of a member that answered only its own claim counts; of a missing node, what the
-/// others list.
+/// Who owns what: the newest claim to a slot wins. Of a member that answered only its own claim counts; of a missing node, wh/// others list.
 fn owned(live: &[Live<'_>], by_id: &HashMap<NodeId, Index>) -> HashMap<NodeId, SlotSet> {
     let mut claims: Vec<(u64, NodeId, &SlotSet)> = live
         .iter()

@@ -9,7 +9,7 @@ use crate::{
 };
 use common::{
     cluster::{info::Family, slots::SLOT_COUNT},
-    kubernetes::conditions::Finding,
+    kubernetes::conditions::ConditionUpdate,
 };
 use crds::Distribution;
 
@@ -17,7 +17,7 @@ use crds::Distribution;
 pub const NOT_HEALTHY: &str = "NotHealthy";
 
 /// All conditions. `formed_before`: what the status has said of `Formed` until now.
-pub(super) fn conditions(formed_before: bool, found: &StatusInputs<'_>) -> Vec<Finding> {
+pub(super) fn conditions(formed_before: bool, found: &StatusInputs<'_>) -> Vec<ConditionUpdate> {
     let (ready, progressing) = (ready(found), progressing(found));
     let mut all = vec![
         reconciling(&progressing),
@@ -32,8 +32,8 @@ pub(super) fn conditions(formed_before: bool, found: &StatusInputs<'_>) -> Vec<F
         up_to_date(found),
         paused(found),
     ];
-    for finding in &mut all {
-        finding.message = shortened(&finding.message);
+    for update in &mut all {
+        update.message = shortened(&update.message);
     }
     all
 }
@@ -52,19 +52,19 @@ fn is_agreed(found: &StatusInputs<'_>) -> bool {
     !problems.any(|problem| matches!(problem, Problem::DoubtsSlots { .. }))
 }
 
-fn ready(found: &StatusInputs<'_>) -> Finding {
+fn ready(found: &StatusInputs<'_>) -> ConditionUpdate {
     if let Some(refused) = found.refused() {
-        return Finding::no("Ready", refused.reason, &refused.message);
+        return ConditionUpdate::no("Ready", refused.reason, &refused.message);
     }
     if found.is_healthy() {
-        return Finding::yes("Ready", "Healthy", "every node reports a healthy cluster");
+        return ConditionUpdate::yes("Ready", "Healthy", "every node reports a healthy cluster");
     }
     let lost = found
         .plan
         .blockers
         .iter()
         .find(|blocker| !blocker.clears_itself());
-    Finding::no(
+    ConditionUpdate::no(
         "Ready",
         lost.map_or(NOT_HEALTHY, reason),
         failure_sentence(found),
@@ -84,31 +84,31 @@ fn reason(blocker: &Blocker) -> &'static str {
 }
 
 /// A node that has just come up empty does not serve, and takes nothing away from those that do.
-fn available(found: &StatusInputs<'_>) -> Finding {
+fn available(found: &StatusInputs<'_>) -> ConditionUpdate {
     let reports = found.observed.members.iter().filter_map(Member::report);
     let mut primaries = reports.filter(|report| !report.own().slots.is_empty());
     let covered = found.assessment.slots_ok == usize::from(SLOT_COUNT);
     if covered && primaries.all(|owner| owner.cluster.ok) {
-        return Finding::yes("Available", "AllSlotsServed", "every slot is served");
+        return ConditionUpdate::yes("Available", "AllSlotsServed", "every slot is served");
     }
-    Finding::no("Available", "SlotsNotServed", failure_sentence(found))
+    ConditionUpdate::no("Available", "SlotsNotServed", failure_sentence(found))
 }
 
 /// Stays True: what was served once may have been written to, and is never created again without the user.
-fn formed(before: bool, found: &StatusInputs<'_>) -> Finding {
+fn formed(before: bool, found: &StatusInputs<'_>) -> ConditionUpdate {
     if before || (is_served(found) && is_agreed(found)) {
         let message = "every slot has been served once: lost slots are not created again while a volume may hold their keys";
-        return Finding::yes("Formed", "Formed", message);
+        return ConditionUpdate::yes("Formed", "Formed", message);
     }
-    Finding::no("Formed", "Forming", failure_sentence(found))
+    ConditionUpdate::no("Formed", "Forming", failure_sentence(found))
 }
 
-fn progressing(found: &StatusInputs<'_>) -> Finding {
+fn progressing(found: &StatusInputs<'_>) -> ConditionUpdate {
     if found.shape.paused {
-        return Finding::no("Progressing", "Paused", "spec.paused is true");
+        return ConditionUpdate::no("Progressing", "Paused", "spec.paused is true");
     }
     if let Some(failure) = found.failure {
-        return Finding::new(
+        return ConditionUpdate::new(
             "Progressing",
             Some(failure.transient),
             failure.reason,
@@ -116,35 +116,35 @@ fn progressing(found: &StatusInputs<'_>) -> Finding {
         );
     }
     if found.is_healthy() {
-        return Finding::no("Progressing", "Settled", "nothing is left to do");
+        return ConditionUpdate::no("Progressing", "Settled", "nothing is left to do");
     }
     if found.plan.is_stuck() {
-        return Finding::no("Progressing", "Stuck", failure_sentence(found));
+        return ConditionUpdate::no("Progressing", "Stuck", failure_sentence(found));
     }
-    Finding::yes("Progressing", "Repairing", failure_sentence(found))
+    ConditionUpdate::yes("Progressing", "Repairing", failure_sentence(found))
 }
 
 /// For kstatus, which does not know `Progressing`.
-pub(super) fn reconciling(progressing: &Finding) -> Finding {
-    Finding {
+pub(super) fn reconciling(progressing: &ConditionUpdate) -> ConditionUpdate {
+    ConditionUpdate {
         kind: "Reconciling",
         ..progressing.clone()
     }
 }
 
 /// For kstatus: not Ready, and the controller does nothing about it.
-pub(super) fn stalled(ready: &Finding, progressing: &Finding) -> Finding {
-    Finding {
+pub(super) fn stalled(ready: &ConditionUpdate, progressing: &ConditionUpdate) -> ConditionUpdate {
+    ConditionUpdate {
         kind: "Stalled",
         holds: Some(ready.holds == Some(false) && progressing.holds == Some(false)),
         ..progressing.clone()
     }
 }
 
-fn slots(found: &StatusInputs<'_>) -> Finding {
+fn slots(found: &StatusInputs<'_>) -> ConditionUpdate {
     let (ok, all) = (found.assessment.slots_ok, usize::from(SLOT_COUNT));
     if ok == all {
-        return Finding::yes(
+        return ConditionUpdate::yes(
             "SlotsCovered",
             "AllSlotsCovered",
             "every slot has a living primary",
@@ -156,8 +156,8 @@ fn slots(found: &StatusInputs<'_>) -> Finding {
         .iter()
         .find(|blocker| matches!(blocker, Blocker::SlotsLost { .. }));
     match lost {
-        Some(blocker) => Finding::no("SlotsCovered", "SlotsLost", blocker.to_string()),
-        None => Finding::no(
+        Some(blocker) => ConditionUpdate::no("SlotsCovered", "SlotsLost", blocker.to_string()),
+        None => ConditionUpdate::no(
             "SlotsCovered",
             "SlotsUncovered",
             format!("{} of {all} slots have no living primary", all - ok),
@@ -165,7 +165,7 @@ fn slots(found: &StatusInputs<'_>) -> Finding {
     }
 }
 
-fn replication(found: &StatusInputs<'_>) -> Finding {
+fn replication(found: &StatusInputs<'_>) -> ConditionUpdate {
     let wanted = found.shape.replicas;
     let behind: Vec<String> = found
         .assessment
@@ -176,13 +176,13 @@ fn replication(found: &StatusInputs<'_>) -> Finding {
         .map(|(index, _)| index.to_string())
         .collect();
     if behind.is_empty() {
-        return Finding::yes(
+        return ConditionUpdate::yes(
             "ReplicationHealthy",
             "ReplicasLinked",
             format!("linked replicas of every primary: {wanted}"),
         );
     }
-    Finding::no(
+    ConditionUpdate::no(
         "ReplicationHealthy",
         "ReplicasMissing",
         format!(
@@ -192,41 +192,45 @@ fn replication(found: &StatusInputs<'_>) -> Finding {
     )
 }
 
-fn quorum(found: &StatusInputs<'_>) -> Finding {
+fn quorum(found: &StatusInputs<'_>) -> ConditionUpdate {
     let (live, all) = found.assessment.quorum;
     if all == 0 {
-        return Finding::unknown("QuorumHealthy", "NotFormed", "there are no primaries yet");
+        return ConditionUpdate::unknown(
+            "QuorumHealthy",
+            "NotFormed",
+            "there are no primaries yet",
+        );
     }
     if found.assessment.has_quorum() {
-        return Finding::yes(
+        return ConditionUpdate::yes(
             "QuorumHealthy",
             "MajorityAlive",
             "the majority of the primaries is alive",
         );
     }
-    Finding::no(
+    ConditionUpdate::no(
         "QuorumHealthy",
         "MajorityLost",
         format!("only {live} of {all} primaries are alive: replicas cannot be elected"),
     )
 }
 
-fn paused(found: &StatusInputs<'_>) -> Finding {
+fn paused(found: &StatusInputs<'_>) -> ConditionUpdate {
     if found.shape.paused {
-        Finding::yes(
+        ConditionUpdate::yes(
             "Paused",
             "Paused",
             "spec.paused is true: nothing is changed",
         )
     } else {
-        Finding::no("Paused", "Active", "the controller reconciles this cluster")
+        ConditionUpdate::no("Paused", "Active", "the controller reconciles this cluster")
     }
 }
 
-fn up_to_date(found: &StatusInputs<'_>) -> Finding {
+fn up_to_date(found: &StatusInputs<'_>) -> ConditionUpdate {
     let Some(cluster) = found.cluster else {
         let message = "unknown while the spec is invalid";
-        return Finding::unknown("UpToDate", "InvalidSpec", message);
+        return ConditionUpdate::unknown("UpToDate", "InvalidSpec", message);
     };
     let mut outdated: Vec<&str> = found
         .observed
@@ -237,7 +241,7 @@ fn up_to_date(found: &StatusInputs<'_>) -> Finding {
         .collect();
     outdated.sort_unstable();
     if !outdated.is_empty() {
-        return Finding::no(
+        return ConditionUpdate::no(
             "UpToDate",
             "PodsOutdated",
             format!(
@@ -248,9 +252,9 @@ fn up_to_date(found: &StatusInputs<'_>) -> Finding {
         );
     }
     if let Some(sentence) = broken_promise(&cluster.server, found) {
-        return Finding::no("UpToDate", "VersionMismatch", sentence);
+        return ConditionUpdate::no("UpToDate", "VersionMismatch", sentence);
     }
-    Finding::yes("UpToDate", "UpToDate", "every pod runs what is wanted")
+    ConditionUpdate::yes("UpToDate", "UpToDate", "every pod runs what is wanted")
 }
 
 /// What the servers are, compared with what the catalog says.

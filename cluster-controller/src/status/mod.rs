@@ -17,7 +17,7 @@ use crate::{
 };
 use common::{
     cluster::{slot_map::topology_hash, slots::SLOT_COUNT},
-    kubernetes::conditions::{Finding, find, holds, merge},
+    kubernetes::conditions::{ConditionUpdate, find, holds, merge},
 };
 pub use conditions::NOT_HEALTHY;
 use conditions::{conditions, reconciling, stalled};
@@ -61,9 +61,9 @@ pub fn invalid(cluster: &RedisCluster, error: &InvalidSpec, now: Timestamp) -> R
     status.observed_generation = cluster.metadata.generation;
     status.phase = Some(if formed { "Degraded" } else { "Pending" }.to_owned());
     status.message = Some(shortened(&error.to_string()));
-    let ready = Finding::no("Ready", error.reason(), error.to_string());
-    let progressing = Finding::no("Progressing", error.reason(), error.to_string());
-    let findings = [
+    let ready = ConditionUpdate::no("Ready", error.reason(), error.to_string());
+    let progressing = ConditionUpdate::no("Progressing", error.reason(), error.to_string());
+    let updates = [
         reconciling(&progressing),
         stalled(&ready, &progressing),
         ready,
@@ -71,7 +71,7 @@ pub fn invalid(cluster: &RedisCluster, error: &InvalidSpec, now: Timestamp) -> R
     ];
     status.conditions = merge(
         &status.conditions,
-        &findings,
+        &updates,
         cluster.metadata.generation,
         now,
     );

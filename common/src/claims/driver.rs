@@ -12,7 +12,7 @@ use crate::{
         controller::{Controller, Reconcile},
         leases::{Leadership, Membership},
         outcome::Outcome,
-        wake::Wake,
+        trigger::Trigger,
     },
     runtime::Runtime,
 };
@@ -41,7 +41,7 @@ impl<D: DataPath, P: Planning<Kind = D::Kind>> Driver<D, P> {
         planning: P,
     ) -> Arc<Self> {
         let membership = Membership::start(runtime);
-        let (objects, enqueue) = (controller.store(), controller.wake());
+        let (objects, enqueue) = (controller.store(), controller.trigger());
         enqueue_when_joined(
             runtime,
             membership.clone(),
@@ -121,7 +121,7 @@ fn enqueue_when_joined<K: super::Claimable>(
     runtime: &Runtime,
     mut membership: Membership,
     objects: Store<K>,
-    enqueue: Wake<K>,
+    enqueue: Trigger<K>,
 ) {
     runtime.keep("wait for the member lease", |end| async move {
         if end.run_until_cancelled(membership.joined()).await == Some(true) {

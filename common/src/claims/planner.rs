@@ -17,7 +17,7 @@ use crate::{
         leases::{Holder, Leadership, Members, NotLeader, Operation, OperationLeases},
         outcome::Outcome,
         status,
-        wake::Wake,
+        trigger::Trigger,
     },
     runtime::Runtime,
 };
@@ -162,7 +162,7 @@ pub struct Planner<P: Planning> {
     memory: Memory<P::Awaited, P::Jobs>,
     jobs: Jobs,
     metrics: WorkMetrics,
-    enqueue: Wake<ObjectOf<P>>,
+    enqueue: Trigger<ObjectOf<P>>,
 }
 
 impl<P: Planning> Planner<P> {
@@ -172,7 +172,7 @@ impl<P: Planning> Planner<P> {
         planning: P,
         leadership: Leadership,
         metrics: WorkMetrics,
-        enqueue: Wake<ObjectOf<P>>,
+        enqueue: Trigger<ObjectOf<P>>,
     ) -> Self {
         Self {
             planning,

@@ -16,7 +16,7 @@ use crate::{
     kubernetes::{
         call::{self, ApiError},
         leases::Membership,
-        wake::Wake,
+        trigger::Trigger,
     },
     runtime::{Runtime, tasks::Tasks},
 };
@@ -116,7 +116,7 @@ impl<D: DataPath> Worker<D> {
         quota: Quota,
         metrics: WorkMetrics,
         objects: Store<ObjectOf<D>>,
-        enqueue: Wake<ObjectOf<D>>,
+        enqueue: Trigger<ObjectOf<D>>,
     ) -> Arc<Self> {
         let me = membership.name().to_owned();
         let ended = move || enqueue_waiting::<D::Kind>(&objects, &me, &enqueue);
@@ -282,7 +282,11 @@ impl<D: DataPath> Worker<D> {
 }
 
 /// Enqueues the objects with units that wait for a permit of this replica.
-fn enqueue_waiting<U: UnitKind>(objects: &Store<U::Object>, me: &str, enqueue: &Wake<U::Object>) {
+fn enqueue_waiting<U: UnitKind>(
+    objects: &Store<U::Object>,
+    me: &str,
+    enqueue: &Trigger<U::Object>,
+) {
     for object in objects.state() {
         if wants_permit::<U>(&object, me) {
             enqueue.object(&object.namespace().unwrap_or_default(), &object.name_any());

@@ -274,7 +274,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_node_that_loads_its_data_is_told_apart() {
+    async fn a_node_that_loads_its_data_is_distinguished() {
         let answer = "-LOADING Redis is loading the dataset in memory\r\n";
         let endpoint = endpoint(server(answer).await).expecting(id('a'));
         let error = dial(&endpoint).await.unwrap_err();

@@ -320,7 +320,7 @@ mod tests {
     }
 
     #[test]
-    fn refusals_with_403_are_told_apart() {
+    fn refusals_with_403_are_distinguished() {
         // As answered by kube-apiserver.
         for (message, reason) in [
             (

@@ -7,7 +7,7 @@ use k8s_openapi::{
 
 /// What is known of one condition now, without the time it has been so.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Finding {
+pub struct ConditionUpdate {
     /// Type, for example `Ready`.
     pub kind: &'static str,
     /// Whether it holds; `None` is Unknown.
@@ -18,7 +18,7 @@ pub struct Finding {
     pub message: String,
 }
 
-impl Finding {
+impl ConditionUpdate {
     /// It holds.
     pub fn yes(kind: &'static str, reason: &'static str, message: impl Into<String>) -> Self {
         Self::new(kind, Some(true), reason, message)
@@ -58,26 +58,26 @@ impl Finding {
     }
 }
 
-/// Merges findings into a list: a known type keeps its place, and its transition time while its status stays; a new type
-/// is appended; a type without a finding stays as it is. Equal findings give an equal list, so nothing is written.
+/// Merges updates into a list: a known type keeps its place, and its transition time while its status stays; a new type
+/// is appended; a type without a update stays as it is. Equal updates give an equal list, so nothing is written.
 pub fn merge(
     old: &[Condition],
-    findings: &[Finding],
+    updates: &[ConditionUpdate],
     generation: Option<i64>,
     now: Timestamp,
 ) -> Vec<Condition> {
     let mut merged = old.to_vec();
-    for finding in findings {
-        let known = merged.iter_mut().find(|c| c.type_ == finding.kind);
+    for update in updates {
+        let known = merged.iter_mut().find(|c| c.type_ == update.kind);
         let since = known
             .as_ref()
-            .filter(|c| c.status == finding.status())
+            .filter(|c| c.status == update.status())
             .map_or(Time(now), |c| c.last_transition_time.clone());
         let condition = Condition {
-            type_: finding.kind.to_string(),
-            status: finding.status().to_string(),
-            reason: finding.reason.to_string(),
-            message: finding.message.clone(),
+            type_: update.kind.to_string(),
+            status: update.status().to_string(),
+            reason: update.reason.to_string(),
+            message: update.message.clone(),
             observed_generation: generation,
             last_transition_time: since,
         };
@@ -111,13 +111,13 @@ mod tests {
     fn time_moves_only_with_the_status() {
         let first = merge(
             &[],
-            &[Finding::no("Ready", "Starting", "0 of 3")],
+            &[ConditionUpdate::no("Ready", "Starting", "0 of 3")],
             Some(1),
             at(10),
         );
         let second = merge(
             &first,
-            &[Finding::no("Ready", "Starting", "1 of 3")],
+            &[ConditionUpdate::no("Ready", "Starting", "1 of 3")],
             Some(1),
             at(20),
         );
@@ -125,7 +125,7 @@ mod tests {
         assert_eq!(second[0].message, "1 of 3");
         let third = merge(
             &second,
-            &[Finding::yes("Ready", "Formed", "")],
+            &[ConditionUpdate::yes("Ready", "Formed", "")],
             Some(2),
             at(30),
         );
@@ -134,26 +134,32 @@ mod tests {
     }
 
     #[test]
-    fn equal_findings_change_nothing() {
-        let findings = [
-            Finding::yes("Ready", "Formed", "all well"),
-            Finding::unknown("Degraded", "NotSeen", ""),
+    fn equal_updates_change_nothing() {
+        let updates = [
+            ConditionUpdate::yes("Ready", "Formed", "all well"),
+            ConditionUpdate::unknown("Degraded", "NotSeen", ""),
         ];
-        let first = merge(&[], &findings, Some(4), at(10));
-        assert_eq!(merge(&first, &findings, Some(4), at(99)), first);
+        let first = merge(&[], &updates, Some(4), at(10));
+        assert_eq!(merge(&first, &updates, Some(4), at(99)), first);
     }
 
     #[test]
     fn other_types_stay_in_place() {
         let old = merge(
             &[],
-            &[Finding::yes("A", "X", ""), Finding::yes("B", "X", "")],
+            &[
+                ConditionUpdate::yes("A", "X", ""),
+                ConditionUpdate::yes("B", "X", ""),
+            ],
             None,
             at(1),
         );
         let new = merge(
             &old,
-            &[Finding::no("B", "Y", ""), Finding::yes("C", "Z", "")],
+            &[
+                ConditionUpdate::no("B", "Y", ""),
+                ConditionUpdate::yes("C", "Z", ""),
+            ],
             None,
             at(2),
         );

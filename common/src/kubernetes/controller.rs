@@ -5,7 +5,7 @@
 //! wanted too, and child caches are not waited for.
 
 pub use super::watches::{Watched, WatchedApi};
-use super::{leases::Leadership, outcome::Outcome, retries::Retries, wake::Wake, watches};
+use super::{leases::Leadership, outcome::Outcome, retries::Retries, trigger::Trigger, watches};
 use crate::{
     errors::{Classified, ErrorClass},
     runtime::{Runtime, health::Gate, telemetry},
@@ -61,7 +61,7 @@ pub trait Reconcile<K: Watched>: Send + Sync + 'static {
 pub struct Controller<K: Watched> {
     runtime: Runtime,
     store: Store<K>,
-    wake: Wake<K>,
+    trigger: Trigger<K>,
     triggers: Vec<BoxStream<'static, ObjectRef<K>>>,
     caches: Vec<watch::Receiver<bool>>,
     gate: Gate,
@@ -79,15 +79,15 @@ impl<K: Watched> Controller<K> {
             runtime.health.watch(kind_name::<K>()),
         );
         let touched = watching.touched.map(|object| ObjectRef::from_obj(&object));
-        let wake = Wake::new();
-        let woken = stream::unfold(wake.clone(), |wake| async move {
-            Some((wake.next().await, wake))
+        let trigger = Trigger::new();
+        let triggered = stream::unfold(trigger.clone(), |trigger| async move {
+            Some((trigger.next().await, trigger))
         });
         Self {
             runtime: runtime.clone(),
             store: watching.store,
-            wake,
-            triggers: vec![touched.boxed(), woken.flat_map(stream::iter).boxed()],
+            trigger,
+            triggers: vec![touched.boxed(), triggered.flat_map(stream::iter).boxed()],
             caches: vec![watching.complete],
             gate: runtime.health.gate(kind_name::<K>()),
             only_leader: None,
@@ -117,8 +117,8 @@ impl<K: Watched> Controller<K> {
         let health = self.runtime.health.watch(kind_name::<C>());
         let watching = watches::watch(api, config, self.runtime.metrics.clone(), health);
         let touched = watching.touched;
-        let woken = touched.flat_map(move |object| stream::iter(owners(&object)));
-        self.triggers.push(woken.boxed());
+        let triggered = touched.flat_map(move |object| stream::iter(owners(&object)));
+        self.triggers.push(triggered.boxed());
         self.caches.push(watching.complete);
         watching.store
     }
@@ -127,15 +127,15 @@ impl<K: Watched> Controller<K> {
     /// starts to lead.
     pub fn only_leader(&mut self, leadership: &Leadership) {
         self.only_leader = Some(leadership.clone());
-        self.wake_on_leadership(leadership);
+        self.trigger_on_leadership(leadership);
     }
 
     /// Every replica reconciles (and asks `is_leader_now` where it matters); a change of leadership enqueues every object.
-    pub fn wake_on_leadership(&mut self, leadership: &Leadership) {
+    pub fn trigger_on_leadership(&mut self, leadership: &Leadership) {
         let changes = stream::unfold(leadership.clone(), |mut leadership| async move {
             leadership.changed().await.then_some(((), leadership))
         });
-        self.wake_all_on(changes.boxed());
+        self.trigger_all_on(changes.boxed());
     }
 
     /// Changes that come within this time are one reconcile.
@@ -149,11 +149,11 @@ impl<K: Watched> Controller<K> {
     }
 
     /// Enqueues an object from elsewhere, for example when a task has ended.
-    pub fn wake(&self) -> Wake<K> {
-        self.wake.clone()
+    pub fn trigger(&self) -> Trigger<K> {
+        self.trigger.clone()
     }
 
-    fn wake_all_on(&mut self, moments: BoxStream<'static, ()>) {
+    fn trigger_all_on(&mut self, moments: BoxStream<'static, ()>) {
         let store = self.store.clone();
         let all = moments.flat_map(move |()| {
             stream::iter(store.state()).map(|object| ObjectRef::from_obj(object.as_ref()))

@@ -1,7 +1,7 @@
 //! The conditions by which kstatus, and with it Argo CD and Flux, reads objects of every kind alike: `Ready`, `Reconciling` and
 //! `Stalled`. [`conditions`] sets them, [`evaluate`] reads them as the library does.
 
-use super::conditions::Finding;
+use super::conditions::ConditionUpdate;
 use serde_json::Value;
 
 /// How far the controller is with what an object asks for.
@@ -16,13 +16,17 @@ pub enum Completion {
 }
 
 /// The three conditions, with the same reason and message.
-pub fn conditions(completion: Completion, reason: &'static str, message: &str) -> [Finding; 3] {
+pub fn conditions(
+    completion: Completion,
+    reason: &'static str,
+    message: &str,
+) -> [ConditionUpdate; 3] {
     [
         ("Ready", completion == Completion::Done),
         ("Reconciling", completion == Completion::UnderWay),
         ("Stalled", completion == Completion::Stalled),
     ]
-    .map(|(kind, holds)| Finding::new(kind, Some(holds), reason, message))
+    .map(|(kind, holds)| ConditionUpdate::new(kind, Some(holds), reason, message))
 }
 
 /// What kstatus says of an object.
@@ -88,8 +92,8 @@ mod tests {
             (Completion::UnderWay, Kstatus::InProgress),
             (Completion::Stalled, Kstatus::Failed),
         ] {
-            let findings = conditions(completion, "Reason", "message");
-            let merged = merge(&[], &findings, Some(2), Timestamp::UNIX_EPOCH);
+            let updates = conditions(completion, "Reason", "message");
+            let merged = merge(&[], &updates, Some(2), Timestamp::UNIX_EPOCH);
             let status = json!({"observedGeneration": 2, "conditions": merged});
             assert_eq!(read(2, &status), expected, "{completion:?}");
             assert_eq!(read(3, &status), Kstatus::InProgress, "{completion:?}");

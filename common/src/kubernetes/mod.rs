@@ -16,7 +16,7 @@ pub mod leases;
 pub mod outcome;
 mod retries;
 pub mod status;
-pub mod wake;
+pub mod trigger;
 mod watches;
 
 pub use crate::{errors, runtime::events};

@@ -2,7 +2,7 @@
 
 use super::{
     call::{self, ApiError},
-    conditions::{self, Finding},
+    conditions::{self, ConditionUpdate},
 };
 use k8s_openapi::{apimachinery::pkg::apis::meta::v1::Condition, jiff::Timestamp};
 use kube::{
@@ -53,7 +53,7 @@ pub async fn write_condition<K>(
     api: &Api<K>,
     object: &K,
     manager: &str,
-    (kind, finding): (&str, Option<Finding>),
+    (kind, update): (&str, Option<ConditionUpdate>),
     now: Timestamp,
 ) -> Result<(), ApiError>
 where
@@ -62,8 +62,8 @@ where
 {
     let old = object.status().map_or(&[][..], HasConditions::conditions);
     let before = conditions::find(old, kind);
-    let merged = conditions::merge(old, finding.as_slice(), object.meta().generation, now);
-    let wanted = finding.and_then(|_| conditions::find(&merged, kind));
+    let merged = conditions::merge(old, update.as_slice(), object.meta().generation, now);
+    let wanted = update.and_then(|_| conditions::find(&merged, kind));
     if before == wanted {
         return Ok(());
     }

@@ -38,7 +38,7 @@ pub(super) struct Watching<K: Watched, S> {
     pub(super) store: Store<K>,
     /// Objects that were added, changed or deleted.
     pub(super) touched: S,
-    /// Whether the cache is complete. Not asked of the store: of several tasks in `Store::wait_until_ready` kube 5.0 wakes only the
+    /// Whether the cache is complete. Not asked of the store: of several tasks in `Store::wait_until_ready` kube 5.0 notifies only the
     /// one that asked last.
     pub(super) complete: tokio::sync::watch::Receiver<bool>,
 }

@@ -229,11 +229,11 @@ impl ObjectStore {
         }
         let room = usize::try_from(room).map_err(|_| too_long())?;
         let mut bytes = BytesMut::with_capacity(room);
-        while let Some(chunk) = timeout(ATTEMPT, body.next())
+        while let Some(piece) = timeout(ATTEMPT, body.next())
             .await
             .map_err(|_| self.error(S3Operation::Read, key, S3Cause::Timeout, "the body stalled"))?
         {
-            let chunk = chunk.map_err(|error| {
+            let piece = piece.map_err(|error| {
                 self.error(
                     S3Operation::Read,
                     key,
@@ -241,10 +241,10 @@ impl ObjectStore {
                     &root_cause(&error),
                 )
             })?;
-            if (bytes.len() + chunk.len()) as u64 > limit {
+            if (bytes.len() + piece.len()) as u64 > limit {
                 return Err(too_long());
             }
-            bytes.extend_from_slice(&chunk);
+            bytes.extend_from_slice(&piece);
         }
         match length {
             Some(length) if length != bytes.len() as u64 => {

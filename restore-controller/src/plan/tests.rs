@@ -14,7 +14,7 @@ use common::{
         slot_map::NotSettled,
     },
     kubernetes::{
-        conditions::{Finding, find, merge},
+        conditions::{ConditionUpdate, find, merge},
         leases::{Holder, Operation},
     },
 };
@@ -60,20 +60,20 @@ fn into_new(mut restore: RedisRestore) -> RedisRestore {
     restore
 }
 
-fn backup(finding: &Finding) -> RedisBackup {
+fn backup(update: &ConditionUpdate) -> RedisBackup {
     let mut backup = RedisBackup::new("b", crds::RedisBackupSpec::default());
     backup.status = Some(crds::RedisBackupStatus {
         storage: Some(S3Location::default()),
         manifest_key: Some("p/manifest.json".into()),
         manifest_sha256: Some("ab".into()),
-        conditions: merge(&[], std::slice::from_ref(finding), None, now()),
+        conditions: merge(&[], std::slice::from_ref(update), None, now()),
         ..crds::RedisBackupStatus::default()
     });
     backup
 }
 
 fn complete_backup() -> RedisBackup {
-    backup(&Finding::yes("Complete", "Succeeded", ""))
+    backup(&ConditionUpdate::yes("Complete", "Succeeded", ""))
 }
 
 fn cluster(condition: &'static str) -> RedisCluster {
@@ -81,7 +81,12 @@ fn cluster(condition: &'static str) -> RedisCluster {
     cluster.metadata.generation = Some(2);
     cluster.status = Some(crds::RedisClusterStatus {
         observed_generation: Some(2),
-        conditions: merge(&[], &[Finding::yes(condition, "Yes", "")], None, now()),
+        conditions: merge(
+            &[],
+            &[ConditionUpdate::yes(condition, "Yes", "")],
+            None,
+            now(),
+        ),
         ..crds::RedisClusterStatus::default()
     });
     cluster
@@ -170,12 +175,12 @@ fn a_backup_has_to_be_complete() {
         Step::Ask(Question::Backup)
     );
     assert_eq!(waits_for(&plan(&restore(), &seen(None))), "BackupNotFound");
-    let running = backup(&Finding::no("Captured", "Capturing", ""));
+    let running = backup(&ConditionUpdate::no("Captured", "Capturing", ""));
     assert_eq!(
         waits_for(&plan(&restore(), &seen(Some(running)))),
         "BackupNotComplete"
     );
-    let failed = backup(&Finding::yes("Failed", "ShardFailed", "no space"));
+    let failed = backup(&ConditionUpdate::yes("Failed", "ShardFailed", "no space"));
     let step = plan(&restore(), &seen(Some(failed)));
     assert_eq!(failure(&step).reason, "BackupFailed");
     assert!(failure(&step).message.contains("no space"));

@@ -1,4 +1,4 @@
-//! Finding the mark that ends a snapshot.
+//! ConditionUpdate the mark that ends a snapshot.
 
 use bytes::BytesMut;
 

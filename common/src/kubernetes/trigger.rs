@@ -8,8 +8,8 @@ use std::{
 };
 use tokio::sync::Notify;
 
-/// Wakes objects of kind `K`. Cheap to clone, never blocks, never lost; many requests for one object are one.
-pub struct Wake<K: kube::Resource<DynamicType = ()>> {
+/// Triggers a reconcile of objects of kind `K`. Cheap to clone, never blocks, never lost; many requests for one object are one.
+pub struct Trigger<K: kube::Resource<DynamicType = ()>> {
     shared: Arc<Shared<K>>,
 }
 
@@ -18,7 +18,7 @@ struct Shared<K: kube::Resource<DynamicType = ()>> {
     notify: Notify,
 }
 
-impl<K: kube::Resource<DynamicType = ()>> Clone for Wake<K> {
+impl<K: kube::Resource<DynamicType = ()>> Clone for Trigger<K> {
     fn clone(&self) -> Self {
         Self {
             shared: Arc::clone(&self.shared),
@@ -26,7 +26,7 @@ impl<K: kube::Resource<DynamicType = ()>> Clone for Wake<K> {
     }
 }
 
-impl<K: kube::Resource<DynamicType = ()> + Clone + 'static> Default for Wake<K>
+impl<K: kube::Resource<DynamicType = ()> + Clone + 'static> Default for Trigger<K>
 where
     ObjectRef<K>: Hash + Eq,
 {
@@ -35,11 +35,11 @@ where
     }
 }
 
-impl<K: kube::Resource<DynamicType = ()> + Clone + 'static> Wake<K>
+impl<K: kube::Resource<DynamicType = ()> + Clone + 'static> Trigger<K>
 where
     ObjectRef<K>: Hash + Eq,
 {
-    /// Nobody is asked for yet.
+    /// No object is asked for yet.
     pub fn new() -> Self {
         Self {
             shared: Arc::new(Shared {
@@ -85,16 +85,16 @@ mod tests {
 
     #[tokio::test]
     async fn requests_for_one_object_are_one_and_none_is_lost() {
-        let wake = Wake::<ConfigMap>::new();
-        wake.object("ns", "a");
-        wake.object("ns", "a");
-        wake.object("ns", "b");
-        assert_eq!(wake.next().await.len(), 2);
+        let trigger = Trigger::<ConfigMap>::new();
+        trigger.object("ns", "a");
+        trigger.object("ns", "a");
+        trigger.object("ns", "b");
+        assert_eq!(trigger.next().await.len(), 2);
         let waiting = tokio::spawn({
-            let wake = wake.clone();
-            async move { wake.next().await }
+            let trigger = trigger.clone();
+            async move { trigger.next().await }
         });
-        wake.object("ns", "c");
+        trigger.object("ns", "c");
         assert_eq!(waiting.await.unwrap().len(), 1);
     }
 }
