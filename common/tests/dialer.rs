@@ -9,6 +9,8 @@ const CRATES: [&str; 4] = [
     "restore-controller",
 ];
 const DIALER: &str = "common/src/cluster/dial.rs";
+/// Resolves names of S3 endpoints, to check the addresses before they are dialled: no way to a node.
+const S3_RESOLVER: &str = "common/src/storage/connector.rs: lookup_host";
 /// Ways to open a connection past the dialer.
 const FORBIDDEN: [&str; 5] = [
     "TcpStream::connect",
@@ -40,6 +42,7 @@ fn connections_are_opened_by_the_dialer_only() -> io::Result<()> {
     for member in CRATES {
         search(&workspace.join(member).join("src"), &mut found)?;
     }
+    found.retain(|line| !line.ends_with(S3_RESOLVER));
     let (dialer, elsewhere): (Vec<_>, Vec<_>) =
         found.iter().partition(|line| line.contains(DIALER));
     assert_eq!(dialer.len(), 1, "{DIALER} connects once: {dialer:?}");
