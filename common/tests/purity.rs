@@ -33,7 +33,7 @@ const PURE: [(&str, &[&str]); 4] = [
         &[
             "cron.rs",
             "plan",
-            "schedule.rs",
+            "schedule",
             "select.rs",
             "shards.rs",
             "status.rs",
