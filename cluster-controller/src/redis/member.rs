@@ -101,7 +101,7 @@ impl fmt::Display for ForeignNode {
         write!(
             out,
             "its address is answered by node {} of another cluster",
-            self.id.short()
+            self.id
         )
     }
 }
