@@ -80,8 +80,14 @@ struct CallFailed {
 type Durations<Labels> = Family<Labels, Histogram, fn() -> Histogram>;
 
 /// Calls to the API server are made by functions that know no process: what they measure is kept once for all of it.
-static API_CALLS: LazyLock<Durations<Called>> =
-    LazyLock::new(|| Family::new_with_constructor(call_durations));
+static API_CALLS: LazyLock<Durations<Called>> = LazyLock::new(|| {
+    let calls: Durations<Called> = Family::new_with_constructor(call_durations);
+    // Both are there from the start: a rate over a series that appears later misses its first values.
+    for call in [ApiCall::Read, ApiCall::Write] {
+        drop(calls.get_or_create(&Called { call }));
+    }
+    calls
+});
 static API_ERRORS: LazyLock<Family<CallFailed, Counter>> = LazyLock::new(Family::default);
 
 /// A call to the API server has ended; `reason` says why it failed.
@@ -370,6 +376,7 @@ mod tests {
             r#"redis_operator_reconcile_duration_seconds_bucket{le="0.02",kind="RedisCluster",outcome="settled"} 1"#,
             "redis_operator_slots 0",
             r#"redis_operator_api_call_duration_seconds_count{call="read"} "#,
+            r#"redis_operator_api_call_duration_seconds_count{call="write"} "#,
             r#"redis_operator_api_errors_total{call="read",reason="ApiTimeout"} "#,
         ] {
             assert!(text.contains(line), "{line} is not in:\n{text}");
