@@ -1,7 +1,6 @@
 //! Every tracked text file keeps to the words of this repository, stays short enough to read, and leaves no open ends.
 //!
 //! Words are compared inside identifiers and file names too: `Silences`, `silence_since` and `silences.rs` all hold "silence".
-//! `LANGUAGE=all cargo test -p common --test language` also lists the words of `PENDING`.
 
 use std::{
     collections::BTreeSet,
@@ -63,9 +62,6 @@ const NAMES: &[(&str, &str)] = &[
     ("Sight", "name the state"),
     ("Standing", "name the state"),
 ];
-
-/// Words of the list above that files still hold. This list shrinks, and ends empty.
-const PENDING: &[&str] = &[];
 
 /// Legitimate uses: where (a path's beginning), the text, and why.
 const ALLOWED: &[(&str, &str, &str)] = &[
@@ -168,11 +164,9 @@ fn words_of(path: &str, text: &str) -> Vec<(usize, String)> {
 }
 
 /// Every forbidden word of a file, as `path:line: word: say …`.
-fn forbidden_words(path: &str, text: &str, pending: &[&str]) -> Vec<String> {
-    let enforced = |form: &&str| !pending.contains(form);
+fn forbidden_words(path: &str, text: &str) -> Vec<String> {
     let phrases: Vec<(&str, Vec<&str>, &str)> = WORDS
         .iter()
-        .filter(|(forms, _)| forms.iter().all(enforced))
         .flat_map(|(forms, instead)| {
             let split = |form: &&'static str| (*form, form.split(' ').collect(), *instead);
             forms.iter().map(split)
@@ -190,7 +184,7 @@ fn forbidden_words(path: &str, text: &str, pending: &[&str]) -> Vec<String> {
             }
         }
     }
-    for (name, instead) in NAMES.iter().filter(|(name, _)| enforced(name)) {
+    for (name, instead) in NAMES {
         for (number, line) in text.lines().enumerate() {
             let mut identifiers = line.split(|c: char| !c.is_alphanumeric() && c != '_');
             if identifiers.any(|identifier| identifier == *name) {
@@ -222,11 +216,9 @@ fn report(found: &[String]) {
 
 #[test]
 fn files_keep_to_the_words_of_the_repository() -> Result<(), Box<dyn Error>> {
-    let all = std::env::var("LANGUAGE").is_ok_and(|language| language == "all");
-    let pending = if all { &[] } else { PENDING };
     let found: Vec<String> = files()?
         .iter()
-        .flat_map(|(path, text)| forbidden_words(path, text, pending))
+        .flat_map(|(path, text)| forbidden_words(path, text))
         .collect();
     report(&found);
     Ok(())
@@ -264,7 +256,7 @@ fn no_work_is_left_open() -> Result<(), Box<dyn Error>> {
 fn words_are_found_in_identifiers_and_phrases_across_lines() {
     let text = "let SilencesOfNode = silence_since;\n// waited in\n// vain; lanes.chunks(2)\nGoOn => HTTPLane,";
     assert_eq!(
-        forbidden_words("a/ghosts.rs", text, &["chunk"]),
+        forbidden_words("a/ghosts.rs", text),
         [
             "a/ghosts.rs:0: ghosts: say missing node, known by id, at no address",
             "a/ghosts.rs:1: silence: say unresponsive since, unresponsive tracker",
@@ -276,7 +268,7 @@ fn words_are_found_in_identifiers_and_phrases_across_lines() {
         ]
     );
     assert_eq!(
-        forbidden_words("a.rs", "pairs by chunks_exact(2), a chunk; in; vain", &[]),
+        forbidden_words("a.rs", "pairs by chunks_exact(2), a chunk; in; vain"),
         ["a.rs:1: chunk: say command batch, part, piece"]
     );
 }
