@@ -54,13 +54,18 @@ packages: ## Install missing Debian packages (as root), or say which are missing
 components: packages ## Compile the local Kubernetes into the cache (once; minutes)
 	@$(LOCAL) build
 
-.PHONY: test test-unit test-processes test-end-to-end local-only
+.PHONY: test test-unit test-processes test-end-to-end scenarios local-only
 test-unit: ## Unit and property tests: seconds
 	cargo test --quiet --locked --workspace --exclude tests --tests
 PROCESS_SUITES = $(filter-out e2e_%,$(basename $(notdir $(wildcard tests/tests/*.rs))))
 test-processes: components ## Suites against real Redis processes, a real S3 server and a real API server
 	cargo test --locked --package tests --lib $(addprefix --test ,$(PROCESS_SUITES))
-test-end-to-end: local-only components binaries ## Scenarios on a local Kubernetes of their own
+test-end-to-end: ## Scenarios on a local Kubernetes of their own
+scenarios: ## The scenarios that take minutes each, on a local Kubernetes of their own; not part of test
+END_TO_END = $(basename $(notdir $(wildcard tests/tests/e2e_*.rs)))
+test-end-to-end: SUITES = $(filter-out e2e_long_%,$(END_TO_END))
+scenarios: SUITES = $(filter e2e_long_%,$(END_TO_END))
+test-end-to-end scenarios: local-only components binaries
 	# Never the developer's instance, which may be exported: it is removed at the end.
 	export INSTANCE=e2e-$$$$
 	trap '$(LOCAL) down' EXIT
@@ -68,10 +73,10 @@ test-end-to-end: local-only components binaries ## Scenarios on a local Kubernet
 	$(IMAGES) load $(LOADED)
 	$(INTO_CLUSTER)
 	$(MAKE) --no-print-directory install deploy INSTANCE=$$INSTANCE
-	cargo test --locked --package tests $(addprefix --test ,$(basename $(notdir $(wildcard tests/tests/e2e_*.rs)))) -- --test-threads 1 --nocapture
+	cargo test --locked --package tests $(addprefix --test ,$(SUITES)) -- --test-threads 1 --nocapture
 test: local-only packages test-unit test-processes test-end-to-end ## Everything; installs what it needs
 local-only:
-	@[ "$(CLUSTER)" != existing ] || { echo "test-end-to-end cuts nodes off and kills controllers: it runs on a local cluster of its own. Unset CLUSTER; tests/README.md says which suites run on yours." >&2; exit 1; }
+	@[ "$(CLUSTER)" != existing ] || { echo "test-end-to-end and scenarios cut nodes off and kill controllers: they run on a local cluster of their own. Unset CLUSTER; tests/README.md says which suites run on yours." >&2; exit 1; }
 
 .PHONY: bench
 bench: packages ## Benchmarks against their rivals; CASE=name runs one

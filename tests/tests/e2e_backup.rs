@@ -1,9 +1,9 @@
 //! Backups and restores on a real Kubernetes: both replicas stream, a restore into another size compares equal, failures name their
-//! cause.
+//! cause, and what is deleted in the middle of its work leaves nothing behind.
 
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, time::Duration};
 use tests::{
     kubectl::{Kubectl, holds},
     scenario::{self, FilledCluster, LIMIT, Volumes},
@@ -11,6 +11,9 @@ use tests::{
 
 /// Enough that a shard takes longer than a claim: each replica finds work.
 const KEYS: u64 = 150_000;
+
+/// Longest deletion of a namespace: its backups' objects are in a bucket that goes with it.
+const NAMESPACE_GONE: Duration = Duration::from_mins(5);
 
 fn workers(backup: &Value) -> BTreeSet<String> {
     let shards = backup["status"]["shards"]
@@ -157,6 +160,131 @@ async fn failures_of_storage_name_their_cause() -> Result<()> {
                 "a secret is readable"
             );
         }
+        Ok(())
+    })
+    .await
+}
+
+/// Every stream of a deleted backup ends, its objects go, and the next backup of the cluster starts at once.
+#[tokio::test]
+async fn a_running_backup_can_be_deleted() -> Result<()> {
+    scenario::run("e2e-delete-backup", async |kubectl| {
+        let shop = FilledCluster::create(kubectl, "shop", 3, Volumes::None, 6_000).await?;
+        // Two thousand keys a shard at 10 ms each: a stream takes 20 s.
+        let slow = "redis-cli config set rdb-key-save-delay 10000";
+        scenario::on_every_server(kubectl, "shop", slow).await?;
+        apply(kubectl, &owning_backup("now")).await?;
+        at_work(kubectl, "redisbackup now", "shards", "Streaming").await?;
+        kubectl.run("delete redisbackup now --timeout=60s").await?;
+        let fast = "redis-cli config set rdb-key-save-delay 0";
+        scenario::on_every_server(kubectl, "shop", fast).await?;
+        let mut streams = 0;
+        let ended = async || {
+            streams = replica_connections(kubectl, "shop").await?;
+            Ok(streams == shop.nodes() / 2)
+        };
+        let wait = "no connections but those of the cluster's replicas";
+        let waited = kubectl.until(wait, LIMIT, ended).await;
+        waited.with_context(|| format!("{streams} connections"))?;
+        let mut files = Vec::new();
+        let empty = async || {
+            files = scenario::s3_files(kubectl).await?;
+            Ok(files.is_empty())
+        };
+        let waited = kubectl.until("an empty bucket", LIMIT, empty).await;
+        waited.with_context(|| format!("the bucket holds {files:?}"))?;
+
+        apply(kubectl, &owning_backup("next")).await?;
+        scenario::ended(kubectl, "redisbackup", "next").await?;
+        shop.is_intact("deleted").await
+    })
+    .await
+}
+
+/// Connections by which data is copied from the servers of a cluster: one for each replica, and those of backups.
+async fn replica_connections(kubectl: &Kubectl, cluster: &str) -> Result<usize> {
+    let list = "redis-cli client list type replica";
+    let lists = scenario::on_every_server(kubectl, cluster, list).await?;
+    Ok(lists
+        .values()
+        .flat_map(|list| list.lines())
+        .filter(|line| line.contains("id="))
+        .count())
+}
+
+/// A deleted restore writes no more, and its target is free for other operations.
+#[tokio::test]
+async fn a_running_restore_can_be_deleted() -> Result<()> {
+    const MANY: u64 = 60_000;
+    scenario::run("e2e-delete-restore", async |kubectl| {
+        FilledCluster::create(kubectl, "shop", 3, Volumes::None, MANY).await?;
+        apply(kubectl, &scenario::backup("now", "shop")).await?;
+        scenario::ended(kubectl, "redisbackup", "now").await?;
+        scenario::cluster(kubectl, "copy", 3, Volumes::None).await?;
+        scenario::formed(kubectl, "copy", 6).await?;
+
+        let pause = "redis-cli client pause 120000 write";
+        scenario::on_every_server(kubectl, "copy", pause).await?;
+        let source = json!({"backupRef": {"name": "now"}});
+        let restore = scenario::restore("copy", &source, &json!({"clusterRef": {"name": "copy"}}));
+        apply(kubectl, &restore).await?;
+        at_work(kubectl, "redisrestore copy", "units", "Replaying").await?;
+        kubectl
+            .run("delete redisrestore copy --timeout=60s")
+            .await?;
+        scenario::on_every_server(kubectl, "copy", "redis-cli client unpause").await?;
+
+        // A backup needs the operation Lease that the restore held.
+        apply(kubectl, &scenario::backup("after", "copy")).await?;
+        scenario::ended(kubectl, "redisbackup", "after").await?;
+        let before = keys(kubectl, "copy").await?;
+        tokio::time::sleep(Duration::from_secs(3)).await; // time in which a worker would write on
+        let after = keys(kubectl, "copy").await?;
+        println!("the deleted restore left {after} of {MANY} keys");
+        ensure!(
+            before == after && after < MANY,
+            "{before} keys after the deletion, {after} a moment later"
+        );
+        scenario::no_data_was_dropped(kubectl, "copy").await
+    })
+    .await
+}
+
+/// Keys of all primaries of a cluster.
+async fn keys(kubectl: &Kubectl, cluster: &str) -> Result<u64> {
+    let script = "redis-cli role | grep -q master && redis-cli dbsize || echo 0";
+    let sizes = scenario::on_every_server(kubectl, cluster, script).await?;
+    let sizes = sizes.values().map(|size| Ok(size.trim().parse::<u64>()?));
+    sizes.sum()
+}
+
+/// Waits until every unit of a backup or restore is at work.
+async fn at_work(kubectl: &Kubectl, what: &str, units: &str, state: &str) -> Result<()> {
+    let all = async || {
+        let units = kubectl.get(what).await?["status"][units].clone();
+        let units = units.as_array().cloned().unwrap_or_default();
+        Ok(!units.is_empty() && units.iter().all(|unit| unit["state"] == state))
+    };
+    let wait = format!("{what}: every unit {state}");
+    kubectl.until(&wait, LIMIT, all).await.map(drop)
+}
+
+/// The S3 server goes with the namespace: the finalizer of a backup does not keep either of them for ever.
+#[tokio::test]
+async fn a_namespace_with_backups_is_deleted_to_its_end() -> Result<()> {
+    scenario::run("e2e-namespace", async |kubectl| {
+        FilledCluster::create(kubectl, "shop", 3, Volumes::DeletedWithCluster, 1_000).await?;
+        for name in ["first", "second"] {
+            apply(kubectl, &owning_backup(name)).await?;
+            let backup = scenario::ended(kubectl, "redisbackup", name).await?;
+            let finalizers = backup["metadata"]["finalizers"].to_string();
+            ensure!(
+                finalizers.contains(crds::FINALIZER_ARTIFACTS),
+                "{name} has the finalizers {finalizers}"
+            );
+        }
+        let time = kubectl.delete_namespace_to_its_end(NAMESPACE_GONE).await?;
+        println!("the namespace was gone after {:.1} s", time.as_secs_f64());
         Ok(())
     })
     .await

@@ -35,6 +35,64 @@ async fn killing_every_server_loses_no_acknowledged_write() -> Result<()> {
     .await
 }
 
+/// The leader is killed while a cluster forms and while it is repaired: another replica, or the restarted one, finishes.
+#[tokio::test]
+async fn a_killed_leader_leaves_no_cluster_unfinished() -> Result<()> {
+    scenario::run("e2e-leader", async |kubectl| {
+        let killers = Killers::start(kubectl).await?;
+        let nodes = 6;
+        scenario::cluster(kubectl, "shop", 3, Volumes::DeletedWithCluster).await?;
+        let runs = async || {
+            let pods = scenario::pods(kubectl, "shop").await?;
+            Ok(pods.iter().any(|pod| pod["status"]["phase"] == "Running"))
+        };
+        kubectl.until("the first pod runs", LIMIT, runs).await?;
+        killers.send_kill(&[leader().await?]).await?;
+        let cluster = kubectl.get("rediscluster shop").await?;
+        ensure!(
+            !holds(&cluster, "Formed"),
+            "the cluster was formed before its leader ended"
+        );
+        let shop = FilledCluster::fill(kubectl, "shop", nodes, 20_000).await?;
+
+        let leader = leader().await?;
+        let before = scenario::pods(kubectl, "shop").await?;
+        let label = format!("{}=shop", crds::LABEL_CLUSTER);
+        kubectl
+            .run(&format!("delete pods -l {label} --wait=false"))
+            .await?;
+        let replaced = async || {
+            let pods = scenario::pods(kubectl, "shop").await?;
+            let uid = |pod: &Value| pod["metadata"]["uid"].clone();
+            let known = |pod: &Value| before.iter().any(|old| uid(old) == uid(pod));
+            Ok(pods
+                .iter()
+                .any(|pod| !known(pod) && pod["status"]["phase"] == "Running"))
+        };
+        kubectl
+            .until("the first new pod runs", LIMIT, replaced)
+            .await?;
+        killers.send_kill(&[leader]).await?;
+        let healthy = scenario::healthy(kubectl, "shop", nodes).await?;
+        ensure!(!healthy, "the cluster was healthy before its leader ended");
+        let time = shop.recovered().await?;
+        println!(
+            "leader killed in mid-repair: healthy {:.1} s later",
+            time.as_secs_f64()
+        );
+        shop.is_intact("leader").await?;
+        shop.has_its_ids("leader").await?;
+        killers.end().await
+    })
+    .await
+}
+
+/// The pod of the cluster-controller that leads.
+async fn leader() -> Result<Value> {
+    let leader = scenario::leader("cluster-controller").await?;
+    scenario::system().get(&format!("pod {leader}")).await
+}
+
 /// One replica of each controller is killed while it works; the other's work goes on, and the copy compares equal.
 #[tokio::test]
 async fn killed_controllers_cost_their_own_work_and_nothing_else() -> Result<()> {

@@ -96,6 +96,40 @@ async fn catalog(kubectl: &Kubectl) -> Result<()> {
         .map(drop)
 }
 
+/// A paused cluster that loses a node with its volume serves on; the new node is taken in only afterwards.
+#[tokio::test]
+async fn a_loss_during_a_pause_is_repaired_afterwards() -> Result<()> {
+    scenario::run("e2e-paused", async |kubectl| {
+        let volumes = Volumes::DeletedWithCluster;
+        let shop = FilledCluster::create(kubectl, "shop", 3, volumes, 20_000).await?;
+        spec(kubectl, json!({"paused": true})).await?;
+        reports(kubectl, "Paused", "True", "Paused").await?;
+        let cluster = kubectl.get("rediscluster shop").await?;
+        let pod = cluster["status"]["shardStatuses"][1]["replicas"][0]["pod"].clone();
+        let pod = pod.as_str().context("no replica")?;
+        kubectl
+            .run(&format!("delete pvc data-{pod} --wait=false"))
+            .await?;
+        kubectl.run(&format!("delete pod {pod}")).await?;
+        let alone = async || {
+            let info = kubectl.exec(pod, "redis-cli cluster info").await?;
+            Ok(info.contains("cluster_known_nodes:1\r"))
+        };
+        let wait = format!("{pod} is back, and knows no other node");
+        kubectl.until(&wait, LIMIT, alone).await?;
+        tokio::time::sleep(Duration::from_secs(4)).await; // time in which it would be introduced
+        ensure!(
+            alone().await?,
+            "{pod} was introduced to the others while the cluster was paused"
+        );
+        shop.has_its_values("paused").await?;
+        spec(kubectl, json!({"paused": false})).await?;
+        shop.recovered().await?;
+        shop.is_intact("active").await
+    })
+    .await
+}
+
 /// The two ways to a nightly backup: a schedule in the spec, and a CronJob of one's own with kubectl.
 #[tokio::test]
 async fn cron_jobs_make_backups() -> Result<()> {

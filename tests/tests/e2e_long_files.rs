@@ -1,0 +1,101 @@
+//! Files of servers: those that disappear under a server, and those that nothing may delete.
+
+use anyhow::{Context, Result, ensure};
+use std::time::{Duration, Instant};
+use tests::{
+    crash::Killers,
+    kubectl::Kubectl,
+    scenario::{self, FilledCluster, LIMIT, Volumes},
+};
+
+const KEYS: u64 = 20_000;
+
+/// A kubelet updates a mounted ConfigMap within its period of a minute and the age of its cache.
+const MOUNTED: Duration = Duration::from_secs(110);
+
+/// Re-created without storage over StatefulSets with volumes: a server that is killed finds the files of its volume.
+#[tokio::test]
+async fn orphaned_volumes_survive_a_cluster_without_storage() -> Result<()> {
+    scenario::run("e2e-orphans", async |kubectl| {
+        let killers = Killers::start(kubectl).await?;
+        let shop = FilledCluster::create(kubectl, "shop", 3, Volumes::Kept, KEYS).await?;
+        let cluster = kubectl.get("rediscluster shop").await?;
+        let primary = &cluster["status"]["shardStatuses"][1]["primary"]["pod"];
+        let primary = primary.as_str().context("no primary")?;
+        let mounted = mounted(kubectl, primary).await?;
+        kubectl
+            .run("delete rediscluster shop --cascade=orphan")
+            .await?;
+        scenario::cluster(kubectl, "shop", 3, Volumes::None).await?;
+        let begun = Instant::now();
+        while begun.elapsed() < MOUNTED && self::mounted(kubectl, primary).await? == mounted {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+        }
+        println!(
+            "what is mounted: {} after {:.0} s",
+            if begun.elapsed() < MOUNTED {
+                "changed"
+            } else {
+                "unchanged"
+            },
+            begun.elapsed().as_secs_f64()
+        );
+        killers.kill_pod(kubectl, primary).await?;
+        let answers = async || {
+            let answer = kubectl.exec(primary, "redis-cli ping").await?;
+            Ok(answer.contains("PONG"))
+        };
+        let wait = format!("{primary} answers again");
+        kubectl.until(&wait, LIMIT, answers).await?;
+        let find = "find /data -name '*.aof' -size +0; find /data -name '*.rdb' -size +0";
+        let files = kubectl.exec(primary, find).await?;
+        ensure!(
+            !files.trim().is_empty(),
+            "the volume of {primary} is empty: {}",
+            kubectl.exec(primary, "ls -laR /data").await?
+        );
+        shop.recovered().await?;
+        shop.is_intact("orphans").await?;
+        killers.end().await
+    })
+    .await
+}
+
+/// A checksum of the files that the pod gets from its ConfigMap.
+async fn mounted(kubectl: &Kubectl, pod: &str) -> Result<String> {
+    kubectl.exec(pod, "cat /config/* | sha256sum").await
+}
+
+/// A primary that comes back without its files must not come back under its identity: its replica would copy the emptiness.
+#[tokio::test]
+async fn a_primary_without_its_files_is_replaced() -> Result<()> {
+    scenario::run("e2e-files", async |kubectl| {
+        let killers = Killers::start(kubectl).await?;
+        let shop =
+            FilledCluster::create(kubectl, "shop", 3, Volumes::DeletedWithCluster, KEYS).await?;
+        let cluster = kubectl.get("rediscluster shop").await?;
+        let primary = &cluster["status"]["shardStatuses"][1]["primary"];
+        let pod = primary["pod"].as_str().context("no primary")?;
+        let id = primary["nodeId"].as_str().context("no node id")?;
+        let remove = "rm -rf /data/appendonlydir /data/*.rdb && ls /data";
+        let left = kubectl.exec(pod, remove).await?;
+        killers.kill_pod(kubectl, pod).await?;
+        let replaced = async || {
+            let ids = scenario::node_ids(kubectl, "shop").await?;
+            Ok(!ids.iter().any(|other| other.trim() == id)
+                && scenario::healthy(kubectl, "shop", shop.nodes()).await?)
+        };
+        let time = kubectl
+            .until("another node in the place of the lost one", LIMIT, replaced)
+            .await?;
+        println!(
+            "{pod} lost all files but {}: healthy with a new node after {:.1} s",
+            left.split_whitespace().collect::<Vec<_>>().join(", "),
+            time.as_secs_f64()
+        );
+        shop.recovered().await?;
+        shop.is_intact("files").await?;
+        killers.end().await
+    })
+    .await
+}
