@@ -104,13 +104,13 @@ async fn is_named(kubectl: &Kubectl, foreign: &Value) -> Result<()> {
         .await?;
     let names = [id.trim(), text(foreign, "/status/podIP")?, name(foreign)?];
     let mut conditions = Value::Null;
-    let named = async || {
+    let shows = async || {
         conditions = kubectl.get("rediscluster a").await?["status"]["conditions"].clone();
         let all = conditions.to_string();
         Ok(names.iter().any(|name| all.contains(name)))
     };
     let wait = format!("a condition of a names one of {names:?}");
-    let waited = kubectl.until(&wait, Duration::from_secs(30), named).await;
+    let waited = kubectl.until(&wait, Duration::from_secs(30), shows).await;
     waited.map(drop).with_context(|| conditions.to_string())
 }
 
