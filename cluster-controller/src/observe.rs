@@ -105,7 +105,7 @@ pub fn cached(store: &Store<Pod>, shape: &Shape) -> Pods {
         .collect()
 }
 
-/// Whether every pod has its kubernetes_node: the scheduler has written to their volume claims for the last time.
+/// Whether every pod has its Kubernetes node: the scheduler has written to their volume claims for the last time.
 pub fn all_scheduled(shape: &Shape, pods: &Pods) -> bool {
     names(shape).all(|(_, _, name)| {
         pods.get(&name)

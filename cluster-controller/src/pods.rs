@@ -190,7 +190,7 @@ mod tests {
         text.parse().unwrap()
     }
 
-    /// The kubernetes_node was away for minutes; its container has just started again, and has yet to read its data.
+    /// The Kubernetes node was away for minutes; its container has just started again, and has yet to read its data.
     #[test]
     fn the_waiting_begins_with_the_last_start() {
         let metadata = json!({"creationTimestamp": "2026-01-01T08:00:00Z"});

@@ -115,7 +115,7 @@ mod tests {
             (1020, silent(), Some(10)),
         ];
         assert_eq!(down_since(&looks, true), Some(at(1020)));
-        // Ready by Kubernetes' word: no second witness.
+        // Ready according to Kubernetes: no second witness.
         assert_eq!(down_since(&[(1000, silent(), None)], true), None);
         // Started again a moment ago.
         let looks = [(1000, silent(), Some(10)), (1030, silent(), Some(1029))];

@@ -252,6 +252,43 @@ fn no_work_is_left_open() -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
+/// What a renaming by script leaves behind: a comment that runs into the next one, or an identifier where a word should be.
+fn broken_comment(line: &str) -> bool {
+    let line = line.trim_start();
+    let Some(text) = line.strip_prefix("//") else {
+        return false;
+    };
+    let text = text.trim_start_matches(['/', '!']);
+    // Every second piece is in backticks, which names code.
+    let prose = text.split('`').step_by(2);
+    let is_identifier = |word: &str| {
+        let mut parts = word.split('_');
+        word.contains('_')
+            && parts.all(|part| !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_lowercase()))
+    };
+    prose.into_iter().any(|prose| {
+        let mut words = prose.split(|c: char| !c.is_alphanumeric() && c != '_');
+        prose.contains("///") || words.any(is_identifier)
+    })
+}
+
+#[test]
+fn comments_are_unbroken_prose() -> Result<(), Box<dyn Error>> {
+    assert!(broken_comment("    /// Settings th    /// controller writes itself."));
+    assert!(broken_comment("// A kubernetes_node was away."));
+    assert!(!broken_comment("// A `kubernetes_node` at https://example.com/a."));
+    let mut found = Vec::new();
+    for (path, text) in files()? {
+        for (number, line) in text.lines().enumerate() {
+            if path.ends_with(".rs") && broken_comment(line) {
+                found.push(format!("{path}:{}: {}", number + 1, line.trim()));
+            }
+        }
+    }
+    report(&found);
+    Ok(())
+}
+
 #[test]
 fn words_are_found_in_identifiers_and_phrases_across_lines() {
     let text = "let SilencesOfNode = silence_since;\n// waited in\n// vain; lanes.chunks(2)\nGoOn => HTTPLane,";

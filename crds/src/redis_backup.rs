@@ -213,7 +213,8 @@ pub struct RedisBackupStatus {
     /// Hash of the slot map at the time of the backup. Equal maps have equal hashes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub topology_hash: Option<String>,
-    /// Time between the first and the last shard's snapshot, for example 250ms: shards are snapshotted one by one, not     /// same instant.
+    /// Time between the first and the last shard's snapshot, for example 250ms: shards are snapshotted one by one, not at
+    /// the same instant.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub snapshot_skew: Option<ElapsedTime>,
     /// Totals over all shards.

@@ -72,7 +72,8 @@ pub struct RedisClusterSpec {
     /// Requests and limits of the server in each pod. A later change applies to pods that start after it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub resources: Option<ResourceRequirements>,
-    /// Settings of redis.conf by name, at most 128, each value a single line of at most 1024 characters. Settings th    /// controller writes itself are refused. A later change applies to pods that start after it.
+    /// Settings of redis.conf by name, at most 128, each value a single line of at most 1024 characters. Settings that the
+    /// controller writes itself are refused. A later change applies to pods that start after it.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     #[schemars(transform = reserved_settings::refuse, extend("maxProperties" = 128, "additionalProperties" = {"type": "string", "maxLength": 1024}))]
     #[x_kube(validation = Rule::new("self.all(key, key.matches('^[a-z0-9.-]+$'))").message("config: names of settings consist of lower case letters, digits, dashes and dots"))]

@@ -31,7 +31,8 @@ pub struct S3Location {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub force_path_style: Option<bool>,
     /// Secret in the same namespace with the keys accessKeyId, secretAccessKey and, if required, sessionToken.
-    /// Absent: the cloud identity of the controller's own pod. That is refused with an endpoint, and in namespaces th    /// operator has not allowed (--ambient-credentials-namespaces).
+    /// Absent: the cloud identity of the controller's own pod. That is refused with an endpoint, and in namespaces that the
+    /// operator has not allowed (--ambient-credentials-namespaces).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub credentials_secret_ref: Option<LocalRef>,
     /// Secret in the same namespace with the certificate authority that signed the store's certificate, in PEM form.

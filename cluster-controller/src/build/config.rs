@@ -140,8 +140,8 @@ esac
 exit 0
 "#;
 
-const READY_SCRIPT: &str = r#"# Ready: its data is loaded, as a replica it is linked to its primary, and as a primary it has slots. A new node blockers
-# nothing: counted as ready, it would allow the eviction of the one that it is yet to copy.
+const READY_SCRIPT: &str = r#"# Ready: its data is loaded, as a replica it is linked to its primary, and as a primary it has slots. A new node
+# holds nothing: counted as ready, it would allow the eviction of the one that it is yet to copy.
 cli=$(command -v redis-cli || command -v valkey-cli)
 answer=$("$cli" -h 127.0.0.1 info 2>&1)
 case $answer in

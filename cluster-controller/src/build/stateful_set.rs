@@ -136,8 +136,8 @@ fn volume(
     volume
 }
 
-/// A shard's nodes on different kubernetes_nodes, and all nodes spread where that leaves a choice. Preferred, not required: on fewer kubernetes_nodes
-/// than a shard has nodes a cluster with all its nodes is better than one without replicas.
+/// A shard's nodes on different Kubernetes nodes, and all nodes spread where that leaves a choice. Preferred, not required: on fewer
+/// Kubernetes nodes than a shard has nodes a cluster with all its nodes is better than one without replicas.
 fn affinity(cluster: &ValidatedCluster, shard: i32) -> Affinity {
     let apart = |weight, labels| WeightedPodAffinityTerm {
         weight,

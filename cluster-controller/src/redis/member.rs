@@ -117,7 +117,7 @@ pub struct Report {
     pub server: ServerInfo,
     /// Its part in replication.
     pub replication: ReplicationInfo,
-    /// Keys it blockers.
+    /// Keys that it holds.
     pub keys: u64,
     /// The node timeout it runs with.
     pub node_timeout: Duration,

@@ -91,7 +91,7 @@ pub struct Survey<'a> {
 }
 
 impl<'a> Survey<'a> {
-    /// Thinks about the answers.
+    /// Draws the conclusions.
     pub fn of(wanted: &'a Wanted, members: &'a [Member]) -> Self {
         let live: Vec<Live<'a>> = members
             .iter()
@@ -280,7 +280,8 @@ fn find_missing(
     missing
 }
 
-/// Who owns what: the newest claim to a slot wins. Of a member that answered only its own claim counts; of a missing node, wh/// others list.
+/// Who owns what: the newest claim to a slot wins. Of a member that answered only its own claim counts; of a missing node, what the
+/// others list.
 fn owned(live: &[Live<'_>], by_id: &HashMap<NodeId, Index>) -> HashMap<NodeId, SlotSet> {
     let mut claims: Vec<(u64, NodeId, &SlotSet)> = live
         .iter()

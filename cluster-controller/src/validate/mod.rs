@@ -80,7 +80,7 @@ pub struct Server {
     pub image: String,
     /// The RedisVersion it came from.
     pub entry: Option<String>,
-    /// What the catalog says the image blockers: family and version.
+    /// What the catalog says the image contains: family and version.
     pub promised: Option<(Distribution, String)>,
 }
 

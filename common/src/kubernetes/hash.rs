@@ -25,7 +25,7 @@ pub fn hash_value(value: &Value) -> String {
     hash
 }
 
-/// Canonical JSON text. Keys are sorted here because the order of serde_json's map depends on a feature that any crate
+/// Canonical JSON text. Keys are sorted here because the order of `serde_json`'s map depends on a feature that any crate
 /// in the tree can switch on.
 fn write_canonical(value: &Value, out: &mut String) {
     match value {

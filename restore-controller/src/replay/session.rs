@@ -216,7 +216,8 @@ impl<'a> ReplaySession<'a> {
         Ok(())
     }
 
-    /// Sends requeued commands until none is left. Nothing new is decoded meanwhile: what waits is never more than wh    /// windows hold.
+    /// Sends requeued commands until none is left. Nothing new is decoded meanwhile: what waits is never more than what the
+    /// windows hold.
     async fn send_again(&mut self) -> Result<(), ReplayError> {
         while let Some(last) = self.deferred.last() {
             let reason = match last.action {

@@ -91,7 +91,7 @@ impl fmt::Display for Blocker {
             Self::SlotsLost { slots, count } => write!(
                 out,
                 "{count} slots ({slots}) are lost: every node that had their keys is gone together with its volume; \
-                 restore a backup into a new cluster (and disable spec.podDisruptionBudget if kubernetes_nodes have to be drained before)"
+                 restore a backup into a new cluster (and disable spec.podDisruptionBudget if Kubernetes nodes have to be drained before)"
             ),
             Self::KeysWithoutSlots { pod } => write!(
                 out,

@@ -81,9 +81,9 @@ impl Node {
 #[derive(Clone, Debug)]
 pub struct World {
     pub wanted: Wanted,
-    /// How long nodes that do not answer have been down by Kubernetes' word.
+    /// How long nodes that do not answer have been down according to Kubernetes.
     pub down_for: SignedDuration,
-    /// The kubernetes_node of each node.
+    /// The Kubernetes node of each node.
     pub kubernetes_nodes: Vec<&'static str>,
     nodes: Vec<Node>,
     next: u32,

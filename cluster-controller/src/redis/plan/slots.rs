@@ -204,7 +204,7 @@ fn blocker(survey: &Survey<'_>, shard: usize, slots: &SlotSet, plan: &mut Plan) 
     });
 }
 
-/// The node without keys whose kubernetes_node has the fewest primaries: the loss of one kubernetes_node must not take the majority.
+/// The node without keys whose Kubernetes node has the fewest primaries: the loss of one must not take the majority.
 fn choose<'a>(survey: &Survey<'a>, shard: usize, load: &HashMap<&str, usize>) -> Option<Live<'a>> {
     survey
         .live_in(shard)

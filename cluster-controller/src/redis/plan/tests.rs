@@ -82,7 +82,7 @@ pub(super) fn fault() -> impl Strategy<Value = Option<Fault>> {
     prop::option::weighted(0.5, fault)
 }
 
-/// By Kubernetes' word a node that does not answer has been down for a moment, or for hours.
+/// According to Kubernetes a node that does not answer has been down for a moment, or for hours.
 fn down_for() -> impl Strategy<Value = SignedDuration> {
     prop::bool::ANY.prop_map(|long| if long { HOURS } else { SignedDuration::ZERO })
 }
@@ -169,7 +169,7 @@ fn promotions(plan: &Plan) -> usize {
         .count()
 }
 
-/// The whole kubernetes_node was away for hours, and the replica is the first to answer.
+/// The whole Kubernetes node was away for hours, and the replica is the first to answer.
 #[test]
 fn the_first_to_answer_is_not_the_first_to_be_served() {
     let mut world = formed(3, 1, true);
@@ -249,11 +249,11 @@ fn a_replica_without_anything_is_left_to_a_person() {
     assert!(words.contains("cluster failover takeover"), "{words}");
 }
 
-/// A kubernetes_node that goes must not take the majority with it.
+/// A Kubernetes node that goes must not take the majority with it.
 #[test]
 fn primaries_are_spread_over_machines() {
     let mut world = World::new(wanted(3, 1, true));
-    // Every first pod is on one kubernetes_node.
+    // Every first pod is on one Kubernetes node.
     world.kubernetes_nodes = vec!["one", "two", "one", "two", "one", "three"];
     repair(&mut world, &mut || true);
     assert!(is_healthy(&world), "{}", world.tables());
