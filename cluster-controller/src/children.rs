@@ -1,24 +1,60 @@
 //! Puts the rendered objects into the cluster, in an order that lets pods start at once.
 
-use crate::{build::Children, context::Context, errors::Failure};
+use crate::{
+    build::Children, context::Context, errors::Failure, leftovers::unused_config_maps,
+    observe::Pods, sets::ExistingSet, validate::Shape,
+};
 use common::kubernetes::{
     apply::Child,
     call::ApiError,
     expectations::{Freshness, OwnerKey},
 };
-use k8s_openapi::{NamespaceResourceScope, api::policy::v1::PodDisruptionBudget};
+use crds::{LABEL_CLUSTER, LABEL_SHARD, stateful_set_name};
+use k8s_openapi::{
+    NamespaceResourceScope,
+    api::{apps::v1::StatefulSet, policy::v1::PodDisruptionBudget},
+};
 use kube::{
     Resource, ResourceExt,
     runtime::reflector::{ObjectRef, Store},
 };
-use std::time::Instant;
+use std::{sync::Arc, time::Instant};
 
-/// Makes the children what they are wanted to be. One that is refused does not keep the others from being made.
+/// The StatefulSets of a cluster, as the cache shows them.
+pub fn existing_sets(context: &Context, shape: &Shape) -> Vec<ExistingSet> {
+    let sets = of_cluster(&context.caches.stateful_sets, &shape.namespace, &shape.name);
+    let size = |set: &Arc<StatefulSet>| {
+        let shard = set.labels().get(LABEL_SHARD)?.parse().ok()?;
+        let pods = set.spec.replicas?;
+        (set.name_any() == stateful_set_name(&shape.name, shard))
+            .then_some(ExistingSet { shard, pods })
+    };
+    sets.iter().filter_map(size).collect()
+}
+
+/// The cached objects that carry the label of a cluster.
+fn of_cluster<K>(cache: &Store<K>, namespace: &str, name: &str) -> Vec<Arc<K>>
+where
+    K: Resource<DynamicType = ()> + Clone + 'static,
+{
+    let mut objects = cache.state();
+    objects.retain(|object| {
+        object.meta().namespace.as_deref() == Some(namespace)
+            && object.labels().get(LABEL_CLUSTER).map(String::as_str) == Some(name)
+    });
+    objects
+}
+
+/// Makes the children what they are wanted to be, and deletes the StatefulSets of these shards and what nothing uses any more. One that
+/// is refused does not keep the others from being made.
 pub async fn apply(
     context: &Context,
     owner: &OwnerKey,
     children: Children,
+    removed: &[i32],
+    pods: &Pods,
 ) -> Result<(), ApiError> {
+    let configuration = children.config_map.name_any();
     let Children {
         config_map,
         headless_service,
@@ -38,6 +74,8 @@ pub async fn apply(
     results.extend(futures::future::join_all(sets).await);
     results.push(one(context, owner, &caches.services, client_service).await);
     results.push(budget(context, owner, disruption_budget).await);
+    results.push(remove_sets(context, owner, removed).await);
+    results.push(remove_config_maps(context, owner, &configuration, pods).await);
     // What the user has to correct is reported before what ends by itself.
     let (transient, refused): (Vec<_>, Vec<_>) = results
         .into_iter()
@@ -80,6 +118,51 @@ where
         .map(drop)
 }
 
+async fn remove_sets(context: &Context, owner: &OwnerKey, removed: &[i32]) -> Result<(), ApiError> {
+    for shard in removed {
+        let name = stateful_set_name(&owner.name, *shard);
+        delete_owned(context, owner, &context.caches.stateful_sets, &name).await?;
+    }
+    Ok(())
+}
+
+async fn remove_config_maps(
+    context: &Context,
+    owner: &OwnerKey,
+    current: &str,
+    pods: &Pods,
+) -> Result<(), ApiError> {
+    let caches = &context.caches;
+    let (namespace, name) = (&owner.namespace, &owner.name);
+    let maps = of_cluster(&caches.config_maps, namespace, name);
+    let sets = of_cluster(&caches.stateful_sets, namespace, name);
+    for unused in unused_config_maps(current, maps, pods, &sets) {
+        delete_owned(context, owner, &caches.config_maps, &unused.name_any()).await?;
+    }
+    Ok(())
+}
+
+/// Deletes a cached object, if the cluster owns it.
+async fn delete_owned<K>(
+    context: &Context,
+    owner: &OwnerKey,
+    cache: &Store<K>,
+    name: &str,
+) -> Result<(), ApiError>
+where
+    K: Child + Resource<DynamicType = (), Scope = NamespaceResourceScope>,
+{
+    let reference = ObjectRef::<K>::new(name).within(&owner.namespace);
+    let ours = cache.get(&reference).filter(|object| {
+        let mut owners = object.owner_references().iter();
+        owners.any(|reference| reference.uid == owner.uid)
+    });
+    match ours {
+        Some(object) => context.applier.delete(owner, object.as_ref()).await,
+        None => Ok(()),
+    }
+}
+
 async fn budget(
     context: &Context,
     owner: &OwnerKey,
@@ -89,15 +172,5 @@ async fn budget(
     if let Some(wanted) = wanted {
         return one(context, owner, cache, wanted).await;
     }
-    let reference = ObjectRef::<PodDisruptionBudget>::new(&owner.name).within(&owner.namespace);
-    let ours = cache.get(&reference).filter(|budget| {
-        budget
-            .owner_references()
-            .iter()
-            .any(|reference| reference.uid == owner.uid)
-    });
-    match ours {
-        Some(budget) => context.applier.delete(owner, budget.as_ref()).await,
-        None => Ok(()),
-    }
+    delete_owned(context, owner, cache, &owner.name).await
 }

@@ -1,7 +1,7 @@
 //! The cluster-controller: forms and heals Redis Clusters on Kubernetes.
 //!
-//! Data and decisions, pure: [`validate`], [`build`], [`pods`], [`status`], [`requeue`], [`metrics`], [`redis::survey`], [`redis::assess`],
-//! [`redis::plan`].
+//! Data and decisions, pure: [`validate`], [`build`], [`sets`], [`leftovers`], [`pods`], [`status`], [`requeue`], [`metrics`],
+//! [`redis::survey`], [`redis::assess`], [`redis::plan`].
 //! Input and output: [`observe`], [`children`], [`pod_events`], [`roles`], [`redis::observe`], [`redis::execute`]. All together on one
 //! screen: [`reconcile`].
 
@@ -10,6 +10,7 @@ pub mod children;
 pub mod context;
 pub mod errors;
 pub mod events;
+pub mod leftovers;
 pub mod metrics;
 pub mod observe;
 pub mod pod_events;
@@ -20,6 +21,7 @@ pub mod requeue;
 pub mod roles;
 pub mod run;
 pub mod sentence;
+pub mod sets;
 pub mod status;
 pub mod unresponsive;
 pub mod validate;

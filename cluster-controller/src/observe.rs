@@ -14,13 +14,9 @@ use common::{
     cluster::topology::NodeAddress,
     kubernetes::call::{self, ApiError},
 };
-use crds::{CLIENT_PORT, LABEL_CLUSTER, pod_name};
+use crds::{CLIENT_PORT, LABEL_CLUSTER, node_of_pod, pod_name};
 use k8s_openapi::{api::core::v1::Pod, jiff::Timestamp};
-use kube::{
-    Api, ResourceExt,
-    api::ListParams,
-    runtime::reflector::{ObjectRef, Store},
-};
+use kube::{Api, ResourceExt, api::ListParams, runtime::reflector::Store};
 use std::{
     collections::{BTreeMap, HashMap},
     sync::Arc,
@@ -60,9 +56,16 @@ pub async fn observe_live(
     let parameters = ListParams::default().labels(&format!("{LABEL_CLUSTER}={}", shape.name));
     let what = format!("list the pods of {}/{}", shape.namespace, shape.name);
     let list = call::read(what, api.list(&parameters)).await?;
-    let pods = list.items.into_iter().map(Arc::new);
-    let pods = pods.map(|pod| (pod.name_any(), pod)).collect();
+    let pods = by_name(shape, list.items.into_iter().map(Arc::new));
     Ok(ask(context, shape, wanted, pods).await)
+}
+
+/// Those whose name is that of a node.
+fn by_name(shape: &Shape, pods: impl Iterator<Item = Arc<Pod>>) -> Pods {
+    let named = pods.map(|pod| (pod.name_any(), pod));
+    named
+        .filter(|(name, _)| node_of_pod(&shape.name, name).is_some())
+        .collect()
 }
 
 async fn ask(context: &Context, shape: &Shape, wanted: &Wanted, pods: Pods) -> Observed {
@@ -94,15 +97,14 @@ fn explain(member: &mut Member, pods: &Pods, missing: &BTreeMap<String, String>)
     }
 }
 
-/// The pods that the cache has.
+/// The pods that the cache has, those that leave among them.
 pub fn cached(store: &Store<Pod>, shape: &Shape) -> Pods {
-    names(shape)
-        .filter_map(|(_, _, name)| {
-            let pod = store.get(&ObjectRef::<Pod>::new(&name).within(&shape.namespace))?;
-            let ours = pod.labels().get(LABEL_CLUSTER) == Some(&shape.name);
-            ours.then_some((name, pod))
-        })
-        .collect()
+    let of_cluster = |pod: &Pod| {
+        pod.metadata.namespace.as_ref() == Some(&shape.namespace)
+            && pod.labels().get(LABEL_CLUSTER) == Some(&shape.name)
+    };
+    let pods = store.state().into_iter().filter(|pod| of_cluster(pod));
+    by_name(shape, pods)
 }
 
 /// Whether every pod has its Kubernetes node: the scheduler has written to their volume claims for the last time.
@@ -120,14 +122,23 @@ fn names(shape: &Shape) -> impl Iterator<Item = (i32, i32, String)> + '_ {
     })
 }
 
-/// The expected nodes: one for each wanted pod, whether it exists or not.
+/// The expected nodes: one for each wanted pod, whether it exists or not, and one for each other pod that exists. By shard and ordinal.
 pub fn expected(shape: &Shape, pods: &Pods) -> Vec<ExpectedNode> {
-    names(shape)
-        .map(|(shard, ordinal, name)| {
+    let existing = pods
+        .keys()
+        .filter_map(|name| node_of_pod(&shape.name, name).map(|node| (node, false)));
+    let mut nodes: BTreeMap<(i32, i32), bool> = existing.collect();
+    nodes.extend(names(shape).map(|(shard, ordinal, _)| ((shard, ordinal), true)));
+    nodes
+        .into_iter()
+        .map(|((shard, ordinal), wanted)| {
+            let name = pod_name(&shape.name, shard, ordinal);
             let pod = pods.get(&name).map(Arc::as_ref);
             ExpectedNode {
                 shard: usize::try_from(shard).unwrap_or_default(),
                 ordinal: usize::try_from(ordinal).unwrap_or_default(),
+                wanted,
+                exists: pod.is_some(),
                 address: pod
                     .and_then(pods::ip)
                     .map(|ip| NodeAddress::new(ip, CLIENT_PORT)),

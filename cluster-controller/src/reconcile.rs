@@ -1,4 +1,4 @@
-//! One reconcile of one cluster: validate, build, apply, observe, plan, execute, label, status.
+//! One reconcile of one cluster: validate, observe, plan, build, apply, record new nodes, execute, label, status.
 
 use crate::{
     build::build,
@@ -16,6 +16,7 @@ use crate::{
         survey::Survey,
     },
     requeue, roles,
+    sets::{ExistingSet, Sets, sets},
     status::{self, StatusInputs},
     validate::{Shape, ValidatedCluster, shape, validate},
 };
@@ -81,21 +82,26 @@ impl Reconcile<RedisCluster> for Reconciler {
         // first one decides what the status says.
         let mut failures = Vec::new();
         let cluster = keep(&mut failures, validated(context, &object, &shape));
-        if let Some(cluster) = cluster.as_ref().filter(|_| !shape.paused) {
-            let owner = OwnerKey::of(object.as_ref());
-            let applied = children::apply(context, &owner, build(cluster)).await;
-            keep(&mut failures, applied.map_err(Into::into));
-        }
         let known = status::known_before(&object);
         let wanted = observe::wanted(&shape, status::formed_before(&object), known);
-        let mut seen = decide(&wanted, observe(context, &shape, &wanted).await);
+        let existing = children::existing_sets(context, &shape);
+        let decide = |observed| decide(&shape, &wanted, &existing, observed);
+        let mut seen = decide(observe(context, &shape, &wanted).await);
         let mut confirmed = !shape.paused;
         if confirmed && seen.plan.is_risky() {
             let live = observe_live(context, &shape, &wanted).await;
             match keep(&mut failures, live.map_err(Into::into)) {
-                Some(live) => seen = decide(&wanted, live),
+                Some(live) => seen = decide(live),
                 None => confirmed = false,
             }
+        }
+        if let Some(cluster) = cluster.as_ref().filter(|_| !shape.paused) {
+            context.leadership.ensure()?;
+            let owner = OwnerKey::of(object.as_ref());
+            let (sets, pods) = (&seen.sets, &seen.observed.pods);
+            let children = build(cluster, &sets.sizes);
+            let applied = children::apply(context, &owner, children, &sets.removed, pods).await;
+            keep(&mut failures, applied.map_err(Into::into));
         }
         let known = known_nodes(&wanted, &seen.observed.members);
         let is_new = has_unrecorded(&wanted, &known);
@@ -192,13 +198,20 @@ struct Decision {
     observed: Observed,
     assessment: Assessment,
     plan: Plan,
+    sets: Sets,
 }
 
-fn decide(wanted: &Wanted, observed: Observed) -> Decision {
+fn decide(
+    shape: &Shape,
+    wanted: &Wanted,
+    existing: &[ExistingSet],
+    observed: Observed,
+) -> Decision {
     let survey = Survey::of(wanted, &observed.members);
     Decision {
         plan: plan(&survey, Timestamp::now()),
         assessment: assess(&survey),
+        sets: sets(shape, existing, &survey),
         observed,
     }
 }

@@ -85,6 +85,8 @@ mod tests {
                 shard: 0,
                 ordinal: 0,
                 address: None,
+                wanted: true,
+                exists: true,
                 address_is_current: true,
                 proof: None,
                 kubernetes_node: None,

@@ -65,14 +65,24 @@ pub fn pod_name(cluster: &str, shard: i32, ordinal: i32) -> String {
     format!("{cluster}-{shard}-{ordinal}")
 }
 
+/// Shard and ordinal of a pod, from its name. None: no node of the cluster has such a name.
+pub fn node_of_pod(cluster: &str, pod: &str) -> Option<(i32, i32)> {
+    let (shard, ordinal) = pod
+        .strip_prefix(cluster)?
+        .strip_prefix('-')?
+        .split_once('-')?;
+    let (shard, ordinal) = (shard.parse().ok()?, ordinal.parse().ok()?);
+    (pod_name(cluster, shard, ordinal) == pod).then_some((shard, ordinal))
+}
+
 /// Headless Service that gives every pod its DNS name.
 pub fn headless_service_name(cluster: &str) -> String {
     format!("{cluster}-nodes")
 }
 
-/// ConfigMap with redis.conf and the start and probe scripts.
-pub fn config_map_name(cluster: &str) -> String {
-    format!("{cluster}-config")
+/// ConfigMap with redis.conf and the scripts of the pods. Its name has a hash of its content: another content is another object.
+pub fn config_map_name(cluster: &str, content: &str) -> String {
+    format!("{cluster}-config-{content}")
 }
 
 /// Lease held by the operation that needs a cluster's slots and pods to stay as they are; in the operator's own namespace.

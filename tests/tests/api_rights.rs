@@ -62,6 +62,7 @@ fn rights() -> Vec<Rights> {
 
     let reads = "get list watch";
     let applies = "get list watch create patch";
+    let applies_and_deletes = "get list watch create patch delete";
     let keeps = "get list create patch delete";
     let leader = "get create update";
     let members = "get list create update delete";
@@ -86,20 +87,20 @@ fn rights() -> Vec<Rights> {
         none("", "pods/portforward"),
         some("", "secrets", ["", "get", "get"]),
         some("", "services", [applies, "", ""]),
-        some("", "configmaps", [applies, "", ""]),
+        some("", "configmaps", [applies_and_deletes, "", ""]),
         some("", "serviceaccounts", ["", keeps, ""]),
         none("", "serviceaccounts/token"),
         none("", "persistentvolumeclaims"),
         none("", "namespaces"),
         none("", "nodes"),
         none("", "users"),
-        some("apps", "statefulsets", [applies, "", ""]),
+        some("apps", "statefulsets", [applies_and_deletes, "", ""]),
         none("apps", "deployments"),
         none("apps", "daemonsets"),
         some(
             "policy",
             "poddisruptionbudgets",
-            ["get list watch create patch delete", "", ""],
+            [applies_and_deletes, "", ""],
         ),
         some("batch", "cronjobs", ["", keeps, ""]),
         none("batch", "jobs"),

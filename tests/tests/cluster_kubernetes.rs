@@ -252,7 +252,9 @@ async fn nodes_are_repaired_whatever_is_wrong_with_the_spec() -> Result<()> {
     );
     ensure!(reason(&refused, "Progressing") == "RefusedByServer");
     // What is not refused is there.
-    stage.api::<ConfigMap>().get("shop-config").await?;
+    let maps = stage.api::<ConfigMap>();
+    let selector = ListParams::default().labels(&format!("{LABEL_CLUSTER}=shop"));
+    ensure!(maps.list(&selector).await?.items.len() == 1);
     stage.api::<PodDisruptionBudget>().get("shop").await?;
     let words = message(&refused, "Formed");
     ensure!(words.contains("the pod does not exist"), "{words}");

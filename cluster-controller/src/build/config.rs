@@ -2,26 +2,45 @@
 
 use super::metadata;
 use crate::validate::ValidatedCluster;
+use common::kubernetes::hash::hash_value;
 use crds::{CLIENT_PORT, config_map_name};
 use k8s_openapi::api::core::v1::ConfigMap;
+use serde_json::Value;
 use std::{collections::BTreeMap, fmt::Write};
+
+/// Digits of the hash in the name of a ConfigMap: of the contents that one cluster ever has, no two share them.
+const NAME_DIGITS: usize = 10;
 
 /// Name of the readiness script in the ConfigMap.
 pub const READY: &str = "ready.sh";
 
-/// The ConfigMap of a cluster.
+/// The ConfigMap of a cluster. It is immutable: a pod restarts with what it was started with, whatever the spec says by then.
 pub fn config_map(cluster: &ValidatedCluster) -> ConfigMap {
     let file = |name: &str, text: String| (name.to_owned(), text);
+    let files = BTreeMap::from([
+        file("redis.conf", redis_conf(cluster)),
+        file("alive.sh", ALIVE_SCRIPT.to_owned()),
+        file(READY, READY_SCRIPT.to_owned()),
+        file("stop.sh", STOP_SCRIPT.to_owned()),
+    ]);
+    let name = config_map_name(&cluster.shape.name, &content_name(&files));
     ConfigMap {
-        metadata: metadata(cluster, config_map_name(&cluster.shape.name)),
-        data: Some(BTreeMap::from([
-            file("redis.conf", redis_conf(cluster)),
-            file("alive.sh", ALIVE_SCRIPT.to_owned()),
-            file(READY, READY_SCRIPT.to_owned()),
-            file("stop.sh", STOP_SCRIPT.to_owned()),
-        ])),
+        metadata: metadata(cluster, name),
+        data: Some(files),
+        immutable: Some(true),
         ..ConfigMap::default()
     }
+}
+
+/// A short name of a content: the same for the same files.
+fn content_name(files: &BTreeMap<String, String>) -> String {
+    let object = files
+        .iter()
+        .map(|(name, text)| (name.clone(), Value::String(text.clone())))
+        .collect();
+    let hash = hash_value(&Value::Object(object));
+    let digits = hash.rsplit('-').next().unwrap_or_default();
+    digits.chars().take(NAME_DIGITS).collect()
 }
 
 /// redis.conf: our defaults, over them the user's settings, over them what has to be as it is. It reaches running pods, so nothing in it

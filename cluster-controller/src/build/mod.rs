@@ -6,7 +6,7 @@ mod stateful_set;
 
 pub use config::{READY, redis_conf, start_script};
 
-use crate::validate::ValidatedCluster;
+use crate::{sets::SetSize, validate::ValidatedCluster};
 use crds::{LABEL_CLUSTER, LABEL_INSTANCE, LABEL_MANAGED_BY, LABEL_NAME, MANAGED_BY};
 use k8s_openapi::{
     api::{
@@ -16,6 +16,7 @@ use k8s_openapi::{
     },
     apimachinery::pkg::apis::meta::v1::ObjectMeta,
 };
+use kube::ResourceExt;
 use std::collections::BTreeMap;
 
 /// Every object of a cluster.
@@ -29,19 +30,22 @@ pub struct Children {
     pub client_service: Service,
     /// The one budget, unless it is switched off.
     pub disruption_budget: Option<PodDisruptionBudget>,
-    /// One for each shard.
+    /// One for each shard that has pods.
     pub stateful_sets: Vec<StatefulSet>,
 }
 
-/// Renders all objects.
-pub fn build(cluster: &ValidatedCluster) -> Children {
+/// Renders all objects; the StatefulSets with these sizes.
+pub fn build(cluster: &ValidatedCluster, sizes: &[SetSize]) -> Children {
+    let config_map = config::config_map(cluster);
+    let configuration = config_map.name_any();
     Children {
-        config_map: config::config_map(cluster),
+        config_map,
         headless_service: services::headless(cluster),
         client_service: services::client(cluster),
         disruption_budget: services::disruption_budget(cluster),
-        stateful_sets: (0..cluster.shape.shards)
-            .map(|shard| stateful_set::stateful_set(cluster, shard))
+        stateful_sets: sizes
+            .iter()
+            .map(|size| stateful_set::stateful_set(cluster, *size, &configuration))
             .collect(),
     }
 }
@@ -78,6 +82,36 @@ mod tests {
     use k8s_openapi::jiff::Timestamp;
     use serde_json::Value;
 
+    fn sizes(shards: i32) -> Vec<SetSize> {
+        let size = |shard| SetSize {
+            shard,
+            pods: 2,
+            keeps_volumes: true,
+        };
+        (0..shards).map(size).collect()
+    }
+
+    /// A pod restarts with the configuration that it was started with: another one is another object.
+    #[test]
+    fn another_configuration_is_another_object() {
+        let mut cluster = example();
+        let rendered = |cluster: &crds::RedisCluster| {
+            let cluster = validate(cluster, None, Timestamp::UNIX_EPOCH).unwrap();
+            let children = build(&cluster, &sizes(1));
+            let template = children.stateful_sets[0].spec.clone().template;
+            let volumes = template.spec.unwrap().volumes.unwrap();
+            let mounted = volumes.into_iter().find_map(|volume| volume.config_map);
+            let name = children.config_map.name_any();
+            assert_eq!(mounted.unwrap().name, name);
+            assert_eq!(children.config_map.immutable, Some(true));
+            name
+        };
+        let first = rendered(&cluster);
+        assert_eq!(first, rendered(&cluster));
+        cluster.spec.config.insert("maxclients".into(), "99".into());
+        assert_ne!(first, rendered(&cluster));
+    }
+
     /// What the pods are made of decides what a running database is restarted for: a change here is looked at by a person.
     /// `UPDATE_GOLDEN=1 cargo test -p cluster-controller --lib golden` writes the file again.
     #[test]
@@ -88,7 +122,8 @@ mod tests {
             if !storage {
                 cluster.spec.storage = None;
             }
-            let children = build(&validate(&cluster, None, Timestamp::UNIX_EPOCH).unwrap());
+            let cluster = validate(&cluster, None, Timestamp::UNIX_EPOCH).unwrap();
+            let children = build(&cluster, &sizes(3));
             let objects: Vec<Value> = [
                 serde_json::to_value(&children.config_map),
                 serde_json::to_value(&children.headless_service),
@@ -141,7 +176,7 @@ mod tests {
     fn the_budget_can_be_switched_off() {
         let mut cluster = example();
         cluster.spec.pod_disruption_budget.enabled = false;
-        let children = build(&validate(&cluster, None, Timestamp::UNIX_EPOCH).unwrap());
-        assert!(children.disruption_budget.is_none());
+        let cluster = validate(&cluster, None, Timestamp::UNIX_EPOCH).unwrap();
+        assert!(build(&cluster, &sizes(3)).disruption_budget.is_none());
     }
 }

@@ -3,10 +3,13 @@
 //! Everything in the pod template restarts nothing by itself (`OnDelete`), but it does decide what a replaced pod is like.
 
 use super::{labels, metadata, selector, start_script};
-use crate::validate::{ValidatedCluster, Volume};
+use crate::{
+    sets::SetSize,
+    validate::{ValidatedCluster, Volume},
+};
 use crds::{
     ANNOTATION_RESTART_HASH, BUS_PORT, CLIENT_PORT, CONTAINER, DeletionPolicy, LABEL_CLUSTER,
-    LABEL_SHARD, config_map_name, headless_service_name, stateful_set_name,
+    LABEL_SHARD, headless_service_name, stateful_set_name,
 };
 use k8s_openapi::{
     api::{
@@ -31,14 +34,15 @@ const USER: i64 = 999;
 /// The stop script takes up to 5 s, the server up to 10 s to let its replicas catch up, the rest is for a slow disk.
 const GRACE_SECONDS: i64 = 60;
 
-/// The StatefulSet of one shard.
-pub fn stateful_set(cluster: &ValidatedCluster, shard: i32) -> StatefulSet {
+/// The StatefulSet of one shard, whose pods have this ConfigMap.
+pub fn stateful_set(cluster: &ValidatedCluster, size: SetSize, configuration: &str) -> StatefulSet {
+    let shard = size.shard;
     let mut metadata = metadata(cluster, stateful_set_name(&cluster.shape.name, shard));
     metadata.labels = Some(shard_labels(cluster, shard));
     StatefulSet {
         metadata,
         spec: StatefulSetSpec {
-            replicas: Some(1 + cluster.shape.replicas),
+            replicas: Some(size.pods),
             service_name: Some(headless_service_name(&cluster.shape.name)),
             // All at once: a shard whose first pod cannot run must not keep the others from running.
             pod_management_policy: Some("Parallel".to_owned()),
@@ -59,13 +63,16 @@ pub fn stateful_set(cluster: &ValidatedCluster, shard: i32) -> StatefulSet {
                     )])),
                     ..ObjectMeta::default()
                 }),
-                spec: Some(pod(cluster, shard)),
+                spec: Some(pod(cluster, shard, configuration)),
             },
             volume_claim_templates: cluster
                 .storage
                 .as_ref()
                 .map(|storage| vec![claim(cluster, storage)]),
-            persistent_volume_claim_retention_policy: cluster.storage.as_ref().map(retention),
+            persistent_volume_claim_retention_policy: cluster
+                .storage
+                .as_ref()
+                .map(|storage| retention(storage, size.keeps_volumes)),
             ..StatefulSetSpec::default()
         },
         ..StatefulSet::default()
@@ -84,11 +91,11 @@ fn shard_labels(cluster: &ValidatedCluster, shard: i32) -> BTreeMap<String, Stri
     labels
 }
 
-fn pod(cluster: &ValidatedCluster, shard: i32) -> PodSpec {
+fn pod(cluster: &ValidatedCluster, shard: i32, configuration: &str) -> PodSpec {
     let mut volumes = vec![
         volume("config", |volume| {
             volume.config_map = Some(ConfigMapVolumeSource {
-                name: config_map_name(&cluster.shape.name),
+                name: configuration.to_owned(),
                 ..ConfigMapVolumeSource::default()
             });
         }),
@@ -277,13 +284,16 @@ fn claim(cluster: &ValidatedCluster, storage: &Volume) -> PersistentVolumeClaim 
     }
 }
 
-fn retention(storage: &Volume) -> StatefulSetPersistentVolumeClaimRetentionPolicy {
+fn retention(
+    storage: &Volume,
+    keeps_volumes: bool,
+) -> StatefulSetPersistentVolumeClaimRetentionPolicy {
     let when_deleted = match storage.when_deleted {
         DeletionPolicy::Delete if storage.settled => "Delete",
         DeletionPolicy::Delete | DeletionPolicy::Retain => "Retain",
     };
     StatefulSetPersistentVolumeClaimRetentionPolicy {
         when_deleted: Some(when_deleted.to_owned()),
-        when_scaled: Some("Retain".to_owned()),
+        when_scaled: Some(if keeps_volumes { "Retain" } else { "Delete" }.to_owned()),
     }
 }

@@ -84,6 +84,16 @@ pub enum Problem {
         /// Its pod.
         pod: String,
     },
+    /// A pod that the spec does not ask for any more.
+    Leaving {
+        /// Its name.
+        pod: String,
+    },
+    /// A shard of the spec has no slots yet.
+    NoSlots {
+        /// Its index.
+        shard: usize,
+    },
     /// A slot is being moved.
     OpenSlots {
         /// The pod that says so.
@@ -107,8 +117,9 @@ impl Problem {
             | Self::Unlinked { pod, .. }
             | Self::NotReplicating { pod }
             | Self::ReplicaUnlinked { pod }
+            | Self::Leaving { pod }
             | Self::OpenSlots { pod, .. } => Some(pod),
-            Self::Uncovered { .. } | Self::NoPrimary { .. } => None,
+            Self::Uncovered { .. } | Self::NoPrimary { .. } | Self::NoSlots { .. } => None,
         }
     }
 }
@@ -133,6 +144,8 @@ impl fmt::Display for Problem {
             Self::Unlinked { count, .. } => write!(out, "does not reach {count} nodes"),
             Self::NotReplicating { .. } => write!(out, "does not replicate its shard's primary"),
             Self::ReplicaUnlinked { .. } => write!(out, "is not linked to its primary"),
+            Self::Leaving { .. } => write!(out, "is leaving the cluster"),
+            Self::NoSlots { shard } => write!(out, "shard {shard} has no slots yet"),
             Self::OpenSlots { count, .. } => write!(out, "has {count} open slots"),
         }
     }
@@ -193,7 +206,7 @@ impl Assessment {
 
 /// Compares what every node says with what is wanted.
 pub fn assess(survey: &Survey<'_>) -> Assessment {
-    let shards: Vec<Shard> = (0..survey.wanted.shards)
+    let shards: Vec<Shard> = (0..survey.shards())
         .map(|shard| describe(survey, shard))
         .collect();
     let slots_ok = shards_slots(survey);
@@ -205,8 +218,10 @@ pub fn assess(survey: &Survey<'_>) -> Assessment {
         });
     }
     for (shard, view) in shards.iter().enumerate() {
-        if view.primary.is_none() {
+        if view.primary.is_none() && shard < survey.wanted.shards {
             problems.push(Problem::NoPrimary { shard });
+        } else if view.slot_ranges.is_empty() && shard < survey.wanted.shards {
+            problems.push(Problem::NoSlots { shard });
         }
     }
     for one in &survey.live {
@@ -221,9 +236,14 @@ pub fn assess(survey: &Survey<'_>) -> Assessment {
     }
 }
 
+/// Nodes of the spec that give no report, and pods that are to leave.
 fn missing(members: &[Member]) -> Vec<Problem> {
-    members
-        .iter()
+    let leaving = members.iter().filter(|member| !member.expected.wanted);
+    let leaving = leaving.map(|member| Problem::Leaving {
+        pod: member.expected.pod.clone(),
+    });
+    let wanted = members.iter().filter(|member| member.expected.wanted);
+    wanted
         .filter_map(|member| {
             let pod = member.expected.pod.clone();
             match &member.answer {
@@ -243,6 +263,7 @@ fn missing(members: &[Member]) -> Vec<Problem> {
                 Answer::Report(_) => None,
             }
         })
+        .chain(leaving)
         .collect()
 }
 
@@ -276,7 +297,8 @@ fn describe(survey: &Survey<'_>, shard: usize) -> Shard {
             let ranges = primary.report.own().slots.ranges();
             ranges.iter().map(ToString::to_string).collect()
         }),
-        ready: primary.is_some() && linked >= survey.wanted.replicas_per_shard,
+        ready: primary.is_some_and(|primary| !primary.report.own().slots.is_empty())
+            && linked >= survey.wanted.replicas_per_shard,
         primary: primary.map(|primary| node(primary, true)),
         replicas,
     }
@@ -307,11 +329,11 @@ fn own_problems(survey: &Survey<'_>, one: Live<'_>) -> Vec<Problem> {
         });
     }
     let known = one.report.view.nodes().len();
-    if known != survey.wanted.nodes() {
+    if known != survey.size() {
         problems.push(Problem::Acquaintance {
             pod: pod(),
             known,
-            wanted: survey.wanted.nodes(),
+            wanted: survey.size(),
         });
     }
     let lost = one.report.view.others().filter(|node| {

@@ -9,6 +9,9 @@ use super::member::{Answer, ExpectedNode, ForeignNode, Member, Report, Wanted};
 use common::cluster::topology::{Flag, NodeAddress, NodeId};
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 
+/// Nodes of the smallest cluster.
+const FEWEST_NODES: usize = 3;
+
 /// Node ids of this cluster, each with the pod that it was last seen in.
 pub type KnownNodes = BTreeMap<NodeId, String>;
 
@@ -152,8 +155,9 @@ fn trusted_ids(wanted: &Wanted, members: &[Member]) -> BTreeSet<NodeId> {
     }
 }
 
-/// The ids of a cluster of which nothing is recorded, which is created again over volumes that were kept: its nodes know each other
-/// and no living node elsewhere. Fewer than half of the expected nodes, or two groups, are no proof.
+/// The ids of a cluster of which nothing is recorded, which is created again over volumes that were kept, maybe with another number of
+/// shards: its nodes know each other and no living node elsewhere. Fewer than half of the nodes that are expected or listed, or two
+/// groups, are no proof.
 fn adopted_ids(wanted: &Wanted, members: &[Member]) -> BTreeSet<NodeId> {
     let found: Vec<&Report> = members
         .iter()
@@ -172,7 +176,11 @@ fn adopted_ids(wanted: &Wanted, members: &[Member]) -> BTreeSet<NodeId> {
             alive && !expected && !ids.contains(&node.id)
         })
     };
-    let enough = found.len() * 2 >= wanted.nodes();
+    let listed = found.iter().map(|report| report.view.nodes().len()).max();
+    let all = wanted
+        .nodes()
+        .min(listed.unwrap_or_default().max(FEWEST_NODES));
+    let enough = found.len() * 2 >= all;
     if !enough || found.iter().any(is_outside) || !is_one_group(&found) {
         return BTreeSet::new();
     }

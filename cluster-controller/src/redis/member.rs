@@ -40,7 +40,7 @@ impl Wanted {
     }
 }
 
-/// A node that the cluster is to have: a pod, or a process in a test. Its role is whatever its server reports.
+/// A node that the cluster is to have or still has: a pod, or a process in a test. Its role is whatever its server reports.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ExpectedNode {
     /// Name of the pod.
@@ -49,6 +49,10 @@ pub struct ExpectedNode {
     pub shard: usize,
     /// Its number within the shard. It orders, and says nothing about the role.
     pub ordinal: usize,
+    /// Whether the spec asks for it. A node that it does not ask for leaves: it keeps what it has until others have it.
+    pub wanted: bool,
+    /// Whether there is a pod.
+    pub exists: bool,
     /// Where it listens, if it has an address now.
     pub address: Option<NodeAddress>,
     /// Whether the address is sure to be the pod's: it is not while the pod's Kubernetes node is not Ready.

@@ -50,6 +50,8 @@ pub struct MissingNode {
     pub unreachable_by_all: bool,
     /// The expected pod that it was last seen in, while that pod gives no report: it may come back there.
     pub pod: Option<String>,
+    /// The shard of the pod that it was last seen in, whatever runs in that pod now.
+    pub shard: Option<usize>,
     /// Whether it was ever seen in a pod of the cluster. One that was not is never given up: it is not the cluster's to create again.
     pub recorded: bool,
     /// Its last known address.
@@ -79,15 +81,17 @@ pub struct Survey<'a> {
     pub wanted: &'a Wanted,
     /// All members.
     pub members: &'a [Member],
-    /// Those that answered.
+    /// Those that answered, by index.
     pub live: Vec<Live<'a>>,
     /// The missing.
     pub missing: BTreeMap<NodeId, MissingNode>,
-    /// The primary of each shard: the member that owns most of the slots owned within the shard.
+    /// The primary of each shard, those that leave among them: the member that owns most of the slots owned within the shard. In a shard
+    /// that has yet to get its first slots, the member that is to get them.
     pub primaries: Vec<Option<Index>>,
     /// Slots without any claim.
     pub free: SlotSet,
     by_id: HashMap<NodeId, Index>,
+    owned: HashMap<NodeId, SlotSet>,
 }
 
 impl<'a> Survey<'a> {
@@ -112,6 +116,7 @@ impl<'a> Survey<'a> {
         let mut missing = find_missing(&live, &by_id);
         for (id, missing_node) in &mut missing {
             missing_node.pod = last_pod(wanted, members, *id);
+            missing_node.shard = shard_of(wanted, members, *id);
             missing_node.recorded = wanted.known.contains_key(id);
         }
         let owned = owned(&live, &by_id);
@@ -121,10 +126,12 @@ impl<'a> Survey<'a> {
         for (id, missing_node) in &mut missing {
             missing_node.slots = owned.get(id).cloned().unwrap_or_default();
         }
-        let primaries = (0..wanted.shards)
+        let last = members.iter().map(|member| member.expected.shard + 1).max();
+        let shards = wanted.shards.max(last.unwrap_or_default());
+        let primaries = (0..shards)
             .map(|shard| primary_of_shard(shard, &live, &owned))
             .collect();
-        Self {
+        let mut survey = Self {
             wanted,
             members,
             live,
@@ -132,7 +139,42 @@ impl<'a> Survey<'a> {
             primaries,
             free,
             by_id,
+            owned,
+        };
+        survey.choose_first_primaries();
+        survey
+    }
+
+    /// In a cluster whose slots all have a primary, a shard that the spec has added gets one without slots, which the other nodes of the
+    /// shard then copy.
+    fn choose_first_primaries(&mut self) {
+        if !self.free.is_empty() {
+            return;
         }
+        for shard in 0..self.wanted.shards {
+            if self.primary_of(shard).is_none() {
+                let chosen = first_primary(self, shard);
+                if let Some(primary) = self.primaries.get_mut(shard) {
+                    *primary = chosen;
+                }
+            }
+        }
+    }
+
+    /// Shards that are wanted or still have pods.
+    pub fn shards(&self) -> usize {
+        self.primaries.len()
+    }
+
+    /// Nodes that are wanted or still have pods.
+    pub fn size(&self) -> usize {
+        let leaving = self.members.iter().filter(|one| !one.expected.wanted);
+        self.wanted.nodes() + leaving.count()
+    }
+
+    /// The slots whose newest claim is the node's; none if there is no such slot.
+    pub fn owned_by(&self, id: NodeId) -> Option<&SlotSet> {
+        self.owned.get(&id)
     }
 
     /// The addresses of the expected nodes.
@@ -148,7 +190,8 @@ impl<'a> Survey<'a> {
 
     /// The member with this index, if it answered.
     pub fn by_index(&self, index: Index) -> Option<Live<'a>> {
-        self.live.iter().find(|one| one.index == index).copied()
+        let position = self.live.binary_search_by_key(&index, |one| one.index);
+        self.live.get(position.ok()?).copied()
     }
 
     /// The primary of a shard.
@@ -166,7 +209,7 @@ impl<'a> Survey<'a> {
 
     /// Whether every node of the cluster answered.
     pub fn all_live(&self) -> bool {
-        self.members.len() == self.wanted.nodes() && self.live.len() == self.members.len()
+        self.members.len() >= self.size() && self.live.len() == self.members.len()
     }
 
     /// Whether every node of the shard answered: a missing node of this shard then has no pod left to come back in.
@@ -175,12 +218,17 @@ impl<'a> Survey<'a> {
             .members
             .iter()
             .filter(|member| member.expected.shard == shard);
-        let (mut count, mut answered) = (0, 0);
+        let (mut wanted, mut all_answered) = (0, true);
         for member in expected {
-            count += 1;
-            answered += usize::from(member.report().is_some());
+            wanted += usize::from(member.expected.wanted);
+            all_answered &= member.report().is_some();
         }
-        count == self.wanted.nodes_per_shard() && answered == count
+        let needed = if shard < self.wanted.shards {
+            self.wanted.nodes_per_shard()
+        } else {
+            0
+        };
+        all_answered && wanted >= needed
     }
 
     /// Whether no node has slots, keys or a role: the cluster has yet to be formed.
@@ -248,6 +296,54 @@ fn last_pod(wanted: &Wanted, members: &[Member], id: NodeId) -> Option<String> {
     let pod = wanted.known.get(&id)?;
     let member = members.iter().find(|one| one.expected.pod == *pod)?;
     member.report().is_none().then(|| pod.clone())
+}
+
+/// The shard of the pod that a node was last seen in, if that pod is expected.
+fn shard_of(wanted: &Wanted, members: &[Member], id: NodeId) -> Option<usize> {
+    let pod = wanted.known.get(&id)?;
+    let member = members.iter().find(|one| one.expected.pod == *pod)?;
+    Some(member.expected.shard)
+}
+
+/// The node that a shard without slots begins with: the one that others of it copy already, else a blank one on the Kubernetes node with
+/// the fewest primaries. None while the shard may have had slots before: their node, or a copy of it, may still come back.
+fn first_primary(survey: &Survey<'_>, shard: usize) -> Option<Index> {
+    let had_slots = |missing: &MissingNode| {
+        missing.shard == Some(shard) && (missing.listed_with_slots || !missing.slots.is_empty())
+    };
+    if survey.missing.values().any(had_slots) {
+        return None;
+    }
+    let ids: HashSet<NodeId> = survey.live_in(shard).map(|one| one.report.id()).collect();
+    let copied: HashSet<NodeId> = survey
+        .live_in(shard)
+        .filter_map(|one| one.report.own().primary)
+        .collect();
+    if !copied.is_subset(&ids) {
+        return None;
+    }
+    let load = |one: &Live<'_>| {
+        let node = one.member.expected.kubernetes_node.as_deref();
+        let primaries = survey.primaries.iter().flatten();
+        let others = primaries.filter_map(|index| survey.by_index(*index));
+        others
+            .filter(|other| {
+                node.is_some() && other.member.expected.kubernetes_node.as_deref() == node
+            })
+            .count()
+    };
+    let blank = survey.live_in(shard).filter(|one| one.report.is_blank());
+    let chosen = blank.min_by_key(|one| {
+        let expected = &one.member.expected;
+        let is_copied = copied.contains(&one.report.id());
+        (
+            !is_copied,
+            expected.terminating,
+            load(one),
+            expected.ordinal,
+        )
+    })?;
+    Some(chosen.index)
 }
 
 /// All nodes in tables that answered at no expected address; handshakes are not yet nodes.

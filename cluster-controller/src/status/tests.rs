@@ -66,6 +66,8 @@ fn member(index: usize) -> Member {
                 format!("10.0.0.{}", index + 1).parse().unwrap(),
                 6379,
             )),
+            wanted: true,
+            exists: true,
             address_is_current: true,
             proof: None,
             kubernetes_node: None,

@@ -89,6 +89,8 @@ fn expected_node(index: usize, node: &RedisServer) -> ExpectedNode {
         shard: index % SHARDS,
         ordinal: index / SHARDS,
         address: Some(NodeAddress::new(address.ip(), address.port())),
+        wanted: true,
+        exists: true,
         address_is_current: true,
         proof: None,
         kubernetes_node: None,

@@ -111,6 +111,8 @@ impl PodCluster {
                 shard,
                 ordinal,
                 address: Some(NodeAddress::new(address.ip(), address.port())),
+                wanted: true,
+                exists: true,
                 address_is_current: true,
                 proof: Some(PodFiles::proof(address)),
                 kubernetes_node: None,

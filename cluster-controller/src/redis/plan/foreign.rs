@@ -16,7 +16,9 @@ pub fn report(survey: &Survey<'_>, plan: &mut Plan) {
     let addresses = survey.addresses();
     for (id, missing) in &survey.missing {
         let lost = !missing.recorded && missing.unreachable_by_all && survey.all_live();
-        if lost || missing.is_outside(&addresses) {
+        // A pod that has just left: its node is forgotten as soon as the others have noticed that it ended.
+        let has_left = missing.recorded && missing.slots.is_empty();
+        if lost || (missing.is_outside(&addresses) && !has_left) {
             plan.blockers.push(Blocker::NodeWithoutPod {
                 id: *id,
                 address: missing.address.filter(|_| !lost),

@@ -15,9 +15,9 @@ mod slots;
 #[cfg(test)]
 mod foreign_tests;
 #[cfg(test)]
-pub(super) mod simulation;
+pub(crate) mod simulation;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 pub use blocker::Blocker;
 

@@ -375,6 +375,8 @@ impl World {
                     shard,
                     ordinal,
                     address: node.own.address,
+                    wanted: true,
+                    exists: true,
                     address_is_current: true,
                     proof: None,
                     kubernetes_node: Some(self.kubernetes_nodes[index].to_owned()),

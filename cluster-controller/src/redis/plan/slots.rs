@@ -5,7 +5,7 @@ use crate::redis::{
     member::{Answer, Member},
     survey::{Live, Survey},
 };
-use common::cluster::slots::SlotSet;
+use common::cluster::slots::{Slot, SlotSet};
 use k8s_openapi::jiff::Timestamp;
 use std::{collections::HashMap, time::Duration};
 
@@ -33,7 +33,7 @@ pub fn assign(survey: &Survey<'_>, now: Timestamp, plan: &mut Plan) -> bool {
         let missing = survey.members.iter().filter(|one| one.report().is_none());
         plan.blockers.push(Blocker::WaitingForNodes {
             pods: missing.map(Member::explained).collect(),
-            absent: wanted.nodes().saturating_sub(survey.members.len()),
+            absent: survey.size().saturating_sub(survey.members.len()),
         });
         return false;
     }
@@ -67,11 +67,23 @@ fn lost(survey: &Survey<'_>) -> SlotSet {
         })
 }
 
-/// Whether the home of every orphaned slot is complete, so that no node with their keys is still to come.
+/// Whether no node with the keys of the orphaned slots is still to come. Where slots have moved, their keys may be in any pod.
 fn no_data_can_return(survey: &Survey<'_>, orphaned: &SlotSet) -> bool {
-    let mut homes: Vec<usize> = orphaned.iter().map(|slot| survey.home_of(slot)).collect();
+    let mut homes: Vec<Option<usize>> = orphaned
+        .iter()
+        .map(|slot| last_home(survey, slot))
+        .collect();
     homes.dedup();
-    homes.into_iter().all(|shard| survey.shard_all_live(shard))
+    homes.into_iter().all(|home| match home {
+        Some(shard) => survey.shard_all_live(shard),
+        None => survey.all_live(),
+    })
+}
+
+/// The shard in whose pod the slot's primary was last seen.
+fn last_home(survey: &Survey<'_>, slot: Slot) -> Option<usize> {
+    let mut missing = survey.missing.values();
+    missing.find(|node| node.slots.contains(slot))?.shard
 }
 
 /// A new cluster goes without the nodes that have been missing for long; slots that existed once are created again only when
@@ -88,7 +100,7 @@ fn everybody_is_here(survey: &Survey<'_>, now: Timestamp) -> bool {
     !unclear
         && !survey.wanted.formed_before
         && survey.missing.is_empty()
-        && survey.members.len() == survey.wanted.nodes()
+        && survey.members.len() == survey.size()
         && (0..survey.wanted.shards).all(|shard| {
             survey.live_in(shard).next().is_some() && survey.patience_is_over(shard, now)
         })
@@ -97,7 +109,9 @@ fn everybody_is_here(survey: &Survey<'_>, now: Timestamp) -> bool {
 fn give_out(survey: &Survey<'_>, orphaned: &SlotSet, lost: &SlotSet, plan: &mut Plan) -> bool {
     let mut by_home: Vec<SlotSet> = vec![SlotSet::new(); survey.wanted.shards];
     for slot in orphaned.iter() {
-        if let Some(home) = by_home.get_mut(survey.home_of(slot)) {
+        let last = last_home(survey, slot).filter(|shard| *shard < survey.wanted.shards);
+        let home = last.unwrap_or_else(|| survey.home_of(slot));
+        if let Some(home) = by_home.get_mut(home) {
             home.insert(slot);
         }
     }

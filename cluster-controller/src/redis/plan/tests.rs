@@ -45,7 +45,7 @@ pub(super) fn is_healthy(world: &World) -> bool {
     assess(&world.wanted, &world.members(Timestamp::UNIX_EPOCH)).is_healthy()
 }
 
-pub(super) fn formed(shards: usize, replicas: usize, persistent: bool) -> World {
+pub(crate) fn formed(shards: usize, replicas: usize, persistent: bool) -> World {
     let mut world = World::new(wanted(shards, replicas, persistent));
     repair(&mut world, &mut || true);
     assert!(is_healthy(&world), "{}", world.tables());

@@ -1,0 +1,245 @@
+//! How many pods the StatefulSet of each shard has. Pure.
+//!
+//! A set grows as soon as the spec says so. It shrinks only by pods that nothing depends on: every slot is served by a living node that
+//! stays, and the pod's own node says that it has neither slots nor keys of its own. A set without pods is deleted.
+
+use crate::{
+    redis::{
+        member::{Answer, Member},
+        survey::Survey,
+    },
+    validate::Shape,
+};
+use common::cluster::slots::{SLOT_COUNT, SlotSet};
+use crds::node_of_pod;
+use std::collections::BTreeMap;
+
+/// A StatefulSet that exists.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ExistingSet {
+    /// Index of the shard.
+    pub shard: i32,
+    /// Pods that it is to have (`spec.replicas`).
+    pub pods: i32,
+}
+
+/// A StatefulSet as it is to be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SetSize {
+    /// Index of the shard.
+    pub shard: i32,
+    /// Pods.
+    pub pods: i32,
+    /// Whether the volume of a pod that leaves is kept. One of a pod that has left for good holds nothing that anyone needs, and a pod of
+    /// the same name would come back with an identity that the cluster has forgotten.
+    pub keeps_volumes: bool,
+}
+
+/// All StatefulSets of a cluster.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Sets {
+    /// Those that are to exist.
+    pub sizes: Vec<SetSize>,
+    /// Shards whose set has no pods any more and is not wanted.
+    pub removed: Vec<i32>,
+}
+
+/// Decides the sizes.
+pub fn sets(shape: &Shape, existing: &[ExistingSet], survey: &Survey<'_>) -> Sets {
+    let existing: BTreeMap<i32, i32> = existing.iter().map(|set| (set.shard, set.pods)).collect();
+    let last = existing.keys().next_back().map_or(0, |last| last + 1);
+    let covered = is_covered(survey);
+    let mut sets = Sets::default();
+    for shard in 0..shape.shards.max(last) {
+        let wanted = if shard < shape.shards {
+            1 + shape.replicas
+        } else {
+            0
+        };
+        let needed = needed(shape, survey, shard).max(wanted);
+        let pods = match existing.get(&shard) {
+            Some(pods) if !covered => needed.max(*pods),
+            Some(_) | None => needed,
+        };
+        let leaving = members_from(survey, shard, pods).next().is_some();
+        if pods == 0 && !leaving {
+            sets.removed
+                .extend(existing.contains_key(&shard).then_some(shard));
+            continue;
+        }
+        sets.sizes.push(SetSize {
+            shard,
+            pods,
+            keeps_volumes: !leaving,
+        });
+    }
+    sets
+}
+
+/// The fewest pods that the shard's set may have: above them are only pods that may leave. The pod of a missing node with slots, which
+/// another client has deleted together with its set, is needed too.
+fn needed(shape: &Shape, survey: &Survey<'_>, shard: i32) -> i32 {
+    let existing = members_from(survey, shard, 0).filter(|member| !may_leave(survey, member));
+    let existing = existing.filter_map(|member| i32::try_from(member.expected.ordinal).ok());
+    let missing = survey.missing.iter().filter_map(|(id, node)| {
+        let pod = survey.wanted.known.get(id)?;
+        let (of_shard, ordinal) = node_of_pod(&shape.name, pod)?;
+        (of_shard == shard && !node.slots.is_empty()).then_some(ordinal)
+    });
+    let last = existing.chain(missing).max();
+    last.map_or(0, |ordinal| ordinal + 1)
+}
+
+/// The members of a shard from this ordinal on whose pods exist.
+fn members_from<'a>(
+    survey: &Survey<'a>,
+    shard: i32,
+    first: i32,
+) -> impl Iterator<Item = &'a Member> {
+    let (shard, first) = (usize::try_from(shard), usize::try_from(first).unwrap_or(0));
+    survey.members.iter().filter(move |member| {
+        let expected = &member.expected;
+        Ok(expected.shard) == shard && expected.ordinal >= first && expected.exists
+    })
+}
+
+/// Whether every slot belongs to a living node whose pod stays.
+fn is_covered(survey: &Survey<'_>) -> bool {
+    let staying = survey.live.iter().filter(|one| one.member.expected.wanted);
+    let slots = staying
+        .filter_map(|one| survey.owned_by(one.report.id()))
+        .fold(SlotSet::new(), |all, slots| all.union(slots));
+    slots.len() == usize::from(SLOT_COUNT)
+}
+
+/// Whether nothing is lost with the pod, once every slot is served by others.
+fn may_leave(survey: &Survey<'_>, member: &Member) -> bool {
+    if member.expected.wanted {
+        return false;
+    }
+    match &member.answer {
+        Answer::Report(report) => {
+            report.own().slots.is_empty() && (report.own().is_replica() || report.keys == 0)
+        }
+        // No server runs in it.
+        Answer::Absent(_) => true,
+        Answer::Unresponsive(_) => {
+            let mut nodes = survey.missing.values();
+            nodes.all(|node| {
+                node.pod.as_ref() != Some(&member.expected.pod) || node.unreachable_by_all
+            })
+        }
+        Answer::Loading | Answer::Foreign(_) => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        redis::plan::{
+            simulation::{Fault, World},
+            tests::formed,
+        },
+        validate::{shape, tests::example},
+    };
+    use k8s_openapi::jiff::Timestamp;
+
+    /// What the spec asks for, and the sets of three shards with two pods each.
+    fn stage(shards: i32, replicas: i32) -> (Shape, Vec<ExistingSet>) {
+        let mut cluster = example();
+        cluster.spec.shards = shards;
+        cluster.spec.replicas_per_shard = replicas;
+        let existing = (0..3).map(|shard| ExistingSet { shard, pods: 2 });
+        (shape(&cluster).unwrap(), existing.collect())
+    }
+
+    fn decide(world: &World, (shape, existing): &(Shape, Vec<ExistingSet>)) -> Sets {
+        let mut members = world.members(Timestamp::UNIX_EPOCH);
+        let mut wanted = world.wanted.clone();
+        wanted.shards = usize::try_from(shape.shards).unwrap();
+        wanted.replicas_per_shard = usize::try_from(shape.replicas).unwrap();
+        for member in &mut members {
+            let expected = &mut member.expected;
+            expected.wanted =
+                expected.shard < wanted.shards && expected.ordinal <= wanted.replicas_per_shard;
+        }
+        sets(shape, existing, &Survey::of(&wanted, &members))
+    }
+
+    fn pods(sets: &Sets) -> Vec<(i32, i32)> {
+        let sizes = sets.sizes.iter();
+        sizes.map(|size| (size.shard, size.pods)).collect()
+    }
+
+    fn primary_is_first(world: &World, shard: usize) -> bool {
+        world.owns(shard * 2)
+    }
+
+    #[test]
+    fn sets_grow_at_once() {
+        let world = formed(3, 1, true);
+        let found = decide(&world, &stage(4, 2));
+        assert_eq!(pods(&found), [(0, 3), (1, 3), (2, 3), (3, 3)]);
+        assert!(found.sizes.iter().all(|size| size.keeps_volumes));
+        let new = World::new(crate::redis::plan::simulation::wanted(3, 1, true));
+        let (shape, _) = stage(3, 1);
+        let found = decide(&new, &(shape, Vec::new()));
+        assert_eq!(pods(&found), [(0, 2), (1, 2), (2, 2)]);
+    }
+
+    #[test]
+    fn a_replica_leaves_and_a_primary_does_not() {
+        let world = formed(3, 1, true);
+        let found = decide(&world, &stage(3, 0));
+        for (shard, size) in found.sizes.iter().enumerate() {
+            let first = primary_is_first(&world, shard);
+            assert_eq!(size.pods, if first { 1 } else { 2 }, "{found:?}");
+            assert_eq!(size.keeps_volumes, !first, "{found:?}");
+        }
+    }
+
+    /// Its primary is down: the replica may be the only node with the keys.
+    #[test]
+    fn no_pod_leaves_while_a_primary_is_down() {
+        let mut world = formed(3, 1, true);
+        let down = Fault {
+            wiped: false,
+            moved: false,
+            down: 0,
+            loading: 0,
+        };
+        let primary = (0..6).find(|index| world.owns(*index)).unwrap();
+        world.break_node(primary, down);
+        let found = decide(&world, &stage(3, 0));
+        assert_eq!(pods(&found), [(0, 2), (1, 2), (2, 2)]);
+        for index in 0..6 {
+            world.break_node(index, down);
+        }
+        let found = decide(&world, &stage(3, 0));
+        assert_eq!(pods(&found), [(0, 2), (1, 2), (2, 2)], "all are down");
+    }
+
+    #[test]
+    fn a_shard_with_slots_keeps_its_pods() {
+        let world = formed(3, 1, true);
+        let mut stage = stage(3, 1);
+        stage.0.shards = 2;
+        assert_eq!(pods(&decide(&world, &stage)), [(0, 2), (1, 2), (2, 2)]);
+        // Scaled to nothing by hand.
+        stage.1[2].pods = 0;
+        let found = decide(&world, &stage);
+        let needed = if primary_is_first(&world, 2) { 1 } else { 2 };
+        assert!(found.sizes[2].pods >= needed, "{found:?}");
+        assert_eq!(found.removed, Vec::<i32>::new());
+    }
+
+    #[test]
+    fn a_set_without_pods_is_removed() {
+        let world = formed(3, 1, true);
+        let (shape, mut existing) = stage(3, 1);
+        existing.push(ExistingSet { shard: 3, pods: 0 });
+        let found = decide(&world, &(shape, existing));
+        assert_eq!((found.sizes.len(), found.removed), (3, vec![3]));
+    }
+}
