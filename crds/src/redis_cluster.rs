@@ -6,7 +6,10 @@ use crate::{
 };
 use k8s_openapi::{
     api::core::v1::ResourceRequirements,
-    apimachinery::pkg::{api::resource::Quantity, apis::meta::v1::Condition},
+    apimachinery::pkg::{
+        api::resource::Quantity,
+        apis::meta::v1::{Condition, Time},
+    },
 };
 use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
@@ -45,16 +48,16 @@ use std::collections::BTreeMap;
 )]
 #[serde(rename_all = "camelCase")]
 pub struct RedisClusterSpec {
-    /// Name of a RedisVersion, which gives the image. Give exactly one of version and image. A later change applies to pods that
-    /// start after it.
+    /// Name of a RedisVersion, which gives the image. Give exactly one of version and image. A change reaches the
+    /// pods as update says.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(
         length(min = 1, max = 253),
         regex(pattern = r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$")
     )]
     pub version: Option<String>,
-    /// Image with the server, its command line client and a shell. Give exactly one of version and image. A later change applies
-    /// to pods that start after it.
+    /// Image with the server, its command line client and a shell. Give exactly one of version and image. A change
+    /// reaches the pods as update says.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 512), regex(pattern = r"^\S+$"))]
     pub image: Option<String>,
@@ -69,11 +72,11 @@ pub struct RedisClusterSpec {
     /// shard are down at the same time. Cannot be added or removed later.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub storage: Option<Storage>,
-    /// Requests and limits of the server in each pod. A later change applies to pods that start after it.
+    /// Requests and limits of the server in each pod. A change reaches the pods as update says.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub resources: Option<ResourceRequirements>,
     /// Settings of redis.conf by name, at most 128, each value a single line of at most 1024 characters. Settings that the
-    /// controller writes itself are refused. A later change applies to pods that start after it.
+    /// controller writes itself are refused. A change reaches the pods as update says.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     #[schemars(transform = reserved_settings::refuse, extend("maxProperties" = 128, "additionalProperties" = {"type": "string", "maxLength": 1024}))]
     #[x_kube(validation = Rule::new("self.all(key, key.matches('^[a-z0-9.-]+$'))").message("config: names of settings consist of lower case letters, digits, dashes and dots"))]
@@ -83,6 +86,9 @@ pub struct RedisClusterSpec {
     /// While true, the controller only observes: it changes neither Kubernetes objects nor the servers.
     #[serde(default)]
     pub paused: bool,
+    /// How a changed image, configuration or resources reaches the pods.
+    #[serde(default)]
+    pub update: UpdatePolicy,
     /// The PodDisruptionBudget over all pods of the cluster.
     #[serde(default)]
     pub pod_disruption_budget: DisruptionBudget,
@@ -120,6 +126,40 @@ pub struct Storage {
     /// RedisCluster of the same name uses them. Delete: they are deleted.
     #[serde(default)]
     pub when_deleted: DeletionPolicy,
+}
+
+/// How a changed image, configuration or resources reaches the pods.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct UpdatePolicy {
+    /// RollingUpdate: the controller replaces the pods while the cluster serves, in each shard the replicas first, then the primary after
+    /// a replica has taken over. It stops at the first pod that does not become ready. OnDelete: a pod keeps what it was started with
+    /// until it is deleted.
+    #[serde(default)]
+    pub strategy: UpdateStrategy,
+    /// Number of shards in which a pod is replaced at the same time, 1 to 100.
+    #[serde(default = "one")]
+    #[schemars(range(min = 1, max = 100))]
+    pub max_unavailable_shards: i32,
+}
+
+impl Default for UpdatePolicy {
+    fn default() -> Self {
+        Self {
+            strategy: UpdateStrategy::default(),
+            max_unavailable_shards: 1,
+        }
+    }
+}
+
+/// Who replaces the pods of an older template.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum UpdateStrategy {
+    /// The controller.
+    #[default]
+    RollingUpdate,
+    /// The user.
+    OnDelete,
 }
 
 /// The PodDisruptionBudget over all pods of the cluster.
@@ -210,7 +250,7 @@ pub struct RedisClusterStatus {
     /// The generation of the spec that this status describes; -1 until the controller has seen the object.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub observed_generation: Option<i64>,
-    /// Summary in one word: Pending, Forming, Ready, Degraded, Down or Paused. Scripts should read the conditions instead.
+    /// Summary in one word: Pending, Forming, Ready, Updating, Degraded, Down or Paused. Scripts should read the conditions instead.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub phase: Option<String>,
     /// What the cluster waits for, or what is wrong with it.
@@ -234,6 +274,9 @@ pub struct RedisClusterStatus {
     /// How many of the 16384 slots are assigned and served.
     #[serde(default)]
     pub slots: SlotsStatus,
+    /// What the controller is doing to the running cluster. Absent: nothing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub operation: Option<OperationStatus>,
     /// Hash of the slot map: which primary serves which slots. Equal maps have equal hashes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub topology_hash: Option<String>,
@@ -250,6 +293,29 @@ pub struct RedisClusterStatus {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(schema_with = "conditions_schema")]
     pub conditions: Vec<Condition>,
+}
+
+/// A change of the running cluster that takes a while.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct OperationStatus {
+    /// What is done.
+    pub kind: OperationKind,
+    /// When it began.
+    pub start_time: Time,
+    /// Pods that are done.
+    pub done: i32,
+    /// Pods in all.
+    pub total: i32,
+    /// What is being done now, or what is waited for.
+    pub message: String,
+}
+
+/// Kinds of operations.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum OperationKind {
+    /// Pods are replaced by pods of the wanted template.
+    Update,
 }
 
 /// The server that new pods run, and the servers that run now.

@@ -2,7 +2,7 @@
 
 use crate::status::formed_before;
 use common::kubernetes::hash::canonical_hash;
-use crds::{DeletionPolicy, Distribution, RESERVED_SETTINGS, RedisCluster, RedisVersion};
+use crds::{DeletionPolicy, Distribution, RESERVED_SETTINGS, RedisCluster, RedisVersion, UpdatePolicy};
 use k8s_openapi::{
     api::core::v1::ResourceRequirements,
     apimachinery::pkg::{api::resource::Quantity, apis::meta::v1::OwnerReference},
@@ -51,6 +51,8 @@ pub struct ValidatedCluster {
     pub resources: Option<ResourceRequirements>,
     /// Settings by name.
     pub config: BTreeMap<String, String>,
+    /// How a change reaches the pods.
+    pub update: UpdatePolicy,
     /// Whether every slot has been served once: before, no node holds anything.
     pub formed: bool,
     /// Pods that may be evicted at the same time; none: no budget at all.
@@ -203,6 +205,7 @@ pub fn validate(
         }),
         resources: spec.resources.clone(),
         config: spec.config.clone(),
+        update: spec.update.clone(),
         formed: formed_before(cluster),
         max_unavailable: spec
             .pod_disruption_budget
