@@ -19,7 +19,6 @@ pub mod redis;
 pub mod requeue;
 pub mod roles;
 pub mod run;
-pub mod sentence;
 pub mod status;
 pub mod unresponsive;
 pub mod validate;

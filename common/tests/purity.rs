@@ -9,6 +9,7 @@ const PURE: [(&str, &[&str]); 4] = [
             "claims/attempts.rs",
             "claims/distribution.rs",
             "claims/unit.rs",
+            "sentence.rs",
         ],
     ),
     (
@@ -25,7 +26,6 @@ const PURE: [(&str, &[&str]); 4] = [
             "events.rs",
             "requeue.rs",
             "pods.rs",
-            "sentence.rs",
         ],
     ),
     (
