@@ -20,7 +20,6 @@ pub mod redis;
 pub mod requeue;
 pub mod roles;
 pub mod run;
-pub mod sentence;
 pub mod sets;
 pub mod status;
 pub mod unresponsive;

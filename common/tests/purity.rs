@@ -9,6 +9,7 @@ const PURE: [(&str, &[&str]); 4] = [
             "claims/attempts.rs",
             "claims/distribution.rs",
             "claims/unit.rs",
+            "sentence.rs",
         ],
     ),
     (
@@ -27,7 +28,6 @@ const PURE: [(&str, &[&str]); 4] = [
             "requeue.rs",
             "sets.rs",
             "pods.rs",
-            "sentence.rs",
         ],
     ),
     (

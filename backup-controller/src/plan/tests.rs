@@ -342,7 +342,7 @@ fn after_the_last_fork_the_map_is_compared_and_a_failover_does_not_matter() {
 fn the_manifest_comes_after_every_shard_and_the_confirmed_map() {
     let mut backup = capturing(&[(Stored, "w0", 1), (Stored, "w0", 2), (Stored, "w0", 1)]);
     assert_eq!(plan(&backup, &ready()), Step::ConfirmSlots);
-    let confirmed = status::after(&backup, &Step::ConfirmSlots, None, None, now());
+    let (confirmed, _) = status::after(&backup, &Step::ConfirmSlots, None, None, now());
     backup.status = Some(confirmed);
     let mut seen = ready();
     assert_eq!(plan(&backup, &seen), Step::Publish);
@@ -354,13 +354,8 @@ fn the_manifest_comes_after_every_shard_and_the_confirmed_map() {
     };
     seen.publishing = Some(Ok(published.clone()));
     assert_eq!(plan(&backup, &seen), Step::Succeed(published.clone()));
-    backup.status = Some(status::after(
-        &backup,
-        &Step::Succeed(published),
-        None,
-        None,
-        now(),
-    ));
+    let (succeeded, _) = status::after(&backup, &Step::Succeed(published), None, None, now());
+    backup.status = Some(succeeded);
     assert_eq!(plan(&backup, &seen), Step::Done);
     assert_eq!(backup.status.unwrap().phase.as_deref(), Some("Succeeded"));
 }
@@ -556,7 +551,7 @@ impl World {
         if let Step::Succeed(_) = step {
             self.is_complete();
         }
-        let mut status = status::after(&self.backup, &step, None, None, now());
+        let (mut status, _) = status::after(&self.backup, &step, None, None, now());
         if let Step::Free(freed) = &step {
             for lost in freed {
                 let unit = &mut status.shards[lost.position];

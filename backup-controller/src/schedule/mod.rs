@@ -2,7 +2,10 @@
 //! create RedisBackups in the cluster's namespace and nothing else. Pure: what is wanted, not how it gets there.
 
 use crate::cron;
-use common::kubernetes::{call::ApiError, conditions::ConditionUpdate};
+use common::{
+    kubernetes::{call::ApiError, conditions::ConditionUpdate},
+    sentence::list,
+};
 use crds::{
     ANNOTATION_SCHEDULED_AT, BackupSchedule, GROUP, LABEL_CLUSTER, LABEL_COMPONENT,
     LABEL_MANAGED_BY, LABEL_SCHEDULE, LocalRef, MANAGED_BY, RedisBackup, RedisBackupSpec,
@@ -90,19 +93,18 @@ pub fn condition(cluster: &RedisCluster, refused: &[Refused]) -> Option<Conditio
             message,
         ));
     }
-    let all: Vec<String> = refused
+    let mut all: Vec<String> = refused
         .iter()
         .map(|refused| format!("schedule {}: {}", refused.schedule, refused.why))
         .collect();
-    let message = format!(
-        "{} of {schedules} not in effect: {}",
-        refused.len(),
-        all.join("; ")
-    );
+    if let Some(first) = all.first_mut() {
+        let count = format!("{} of {schedules} not in effect: ", refused.len());
+        first.insert_str(0, &count);
+    }
     Some(ConditionUpdate::no(
         SCHEDULES_ACCEPTED,
         "InvalidSchedule",
-        message,
+        list(&all),
     ))
 }
 

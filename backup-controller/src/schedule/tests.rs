@@ -71,6 +71,30 @@ fn bad_schedules_are_named_and_good_ones_made() {
 }
 
 #[test]
+fn schedules_that_do_not_fit_are_counted() {
+    let refused = |number| Refused {
+        schedule: format!("schedule-{number}"),
+        why: "minute `61` is not within 0-59".into(),
+    };
+    let refused: Vec<Refused> = (0..20).map(refused).collect();
+    let message = condition(&cluster(vec![nightly()]), &refused)
+        .unwrap()
+        .message;
+    assert!(
+        message.chars().count() <= common::sentence::LIMIT,
+        "{message}"
+    );
+    assert!(
+        message.starts_with("20 of 1 not in effect: schedule schedule-0: "),
+        "{message}"
+    );
+    assert!(
+        message.ends_with("0-59; and 17 more") || message.ends_with("0-59; and 16 more"),
+        "{message}"
+    );
+}
+
+#[test]
 fn a_refusal_of_the_server_names_the_schedule_and_the_field() {
     let wanted = build(&cluster(vec![nightly()]), "image");
     let error = ApiError::Invalid {

@@ -34,7 +34,7 @@ pub enum StorageError {
     #[error(transparent)]
     Location(#[from] LocationError),
     /// A request failed.
-    #[error("cannot {operation} {path}: {}{}", cause.explain(*operation), remark(detail))]
+    #[error("cannot {operation} {path}: {}", explained(*cause, *operation, detail))]
     Request {
         /// What was asked for.
         operation: S3Operation,
@@ -99,10 +99,13 @@ pub enum StorageError {
     Codec(#[from] CodecError),
 }
 
-fn remark(detail: &str) -> String {
-    match detail {
-        "" => String::new(),
-        detail => format!(" ({detail})"),
+/// The cause with the detail beside it, then the cure: a message that is too long loses what stands before the cure.
+fn explained(cause: S3Cause, operation: S3Operation, detail: &str) -> String {
+    let text = cause.explain(operation);
+    match text.split_once(": ") {
+        _ if detail.is_empty() => text.into_owned(),
+        Some((cause, cure)) => format!("{cause} ({detail}): {cure}"),
+        None => format!("{text} ({detail})"),
     }
 }
 
@@ -202,5 +205,32 @@ mod tests {
         );
         let other = refusal(S3Operation::Delete, S3Cause::NoSuchBucket);
         assert!(!other.contains("s3:Delete"), "{other}");
+    }
+
+    /// What a store says may be long; a status shows 256 characters.
+    #[test]
+    fn the_cure_survives_the_limit_of_a_message() {
+        let error = StorageError::Request {
+            operation: S3Operation::UploadPart,
+            path: Box::new(S3Path {
+                bucket: "backups".to_owned(),
+                key: "team/shop/20260101t000000z-5a28832d/shard-0000.rdb".to_owned(),
+                endpoint: Some("https://store.example.com".to_owned()),
+            }),
+            cause: S3Cause::WrongSecret,
+            detail: format!("SignatureDoesNotMatch: {}", "as computed. ".repeat(20)),
+        };
+        let shown = crate::sentence::shortened(&error.to_string());
+        assert!(shown.starts_with("cannot "), "{shown}");
+        assert!(shown.contains("s3://backups/team"), "{shown}");
+        assert!(
+            shown.ends_with("correct secretAccessKey in the credentials Secret"),
+            "{shown}"
+        );
+        let cause = S3Cause::ServerFault;
+        assert_eq!(
+            explained(cause, S3Operation::Read, "HTTP 503"),
+            "the store has an internal problem (HTTP 503)"
+        );
     }
 }

@@ -200,7 +200,8 @@ async fn write(
     restore: &RedisRestore,
     step: &Step,
 ) -> Result<RedisRestoreStatus, PlannerError> {
-    let wanted = status::after(restore, step, Timestamp::now());
+    let (wanted, full) = status::after(restore, step, Timestamp::now());
+    planner.log_message(restore, full);
     planner.write(restore, &wanted).await?;
     Ok(wanted)
 }
@@ -211,7 +212,8 @@ async fn show(
     restore: &RedisRestore,
     step: &Step,
 ) -> Result<Outcome, PlannerError> {
-    let wanted = status::after(restore, step, Timestamp::now());
+    let (wanted, full) = status::after(restore, step, Timestamp::now());
+    planner.log_message(restore, full);
     planner
         .write_progress(restore, &wanted, |status| &mut status.progress)
         .await

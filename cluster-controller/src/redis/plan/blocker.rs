@@ -1,8 +1,10 @@
 //! What is waited for, in words: what is the matter, why nothing is done about it, and what ends it.
 
 use crate::redis::member::ForeignNode;
-use crate::sentence::grouped;
-use common::cluster::topology::{NodeAddress, NodeId};
+use common::{
+    cluster::topology::{NodeAddress, NodeId},
+    sentence::grouped,
+};
 use std::fmt;
 
 /// Why nothing is done although something is wrong.
@@ -75,19 +77,28 @@ impl Blocker {
             | Self::EmptyCopy { .. } => false,
         }
     }
+
+    /// In words: a sentence for each cause.
+    pub fn sentences(&self) -> Vec<String> {
+        let Self::WaitingForNodes { pods, absent } = self else {
+            return vec![self.to_string()];
+        };
+        let causes = pods.iter().map(|(pod, why)| (pod.as_str(), why.clone()));
+        let mut sentences = grouped(causes);
+        if *absent > 0 {
+            sentences.push(format!("{absent} pods are yet to be created"));
+        }
+        if let Some(first) = sentences.first_mut() {
+            first.insert_str(0, "waiting for nodes: ");
+        }
+        sentences
+    }
 }
 
 impl fmt::Display for Blocker {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::WaitingForNodes { pods, absent } => {
-                let causes = pods.iter().map(|(pod, why)| (pod.as_str(), why.clone()));
-                let mut parts = grouped(causes);
-                if *absent > 0 {
-                    parts.push(format!("{absent} pods are yet to be created"));
-                }
-                write!(out, "waiting for nodes: {}", parts.join("; "))
-            }
+            Self::WaitingForNodes { .. } => write!(out, "{}", self.sentences().join("; ")),
             Self::SlotsLost { slots, count } => write!(
                 out,
                 "{count} slots ({slots}) are lost: every node that had their keys is gone together with its volume; \
