@@ -1,6 +1,6 @@
 //! The cluster-controller: forms and heals Redis Clusters on Kubernetes.
 //!
-//! Data and decisions, pure: [`validate`], [`build`], [`sets`], [`leftovers`], [`pods`], [`status`], [`requeue`], [`metrics`],
+//! Data and decisions, pure: [`validate`], [`build`], [`sets`], [`leftovers`], [`rollout`], [`operation`], [`pods`], [`status`], [`requeue`], [`metrics`],
 //! [`redis::survey`], [`redis::assess`], [`redis::plan`].
 //! Input and output: [`observe`], [`children`], [`pod_events`], [`roles`], [`redis::observe`], [`redis::execute`]. All together on one
 //! screen: [`reconcile`].
@@ -13,12 +13,14 @@ pub mod events;
 pub mod leftovers;
 pub mod metrics;
 pub mod observe;
+pub mod operation;
 pub mod pod_events;
 pub mod pods;
 pub mod reconcile;
 pub mod redis;
 pub mod requeue;
 pub mod roles;
+pub mod rollout;
 pub mod run;
 pub mod sets;
 pub mod status;

@@ -30,7 +30,10 @@ pub fn outcome(status: &RedisClusterStatus, found: &StatusInputs<'_>, now: Times
         return Outcome::waiting("Paused", IDLE);
     }
     if found.is_healthy() {
-        return Outcome::settled(IDLE);
+        return match found.operation {
+            Some(_) => Outcome::progressing("Updating", SOON),
+            None => Outcome::settled(IDLE),
+        };
     }
     let delay = delay(status, found, now);
     if found.plan.steps.is_empty() {

@@ -79,7 +79,9 @@ pub fn rollout(
     let is_automatic = cluster.update.strategy == UpdateStrategy::RollingUpdate;
     let mut broken = Vec::new();
     if is_automatic {
-        let cannot_run = outdated.iter().filter(|member| cannot_run(observed, member, now));
+        let cannot_run = outdated
+            .iter()
+            .filter(|member| cannot_run(observed, member, now));
         broken.extend(cannot_run.filter_map(|member| replacement(observed, member)));
     }
     let calm = assessment.is_healthy() && plan.steps.is_empty() && are_settled(observed, survey);
@@ -105,7 +107,8 @@ fn pod_of<'a>(observed: &'a Observed, member: &Member) -> Option<&'a Arc<Pod>> {
 
 /// Whether its pod was created from another template than the next one would be.
 fn is_outdated(cluster: &ValidatedCluster, observed: &Observed, member: &Member) -> bool {
-    pod_of(observed, member).is_some_and(|pod| pods::restart_hash(pod) != Some(&cluster.restart_hash))
+    pod_of(observed, member)
+        .is_some_and(|pod| pods::restart_hash(pod) != Some(&cluster.restart_hash))
 }
 
 /// Whether no server runs in the pod and none will with the template that it has.
@@ -139,7 +142,10 @@ fn next(
     survey: &Survey<'_>,
     outdated: &[&Member],
 ) -> RolloutStep {
-    let mut shards: Vec<usize> = outdated.iter().map(|member| member.expected.shard).collect();
+    let mut shards: Vec<usize> = outdated
+        .iter()
+        .map(|member| member.expected.shard)
+        .collect();
     shards.dedup();
     let at_once = usize::try_from(cluster.update.max_unavailable_shards).unwrap_or(1);
     let mut replaced = Vec::new();
@@ -205,13 +211,19 @@ fn next_in_shard<'a>(
         return ShardStep::None;
     };
     let pod = primary.pod();
-    let replica = outdated.iter().rev().find(|member| member.expected.pod != pod);
+    let replica = outdated
+        .iter()
+        .rev()
+        .find(|member| member.expected.pod != pod);
     if let Some(replica) = replica {
         return ShardStep::Replace(replica);
     }
     let successors = survey.live_in(shard).filter(|one| is_linked(*one, primary));
     let best = successors.max_by_key(|one| {
-        (one.report.replication.offset, std::cmp::Reverse(one.member.expected.ordinal))
+        (
+            one.report.replication.offset,
+            std::cmp::Reverse(one.member.expected.ordinal),
+        )
     });
     match best {
         Some(best) => ShardStep::HandOver(primary, best),

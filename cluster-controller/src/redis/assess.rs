@@ -305,7 +305,7 @@ fn describe(survey: &Survey<'_>, shard: usize) -> Shard {
 }
 
 /// Whether the replica follows the primary, and both ends say so.
-fn is_linked(replica: Live<'_>, primary: Live<'_>) -> bool {
+pub fn is_linked(replica: Live<'_>, primary: Live<'_>) -> bool {
     replica.report.own().primary == Some(primary.report.id())
         && replica
             .report

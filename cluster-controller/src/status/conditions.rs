@@ -2,8 +2,8 @@
 
 use super::{StatusInputs, failure_sentence};
 use crate::{
-    pods::restart_hash,
     redis::{assess::Problem, member::Member, plan::Blocker},
+    rollout::RolloutStep,
     validate::Server,
 };
 use common::{
@@ -53,7 +53,12 @@ fn ready(found: &StatusInputs<'_>) -> ConditionUpdate {
         return ConditionUpdate::no("Ready", refused.reason, &refused.message);
     }
     if found.is_healthy() {
-        return ConditionUpdate::yes("Ready", "Healthy", "every node reports a healthy cluster");
+        return match found.operation {
+            Some(operation) => ConditionUpdate::no("Ready", "Updating", operation.progress()),
+            None => {
+                ConditionUpdate::yes("Ready", "Healthy", "every node reports a healthy cluster")
+            }
+        };
     }
     let lost = found
         .plan
@@ -112,7 +117,12 @@ fn progressing(found: &StatusInputs<'_>) -> ConditionUpdate {
         );
     }
     if found.is_healthy() {
-        return ConditionUpdate::no("Progressing", "Settled", "nothing is left to do");
+        return match found.operation {
+            Some(operation) => {
+                ConditionUpdate::yes("Progressing", "Updating", operation.progress())
+            }
+            None => ConditionUpdate::no("Progressing", "Settled", "nothing is left to do"),
+        };
     }
     if found.plan.is_stuck() {
         return ConditionUpdate::no("Progressing", "Stuck", failure_sentence(found));
@@ -228,24 +238,28 @@ fn up_to_date(found: &StatusInputs<'_>) -> ConditionUpdate {
         let message = "unknown while the spec is invalid";
         return ConditionUpdate::unknown("UpToDate", "InvalidSpec", message);
     };
-    let mut outdated: Vec<&str> = found
-        .observed
-        .pods
-        .iter()
-        .filter(|(_, pod)| restart_hash(pod) != Some(&cluster.restart_hash))
-        .map(|(name, _)| name.as_str())
-        .collect();
-    outdated.sort_unstable();
-    if !outdated.is_empty() {
-        return ConditionUpdate::no(
-            "UpToDate",
-            "PodsOutdated",
-            format!(
-                "{}: the image, resources or settings are older than the spec; delete such pods one at a time, replicas \
-                 before primaries, each when the cluster is Ready again",
-                names("pod", &outdated)
+    let rollout = found.rollout;
+    if !rollout.outdated.is_empty() {
+        let pods = names("pod", &rollout.outdated);
+        let why = format!("{pods}: the image, resources or settings are older than the spec");
+        return match &rollout.next {
+            RolloutStep::Refused { pod } => ConditionUpdate::no(
+                "UpToDate",
+                "UpdateRefused",
+                format!(
+                    "{why}, and {pod} has the only copy of its shard's keys, in memory: give the cluster replicas, or delete the \
+                     pod if the keys are not needed"
+                ),
             ),
-        );
+            _ if rollout.is_automatic => ConditionUpdate::no("UpToDate", "Updating", why),
+            _ => ConditionUpdate::no(
+                "UpToDate",
+                "PodsOutdated",
+                format!(
+                    "{why}; delete such pods one at a time, replicas before primaries, each when the cluster is Ready again"
+                ),
+            ),
+        };
     }
     if let Some(sentence) = broken_promise(&cluster.server, found) {
         return ConditionUpdate::no("UpToDate", "VersionMismatch", sentence);

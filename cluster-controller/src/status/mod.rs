@@ -6,12 +6,14 @@ mod conditions;
 use crate::{
     errors::Failure,
     observe::Observed,
+    operation::Operation,
     pods::is_ready,
     redis::{
         assess::{Assessment, Shard, ShardNode},
         identity::KnownNodes,
         plan::Plan,
     },
+    rollout::Rollout,
     validate::{InvalidSpec, Shape, ValidatedCluster},
 };
 use common::{
@@ -22,10 +24,13 @@ use common::{
 pub use conditions::NOT_HEALTHY;
 use conditions::{conditions, reconciling, stalled};
 use crds::{
-    KnownNode, NodeStatus, RedisCluster, RedisClusterStatus, ShardStatus, SlotsStatus,
-    VersionStatus, endpoint,
+    KnownNode, NodeStatus, OperationStatus, RedisCluster, RedisClusterStatus, ShardStatus,
+    SlotsStatus, VersionStatus, endpoint,
 };
-use k8s_openapi::{apimachinery::pkg::apis::meta::v1::Condition, jiff::Timestamp};
+use k8s_openapi::{
+    apimachinery::pkg::apis::meta::v1::{Condition, Time},
+    jiff::Timestamp,
+};
 use std::{collections::BTreeSet, time::Duration};
 
 /// How long a cluster that serves may still be called forming while its replicas come.
@@ -94,6 +99,10 @@ pub struct StatusInputs<'a> {
     pub assessment: &'a Assessment,
     /// What is left to do.
     pub plan: &'a Plan,
+    /// Pods of an older template.
+    pub rollout: &'a Rollout,
+    /// What is being done to the running cluster.
+    pub operation: Option<&'a Operation>,
 }
 
 impl StatusInputs<'_> {
@@ -142,11 +151,29 @@ pub fn compute(
             assigned: count(found.assessment.slots_assigned),
             ok: count(found.assessment.slots_ok),
         },
+        operation: operation(old.operation, found, now),
         topology_hash: assigned.then(|| topology_hash(views)),
         shard_statuses: shard_statuses(&found.assessment.shards),
         nodes: nodes(found.known),
         conditions,
     }
+}
+
+fn operation(
+    old: Option<OperationStatus>,
+    found: &StatusInputs<'_>,
+    now: Timestamp,
+) -> Option<OperationStatus> {
+    let operation = found.operation?;
+    let same = old.filter(|old| old.kind == operation.kind);
+    let waiting = || format!("waiting for a healthy cluster: {}", failure_sentence(found));
+    Some(OperationStatus {
+        kind: operation.kind,
+        start_time: same.map_or(Time(now), |old| old.start_time),
+        done: count(operation.done),
+        total: count(operation.total),
+        message: shortened(&operation.next.clone().unwrap_or_else(waiting)),
+    })
 }
 
 fn version(old: VersionStatus, found: &StatusInputs<'_>) -> VersionStatus {
@@ -223,6 +250,7 @@ fn phase(
             let some = members.iter().any(|member| member.report().is_some());
             if some { "Forming" } else { "Pending" }
         }
+        Some(_) if served && found.operation.is_some() => "Updating",
         Some(_) if found.is_healthy() && found.refused().is_none() => "Ready",
         Some(formed) if served && is_still_forming(old, formed, now) => "Forming",
         Some(_) if served => "Degraded",
@@ -270,6 +298,14 @@ fn message(found: &StatusInputs<'_>, phase: &str) -> Vec<String> {
     }
     if let Some(refused) = found.refused() {
         return vec![refused.message.clone()];
+    }
+    if let Some(operation) = found.operation.filter(|_| phase == "Updating") {
+        let doing = operation.next.iter().cloned();
+        let waiting = operation.next.is_none().then(|| failure_sentences(found));
+        let sentences = doing.chain(waiting.into_iter().flatten());
+        return std::iter::once(operation.progress())
+            .chain(sentences)
+            .collect();
     }
     if found.is_healthy() {
         let (shards, replicas) = (found.shape.shards, found.shape.replicas);

@@ -9,6 +9,7 @@ use crate::{
         survey::Survey,
     },
     requeue,
+    rollout::rollout,
     validate::{shape, tests::example, validate},
 };
 use common::{
@@ -196,6 +197,11 @@ fn explain(
         },
         None => plan(&survey, now),
     };
+    let rollout = validated
+        .as_ref()
+        .map(|cluster| rollout(cluster, observed, &survey, (&assessment, &plan), now));
+    let rollout = rollout.unwrap_or_default();
+    let operation = Operation::of_rollout(&rollout, 6, None);
     let found = StatusInputs {
         shape: &shape,
         cluster: validated.as_ref().ok(),
@@ -204,6 +210,8 @@ fn explain(
         known: &known,
         assessment: &assessment,
         plan: &plan,
+        rollout: &rollout,
+        operation: operation.as_ref(),
     };
     let status = compute(object, &found, now);
     let outcome = match found.failure {

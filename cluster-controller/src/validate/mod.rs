@@ -2,7 +2,9 @@
 
 use crate::status::formed_before;
 use common::kubernetes::hash::canonical_hash;
-use crds::{DeletionPolicy, Distribution, RESERVED_SETTINGS, RedisCluster, RedisVersion, UpdatePolicy};
+use crds::{
+    DeletionPolicy, Distribution, RESERVED_SETTINGS, RedisCluster, RedisVersion, UpdatePolicy,
+};
 use k8s_openapi::{
     api::core::v1::ResourceRequirements,
     apimachinery::pkg::{api::resource::Quantity, apis::meta::v1::OwnerReference},
