@@ -1,9 +1,9 @@
 //! The cluster-controller: forms and heals Redis Clusters on Kubernetes.
 //!
-//! Data and decisions, pure: [`validate`], [`build`], [`pods`], [`status`], [`requeue`], [`metrics`], [`redis::survey`], [`redis::assess`],
-//! [`redis::plan`].
-//! Input and output: [`observe`], [`children`], [`pod_events`], [`roles`], [`redis::observe`], [`redis::execute`]. All together on one
-//! screen: [`reconcile`].
+//! Data and decisions, pure: [`validate`], [`build`], [`pods`], [`roles`], [`serving`], [`status`], [`requeue`], [`metrics`],
+//! [`redis::survey`], [`redis::assess`], [`redis::plan`].
+//! Input and output: [`observe`], [`children`], [`pod_events`], [`pod_patch`], [`redis::observe`], [`redis::execute`]. All together on
+//! one screen: [`reconcile`].
 
 pub mod build;
 pub mod children;
@@ -13,6 +13,7 @@ pub mod events;
 pub mod metrics;
 pub mod observe;
 pub mod pod_events;
+pub mod pod_patch;
 pub mod pods;
 pub mod reconcile;
 pub mod redis;
@@ -20,6 +21,7 @@ pub mod requeue;
 pub mod roles;
 pub mod run;
 pub mod sentence;
+pub mod serving;
 pub mod status;
 pub mod unresponsive;
 pub mod validate;

@@ -25,7 +25,9 @@ const PURE: [(&str, &[&str]); 4] = [
             "events.rs",
             "requeue.rs",
             "pods.rs",
+            "roles.rs",
             "sentence.rs",
+            "serving.rs",
         ],
     ),
     (

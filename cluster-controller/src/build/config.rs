@@ -6,9 +6,6 @@ use crds::{CLIENT_PORT, config_map_name};
 use k8s_openapi::api::core::v1::ConfigMap;
 use std::{collections::BTreeMap, fmt::Write};
 
-/// Name of the readiness script in the ConfigMap.
-pub const READY: &str = "ready.sh";
-
 /// The ConfigMap of a cluster.
 pub fn config_map(cluster: &ValidatedCluster) -> ConfigMap {
     let file = |name: &str, text: String| (name.to_owned(), text);
@@ -17,7 +14,7 @@ pub fn config_map(cluster: &ValidatedCluster) -> ConfigMap {
         data: Some(BTreeMap::from([
             file("redis.conf", redis_conf(cluster)),
             file("alive.sh", ALIVE_SCRIPT.to_owned()),
-            file(READY, READY_SCRIPT.to_owned()),
+            file("ready.sh", READY_SCRIPT.to_owned()),
             file("stop.sh", STOP_SCRIPT.to_owned()),
         ])),
         ..ConfigMap::default()
@@ -140,6 +137,8 @@ esac
 exit 0
 "#;
 
+/// For pods of versions before the readiness gate, which keep their template until they are replaced: without it none of them would be
+/// ready. The rules of the gate are the same (`serving`).
 const READY_SCRIPT: &str = r#"# Ready: its data is loaded, as a replica it is linked to its primary, and as a primary it has slots. A new node
 # holds nothing: counted as ready, it would allow the eviction of the one that it is yet to copy.
 cli=$(command -v redis-cli || command -v valkey-cli)
@@ -399,6 +398,16 @@ mod tests {
         let ended = run.args(["-c", script]).env("PATH", path).output().unwrap();
         std::fs::remove_dir_all(&dir).unwrap();
         ended.status.success()
+    }
+
+    /// They look for these files for as long as they live, every two seconds.
+    #[test]
+    fn pods_of_earlier_versions_keep_their_probes() {
+        let cluster = validate(&example(), None, Timestamp::UNIX_EPOCH).unwrap();
+        let files = config_map(&cluster).data.unwrap();
+        for name in ["alive.sh", "ready.sh", "stop.sh"] {
+            assert!(files.contains_key(name), "{name}");
+        }
     }
 
     #[test]
