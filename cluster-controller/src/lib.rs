@@ -1,9 +1,9 @@
 //! The cluster-controller: forms and heals Redis Clusters on Kubernetes.
 //!
-//! Data and decisions, pure: [`validate`], [`build`], [`sets`], [`leftovers`], [`rollout`], [`operation`], [`pods`], [`status`], [`requeue`], [`metrics`],
-//! [`redis::survey`], [`redis::assess`], [`redis::plan`].
-//! Input and output: [`observe`], [`children`], [`pod_events`], [`roles`], [`redis::observe`], [`redis::execute`]. All together on one
-//! screen: [`reconcile`].
+//! Data and decisions, pure: [`validate`], [`build`], [`sets`], [`leftovers`], [`rollout`], [`operation`], [`pods`], [`roles`],
+//! [`serving`], [`status`], [`requeue`], [`metrics`], [`redis::survey`], [`redis::assess`], [`redis::plan`].
+//! Input and output: [`observe`], [`children`], [`pod_events`], [`pod_patch`], [`redis::observe`], [`redis::execute`]. All together in
+//! [`reconcile`].
 
 pub mod build;
 pub mod children;
@@ -15,6 +15,7 @@ pub mod metrics;
 pub mod observe;
 pub mod operation;
 pub mod pod_events;
+pub mod pod_patch;
 pub mod pods;
 pub mod reconcile;
 pub mod redis;
@@ -22,6 +23,7 @@ pub mod requeue;
 pub mod roles;
 pub mod rollout;
 pub mod run;
+pub mod serving;
 pub mod sets;
 pub mod status;
 pub mod unresponsive;

@@ -1,12 +1,18 @@
 //! What Kubernetes says of a pod. Pure.
 
-use crds::{ANNOTATION_RESTART_HASH, CONTAINER, LABEL_ROLE};
+use crds::{ANNOTATION_RESTART_HASH, CONDITION_SERVING, CONTAINER, LABEL_ROLE};
 use k8s_openapi::{
     api::core::v1::{ContainerStatus, Pod, PodCondition},
     jiff::Timestamp,
 };
 use kube::ResourceExt;
 use std::net::IpAddr;
+
+/// A kubelet's reason for `Ready=False` while the containers are ready and a readiness gate is not (`GeneratePodReadyCondition` in
+/// Kubernetes' `pkg/kubelet/status/generate.go`, 1.11 to 1.35).
+const GATES_NOT_READY: &str = "ReadinessGatesNotReady";
+/// Reason of the serving condition of a node that gave no answer: all others follow from an answer.
+pub const NOT_ANSWERING: &str = "NotAnswering";
 
 /// Its address. None where that may be another pod's by now: of a pod that has ended, or is being deleted and runs no more.
 pub fn ip(pod: &Pod) -> Option<IpAddr> {
@@ -35,11 +41,40 @@ pub fn kubernetes_node(pod: &Pod) -> Option<&str> {
 }
 
 /// Whether the address in its status is sure to be its own. When a Kubernetes node stops reporting, the node controller sets `Ready` to
-/// False on its pods and leaves everything else as it was (`MarkPodsNotReady` in `pkg/controller/util/node`); a kubelet sets
-/// `ContainersReady` as well. The status is frozen from then on, and the address may be given to another pod.
+/// False on its pods and leaves everything else as it was, the empty reason of `Ready=True` too (`MarkPodsNotReady` in
+/// `pkg/controller/util/node`). A kubelet sets `ContainersReady` to False as well, or gives the readiness gate as the reason. The status
+/// is frozen from then on, and the address may be given to another pod. A pod that was not ready before its Kubernetes node stopped
+/// shows nothing of it.
 pub fn address_is_current(pod: &Pod) -> bool {
-    let is = |kind, status| condition(pod, kind).is_some_and(|one| one.status == status);
-    !(is("Ready", "False") && is("ContainersReady", "True"))
+    !is_unready(pod) || !containers_ready(pod) || is_unready_by_gate(pod)
+}
+
+/// Whether its containers are ready, as far as its kubelet has reported.
+pub fn containers_ready(pod: &Pod) -> bool {
+    condition(pod, "ContainersReady").is_some_and(|one| one.status == "True")
+}
+
+fn is_unready(pod: &Pod) -> bool {
+    condition(pod, "Ready").is_some_and(|one| one.status == "False")
+}
+
+/// Whether its kubelet says that nothing but the readiness gate keeps it from being ready.
+fn is_unready_by_gate(pod: &Pod) -> bool {
+    is_unready(pod)
+        && condition(pod, "Ready").is_some_and(|one| one.reason.as_deref() == Some(GATES_NOT_READY))
+}
+
+/// Whether its readiness depends on the serving condition. Pods of earlier versions have a probe that asks the server instead.
+pub fn has_serving_gate(pod: &Pod) -> bool {
+    let gates = pod.spec.iter().flat_map(|spec| &spec.readiness_gates);
+    gates
+        .flatten()
+        .any(|gate| gate.condition_type == CONDITION_SERVING)
+}
+
+/// The serving condition, once it was written.
+pub fn serving(pod: &Pod) -> Option<&PodCondition> {
+    condition(pod, CONDITION_SERVING)
 }
 
 /// Whether it is being deleted.
@@ -57,7 +92,7 @@ pub fn started(pod: &Pod) -> Option<Timestamp> {
 /// the outage begins when its container last started or ended.
 pub fn down_since(pod: &Pod) -> Option<Timestamp> {
     let ready = condition(pod, "Ready");
-    if ready.is_some_and(|condition| condition.status == "True") {
+    if ready.is_some_and(|condition| condition.status == "True") || only_we_get_no_answer(pod) {
         return None;
     }
     let ended = container(pod).and_then(ended);
@@ -71,6 +106,13 @@ pub fn down_since(pod: &Pod) -> Option<Timestamp> {
     .into_iter()
     .flatten()
     .max()
+}
+
+/// Whether nothing but our own missing answer makes the pod unready: that is no second witness of an outage. What the node itself
+/// reported before (loading, not linked) is one, as it was while the kubelet asked the server.
+fn only_we_get_no_answer(pod: &Pod) -> bool {
+    let no_answer = serving(pod).is_some_and(|one| one.reason.as_deref() == Some(NOT_ANSWERING));
+    no_answer && is_unready_by_gate(pod) && containers_ready(pod) && !is_terminating(pod)
 }
 
 /// When it last became ready or unready.
@@ -229,18 +271,62 @@ mod tests {
         assert!(ip(&pod(&stays, &ended)).is_none());
     }
 
+    /// Conditions as a kubelet (1.35) or the node controller writes them.
+    fn conditions(ready: (&str, &str), containers: &str, serving: (&str, &str)) -> Value {
+        json!([{"type": "Ready", "status": ready.0, "reason": ready.1, "lastTransitionTime": "2026-01-01T09:50:00Z"},
+               {"type": "ContainersReady", "status": containers},
+               {"type": CONDITION_SERVING, "status": serving.0, "reason": serving.1}])
+    }
+
     #[test]
     fn the_address_of_a_frozen_status_is_not_current() {
-        let is_current = |ready: &str, containers: &str| {
-            let conditions = json!([{"type": "Ready", "status": ready}, {"type": "ContainersReady", "status": containers}]);
-            address_is_current(&pod(&json!({}), &json!({"conditions": conditions})))
+        let is_current = |ready, containers, serving| {
+            let conditions = conditions(ready, containers, serving);
+            address_is_current(&pod(&json!({}), &json!({ "conditions": conditions })))
         };
-        assert!(is_current("True", "True"));
-        assert!(is_current("False", "False"));
-        assert!(
-            !is_current("False", "True"),
-            "its Kubernetes node is not Ready"
-        );
+        let serves = ("True", "Serving");
+        let gate = ("False", GATES_NOT_READY);
+        assert!(is_current(("True", ""), "True", serves));
+        assert!(is_current(("False", "ContainersNotReady"), "False", serves));
+        assert!(is_current(gate, "True", ("False", "NoSlots")));
+        // The node controller changes the status alone, whatever the gate says by then.
+        for serving in [serves, ("False", NOT_ANSWERING)] {
+            assert!(!is_current(("False", ""), "True", serving), "{serving:?}");
+        }
+        // A pod of an earlier version has no gate.
+        let frozen = json!([{"type": "Ready", "status": "False"}, {"type": "ContainersReady", "status": "True"}]);
+        assert!(!address_is_current(&pod(
+            &json!({}),
+            &json!({ "conditions": frozen })
+        )));
+        let unready = json!([{"type": "Ready", "status": "False", "reason": "ContainersNotReady"},
+                             {"type": "ContainersReady", "status": "False", "reason": "ContainersNotReady"}]);
+        assert!(address_is_current(&pod(
+            &json!({}),
+            &json!({ "conditions": unready })
+        )));
+    }
+
+    /// Otherwise a controller that is cut off from a pod would be both witnesses of its outage.
+    #[test]
+    fn our_own_missing_answer_is_no_second_witness() {
+        let gate = ("False", GATES_NOT_READY);
+        let since = Some(time("2026-01-01T09:50:00Z"));
+        let stays = json!({});
+        let down = |metadata: &Value, ready, containers, serving| {
+            let conditions = conditions(ready, containers, serving);
+            down_since(&pod(metadata, &json!({ "conditions": conditions })))
+        };
+        let silent = ("False", NOT_ANSWERING);
+        assert_eq!(down(&stays, gate, "True", silent), None);
+        // What the node itself said last counts.
+        assert_eq!(down(&stays, gate, "True", ("False", "Loading")), since);
+        // The kubelet or the node controller is the second witness.
+        let unready = ("False", "ContainersNotReady");
+        assert_eq!(down(&stays, unready, "False", silent), since);
+        assert_eq!(down(&stays, ("False", ""), "True", silent), since);
+        let terminating = json!({"deletionTimestamp": "2026-01-01T10:00:00Z"});
+        assert_eq!(down(&terminating, gate, "True", silent), since);
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! One reconcile of one cluster: validate, observe, plan, build, apply, record new nodes, execute, label, status.
+//! One reconcile of one cluster: validate, observe, plan, build, apply, record new nodes, execute, report readiness and roles, status.
 
 use crate::{
     build::build,
@@ -7,6 +7,7 @@ use crate::{
     errors::{Failure, ReconcileError},
     events,
     observe::{self, NODE_TIMEOUT, Observed, observe, observe_live},
+    pod_patch,
     redis::{
         assess::{Assessment, assess},
         execute::execute,
@@ -15,7 +16,7 @@ use crate::{
         plan::{Plan, plan},
         survey::Survey,
     },
-    requeue, roles,
+    requeue, roles, serving,
     sets::{ExistingSet, Sets, sets},
     status::{self, StatusInputs},
     validate::{Shape, ValidatedCluster, shape, validate},
@@ -111,11 +112,13 @@ impl Reconcile<RedisCluster> for Reconciler {
             context.leadership.ensure()?;
             done = execute(&seen.plan, &seen.observed.members, NODE_TIMEOUT).await;
         }
+        // Readiness is a report, as the status is: also of a cluster that is paused.
+        let mut patches = serving::changes(&seen.observed, Timestamp::now());
         if !shape.paused {
-            let labels = roles::differing(&seen.observed, &seen.assessment);
-            let labelled = roles::write(context, &shape.namespace, labels).await;
-            keep(&mut failures, labelled.map_err(Into::into));
+            patches.extend(roles::changes(&seen.observed, &seen.assessment));
         }
+        let patched = pod_patch::write(context, &shape.namespace, patches).await;
+        keep(&mut failures, patched.map_err(Into::into));
         let failure = failures.first().map(Failure::of);
         let found = StatusInputs {
             shape: &shape,

@@ -3,6 +3,7 @@
 use crate::{
     pods::{changed, started},
     redis::member::Answer,
+    serving::is_awaited,
     status::StatusInputs,
 };
 use common::kubernetes::{conditions::find, outcome::Outcome};
@@ -18,6 +19,10 @@ const LATER: Duration = Duration::from_secs(2);
 const SELDOM: Duration = Duration::from_secs(10);
 /// When nothing is to be done, or nothing can be done but by a person.
 const IDLE: Duration = Duration::from_secs(30);
+/// The shortest interval of a healthy cluster. Its pods' readiness depends on it: a replica that loses its link raises no event.
+const HEALTHY: Duration = Duration::from_secs(5);
+/// The interval of a healthy cluster for each of its nodes, up to [`IDLE`]: a large cluster costs no more a second than a small one.
+const HEALTHY_PER_NODE: Duration = Duration::from_millis(60);
 
 /// So long after the last event everything is looked at closely.
 const CLOSELY: Duration = Duration::from_mins(1);
@@ -26,16 +31,19 @@ const HOPE: Duration = Duration::from_mins(10);
 
 /// The outcome of a reconcile without a failure.
 pub fn outcome(status: &RedisClusterStatus, found: &StatusInputs<'_>, now: Timestamp) -> Outcome {
-    if found.shape.paused {
-        return Outcome::waiting("Paused", IDLE);
+    if found.shape.paused && found.is_healthy() {
+        return Outcome::waiting("Paused", healthy(found));
     }
     if found.is_healthy() {
         return match found.operation {
             Some(_) => Outcome::progressing("Updating", SOON),
-            None => Outcome::settled(IDLE),
+            None => Outcome::settled(healthy(found)),
         };
     }
     let delay = delay(status, found, now);
+    if found.shape.paused {
+        return Outcome::waiting("Paused", delay.max(LATER));
+    }
     if found.plan.steps.is_empty() {
         Outcome::waiting("Converging", delay)
     } else {
@@ -55,7 +63,9 @@ pub fn failed(
         .members
         .iter()
         .all(|member| member.report().is_none());
-    let delay = if found.shape.paused || found.is_healthy() || none_answers {
+    let delay = if is_awaited(&found.observed.members) {
+        delay(status, found, now).max(LATER)
+    } else if found.shape.paused || found.is_healthy() || none_answers {
         // A pod that starts triggers a reconcile at once.
         IDLE
     } else if found.plan.steps.is_empty() {
@@ -64,6 +74,11 @@ pub fn failed(
         delay(status, found, now).max(LATER)
     };
     Outcome::waiting(reason, delay)
+}
+
+fn healthy(found: &StatusInputs<'_>) -> Duration {
+    let nodes = u32::try_from(found.observed.members.len()).unwrap_or(u32::MAX);
+    HEALTHY_PER_NODE.saturating_mul(nodes).clamp(HEALTHY, IDLE)
 }
 
 fn delay(status: &RedisClusterStatus, found: &StatusInputs<'_>, now: Timestamp) -> Duration {
@@ -85,8 +100,8 @@ fn delay(status: &RedisClusterStatus, found: &StatusInputs<'_>, now: Timestamp) 
     if found.plan.is_stuck() {
         return IDLE;
     }
-    // As long as there is something to try, it is tried steadily.
-    if age < HOPE || !found.plan.steps.is_empty() {
+    // As long as there is something to try, it is tried steadily; and a replica that comes to be linked after a long copy is to be ready.
+    if age < HOPE || !found.plan.steps.is_empty() || is_awaited(members) {
         LATER
     } else {
         SELDOM

@@ -28,6 +28,10 @@ const PURE: [(&str, &[&str]); 4] = [
             "requeue.rs",
             "sets.rs",
             "pods.rs",
+            "operation.rs",
+            "roles.rs",
+            "rollout.rs",
+            "serving.rs",
         ],
     ),
     (

@@ -45,6 +45,9 @@ pub const ANNOTATION_HOLDER_UID: &str = "redis.danieldorado.github.io/holder-uid
 /// Finalizer of a RedisBackup whose artifacts are deleted with it.
 pub const FINALIZER_ARTIFACTS: &str = "redis.danieldorado.github.io/artifacts";
 
+/// Condition of pods, and their readiness gate: whether the server serves, as it reports itself. The cluster-controller writes it.
+pub const CONDITION_SERVING: &str = "redis.danieldorado.github.io/serving";
+
 /// Field manager of what the cluster-controller applies.
 pub const MANAGER_CLUSTER: &str = "cluster-controller";
 

@@ -83,7 +83,8 @@ pub struct RedisClusterSpec {
     #[x_kube(validation = Rule::new("self.all(key, self[key].matches('^[^\\\\n\\\\r\\\\x00]*$'))").message("config: the value of a setting is a single line"))]
     #[x_kube(validation = Rule::new("!('cluster-node-timeout' in self) || (self['cluster-node-timeout'].matches('^[0-9]{3,9}$') && int(self['cluster-node-timeout']) >= 500)").message("config: cluster-node-timeout is a number of milliseconds, at least 500"))]
     pub config: BTreeMap<String, String>,
-    /// While true, the controller only observes: it changes neither Kubernetes objects nor the servers.
+    /// While true, the controller only observes: it changes neither Kubernetes objects nor the servers, and reports only status and
+    /// the readiness of pods.
     #[serde(default)]
     pub paused: bool,
     /// How a changed image, configuration or resources reaches the pods.

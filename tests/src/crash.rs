@@ -1,5 +1,5 @@
 //! SIGKILL for the processes of pods, as a kernel that is short of memory sends it: nothing is flushed, no peer is notified, and
-//! Kubernetes restarts the container in place.
+//! Kubernetes restarts the container in place. And SIGSTOP: the processes are there, and do nothing any more.
 
 use crate::{
     kubectl::Kubectl,
@@ -48,6 +48,15 @@ impl Killers {
 
     /// Kills every process of these pods at the same time, and does not wait.
     pub async fn send_kill(&self, pods: &[Value]) -> Result<()> {
+        self.send("KILL", pods).await
+    }
+
+    /// Lets every process of these pods hang.
+    pub async fn stop(&self, pods: &[Value]) -> Result<()> {
+        self.send("STOP", pods).await
+    }
+
+    async fn send(&self, signal: &str, pods: &[Value]) -> Result<()> {
         let mut by_killer: BTreeMap<&str, Vec<String>> = BTreeMap::new();
         for pod in pods {
             let node = text(pod, "/spec/nodeName")?;
@@ -62,7 +71,7 @@ impl Killers {
         }
         let scripts = by_killer
             .into_iter()
-            .map(|(killer, uids)| (killer, script(&uids)));
+            .map(|(killer, uids)| (killer, script(signal, &uids)));
         let kills =
             scripts.map(|(killer, script)| async move { self.kubectl.exec(killer, &script).await });
         try_join_all(kills).await.map(drop)
@@ -87,9 +96,9 @@ fn killer(pod: &str, node: &str, image: &str) -> Value {
                         "command": ["sleep", "3600"], "securityContext": {"runAsUser": 0}}]}})
 }
 
-/// Kills what runs in the pods' control groups, whose paths hold the pods' uids. `pause` holds the pod's network: a kernel
+/// Sends a signal to what runs in the pods' control groups, whose paths hold the pods' uids. `pause` holds the pod's network: a kernel
 /// spares it, being small.
-fn script(uids: &[String]) -> String {
+fn script(signal: &str, uids: &[String]) -> String {
     let patterns: Vec<String> = uids
         .iter()
         .flat_map(|uid| [uid.clone(), uid.replace('-', "_")])
@@ -100,7 +109,7 @@ fn script(uids: &[String]) -> String {
            if grep -q {} $process/cgroup 2> /dev/null && [ \"$(cat $process/comm)\" != pause ]; then \
              victims=\"$victims ${{process#/proc/}}\"; \
            fi; \
-         done; kill -9 $victims",
+         done; kill -{signal} $victims",
         patterns.join(" ")
     )
 }

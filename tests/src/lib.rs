@@ -11,6 +11,7 @@ pub mod kubernetes;
 pub mod memory;
 pub mod namespace;
 pub mod noise;
+pub mod processor;
 pub mod progress;
 pub mod redis;
 pub mod replica;

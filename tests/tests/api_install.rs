@@ -22,6 +22,7 @@ async fn may(
     (group, resource): (&str, &str),
     namespace: &str,
 ) -> Result<bool> {
+    let (resource, subresource) = resource.split_once('/').unwrap_or((resource, ""));
     let review = SubjectAccessReview {
         spec: SubjectAccessReviewSpec {
             user: Some(format!("system:serviceaccount:redis:{account}")),
@@ -29,6 +30,7 @@ async fn may(
                 verb: Some(verb.to_owned()),
                 group: Some(group.to_owned()),
                 resource: Some(resource.to_owned()),
+                subresource: Some(subresource.to_owned()),
                 namespace: Some(namespace.to_owned()),
                 ..ResourceAttributes::default()
             }),
@@ -48,6 +50,7 @@ async fn rights_end_at_the_namespace(server: &ApiServer) -> Result<()> {
         ("cluster-controller", "watch", (ours, "redisclusters")),
         ("cluster-controller", "create", ("apps", "statefulsets")),
         ("cluster-controller", "patch", ("", "pods")),
+        ("cluster-controller", "patch", ("", "pods/status")),
         ("backup-controller", "watch", (ours, "redisbackups")),
         ("backup-controller", "get", ("", "secrets")),
         ("backup-controller", "create", ("batch", "cronjobs")),

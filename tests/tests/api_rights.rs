@@ -2,7 +2,7 @@
 //! server one by one; its admission policies, by a refusal and an acceptance each; and what the objects of a tenant cannot reach
 //! through the controllers.
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use futures::{StreamExt, TryStreamExt, stream};
 use k8s_openapi::api::{
     authorization::v1::{ResourceAttributes, SubjectAccessReview, SubjectAccessReviewSpec},
@@ -79,6 +79,7 @@ fn rights() -> Vec<Rights> {
         ours("redisrestores/status", ["", "", "patch"]),
         some("", "pods", ["list watch patch", "list", "list"]),
         in_namespace(SYSTEM, "", "pods", ["list watch patch", "get list", "list"]),
+        some("", "pods/status", ["patch", "", ""]),
         none("", "pods/attach"),
         none("", "pods/ephemeralcontainers"),
         none("", "pods/eviction"),
@@ -261,7 +262,7 @@ async fn is_refused(
 }
 
 #[tokio::test]
-async fn the_cluster_controller_writes_only_labels_of_redis_pods() -> Result<()> {
+async fn the_cluster_controller_writes_only_role_and_readiness_of_redis_pods() -> Result<()> {
     let server = installed().await?;
     let namespace = server.namespace("pods").await?;
     let admin = |input: Value| {
@@ -289,9 +290,21 @@ async fn the_cluster_controller_writes_only_labels_of_redis_pods() -> Result<()>
             .await;
         written.map(drop).map_err(|error| error.to_string())
     };
+    let write_status = async |pod: &str, patch: &Value| {
+        let parameters = PatchParams::default();
+        let written = pods.patch_status(pod, &parameters, &Patch::Strategic(patch));
+        written.await.map(drop).map_err(|error| error.to_string())
+    };
     let is_refused = async |pod: &str, patch: &Value, words: &str| {
         eventually(&format!("{pod}: {words}"), async || {
             let refusal = write(pod, patch).await.err();
+            Ok(refusal.filter(|text| text.contains(words)).map(drop))
+        })
+        .await
+    };
+    let status_is_refused = async |pod: &str, patch: &Value, words: &str| {
+        eventually(&format!("the status of {pod}: {words}"), async || {
+            let refusal = write_status(pod, patch).await.err();
             Ok(refusal.filter(|text| text.contains(words)).map(drop))
         })
         .await
@@ -312,7 +325,49 @@ async fn the_cluster_controller_writes_only_labels_of_redis_pods() -> Result<()>
     for patch in [&annotation, &finalizer, &owner] {
         is_refused("ours", patch, "not their annotations").await?;
     }
-    write("ours", &label).await.map_err(anyhow::Error::msg)
+    write("ours", &label).await.map_err(anyhow::Error::msg)?;
+    // A pod that was replaced is recognized by this answer (`pod_patch`).
+    let replaced = json!({"metadata": {"uid": "of-an-earlier-pod"}});
+    is_refused("ours", &replaced, "metadata.uid").await?;
+
+    let condition = |kind: &str| json!({"status": {"conditions": [{"type": kind, "status": "True", "reason": "Serving"}]}});
+    let serves = condition(crds::CONDITION_SERVING);
+    status_is_refused("other", &serves, "only pods with the label").await?;
+    let mut address = serves.clone();
+    address["status"]["podIP"] = json!("10.0.0.7");
+    let started = json!({"status": {"phase": "Running"}});
+    for patch in [&address, &started] {
+        status_is_refused("ours", patch, "no status of pods but a condition").await?;
+    }
+    let ready = condition("Ready");
+    let words = "no condition of pods but redis.danieldorado.github.io/serving";
+    status_is_refused("ours", &ready, words).await?;
+    // Labels can be changed by way of the status as well.
+    status_is_refused("ours", &other_label, "no label but the role").await?;
+    // As it is in life: with the conditions and the address that a kubelet has written.
+    let kubelet = Api::<Pod>::namespaced(server.client.clone(), &namespace);
+    let scheduled = json!({"status": {"phase": "Running", "podIP": "10.0.0.7", "podIPs": [{"ip": "10.0.0.7"}], "conditions":
+        [{"type": "Ready", "status": "False", "reason": "ReadinessGatesNotReady"}, {"type": "ContainersReady", "status": "True"}]}});
+    let parameters = PatchParams::default();
+    kubelet
+        .patch_status("ours", &parameters, &Patch::Strategic(&scheduled))
+        .await?;
+    status_is_refused("ours", &ready, words).await?;
+    for status in ["True", "False"] {
+        let mut patch = serves.clone();
+        patch["status"]["conditions"][0]["status"] = json!(status);
+        write_status("ours", &patch)
+            .await
+            .map_err(anyhow::Error::msg)?;
+        let pod = kubelet.get("ours").await?.status.unwrap_or_default();
+        let conditions = pod.conditions.unwrap_or_default();
+        let written = conditions
+            .iter()
+            .find(|one| one.type_ == crds::CONDITION_SERVING);
+        ensure!(written.is_some_and(|one| one.status == status));
+        ensure!(conditions.len() == 3, "{conditions:?}");
+    }
+    Ok(())
 }
 
 /// A client with the rights of one of our accounts.

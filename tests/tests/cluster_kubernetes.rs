@@ -8,7 +8,7 @@ use k8s_openapi::{
     api::{
         apps::v1::StatefulSet,
         coordination::v1::Lease,
-        core::v1::{ConfigMap, Pod},
+        core::v1::{ConfigMap, Pod, PodCondition},
         events::v1::Event,
         policy::v1::PodDisruptionBudget,
     },
@@ -32,6 +32,7 @@ use tests::{
     replica::{Replica, ReplicaEnd, ReplicaSettings},
     wait::{eventually, within},
 };
+use tokio::task::JoinHandle;
 
 const LEASE: Duration = Duration::from_secs(3);
 /// For a state that needs the expiry of a Lease, or the return of the API server.
@@ -59,15 +60,72 @@ struct ClusterStage {
     server: ApiServer,
     namespace: String,
     nodes: PodCluster,
+    kubelet: JoinHandle<()>,
+}
+
+impl Drop for ClusterStage {
+    fn drop(&mut self) {
+        self.kubelet.abort();
+    }
+}
+
+/// Keeps `Ready` of every pod to its containers and its readiness gate, as a kubelet does.
+async fn keep_ready(pods: Api<Pod>) {
+    loop {
+        let listed = pods.list(&ListParams::default()).await;
+        for pod in listed.into_iter().flatten() {
+            let name = pod.metadata.name.clone().unwrap_or_default();
+            if let Some(ready) = outdated_ready(&pod) {
+                let patch = json!({"status": {"conditions": [ready]}});
+                let patch = Patch::Strategic(patch);
+                // One that fails is tried again.
+                let _ = pods
+                    .patch_status(&name, &PatchParams::default(), &patch)
+                    .await;
+            }
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+/// `Ready` as a kubelet would write it (`GeneratePodReadyCondition`), where it is otherwise.
+fn outdated_ready(pod: &Pod) -> Option<Value> {
+    let containers = pod_condition(pod, "ContainersReady")?;
+    let gates = pod.spec.as_ref()?.readiness_gates.as_deref();
+    let holds = |kind: &str| pod_condition(pod, kind).is_some_and(|one| one.status == "True");
+    let opened = gates
+        .into_iter()
+        .flatten()
+        .all(|gate| holds(&gate.condition_type));
+    let (status, reason) = match (containers.status.as_str(), opened) {
+        ("True", true) => ("True", None),
+        ("True", false) => ("False", Some("ReadinessGatesNotReady")),
+        (status, _) => (status, containers.reason.as_deref()),
+    };
+    let ready = pod_condition(pod, "Ready");
+    let changes = ready.is_none_or(|ready| ready.status != status);
+    let same = !changes && ready.is_some_and(|ready| ready.reason.as_deref() == reason);
+    let mut condition = json!({"type": "Ready", "status": status, "reason": reason});
+    if changes {
+        condition["lastTransitionTime"] = json!(Timestamp::now());
+    }
+    (!same).then_some(condition)
+}
+
+fn pod_condition<'a>(pod: &'a Pod, kind: &str) -> Option<&'a PodCondition> {
+    let conditions = pod.status.as_ref()?.conditions.as_ref()?;
+    conditions.iter().find(|one| one.type_ == kind)
 }
 
 impl ClusterStage {
     async fn new() -> Result<Self> {
         let server = api_server().await?;
         let namespace = server.namespace("cluster").await?;
+        let pods = Api::namespaced(server.client.clone(), &namespace);
         Ok(Self {
             server,
             namespace,
+            kubelet: tokio::spawn(keep_ready(pods)),
             nodes: PodCluster::start_at(addresses(), PodStorage::Memory).await?,
         })
     }
@@ -118,7 +176,8 @@ impl ClusterStage {
         for index in 0..self.nodes.len() {
             let pod = json!({
                 "metadata": {"name": pod_name(index), "labels": {LABEL_CLUSTER: "shop"}},
-                "spec": {"nodeName": "node", "containers": [{"name": crds::CONTAINER, "image": "redis"}]},
+                "spec": {"nodeName": "node", "containers": [{"name": crds::CONTAINER, "image": "redis"}],
+                         "readinessGates": [{"conditionType": crds::CONDITION_SERVING}]},
             });
             let pod: Pod = serde_json::from_value(pod)?;
             self.api().create(&PostParams::default(), &pod).await?;
@@ -127,22 +186,63 @@ impl ClusterStage {
         Ok(())
     }
 
-    /// Says, as a kubelet would, that the pod's server has just been started.
+    /// Says, as a kubelet would, that the pod's server has just been started and listens.
     async fn started(&self, index: usize, restarts: u32) -> Result<()> {
+        let state = json!({"running": {"startedAt": Timestamp::now()}});
+        self.container(index, restarts, (true, &state)).await
+    }
+
+    /// Says, as a kubelet would, that the pod's server has ended.
+    async fn ended(&self, index: usize, restarts: u32) -> Result<()> {
+        let state = json!({"terminated": {"exitCode": 137, "finishedAt": Timestamp::now()}});
+        self.container(index, restarts, (false, &state)).await
+    }
+
+    async fn container(
+        &self,
+        index: usize,
+        restarts: u32,
+        (ready, state): (bool, &Value),
+    ) -> Result<()> {
         let ip = self.nodes.server(index).address().ip().to_string();
-        let now = Timestamp::now().to_string();
+        let (status, reason) = match ready {
+            true => ("True", None),
+            false => ("False", Some("ContainersNotReady")),
+        };
+        let condition = json!({"type": "ContainersReady", "status": status, "reason": reason,
+                               "lastTransitionTime": Timestamp::now()});
         let status = json!({"status": {
-            "phase": "Running", "podIP": ip, "podIPs": [{"ip": ip}],
-            "conditions": [{"type": "Ready", "status": "True", "lastTransitionTime": now}],
-            "containerStatuses": [{"name": crds::CONTAINER, "image": "redis", "imageID": "", "ready": true,
-                                   "restartCount": restarts, "state": {"running": {"startedAt": now}}}],
+            "phase": "Running", "podIP": ip, "podIPs": [{"ip": ip}], "conditions": [condition],
+            "containerStatuses": [{"name": crds::CONTAINER, "image": "redis", "imageID": "", "ready": ready,
+                                   "restartCount": restarts, "state": state}],
         }});
         let (name, parameters) = (pod_name(index), PatchParams::default());
-        let patch = Patch::Merge(status);
+        // Strategic: what others wrote stays.
+        let patch = Patch::Strategic(status);
         self.api::<Pod>()
             .patch_status(&name, &parameters, &patch)
             .await?;
         Ok(())
+    }
+
+    /// Waits until the pod has this readiness and this reason in its serving condition.
+    async fn readiness(&self, index: usize, ready: bool, reason: &str) -> Result<Pod> {
+        let mut last = None;
+        let wait = format!("{} has Ready={ready} and is {reason}", pod_name(index));
+        let found = eventually(&wait, async || {
+            let pod = self.api::<Pod>().get(&pod_name(index)).await?;
+            last = pod.status.clone().and_then(|status| status.conditions);
+            let is = |kind, wanted: &str| {
+                pod_condition(&pod, kind).is_some_and(|one| one.status == wanted)
+            };
+            let serving = pod_condition(&pod, crds::CONDITION_SERVING);
+            let found = serving.is_some_and(|one| one.reason.as_deref() == Some(reason))
+                && is("Ready", if ready { "True" } else { "False" })
+                && serving.is_some_and(|one| one.message.is_some());
+            Ok(found.then_some(pod))
+        });
+        let found = found.await;
+        found.with_context(|| format!("the conditions are {last:#?}"))
     }
 
     async fn change(&self, spec: Value) -> Result<()> {
@@ -185,6 +285,7 @@ impl ClusterStage {
     async fn lose_a_replica(&mut self) -> Result<usize> {
         let victim = self.nodes.replica_of(1).await?;
         self.nodes.kill(victim).await?;
+        self.ended(victim, 0).await?;
         self.nodes.wipe(victim)?;
         self.nodes.restart(victim).await?;
         Ok(victim)
@@ -295,6 +396,49 @@ async fn nodes_are_repaired_whatever_is_wrong_with_the_spec() -> Result<()> {
     replica.end(ReplicaEnd::Orderly)
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_pod_is_ready_while_its_node_serves() -> Result<()> {
+    let mut stage = ClusterStage::new().await?;
+    let replica = stage.replica("a", None);
+    stage.create(json!({})).await?;
+    stage.run_pods().await?;
+    let slots = stage.fill().await?;
+    for index in 0..stage.nodes.len() {
+        stage.readiness(index, true, "Serving").await?;
+    }
+    let all = |status: &RedisClusterStatus| status.ready_nodes == i32::from(NODES);
+    stage.until("all pods are counted", all).await?;
+
+    // Its container ends, starts again, and listens before it is linked.
+    let victim = stage.nodes.replica_of(1).await?;
+    stage.nodes.kill(victim).await?;
+    stage.ended(victim, 0).await?;
+    let ended = stage.readiness(victim, false, "NotAnswering").await?;
+    let since = |pod: &Pod| {
+        let serving = pod_condition(pod, crds::CONDITION_SERVING);
+        serving.and_then(|one| one.last_transition_time.clone())
+    };
+    stage.nodes.wipe(victim)?;
+    stage.nodes.restart(victim).await?;
+    stage.started(victim, 1).await?;
+    let again = stage.readiness(victim, true, "Serving").await?;
+    ensure!(since(&again) > since(&ended), "{again:?}");
+
+    // The spec is paused, and a replica loses its primary.
+    stage.change(json!({"paused": true})).await?;
+    let paused = |status: &RedisClusterStatus| status.phase.as_deref() == Some("Paused");
+    stage.until("paused", paused).await?;
+    let primary = stage.nodes.primary_of(1).await?;
+    let on_primary = async |command| stage.nodes.server(primary).call::<()>(command).await;
+    on_primary("ACL SETUSER default -psync -sync").await?;
+    on_primary("CLIENT KILL TYPE replica").await?;
+    stage.readiness(victim, false, "NotLinked").await?;
+    on_primary("ACL SETUSER default +psync +sync").await?;
+    stage.readiness(victim, true, "Serving").await?;
+    stage.nodes.unharmed(&slots, KEYS).await?;
+    replica.end(ReplicaEnd::Orderly)
+}
+
 /// The servers replace the primary themselves; the container that runs again is taken in once the API server is back.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_outage_of_the_api_server_delays_repair_only() -> Result<()> {
@@ -308,6 +452,7 @@ async fn an_outage_of_the_api_server_delays_repair_only() -> Result<()> {
     let back = tokio::time::Instant::now() + OUTAGE;
     let victim = stage.nodes.primary_of(0).await?;
     stage.nodes.kill(victim).await?;
+    stage.ended(victim, 0).await?;
     stage.nodes.restart(victim).await?;
     stage.started(victim, 1).await?;
     eventually("the replica serves", async || {

@@ -11,16 +11,13 @@ use std::{collections::BTreeMap, fmt::Write};
 /// Digits of the hash in the name of a ConfigMap: of the contents that one cluster ever has, no two share them.
 const NAME_DIGITS: usize = 10;
 
-/// Name of the readiness script in the ConfigMap.
-pub const READY: &str = "ready.sh";
-
 /// The ConfigMap of a cluster. It is immutable: a pod restarts with what it was started with, whatever the spec says by then.
 pub fn config_map(cluster: &ValidatedCluster) -> ConfigMap {
     let file = |name: &str, text: String| (name.to_owned(), text);
     let files = BTreeMap::from([
         file("redis.conf", redis_conf(cluster)),
         file("alive.sh", ALIVE_SCRIPT.to_owned()),
-        file(READY, READY_SCRIPT.to_owned()),
+        file("ready.sh", READY_SCRIPT.to_owned()),
         file("stop.sh", STOP_SCRIPT.to_owned()),
     ]);
     let name = config_map_name(&cluster.shape.name, &content_name(&files));
@@ -159,6 +156,8 @@ esac
 exit 0
 "#;
 
+/// For pods of versions before the readiness gate, which keep their template until they are replaced: without it none of them would be
+/// ready. The rules of the gate are the same (`serving`).
 const READY_SCRIPT: &str = r#"# Ready: its data is loaded, as a replica it is linked to its primary, and as a primary it has slots. A new node
 # holds nothing: counted as ready, it would allow the eviction of the one that it is yet to copy.
 cli=$(command -v redis-cli || command -v valkey-cli)
@@ -418,6 +417,16 @@ mod tests {
         let ended = run.args(["-c", script]).env("PATH", path).output().unwrap();
         std::fs::remove_dir_all(&dir).unwrap();
         ended.status.success()
+    }
+
+    /// They look for these files for as long as they live, every two seconds.
+    #[test]
+    fn pods_of_earlier_versions_keep_their_probes() {
+        let cluster = validate(&example(), None, Timestamp::UNIX_EPOCH).unwrap();
+        let files = config_map(&cluster).data.unwrap();
+        for name in ["alive.sh", "ready.sh", "stop.sh"] {
+            assert!(files.contains_key(name), "{name}");
+        }
     }
 
     #[test]

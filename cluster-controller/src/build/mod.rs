@@ -4,7 +4,7 @@ mod config;
 mod services;
 mod stateful_set;
 
-pub use config::{READY, redis_conf, start_script};
+pub use config::{redis_conf, start_script};
 
 use crate::{sets::SetSize, validate::ValidatedCluster};
 use crds::{LABEL_CLUSTER, LABEL_INSTANCE, LABEL_MANAGED_BY, LABEL_NAME, MANAGED_BY};

@@ -511,7 +511,7 @@ fn looks_become_seldom_when_nothing_happens() {
     let mut object = example();
     let mut observed = observed(&hash(&object));
     let (ready, again) = look(&object, &observed, 10, None, None);
-    assert_eq!(again.as_secs(), 30);
+    assert_eq!(again.as_secs(), 5);
     object.status = Some(ready);
     observed.members[5].answer = Answer::Absent("not scheduled".into());
     let again = |object: &RedisCluster, observed: &Observed, second| {
@@ -538,6 +538,41 @@ fn looks_become_seldom_when_nothing_happens() {
     };
     let (_, stuck) = look(&object, &observed, 5000, None, Some(lost));
     assert_eq!(stuck.as_secs(), 30);
+}
+
+/// The moment when its link comes up raises no event, and its pod is to be ready then.
+#[test]
+fn a_replica_that_is_not_linked_is_polled_for_as_long_as_it_takes() {
+    let mut object = example();
+    let mut observed = observed(&hash(&object));
+    object.status = Some(status_of(&object, &observed, 10));
+    let Answer::Report(report) = &mut observed.members[5].answer else {
+        unreachable!()
+    };
+    report.replication.upstream = Some(UpstreamLink::default());
+    let again = |object: &RedisCluster, observed: &Observed, second, failed| {
+        let (status, again) = look(object, observed, second, failed, None);
+        (status, again.as_millis())
+    };
+    let (status, first) = again(&object, &observed, 100, None);
+    assert_eq!(first, 300);
+    object.status = Some(status);
+    assert_eq!(again(&object, &observed, 100 + 7200, None).1, 2000);
+    let refused = Failure {
+        reason: "RefusedByServer",
+        message: "apply StatefulSet team/shop-0: refused".into(),
+        transient: false,
+    };
+    let later = 100 + 7200;
+    assert_eq!(again(&object, &observed, later, Some(&refused)).1, 2000);
+    object.spec.paused = true;
+    assert_eq!(again(&object, &observed, later, None).1, 2000);
+    // The last nodes load their data while the spec is refused.
+    object.spec.paused = false;
+    for member in &mut observed.members {
+        member.answer = Answer::Loading;
+    }
+    assert_eq!(again(&object, &observed, later, Some(&refused)).1, 2000);
 }
 
 #[test]

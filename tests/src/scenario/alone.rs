@@ -6,7 +6,7 @@ use anyhow::{Context, Result};
 use serde_json::{Value, json};
 use std::time::{Duration, Instant};
 
-/// The time that a cluster's pods need by themselves until every server answers: the same StatefulSets, configuration and Services
+/// The time that a cluster's pods need by themselves until every server listens: the same StatefulSets, configuration and Services
 /// in a namespace where no controller manages them.
 pub async fn pods_alone(kubectl: &Kubectl, cluster: &str, nodes: usize) -> Result<Duration> {
     let alone = Kubectl::new(&format!("{}-alone", kubectl.namespace()));
@@ -18,12 +18,7 @@ pub async fn pods_alone(kubectl: &Kubectl, cluster: &str, nodes: usize) -> Resul
     let mut documents = Vec::new();
     for object in kubectl.list(&label).await? {
         let copy = copied(&object).context("copying a child object")?;
-        let mut document = copy.to_string();
-        if copy["kind"] == "StatefulSet" {
-            // Without a controller no node gets slots, and none would ever be ready: that it answers has to do.
-            document = document.replace("/ready.sh", "/alive.sh");
-        }
-        documents.push(document);
+        documents.push(copy.to_string());
     }
     let started = Instant::now();
     alone.apply(&documents.join("\n---\n")).await?;
@@ -55,6 +50,11 @@ fn copied(object: &Value) -> Option<Value> {
         if !value.is_null() {
             copy[name] = value;
         }
+    }
+    // Without a controller no gate would open: that the server listens has to do.
+    if let Some(pod) = copy.pointer_mut("/spec/template/spec") {
+        let members = pod.as_object_mut()?;
+        members.remove("readinessGates");
     }
     if object["kind"] == "Service" && object["spec"]["clusterIP"] == "None" {
         copy["spec"]["clusterIP"] = json!("None");
