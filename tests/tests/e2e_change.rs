@@ -1,0 +1,149 @@
+//! A running cluster changes while a client writes to it: its configuration, its image, its size.
+
+use anyhow::{Context, Result, ensure};
+use serde_json::{Value, json};
+use std::{collections::BTreeMap, time::Duration};
+use tests::{
+    kubectl::Kubectl,
+    scenario::{self, FilledCluster, LIMIT, Volumes, Writer},
+};
+
+const KEYS: u64 = 20_000;
+
+async fn reports(kubectl: &Kubectl, condition: (&str, &str, &str)) -> Result<String> {
+    scenario::condition(kubectl, "shop", condition).await
+}
+
+async fn spec(kubectl: &Kubectl, change: Value) -> Result<()> {
+    scenario::spec(kubectl, "shop", change).await
+}
+
+/// Uids of the pods by name.
+async fn uids(kubectl: &Kubectl) -> Result<BTreeMap<String, String>> {
+    let pods = scenario::pods(kubectl, "shop").await?;
+    let uid = |pod: &Value| {
+        let metadata = &pod["metadata"];
+        let name = metadata["name"].as_str().context("no name")?;
+        Ok((name.to_owned(), metadata["uid"].to_string()))
+    };
+    pods.iter().map(uid).collect()
+}
+
+/// The value of a setting on every server.
+async fn settings(kubectl: &Kubectl, name: &str) -> Result<Vec<String>> {
+    let mut values = Vec::new();
+    for pod in scenario::pod_names(kubectl, "shop").await? {
+        let answer = kubectl.exec(&pod, &format!("redis-cli config get {name}")).await?;
+        values.push(answer.lines().nth(1).unwrap_or_default().trim().to_owned());
+    }
+    Ok(values)
+}
+
+async fn updated(kubectl: &Kubectl) -> Result<()> {
+    reports(kubectl, ("UpToDate", "True", "UpToDate")).await?;
+    reports(kubectl, ("Ready", "True", "Healthy")).await?;
+    let status = kubectl.get("rediscluster shop").await?["status"].clone();
+    ensure!(status.get("operation").is_none(), "{}", status["operation"]);
+    Ok(())
+}
+
+/// Every pod is replaced, no acknowledged write is lost, and the client waits for no election.
+#[tokio::test]
+async fn a_setting_rolls_through_a_cluster_under_load() -> Result<()> {
+    scenario::run("e2e-rolling", async |kubectl| {
+        let volumes = Volumes::DeletedWithCluster;
+        let shop = FilledCluster::create(kubectl, "shop", 3, volumes, KEYS).await?;
+        let before = uids(kubectl).await?;
+        let writer = Writer::start(kubectl, "shop").await?;
+        let timeout = scenario::NODE_TIMEOUT.as_millis().to_string();
+        let config = json!({"databases": "20", "cluster-node-timeout": timeout});
+        spec(kubectl, json!({ "config": config })).await?;
+        let progress = reports(kubectl, ("Ready", "False", "Updating")).await?;
+        ensure!(progress.contains("of 6 pods"), "{progress}");
+        updated(kubectl).await?;
+        let printed = writer.finish().await?;
+        let after = uids(kubectl).await?;
+        let kept = before.iter().filter(|(pod, uid)| after.get(*pod) == Some(*uid));
+        ensure!(kept.count() == 0 && after.len() == 6, "{before:?} {after:?}");
+        let values = settings(kubectl, "databases").await?;
+        ensure!(values.iter().all(|value| value == "20"), "{values:?}");
+        let pause = longest_pause(&printed)?;
+        ensure!(pause < scenario::NODE_TIMEOUT, "an election was waited for: {printed}");
+        shop.is_intact("rolled").await?;
+        let maps = kubectl.list("configmaps -l redis.danieldorado.github.io/cluster=shop").await?;
+        ensure!(maps.len() == 1, "{} configurations are left", maps.len());
+        Ok(())
+    })
+    .await
+}
+
+/// `… longest pause 1.2 s, …`
+fn longest_pause(printed: &str) -> Result<Duration> {
+    let (_, after) = printed.split_once("longest pause ").context("no pause")?;
+    let (seconds, _) = after.split_once(" s").context("no seconds")?;
+    Ok(Duration::from_secs_f64(seconds.parse()?))
+}
+
+/// It stops at the first pod that cannot run, the cluster serves on, and taking the change back ends it.
+#[tokio::test]
+async fn a_wrong_image_stops_and_its_correction_heals() -> Result<()> {
+    scenario::run("e2e-wrong", async |kubectl| {
+        let volumes = Volumes::DeletedWithCluster;
+        let shop = FilledCluster::create(kubectl, "shop", 3, volumes, KEYS).await?;
+        let cluster = kubectl.get("rediscluster shop").await?;
+        let before = uids(kubectl).await?;
+        let image = json!({"version": null, "image": format!("{}/no-such-image:1", scenario::registry())});
+        spec(kubectl, image).await?;
+        let named = async || {
+            let status = kubectl.get("rediscluster shop").await?["status"].clone();
+            Ok(status.to_string().contains("cannot pull image"))
+        };
+        kubectl.until("the image is named", LIMIT, named).await?;
+        reports(kubectl, ("Available", "True", "AllSlotsServed")).await?;
+        let changed = uids(kubectl).await?;
+        let replaced = changed.iter().filter(|(pod, uid)| before.get(*pod) != Some(*uid));
+        ensure!(replaced.count() == 1, "more than one pod was replaced");
+        let version = json!({"image": null, "version": cluster["spec"]["version"]});
+        spec(kubectl, version).await?;
+        updated(kubectl).await?;
+        shop.recovered().await?;
+        shop.is_intact("corrected").await?;
+
+        let too_much = json!({"resources": {"requests": {"memory": "999Gi"}}});
+        spec(kubectl, too_much).await?;
+        let named = async || {
+            let status = kubectl.get("rediscluster shop").await?["status"].clone();
+            Ok(status.to_string().contains("not scheduled"))
+        };
+        kubectl.until("the missing room is named", LIMIT, named).await?;
+        spec(kubectl, json!({"resources": null})).await?;
+        updated(kubectl).await?;
+        shop.recovered().await?;
+        shop.is_intact("room").await
+    })
+    .await
+}
+
+/// A cluster that never came up because of its image comes up with the right one: no pod has to be deleted by hand.
+#[tokio::test]
+async fn a_new_cluster_with_a_wrong_image_is_corrected() -> Result<()> {
+    scenario::run("e2e-image", async |kubectl| {
+        let mut cluster = scenario::cluster(kubectl, "other", 3, Volumes::None).await?;
+        let version = cluster["spec"]["version"].take();
+        kubectl.run("delete rediscluster other").await?;
+        cluster["metadata"]["name"] = json!("shop");
+        let spec_fields = cluster["spec"].as_object_mut().context("no spec")?;
+        spec_fields.remove("version");
+        cluster["spec"]["image"] = json!(format!("{}/no-such-image:1", scenario::registry()));
+        kubectl.apply(&cluster.to_string()).await?;
+        let named = async || {
+            let status = kubectl.get("rediscluster shop").await?["status"].clone();
+            Ok(status["message"].to_string().contains("cannot pull image"))
+        };
+        kubectl.until("the image is named", LIMIT, named).await?;
+        spec(kubectl, json!({"image": null, "version": version})).await?;
+        scenario::formed(kubectl, "shop", 6).await?;
+        Ok(())
+    })
+    .await
+}
