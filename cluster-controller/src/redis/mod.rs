@@ -9,4 +9,5 @@ pub mod identity;
 pub mod member;
 pub mod observe;
 pub mod plan;
+pub mod reshard;
 pub mod survey;

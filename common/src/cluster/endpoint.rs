@@ -86,6 +86,7 @@ pub struct Endpoint {
     credentials: Option<NodeCredentials>,
     expected: ExpectedIdentity,
     timeout: Duration,
+    answer_timeout: Duration,
 }
 
 impl Endpoint {
@@ -97,6 +98,7 @@ impl Endpoint {
             credentials: None,
             expected: ExpectedIdentity::Any,
             timeout,
+            answer_timeout: timeout,
         }
     }
 
@@ -118,6 +120,15 @@ impl Endpoint {
         }
     }
 
+    /// Waits longer for answers than for the connection, for commands that take long.
+    #[must_use]
+    pub fn with_answer_timeout(self, answer_timeout: Duration) -> Self {
+        Self {
+            answer_timeout,
+            ..self
+        }
+    }
+
     /// Where the node listens.
     pub fn address(&self) -> SocketAddr {
         self.address
@@ -133,9 +144,14 @@ impl Endpoint {
         &self.expected
     }
 
-    /// How long connecting, and later each answer, may take.
+    /// How long connecting may take.
     pub fn timeout(&self) -> Duration {
         self.timeout
+    }
+
+    /// How long each answer may take once the connection is open: as long as connecting, unless set otherwise.
+    pub fn answer_timeout(&self) -> Duration {
+        self.answer_timeout
     }
 }
 

@@ -35,7 +35,8 @@ impl NodeClient {
         let address = endpoint.address();
         let stream = dial(endpoint).await?;
         let info = RedisConnectionInfo::default().set_skip_set_lib_name();
-        let config = AsyncConnectionConfig::new().set_response_timeout(Some(endpoint.timeout()));
+        let config =
+            AsyncConnectionConfig::new().set_response_timeout(Some(endpoint.answer_timeout()));
         let (connection, driver) = MultiplexedConnection::new_with_config(&info, stream, config)
             .await
             .map_err(|source| NodeError::of(address, "connecting", source))?;

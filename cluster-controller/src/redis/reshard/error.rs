@@ -1,0 +1,219 @@
+//! Why a reshard stopped. What was moved until then stays moved, and the next plan continues from there.
+
+use common::{
+    cluster::{node::NodeError, slots::Slot, topology::NodeId},
+    errors::{Classified, ErrorClass},
+};
+
+/// Why a reshard stopped.
+#[derive(Debug, thiserror::Error)]
+pub enum ReshardError {
+    /// The plan names a node that the caller gave no endpoint for.
+    #[error("node {} is part of the plan, but its address is not known: read the topology again", .0.short())]
+    NoAddress(NodeId),
+    /// A node does not answer.
+    #[error("node {} was lost while slots were moved: {source}", node.short())]
+    NodeLost {
+        /// The node.
+        node: NodeId,
+        /// Why.
+        source: NodeError,
+    },
+    /// Another node serves the slot than planned.
+    #[error(
+        "slot {slot} is served by {}, not by node {} as planned: the slots are planned again",
+        found.map_or_else(|| "another node".to_owned(), |id| format!("node {}", id.short())),
+        planned.short()
+    )]
+    OwnerChanged {
+        /// The slot.
+        slot: Slot,
+        /// The primary of the plan.
+        planned: NodeId,
+        /// The primary that was found, if it is known.
+        found: Option<NodeId>,
+    },
+    /// A node of the plan is no primary.
+    #[error("node {} is no primary any more: the slots are planned again", .0.short())]
+    NotPrimary(NodeId),
+    /// The target lacks memory. Nothing was moved if it was found beforehand.
+    #[error(
+        "node {}: {needed} more bytes do not fit into maxmemory {maxmemory}, of which {used} are used; raise maxmemory or the memory limit, or add shards",
+        target.short()
+    )]
+    TargetFull {
+        /// The target.
+        target: NodeId,
+        /// Bytes that the slots need.
+        needed: u64,
+        /// Bytes in use.
+        used: u64,
+        /// The limit.
+        maxmemory: u64,
+    },
+    /// A node sees the cluster as down.
+    #[error("slot {slot}: {message}; moving slots continues when the cluster serves again")]
+    ClusterDown {
+        /// The slot.
+        slot: Slot,
+        /// What the node said.
+        message: String,
+    },
+    /// The source could not reach the target, again and again.
+    #[error(
+        "keys of slot {slot} do not get from node {} to node {}: {message}",
+        source_node.short(), target.short()
+    )]
+    Unreachable {
+        /// The slot.
+        slot: Slot,
+        /// The source.
+        source_node: NodeId,
+        /// The target.
+        target: NodeId,
+        /// What the source said.
+        message: String,
+    },
+    /// A node refused a command.
+    #[error("node {} refused to move slot {slot}: {message}", node.short())]
+    Refused {
+        /// The node.
+        node: NodeId,
+        /// The first slot concerned.
+        slot: Slot,
+        /// What it said.
+        message: String,
+    },
+    /// Keys stay where they are, though the source reports that it moves them.
+    #[error("keys of slot {slot} stay on node {} after several attempts", node.short())]
+    KeysRemain {
+        /// The slot.
+        slot: Slot,
+        /// The node.
+        node: NodeId,
+    },
+    /// The server's own migration failed. It has taken everything back.
+    #[error(
+        "node {} did not move slots {slots} to node {}: {message}",
+        source_node.short(), target.short()
+    )]
+    MigrationFailed {
+        /// The source.
+        source_node: NodeId,
+        /// The target.
+        target: NodeId,
+        /// The slots.
+        slots: String,
+        /// What the server said.
+        message: String,
+    },
+    /// The server moves slots already, on behalf of an earlier controller or of a user.
+    #[error("node {} already moves slots by itself: waiting until it has ended", .0.short())]
+    OtherMigration(NodeId),
+    /// The atomic engine was asked for, and a node does not have it.
+    #[error("node {} does not know CLUSTER MIGRATESLOTS: choose the engine Auto or Legacy", .0.short())]
+    NoAtomicEngine(NodeId),
+    /// The slots were moved, but a node still has another table.
+    #[error("node {} still has another table for slot {slot}: waiting until it agrees", node.short())]
+    NotAgreed {
+        /// The node.
+        node: NodeId,
+        /// The slot.
+        slot: Slot,
+    },
+}
+
+impl ReshardError {
+    /// The failure of a command about a slot.
+    pub(super) fn of(node: NodeId, slot: Slot, error: NodeError) -> Self {
+        let Some(text) = refusal(&error) else {
+            return Self::NodeLost {
+                node,
+                source: error,
+            };
+        };
+        Self::of_text(node, slot, text)
+    }
+
+    /// The refusal of a command about a slot. The texts are those of `CLUSTER SETSLOT` in the engine's `cluster.c`.
+    pub(super) fn of_text(node: NodeId, slot: Slot, text: String) -> Self {
+        if text.contains("only with masters") || text.contains("can't be set in a replica") {
+            Self::NotPrimary(node)
+        } else if text.contains("not the owner of hash slot") {
+            Self::OwnerChanged {
+                slot,
+                planned: node,
+                found: None,
+            }
+        } else if text.contains("still hold keys") {
+            Self::KeysRemain { slot, node }
+        } else {
+            Self::Refused {
+                node,
+                slot,
+                message: text,
+            }
+        }
+    }
+}
+
+/// Code and text of what the server said when it refused; none if it said nothing.
+pub(super) fn refusal(error: &NodeError) -> Option<String> {
+    match error {
+        NodeError::Refused { source, .. } => Some(text_of(source)),
+        NodeError::Loading { .. } => Some("LOADING".to_owned()),
+        NodeError::Connect { .. }
+        | NodeError::ConnectTimeout { .. }
+        | NodeError::Unauthenticated { .. }
+        | NodeError::WrongNode { .. }
+        | NodeError::NotRedis { .. }
+        | NodeError::Lost { .. }
+        | NodeError::Malformed { .. }
+        | NodeError::Topology { .. } => None,
+    }
+}
+
+/// Code and text of a server's error.
+pub(super) fn text_of(error: &redis::RedisError) -> String {
+    match (error.code(), error.detail()) {
+        (Some(code), Some(detail)) => format!("{code} {detail}"),
+        _ => error.to_string(),
+    }
+}
+
+impl Classified for ReshardError {
+    fn class(&self) -> ErrorClass {
+        match self {
+            Self::NodeLost { .. }
+            | Self::ClusterDown { .. }
+            | Self::Unreachable { .. }
+            | Self::Refused { .. }
+            | Self::KeysRemain { .. }
+            | Self::MigrationFailed { .. }
+            | Self::OtherMigration(_)
+            | Self::NotAgreed { .. } => ErrorClass::Transient,
+            Self::NoAddress(_) | Self::OwnerChanged { .. } | Self::NotPrimary(_) => {
+                ErrorClass::Conflict
+            }
+            Self::TargetFull { .. } | Self::NoAtomicEngine(_) => ErrorClass::InvalidSpec,
+        }
+    }
+
+    fn reason(&self) -> &'static str {
+        match self {
+            Self::NoAddress(_) => "NodeWithoutAddress",
+            Self::NodeLost { .. } => "NodeLost",
+            Self::OwnerChanged { .. } => "SlotOwnerChanged",
+            Self::NotPrimary(_) => "NotPrimary",
+            Self::TargetFull { .. } => "TargetFull",
+            Self::ClusterDown { .. } => "ClusterDown",
+            Self::Unreachable { .. } => "TargetUnreachable",
+            Self::Refused { .. } => "SlotMoveRefused",
+            Self::KeysRemain { .. } => "KeysRemain",
+            Self::MigrationFailed { .. } => "MigrationFailed",
+            Self::OtherMigration(_) => "OtherMigration",
+            Self::NoAtomicEngine(_) => "NoAtomicEngine",
+            Self::NotAgreed { .. } => "TablesDisagree",
+        }
+    }
+}

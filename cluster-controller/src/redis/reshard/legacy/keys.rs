@@ -1,0 +1,356 @@
+//! Moves the keys of open slots from one node: lists them, divides them into calls, and decides what becomes of calls that fail.
+
+use super::{
+    calls::{Call, CallSize, ListedKey},
+    reply::MigrateReply,
+};
+use crate::redis::reshard::{
+    checks,
+    error::{ReshardError, refusal},
+    nodes::NodeLink,
+    run::Context,
+};
+use common::cluster::{node::NodeError, slots::Slot, topology::OpenSlotKind};
+use redis::{Cmd, RedisError, Value, cmd, pipe};
+use secrecy::ExposeSecret;
+use std::{
+    collections::VecDeque,
+    io,
+    sync::{Mutex, PoisonError},
+    time::{Duration, Instant},
+};
+use tokio::{
+    sync::Semaphore,
+    time::{sleep, timeout},
+};
+
+/// Calls that a source has at hand: it does the next one as soon as it has answered its clients, without a round trip in between.
+const CALLS: usize = 2;
+/// Most keys of a slot that are listed at a time.
+const LISTED: usize = 500;
+/// Slots in one question for keys, and keys in one for sizes: the source answers no client while it answers these.
+const SLOTS_AT_ONCE: usize = 8;
+const SIZES_AT_ONCE: usize = 250;
+/// Attempts after a failure that may pass.
+const ATTEMPTS: u32 = 3;
+const PAUSE: Duration = Duration::from_millis(100);
+/// Times that all listed keys of a slot may turn out to be gone and be listed again.
+const EMPTY_ROUNDS: u32 = 5;
+
+/// Which node is right about a key that both have: the one that serves the slot, since clients use its copy.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum RightSide {
+    /// The slot is given away: the copy at the target is what an interrupted call left, and is replaced.
+    Source,
+    /// Keys come home: the copy at the source is removed.
+    Target,
+}
+
+/// Moves keys out of one node.
+pub(super) struct KeyMover<'a> {
+    context: &'a Context<'a>,
+    from: &'a NodeLink,
+    size: Mutex<CallSize>,
+    calls: Semaphore,
+    /// When the last call was answered.
+    answered: Mutex<Option<Instant>>,
+}
+
+impl<'a> KeyMover<'a> {
+    pub(super) fn new(context: &'a Context<'a>, from: &'a NodeLink) -> Self {
+        Self {
+            context,
+            from,
+            size: Mutex::new(CallSize::new(context.limits.largest_call())),
+            calls: Semaphore::new(CALLS),
+            answered: Mutex::default(),
+        }
+    }
+
+    /// The node.
+    pub(super) fn from(&self) -> &'a NodeLink {
+        self.from
+    }
+
+    /// Moves keys until the node has none of these slots. The slots are marked on both sides.
+    pub(super) async fn drain(
+        &self,
+        slots: &[Slot],
+        to: &NodeLink,
+        right: RightSide,
+    ) -> Result<(), ReshardError> {
+        let mut rest = slots.to_vec();
+        let mut empty_rounds = 0;
+        loop {
+            let mut lists = self.list(&rest, right).await?;
+            lists.retain(|(_, keys)| !keys.is_empty());
+            rest = lists.iter().map(|(slot, _)| *slot).collect();
+            let Some(slot) = rest.first().copied() else {
+                return Ok(());
+            };
+            let mut gone = 0;
+            for (slot, mut keys) in lists {
+                while !keys.is_empty() {
+                    let call = locked(&self.size).take(&mut keys);
+                    gone += self.deliver(slot, to, &call, right).await?;
+                }
+            }
+            empty_rounds = if gone > 0 { 0 } else { empty_rounds + 1 };
+            if empty_rounds > EMPTY_ROUNDS {
+                let node = self.from.id;
+                return Err(ReshardError::KeysRemain { slot, node });
+            }
+        }
+    }
+
+    /// The next keys of each slot, with their sizes.
+    async fn list(
+        &self,
+        slots: &[Slot],
+        right: RightSide,
+    ) -> Result<Vec<(Slot, VecDeque<ListedKey>)>, ReshardError> {
+        let mut lists = Vec::with_capacity(slots.len());
+        for part in slots.chunks(SLOTS_AT_ONCE) {
+            let mut questions = pipe();
+            for slot in part {
+                let question = questions.cmd("CLUSTER").arg("GETKEYSINSLOT");
+                question.arg(slot.get()).arg(LISTED);
+            }
+            let answer: Result<Vec<Vec<Vec<u8>>>, NodeError> = self
+                .from
+                .control
+                .ask_all("CLUSTER GETKEYSINSLOT", &questions)
+                .await;
+            let answer = answer.map_err(|error| self.from.lost(error))?;
+            for (slot, keys) in part.iter().zip(answer) {
+                lists.push((*slot, self.measure(*slot, keys, right).await?));
+            }
+        }
+        Ok(lists)
+    }
+
+    /// Asks for the memory of each key. One that is gone by now has none.
+    async fn measure(
+        &self,
+        slot: Slot,
+        keys: Vec<Vec<u8>>,
+        right: RightSide,
+    ) -> Result<VecDeque<ListedKey>, ReshardError> {
+        let mut measured = VecDeque::with_capacity(keys.len());
+        for part in keys.chunks(SIZES_AT_ONCE) {
+            let mut questions = pipe();
+            for key in part {
+                // Who does not serve a slot answers for it only to those who ask this way.
+                if right == RightSide::Target {
+                    questions.cmd("ASKING").ignore();
+                }
+                questions.cmd("MEMORY").arg("USAGE").arg(key);
+            }
+            let sizes = self
+                .from
+                .each::<Option<u64>>(&[slot], "MEMORY USAGE", questions)
+                .await?;
+            let sizes = sizes.into_iter().map(|size| size.ok().flatten());
+            measured.extend(part.iter().zip(sizes).map(|(key, bytes)| ListedKey {
+                key: key.clone(),
+                bytes: bytes.unwrap_or_default(),
+            }));
+        }
+        Ok(measured)
+    }
+
+    /// Moves the keys of one call, and does not return before each is where it belongs. Returns how many are gone from here.
+    async fn deliver(
+        &self,
+        slot: Slot,
+        to: &NodeLink,
+        call: &Call,
+        right: RightSide,
+    ) -> Result<u64, ReshardError> {
+        let mut replace = false;
+        let mut failures = 0;
+        loop {
+            let (reply, message) = self.send(to, call, replace).await?;
+            match reply {
+                MigrateReply::Moved => {
+                    let keys = call.keys.len() as u64;
+                    self.context.tracker.moved(keys, call.bytes);
+                    return Ok(keys);
+                }
+                MigrateReply::NoKeys => return Ok(0),
+                MigrateReply::Exists if right == RightSide::Target => {
+                    return self.remove_copies(slot, to, call).await;
+                }
+                // What the target has is left from a call that broke off, if the source is still the one that clients are sent to.
+                MigrateReply::Exists => {
+                    self.still_serves(slot, to).await?;
+                    replace = true;
+                }
+                MigrateReply::Broken | MigrateReply::Down if failures < ATTEMPTS => {
+                    failures += 1;
+                    sleep(PAUSE * 2_u32.pow(failures)).await;
+                    if right == RightSide::Source {
+                        self.still_serves(slot, to).await?;
+                        replace = true;
+                    }
+                }
+                MigrateReply::Broken => {
+                    return Err(ReshardError::Unreachable {
+                        slot,
+                        source_node: self.from.id,
+                        target: to.id,
+                        message,
+                    });
+                }
+                MigrateReply::Down => return Err(ReshardError::ClusterDown { slot, message }),
+                MigrateReply::Full => {
+                    checks::has_room(to, call.bytes.max(1)).await?;
+                    return Err(ReshardError::of_text(to.id, slot, message));
+                }
+                MigrateReply::Elsewhere => {
+                    self.still_serves(slot, to).await?;
+                    return Err(ReshardError::of_text(self.from.id, slot, message));
+                }
+                MigrateReply::Refused => {
+                    return Err(ReshardError::of_text(self.from.id, slot, message));
+                }
+            }
+        }
+    }
+
+    /// Sends one call, when it is its turn.
+    async fn send(
+        &self,
+        to: &NodeLink,
+        call: &Call,
+        replace: bool,
+    ) -> Result<(MigrateReply, String), ReshardError> {
+        let delay = self.context.delay(call.keys.len(), call.bytes);
+        if !delay.is_zero() {
+            sleep(delay).await;
+        }
+        let wait = self.context.limits.timeout(call.bytes);
+        let command = migrate(to, call, replace, wait);
+        // Never closed.
+        let _turn = self.calls.acquire().await.ok();
+        let sent = Instant::now();
+        // The server bounds each of its steps by `wait`; another call may be before this one.
+        let patience = wait * 4 + self.context.limits.call_timeout * 4;
+        let answer = timeout(patience, self.from.data.ask::<Value>("MIGRATE", &command)).await;
+        let answer = answer.unwrap_or_else(|_| Err(self.no_answer()));
+        self.answered(call, sent);
+        match answer {
+            Ok(Value::SimpleString(status)) => Ok((MigrateReply::of_status(&status), status)),
+            Ok(_) => Ok((MigrateReply::Moved, String::new())),
+            Err(error) => match refusal(&error) {
+                Some(text) => Ok((MigrateReply::of_error(&text), text)),
+                None => Err(self.from.lost(error)),
+            },
+        }
+    }
+
+    /// Learns from the time that the source needed for the call, which begins when it was done with the one before.
+    fn answered(&self, call: &Call, sent: Instant) {
+        let now = Instant::now();
+        let before = locked(&self.answered).replace(now);
+        let began = before.map_or(sent, |before| before.max(sent));
+        let took = now.saturating_duration_since(began);
+        locked(&self.size).adapt(call, took);
+        self.context.tracker.called(took);
+    }
+
+    fn no_answer(&self) -> NodeError {
+        NodeError::Lost {
+            address: self.from.address,
+            command: "MIGRATE",
+            source: RedisError::from(io::Error::from(io::ErrorKind::TimedOut)),
+        }
+    }
+
+    /// Fails unless the source serves the slot and gives it to this target, in the view of both.
+    async fn still_serves(&self, slot: Slot, to: &NodeLink) -> Result<(), ReshardError> {
+        let source = async {
+            self.from
+                .view()
+                .await
+                .map_err(|error| self.from.lost(error))
+        };
+        let target = async { to.view().await.map_err(|error| to.lost(error)) };
+        let (source, target) = tokio::try_join!(source, target)?;
+        let own = source.myself();
+        let gives = own.open_slots.iter().any(|open| {
+            open.slot == slot && open.kind == OpenSlotKind::Migrating && open.peer == to.id
+        });
+        let serves = own.is_primary() && own.slots.contains(slot);
+        if serves && gives && !target.myself().slots.contains(slot) {
+            return Ok(());
+        }
+        let mut nodes = source.nodes().iter().chain([target.myself()]);
+        Err(ReshardError::OwnerChanged {
+            slot,
+            planned: self.from.id,
+            found: nodes
+                .find(|node| node.slots.contains(slot))
+                .map(|node| node.id),
+        })
+    }
+
+    /// Moves the keys of a call one by one, and removes here what the serving node has itself.
+    async fn remove_copies(
+        &self,
+        slot: Slot,
+        to: &NodeLink,
+        call: &Call,
+    ) -> Result<u64, ReshardError> {
+        for key in &call.keys {
+            let single = Call {
+                keys: vec![key.clone()],
+                bytes: call.bytes,
+            };
+            match self.send(to, &single, false).await? {
+                (MigrateReply::Moved | MigrateReply::NoKeys, _) => {}
+                (MigrateReply::Exists, _) => {
+                    let mut commands = pipe();
+                    commands.cmd("ASKING").ignore();
+                    commands.cmd("UNLINK").arg(key);
+                    let removed = self.from.each::<u64>(&[slot], "UNLINK", commands).await?;
+                    for reply in removed {
+                        reply.map_err(|error| {
+                            let text = crate::redis::reshard::error::text_of(&error);
+                            ReshardError::of_text(self.from.id, slot, text)
+                        })?;
+                    }
+                }
+                (_, message) => return Err(ReshardError::of_text(self.from.id, slot, message)),
+            }
+        }
+        Ok(call.keys.len() as u64)
+    }
+}
+
+fn migrate(to: &NodeLink, call: &Call, replace: bool, wait: Duration) -> Cmd {
+    let wait = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX);
+    let mut command = cmd("MIGRATE");
+    command
+        .arg(to.address.ip().to_string())
+        .arg(to.address.port())
+        .arg("")
+        .arg(0)
+        .arg(wait);
+    if replace {
+        command.arg("REPLACE");
+    }
+    if let Some(credentials) = &to.credentials {
+        // The server keeps these out of SLOWLOG and MONITOR.
+        command
+            .arg("AUTH2")
+            .arg(&credentials.username)
+            .arg(credentials.password.expose_secret());
+    }
+    command.arg("KEYS").arg(&call.keys);
+    command
+}
+
+fn locked<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

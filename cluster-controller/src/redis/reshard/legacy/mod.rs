@@ -1,0 +1,131 @@
+//! The engine that every server has: `CLUSTER SETSLOT` and `MIGRATE`, many slots at once.
+//!
+//! Two workers share the slots of a source. While one moves keys, the other opens, lists or hands over, so that the source always has
+//! the next call at hand; the calls themselves run one after the other.
+
+mod calls;
+mod keys;
+mod repair;
+mod reply;
+mod windows;
+
+pub(super) use repair::repair;
+
+use super::{
+    checks,
+    error::ReshardError,
+    moves::SlotMove,
+    nodes::{NodeLink, SlotState},
+    run::Context,
+};
+use common::cluster::{slots::Slot, topology::NodeId};
+use futures::{StreamExt, future::join_all, stream};
+use keys::{KeyMover, RightSide};
+use std::{
+    collections::{BTreeMap, VecDeque},
+    sync::{Mutex, PoisonError},
+};
+use windows::{Window, windows};
+
+/// Nodes that learn of moved slots at the same time.
+const CONCURRENCY: usize = 32;
+
+/// Moves the slots, all sources at the same time. Failures go to the context.
+pub(super) async fn move_slots(context: &Context<'_>, moves: &[SlotMove]) {
+    let mut by_source: BTreeMap<NodeId, Vec<&SlotMove>> = BTreeMap::new();
+    for one in moves {
+        by_source.entry(one.source).or_default().push(one);
+    }
+    let sources = by_source
+        .into_iter()
+        .map(|(source, moves)| move_from(context, source, moves));
+    join_all(sources).await;
+}
+
+async fn move_from(context: &Context<'_>, source: NodeId, moves: Vec<&SlotMove>) {
+    let source = match context.links.get(source) {
+        Ok(link) => link,
+        Err(error) => return context.fail(error),
+    };
+    let queue = Mutex::new(windows(&moves, context.limits, |slot| {
+        context.census().keys(slot)
+    }));
+    let mover = KeyMover::new(context, source);
+    let worker = || async {
+        while !context.stop.is_cancelled()
+            && let Some(window) = next(&queue)
+        {
+            if let Err(error) = move_window(context, &mover, &window).await {
+                context.fail(error);
+            }
+        }
+    };
+    tokio::join!(worker(), worker());
+}
+
+fn next(queue: &Mutex<VecDeque<Window>>) -> Option<Window> {
+    let mut queue = queue.lock().unwrap_or_else(PoisonError::into_inner);
+    queue.pop_front()
+}
+
+/// Moves some slots from their source to one target, from the first mark to the last table.
+async fn move_window(
+    context: &Context<'_>,
+    mover: &KeyMover<'_>,
+    window: &Window,
+) -> Result<(), ReshardError> {
+    let source = mover.from();
+    let target = context.links.get(window.target)?;
+    let slots = &window.slots;
+    let part = SlotMove {
+        source: source.id,
+        target: target.id,
+        slots: slots.iter().copied().collect(),
+    };
+    checks::has_room(target, context.census().load(&part).1).await?;
+    // The target first: a source that sends clients on before the target expects them sends them in circles.
+    target
+        .set_slots(slots, SlotState::Importing(source.id))
+        .await?;
+    source
+        .set_slots(slots, SlotState::Migrating(target.id))
+        .await?;
+    mover.drain(slots, target, RightSide::Source).await?;
+    hand_over(source, target, slots).await?;
+    context.tracker.handed_over(slots.len());
+    announce(context, source, target, slots).await;
+    Ok(())
+}
+
+/// The target takes the slots first: if it died after the source had given them up, no node would serve them (redis issue 7116).
+async fn hand_over(
+    source: &NodeLink,
+    target: &NodeLink,
+    slots: &[Slot],
+) -> Result<(), ReshardError> {
+    let state = SlotState::Node(target.id);
+    target.set_slots(slots, state).await?;
+    match source.set_slots(slots, state).await {
+        // With `cluster-allow-replica-migration yes` a primary that has given its last slot away becomes a replica of the receiver.
+        Err(ReshardError::NotPrimary(_)) => Ok(()),
+        result => result,
+    }
+}
+
+/// Informs the other primaries, which would learn it by gossip a little later: until then they send clients to the old primary.
+async fn announce(context: &Context<'_>, source: &NodeLink, target: &NodeLink, slots: &[Slot]) {
+    let others = context
+        .links
+        .iter()
+        .filter(|link| link.id != source.id && link.id != target.id)
+        .filter(|link| context.hears(link.id));
+    stream::iter(others)
+        .for_each_concurrent(CONCURRENCY, |link| async move {
+            let answer = link.set_slots(slots, SlotState::Node(target.id)).await;
+            if let Err(error) = answer {
+                tracing::debug!(node = %link.id, %error, "a node learns of moved slots by gossip only");
+                context.skip(link.id);
+            }
+        })
+        .await;
+}

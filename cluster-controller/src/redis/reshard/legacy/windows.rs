@@ -1,0 +1,105 @@
+//! Which slots are open together. Pure.
+
+use crate::redis::reshard::{limits::ReshardLimits, moves::SlotMove};
+use common::cluster::{slots::Slot, topology::NodeId};
+use std::collections::VecDeque;
+
+/// Workers of a source: each has one window open.
+const WORKERS: usize = 2;
+
+/// Slots that are opened, moved and handed over together.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Window {
+    pub(super) target: NodeId,
+    pub(super) slots: Vec<Slot>,
+}
+
+/// The slots of one source in windows, its targets taking turns, so that none gets all at once. `keys`: how many a slot has.
+pub(super) fn windows(
+    moves: &[&SlotMove],
+    limits: &ReshardLimits,
+    keys: impl Fn(Slot) -> u64,
+) -> VecDeque<Window> {
+    let most_slots = (limits.open_slots / WORKERS).max(1);
+    let most_keys = limits.keys_in_open_slots() / WORKERS as u64;
+    let mut by_target: Vec<VecDeque<Window>> = moves
+        .iter()
+        .map(|one| split(one, most_slots, most_keys, &keys))
+        .collect();
+    let mut all = VecDeque::new();
+    while by_target.iter().any(|windows| !windows.is_empty()) {
+        all.extend(by_target.iter_mut().filter_map(VecDeque::pop_front));
+    }
+    all
+}
+
+fn split(
+    one: &SlotMove,
+    most_slots: usize,
+    most_keys: u64,
+    keys: impl Fn(Slot) -> u64,
+) -> VecDeque<Window> {
+    let mut windows: VecDeque<Window> = VecDeque::new();
+    let mut held = 0;
+    for slot in one.slots.iter() {
+        let more = keys(slot);
+        match windows.back_mut() {
+            Some(last) if last.slots.len() < most_slots && held + more <= most_keys => {
+                last.slots.push(slot);
+                held += more;
+            }
+            _ => {
+                windows.push_back(Window {
+                    target: one.target,
+                    slots: vec![slot],
+                });
+                held = more;
+            }
+        }
+    }
+    windows
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use common::cluster::slots::SlotRange;
+    use std::num::NonZeroU64;
+
+    fn one(target: u8, start: u16, end: u16) -> SlotMove {
+        let slot = |number| Slot::new(number).unwrap();
+        SlotMove {
+            source: NodeId::from_bytes([0; 20]),
+            target: NodeId::from_bytes([target; 20]),
+            slots: SlotRange::new(slot(start), slot(end)).unwrap().into(),
+        }
+    }
+
+    #[test]
+    fn targets_take_turns_and_bounds_are_kept() {
+        let (a, b) = (one(1, 0, 99), one(2, 100, 139));
+        let limits = ReshardLimits::default();
+        let found = windows(&[&a, &b], &limits, |_| 10);
+        let turns: Vec<(NodeId, usize)> = found
+            .iter()
+            .map(|window| (window.target, window.slots.len()))
+            .collect();
+        let expected = [
+            (a.target, 32),
+            (b.target, 32),
+            (a.target, 32),
+            (b.target, 8),
+            (a.target, 32),
+            (a.target, 4),
+        ];
+        assert_eq!(turns, expected);
+        // Large slots are opened one by one, and slots are never left out.
+        let found = windows(&[&a], &limits, |_| 1_000_000);
+        assert!(found.len() == 100 && found.iter().all(|window| window.slots.len() == 1));
+        let slow = ReshardLimits {
+            keys_per_second: NonZeroU64::new(400),
+            ..limits
+        };
+        assert_eq!(windows(&[&a], &slow, |_| 10)[0].slots.len(), 10);
+    }
+}

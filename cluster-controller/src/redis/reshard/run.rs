@@ -1,0 +1,298 @@
+//! Carries out a plan: checks it, repairs open slots, moves the rest, and waits until every node agrees.
+
+use super::{
+    atomic,
+    checks::{self, Census},
+    error::ReshardError,
+    legacy,
+    limits::{Engine, Pacer, ReshardLimits},
+    moves::SlotMove,
+    nodes::{NodeEndpoints, NodeLinks},
+    open_slots::OpenSlotDecision,
+    plan::{ReshardPlan, finishing},
+    progress::{ReshardProgress, ReshardTracker},
+};
+use common::cluster::{slots::SlotSet, topology::NodeId};
+use futures::future::try_join_all;
+use std::{
+    collections::BTreeSet,
+    sync::{Mutex, MutexGuard, OnceLock, PoisonError},
+    time::{Duration, Instant},
+};
+use tokio::{sync::watch, time::sleep};
+use tokio_util::sync::CancellationToken;
+
+/// How long slots that are open when a reshard is cancelled, or has failed elsewhere, may still take.
+const DRAIN: Duration = Duration::from_millis(700);
+/// Between two reports of progress.
+const REPORT: Duration = Duration::from_millis(200);
+/// How long the nodes may take to agree: gossip needs seconds where a node was not informed directly.
+const AGREEMENT: Duration = Duration::from_secs(10);
+const LOOK: Duration = Duration::from_millis(50);
+
+/// How a reshard ended that did not fail.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ReshardEnd {
+    /// Every slot of the plan has its new primary, and every node agrees.
+    Completed,
+    /// It was cancelled. The next plan has the rest.
+    Canceled,
+}
+
+/// What a reshard did.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct ReshardSummary {
+    /// How it ended.
+    pub end: ReshardEnd,
+    /// What was moved.
+    pub progress: ReshardProgress,
+    /// Marks that were removed, beside those of moved slots.
+    pub repaired: u64,
+    /// The longest call of `MIGRATE`: so long the source answered no client. Zero with the atomic engine.
+    pub longest_call: Duration,
+    /// How long everything took.
+    pub took: Duration,
+}
+
+/// What all parts of a reshard share.
+pub(super) struct Context<'a> {
+    pub(super) links: &'a NodeLinks,
+    pub(super) limits: &'a ReshardLimits,
+    pub(super) tracker: &'a ReshardTracker,
+    /// Cancelled when the caller cancels, or when a part has failed: nothing new is begun then.
+    pub(super) stop: &'a CancellationToken,
+    failure: &'a Mutex<Option<ReshardError>>,
+    census: OnceLock<Census>,
+    pacer: Mutex<Pacer>,
+    /// Nodes that did not take a table.
+    skipped: Mutex<BTreeSet<NodeId>>,
+}
+
+impl Context<'_> {
+    /// Records the first failure, and stops the other parts.
+    pub(super) fn fail(&self, error: ReshardError) {
+        locked(self.failure).get_or_insert(error);
+        self.stop.cancel();
+    }
+
+    /// What was counted beforehand.
+    pub(super) fn census(&self) -> &Census {
+        self.census.get_or_init(Census::default)
+    }
+
+    /// How long a call has to wait to keep to the rates.
+    pub(super) fn delay(&self, keys: usize, bytes: u64) -> Duration {
+        locked(&self.pacer).delay(Instant::now(), keys, bytes)
+    }
+
+    /// Whether a node has taken every table so far.
+    pub(super) fn hears(&self, node: NodeId) -> bool {
+        !locked(&self.skipped).contains(&node)
+    }
+
+    /// Leaves a node to gossip: each attempt to reach it would cost its timeout.
+    pub(super) fn skip(&self, node: NodeId) {
+        locked(&self.skipped).insert(node);
+    }
+}
+
+/// Carries out a plan. `nodes` has to name every primary of the cluster, since each is informed of moved slots.
+///
+/// `cancel` is respected within a second: slots that are open then are finished if that is quick, and otherwise left for the next plan. A pause is
+/// no different. On a failure the other parts stop in the same way, and the first failure is returned.
+pub async fn run(
+    plan: &ReshardPlan,
+    nodes: &NodeEndpoints,
+    limits: &ReshardLimits,
+    cancel: &CancellationToken,
+    progress: &watch::Sender<ReshardProgress>,
+) -> Result<ReshardSummary, ReshardError> {
+    let started = Instant::now();
+    let tracker = ReshardTracker::default();
+    let stop = cancel.child_token();
+    let failure = Mutex::new(None);
+    let work = async {
+        let done = work(plan, nodes, limits, &tracker, &stop, &failure).await;
+        if let Err(error) = done {
+            locked(&failure).get_or_insert(error);
+        }
+    };
+    let deadline = async {
+        stop.cancelled().await;
+        sleep(DRAIN).await;
+    };
+    let reports = async {
+        loop {
+            sleep(REPORT).await;
+            progress.send_replace(tracker.progress(Instant::now()));
+        }
+    };
+    tokio::select! {
+        () = work => {}
+        () = deadline => {}
+        () = reports => {}
+    }
+    let last = tracker.progress(Instant::now());
+    progress.send_replace(last);
+    if let Some(error) = locked(&failure).take() {
+        return Err(error);
+    }
+    Ok(ReshardSummary {
+        end: match stop.is_cancelled() && last.slots_done < last.slots_total {
+            true => ReshardEnd::Canceled,
+            false => ReshardEnd::Completed,
+        },
+        progress: last,
+        repaired: tracker.repaired(),
+        longest_call: tracker.longest_call(),
+        took: started.elapsed(),
+    })
+}
+
+async fn work(
+    plan: &ReshardPlan,
+    nodes: &NodeEndpoints,
+    limits: &ReshardLimits,
+    tracker: &ReshardTracker,
+    stop: &CancellationToken,
+    failure: &Mutex<Option<ReshardError>>,
+) -> Result<(), ReshardError> {
+    let finished = finishing(&plan.open_slots);
+    let links = NodeLinks::connect(nodes, &concerned(plan)).await?;
+    let context = Context {
+        links: &links,
+        limits,
+        tracker,
+        stop,
+        failure,
+        census: OnceLock::new(),
+        pacer: Mutex::new(Pacer::new(limits)),
+        skipped: Mutex::default(),
+    };
+    let engine = prepare(&context, &finished, &plan.moves).await?;
+    legacy::repair(&context, &plan.open_slots).await?;
+    // Slots that are open are finished the way they were begun.
+    legacy::move_slots(&context, &finished).await;
+    if stop.is_cancelled() {
+        return Ok(());
+    }
+    checks::owners(&links, &plan.moves).await?;
+    match engine {
+        Engine::Legacy => legacy::move_slots(&context, &plan.moves).await,
+        Engine::Atomic => atomic::move_slots(&context, &plan.moves).await,
+    }
+    if stop.is_cancelled() {
+        return Ok(());
+    }
+    agreement(&links, &finished, &plan.moves).await
+}
+
+/// Everything that can be known before a key moves.
+async fn prepare(
+    context: &Context<'_>,
+    finished: &[SlotMove],
+    moves: &[SlotMove],
+) -> Result<Engine, ReshardError> {
+    let links = context.links;
+    let open = union(finished);
+    // A slot that is finished may move on to a third node afterwards: its source is the next one then.
+    let settled = moves.iter().map(|one| SlotMove {
+        slots: one.slots.difference(&open),
+        ..one.clone()
+    });
+    let all: Vec<SlotMove> = finished.iter().cloned().chain(settled).collect();
+    checks::owners(links, &all).await?;
+    let census = checks::census(links, &all).await?;
+    checks::room(links, &all, &census).await?;
+    let engine = checks::engine(links, moves, context.limits).await?;
+    let slots: usize = finished
+        .iter()
+        .chain(moves)
+        .map(|one| one.slots.len())
+        .sum();
+    context
+        .tracker
+        .expect(engine, slots as u64, census.all_keys());
+    let _ = context.census.set(census);
+    Ok(engine)
+}
+
+/// The nodes that a plan needs.
+fn concerned(plan: &ReshardPlan) -> BTreeSet<NodeId> {
+    let mut nodes: BTreeSet<NodeId> = plan
+        .moves
+        .iter()
+        .flat_map(|one| [one.source, one.target])
+        .collect();
+    for decision in &plan.open_slots {
+        match *decision {
+            OpenSlotDecision::Finish { source, target, .. } => nodes.extend([source, target]),
+            OpenSlotDecision::Close { node, .. } => nodes.extend([node]),
+            OpenSlotDecision::ReturnKeys { from, owner, .. } => nodes.extend([from, owner]),
+            OpenSlotDecision::Undecided { .. } => {}
+        }
+    }
+    nodes
+}
+
+fn union(moves: &[SlotMove]) -> SlotSet {
+    let mut slots = moves.iter().map(|one| &one.slots);
+    let first = slots.next().cloned().unwrap_or_default();
+    slots.fold(first, |all, more| all.union(more))
+}
+
+/// Waits until every node has every moved slot at its new primary.
+async fn agreement(
+    links: &NodeLinks,
+    finished: &[SlotMove],
+    moves: &[SlotMove],
+) -> Result<(), ReshardError> {
+    let moved_on = union(moves);
+    let settled = finished.iter().map(|one| SlotMove {
+        slots: one.slots.difference(&moved_on),
+        ..one.clone()
+    });
+    let expected: Vec<SlotMove> = settled.chain(moves.iter().cloned()).collect();
+    let deadline = Instant::now() + AGREEMENT;
+    loop {
+        match disagreement(links, &expected).await? {
+            Some(error) if Instant::now() >= deadline => return Err(error),
+            Some(_) => sleep(LOOK).await,
+            None => return Ok(()),
+        }
+    }
+}
+
+/// The first node with another table.
+async fn disagreement(
+    links: &NodeLinks,
+    expected: &[SlotMove],
+) -> Result<Option<ReshardError>, ReshardError> {
+    let views = try_join_all(links.iter().map(|link| async move {
+        let view = link.view().await.map_err(|error| link.lost(error))?;
+        Ok::<_, ReshardError>((link.id, view))
+    }))
+    .await?;
+    for (node, view) in &views {
+        let open: SlotSet = view
+            .myself()
+            .open_slots
+            .iter()
+            .map(|open| open.slot)
+            .collect();
+        for one in expected {
+            let missing = match view.get(one.target) {
+                Some(target) => one.slots.difference(&target.slots),
+                None => one.slots.clone(),
+            };
+            if let Some(slot) = missing.union(&open.intersection(&one.slots)).iter().next() {
+                return Ok(Some(ReshardError::NotAgreed { node: *node, slot }));
+            }
+        }
+    }
+    Ok(None)
+}
+
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
