@@ -1,0 +1,100 @@
+//! Whether slots have to move between shards: after the spec has added or taken away shards, and where a move was interrupted. Pure.
+
+use super::{
+    member::Answer,
+    reshard::{ShardLoad, misplaced},
+    survey::Survey,
+};
+
+/// Slots that a shard may have more or fewer than its share, in per cent: less is not worth a move.
+const TOLERANCE: usize = 2;
+
+/// How the slots are distributed, compared with how they are to be.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Balance {
+    /// The shards with a primary, as the planner of moves needs them.
+    pub shards: Vec<ShardLoad>,
+    /// Slots that are to be in another shard.
+    pub misplaced: usize,
+    /// Slots that a primary reports as open.
+    pub open: usize,
+}
+
+impl Balance {
+    /// Whether there is something to do.
+    pub fn needs_moves(&self) -> bool {
+        self.misplaced > 0 || self.open > 0
+    }
+}
+
+/// Looks at the slots. Nothing has to move before every slot has a living primary, and while a member does not answer: its slots may be
+/// somewhere else by now.
+pub fn balance(survey: &Survey<'_>) -> Balance {
+    let silent = |answer: &Answer| !matches!(answer, Answer::Report(_));
+    let has_silent = survey.members.iter().any(|one| silent(&one.answer));
+    if !survey.free.is_empty() || !survey.missing.is_empty() || has_silent {
+        return Balance::default();
+    }
+    let primaries = survey.primaries.iter().enumerate();
+    let shards: Vec<ShardLoad> = primaries
+        .filter_map(|(shard, index)| {
+            let primary = survey.by_index((*index)?)?;
+            let id = primary.report.id();
+            Some(ShardLoad {
+                primary: id,
+                slots: survey.owned_by(id).cloned().unwrap_or_default(),
+                stays: shard < survey.wanted.shards,
+            })
+        })
+        .collect();
+    let open = survey.live.iter();
+    let open = open.map(|one| one.report.own().open_slots.len()).sum();
+    let uneven = misplaced(&shards);
+    let all: usize = shards.iter().map(|one| one.slots.len()).sum();
+    let changed = shards
+        .iter()
+        .any(|one| one.stays == one.slots.is_empty());
+    Balance {
+        misplaced: if changed || uneven * 100 > all * TOLERANCE {
+            uneven
+        } else {
+            0
+        },
+        shards,
+        open,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::redis::plan::tests::formed;
+    use k8s_openapi::jiff::Timestamp;
+
+    #[test]
+    fn a_formed_cluster_is_balanced() {
+        let world = formed(3, 1, true);
+        let members = world.members(Timestamp::UNIX_EPOCH);
+        let found = balance(&Survey::of(&world.wanted, &members));
+        assert_eq!((found.shards.len(), found.misplaced, found.open), (3, 0, 0));
+        assert!(!found.needs_moves());
+    }
+
+    #[test]
+    fn the_slots_of_a_shard_that_leaves_are_to_move() {
+        let world = formed(3, 1, true);
+        let mut members = world.members(Timestamp::UNIX_EPOCH);
+        let mut wanted = world.wanted.clone();
+        wanted.shards = 2;
+        for member in &mut members {
+            member.expected.wanted = member.expected.shard < 2;
+        }
+        let found = balance(&Survey::of(&wanted, &members));
+        assert_eq!(found.misplaced, found.shards[2].slots.len());
+        assert!(!found.shards[2].stays);
+        // The primary of another shard does not answer: nothing moves.
+        members[0].answer = Answer::Loading;
+        let found = balance(&Survey::of(&wanted, &members));
+        assert!(!found.needs_moves());
+    }
+}
