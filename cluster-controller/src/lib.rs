@@ -20,6 +20,7 @@ pub mod pods;
 pub mod reconcile;
 pub mod redis;
 pub mod requeue;
+pub mod resharding;
 pub mod roles;
 pub mod rollout;
 pub mod run;

@@ -71,7 +71,6 @@ struct Shared {
 #[derive(Clone)]
 struct Entry {
     progress: watch::Receiver<ReshardProgress>,
-    cancel: CancellationToken,
     ended: Option<(Instant, Option<String>)>,
 }
 
@@ -116,7 +115,6 @@ impl Resharding {
         self.tasks.start(task, |cancel| {
             let entry = Entry {
                 progress,
-                cancel: cancel.clone(),
                 ended: None,
             };
             shared.lock().insert(key, entry);

@@ -28,6 +28,7 @@ use std::collections::BTreeMap;
     category = "redis",
     namespaced,
     status = "RedisClusterStatus",
+    scale(spec_replicas_path = ".spec.shards", status_replicas_path = ".status.shards", label_selector_path = ".status.selector"),
     doc = "A Redis Cluster: shards of one primary and its replicas, formed, watched and repaired by the cluster-controller.",
     validation = Rule::new("size(self.metadata.name) <= 40 && self.metadata.name.matches('^[a-z]([-a-z0-9]*[a-z0-9])?$')").message("the name of a RedisCluster has at most 40 characters: lower case letters, digits and dashes, starting with a letter"),
     printcolumn(name = "Version", type_ = "string", json_path = ".status.version.running"),
@@ -42,9 +43,7 @@ use std::collections::BTreeMap;
 )]
 #[x_kube(
     validation = Rule::new("has(self.version) != has(self.image)").message("give exactly one of version (the name of a RedisVersion) and image"),
-    validation = Rule::new("has(self.storage) == has(oldSelf.storage)").message("storage can neither be added nor removed: restore a backup into a new cluster"),
-    validation = Rule::new("self.shards == oldSelf.shards").message("the number of shards cannot be changed yet: restore a backup into a new cluster of that size"),
-    validation = Rule::new("self.replicasPerShard == oldSelf.replicasPerShard").message("replicasPerShard cannot be changed yet: restore a backup into a new cluster")
+    validation = Rule::new("has(self.storage) == has(oldSelf.storage)").message("storage can neither be added nor removed: restore a backup into a new cluster")
 )]
 #[serde(rename_all = "camelCase")]
 pub struct RedisClusterSpec {
@@ -61,10 +60,11 @@ pub struct RedisClusterSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 512), regex(pattern = r"^\S+$"))]
     pub image: Option<String>,
-    /// Number of shards, 3 to 500. Each serves an equal part of the 16384 slots. Cannot be changed later.
+    /// Number of shards, 3 to 500; kubectl scale changes it. Each serves an equal part of the 16384 slots. After a change the slots move
+    /// while the cluster serves; the pods of a shard that is not wanted any more go when it has neither slots nor keys.
     #[schemars(range(min = 3, max = 500))]
     pub shards: i32,
-    /// Replicas of each primary, 0 to 5. With 0, a shard is down while its node is down. Cannot be changed later.
+    /// Replicas of each primary, 0 to 5. With 0, a shard is down while its node is down.
     #[serde(default = "one")]
     #[schemars(range(min = 0, max = 5))]
     pub replicas_per_shard: i32,
@@ -90,6 +90,9 @@ pub struct RedisClusterSpec {
     /// How a changed image, configuration or resources reaches the pods.
     #[serde(default)]
     pub update: UpdatePolicy,
+    /// How slots move when the number of shards has changed.
+    #[serde(default)]
+    pub migration: MigrationPolicy,
     /// The PodDisruptionBudget over all pods of the cluster.
     #[serde(default)]
     pub pod_disruption_budget: DisruptionBudget,
@@ -151,6 +154,35 @@ impl Default for UpdatePolicy {
             max_unavailable_shards: 1,
         }
     }
+}
+
+/// How slots move when the number of shards has changed.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct MigrationPolicy {
+    /// Auto: the servers' own migration (CLUSTER MIGRATESLOTS of Valkey 9) where every node has it and no rate is given, else MIGRATE.
+    /// Atomic: the servers' own. Legacy: MIGRATE, which every server has.
+    #[serde(default)]
+    pub engine: MigrationEngine,
+    /// Bytes of memory that are moved a second, over all shards. Absent: as fast as the servers can without a pause that clients notice.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1024))]
+    pub max_bytes_per_second: Option<i64>,
+    /// While true, no slot begins to move. What has moved stays where it is, and the cluster serves.
+    #[serde(default)]
+    pub paused: bool,
+}
+
+/// What moves the slots.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum MigrationEngine {
+    /// The servers' own migration where they have it, else MIGRATE.
+    #[default]
+    Auto,
+    /// CLUSTER MIGRATESLOTS.
+    Atomic,
+    /// MIGRATE.
+    Legacy,
 }
 
 /// Who replaces the pods of an older template.
@@ -251,7 +283,7 @@ pub struct RedisClusterStatus {
     /// The generation of the spec that this status describes; -1 until the controller has seen the object.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub observed_generation: Option<i64>,
-    /// Summary in one word: Pending, Forming, Ready, Updating, Degraded, Down or Paused. Scripts should read the conditions instead.
+    /// Summary in one word: Pending, Forming, Ready, Updating, Scaling, Degraded, Down or Paused. Scripts should read the conditions instead.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub phase: Option<String>,
     /// What the cluster waits for, or what is wrong with it.
@@ -263,6 +295,12 @@ pub struct RedisClusterStatus {
     /// Number of nodes desired: shards × (1 + replicasPerShard).
     #[serde(default)]
     pub size: i32,
+    /// Number of shards that have slots.
+    #[serde(default)]
+    pub shards: i32,
+    /// Label selector of the pods, for kubectl scale and autoscalers.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub selector: Option<String>,
     /// Number of shards whose primary serves and whose replicas are all in sync.
     #[serde(default)]
     pub ready_shards: i32,
@@ -304,9 +342,9 @@ pub struct OperationStatus {
     pub kind: OperationKind,
     /// When it began.
     pub start_time: Time,
-    /// Pods that are done.
+    /// How much is done: pods of an update, slots of a scaling.
     pub done: i32,
-    /// Pods in all.
+    /// How much there is in all.
     pub total: i32,
     /// What is being done now, or what is waited for.
     pub message: String,
@@ -317,6 +355,8 @@ pub struct OperationStatus {
 pub enum OperationKind {
     /// Pods are replaced by pods of the wanted template.
     Update,
+    /// Slots move to the shards that are wanted, and pods that are not wanted any more leave.
+    Scale,
 }
 
 /// The server that new pods run, and the servers that run now.

@@ -4,6 +4,7 @@
 //! [`plan`] decides, [`execute`] acts.
 
 pub mod assess;
+pub mod balance;
 pub mod execute;
 pub mod identity;
 pub mod member;
