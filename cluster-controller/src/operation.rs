@@ -1,7 +1,11 @@
 //! What the controller is doing to a cluster that serves: for the status. Pure.
 
-use crate::rollout::{Rollout, RolloutStep};
-use common::sentence::names;
+use crate::{
+    redis::{balance::Balance, reshard::ReshardProgress},
+    resharding::ReshardState,
+    rollout::{Rollout, RolloutStep},
+};
+use common::{cluster::slots::SLOT_COUNT, sentence::names};
 use crds::OperationKind;
 
 /// A change of the running cluster.
@@ -9,9 +13,9 @@ use crds::OperationKind;
 pub struct Operation {
     /// What is done.
     pub kind: OperationKind,
-    /// Pods that are done.
+    /// How much is done: pods of an update, slots of a scaling.
     pub done: usize,
-    /// Pods in all.
+    /// How much there is in all.
     pub total: usize,
     /// What is done next; none where the cluster has to be healthy first.
     pub next: Option<String>,
@@ -43,11 +47,52 @@ impl Operation {
         })
     }
 
+    /// A change of the size: slots that are to move, then pods that leave. `leaving`: pods that the spec does not ask for.
+    pub fn of_scaling(
+        balance: &Balance,
+        state: &ReshardState,
+        paused: bool,
+        leaving: &[String],
+    ) -> Option<Self> {
+        if !balance.needs_moves() && leaving.is_empty() && *state == ReshardState::Idle {
+            return None;
+        }
+        let next = match state {
+            ReshardState::Moving(progress) => Some(speed(progress)),
+            ReshardState::Waiting(why) => Some(why.clone()),
+            ReshardState::Idle if balance.needs_moves() && paused => {
+                Some("spec.migration.paused is true: no slot begins to move".to_owned())
+            }
+            ReshardState::Idle if leaving.is_empty() => None,
+            ReshardState::Idle => Some(format!("{} leaves the cluster", names("pod", leaving))),
+        };
+        let all = usize::from(SLOT_COUNT);
+        Some(Self {
+            kind: OperationKind::Scale,
+            done: all.saturating_sub(balance.misplaced),
+            total: all,
+            next,
+        })
+    }
+
     /// The progress, in words.
     pub fn progress(&self) -> String {
         let Self { done, total, .. } = self;
         match self.kind {
             OperationKind::Update => format!("{done} of {total} pods have the wanted template"),
+            OperationKind::Scale => format!("{done} of {total} slots are in the wanted shard"),
         }
+    }
+}
+
+/// How fast slots move, and how long the rest takes. Rounded: what changes every moment would be written every moment.
+fn speed(progress: &ReshardProgress) -> String {
+    let moved = format!(
+        "{} of {} slots moved",
+        progress.slots_done, progress.slots_total
+    );
+    match progress.remaining() {
+        Some(left) if left.as_secs() > 0 => format!("{moved}, about {} s left", left.as_secs()),
+        Some(_) | None => moved,
     }
 }

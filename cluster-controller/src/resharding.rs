@@ -11,9 +11,13 @@ use common::{
         leases::{Holder, Leadership, NotLeader, Operation, OperationLeases},
         trigger::Trigger,
     },
-    runtime::{Runtime, tasks::{NotStarted, TaskEnd, Tasks}},
+    runtime::{
+        Runtime,
+        tasks::{NotStarted, TaskEnd, Tasks},
+    },
 };
 use crds::RedisCluster;
+use futures::{FutureExt, future::BoxFuture};
 use std::{
     collections::{BTreeSet, HashMap},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -99,7 +103,11 @@ impl Resharding {
     }
 
     /// Starts to move slots, unless they move already or have failed a moment ago.
-    pub fn start(&self, (namespace, name): (&str, &str), order: ReshardOrder) -> Result<(), NotStarted> {
+    pub fn start(
+        &self,
+        (namespace, name): (&str, &str),
+        order: ReshardOrder,
+    ) -> Result<(), NotStarted> {
         let key = (namespace.to_owned(), name.to_owned());
         let is_early = |entry: &Entry| match &entry.ended {
             None => true,
@@ -132,9 +140,19 @@ impl Resharding {
         let clusters = self.shared.lock();
         match clusters.get(&(namespace.to_owned(), name.to_owned())) {
             None => ReshardState::Idle,
-            Some(Entry { ended: None, progress, .. }) => ReshardState::Moving(*progress.borrow()),
-            Some(Entry { ended: Some((_, Some(failure))), .. }) => ReshardState::Waiting(failure.clone()),
-            Some(Entry { ended: Some((_, None)), .. }) => ReshardState::Idle,
+            Some(Entry {
+                ended: None,
+                progress,
+                ..
+            }) => ReshardState::Moving(*progress.borrow()),
+            Some(Entry {
+                ended: Some((_, Some(failure))),
+                ..
+            }) => ReshardState::Waiting(failure.clone()),
+            Some(Entry {
+                ended: Some((_, None)),
+                ..
+            }) => ReshardState::Idle,
         }
     }
 
@@ -163,27 +181,36 @@ impl Shared {
         }
     }
 
-    /// Holds the Lease while slots move, and releases it whatever happens.
-    async fn work(
-        &self,
-        (namespace, name): &Key,
-        order: &ReshardOrder,
-        cancel: &CancellationToken,
-        publish: &watch::Sender<ReshardProgress>,
-    ) -> Result<(), ReshardTaskError> {
-        self.hold(namespace, name, &order.holder).await?;
-        let moved = self.leadership.while_leading(async {
-            tokio::select! {
-                moved = moves(order, cancel, publish) => moved,
-                lost = self.renew(namespace, name, &order.holder) => Err(lost),
-            }
-        });
-        let moved = moved.await;
-        self.leases.release(namespace, name, &order.holder).await?;
-        moved?
+    /// Holds the Lease while slots move, and releases it whatever happens. Boxed: the compiler cannot prove of a nested future of this size
+    /// that it may change threads.
+    fn work<'a>(
+        &'a self,
+        (namespace, name): &'a Key,
+        order: &'a ReshardOrder,
+        cancel: &'a CancellationToken,
+        publish: &'a watch::Sender<ReshardProgress>,
+    ) -> BoxFuture<'a, Result<(), ReshardTaskError>> {
+        let work = async move {
+            self.hold(namespace, name, &order.holder).await?;
+            let moved = self.leadership.while_leading(async {
+                tokio::select! {
+                    moved = moves(order, cancel, publish) => moved,
+                    lost = self.renew(namespace, name, &order.holder) => Err(lost),
+                }
+            });
+            let moved = moved.await;
+            self.leases.release(namespace, name, &order.holder).await?;
+            moved?
+        };
+        work.boxed()
     }
 
-    async fn hold(&self, namespace: &str, name: &str, holder: &Holder) -> Result<(), ReshardTaskError> {
+    async fn hold(
+        &self,
+        namespace: &str,
+        name: &str,
+        holder: &Holder,
+    ) -> Result<(), ReshardTaskError> {
         match self.leases.acquire(namespace, name, holder, LEASE).await? {
             Operation::Held => Ok(()),
             Operation::HeldBy(other) => Err(ReshardTaskError::Held(other)),

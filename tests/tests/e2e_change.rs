@@ -33,7 +33,9 @@ async fn uids(kubectl: &Kubectl) -> Result<BTreeMap<String, String>> {
 async fn settings(kubectl: &Kubectl, name: &str) -> Result<Vec<String>> {
     let mut values = Vec::new();
     for pod in scenario::pod_names(kubectl, "shop").await? {
-        let answer = kubectl.exec(&pod, &format!("redis-cli config get {name}")).await?;
+        let answer = kubectl
+            .exec(&pod, &format!("redis-cli config get {name}"))
+            .await?;
         values.push(answer.lines().nth(1).unwrap_or_default().trim().to_owned());
     }
     Ok(values)
@@ -63,14 +65,24 @@ async fn a_setting_rolls_through_a_cluster_under_load() -> Result<()> {
         updated(kubectl).await?;
         let printed = writer.finish().await?;
         let after = uids(kubectl).await?;
-        let kept = before.iter().filter(|(pod, uid)| after.get(*pod) == Some(*uid));
-        ensure!(kept.count() == 0 && after.len() == 6, "{before:?} {after:?}");
+        let kept = before
+            .iter()
+            .filter(|(pod, uid)| after.get(*pod) == Some(*uid));
+        ensure!(
+            kept.count() == 0 && after.len() == 6,
+            "{before:?} {after:?}"
+        );
         let values = settings(kubectl, "databases").await?;
         ensure!(values.iter().all(|value| value == "20"), "{values:?}");
         let pause = longest_pause(&printed)?;
-        ensure!(pause < scenario::NODE_TIMEOUT, "an election was waited for: {printed}");
+        ensure!(
+            pause < scenario::NODE_TIMEOUT,
+            "an election was waited for: {printed}"
+        );
         shop.is_intact("rolled").await?;
-        let maps = kubectl.list("configmaps -l redis.danieldorado.github.io/cluster=shop").await?;
+        let maps = kubectl
+            .list("configmaps -l redis.danieldorado.github.io/cluster=shop")
+            .await?;
         ensure!(maps.len() == 1, "{} configurations are left", maps.len());
         Ok(())
     })
@@ -92,7 +104,8 @@ async fn a_wrong_image_stops_and_its_correction_heals() -> Result<()> {
         let shop = FilledCluster::create(kubectl, "shop", 3, volumes, KEYS).await?;
         let cluster = kubectl.get("rediscluster shop").await?;
         let before = uids(kubectl).await?;
-        let image = json!({"version": null, "image": format!("{}/no-such-image:1", scenario::registry())});
+        let image =
+            json!({"version": null, "image": format!("{}/no-such-image:1", scenario::registry())});
         spec(kubectl, image).await?;
         let named = async || {
             let status = kubectl.get("rediscluster shop").await?["status"].clone();
@@ -101,7 +114,9 @@ async fn a_wrong_image_stops_and_its_correction_heals() -> Result<()> {
         kubectl.until("the image is named", LIMIT, named).await?;
         reports(kubectl, ("Available", "True", "AllSlotsServed")).await?;
         let changed = uids(kubectl).await?;
-        let replaced = changed.iter().filter(|(pod, uid)| before.get(*pod) != Some(*uid));
+        let replaced = changed
+            .iter()
+            .filter(|(pod, uid)| before.get(*pod) != Some(*uid));
         ensure!(replaced.count() == 1, "more than one pod was replaced");
         let version = json!({"image": null, "version": cluster["spec"]["version"]});
         spec(kubectl, version).await?;
@@ -115,7 +130,9 @@ async fn a_wrong_image_stops_and_its_correction_heals() -> Result<()> {
             let status = kubectl.get("rediscluster shop").await?["status"].clone();
             Ok(status.to_string().contains("not scheduled"))
         };
-        kubectl.until("the missing room is named", LIMIT, named).await?;
+        kubectl
+            .until("the missing room is named", LIMIT, named)
+            .await?;
         spec(kubectl, json!({"resources": null})).await?;
         updated(kubectl).await?;
         shop.recovered().await?;

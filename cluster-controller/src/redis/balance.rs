@@ -51,9 +51,7 @@ pub fn balance(survey: &Survey<'_>) -> Balance {
     let open = open.map(|one| one.report.own().open_slots.len()).sum();
     let uneven = misplaced(&shards);
     let all: usize = shards.iter().map(|one| one.slots.len()).sum();
-    let changed = shards
-        .iter()
-        .any(|one| one.stays == one.slots.is_empty());
+    let changed = shards.iter().any(|one| one.stays == one.slots.is_empty());
     Balance {
         misplaced: if changed || uneven * 100 > all * TOLERANCE {
             uneven

@@ -11,7 +11,7 @@ use common::{
     kubernetes::conditions::ConditionUpdate,
     sentence::names,
 };
-use crds::Distribution;
+use crds::{Distribution, OperationKind};
 
 /// Why a cluster is not Ready when nothing more has to be said of it.
 pub const NOT_HEALTHY: &str = "NotHealthy";
@@ -54,7 +54,9 @@ fn ready(found: &StatusInputs<'_>) -> ConditionUpdate {
     }
     if found.is_healthy() {
         return match found.operation {
-            Some(operation) => ConditionUpdate::no("Ready", "Updating", operation.progress()),
+            Some(operation) => {
+                ConditionUpdate::no("Ready", under_way(operation.kind), operation.progress())
+            }
             None => {
                 ConditionUpdate::yes("Ready", "Healthy", "every node reports a healthy cluster")
             }
@@ -70,6 +72,13 @@ fn ready(found: &StatusInputs<'_>) -> ConditionUpdate {
         lost.map_or(NOT_HEALTHY, reason),
         failure_sentence(found),
     )
+}
+
+fn under_way(kind: OperationKind) -> &'static str {
+    match kind {
+        OperationKind::Update => "Updating",
+        OperationKind::Scale => "Scaling",
+    }
 }
 
 fn reason(blocker: &Blocker) -> &'static str {
@@ -118,9 +127,11 @@ fn progressing(found: &StatusInputs<'_>) -> ConditionUpdate {
     }
     if found.is_healthy() {
         return match found.operation {
-            Some(operation) => {
-                ConditionUpdate::yes("Progressing", "Updating", operation.progress())
-            }
+            Some(operation) => ConditionUpdate::yes(
+                "Progressing",
+                under_way(operation.kind),
+                operation.progress(),
+            ),
             None => ConditionUpdate::no("Progressing", "Settled", "nothing is left to do"),
         };
     }

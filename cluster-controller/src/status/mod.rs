@@ -24,8 +24,8 @@ use common::{
 pub use conditions::NOT_HEALTHY;
 use conditions::{conditions, reconciling, stalled};
 use crds::{
-    KnownNode, NodeStatus, OperationStatus, RedisCluster, RedisClusterStatus, ShardStatus,
-    SlotsStatus, VersionStatus, endpoint,
+    KnownNode, LABEL_CLUSTER, NodeStatus, OperationKind, OperationStatus, RedisCluster,
+    RedisClusterStatus, ShardStatus, SlotsStatus, VersionStatus, endpoint,
 };
 use k8s_openapi::{
     apimachinery::pkg::apis::meta::v1::{Condition, Time},
@@ -137,6 +137,8 @@ pub fn compute(
     let views = members.filter_map(|member| Some(&member.report()?.view));
     let assigned = found.assessment.slots_assigned > 0;
     let ready_shards = found.assessment.shards.iter().filter(|shard| shard.ready);
+    let with_slots = found.assessment.shards.iter();
+    let with_slots = with_slots.filter(|shard| !shard.slot_ranges.is_empty());
     let ready_nodes = found.observed.pods.values().filter(|pod| is_ready(pod));
     RedisClusterStatus {
         observed_generation: generation,
@@ -144,6 +146,8 @@ pub fn compute(
         message: Some(list(&message(found, phase))),
         version: version(old.version, found),
         size: shape.shards * (1 + shape.replicas),
+        shards: count(with_slots.count()),
+        selector: Some(format!("{LABEL_CLUSTER}={}", shape.name)),
         ready_shards: count(ready_shards.count()),
         ready_nodes: count(ready_nodes.count()),
         endpoint: Some(endpoint(&shape.name, &shape.namespace)),
@@ -244,13 +248,15 @@ fn phase(
         return "Paused";
     }
     let served = found.assessment.slots_ok == usize::from(SLOT_COUNT);
+    let operation = found.operation.filter(|_| served).map(|one| one.kind);
     match find(conditions, "Formed").filter(|formed| formed.status == "True") {
         None => {
             let members = &found.observed.members;
             let some = members.iter().any(|member| member.report().is_some());
             if some { "Forming" } else { "Pending" }
         }
-        Some(_) if served && found.operation.is_some() => "Updating",
+        Some(_) if operation == Some(OperationKind::Update) => "Updating",
+        Some(_) if operation == Some(OperationKind::Scale) => "Scaling",
         Some(_) if found.is_healthy() && found.refused().is_none() => "Ready",
         Some(formed) if served && is_still_forming(old, formed, now) => "Forming",
         Some(_) if served => "Degraded",
@@ -299,7 +305,10 @@ fn message(found: &StatusInputs<'_>, phase: &str) -> Vec<String> {
     if let Some(refused) = found.refused() {
         return vec![refused.message.clone()];
     }
-    if let Some(operation) = found.operation.filter(|_| phase == "Updating") {
+    if let Some(operation) = found
+        .operation
+        .filter(|_| matches!(phase, "Updating" | "Scaling"))
+    {
         let doing = operation.next.iter().cloned();
         let waiting = operation.next.is_none().then(|| failure_sentences(found));
         let sentences = doing.chain(waiting.into_iter().flatten());
