@@ -164,3 +164,58 @@ async fn a_new_cluster_with_a_wrong_image_is_corrected() -> Result<()> {
     })
     .await
 }
+
+/// Waits until so many shards serve an equal part of the slots with one replica each, and no other pod is left.
+async fn has_shards(kubectl: &Kubectl, shards: usize, replicas: usize) -> Result<Duration> {
+    let equal = async || {
+        let slots = scenario::slot_map(kubectl, "shop").await?;
+        let status = kubectl.get("rediscluster shop").await?["status"].clone();
+        let pods = scenario::pods(kubectl, "shop").await?.len();
+        Ok(slots.len() == shards
+            && pods == shards * (1 + replicas)
+            && status["shards"] == shards
+            && status["phase"] == "Ready")
+    };
+    let wait = format!("{shards} shards with {replicas} replicas");
+    let time = kubectl.until(&wait, LIMIT, equal).await?;
+    scenario::formed(kubectl, "shop", shards * (1 + replicas)).await?;
+    Ok(time)
+}
+
+/// The size changes both ways: values stay, no acknowledged write is lost, and what is not needed any more is gone.
+#[tokio::test]
+async fn a_cluster_changes_its_size_under_load() -> Result<()> {
+    scenario::run("e2e-scaling", async |kubectl| {
+        let volumes = Volumes::DeletedWithCluster;
+        let shop = FilledCluster::create(kubectl, "shop", 3, volumes, KEYS).await?;
+        let writer = Writer::start(kubectl, "shop").await?;
+        kubectl.run("scale rediscluster shop --replicas=4").await?;
+        let more = has_shards(kubectl, 4, 1).await?;
+        shop.has_its_values("four").await?;
+        kubectl.run("scale rediscluster shop --replicas=3").await?;
+        let fewer = has_shards(kubectl, 3, 1).await?;
+        shop.has_its_values("three").await?;
+        let sets = kubectl.list("statefulsets").await?.len();
+        ensure!(sets == 3, "{sets} StatefulSets");
+        let claims = async || Ok(kubectl.list("persistentvolumeclaims").await?.len() == 6);
+        kubectl.until("six volumes are left", LIMIT, claims).await?;
+
+        spec(kubectl, json!({"replicasPerShard": 2})).await?;
+        has_shards(kubectl, 3, 2).await?;
+        spec(kubectl, json!({"replicasPerShard": 1})).await?;
+        has_shards(kubectl, 3, 1).await?;
+        kubectl.until("six volumes are left", LIMIT, claims).await?;
+        let printed = writer.finish().await?;
+        println!(
+            "3 to 4 shards in {:.1} s, 4 to 3 in {:.1} s; {printed}",
+            more.as_secs_f64(),
+            fewer.as_secs_f64()
+        );
+        let pause = longest_pause(&printed)?;
+        ensure!(pause < scenario::NODE_TIMEOUT, "an election was waited for: {printed}");
+        shop.has_its_values("scaled").await?;
+        scenario::no_data_was_dropped(kubectl, "shop").await?;
+        scenario::roles_are_labelled(kubectl, "shop").await
+    })
+    .await
+}
