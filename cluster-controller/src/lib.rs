@@ -1,16 +1,20 @@
 //! The cluster-controller: forms and heals Redis Clusters on Kubernetes.
 //!
 //! Data and decisions, pure: [`validate`], [`build`], [`sets`], [`leftovers`], [`rollout`], [`operation`], [`pods`], [`roles`],
-//! [`serving`], [`status`], [`requeue`], [`metrics`], [`redis::survey`], [`redis::assess`], [`redis::plan`].
-//! Input and output: [`observe`], [`children`], [`pod_events`], [`pod_patch`], [`redis::observe`], [`redis::execute`]. All together in
-//! [`reconcile`].
+//! [`serving`], [`fencing`], [`status`], [`requeue`], [`metrics`], [`redis::survey`], [`redis::assess`], [`redis::balance`],
+//! [`redis::plan`].
+//! Input and output: [`observe`], [`children`], [`pod_events`], [`machines`], [`pod_patch`], [`replace`], [`resharding`],
+//! [`redis::observe`], [`redis::execute`]. All together in [`reconcile`].
 
 pub mod build;
 pub mod children;
 pub mod context;
 pub mod errors;
 pub mod events;
+pub mod fencing;
+pub mod hand_overs;
 pub mod leftovers;
+pub mod machines;
 pub mod metrics;
 pub mod observe;
 pub mod operation;
@@ -19,6 +23,7 @@ pub mod pod_patch;
 pub mod pods;
 pub mod reconcile;
 pub mod redis;
+pub mod replace;
 pub mod requeue;
 pub mod resharding;
 pub mod roles;

@@ -34,11 +34,14 @@ pub fn outcome(status: &RedisClusterStatus, found: &StatusInputs<'_>, now: Times
     if found.shape.paused && found.is_healthy() {
         return Outcome::waiting("Paused", healthy(found));
     }
-    if found.is_healthy() {
+    if found.is_healthy() && found.plan.steps.is_empty() {
         return match found.operation {
             Some(_) => Outcome::progressing("Updating", SOON),
             None => Outcome::settled(healthy(found)),
         };
+    }
+    if found.is_healthy() {
+        return Outcome::progressing("Spreading", SOON);
     }
     let delay = delay(status, found, now);
     if found.shape.paused {

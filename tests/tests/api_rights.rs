@@ -10,7 +10,7 @@ use k8s_openapi::api::{
 };
 use kube::{
     Api, Client, Config,
-    api::{ObjectMeta, Patch, PatchParams, PostParams},
+    api::{DeleteParams, ObjectMeta, Patch, PatchParams, PostParams},
     config::{KubeConfigOptions, Kubeconfig},
 };
 use serde_json::{Value, json};
@@ -77,8 +77,13 @@ fn rights() -> Vec<Rights> {
         ours("redisbackups/status", ["", "patch", ""]),
         ours("redisrestores", ["", "", reads]),
         ours("redisrestores/status", ["", "", "patch"]),
-        some("", "pods", ["list watch patch", "list", "list"]),
-        in_namespace(SYSTEM, "", "pods", ["list watch patch", "get list", "list"]),
+        some("", "pods", ["list watch patch delete", "list", "list"]),
+        in_namespace(
+            SYSTEM,
+            "",
+            "pods",
+            ["list watch patch delete", "get list", "list"],
+        ),
         some("", "pods/status", ["patch", "", ""]),
         none("", "pods/attach"),
         none("", "pods/ephemeralcontainers"),
@@ -93,7 +98,7 @@ fn rights() -> Vec<Rights> {
         none("", "serviceaccounts/token"),
         none("", "persistentvolumeclaims"),
         none("", "namespaces"),
-        none("", "nodes"),
+        some("", "nodes", ["get", "", ""]),
         none("", "users"),
         some("apps", "statefulsets", [applies_and_deletes, "", ""]),
         none("apps", "deployments"),
@@ -262,7 +267,7 @@ async fn is_refused(
 }
 
 #[tokio::test]
-async fn the_cluster_controller_writes_only_role_and_readiness_of_redis_pods() -> Result<()> {
+async fn the_cluster_controller_changes_and_deletes_only_redis_pods() -> Result<()> {
     let server = installed().await?;
     let namespace = server.namespace("pods").await?;
     let admin = |input: Value| {
@@ -367,7 +372,16 @@ async fn the_cluster_controller_writes_only_role_and_readiness_of_redis_pods() -
         ensure!(written.is_some_and(|one| one.status == status));
         ensure!(conditions.len() == 3, "{conditions:?}");
     }
-    Ok(())
+    let delete = async |pod: &str| {
+        let deleted = pods.delete(pod, &DeleteParams::default()).await;
+        deleted.map(drop).map_err(|error| error.to_string())
+    };
+    eventually("other pods are not deleted", async || {
+        let refusal = delete("other").await.err();
+        Ok(refusal.filter(|text| text.contains("only pods with the label")).map(drop))
+    })
+    .await?;
+    delete("ours").await.map_err(anyhow::Error::msg)
 }
 
 /// A client with the rights of one of our accounts.

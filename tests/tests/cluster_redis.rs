@@ -6,7 +6,7 @@ use cluster_controller::redis::{
     assess::assess,
     execute::execute,
     identity::KnownNodes,
-    member::{Answer, Wanted},
+    member::{Answer, Recovery, Wanted},
     observe::observe,
     plan::{Action, plan},
     survey::Survey,
@@ -31,6 +31,11 @@ fn wanted(cluster: &PodCluster, formed_before: bool) -> Wanted {
         formed_before,
         node_timeout: NODE_TIMEOUT,
         patience: Duration::from_secs(4),
+        recovery: Recovery {
+            after: Duration::from_secs(4),
+            ..Recovery::default()
+        },
+        may_spread: true,
         known: KnownNodes::new(),
     }
 }

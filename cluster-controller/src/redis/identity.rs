@@ -221,7 +221,7 @@ mod tests {
             Answer::Report(_) => "ours",
             Answer::Foreign(_) => "foreign",
             Answer::Absent(_) => "absent",
-            Answer::Unresponsive(_) | Answer::Loading => "silent",
+            Answer::Unresponsive(_) | Answer::Loading | Answer::Busy => "silent",
         });
         kinds.collect()
     }
