@@ -1,8 +1,8 @@
 //! What every reconcile needs: the client, the caches, and what this process has written itself.
 
 use crate::{
-    hand_overs::HandOverTracker, machines::Machines, pod_events::PodEvents,
-    unresponsive::UnresponsiveTracker,
+    hand_overs::HandOverTracker, held::HeldClusters, machines::Machines, pod_events::PodEvents,
+    resharding::Resharding, unresponsive::UnresponsiveTracker,
 };
 use common::{
     kubernetes::{
@@ -10,10 +10,11 @@ use common::{
         events::Events,
         expectations::Expectations,
         leases::{Leadership, OperationLeases},
+        trigger::Trigger,
     },
     runtime::run::Runtime,
 };
-use crds::{MANAGER_CLUSTER, RedisVersion};
+use crds::{MANAGER_CLUSTER, RedisCluster, RedisVersion};
 use k8s_openapi::api::{
     apps::v1::StatefulSet,
     core::v1::{ConfigMap, Pod, Service},
@@ -58,6 +59,10 @@ pub struct Context {
     pub machines: Arc<Machines>,
     /// Who holds a cluster for an operation.
     pub operations: Arc<OperationLeases>,
+    /// The clusters whose operation Lease a rollout has taken.
+    pub held: Arc<HeldClusters>,
+    /// Moves of slots.
+    pub resharding: Arc<Resharding>,
     /// Applies children.
     pub applier: Applier,
     /// Publishes Events.
@@ -68,8 +73,20 @@ pub struct Context {
 
 impl Context {
     /// Everything around these caches.
-    pub fn new(runtime: &Runtime, caches: Caches, leadership: Leadership) -> Self {
+    pub fn new(
+        runtime: &Runtime,
+        caches: Caches,
+        leadership: Leadership,
+        trigger: Trigger<RedisCluster>,
+    ) -> Self {
         let expectations = Arc::new(Expectations::new());
+        let operations = Arc::new(OperationLeases::new(runtime));
+        let resharding = Resharding::new(
+            runtime,
+            Arc::clone(&operations),
+            leadership.clone(),
+            trigger,
+        );
         Self {
             client: runtime.client.clone(),
             caches,
@@ -82,7 +99,9 @@ impl Context {
             unresponsive: Arc::default(),
             hand_overs: Arc::default(),
             machines: Arc::new(Machines::new(runtime.client.clone())),
-            operations: Arc::new(OperationLeases::new(runtime)),
+            operations,
+            held: Arc::default(),
+            resharding: Arc::new(resharding),
             pod_events: Arc::new(PodEvents::new(runtime.client.clone())),
             events: runtime.events.clone(),
             leadership,

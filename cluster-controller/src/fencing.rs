@@ -68,7 +68,10 @@ impl MachineState {
         let Some(node) = node else {
             return Self::Deleted;
         };
-        let taints = node.spec.iter().flat_map(|spec| spec.taints.iter().flatten());
+        let taints = node
+            .spec
+            .iter()
+            .flat_map(|spec| spec.taints.iter().flatten());
         if taints.into_iter().any(|taint| taint.key == OUT_OF_SERVICE) {
             return Self::OutOfService;
         }
@@ -163,7 +166,9 @@ fn in_present_pod(pod: &Pod, member: &Member, inputs: &FencingInputs<'_>) -> Jud
             format!("its container runs on Kubernetes node {place} and does not answer"),
             "see kubectl logs".to_owned(),
         )),
-        Some(MachineState::NotReady | MachineState::Unknown(_)) | None => Err(unclear(place, state)),
+        Some(MachineState::NotReady | MachineState::Unknown(_)) | None => {
+            Err(unclear(place, state))
+        }
     }
 }
 
@@ -195,7 +200,9 @@ fn in_earlier_pod(
                 "wait 2 minutes".to_owned(),
             ))
         }
-        Some(MachineState::NotReady | MachineState::Unknown(_)) | None => Err(unclear(place, state)),
+        Some(MachineState::NotReady | MachineState::Unknown(_)) | None => {
+            Err(unclear(place, state))
+        }
     }
 }
 
@@ -253,6 +260,8 @@ mod tests {
                 shard: 0,
                 ordinal: 0,
                 address: None,
+                wanted: true,
+                exists: true,
                 address_is_current: true,
                 proof: None,
                 kubernetes_node: None,
@@ -308,7 +317,11 @@ mod tests {
     fn a_machine_that_is_off_has_ended_everything() {
         for state in [MachineState::Deleted, MachineState::OutOfService] {
             assert!(has_ended(None, state.clone(), None));
-            assert!(has_ended(Some(pod("old", "n1", &running())), state.clone(), None));
+            assert!(has_ended(
+                Some(pod("old", "n1", &running())),
+                state.clone(),
+                None
+            ));
             // The new pod may run the node from its volume.
             let elsewhere = Some(pod("new", "n2", &running()));
             assert!(!has_ended(elsewhere, state.clone(), None));
@@ -319,9 +332,20 @@ mod tests {
     #[test]
     fn a_container_that_ended_counts_while_its_kubelet_reports() {
         let ready = || MachineState::Ready(None);
-        assert!(has_ended(Some(pod("old", "n1", &crashing())), ready(), None));
-        assert!(!has_ended(Some(pod("old", "n1", &running())), ready(), None));
-        let doubtful = [MachineState::NotReady, MachineState::Unknown("Forbidden".into())];
+        assert!(has_ended(
+            Some(pod("old", "n1", &crashing())),
+            ready(),
+            None
+        ));
+        assert!(!has_ended(
+            Some(pod("old", "n1", &running())),
+            ready(),
+            None
+        ));
+        let doubtful = [
+            MachineState::NotReady,
+            MachineState::Unknown("Forbidden".into()),
+        ];
         for state in doubtful {
             assert!(!has_ended(Some(pod("old", "n1", &crashing())), state, None));
         }
@@ -350,9 +374,7 @@ mod tests {
     fn a_node_object_says_what_the_machine_is() {
         let node = |value: Value| MachineState::of(Some(&serde_json::from_value(value).unwrap()));
         assert_eq!(MachineState::of(None), MachineState::Deleted);
-        let condition = |status: &str| {
-            json!({"conditions": [{"type": "Ready", "status": status, "lastTransitionTime": "1970-01-01T00:00:09Z"}]})
-        };
+        let condition = |status: &str| json!({"conditions": [{"type": "Ready", "status": status, "lastTransitionTime": "1970-01-01T00:00:09Z"}]});
         assert_eq!(
             node(json!({"metadata": {}, "status": condition("True")})),
             MachineState::Ready(Some(at(9)))

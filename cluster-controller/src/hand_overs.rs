@@ -22,20 +22,29 @@ pub struct HandOverTracker {
 impl HandOverTracker {
     /// Whether a primary may be handed over.
     pub fn may_try(&self, (namespace, name): (&str, &str), now: Timestamp) -> bool {
-        let postponed = self.postponed.lock().unwrap_or_else(PoisonError::into_inner);
+        let postponed = self
+            .postponed
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         let until = postponed.get(&(namespace.to_owned(), name.to_owned()));
         until.is_none_or(|until| now >= *until)
     }
 
     /// No hand-over before this moment.
     pub fn postpone(&self, (namespace, name): (&str, &str), until: Timestamp) {
-        let mut postponed = self.postponed.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut postponed = self
+            .postponed
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         postponed.insert((namespace.to_owned(), name.to_owned()), until);
     }
 
     /// The cluster is gone.
     pub fn forget(&self, namespace: &str, name: &str) {
-        let mut postponed = self.postponed.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut postponed = self
+            .postponed
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         postponed.remove(&(namespace.to_owned(), name.to_owned()));
     }
 }

@@ -1,18 +1,21 @@
 //! The cluster-controller: forms and heals Redis Clusters on Kubernetes.
 //!
-//! Data and decisions, pure: [`validate`], [`build`], [`sets`], [`leftovers`], [`rollout`], [`operation`], [`pods`], [`roles`],
+//! Data and decisions, pure: [`validate`], [`build`], [`sets`], [`leftovers`], [`rollout`], [`operation`], [`decision`], [`pods`], [`roles`],
 //! [`serving`], [`fencing`], [`status`], [`requeue`], [`metrics`], [`redis::survey`], [`redis::assess`], [`redis::balance`],
 //! [`redis::plan`].
-//! Input and output: [`observe`], [`children`], [`pod_events`], [`machines`], [`pod_patch`], [`replace`], [`resharding`],
+//! Input and output: [`observe`], [`children`], [`pod_events`], [`machines`], [`pod_patch`], [`replace`], [`change`], [`resharding`],
 //! [`redis::observe`], [`redis::execute`]. All together in [`reconcile`].
 
 pub mod build;
+pub mod change;
 pub mod children;
 pub mod context;
+pub mod decision;
 pub mod errors;
 pub mod events;
 pub mod fencing;
 pub mod hand_overs;
+pub mod held;
 pub mod leftovers;
 pub mod machines;
 pub mod metrics;

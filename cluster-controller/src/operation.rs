@@ -1,9 +1,11 @@
 //! What the controller is doing to a cluster that serves: for the status. Pure.
 
 use crate::{
+    decision::Decision,
     redis::{balance::Balance, reshard::ReshardProgress},
     resharding::ReshardState,
     rollout::{Rollout, RolloutStep},
+    validate::ValidatedCluster,
 };
 use common::{cluster::slots::SLOT_COUNT, sentence::names};
 use crds::OperationKind;
@@ -22,6 +24,24 @@ pub struct Operation {
 }
 
 impl Operation {
+    /// What is under way, if anything is: slots move before pods are replaced.
+    pub fn of(
+        decision: &Decision,
+        cluster: &ValidatedCluster,
+        moves: &ReshardState,
+        holder: Option<&str>,
+    ) -> Option<Self> {
+        if !cluster.formed {
+            return None;
+        }
+        let shape = &cluster.shape;
+        let nodes = shape.shards.saturating_mul(1 + shape.replicas);
+        let nodes = usize::try_from(nodes).unwrap_or_default();
+        let paused = cluster.migration.paused;
+        Self::of_scaling(&decision.balance, moves, paused, &decision.leaving())
+            .or_else(|| Self::of_rollout(&decision.rollout, nodes, holder))
+    }
+
     /// A rollout, of so many pods in all. `holder`: who needs the pods to stay as they are.
     pub fn of_rollout(rollout: &Rollout, total: usize, holder: Option<&str>) -> Option<Self> {
         if !rollout.is_under_way() {
@@ -54,17 +74,20 @@ impl Operation {
         paused: bool,
         leaving: &[String],
     ) -> Option<Self> {
-        if !balance.needs_moves() && leaving.is_empty() && *state == ReshardState::Idle {
+        let moving = matches!(state, ReshardState::Moving(_));
+        if !balance.needs_moves() && leaving.is_empty() && !moving {
             return None;
         }
         let next = match state {
             ReshardState::Moving(progress) => Some(speed(progress)),
-            ReshardState::Waiting(why) => Some(why.clone()),
+            ReshardState::Waiting(why) if balance.needs_moves() => Some(why.clone()),
             ReshardState::Idle if balance.needs_moves() && paused => {
                 Some("spec.migration.paused is true: no slot begins to move".to_owned())
             }
-            ReshardState::Idle if leaving.is_empty() => None,
-            ReshardState::Idle => Some(format!("{} leaves the cluster", names("pod", leaving))),
+            ReshardState::Idle | ReshardState::Waiting(_) if leaving.is_empty() => None,
+            ReshardState::Idle | ReshardState::Waiting(_) => {
+                Some(format!("{} leaves the cluster", names("pod", leaving)))
+            }
         };
         let all = usize::from(SLOT_COUNT);
         Some(Self {

@@ -2,25 +2,21 @@
 
 use crate::{
     build::build,
+    change::{Change, Changed},
     children,
     context::Context,
+    decision::{Goal, decide},
     errors::{Failure, ReconcileError},
     events,
     hand_overs::{AFTER_FAILURE, WHILE_HELD},
-    observe::{self, NODE_TIMEOUT, Observed, observe, observe_live},
+    observe::{self, NODE_TIMEOUT, observe, observe_live},
+    operation::Operation,
     pod_patch,
-    pods::replace::kept_by_back_off,
     redis::{
-        assess::{Assessment, assess},
         execute::execute,
         identity::{has_unrecorded, known_nodes},
-        member::Wanted,
-        plan::{Plan, plan},
-        survey::Survey,
     },
-    replace::replace,
-    requeue, roles, serving,
-    sets::{ExistingSet, Sets, sets},
+    requeue, roles, rollout, serving,
     status::{self, StatusInputs},
     validate::{Shape, ValidatedCluster, shape, validate},
 };
@@ -90,9 +86,17 @@ impl Reconcile<RedisCluster> for Reconciler {
         let last_seen = status::last_seen_before(&object);
         let place = (shape.namespace.as_str(), shape.name.as_str());
         let mut wanted = observe::wanted(&shape, status::formed_before(&object), known);
-        wanted.may_spread = context.hand_overs.may_try(place, Timestamp::now());
-        let existing = children::existing_sets(context, &shape);
-        let decide = |observed| decide(&shape, &wanted, &existing, observed);
+        let pods = observe::cached(&context.caches.pods, &shape);
+        wanted.may_spread = context.hand_overs.may_try(place, Timestamp::now())
+            && !rollout::is_due(cluster.as_ref(), &pods);
+        let sets = children::existing_sets(context, &shape);
+        let goal = Goal {
+            shape: &shape,
+            cluster: cluster.as_ref(),
+            wanted: &wanted,
+            sets: &sets,
+        };
+        let decide = |observed| decide(&goal, observed, Timestamp::now());
         let mut seen = decide(observe(context, &shape, &wanted, &last_seen).await);
         if seen.observed.passed_over {
             return Ok(Outcome::waiting("AnswerMissed", requeue::SOON));
@@ -129,18 +133,22 @@ impl Reconcile<RedisCluster> for Reconciler {
                 context.hand_overs.postpone(place, Timestamp::now() + pause);
             }
         }
-        let mut replaced = Vec::new();
-        if confirmed {
-            let found = kept_by_back_off(&seen.observed.pods, Timestamp::now());
-            // One at a time.
-            if let Some(pod) = found.first() {
-                context.leadership.ensure()?;
-                let result = replace(context, &shape.namespace, pod).await;
-                if keep(&mut failures, result.map_err(Into::into)) == Some(true) {
-                    replaced.push(pod.clone());
-                }
-            }
+        let change = Change {
+            object: object.as_ref(),
+            shape: &shape,
+            cluster: cluster.as_ref(),
+            decision: &seen,
+        };
+        let mut changed = Changed::default();
+        if confirmed && !is_new {
+            let carried = change.carry_out(context).await;
+            changed = keep(&mut failures, carried).unwrap_or_default();
         }
+        let moves = context.resharding.state(place);
+        let operation = cluster
+            .as_ref()
+            .and_then(|cluster| Operation::of(&seen, cluster, &moves, changed.holder.as_deref()));
+        done.extend(changed.done);
         // Readiness is a report, as the status is: also of a cluster that is paused.
         let mut patches = serving::changes(&seen.observed, Timestamp::now());
         if !shape.paused {
@@ -157,12 +165,14 @@ impl Reconcile<RedisCluster> for Reconciler {
             known: &known,
             assessment: &seen.assessment,
             plan: &seen.plan,
+            rollout: &seen.rollout,
+            operation: operation.as_ref(),
         };
         let now = Timestamp::now();
         let status = status::compute(&object, &found, now);
         context.events.publish_all(
             &object.object_ref(&()),
-            events::events(&object, &status, &done, &replaced),
+            events::events(&object, &status, &done, &changed.replaced),
         );
         for message in status::new_texts(&object, &status, &found) {
             let (namespace, name) = (&shape.namespace, &shape.name);
@@ -194,6 +204,8 @@ impl Reconcile<RedisCluster> for Reconciler {
         self.context.unresponsive.forget(namespace, name);
         self.context.pod_events.forget(namespace, name);
         self.context.hand_overs.forget(namespace, name);
+        self.context.resharding.forget(namespace, name);
+        self.context.held.remove((namespace, name));
     }
 }
 
@@ -228,29 +240,6 @@ fn validated(
         storage.settled = observe::all_scheduled(shape, &pods);
     }
     Ok(cluster)
-}
-
-/// What was observed, and what follows from it.
-struct Decision {
-    observed: Observed,
-    assessment: Assessment,
-    plan: Plan,
-    sets: Sets,
-}
-
-fn decide(
-    shape: &Shape,
-    wanted: &Wanted,
-    existing: &[ExistingSet],
-    observed: Observed,
-) -> Decision {
-    let survey = Survey::of(wanted, &observed.members);
-    Decision {
-        plan: plan(&survey, Timestamp::now()),
-        assessment: assess(&survey),
-        sets: sets(shape, existing, &survey),
-        observed,
-    }
 }
 
 /// The object itself, where the cache has not shown our last write of it for too long.

@@ -185,73 +185,84 @@ impl Shared {
     /// that it may change threads.
     fn work<'a>(
         &'a self,
-        (namespace, name): &'a Key,
+        key: &'a Key,
         order: &'a ReshardOrder,
         cancel: &'a CancellationToken,
         publish: &'a watch::Sender<ReshardProgress>,
     ) -> BoxFuture<'a, Result<(), ReshardTaskError>> {
+        let moved = async move {
+            tokio::select! {
+                moved = moves(order, cancel, publish) => moved,
+                lost = self.renew(key, &order.holder) => Err(lost),
+            }
+        };
+        let moved: BoxFuture<'a, Result<(), ReshardTaskError>> = moved.boxed();
         let work = async move {
-            self.hold(namespace, name, &order.holder).await?;
-            let moved = self.leadership.while_leading(async {
-                tokio::select! {
-                    moved = moves(order, cancel, publish) => moved,
-                    lost = self.renew(namespace, name, &order.holder) => Err(lost),
-                }
-            });
-            let moved = moved.await;
-            self.leases.release(namespace, name, &order.holder).await?;
-            moved?
+            self.hold(key, &order.holder).await?;
+            let moved = self.leadership.while_leading(moved).await;
+            let (namespace, name) = key;
+            let released = self.leases.release(namespace, name, &order.holder).await;
+            moved??;
+            Ok(released?)
         };
         work.boxed()
     }
 
-    async fn hold(
-        &self,
-        namespace: &str,
-        name: &str,
-        holder: &Holder,
-    ) -> Result<(), ReshardTaskError> {
-        match self.leases.acquire(namespace, name, holder, LEASE).await? {
-            Operation::Held => Ok(()),
-            Operation::HeldBy(other) => Err(ReshardTaskError::Held(other)),
-        }
+    fn hold<'a>(
+        &'a self,
+        (namespace, name): &'a Key,
+        holder: &'a Holder,
+    ) -> BoxFuture<'a, Result<(), ReshardTaskError>> {
+        let hold = async move {
+            match self.leases.acquire(namespace, name, holder, LEASE).await? {
+                Operation::Held => Ok(()),
+                Operation::HeldBy(other) => Err(ReshardTaskError::Held(other)),
+            }
+        };
+        hold.boxed()
     }
 
     /// Until the Lease is another's. A failure to renew it is tried again while the promise lasts.
-    async fn renew(&self, namespace: &str, name: &str, holder: &Holder) -> ReshardTaskError {
-        let mut renewed = Instant::now();
-        loop {
-            tokio::time::sleep(RENEWAL).await;
-            let asked = Instant::now();
-            match self.hold(namespace, name, holder).await {
-                Ok(()) => renewed = asked,
-                Err(ReshardTaskError::Api(error)) if renewed.elapsed() < LEASE / 2 => {
-                    tracing::info!(%error, "the operation Lease was not renewed: trying again");
+    fn renew<'a>(&'a self, key: &'a Key, holder: &'a Holder) -> BoxFuture<'a, ReshardTaskError> {
+        let renew = async move {
+            let mut renewed = Instant::now();
+            loop {
+                tokio::time::sleep(RENEWAL).await;
+                let asked = Instant::now();
+                match self.hold(key, holder).await {
+                    Ok(()) => renewed = asked,
+                    Err(ReshardTaskError::Api(error)) if renewed.elapsed() < LEASE / 2 => {
+                        tracing::info!(%error, "the operation Lease was not renewed: trying again");
+                    }
+                    Err(error) => return error,
                 }
-                Err(error) => return error,
             }
-        }
+        };
+        renew.boxed()
     }
 }
 
 /// Plans and moves until nothing is left to move.
-async fn moves(
-    order: &ReshardOrder,
-    cancel: &CancellationToken,
-    publish: &watch::Sender<ReshardProgress>,
-) -> Result<(), ReshardTaskError> {
-    loop {
-        let tables = reshard::tables(&order.nodes).await?;
-        let plan = reshard::plan(&tables, |id| order.staying.contains(&id));
-        if plan.is_empty() {
-            return Ok(());
+fn moves<'a>(
+    order: &'a ReshardOrder,
+    cancel: &'a CancellationToken,
+    publish: &'a watch::Sender<ReshardProgress>,
+) -> BoxFuture<'a, Result<(), ReshardTaskError>> {
+    let moves = async move {
+        loop {
+            let tables = reshard::tables(&order.nodes).await?;
+            let plan = reshard::plan(&tables, |id| order.staying.contains(&id));
+            if plan.is_empty() {
+                return Ok(());
+            }
+            let summary = reshard::run(&plan, &order.nodes, &order.limits, cancel, publish).await?;
+            tracing::info!(?summary, "slots moved");
+            if summary.end == ReshardEnd::Canceled {
+                return Ok(());
+            }
         }
-        let summary = reshard::run(&plan, &order.nodes, &order.limits, cancel, publish).await?;
-        tracing::info!(?summary, "slots moved");
-        if summary.end == ReshardEnd::Canceled {
-            return Ok(());
-        }
-    }
+    };
+    moves.boxed()
 }
 
 /// Why slots do not move.

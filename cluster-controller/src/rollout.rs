@@ -4,7 +4,7 @@
 //! another template. A step is taken only while the whole cluster is healthy: the first new pod that does not come up ends it.
 
 use crate::{
-    observe::Observed,
+    observe::{Observed, Pods},
     pods::{
         self,
         replace::{ReplacePod, ReplaceReason},
@@ -63,6 +63,17 @@ impl Rollout {
     }
 }
 
+/// Whether the controller is to replace a pod: primaries then stay where the rollout puts them.
+pub fn is_due(cluster: Option<&ValidatedCluster>, pods: &Pods) -> bool {
+    let is_outdated = |cluster: &ValidatedCluster| {
+        let mut pods = pods.values();
+        pods.any(|pod| pods::restart_hash(pod) != Some(&cluster.restart_hash))
+    };
+    cluster
+        .filter(|cluster| cluster.update.strategy == UpdateStrategy::RollingUpdate)
+        .is_some_and(is_outdated)
+}
+
 /// Decides what is next.
 pub fn rollout(
     cluster: &ValidatedCluster,
@@ -116,7 +127,7 @@ fn cannot_run(observed: &Observed, member: &Member, now: Timestamp) -> bool {
     let silent = matches!(member.answer, Answer::Absent(_) | Answer::Unresponsive(_));
     silent
         && pod_of(observed, member).is_some_and(|pod| {
-            !pods::is_terminating(pod) && pods::cannot_start(pod, STARTED_BY, now)
+            !pods::is_terminating(pod) && pods::start::cannot_start(pod, STARTED_BY, now)
         })
 }
 

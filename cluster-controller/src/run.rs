@@ -74,7 +74,7 @@ pub async fn start(runtime: Runtime) -> Result<(), BoxError> {
             },
         ),
     };
-    let context = Context::new(&runtime, caches, leadership);
+    let context = Context::new(&runtime, caches, leadership, controller.trigger());
     controller.run(Arc::new(Reconciler { context })).await;
     Ok(())
 }

@@ -45,7 +45,7 @@ impl NodeReadiness {
             Answer::Report(report) => Self::of_report(report),
             Answer::Loading => Self::Loading,
             Answer::Foreign(_) => Self::Foreign,
-            Answer::Absent(_) | Answer::Unresponsive(_) => Self::NotAnswering,
+            Answer::Absent(_) | Answer::Unresponsive(_) | Answer::Busy => Self::NotAnswering,
         }
     }
 

@@ -129,7 +129,7 @@ fn may_leave(survey: &Survey<'_>, member: &Member) -> bool {
                 node.pod.as_ref() != Some(&member.expected.pod) || node.unreachable_by_all
             })
         }
-        Answer::Loading | Answer::Foreign(_) => false,
+        Answer::Loading | Answer::Busy | Answer::Foreign(_) => false,
     }
 }
 

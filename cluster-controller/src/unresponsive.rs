@@ -58,7 +58,9 @@ impl UnresponsiveTracker {
         silent.gone.retain(|pod, _| !exists(pod));
         let missed = members.iter().any(|member| {
             let pod = &member.expected.pod;
-            !silent.since.contains_key(pod) && exists(pod) && missed_an_answer(member, members, known)
+            !silent.since.contains_key(pod)
+                && exists(pod)
+                && missed_an_answer(member, members, known)
         });
         silent.passed_over = missed && !is_first && !silent.passed_over;
         for Member { expected, answer } in members.iter_mut() {
@@ -150,7 +152,13 @@ mod tests {
                 answer: answer.clone(),
             }];
             let known = KnownNodes::new();
-            unresponsive.note(("team", "shop"), &mut members, |_| exists, &known, at(*second));
+            unresponsive.note(
+                ("team", "shop"),
+                &mut members,
+                |_| exists,
+                &known,
+                at(*second),
+            );
             last = members[0].expected.down_since;
         }
         last
@@ -194,6 +202,8 @@ mod tests {
                 shard: 0,
                 ordinal: 0,
                 address: None,
+                wanted: true,
+                exists: true,
                 address_is_current: true,
                 proof: None,
                 kubernetes_node: None,

@@ -17,6 +17,7 @@ const PURE: [(&str, &[&str]); 4] = [
         &[
             "build",
             "redis/assess.rs",
+            "redis/balance.rs",
             "redis/member.rs",
             "redis/plan",
             "redis/survey.rs",
@@ -24,6 +25,7 @@ const PURE: [(&str, &[&str]); 4] = [
             "status",
             "validate",
             "events.rs",
+            "decision.rs",
             "fencing.rs",
             "leftovers.rs",
             "operation.rs",

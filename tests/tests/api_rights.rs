@@ -378,7 +378,9 @@ async fn the_cluster_controller_changes_and_deletes_only_redis_pods() -> Result<
     };
     eventually("other pods are not deleted", async || {
         let refusal = delete("other").await.err();
-        Ok(refusal.filter(|text| text.contains("only pods with the label")).map(drop))
+        Ok(refusal
+            .filter(|text| text.contains("only pods with the label"))
+            .map(drop))
     })
     .await?;
     delete("ours").await.map_err(anyhow::Error::msg)

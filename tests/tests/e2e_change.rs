@@ -212,7 +212,10 @@ async fn a_cluster_changes_its_size_under_load() -> Result<()> {
             fewer.as_secs_f64()
         );
         let pause = longest_pause(&printed)?;
-        ensure!(pause < scenario::NODE_TIMEOUT, "an election was waited for: {printed}");
+        ensure!(
+            pause < scenario::NODE_TIMEOUT,
+            "an election was waited for: {printed}"
+        );
         shop.has_its_values("scaled").await?;
         scenario::no_data_was_dropped(kubectl, "shop").await?;
         scenario::roles_are_labelled(kubectl, "shop").await

@@ -1,6 +1,7 @@
 //! What Kubernetes says of a pod. Pure.
 
 pub mod replace;
+pub mod start;
 
 use crds::{ANNOTATION_RESTART_HASH, CONDITION_SERVING, CONTAINER, LABEL_ROLE};
 use k8s_openapi::{

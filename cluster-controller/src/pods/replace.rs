@@ -77,7 +77,10 @@ fn is_kept_by_back_off(pod: &Pod, now: Timestamp) -> bool {
     let Some(container) = container(pod) else {
         return false;
     };
-    let waiting = container.state.as_ref().and_then(|state| state.waiting.as_ref());
+    let waiting = container
+        .state
+        .as_ref()
+        .and_then(|state| state.waiting.as_ref());
     let backs_off =
         waiting.is_some_and(|waiting| waiting.reason.as_deref() == Some("CrashLoopBackOff"));
     let last = container.last_state.as_ref();
@@ -148,13 +151,25 @@ mod tests {
         };
         assert!(with(|_| {}));
         // Memory, a refused configuration, a run that never served, a container that is about to start, few restarts.
-        assert!(!with(|one| one["lastState"]["terminated"]["reason"] = "OOMKilled".into()));
-        assert!(!with(|one| one["lastState"]["terminated"]["exitCode"] = 1.into()));
-        assert!(!with(|one| one["lastState"]["terminated"]["startedAt"] = "2026-01-01T09:59:20Z".into()));
-        assert!(!with(|one| one["state"] = json!({"waiting": {"reason": "ContainerCreating"}})));
+        assert!(!with(
+            |one| one["lastState"]["terminated"]["reason"] = "OOMKilled".into()
+        ));
+        assert!(!with(
+            |one| one["lastState"]["terminated"]["exitCode"] = 1.into()
+        ));
+        assert!(!with(
+            |one| one["lastState"]["terminated"]["startedAt"] = "2026-01-01T09:59:20Z".into()
+        ));
+        assert!(!with(
+            |one| one["state"] = json!({"waiting": {"reason": "ContainerCreating"}})
+        ));
         assert!(!with(|one| one["state"] = json!({"running": {}})));
         assert!(!with(|one| one["restartCount"] = 2.into()));
-        assert!(!replaced(|pod| pod["metadata"]["creationTimestamp"] = "2026-01-01T09:59:30Z".into()));
-        assert!(!replaced(|pod| pod["metadata"]["deletionTimestamp"] = "2026-01-01T10:00:00Z".into()));
+        assert!(!replaced(
+            |pod| pod["metadata"]["creationTimestamp"] = "2026-01-01T09:59:30Z".into()
+        ));
+        assert!(!replaced(
+            |pod| pod["metadata"]["deletionTimestamp"] = "2026-01-01T10:00:00Z".into()
+        ));
     }
 }

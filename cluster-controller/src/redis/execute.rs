@@ -142,7 +142,8 @@ async fn hand_over(node: &NodeClient) -> Result<(), NodeError> {
         sleep(HAND_OVER_POLL).await;
         let table: String = node.ask("CLUSTER NODES", &table()).await?;
         let address = node.address();
-        let view = NodesView::parse(&table).map_err(|source| NodeError::Topology { address, source })?;
+        let view =
+            NodesView::parse(&table).map_err(|source| NodeError::Topology { address, source })?;
         if view.myself().is_primary() {
             return Ok(());
         }

@@ -266,10 +266,7 @@ impl<'a> Survey<'a> {
         let owners = self.missing.values().filter(|one| !one.slots.is_empty());
         let (lost, alive): (Vec<&MissingNode>, Vec<&MissingNode>) =
             owners.partition(|one| one.is_lost());
-        (
-            answered + alive.len(),
-            answered + alive.len() + lost.len(),
-        )
+        (answered + alive.len(), answered + alive.len() + lost.len())
     }
 
     /// Primaries that give no sign of life.

@@ -1,11 +1,14 @@
 use super::*;
-use crate::redis::member::{ExpectedNode, ForeignNode};
+use crate::redis::member::{ExpectedNode, ForeignNode, WriteRefusal};
 use common::cluster::{
-    info::Info,
+    info::{Info, PersistenceInfo},
     topology::{ClusterInfo, NodeId, NodesView},
 };
 use serde_json::{Value, json};
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+};
 
 const PRIMARY: &str = "loading:0\nasync_loading:0\nrole:master\n";
 const SERVES: &str = "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa 10.0.0.1:6379@16379 myself,master - 0 0 1 connected 0-5461\n";
@@ -31,6 +34,8 @@ fn answer(info: &str, nodes: &str) -> Answer {
         keys: 0,
         node_timeout: Duration::from_secs(5),
         proof: String::new(),
+        persistence: PersistenceInfo::default(),
+        refusal: WriteRefusal::default(),
     }))
 }
 
@@ -53,6 +58,7 @@ fn member(index: usize, answer: Answer) -> Member {
             kubernetes_node: None,
             terminating: false,
             down_since: None,
+            former: BTreeMap::new(),
         },
         answer,
     }
@@ -85,7 +91,11 @@ fn served(containers: &str) -> Pod {
 /// Status and reason that are written for the first of these members.
 fn written(pod: Pod, members: Vec<Member>) -> Option<(String, String)> {
     let pods = HashMap::from([("shop-0-0".to_owned(), Arc::new(pod))]);
-    let observed = Observed { pods, members };
+    let observed = Observed {
+        pods,
+        members,
+        passed_over: false,
+    };
     let mut changes = changes(&observed, now()).into_iter();
     let PodChange::Serving(condition) = changes.next()?.change else {
         panic!("a role");

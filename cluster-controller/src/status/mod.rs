@@ -263,10 +263,7 @@ fn nodes(found: &StatusInputs<'_>, before: &LastSeenNodes) -> Vec<KnownNode> {
 }
 
 /// The annotation is done with once no primary is lost that it could be meant for: it must not count for a loss that is yet to come.
-fn takeover_done(
-    object: &RedisCluster,
-    found: &StatusInputs<'_>,
-) -> Option<String> {
+fn takeover_done(object: &RedisCluster, found: &StatusInputs<'_>) -> Option<String> {
     let asked = takeover_annotation(object)?;
     let served = found.assessment.slots_ok == usize::from(SLOT_COUNT);
     let before = object.status.as_ref();

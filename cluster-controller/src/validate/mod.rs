@@ -6,8 +6,8 @@ use crate::{
 };
 use common::kubernetes::hash::canonical_hash;
 use crds::{
-    ANNOTATION_TAKEOVER, DeletionPolicy, Distribution, RESERVED_SETTINGS, RedisCluster,
-    RedisVersion, UpdatePolicy,
+    ANNOTATION_TAKEOVER, DeletionPolicy, Distribution, MigrationPolicy, RESERVED_SETTINGS,
+    RedisCluster, RedisVersion, UpdatePolicy,
 };
 use k8s_openapi::{
     api::core::v1::ResourceRequirements,
@@ -61,6 +61,8 @@ pub struct ValidatedCluster {
     pub config: BTreeMap<String, String>,
     /// How a change reaches the pods.
     pub update: UpdatePolicy,
+    /// How slots move.
+    pub migration: MigrationPolicy,
     /// Whether every slot has been served once: before, no node holds anything.
     pub formed: bool,
     /// Pods that may be evicted at the same time; none: no budget at all.
@@ -186,7 +188,10 @@ fn recovery(cluster: &RedisCluster) -> Recovery {
     let spec = &cluster.spec.recovery;
     let usual = Recovery::default();
     let asked = takeover_annotation(cluster);
-    let done = cluster.status.as_ref().and_then(|status| status.takeover_done.as_deref());
+    let done = cluster
+        .status
+        .as_ref()
+        .and_then(|status| status.takeover_done.as_deref());
     let requested = asked.filter(|asked| Some(*asked) != done);
     Recovery {
         takeover: spec.takeover,
@@ -198,7 +203,10 @@ fn recovery(cluster: &RedisCluster) -> Recovery {
 
 /// The takeovers that a user asks for, whether they were done or not.
 pub fn takeover_annotation(cluster: &RedisCluster) -> Option<&str> {
-    cluster.annotations().get(ANNOTATION_TAKEOVER).map(String::as_str)
+    cluster
+        .annotations()
+        .get(ANNOTATION_TAKEOVER)
+        .map(String::as_str)
 }
 
 /// `30s`, `5m` or `1h`.
@@ -248,6 +256,7 @@ pub fn validate(
         resources: spec.resources.clone(),
         config: spec.config.clone(),
         update: spec.update.clone(),
+        migration: spec.migration.clone(),
         formed: formed_before(cluster),
         max_unavailable: spec
             .pod_disruption_budget

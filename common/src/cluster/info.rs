@@ -272,7 +272,9 @@ mod tests {
     #[test]
     fn a_link_that_was_never_up_has_not_been_lost() {
         let link = |seconds: &str| {
-            let text = format!("role:slave\r\nmaster_link_status:down\r\nmaster_link_down_since_seconds:{seconds}\r\n");
+            let text = format!(
+                "role:slave\r\nmaster_link_status:down\r\nmaster_link_down_since_seconds:{seconds}\r\n"
+            );
             Info::parse(&text).replication().upstream.unwrap()
         };
         assert_eq!(link("-1").down_seconds, None);

@@ -82,7 +82,10 @@ fn no_replica_takes_over_from_a_majority_that_may_live() {
         "kubectl delete node",
         "redis.danieldorado.github.io/takeover=0",
     ] {
-        assert!(words.iter().any(|word| word.contains(part)), "{part}: {words:?}");
+        assert!(
+            words.iter().any(|word| word.contains(part)),
+            "{part}: {words:?}"
+        );
     }
     assert!(words.iter().all(|word| word.len() <= 256), "{words:?}");
     assert!(!seen.is_stuck(), "a deleted node has to be seen soon");
@@ -113,7 +116,9 @@ fn auto_accepts_the_risk_after_the_time() {
     let seen = look(&world);
     assert_eq!(promoted(&seen).len(), 1);
     assert!(
-        seen.steps[0].reason.contains("may still acknowledge writes"),
+        seen.steps[0]
+            .reason
+            .contains("may still acknowledge writes"),
         "{seen:?}"
     );
     world.down_for = SignedDuration::from_secs(10);
@@ -215,7 +220,10 @@ fn a_replica_before_its_first_copy_is_not_promoted_silently() {
         assert_eq!(promoted(&last), [replica]);
         let step = &last.steps[0];
         assert!(matches!(step.action, Action::Promote { empty: true, .. }));
-        assert!(step.reason.contains("no copy of shard 0 is left"), "{step:?}");
+        assert!(
+            step.reason.contains("no copy of shard 0 is left"),
+            "{step:?}"
+        );
     }
 }
 
@@ -244,7 +252,11 @@ fn the_copy_of_an_empty_shard_takes_over() {
         world.execute(&seen, || true);
         world.tick();
     }
-    assert!(found.contains(&replica) || world.owns(replica), "{}", world.tables());
+    assert!(
+        found.contains(&replica) || world.owns(replica),
+        "{}",
+        world.tables()
+    );
 }
 
 /// Before 7.0 the servers give a primary without replicas one of another shard. Whether the primary may return is judged by its own pod.
@@ -274,7 +286,14 @@ fn a_replica_in_the_pods_of_another_shard_does_not_decide() {
     let seen = plan(&world.wanted, &members, NOW);
     assert!(promoted(&seen).is_empty(), "{seen:?}");
     let loads = |blocker: &Blocker| {
-        matches!(blocker, Blocker::PrimaryDown { shard: 1, loading: Some(_), .. })
+        matches!(
+            blocker,
+            Blocker::PrimaryDown {
+                shard: 1,
+                loading: Some(_),
+                ..
+            }
+        )
     };
     assert!(seen.blockers.iter().any(loads), "{seen:?}");
 }
@@ -370,8 +389,14 @@ fn a_busy_primary_is_alive() {
             .map(ToString::to_string)
             .chain(assessment.problems.iter().map(ToString::to_string))
             .collect();
-        assert!(words.iter().any(|word| word.contains("script kill")), "{words:?}");
-        assert!(words.iter().all(|word| !word.contains("is down")), "{words:?}");
+        assert!(
+            words.iter().any(|word| word.contains("script kill")),
+            "{words:?}"
+        );
+        assert!(
+            words.iter().all(|word| !word.contains("is down")),
+            "{words:?}"
+        );
     }
 }
 
@@ -385,7 +410,10 @@ fn a_disk_that_takes_no_writes_is_named() {
         report.persistence.snapshot_failed = snapshot;
         report.refusal.snapshots = configured;
         let problems = assess(&Survey::of(&world.wanted, &members)).problems;
-        problems.first().map(ToString::to_string).unwrap_or_default()
+        problems
+            .first()
+            .map(ToString::to_string)
+            .unwrap_or_default()
     };
     assert!(with(true, false, false).contains("append-only file"));
     assert!(with(false, true, true).contains("snapshot"));
@@ -471,7 +499,12 @@ fn primaries_are_spread_again_after_failovers() {
         world.tick();
     }
     assert_eq!(hand_overs, 1);
-    assert_eq!(loads(&world).values().max(), Some(&1), "{:?}", loads(&world));
+    assert_eq!(
+        loads(&world).values().max(),
+        Some(&1),
+        "{:?}",
+        loads(&world)
+    );
     assert!(is_healthy(&world), "{}", world.tables());
     assert_eq!(world.shards_with_data().len(), 3);
     assert_eq!(look(&world), Plan::default());
@@ -492,11 +525,18 @@ fn nothing_is_handed_over_while_it_may_harm() {
     };
     assert!(hands_over(&|_| {}));
     let first_replica = (0..6).find(|index| !world.owns(*index)).unwrap();
-    assert!(!hands_over(&|members| members[0].expected.terminating = true));
-    assert!(!hands_over(&|members| members[0].expected.address_is_current = false));
+    assert!(!hands_over(
+        &|members| members[0].expected.terminating = true
+    ));
+    assert!(!hands_over(&|members| members[0]
+        .expected
+        .address_is_current = false));
     assert!(!hands_over(&|members| members[5].answer = Answer::Loading));
     assert!(!hands_over(&|members| {
-        let link = report(&mut members[first_replica]).replication.upstream.as_mut();
+        let link = report(&mut members[first_replica])
+            .replication
+            .upstream
+            .as_mut();
         link.unwrap().up = false;
     }));
     assert!(!hands_over(&|members| {

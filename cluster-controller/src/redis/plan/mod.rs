@@ -8,6 +8,7 @@ mod blocker;
 mod fence;
 mod foreign;
 mod forget;
+mod leave;
 mod meet;
 mod promote;
 mod replicate;
@@ -106,6 +107,8 @@ pub enum HandOverReason {
     Spread,
     /// The pod of the primary is to be replaced.
     Replace,
+    /// The pod of the primary leaves the cluster.
+    Leave,
 }
 
 /// A node to be introduced. Its server proves its id before its address is given to another one.
@@ -220,6 +223,7 @@ pub fn plan(survey: &Survey<'_>, now: Timestamp) -> Plan {
     replicate::attach(survey, &mut plan);
     forget::forget(survey, &mut plan);
     slots::restore_node_timeout(survey, &mut plan);
+    leave::hand_over(survey, &mut plan);
     spread::spread(survey, &mut plan);
     plan
 }

@@ -69,11 +69,7 @@ struct Choice<'a> {
 /// The replica that has applied the most of what the primary wrote. Offsets count within one history only. Between histories: a replica
 /// that has been linked to the primary since its start goes before one that has what it read from its volume, the one whose link was
 /// lost last before the others, and then the one with more keys.
-fn choose<'a>(
-    survey: &Survey<'a>,
-    id: NodeId,
-    missing_node: &MissingNode,
-) -> Option<Choice<'a>> {
+fn choose<'a>(survey: &Survey<'a>, id: NodeId, missing_node: &MissingNode) -> Option<Choice<'a>> {
     let all: Vec<Live<'a>> = missing_node
         .replicas
         .iter()
@@ -115,7 +111,9 @@ fn choose<'a>(
     Some(Choice {
         replica,
         is_copy,
-        incomparable: incomparable.map(|one| one.member.expected.pod.as_str()).collect(),
+        incomparable: incomparable
+            .map(|one| one.member.expected.pod.as_str())
+            .collect(),
     })
 }
 
@@ -189,7 +187,9 @@ fn decide(
             "the primary of {pod} is gone for good, no pod of its shard has its id: {pod} takes over {how}"
         )
     } else if waited {
-        format!("the primary of {pod} has been down for more than {seconds} s: {pod} takes over {how}")
+        format!(
+            "the primary of {pod} has been down for more than {seconds} s: {pod} takes over {how}"
+        )
     } else {
         format!("the primary of {pod} is down: {pod} takes over {how}")
     };
@@ -252,7 +252,9 @@ fn behind(report: &Report) -> String {
             None => "not linked since its start".to_owned(),
         };
     };
-    let reached = [3600, 600, 60, 30, 10].into_iter().find(|limit| seconds >= *limit);
+    let reached = [3600, 600, 60, 30, 10]
+        .into_iter()
+        .find(|limit| seconds >= *limit);
     match reached {
         Some(limit) => format!("unlinked for more than {limit} s"),
         None => "unlinked for some seconds".to_owned(),

@@ -3,7 +3,9 @@
 
 use crate::redis::{
     identity::{KnownNodes, known_nodes, recognize},
-    member::{Answer, ExpectedNode, Member, ProcessEvidence, Recovery, Report, Wanted, WriteRefusal},
+    member::{
+        Answer, ExpectedNode, Member, ProcessEvidence, Recovery, Report, Wanted, WriteRefusal,
+    },
     plan::{Action, Assignment, Plan},
 };
 use common::cluster::{
@@ -515,7 +517,12 @@ impl World {
                     self.meet(self.reached(*member), other.address);
                 }
             }
-            Action::Promote { member, mode, empty, .. } => {
+            Action::Promote {
+                member,
+                mode,
+                empty,
+                ..
+            } => {
                 let index = self.reached(*member);
                 assert!(
                     *empty || self.nodes[index].data > 0 || !self.holds_data(self.shard(index)),

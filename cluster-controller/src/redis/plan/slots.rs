@@ -68,7 +68,9 @@ pub fn assign(survey: &Survey<'_>, now: Timestamp, plan: &mut Plan) -> bool {
 fn has_their_data(survey: &Survey<'_>, slots: &SlotSet) -> Option<String> {
     let mut homes: Vec<usize> = slots.iter().map(|slot| survey.home_of(slot)).collect();
     homes.dedup();
-    let mut primaries = homes.into_iter().filter_map(|shard| survey.primary_of(shard));
+    let mut primaries = homes
+        .into_iter()
+        .filter_map(|shard| survey.primary_of(shard));
     primaries.next().map(|one| one.pod().to_owned())
 }
 
@@ -125,13 +127,12 @@ fn everybody_is_here(survey: &Survey<'_>, now: Timestamp) -> bool {
         return true;
     }
     // What is still to be read, or belongs to others, may be what this cluster was before.
-    let unclear = survey
-        .members
-        .iter()
-        .any(|member| matches!(
+    let unclear = survey.members.iter().any(|member| {
+        matches!(
             member.answer,
             Answer::Foreign(_) | Answer::Loading | Answer::Busy
-        ));
+        )
+    });
     !unclear
         && !survey.wanted.formed_before
         && survey.missing.is_empty()

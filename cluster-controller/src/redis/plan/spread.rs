@@ -56,8 +56,7 @@ pub fn spread(survey: &Survey<'_>, plan: &mut Plan) {
     let Some(relocation) = next(&placements) else {
         return;
     };
-    let leaving =
-        |one: &Member| one.expected.terminating || !one.expected.address_is_current;
+    let leaving = |one: &Member| one.expected.terminating || !one.expected.address_is_current;
     if survey.members.iter().any(leaving) || !assess(survey).is_healthy() {
         return;
     }
@@ -171,7 +170,10 @@ fn spreadable<'a>(survey: &Survey<'a>, shard: usize) -> Option<Spreadable<'a>> {
 pub fn can_take_over(replica: Live<'_>, primary: Live<'_>) -> bool {
     let (copy, original) = (&replica.report.replication, &primary.report.replication);
     replica.report.own().primary == Some(primary.report.id())
-        && copy.upstream.as_ref().is_some_and(|link| link.up && !link.syncing)
+        && copy
+            .upstream
+            .as_ref()
+            .is_some_and(|link| link.up && !link.syncing)
         && copy.id == original.id
         && copy.offset.saturating_add(CAUGHT_UP) >= original.offset
 }
@@ -204,7 +206,11 @@ mod tests {
     fn best(placements: &[Placement<'_>]) -> (usize, usize) {
         let choices: Vec<Vec<&str>> = placements
             .iter()
-            .map(|one| std::iter::once(one.at).chain(one.replicas.iter().copied()).collect())
+            .map(|one| {
+                std::iter::once(one.at)
+                    .chain(one.replicas.iter().copied())
+                    .collect()
+            })
             .collect();
         let mut all = vec![Vec::new()];
         for nodes in &choices {
@@ -233,20 +239,25 @@ mod tests {
     }
 
     fn placement() -> impl Strategy<Value = Placement<'static>> {
-        prop::sample::subsequence(NODES.to_vec(), 1..4).prop_shuffle().prop_map(|nodes| {
-            let (at, replicas) = nodes.split_first().unwrap();
-            Placement {
-                at,
-                replicas: replicas.iter().copied().collect(),
-            }
-        })
+        prop::sample::subsequence(NODES.to_vec(), 1..4)
+            .prop_shuffle()
+            .prop_map(|nodes| {
+                let (at, replicas) = nodes.split_first().unwrap();
+                Placement {
+                    at,
+                    replicas: replicas.iter().copied().collect(),
+                }
+            })
     }
 
     #[test]
     fn two_of_three_on_one_node_become_one_each() {
         let all = |at| Placement {
             at,
-            replicas: ["a", "b", "c"].into_iter().filter(|node| *node != at).collect(),
+            replicas: ["a", "b", "c"]
+                .into_iter()
+                .filter(|node| *node != at)
+                .collect(),
         };
         let mut placements = [all("a"), all("a"), all("b")];
         let relocation = next(&placements).unwrap();

@@ -162,6 +162,7 @@ pub(super) fn refusal(error: &NodeError) -> Option<String> {
     match error {
         NodeError::Refused { source, .. } => Some(text_of(source)),
         NodeError::Loading { .. } => Some("LOADING".to_owned()),
+        NodeError::Busy { .. } => Some("BUSY".to_owned()),
         NodeError::Connect { .. }
         | NodeError::ConnectTimeout { .. }
         | NodeError::Unauthenticated { .. }
@@ -169,6 +170,7 @@ pub(super) fn refusal(error: &NodeError) -> Option<String> {
         | NodeError::NotRedis { .. }
         | NodeError::Lost { .. }
         | NodeError::Malformed { .. }
+        | NodeError::NotHandedOver { .. }
         | NodeError::Topology { .. } => None,
     }
 }

@@ -57,12 +57,16 @@ impl NodeLinks {
         if let Some(missing) = needed.iter().find(|id| !nodes.contains_key(id)) {
             return Err(ReshardError::NoAddress(*missing));
         }
-        let answers: Vec<(NodeId, Result<NodeLink, NodeError>)> =
-            stream::iter(nodes.iter().map(|(id, endpoint)| (*id, endpoint.clone())))
-                .map(|(id, endpoint)| async move { (id, NodeLink::connect(id, &endpoint).await) })
-                .buffer_unordered(CONCURRENCY)
-                .collect()
-                .await;
+        // Collected first: the compiler cannot prove of a stream over references that the future around it may change threads.
+        let all: Vec<(NodeId, Endpoint)> = nodes
+            .iter()
+            .map(|(id, endpoint)| (*id, endpoint.clone()))
+            .collect();
+        let answers: Vec<(NodeId, Result<NodeLink, NodeError>)> = stream::iter(all)
+            .map(|(id, endpoint)| async move { (id, NodeLink::connect(id, &endpoint).await) })
+            .buffer_unordered(CONCURRENCY)
+            .collect()
+            .await;
         let mut links = BTreeMap::new();
         for (node, answer) in answers {
             match answer {

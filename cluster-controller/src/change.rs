@@ -1,0 +1,200 @@
+//! Carries out what changes a running cluster: pods that are replaced, and slots that move. It holds the operation Lease meanwhile, so that
+//! a backup or a restore which needs slots and pods to stay comes before or after.
+
+use crate::{
+    context::Context,
+    decision::Decision,
+    errors::ReconcileError,
+    hand_overs::AFTER_FAILURE,
+    observe::NODE_TIMEOUT,
+    pods::replace::{ReplacePod, kept_by_back_off},
+    redis::{
+        execute::{Done, execute},
+        member::Member,
+        plan::{Plan, Step},
+        reshard::{EngineChoice, NodeEndpoints, ReshardLimits},
+    },
+    replace::replace,
+    resharding::ReshardOrder,
+    rollout::RolloutStep,
+    validate::{Shape, ValidatedCluster},
+};
+use common::{
+    cluster::endpoint::Endpoint,
+    kubernetes::leases::{Holder, Operation},
+};
+use crds::{MigrationEngine, MigrationPolicy, RedisCluster};
+use k8s_openapi::jiff::Timestamp;
+use std::{num::NonZeroU64, time::Duration};
+
+/// How long the Lease is promised at each step of a rollout; a new pod needs a while until the next one.
+const LEASE: Duration = Duration::from_mins(2);
+
+/// What was done.
+#[derive(Debug, Default)]
+pub struct Changed {
+    /// Hand-overs.
+    pub done: Vec<Done>,
+    /// Pods that were deleted, so that new ones are created.
+    pub replaced: Vec<ReplacePod>,
+    /// Who needs the pods to stay as they are, so that a rollout waits.
+    pub holder: Option<String>,
+}
+
+/// A cluster, and what is decided about it.
+pub struct Change<'a> {
+    /// The object.
+    pub object: &'a RedisCluster,
+    /// What repairing the nodes needs.
+    pub shape: &'a Shape,
+    /// What is wanted besides; none where the spec is wrong.
+    pub cluster: Option<&'a ValidatedCluster>,
+    /// What is to be done.
+    pub decision: &'a Decision,
+}
+
+impl Change<'_> {
+    fn place(&self) -> (&str, &str) {
+        (&self.shape.namespace, &self.shape.name)
+    }
+
+    /// Replaces what cannot run, takes the next step of a rollout, and starts or stops moves of slots.
+    pub async fn carry_out(&self, context: &Context) -> Result<Changed, ReconcileError> {
+        self.move_slots(context)?;
+        let mut changed = Changed::default();
+        let rollout = &self.decision.rollout;
+        let back_off = kept_by_back_off(&self.decision.observed.pods, Timestamp::now());
+        // One of those at a time; a pod that cannot run at all costs nothing.
+        for pod in rollout.broken.iter().chain(back_off.first()) {
+            self.replace(context, pod, &mut changed).await?;
+        }
+        match &rollout.next {
+            RolloutStep::None | RolloutStep::Refused { .. } => {
+                if !rollout.is_under_way() {
+                    self.release(context).await?;
+                }
+            }
+            RolloutStep::HandOver(step) => {
+                let may_try = context.hand_overs.may_try(self.place(), Timestamp::now());
+                if may_try && self.holds(context, &mut changed).await? {
+                    self.hand_over(context, step, &mut changed).await;
+                }
+            }
+            RolloutStep::Replace(pods) => {
+                if self.holds(context, &mut changed).await? {
+                    for pod in pods {
+                        self.replace(context, pod, &mut changed).await?;
+                    }
+                }
+            }
+        }
+        Ok(changed)
+    }
+
+    async fn replace(
+        &self,
+        context: &Context,
+        pod: &ReplacePod,
+        changed: &mut Changed,
+    ) -> Result<(), ReconcileError> {
+        context.leadership.ensure()?;
+        if replace(context, &self.shape.namespace, pod).await? {
+            changed.replaced.push(pod.clone());
+        }
+        Ok(())
+    }
+
+    async fn hand_over(&self, context: &Context, step: &Step, changed: &mut Changed) {
+        let plan = Plan {
+            steps: vec![step.clone()],
+            blockers: Vec::new(),
+        };
+        let done = execute(&plan, &self.decision.observed.members, NODE_TIMEOUT).await;
+        if done.iter().any(|one| one.result.is_err()) {
+            let until = Timestamp::now() + AFTER_FAILURE;
+            context.hand_overs.postpone(self.place(), until);
+        }
+        changed.done.extend(done);
+    }
+
+    /// Takes the operation Lease or renews it.
+    async fn holds(
+        &self,
+        context: &Context,
+        changed: &mut Changed,
+    ) -> Result<bool, ReconcileError> {
+        context.leadership.ensure()?;
+        let (namespace, name) = self.place();
+        let holder = Holder::of(self.object);
+        let lease = context.operations.acquire(namespace, name, &holder, LEASE);
+        match lease.await? {
+            Operation::Held => {
+                context.held.insert(self.place());
+                Ok(true)
+            }
+            Operation::HeldBy(other) => {
+                changed.holder = Some(other.to_string());
+                Ok(false)
+            }
+        }
+    }
+
+    /// Releases what a rollout has taken. One that another replica has taken expires by itself.
+    async fn release(&self, context: &Context) -> Result<(), ReconcileError> {
+        let (namespace, name) = self.place();
+        if context.held.remove(self.place()) {
+            let holder = Holder::of(self.object);
+            context.operations.release(namespace, name, &holder).await?;
+        }
+        Ok(())
+    }
+
+    /// Starts to move slots where only that is left to do, and stops it where the user says so.
+    fn move_slots(&self, context: &Context) -> Result<(), ReconcileError> {
+        let decision = self.decision;
+        let migration = self.cluster.map(|cluster| &cluster.migration);
+        let Some(migration) = migration.filter(|migration| !migration.paused) else {
+            context.resharding.cancel(self.place());
+            return Ok(());
+        };
+        let repaired = decision.plan.repairs_nothing() && decision.plan.blockers.is_empty();
+        if !decision.balance.needs_moves() || !repaired {
+            return Ok(());
+        }
+        let staying = decision.balance.shards.iter().filter(|shard| shard.stays);
+        let order = ReshardOrder {
+            holder: Holder::of(self.object),
+            nodes: primaries(&decision.observed.members),
+            staying: staying.map(|shard| shard.primary).collect(),
+            limits: limits(migration),
+        };
+        context.leadership.ensure()?;
+        if let Err(why) = context.resharding.start(self.place(), order) {
+            tracing::debug!(%why, "no move of slots was started");
+        }
+        Ok(())
+    }
+}
+
+/// How every primary is reached; its id is proven when it is connected to.
+fn primaries(members: &[Member]) -> NodeEndpoints {
+    let primary = |member: &Member| {
+        let report = member.report().filter(|report| report.own().is_primary())?;
+        let address = member.expected.address?;
+        Some((report.id(), Endpoint::new(address.client(), NODE_TIMEOUT)))
+    };
+    members.iter().filter_map(primary).collect()
+}
+
+fn limits(migration: &MigrationPolicy) -> ReshardLimits {
+    let rate = migration.max_bytes_per_second;
+    ReshardLimits {
+        engine: match migration.engine {
+            MigrationEngine::Auto => EngineChoice::Auto,
+            MigrationEngine::Atomic => EngineChoice::Atomic,
+            MigrationEngine::Legacy => EngineChoice::Legacy,
+        },
+        bytes_per_second: rate.and_then(|rate| NonZeroU64::new(u64::try_from(rate).ok()?)),
+        ..ReshardLimits::default()
+    }
+}

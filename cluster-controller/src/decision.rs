@@ -1,0 +1,70 @@
+//! Everything that follows from one observation. Pure.
+
+use crate::{
+    observe::Observed,
+    redis::{
+        assess::{Assessment, assess},
+        balance::{Balance, balance},
+        member::Wanted,
+        plan::{Plan, plan},
+        survey::Survey,
+    },
+    rollout::{Rollout, rollout},
+    sets::{ExistingSet, Sets, sets},
+    validate::{Shape, ValidatedCluster},
+};
+use k8s_openapi::jiff::Timestamp;
+
+/// What an observation is compared with.
+pub struct Goal<'a> {
+    /// What repairing the nodes needs.
+    pub shape: &'a Shape,
+    /// What is wanted besides; none where the spec is wrong.
+    pub cluster: Option<&'a ValidatedCluster>,
+    /// The same for the Redis half.
+    pub wanted: &'a Wanted,
+    /// The StatefulSets that exist.
+    pub sets: &'a [ExistingSet],
+}
+
+/// What was observed, and what follows from it.
+pub struct Decision {
+    /// Pods and nodes.
+    pub observed: Observed,
+    /// How the cluster is.
+    pub assessment: Assessment,
+    /// What repairs it.
+    pub plan: Plan,
+    /// The StatefulSets as they are to be.
+    pub sets: Sets,
+    /// Slots that are to move.
+    pub balance: Balance,
+    /// Pods that are to be replaced.
+    pub rollout: Rollout,
+}
+
+/// Decides, from a survey that is built once.
+pub fn decide(goal: &Goal<'_>, observed: Observed, now: Timestamp) -> Decision {
+    let survey = Survey::of(goal.wanted, &observed.members);
+    let (assessment, plan) = (assess(&survey), plan(&survey, now));
+    let rollout = goal
+        .cluster
+        .map(|cluster| rollout(cluster, &observed, &survey, (&assessment, &plan), now));
+    Decision {
+        sets: sets(goal.shape, goal.sets, &survey),
+        balance: balance(&survey),
+        rollout: rollout.unwrap_or_default(),
+        assessment,
+        plan,
+        observed,
+    }
+}
+
+impl Decision {
+    /// Pods that the spec does not ask for any more.
+    pub fn leaving(&self) -> Vec<String> {
+        let leaving = self.observed.members.iter();
+        let leaving = leaving.filter(|member| !member.expected.wanted);
+        leaving.map(|member| member.expected.pod.clone()).collect()
+    }
+}

@@ -1,0 +1,42 @@
+//! Primaries whose pods leave hand over to a node of their shard that stays.
+
+use super::{Action, HandOverReason, Plan};
+use crate::redis::{assess::is_linked, survey::Survey};
+use std::cmp::Reverse;
+
+/// Plans at most one hand-over, and only where nothing is to be repaired.
+pub fn hand_over(survey: &Survey<'_>, plan: &mut Plan) {
+    if !plan.steps.is_empty() {
+        return;
+    }
+    for shard in 0..survey.wanted.shards {
+        let Some(primary) = survey.primary_of(shard) else {
+            continue;
+        };
+        if primary.member.expected.wanted {
+            continue;
+        }
+        let staying = survey.live_in(shard).filter(|one| {
+            let expected = &one.member.expected;
+            expected.wanted && !expected.terminating && is_linked(*one, primary)
+        });
+        let best = staying.max_by_key(|one| {
+            let ordinal = Reverse(one.member.expected.ordinal);
+            (one.report.replication.offset, ordinal)
+        });
+        let Some(best) = best else {
+            continue;
+        };
+        let action = Action::HandOver {
+            to: best.index,
+            from: primary.index,
+            reason: HandOverReason::Leave,
+        };
+        let (from, to) = (primary.pod(), best.pod());
+        plan.step(
+            action,
+            format!("{from} leaves the cluster: {to} takes over"),
+        );
+        return;
+    }
+}
