@@ -217,7 +217,7 @@ fn unclear(place: &str, state: Option<&MachineState>) -> (String, String) {
     match state {
         Some(MachineState::NotReady) => (
             format!("its Kubernetes node {place} is not Ready"),
-            "if its machine is off, delete that node (kubectl delete node)".to_owned(),
+            "if its machine is off: kubectl delete node".to_owned(),
         ),
         Some(MachineState::Unknown(why)) => (
             format!("its Kubernetes node {place} cannot be read ({why})"),

@@ -428,7 +428,7 @@ impl World {
         }
         ProcessEvidence::MayRun {
             why: "its Kubernetes node two is not Ready".into(),
-            cure: "if its machine is off, delete that node (kubectl delete node)".into(),
+            cure: "if its machine is off: kubectl delete node".into(),
         }
     }
 
