@@ -10,7 +10,7 @@ use k8s_openapi::api::{
 };
 use kube::{
     Api, Client, Config,
-    api::{ObjectMeta, Patch, PatchParams, PostParams},
+    api::{DeleteParams, ObjectMeta, Patch, PatchParams, PostParams},
     config::{KubeConfigOptions, Kubeconfig},
 };
 use serde_json::{Value, json};
@@ -76,8 +76,13 @@ fn rights() -> Vec<Rights> {
         ours("redisbackups/status", ["", "patch", ""]),
         ours("redisrestores", ["", "", reads]),
         ours("redisrestores/status", ["", "", "patch"]),
-        some("", "pods", ["list watch patch", "list", "list"]),
-        in_namespace(SYSTEM, "", "pods", ["list watch patch", "get list", "list"]),
+        some("", "pods", ["list watch patch delete", "list", "list"]),
+        in_namespace(
+            SYSTEM,
+            "",
+            "pods",
+            ["list watch patch delete", "get list", "list"],
+        ),
         none("", "pods/attach"),
         none("", "pods/ephemeralcontainers"),
         none("", "pods/eviction"),
@@ -91,7 +96,7 @@ fn rights() -> Vec<Rights> {
         none("", "serviceaccounts/token"),
         none("", "persistentvolumeclaims"),
         none("", "namespaces"),
-        none("", "nodes"),
+        some("", "nodes", ["get", "", ""]),
         none("", "users"),
         some("apps", "statefulsets", [applies, "", ""]),
         none("apps", "deployments"),
@@ -260,7 +265,7 @@ async fn is_refused(
 }
 
 #[tokio::test]
-async fn the_cluster_controller_writes_only_labels_of_redis_pods() -> Result<()> {
+async fn the_cluster_controller_labels_and_deletes_only_redis_pods() -> Result<()> {
     let server = installed().await?;
     let namespace = server.namespace("pods").await?;
     let admin = |input: Value| {
@@ -311,7 +316,19 @@ async fn the_cluster_controller_writes_only_labels_of_redis_pods() -> Result<()>
     for patch in [&annotation, &finalizer, &owner] {
         is_refused("ours", patch, "not their annotations").await?;
     }
-    write("ours", &label).await.map_err(anyhow::Error::msg)
+    write("ours", &label).await.map_err(anyhow::Error::msg)?;
+    let delete = async |pod: &str| {
+        let deleted = pods.delete(pod, &DeleteParams::default()).await;
+        deleted.map(drop).map_err(|error| error.to_string())
+    };
+    eventually("other pods are not deleted", async || {
+        let refusal = delete("other").await.err();
+        Ok(refusal
+            .filter(|text| text.contains("only pods with the label"))
+            .map(drop))
+    })
+    .await?;
+    delete("ours").await.map_err(anyhow::Error::msg)
 }
 
 /// A client with the rights of one of our accounts.

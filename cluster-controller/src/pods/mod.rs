@@ -1,5 +1,7 @@
 //! What Kubernetes says of a pod. Pure.
 
+pub mod replace;
+
 use crds::{ANNOTATION_RESTART_HASH, CONTAINER, LABEL_ROLE};
 use k8s_openapi::{
     api::core::v1::{ContainerStatus, Pod, PodCondition},
@@ -131,6 +133,12 @@ pub fn why_down(pod: Option<&Pod>) -> Option<String> {
             None => reason.to_owned(),
         }),
     }
+}
+
+/// Whether its server runs no more, or not yet, as far as its kubelet has reported.
+pub fn has_ended(pod: &Pod) -> bool {
+    let state = container(pod).and_then(|container| container.state.as_ref());
+    state.is_some_and(|state| state.running.is_none())
 }
 
 fn container(pod: &Pod) -> Option<&ContainerStatus> {
