@@ -183,7 +183,7 @@ mod tests {
                     ip: Some(address(1).ip),
                     port: Some(6379),
                     up: true,
-                    syncing: false,
+                    ..UpstreamLink::default()
                 }),
                 ..ReplicationInfo::default()
             },

@@ -264,7 +264,8 @@ fn broken_comment(line: &str) -> bool {
     let is_identifier = |word: &str| {
         let mut parts = word.split('_');
         word.contains('_')
-            && parts.all(|part| !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_lowercase()))
+            && parts
+                .all(|part| !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_lowercase()))
     };
     prose.into_iter().any(|prose| {
         let mut words = prose.split(|c: char| !c.is_alphanumeric() && c != '_');
@@ -274,9 +275,13 @@ fn broken_comment(line: &str) -> bool {
 
 #[test]
 fn comments_are_unbroken_prose() -> Result<(), Box<dyn Error>> {
-    assert!(broken_comment("    /// Settings th    /// controller writes itself."));
+    assert!(broken_comment(
+        "    /// Settings th    /// controller writes itself."
+    ));
     assert!(broken_comment("// A kubernetes_node was away."));
-    assert!(!broken_comment("// A `kubernetes_node` at https://example.com/a."));
+    assert!(!broken_comment(
+        "// A `kubernetes_node` at https://example.com/a."
+    ));
     let mut found = Vec::new();
     for (path, text) in files()? {
         for (number, line) in text.lines().enumerate() {

@@ -42,6 +42,9 @@ pub const ANNOTATION_SCHEDULED_AT: &str = "redis.danieldorado.github.io/schedule
 pub const ANNOTATION_RESTORE_UID: &str = "redis.danieldorado.github.io/restore-uid";
 /// Annotation on operation Leases: the uid of the object that holds the Lease.
 pub const ANNOTATION_HOLDER_UID: &str = "redis.danieldorado.github.io/holder-uid";
+/// Annotation on a RedisCluster: lets replicas take over although their primaries may still acknowledge writes. `all`, or the numbers of
+/// shards with commas between them. It counts once; what follows an `@` makes the same shards another request.
+pub const ANNOTATION_TAKEOVER: &str = "redis.danieldorado.github.io/takeover";
 /// Finalizer of a RedisBackup whose artifacts are deleted with it.
 pub const FINALIZER_ARTIFACTS: &str = "redis.danieldorado.github.io/artifacts";
 

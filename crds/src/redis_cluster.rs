@@ -86,6 +86,9 @@ pub struct RedisClusterSpec {
     /// The PodDisruptionBudget over all pods of the cluster.
     #[serde(default)]
     pub pod_disruption_budget: DisruptionBudget,
+    /// What may be done about losses that the servers cannot repair themselves. Can be changed at any time.
+    #[serde(default)]
+    pub recovery: RecoveryPolicy,
     /// Where backups of this cluster are stored, and when they are made.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub backup: Option<BackupPlan>,
@@ -143,6 +146,62 @@ impl Default for DisruptionBudget {
             max_unavailable: 1,
         }
     }
+}
+
+/// What may be done about losses that the servers cannot repair themselves.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct RecoveryPolicy {
+    /// When a replica takes over although the majority of the primaries is lost. WhenFenced: once no lost primary can acknowledge writes
+    /// any more. Auto: also when one may, after the time in after; writes that it acknowledged since are lost. Manual: when the
+    /// annotation redis.danieldorado.github.io/takeover names the shard, or all.
+    #[serde(default)]
+    pub takeover: Takeover,
+    /// How long lost primaries are waited for before a replica takes over, for example 30s or 5m: 1 second to 24 hours.
+    #[serde(default = "thirty_seconds")]
+    #[schemars(length(max = 8), regex(pattern = r"^[0-9]{1,5}(s|m|h)$"))]
+    #[x_kube(validation = Rule::new("duration(self) >= duration('1s') && duration(self) <= duration('24h')").message("recovery.after is 1s to 24h"))]
+    pub after: String,
+    /// What becomes of slots of which no copy is left, in a cluster with volumes. Fail: they are not served, so that their volumes can
+    /// be brought back. RecreateEmpty: they are served again, empty.
+    #[serde(default)]
+    pub lost_slots: LostSlots,
+}
+
+fn thirty_seconds() -> String {
+    "30s".to_owned()
+}
+
+impl Default for RecoveryPolicy {
+    fn default() -> Self {
+        Self {
+            takeover: Takeover::default(),
+            after: thirty_seconds(),
+            lost_slots: LostSlots::default(),
+        }
+    }
+}
+
+/// When a replica takes over although the majority of the primaries is lost.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum Takeover {
+    /// Once no lost primary can acknowledge writes any more.
+    #[default]
+    WhenFenced,
+    /// After a time, also when one may.
+    Auto,
+    /// When an annotation asks for it.
+    Manual,
+}
+
+/// What becomes of slots of which no copy is left.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum LostSlots {
+    /// They are not served.
+    #[default]
+    Fail,
+    /// They are served again, empty.
+    RecreateEmpty,
 }
 
 /// Where backups of a cluster are stored, and when they are made.
@@ -244,6 +303,9 @@ pub struct RedisClusterStatus {
     /// cluster's, whatever its address, unless it is blank and knows no other node.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub nodes: Vec<KnownNode>,
+    /// The value of the annotation redis.danieldorado.github.io/takeover that has been acted upon: it counts once.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub takeover_done: Option<String>,
     /// Ready: the cluster is as desired. Reconciling: the controller works on it. Stalled: it waits for a person. Available: every
     /// slot is served. In detail: Progressing, Formed, SlotsCovered, ReplicationHealthy, QuorumHealthy, UpToDate, Paused,
     /// SchedulesAccepted.
@@ -275,6 +337,12 @@ pub struct KnownNode {
     pub pod: String,
     /// The node's id in the cluster.
     pub node_id: String,
+    /// Uid of that pod: a later pod of the same name runs another process.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pod_uid: Option<String>,
+    /// Name of the Kubernetes node that the pod ran on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kubernetes_node: Option<String>,
 }
 
 /// How many of the 16384 slots are assigned and served.

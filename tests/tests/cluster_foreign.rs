@@ -3,7 +3,7 @@
 use anyhow::{Context, Result, ensure};
 use cluster_controller::redis::{
     identity::KnownNodes,
-    member::{ExpectedNode, Wanted},
+    member::{ExpectedNode, Recovery, Wanted},
 };
 use common::cluster::slots::Slot;
 use std::{collections::BTreeMap, time::Duration};
@@ -32,6 +32,11 @@ async fn formed(storage: PodStorage) -> Result<Formed> {
         formed_before: false,
         node_timeout: NODE_TIMEOUT,
         patience: Duration::from_secs(4),
+        recovery: Recovery {
+            after: Duration::from_secs(4),
+            ..Recovery::default()
+        },
+        may_spread: true,
         known: KnownNodes::new(),
     };
     let formed = drive(&wanted, &pods.expected(), LIMIT).await;

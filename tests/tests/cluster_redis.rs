@@ -6,7 +6,7 @@ use cluster_controller::redis::{
     assess::assess,
     execute::execute,
     identity::KnownNodes,
-    member::{Answer, Wanted},
+    member::{Answer, Recovery, Wanted},
     observe::observe,
     plan::{Action, plan},
     survey::Survey,
@@ -31,6 +31,11 @@ fn wanted(cluster: &PodCluster, formed_before: bool) -> Wanted {
         formed_before,
         node_timeout: NODE_TIMEOUT,
         patience: Duration::from_secs(4),
+        recovery: Recovery {
+            after: Duration::from_secs(4),
+            ..Recovery::default()
+        },
+        may_spread: true,
         known: KnownNodes::new(),
     }
 }
@@ -322,4 +327,150 @@ async fn forms_with_the_commands_of_older_servers() -> Result<()> {
     cluster.fill(KEYS).await?;
     cluster.check(KEYS).await?;
     cluster.nothing_destroyed().await
+}
+
+/// Two primaries are on one Kubernetes node and none on another: one hand-over later each has one, without a lost key or an election.
+#[tokio::test]
+async fn primaries_are_spread_by_a_hand_over() -> Result<()> {
+    let (mut cluster, slots) = filled(1, PodStorage::Volume).await?;
+    let mut places = [""; 6];
+    for (shard, (primary, replica)) in [("one", "two"), ("one", "three"), ("two", "one")]
+        .into_iter()
+        .enumerate()
+    {
+        places[cluster.primary_of(shard).await?] = primary;
+        places[cluster.replica_of(shard).await?] = replica;
+    }
+    cluster.place_on(&places);
+    let drive = repair(&cluster, true).await?;
+    let hand_overs = drive
+        .done
+        .iter()
+        .filter(|done| matches!(done.step.action, Action::HandOver { .. }) && done.result.is_ok());
+    ensure!(hand_overs.count() == 1, "{:?}", drive.done);
+    let mut nodes = Vec::new();
+    for shard in 0..3 {
+        nodes.push(places[cluster.primary_of(shard).await?]);
+    }
+    nodes.sort_unstable();
+    ensure!(nodes == ["one", "three", "two"], "{nodes:?}");
+    let again = repair(&cluster, true).await?;
+    ensure!(again.done.is_empty(), "{:?}", again.done);
+    cluster.unharmed(&slots, KEYS).await
+}
+
+/// Two of three primaries give no sign of life and may still serve elsewhere: their replicas wait until that is excluded.
+#[tokio::test]
+async fn replicas_wait_for_a_majority_that_may_live() -> Result<()> {
+    let (mut cluster, slots) = filled(1, PodStorage::Volume).await?;
+    let victims = [cluster.primary_of(0).await?, cluster.primary_of(1).await?];
+    for victim in victims {
+        cluster.kill(victim).await?;
+    }
+    cluster.mark_down_since(&victims, Timestamp::now());
+    cluster.mark_doubtful(&victims, true);
+    let wanted = wanted(&cluster, true);
+    let patience = wanted.recovery.after * 2;
+    let waiting = drive_pods(&cluster, &wanted, patience).await;
+    ensure!(promotions(&waiting).is_empty(), "{:?}", waiting.done);
+    let blockers = waiting.plan.blockers.iter();
+    let words: Vec<String> = blockers.map(ToString::to_string).collect();
+    ensure!(
+        words
+            .iter()
+            .any(|word| word.contains("has surely ended: its Kubernetes node is cut off")),
+        "{words:?}"
+    );
+    cluster.mark_doubtful(&victims, false);
+    within(LIMIT, "the replicas have taken over", async || {
+        drive_pods(&cluster, &wanted, RECONCILE_INTERVAL * 4).await;
+        let primaries = [cluster.primary_of(0).await, cluster.primary_of(1).await];
+        let taken =
+            |(now, then): (&Result<usize>, usize)| now.as_ref().is_ok_and(|now| *now != then);
+        Ok(primaries.iter().zip(victims).all(taken))
+    })
+    .await?;
+    for victim in victims {
+        cluster.restart(victim).await?;
+    }
+    repair(&cluster, true).await?;
+    cluster.unharmed(&slots, KEYS).await
+}
+
+/// A new replica waits for its first copy when its primary's pod is lost with everything in memory: the shard is served again, empty,
+/// and the step says so.
+#[tokio::test]
+async fn a_replica_before_its_first_copy_is_not_promoted_silently() -> Result<()> {
+    let (mut cluster, _) = filled(1, PodStorage::Memory).await?;
+    let (primary, replica) = (cluster.primary_of(1).await?, cluster.replica_of(1).await?);
+    let server = cluster.server(primary);
+    let _: String = server
+        .call("CONFIG SET repl-diskless-sync-delay 600")
+        .await?;
+    cluster.kill(replica).await?;
+    cluster.wipe(replica)?;
+    cluster.restart(replica).await?;
+    let wanted = wanted(&cluster, true);
+    within(LIMIT, "the new replica is attached", async || {
+        drive_pods(&cluster, &wanted, RECONCILE_INTERVAL * 4).await;
+        Ok(cluster.server(replica).info("role").await? == "slave")
+    })
+    .await?;
+    ensure!(cluster.server(replica).info("master_link_status").await? == "down");
+    cluster.kill(primary).await?;
+    cluster.wipe(primary)?;
+    cluster.restart(primary).await?;
+    let drive = repair(&cluster, true).await?;
+    let named = drive.done.iter().find_map(|done| match done.step.action {
+        Action::Promote { empty: true, .. } => Some(&done.step.reason),
+        _ => None,
+    });
+    ensure!(
+        named.is_some_and(|reason| reason.contains("no copy of shard 1 is left")),
+        "{:?}",
+        drive.done
+    );
+    ensure!(cluster.primary_of(1).await? == replica);
+    cluster.fill(KEYS).await?;
+    cluster.check(KEYS).await
+}
+
+/// A script blocks a primary: it is named as the cause, and nothing is done against it.
+#[tokio::test]
+async fn a_busy_primary_keeps_its_slots() -> Result<()> {
+    let (cluster, slots) = filled(1, PodStorage::Volume).await?;
+    let primary = cluster.primary_of(0).await?;
+    let server = cluster.server(primary);
+    let _: String = server.call("CONFIG SET lua-time-limit 300").await?;
+    let mut connection = server.connect().await?;
+    let script = tokio::spawn(async move {
+        let mut endless = redis::cmd("EVAL");
+        endless.arg("while true do end").arg(0);
+        endless.query_async::<redis::Value>(&mut connection).await
+    });
+    let wanted = Wanted {
+        known: cluster.known(),
+        ..wanted(&cluster, true)
+    };
+    let busy = eventually("the primary is busy", async || {
+        let members = observe(&cluster.expected(), Duration::from_secs(1)).await;
+        Ok((members[primary].answer == Answer::Busy).then_some(members))
+    })
+    .await?;
+    let survey = Survey::of(&wanted, &busy);
+    let steps = plan(&survey, Timestamp::now());
+    ensure!(steps.steps.is_empty(), "{steps:?}");
+    let assessment = assess(&survey);
+    ensure!(assessment.slots_ok == 16384, "{assessment:?}");
+    let problems = assessment.problems.iter();
+    let words: Vec<String> = problems.map(ToString::to_string).collect();
+    ensure!(
+        words.iter().any(|word| word.contains("script kill")),
+        "{words:?}"
+    );
+    let _: String = server.call("SCRIPT KILL").await?;
+    ensure!(script.await?.is_err(), "the script ended by itself");
+    repair(&cluster, true).await?;
+    ensure!(cluster.primary_of(0).await? == primary);
+    cluster.unharmed(&slots, KEYS).await
 }

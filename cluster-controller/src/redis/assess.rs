@@ -1,7 +1,7 @@
 //! Whether the cluster is healthy: every node is asked, since `cluster_state:ok` from one of them is true too early.
 
 use super::{
-    member::{Answer, ForeignNode, Member},
+    member::{Answer, BUSY, ForeignNode, Member},
     survey::{Live, Survey},
 };
 use common::cluster::{slots::SLOT_COUNT, topology::NodeId};
@@ -28,6 +28,18 @@ pub enum Problem {
     Loading {
         /// Its pod.
         pod: String,
+    },
+    /// A node runs a script, and answers nothing else until that ends.
+    Busy {
+        /// Its pod.
+        pod: String,
+    },
+    /// A node cannot write to its disk, and refuses the writes of clients.
+    DiskRefusesWrites {
+        /// Its pod.
+        pod: String,
+        /// What it could not write.
+        what: &'static str,
     },
     /// The server at a pod's address belongs to another cluster.
     Foreign {
@@ -100,6 +112,8 @@ impl Problem {
             Self::Absent { pod, .. }
             | Self::Unresponsive { pod, .. }
             | Self::Loading { pod }
+            | Self::Busy { pod }
+            | Self::DiskRefusesWrites { pod, .. }
             | Self::Foreign { pod, .. }
             | Self::NotServing { pod }
             | Self::DoubtsSlots { pod, .. }
@@ -120,6 +134,11 @@ impl fmt::Display for Problem {
             Self::Absent { why, .. } => write!(out, "{why}"),
             Self::Unresponsive { why, .. } => write!(out, "does not answer ({why})"),
             Self::Loading { .. } => write!(out, "loading its data"),
+            Self::Busy { .. } => out.write_str(BUSY),
+            Self::DiskRefusesWrites { what, .. } => write!(
+                out,
+                "cannot write its {what}, and refuses writes (MISCONF); make room on its volume, and see kubectl logs"
+            ),
             Self::Foreign { foreign, .. } => write!(out, "{foreign}"),
             Self::Uncovered { count } => write!(out, "{count} slots have no living primary"),
             Self::NoPrimary { shard } => write!(out, "shard {shard} has no living primary"),
@@ -236,6 +255,7 @@ fn missing(members: &[Member]) -> Vec<Problem> {
                     why: why.clone(),
                 }),
                 Answer::Loading => Some(Problem::Loading { pod }),
+                Answer::Busy => Some(Problem::Busy { pod }),
                 Answer::Foreign(foreign) => Some(Problem::Foreign {
                     pod,
                     foreign: foreign.clone(),
@@ -251,7 +271,7 @@ fn shards_slots(survey: &Survey<'_>) -> usize {
     let gone: usize = survey
         .missing
         .values()
-        .filter(|missing_node| missing_node.unreachable_by_all)
+        .filter(|missing_node| missing_node.is_lost())
         .map(|missing_node| missing_node.slots.len())
         .sum();
     usize::from(SLOT_COUNT) - survey.free.len() - gone
@@ -304,6 +324,18 @@ fn own_problems(survey: &Survey<'_>, one: Live<'_>) -> Vec<Problem> {
         problems.push(Problem::DoubtsSlots {
             pod: pod(),
             ok: info.slots_ok,
+        });
+    }
+    let persistence = one.report.persistence;
+    if persistence.append_failed {
+        problems.push(Problem::DiskRefusesWrites {
+            pod: pod(),
+            what: "append-only file",
+        });
+    } else if persistence.snapshot_failed && one.report.refusal.snapshots {
+        problems.push(Problem::DiskRefusesWrites {
+            pod: pod(),
+            what: "snapshot",
         });
     }
     let known = one.report.view.nodes().len();

@@ -7,16 +7,22 @@ use super::{
 };
 use common::cluster::{
     endpoint::Endpoint,
-    node::{NodeClient, NodeError},
+    node::{COORDINATED_LIMIT, FailoverMode, NodeClient, NodeError},
     slots::SlotRange,
-    topology::NodeId,
+    topology::{NodeId, NodesView},
 };
 use futures::{StreamExt, stream};
 use redis::{Cmd, Pipeline, cmd, pipe};
 use std::{mem::discriminant, time::Duration};
+use tokio::time::{Instant, sleep};
 
 /// Steps done at the same time.
 const CONCURRENCY: usize = 64;
+
+/// How often a replica is asked whether it has taken over; it mostly has after 100 to 300 ms.
+const HAND_OVER_POLL: Duration = Duration::from_millis(50);
+/// The servers' own limit, and some time to learn of the end.
+const HAND_OVER_LIMIT: Duration = COORDINATED_LIMIT.saturating_add(Duration::from_millis(500));
 
 /// A step and how it ended.
 #[derive(Debug)]
@@ -80,6 +86,12 @@ async fn act(action: &Action, members: &[Member], timeout: Duration) -> Result<(
             };
             node.failover(*mode).await
         }
+        Action::HandOver { to, .. } => {
+            let Some(node) = connect(members, *to, timeout).await? else {
+                return Ok(());
+            };
+            hand_over(&node).await
+        }
         Action::Replicate { member, primary } => {
             let Some(node) = connect(members, *member, timeout).await? else {
                 return Ok(());
@@ -119,6 +131,33 @@ async fn connect(
 async fn prove(Peer { id, address }: Peer, timeout: Duration) -> Result<NodeClient, NodeError> {
     let endpoint = Endpoint::new(address.client(), timeout).expecting(id);
     NodeClient::connect(&endpoint).await
+}
+
+/// Starts a coordinated failover and waits for its end, so that it is never asked for twice at once. The server refuses it unless it is
+/// a replica that is linked to its primary.
+async fn hand_over(node: &NodeClient) -> Result<(), NodeError> {
+    node.failover(FailoverMode::Coordinated).await?;
+    let deadline = Instant::now() + HAND_OVER_LIMIT;
+    while Instant::now() < deadline {
+        sleep(HAND_OVER_POLL).await;
+        let table: String = node.ask("CLUSTER NODES", &table()).await?;
+        let address = node.address();
+        let view =
+            NodesView::parse(&table).map_err(|source| NodeError::Topology { address, source })?;
+        if view.myself().is_primary() {
+            return Ok(());
+        }
+    }
+    Err(NodeError::NotHandedOver {
+        address: node.address(),
+        after: HAND_OVER_LIMIT,
+    })
+}
+
+fn table() -> Cmd {
+    let mut command = cmd("CLUSTER");
+    command.arg("NODES");
+    command
 }
 
 /// `ADDSLOTSRANGE` and `DELSLOTSRANGE` came with 7.0.

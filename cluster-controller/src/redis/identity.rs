@@ -89,8 +89,8 @@ fn answering_for_another(wanted: &Wanted, members: &[Member]) -> Vec<(usize, Str
     wrong
 }
 
-/// The node ids to record: those that answer now, and those that may come back. An id is dropped once its pod answers with another one
-/// and no node of the cluster lists it any more.
+/// The node ids to record: those that answer now, and those that may come back. An id is dropped once every pod answers, its own with
+/// another one, and no node of the cluster lists it any more: one that is still loading may list it.
 pub fn known_nodes(wanted: &Wanted, members: &[Member]) -> KnownNodes {
     let reports = || members.iter().filter_map(Member::report);
     let listed: HashSet<NodeId> = reports()
@@ -101,10 +101,11 @@ pub fn known_nodes(wanted: &Wanted, members: &[Member]) -> KnownNodes {
         .filter(|member| member.report().is_some())
         .map(|member| member.expected.pod.as_str())
         .collect();
+    let all_answer = members.iter().all(|member| member.report().is_some());
     let mut known: KnownNodes = wanted
         .known
         .iter()
-        .filter(|(id, pod)| listed.contains(id) || !answering.contains(pod.as_str()))
+        .filter(|(id, pod)| listed.contains(id) || !answering.contains(pod.as_str()) || !all_answer)
         .map(|(id, pod)| (*id, pod.clone()))
         .collect();
     for member in members {
@@ -213,7 +214,7 @@ mod tests {
             Answer::Report(_) => "ours",
             Answer::Foreign(_) => "foreign",
             Answer::Absent(_) => "absent",
-            Answer::Unresponsive(_) | Answer::Loading => "silent",
+            Answer::Unresponsive(_) | Answer::Loading | Answer::Busy => "silent",
         });
         kinds.collect()
     }
@@ -311,6 +312,10 @@ mod tests {
         let gone = NodeId::from_bytes([9; 20]);
         recorded.known = KnownNodes::from([(gone, members[0].expected.pod.clone())]);
         assert!(!known_nodes(&recorded, &members).contains_key(&gone));
+        // Another node may still list it.
+        let mut loading = members.clone();
+        loading[1].answer = Answer::Loading;
+        assert!(known_nodes(&recorded, &loading).contains_key(&gone));
         members[0].answer = Answer::Loading;
         assert!(known_nodes(&recorded, &members).contains_key(&gone));
     }

@@ -2,11 +2,20 @@
 
 use super::identity::KnownNodes;
 use common::cluster::{
-    info::{ReplicationInfo, ServerInfo},
+    info::{PersistenceInfo, ReplicationInfo, ServerInfo},
     topology::{ClusterInfo, ClusterNode, NodeAddress, NodeId, NodesView},
 };
+use crds::{LostSlots, Takeover};
 use k8s_openapi::jiff::Timestamp;
-use std::{fmt, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+    time::Duration,
+};
+
+/// What a server does that answers `BUSY`, and what ends it. A script that has written cannot be ended without losing data.
+pub const BUSY: &str = "busy running a script or function (BUSY): redis-cli script kill or function kill ends one that has \
+                        not written yet, and busy-reply-threshold says when others get an answer again";
 
 /// What a cluster is to be.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -21,9 +30,13 @@ pub struct Wanted {
     pub formed_before: bool,
     /// The node timeout the servers are configured with.
     pub node_timeout: Duration,
-    /// How long a member may be missing before the others form the cluster without it, and how long a majority may be
-    /// missing before replicas take over without it.
+    /// How long a member may be missing before the others form the cluster without it.
     pub patience: Duration,
+    /// What may be done about losses that the servers cannot repair themselves.
+    pub recovery: Recovery,
+    /// Whether primaries may be spread over the Kubernetes nodes now. Not while an operation needs the roles to stay, nor soon after a
+    /// hand-over that failed.
+    pub may_spread: bool,
     /// The node ids recorded in the status. Empty: nothing is recorded yet.
     pub known: KnownNodes,
 }
@@ -38,6 +51,84 @@ impl Wanted {
     pub fn nodes(&self) -> usize {
         self.shards * self.nodes_per_shard()
     }
+}
+
+/// What may be done about losses that the servers cannot repair themselves.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Recovery {
+    /// When a replica takes over without a majority of the primaries.
+    pub takeover: Takeover,
+    /// How long the lost primaries are waited for before.
+    pub after: Duration,
+    /// The takeovers that a user has asked for and that have not been done yet.
+    pub requested: TakeoverRequest,
+    /// What becomes of slots of which no copy is left although the cluster has volumes.
+    pub lost_slots: LostSlots,
+}
+
+impl Default for Recovery {
+    fn default() -> Self {
+        Self {
+            takeover: Takeover::default(),
+            after: Duration::from_secs(30),
+            requested: TakeoverRequest::default(),
+            lost_slots: LostSlots::default(),
+        }
+    }
+}
+
+/// The shards whose replicas a user wants to take over, whatever may still run.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum TakeoverRequest {
+    /// None.
+    #[default]
+    None,
+    /// These.
+    Shards(BTreeSet<usize>),
+    /// All.
+    All,
+}
+
+impl TakeoverRequest {
+    /// What an annotation asks for: `all`, or the numbers of shards with commas between them; what follows an `@` only makes it another
+    /// request. Whatever else it says asks for nothing.
+    pub fn parse(text: &str) -> Self {
+        let shards = text.split('@').next().unwrap_or_default().trim();
+        if shards == "all" {
+            return Self::All;
+        }
+        let numbers: Result<BTreeSet<usize>, _> = shards
+            .split(',')
+            .map(|number| number.trim().parse())
+            .collect();
+        match numbers {
+            Ok(numbers) if !numbers.is_empty() => Self::Shards(numbers),
+            Ok(_) | Err(_) => Self::None,
+        }
+    }
+
+    /// Whether it names the shard.
+    pub fn names(&self, shard: usize) -> bool {
+        match self {
+            Self::None => false,
+            Self::Shards(shards) => shards.contains(&shard),
+            Self::All => true,
+        }
+    }
+}
+
+/// What is known of a process that ran in a pod and does not answer: whether it can still acknowledge writes.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum ProcessEvidence {
+    /// It has ended; how that is known.
+    Ended(String),
+    /// It may still run.
+    MayRun {
+        /// What is known of it.
+        why: String,
+        /// What ends the doubt.
+        cure: String,
+    },
 }
 
 /// A node that the cluster is to have: a pod, or a process in a test. Its role is whatever its server reports.
@@ -61,6 +152,8 @@ pub struct ExpectedNode {
     pub terminating: bool,
     /// Start of the outage, not before the last start of the container. None while Kubernetes reports the pod as ready.
     pub down_since: Option<Timestamp>,
+    /// The node ids that were last seen in this pod and do not answer now, with what is known of their processes.
+    pub former: BTreeMap<NodeId, ProcessEvidence>,
 }
 
 /// An expected node and what its server reported.
@@ -81,6 +174,8 @@ pub enum Answer {
     Unresponsive(String),
     /// It is loading its data.
     Loading,
+    /// It runs a script, a function or a module command, and answers nothing else until that ends (`BUSY`). It is alive.
+    Busy,
     /// The server at the address belongs to another cluster.
     Foreign(ForeignNode),
     /// It answered.
@@ -121,8 +216,23 @@ pub struct Report {
     pub keys: u64,
     /// The node timeout it runs with.
     pub node_timeout: Duration,
+    /// Whether it can write to its disk.
+    pub persistence: PersistenceInfo,
+    /// When it refuses writes.
+    pub refusal: WriteRefusal,
     /// Namespace, name and uid of the pod that it was started in.
     pub proof: String,
+}
+
+/// The settings by which a server refuses writes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct WriteRefusal {
+    /// `min-replicas-to-write`: with fewer linked replicas a primary refuses writes. 0: it never does.
+    pub min_replicas: u64,
+    /// `min-replicas-max-lag`: a replica that has been away for longer does not count.
+    pub max_lag: Duration,
+    /// Whether `save` makes snapshots, so that a failed one makes the server refuse writes.
+    pub snapshots: bool,
 }
 
 impl Report {
@@ -146,9 +256,12 @@ impl Report {
         self.view.nodes().len() == 1
     }
 
-    /// How much of its shard's history it has: what a replica has applied.
-    pub fn progress(&self) -> (u64, u64) {
-        (self.replication.offset, self.keys)
+    /// Whether a replica has copied anything at all: it has been linked to its primary since it was started, or it has read data from
+    /// its volume. An empty replica that has never been linked looks like the copy of an empty shard.
+    pub fn has_copied(&self) -> bool {
+        let link = self.replication.upstream.as_ref();
+        let linked = link.is_some_and(|link| link.up || link.down_seconds.is_some());
+        linked || self.keys > 0 || self.replication.offset > 0
     }
 }
 
@@ -157,9 +270,11 @@ impl Member {
     pub fn report(&self) -> Option<&Report> {
         match &self.answer {
             Answer::Report(report) => Some(report),
-            Answer::Absent(_) | Answer::Unresponsive(_) | Answer::Foreign(_) | Answer::Loading => {
-                None
-            }
+            Answer::Absent(_)
+            | Answer::Unresponsive(_)
+            | Answer::Foreign(_)
+            | Answer::Loading
+            | Answer::Busy => None,
         }
     }
 
@@ -168,6 +283,7 @@ impl Member {
         let why = match &self.answer {
             Answer::Report(_) => "answers".to_owned(),
             Answer::Loading => "loading its data".to_owned(),
+            Answer::Busy => BUSY.to_owned(),
             Answer::Foreign(foreign) => foreign.to_string(),
             Answer::Absent(why) | Answer::Unresponsive(why) => why.clone(),
         };

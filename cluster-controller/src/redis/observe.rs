@@ -1,20 +1,25 @@
 //! Asks every node for its own view: all at once, each in one round trip, each within a short time.
 
-use super::member::{Answer, ExpectedNode, Member, Report};
+use super::member::{Answer, ExpectedNode, Member, Report, WriteRefusal};
 use common::cluster::{
     endpoint::Endpoint,
     node::{NodeClient, NodeError},
     reader::read_from,
 };
 use futures::{StreamExt, stream};
-use redis::cmd;
+use redis::pipe;
 use std::time::Duration;
 
 /// Nodes asked at the same time.
 const CONCURRENCY: usize = 64;
-const NODE_TIMEOUT: &str = "cluster-node-timeout";
-/// The setting in which the start script puts namespace, name and uid of the pod.
-const PROOF: &str = "syslog-ident";
+/// What is asked of the configuration. In `syslog-ident` the start script puts namespace, name and uid of the pod.
+const SETTINGS: [&str; 5] = [
+    "cluster-node-timeout",
+    "syslog-ident",
+    "min-replicas-to-write",
+    "min-replicas-max-lag",
+    "save",
+];
 
 /// Asks every expected node. The members come in the same order.
 pub async fn observe(expected: &[ExpectedNode], timeout: Duration) -> Vec<Member> {
@@ -40,38 +45,46 @@ async fn ask(expected: &ExpectedNode, timeout: Duration) -> Answer {
     match report.await {
         Ok(Ok(Some(report))) => Answer::Report(Box::new(report)),
         Ok(Ok(None) | Err(NodeError::Loading { .. })) => Answer::Loading,
+        Ok(Err(NodeError::Busy { .. })) => Answer::Busy,
         Ok(Err(error)) => Answer::Unresponsive(error.to_string()),
         Err(_) => Answer::Unresponsive(format!("no answer from {address} in time")),
     }
 }
 
-/// The value in an answer to `CONFIG GET`, which is name and value.
-fn milliseconds(answer: &[String]) -> Duration {
-    let value = answer.get(1).and_then(|value| value.parse().ok());
-    Duration::from_millis(value.unwrap_or_default())
-}
-
 /// The node's report; none while it is loading.
 async fn report(client: &NodeClient) -> Result<Option<Report>, NodeError> {
-    let get = |name: &str| {
-        let mut question = cmd("CONFIG");
-        question.arg("GET").arg(name);
-        question
-    };
-    let (timeout, proof) = (get(NODE_TIMEOUT), get(PROOF));
+    let mut questions = pipe();
+    for name in SETTINGS {
+        questions.cmd("CONFIG").arg("GET").arg(name);
+    }
     // All at once: one round trip.
-    let (node, timeout, proof): (_, Vec<String>, Vec<String>) = tokio::try_join!(
-        read_from(client),
-        client.ask("CONFIG GET", &timeout),
-        client.ask("CONFIG GET", &proof),
-    )?;
+    let (node, settings): (_, Vec<Vec<String>>) =
+        tokio::try_join!(read_from(client), client.ask_all("CONFIG GET", &questions))?;
+    let value = |name: &str| setting(&settings, name);
+    let number = |name: &str| value(name).parse().unwrap_or_default();
     Ok((!node.server.loading).then(|| Report {
         view: node.view,
         cluster: node.cluster,
         server: node.server,
         replication: node.replication,
         keys: node.keys,
-        node_timeout: milliseconds(&timeout),
-        proof: proof.into_iter().nth(1).unwrap_or_default(),
+        node_timeout: Duration::from_millis(number("cluster-node-timeout")),
+        persistence: node.persistence,
+        refusal: WriteRefusal {
+            min_replicas: number("min-replicas-to-write"),
+            max_lag: Duration::from_secs(number("min-replicas-max-lag")),
+            snapshots: !value("save").is_empty(),
+        },
+        proof: value("syslog-ident").to_owned(),
     }))
+}
+
+/// The value in answers to `CONFIG GET`, each of which is name and value; nothing where the server does not know the setting.
+fn setting<'a>(answers: &'a [Vec<String>], name: &str) -> &'a str {
+    let mut pairs = answers.iter().filter_map(|answer| match answer.as_slice() {
+        [known, value] => Some((known, value)),
+        _ => None,
+    });
+    let found = pairs.find(|(known, _)| *known == name);
+    found.map_or("", |(_, value)| value)
 }

@@ -6,7 +6,10 @@ use common::cluster::{
     topology::{Flag, NodeAddress, NodeId},
 };
 use k8s_openapi::jiff::Timestamp;
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::{
+    collections::{BTreeMap, HashMap, HashSet},
+    time::Duration,
+};
 
 /// Index of a member.
 pub type Index = usize;
@@ -50,16 +53,27 @@ pub struct MissingNode {
     pub unreachable_by_all: bool,
     /// The expected pod that it was last seen in, while that pod gives no report: it may come back there.
     pub pod: Option<String>,
+    /// The expected node that it was last seen in, whatever answers there now: it and its shard say what may still become of it.
+    pub home: Option<Index>,
+    /// Whether it is alive for certain: the server in its pod is busy with a script.
+    pub busy: bool,
     /// Whether it was ever seen in a pod of the cluster. One that was not is never given up: it is not the cluster's to create again.
     pub recorded: bool,
+    /// Whether every member that has it in its table reports it as failing: none has had a sign of it for a node timeout.
+    pub failing_by_all: bool,
     /// Its last known address.
     pub address: Option<NodeAddress>,
 }
 
 impl MissingNode {
-    /// Whether it is gone for certain: it was in a pod of the cluster, and no member reaches it.
+    /// Whether it gives no sign of life: no member reaches it, and its pod does not answer as busy.
+    pub fn is_lost(&self) -> bool {
+        self.unreachable_by_all && !self.busy
+    }
+
+    /// Whether it is gone for certain: it was in a pod of the cluster, no member reaches it, and its pod does not answer as busy.
     pub fn is_gone(&self) -> bool {
-        self.recorded && self.unreachable_by_all
+        self.recorded && self.is_lost()
     }
 
     /// Whether it lives at an address that is none of the cluster's pods': added by hand, or of a shard that is no longer wanted.
@@ -111,7 +125,14 @@ impl<'a> Survey<'a> {
             .collect();
         let mut missing = find_missing(&live, &by_id);
         for (id, missing_node) in &mut missing {
-            missing_node.pod = last_pod(wanted, members, *id);
+            missing_node.home = wanted.known.get(id).and_then(|pod| {
+                let mut members = members.iter();
+                members.position(|one| one.expected.pod == *pod)
+            });
+            let home = missing_node.home.and_then(|index| members.get(index));
+            let away = home.filter(|one| one.report().is_none());
+            missing_node.pod = away.map(|one| one.expected.pod.clone());
+            missing_node.busy = home.is_some_and(|one| one.answer == Answer::Busy);
             missing_node.recorded = wanted.known.contains_key(id);
         }
         let owned = owned(&live, &by_id);
@@ -189,43 +210,54 @@ impl<'a> Survey<'a> {
             && self.live.iter().all(|one| one.report.is_blank())
     }
 
-    /// Primaries that answered, and primaries in all. A majority of them elects.
+    /// Primaries that are alive (they answered, a member is linked to them, or they are busy), and primaries in all. A majority of them
+    /// elects.
     pub fn quorum(&self) -> (usize, usize) {
-        let live = self
+        let answered = self
             .live
             .iter()
             .filter(|one| one.report.own().is_primary() && !one.report.own().slots.is_empty())
             .count();
-        let gone = self
-            .missing
-            .values()
-            .filter(|missing_node| !missing_node.slots.is_empty())
-            .count();
-        (live, live + gone)
+        let owners = self.missing.values().filter(|one| !one.slots.is_empty());
+        let (lost, alive): (Vec<&MissingNode>, Vec<&MissingNode>) =
+            owners.partition(|one| one.is_lost());
+        (answered + alive.len(), answered + alive.len() + lost.len())
     }
 
-    /// Whether the primaries that answered are the majority.
+    /// Primaries that give no sign of life.
+    pub fn lost_primaries(&self) -> impl Iterator<Item = (NodeId, &MissingNode)> + '_ {
+        let missing = self.missing.iter();
+        missing
+            .filter(|(_, one)| !one.slots.is_empty() && one.is_lost())
+            .map(|(id, one)| (*id, one))
+    }
+
+    /// Whether the primaries that are alive are the majority.
     pub fn has_quorum(&self) -> bool {
         let (live, all) = self.quorum();
         live * 2 > all
     }
 
-    /// Whether all the members of a shard that gave no report have been waited for longer than the wanted patience. One that is
-    /// loading is alive, and what it loads may be just what is being waited for, however long that takes.
-    pub fn patience_is_over(&self, shard: usize, now: Timestamp) -> bool {
+    /// Whether all the members of a shard that gave no report have been waited for this long. One that is loading or busy is alive, and
+    /// what it loads may be just what is being waited for, however long that takes.
+    pub fn is_overdue(&self, shard: usize, patience: Duration, now: Timestamp) -> bool {
         self.members
             .iter()
             .filter(|member| member.expected.shard == shard)
             .all(|member| match &member.answer {
                 Answer::Report(_) => true,
-                Answer::Loading => false,
+                Answer::Loading | Answer::Busy => false,
                 Answer::Absent(_) | Answer::Unresponsive(_) | Answer::Foreign(_) => {
                     member.expected.down_since.is_some_and(|since| {
-                        now.duration_since(since).unsigned_abs() >= self.wanted.patience
-                            && now >= since
+                        now.duration_since(since).unsigned_abs() >= patience && now >= since
                     })
                 }
             })
+    }
+
+    /// The expected node in which a missing one was last seen.
+    pub fn home(&self, missing_node: &MissingNode) -> Option<&'a Member> {
+        self.members.get(missing_node.home?)
     }
 
     /// A member of the shard that is loading its data.
@@ -243,13 +275,6 @@ impl<'a> Survey<'a> {
     }
 }
 
-/// The pod that a node was last seen in, if that pod is expected and gives no report now.
-fn last_pod(wanted: &Wanted, members: &[Member], id: NodeId) -> Option<String> {
-    let pod = wanted.known.get(&id)?;
-    let member = members.iter().find(|one| one.expected.pod == *pod)?;
-    member.report().is_none().then(|| pod.clone())
-}
-
 /// All nodes in tables that answered at no expected address; handshakes are not yet nodes.
 fn find_missing(
     live: &[Live<'_>],
@@ -263,11 +288,13 @@ fn find_missing(
             }
             let missing_node = missing.entry(node.id).or_insert_with(|| MissingNode {
                 unreachable_by_all: true,
+                failing_by_all: true,
                 ..MissingNode::default()
             });
             missing_node.known_by.push(one.index);
             missing_node.address = missing_node.address.or(node.address);
             missing_node.listed_with_slots |= !node.slots.is_empty();
+            missing_node.failing_by_all &= node.is_failing();
             missing_node.unreachable_by_all &=
                 node.is_failing() || node.address.is_none() || !node.linked;
         }

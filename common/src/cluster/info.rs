@@ -66,6 +66,15 @@ impl Info {
         }
     }
 
+    /// Whether the node can write to its disk, from the section `persistence`.
+    pub fn persistence(&self) -> PersistenceInfo {
+        let failed = |name| self.get(name).is_some_and(|status| status != "ok");
+        PersistenceInfo {
+            append_failed: failed("aof_last_write_status"),
+            snapshot_failed: failed("rdb_last_bgsave_status"),
+        }
+    }
+
     /// The node's part in replication, from the section `replication`.
     pub fn replication(&self) -> ReplicationInfo {
         let link = || UpstreamLink {
@@ -73,6 +82,10 @@ impl Info {
             port: self.get("master_port").and_then(|port| port.parse().ok()),
             up: self.get("master_link_status") == Some("up"),
             syncing: self.flag("master_sync_in_progress"),
+            // -1: never up since the process started.
+            down_seconds: self
+                .get("master_link_down_since_seconds")
+                .and_then(|value| value.parse().ok()),
         };
         let replica = self.get("role") == Some("slave");
         ReplicationInfo {
@@ -82,6 +95,10 @@ impl Info {
                 .number("slave_repl_offset")
                 .max(self.number("master_repl_offset")),
             id: self.get("master_replid").unwrap_or_default().to_owned(),
+            second_id: self
+                .get("master_replid2")
+                .filter(|id| id.bytes().any(|digit| digit != b'0'))
+                .map(str::to_owned),
             replicas: (0..self.number("connected_slaves"))
                 .filter_map(|index| AttachedReplica::parse(self.get(&format!("slave{index}"))?))
                 .collect(),
@@ -161,8 +178,28 @@ pub struct ReplicationInfo {
     pub offset: u64,
     /// Identity of the stream of writes: offsets compare only within one.
     pub id: String,
+    /// The stream that this one continues: of the primary before the last failover. None: it begins here.
+    pub second_id: Option<String>,
     /// Attached replicas; a running backup is one of them.
     pub replicas: Vec<AttachedReplica>,
+}
+
+impl ReplicationInfo {
+    /// Whether the offsets of both count writes of one history: one is the stream of the other, or was continued from it.
+    pub fn shares_history(&self, other: &Self) -> bool {
+        self.id == other.id
+            || self.second_id.as_ref() == Some(&other.id)
+            || other.second_id.as_ref() == Some(&self.id)
+    }
+}
+
+/// Whether a node can write to its disk. While it cannot, it refuses clients' writes (`MISCONF`).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PersistenceInfo {
+    /// The last write to the append-only file failed.
+    pub append_failed: bool,
+    /// The last snapshot failed. Writes are refused only where snapshots are configured.
+    pub snapshot_failed: bool,
 }
 
 /// A replica's link to its primary.
@@ -176,6 +213,8 @@ pub struct UpstreamLink {
     pub up: bool,
     /// Whether a full copy is being received.
     pub syncing: bool,
+    /// Seconds since the link was lost. None: it is up, or it has never been up since the process started.
+    pub down_seconds: Option<u64>,
 }
 
 impl UpstreamLink {
@@ -228,6 +267,40 @@ mod tests {
         assert_eq!(info.keys(), 14);
         assert_eq!(info.server().to_string(), "Redis 7.0.15");
         assert!(info.server().at_least(7, 0) && !info.server().at_least(7, 2));
+    }
+
+    #[test]
+    fn a_link_that_was_never_up_has_not_been_lost() {
+        let link = |seconds: &str| {
+            let text = format!(
+                "role:slave\r\nmaster_link_status:down\r\nmaster_link_down_since_seconds:{seconds}\r\n"
+            );
+            Info::parse(&text).replication().upstream.unwrap()
+        };
+        assert_eq!(link("-1").down_seconds, None);
+        assert_eq!(link("0").down_seconds, Some(0));
+        assert_eq!(link("71").down_seconds, Some(71));
+    }
+
+    #[test]
+    fn a_history_is_continued_by_a_failover() {
+        let of = |id: &str, second: &str| {
+            let text = format!("role:master\r\nmaster_replid:{id}\r\nmaster_replid2:{second}\r\n");
+            Info::parse(&text).replication()
+        };
+        let none = "0000000000000000000000000000000000000000";
+        let (old, new, other) = (of("aa", none), of("bb", "aa"), of("cc", none));
+        assert_eq!(old.second_id, None);
+        assert!(old.shares_history(&new) && new.shares_history(&old));
+        assert!(!other.shares_history(&new) && !old.shares_history(&other));
+    }
+
+    #[test]
+    fn a_disk_that_takes_no_writes_is_seen() {
+        let info = Info::parse("rdb_last_bgsave_status:ok\r\naof_last_write_status:err\r\n");
+        let persistence = info.persistence();
+        assert!(persistence.append_failed && !persistence.snapshot_failed);
+        assert_eq!(Info::parse("").persistence(), PersistenceInfo::default());
     }
 
     #[test]

@@ -13,9 +13,15 @@ use redis::{
 };
 use std::{io, net::SocketAddr, time::Duration};
 
+/// How long a coordinated failover may take before the servers give it up (`CLUSTER_MF_TIMEOUT` in the engine's `cluster.c`).
+pub const COORDINATED_LIMIT: Duration = Duration::from_secs(5);
+
 /// How a replica takes over from its primary.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FailoverMode {
+    /// Together with the living primary, which pauses its clients until the replica has everything: loses no write. The server gives
+    /// up after [`COORDINATED_LIMIT`].
+    Coordinated,
     /// By election, without the primary. Needs the majority of the primaries.
     Force,
     /// Alone, without an election: only where the majority is lost.
@@ -69,10 +75,15 @@ impl NodeClient {
     /// Starts a failover on a replica; it is done when the topology says so.
     pub async fn failover(&self, mode: FailoverMode) -> Result<(), NodeError> {
         let mut command = cluster("FAILOVER");
-        command.arg(match mode {
-            FailoverMode::Force => "FORCE",
-            FailoverMode::Takeover => "TAKEOVER",
-        });
+        match mode {
+            FailoverMode::Coordinated => {}
+            FailoverMode::Force => {
+                command.arg("FORCE");
+            }
+            FailoverMode::Takeover => {
+                command.arg("TAKEOVER");
+            }
+        }
         self.ask("CLUSTER FAILOVER", &command).await
     }
 
@@ -209,6 +220,25 @@ pub enum NodeError {
         /// The command.
         command: &'static str,
     },
+    /// The node runs a script, a function or a module command, and answers nothing else until that ends.
+    #[error("{command} on {address}: the node is busy running a script or function")]
+    Busy {
+        /// The node.
+        address: SocketAddr,
+        /// The command.
+        command: &'static str,
+    },
+    /// A coordinated failover has not taken place in time; the servers have given it up.
+    #[error(
+        "CLUSTER FAILOVER on {address}: it is no primary after {} ms; its primary keeps the slots",
+        after.as_millis()
+    )]
+    NotHandedOver {
+        /// The replica.
+        address: SocketAddr,
+        /// How long it was waited for.
+        after: Duration,
+    },
     /// The node refused.
     #[error("{command} on {address} was refused: {source}")]
     Refused {
@@ -243,6 +273,8 @@ impl NodeError {
     pub(super) fn of(address: SocketAddr, command: &'static str, source: RedisError) -> Self {
         if source.code() == Some("LOADING") {
             Self::Loading { address, command }
+        } else if source.code() == Some("BUSY") {
+            Self::Busy { address, command }
         } else if let Some(code @ ("NOAUTH" | "WRONGPASS")) = source.code() {
             Self::Unauthenticated {
                 address,
@@ -281,6 +313,8 @@ impl NodeError {
             | Self::NotRedis { .. }
             | Self::Lost { .. }
             | Self::Loading { .. }
+            | Self::Busy { .. }
+            | Self::NotHandedOver { .. }
             | Self::Malformed { .. }
             | Self::Topology { .. } => None,
         }
@@ -294,6 +328,8 @@ impl NodeError {
             Self::WrongNode { .. } => "WrongNode",
             Self::Lost { .. } => "NodeLost",
             Self::Loading { .. } => "NodeLoading",
+            Self::Busy { .. } => "NodeBusy",
+            Self::NotHandedOver { .. } => "NotHandedOver",
             Self::Refused { .. } => "NodeRefused",
             Self::NotRedis { .. } | Self::Malformed { .. } | Self::Topology { .. } => {
                 "NodeAnswerMalformed"

@@ -2,7 +2,7 @@
 
 use super::{
     endpoint::Endpoint,
-    info::{Info, ReplicationInfo, ServerInfo},
+    info::{Info, PersistenceInfo, ReplicationInfo, ServerInfo},
     node::{NodeClient, NodeError},
     topology::{ClusterInfo, NodeId, NodesView},
 };
@@ -26,6 +26,8 @@ pub struct NodeReport {
     pub server: ServerInfo,
     /// Its part in replication.
     pub replication: ReplicationInfo,
+    /// Whether it can write to its disk.
+    pub persistence: PersistenceInfo,
     /// Keys it holds.
     pub keys: u64,
     /// Bytes of memory in use.
@@ -63,6 +65,7 @@ pub async fn read_from(client: &NodeClient) -> Result<NodeReport, NodeError> {
         cluster: ClusterInfo::parse(&cluster),
         server: info.server(),
         replication: info.replication(),
+        persistence: info.persistence(),
         keys: info.keys(),
         used_memory: info.number("used_memory"),
     })

@@ -8,11 +8,14 @@ use crate::{drive::drive, redis::RedisServer, wait::eventually};
 use anyhow::{Result, ensure};
 use cluster_controller::redis::{
     identity::KnownNodes,
-    member::{ExpectedNode, Wanted},
+    member::{ExpectedNode, Recovery, Wanted},
 };
 use common::cluster::topology::NodeAddress;
 use futures::future::try_join_all;
-use std::time::{Duration, Instant};
+use std::{
+    collections::BTreeMap,
+    time::{Duration, Instant},
+};
 
 const SHARDS: usize = 3;
 const NODES: usize = 6;
@@ -69,6 +72,8 @@ async fn ours(nodes: &[RedisServer]) -> Result<f64> {
         formed_before: false,
         node_timeout: Duration::from_secs(5),
         patience: Duration::from_secs(30),
+        recovery: Recovery::default(),
+        may_spread: true,
         known: KnownNodes::new(),
     };
     let started = Instant::now();
@@ -94,6 +99,7 @@ fn expected_node(index: usize, node: &RedisServer) -> ExpectedNode {
         kubernetes_node: None,
         terminating: false,
         down_since: None,
+        former: BTreeMap::new(),
     }
 }
 

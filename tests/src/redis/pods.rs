@@ -7,7 +7,10 @@ use super::{
 };
 use crate::wait::eventually;
 use anyhow::{Context, Result, bail, ensure};
-use cluster_controller::redis::{identity::KnownNodes, member::ExpectedNode};
+use cluster_controller::redis::{
+    identity::KnownNodes,
+    member::{ExpectedNode, ProcessEvidence},
+};
 use common::cluster::{
     slots::{Slot, SlotSet},
     topology::{NodeAddress, NodeId, NodesView},
@@ -27,6 +30,9 @@ pub const NODE_TIMEOUT: Duration = Duration::from_millis(1500);
 struct PodServer {
     server: RedisServer,
     down_since: Option<Timestamp>,
+    kubernetes_node: Option<String>,
+    /// Whether Kubernetes does not know that a server which is down has ended.
+    doubtful: bool,
 }
 
 /// The servers of three shards, shard by shard.
@@ -66,6 +72,8 @@ impl PodCluster {
             cluster.pods.push(PodServer {
                 server: RedisServer::pod(address, files.clone())?,
                 down_since: None,
+                kubernetes_node: None,
+                doubtful: false,
             });
         }
         cluster.restart_all().await?;
@@ -103,17 +111,29 @@ impl PodCluster {
 
     /// The servers as the controller expects them.
     pub fn expected(&self) -> Vec<ExpectedNode> {
+        let known = self.known();
         let expected = self.pods.iter().enumerate().map(|(index, pod)| {
             let (shard, ordinal) = (self.shard(index), index % (1 + self.replicas));
             let address = pod.server.address();
+            let name = format!("test-{shard}-{ordinal}");
+            let ids = known.iter().filter(|(_, pod)| **pod == name);
+            let evidence = if pod.doubtful {
+                ProcessEvidence::MayRun {
+                    why: "its Kubernetes node is cut off".to_owned(),
+                    cure: "delete that node".to_owned(),
+                }
+            } else {
+                ProcessEvidence::Ended("its server was killed".to_owned())
+            };
             ExpectedNode {
-                pod: format!("test-{shard}-{ordinal}"),
+                former: ids.map(|(id, _)| (*id, evidence.clone())).collect(),
+                pod: name,
                 shard,
                 ordinal,
                 address: Some(NodeAddress::new(address.ip(), address.port())),
                 address_is_current: true,
                 proof: Some(PodFiles::proof(address)),
-                kubernetes_node: None,
+                kubernetes_node: pod.kubernetes_node.clone(),
                 terminating: false,
                 down_since: pod.down_since,
             }
@@ -160,6 +180,20 @@ impl PodCluster {
     pub fn mark_down_since(&mut self, servers: &[usize], since: Timestamp) {
         for index in servers {
             self.pods[*index].down_since = Some(since);
+        }
+    }
+
+    /// Says whether Kubernetes knows that these servers have ended when they are down.
+    pub fn mark_doubtful(&mut self, servers: &[usize], doubtful: bool) {
+        for index in servers {
+            self.pods[*index].doubtful = doubtful;
+        }
+    }
+
+    /// Says which Kubernetes node each server runs on.
+    pub fn place_on(&mut self, nodes: &[&str]) {
+        for (pod, node) in self.pods.iter_mut().zip(nodes) {
+            pod.kubernetes_node = Some((*node).to_owned());
         }
     }
 

@@ -1,8 +1,10 @@
 //! What is waited for, in words: what is the matter, why nothing is done about it, and what ends it.
 
-use crate::redis::member::ForeignNode;
+use super::Doubt;
+use crate::redis::member::{BUSY, ForeignNode};
 use crate::sentence::grouped;
 use common::cluster::topology::{NodeAddress, NodeId};
+use crds::ANNOTATION_TAKEOVER;
 use std::fmt;
 
 /// Why nothing is done although something is wrong.
@@ -21,6 +23,15 @@ pub enum Blocker {
         slots: String,
         /// How many.
         count: usize,
+    },
+    /// No node claims these slots although the shard that they belong to has its data: they were taken from it by hand.
+    SlotsUnassigned {
+        /// The slots.
+        slots: String,
+        /// How many.
+        count: usize,
+        /// The pod of the shard's primary.
+        pod: String,
     },
     /// A primary has keys but no slots: it is left alone.
     KeysWithoutSlots {
@@ -52,6 +63,34 @@ pub enum Blocker {
         /// A pod of the shard that is loading its data.
         loading: Option<String>,
     },
+    /// A primary is busy with a script: it is alive, and nothing is done against it.
+    ScriptRunning {
+        /// Its pod.
+        pod: String,
+    },
+    /// A replica waits to take over without a majority, since a lost primary may still acknowledge writes.
+    Unfenced {
+        /// The shard.
+        shard: usize,
+        /// The replica, and how far it is behind.
+        replica: String,
+        /// The lost primary.
+        doubt: Doubt,
+    },
+    /// A replica waits to take over without a majority until a user asks for it.
+    TakeoverManual {
+        /// The shard.
+        shard: usize,
+        /// The replica, and how far it is behind.
+        replica: String,
+    },
+    /// Slots are to be created again, empty, and a lost primary may still acknowledge writes to them.
+    RecreationUnfenced {
+        /// The slots.
+        slots: String,
+        /// The lost primary.
+        doubt: Doubt,
+    },
     /// A primary is down, and its replica may never have been a copy.
     EmptyCopy {
         /// Its shard.
@@ -64,11 +103,26 @@ pub enum Blocker {
 }
 
 impl Blocker {
+    /// Whether a user has to know of it before anything else: it is the reason why the cluster is not Ready.
+    pub fn is_named(&self) -> bool {
+        let cause = matches!(
+            self,
+            Self::ScriptRunning { .. } | Self::Unfenced { .. } | Self::RecreationUnfenced { .. }
+        );
+        cause || !self.clears_itself()
+    }
+
     /// Whether waiting alone may end it. The others end with something that a person does.
     pub fn clears_itself(&self) -> bool {
         match self {
-            Self::WaitingForNodes { .. } | Self::PrimaryDown { .. } => true,
+            Self::WaitingForNodes { .. }
+            | Self::PrimaryDown { .. }
+            | Self::ScriptRunning { .. }
+            | Self::Unfenced { .. }
+            | Self::RecreationUnfenced { .. } => true,
             Self::SlotsLost { .. }
+            | Self::SlotsUnassigned { .. }
+            | Self::TakeoverManual { .. }
             | Self::KeysWithoutSlots { .. }
             | Self::ForeignNode { .. }
             | Self::NodeWithoutPod { .. }
@@ -91,7 +145,12 @@ impl fmt::Display for Blocker {
             Self::SlotsLost { slots, count } => write!(
                 out,
                 "{count} slots ({slots}) are lost: every node that had their keys is gone together with its volume; \
-                 restore a backup into a new cluster (and disable spec.podDisruptionBudget if Kubernetes nodes have to be drained before)"
+                 restore a backup into a new cluster, or set spec.recovery.lostSlots: RecreateEmpty to serve them empty"
+            ),
+            Self::SlotsUnassigned { slots, count, pod } => write!(
+                out,
+                "{count} slots ({slots}) belong to no node although {pod} has the data of their shard; nothing is given out \
+                 in its place. Assign them: redis-cli cluster addslotsrange in {pod}, or redis-cli --cluster fix"
             ),
             Self::KeysWithoutSlots { pod } => write!(
                 out,
@@ -140,6 +199,28 @@ impl fmt::Display for Blocker {
                 out,
                 "the primary of shard {shard} ({}) is down; waiting for the election of a replica or for its return",
                 id.short()
+            ),
+            Self::ScriptRunning { pod } => write!(out, "pod {pod}: {BUSY}"),
+            Self::Unfenced {
+                shard,
+                replica,
+                doubt: Doubt { node, why, cure },
+            } => write!(
+                out,
+                "shard {shard}: {replica} takes over once {node} has surely ended: {why}; {cure}. To accept lost writes: \
+                 annotate {ANNOTATION_TAKEOVER}={shard}"
+            ),
+            Self::TakeoverManual { shard, replica } => write!(
+                out,
+                "shard {shard}: no majority of the primaries is left, and spec.recovery.takeover is Manual. To let {replica} \
+                 take over: kubectl annotate the RedisCluster {ANNOTATION_TAKEOVER}={shard}"
+            ),
+            Self::RecreationUnfenced {
+                slots,
+                doubt: Doubt { node, why, cure },
+            } => write!(
+                out,
+                "the slots {slots} are created again, empty, once {node} has surely ended: {why}; {cure}"
             ),
             Self::EmptyCopy { shard, id, pod } => write!(
                 out,

@@ -5,21 +5,26 @@
 //! their own. At the goal it is empty.
 
 mod blocker;
+mod fence;
 mod foreign;
 mod forget;
 mod meet;
 mod promote;
 mod replicate;
 mod slots;
+pub mod spread;
 
 #[cfg(test)]
 mod foreign_tests;
+#[cfg(test)]
+mod loss_tests;
 #[cfg(test)]
 pub(super) mod simulation;
 #[cfg(test)]
 mod tests;
 
 pub use blocker::Blocker;
+pub use fence::Doubt;
 
 use super::survey::{Index, Survey};
 use common::cluster::{
@@ -59,6 +64,17 @@ pub enum Action {
         primary: NodeId,
         /// With or without an election.
         mode: FailoverMode,
+        /// Whether the replica has no copy, so that the keys of the shard are lost.
+        empty: bool,
+    },
+    /// Lets a linked replica take over from its living primary, without the loss of a write. At most one in a plan, and no other step.
+    HandOver {
+        /// The replica.
+        to: Index,
+        /// The primary.
+        from: Index,
+        /// What it is good for.
+        reason: HandOverReason,
     },
     /// Makes a node the replica of another.
     Replicate {
@@ -81,6 +97,15 @@ pub enum Action {
         /// The others.
         on: Vec<Index>,
     },
+}
+
+/// What a hand-over is good for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HandOverReason {
+    /// Primaries are spread over the Kubernetes nodes.
+    Spread,
+    /// The pod of the primary is to be replaced.
+    Replace,
 }
 
 /// A node to be introduced. Its server proves its id before its address is given to another one.
@@ -129,7 +154,10 @@ impl Step {
             Action::AssignSlots { how, .. } => matches!(how, Assignment::Recreated { .. }),
             // The address may by now be that of a pod of another cluster, and two clusters that have met are hard to part.
             Action::Meet { first_contact, .. } => *first_contact,
-            Action::Replicate { .. } | Action::RestoreNodeTimeout { .. } => false,
+            // The servers refuse it unless the replica is linked, and lose nothing by it.
+            Action::HandOver { .. }
+            | Action::Replicate { .. }
+            | Action::RestoreNodeTimeout { .. } => false,
         }
     }
 }
@@ -156,6 +184,18 @@ impl Plan {
             && self.blockers.iter().all(|blocker| !blocker.clears_itself())
     }
 
+    /// Whether the cluster is as it should be but for the places of its primaries: hand-overs repair nothing.
+    pub fn repairs_nothing(&self) -> bool {
+        let mut steps = self.steps.iter();
+        steps.all(|step| matches!(step.action, Action::HandOver { .. }))
+    }
+
+    /// Whether a primary is to hand its slots over.
+    pub fn hands_over(&self) -> bool {
+        let mut steps = self.steps.iter();
+        steps.any(|step| matches!(step.action, Action::HandOver { .. }))
+    }
+
     fn step(&mut self, action: Action, reason: impl Into<String>) {
         self.steps.push(Step {
             action,
@@ -180,6 +220,7 @@ pub fn plan(survey: &Survey<'_>, now: Timestamp) -> Plan {
     replicate::attach(survey, &mut plan);
     forget::forget(survey, &mut plan);
     slots::restore_node_timeout(survey, &mut plan);
+    spread::spread(survey, &mut plan);
     plan
 }
 

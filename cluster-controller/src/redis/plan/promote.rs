@@ -3,12 +3,19 @@
 //! The servers elect a replica by themselves when the primary's address goes dead and a majority of the primaries is left. They do
 //! not when the majority is lost, nor when another node answers at the primary's address: its id is then kept without an
 //! address ("PONG contains mismatching sender id" in the log) and never counts as failed.
+//!
+//! Whether the primary may still return is judged by the shard of the pod that it was last seen in; a replica may be in a pod of another
+//! shard (before 7.0 the servers move replicas to primaries without one).
 
-use super::{Action, Blocker, Plan};
-use crate::redis::survey::{Live, MissingNode, Survey};
+use super::{Action, Blocker, Plan, fence};
+use crate::redis::{
+    member::{Answer, Report},
+    survey::{Live, MissingNode, Survey},
+};
 use common::cluster::{node::FailoverMode, topology::NodeId};
+use crds::{LostSlots, Takeover};
 use k8s_openapi::jiff::Timestamp;
-use std::time::Duration;
+use std::{cmp::Reverse, time::Duration};
 
 /// Plans at most one promotion: the next look decides about the next one.
 pub fn promote(survey: &Survey<'_>, now: Timestamp, plan: &mut Plan) {
@@ -16,15 +23,23 @@ pub fn promote(survey: &Survey<'_>, now: Timestamp, plan: &mut Plan) {
         if missing_node.slots.is_empty() {
             continue;
         }
-        let Some(best) = best_replica(survey, missing_node) else {
+        let Some(choice) = choose(survey, *id, missing_node) else {
             continue;
         };
-        match decide(survey, *id, missing_node, best, now) {
+        let lost = LostPrimary {
+            id: *id,
+            missing_node,
+            shard: survey
+                .home(missing_node)
+                .map_or(choice.replica.shard(), |home| home.expected.shard),
+        };
+        match decide(survey, &lost, &choice, now) {
             Ok((mode, why)) => {
                 let action = Action::Promote {
-                    member: best.index,
+                    member: choice.replica.index,
                     primary: *id,
                     mode,
+                    empty: !choice.is_copy,
                 };
                 plan.step(action, why);
                 return;
@@ -34,30 +49,98 @@ pub fn promote(survey: &Survey<'_>, now: Timestamp, plan: &mut Plan) {
     }
 }
 
-/// The one that has applied the most of what the primary wrote.
-fn best_replica<'a>(survey: &Survey<'a>, missing_node: &MissingNode) -> Option<Live<'a>> {
-    missing_node
+/// A primary that gives no report.
+struct LostPrimary<'a> {
+    id: NodeId,
+    missing_node: &'a MissingNode,
+    /// The shard of the pod that it was last seen in.
+    shard: usize,
+}
+
+/// The replica that is to take over.
+struct Choice<'a> {
+    replica: Live<'a>,
+    /// Whether it has a copy of what the primary had.
+    is_copy: bool,
+    /// Pods of replicas with a copy of another history: how far these are cannot be compared.
+    incomparable: Vec<&'a str>,
+}
+
+/// The replica that has applied the most of what the primary wrote. Offsets count within one history only. Between histories: a replica
+/// that has been linked to the primary since its start goes before one that has what it read from its volume, the one whose link was
+/// lost last before the others, and then the one with more keys.
+fn choose<'a>(survey: &Survey<'a>, id: NodeId, missing_node: &MissingNode) -> Option<Choice<'a>> {
+    let all: Vec<Live<'a>> = missing_node
         .replicas
         .iter()
         .filter_map(|index| survey.by_index(*index))
-        .max_by_key(|one| {
-            let expected = &one.member.expected;
-            (
-                !expected.terminating,
-                one.report.progress(),
-                std::cmp::Reverse(expected.ordinal),
-            )
+        .collect();
+    let (copies, empty): (Vec<Live<'a>>, Vec<Live<'a>>) = all
+        .into_iter()
+        .partition(|one| one.report.has_copied() && !copied_elsewhere(survey, id, one.report));
+    let is_copy = !copies.is_empty();
+    let candidates = if is_copy { copies } else { empty };
+    let first = candidates.iter().max_by_key(|one| {
+        let expected = &one.member.expected;
+        let link = one.report.replication.upstream.as_ref();
+        let lost = link.and_then(|link| if link.up { Some(0) } else { link.down_seconds });
+        (
+            !expected.terminating,
+            lost.is_some(),
+            Reverse(lost),
+            one.report.keys,
+            Reverse(expected.ordinal),
+        )
+    })?;
+    let history = &first.report.replication;
+    let (same, others): (Vec<Live<'a>>, Vec<Live<'a>>) = candidates
+        .iter()
+        .partition(|one| one.report.replication.shares_history(history));
+    let home = survey.home(missing_node).map(|home| home.expected.shard);
+    let replica = same.into_iter().max_by_key(|one| {
+        let expected = &one.member.expected;
+        (
+            !expected.terminating,
+            one.report.replication.offset,
+            one.report.keys,
+            Some(expected.shard) == home,
+            Reverse(expected.ordinal),
+        )
+    })?;
+    let incomparable = others.into_iter().filter(|_| is_copy);
+    Some(Choice {
+        replica,
+        is_copy,
+        incomparable: incomparable
+            .map(|one| one.member.expected.pod.as_str())
+            .collect(),
+    })
+}
+
+/// Whether what a replica has is still the copy of another primary, which lives: it was given to this one and has not copied it yet.
+fn copied_elsewhere(survey: &Survey<'_>, id: NodeId, report: &Report) -> bool {
+    let history = &report.replication.id;
+    !history.is_empty()
+        && survey.live.iter().any(|one| {
+            let own = one.report.own();
+            own.is_primary() && own.id != id && one.report.replication.id == *history
         })
 }
 
 fn decide(
     survey: &Survey<'_>,
-    id: NodeId,
-    missing_node: &MissingNode,
-    best: Live<'_>,
+    lost: &LostPrimary<'_>,
+    choice: &Choice<'_>,
     now: Timestamp,
 ) -> Result<(FailoverMode, String), Blocker> {
-    let (pod, shard) = (best.pod(), best.shard());
+    let (shard, id) = (lost.shard, lost.id);
+    let pod = choice.replica.pod();
+    let home = survey.home(lost.missing_node);
+    if let Some(busy) = home.filter(|_| lost.missing_node.busy) {
+        return Err(Blocker::ScriptRunning {
+            pod: busy.expected.pod.clone(),
+        });
+    }
     let down = || Blocker::PrimaryDown {
         shard,
         id,
@@ -65,49 +148,123 @@ fn decide(
             .loading_in(shard)
             .map(|member| member.expected.pod.clone()),
     };
-    // A primary that any of ours is linked to is alive, wherever it runs.
-    if !missing_node.unreachable_by_all {
+    // A primary that any of ours is linked to is alive, wherever it runs; and what one that is loading reads is the truth.
+    if !lost.missing_node.is_lost() || home.is_some_and(|home| home.answer == Answer::Loading) {
         return Err(down());
     }
-    let (voters, all) = survey.quorum();
-    let (mode, how) = if survey.has_quorum() {
-        (FailoverMode::Force, "by election".to_owned())
-    } else {
-        let how = format!("without an election, since only {voters} of {all} primaries are left");
-        (FailoverMode::Takeover, how)
-    };
-    if survey.shard_all_live(shard) {
-        return Ok((
-            mode,
-            format!(
-                "the primary of {pod} is gone for good, no pod of its shard has its id: {pod} takes over {how}"
-            ),
-        ));
-    }
+    let gone = survey.shard_all_live(shard);
+    let requested = survey.wanted.recovery.requested.names(shard);
     // The primary may still come back with its data: give it time.
-    if !is_over(survey, best, now) {
+    let waited = is_over(survey, choice.replica, shard, now);
+    if !gone && !waited && !requested {
         return Err(down());
     }
-    // A replica that has never been linked looks like the copy of an empty shard: only a person knows which of both it is.
-    if best.report.progress() == (0, 0) {
+    // A replica that has never been linked looks like the copy of an empty shard: only a person knows which of both it is. In memory
+    // there is nothing to wait for once the primary's pod has started again.
+    let memory_is_lost = gone && !survey.wanted.persistent;
+    let accepted = gone && survey.wanted.recovery.lost_slots == LostSlots::RecreateEmpty;
+    if !choice.is_copy && !memory_is_lost && !accepted {
         return Err(Blocker::EmptyCopy {
             shard,
             id,
             pod: pod.to_owned(),
         });
     }
-    let seconds = survey.wanted.patience.as_secs();
-    Ok((
-        mode,
+    let (mode, how) = if survey.has_quorum() {
+        (FailoverMode::Force, "by election".to_owned())
+    } else {
+        let how = without_majority(survey, lost, choice, waited)?;
+        (FailoverMode::Takeover, how)
+    };
+    let seconds = survey.wanted.recovery.after.as_secs();
+    let mut why = if !choice.is_copy {
+        format!(
+            "no copy of shard {shard} is left: its primary is gone for good, and {pod} had not copied it yet; {pod} serves \
+             its slots empty, {how}"
+        )
+    } else if gone {
+        format!(
+            "the primary of {pod} is gone for good, no pod of its shard has its id: {pod} takes over {how}"
+        )
+    } else if waited {
         format!(
             "the primary of {pod} has been down for more than {seconds} s: {pod} takes over {how}"
-        ),
-    ))
+        )
+    } else {
+        format!("the primary of {pod} is down: {pod} takes over {how}")
+    };
+    if !choice.incomparable.is_empty() {
+        why += &format!(
+            "; {} has a copy of another replication history, which cannot be compared with this one",
+            choice.incomparable.join(", ")
+        );
+    }
+    Ok((mode, why))
+}
+
+/// How a replica takes over without a majority of the primaries, or why it does not.
+fn without_majority(
+    survey: &Survey<'_>,
+    lost: &LostPrimary<'_>,
+    choice: &Choice<'_>,
+    waited: bool,
+) -> Result<String, Blocker> {
+    let (voters, all) = survey.quorum();
+    let how = format!("without an election, since only {voters} of {all} primaries are left");
+    let recovery = &survey.wanted.recovery;
+    if recovery.requested.names(lost.shard) {
+        return Ok(format!("{how}, as the annotation asks"));
+    }
+    let replica = format!(
+        "{} ({})",
+        choice.replica.pod(),
+        behind(choice.replica.report)
+    );
+    let doubt = match recovery.takeover {
+        Takeover::Manual => {
+            return Err(Blocker::TakeoverManual {
+                shard: lost.shard,
+                replica,
+            });
+        }
+        Takeover::WhenFenced | Takeover::Auto => fence::doubt(survey),
+    };
+    match doubt {
+        None => Ok(how),
+        Some(doubt) if waited && recovery.takeover == Takeover::Auto => Ok(format!(
+            "{how}; spec.recovery.takeover accepts that {} may still acknowledge writes",
+            doubt.node
+        )),
+        Some(doubt) => Err(Blocker::Unfenced {
+            shard: lost.shard,
+            replica,
+            doubt,
+        }),
+    }
+}
+
+/// How far a replica may be behind its lost primary, in words that change seldom.
+fn behind(report: &Report) -> String {
+    let link = report.replication.upstream.as_ref();
+    let Some(seconds) = link.and_then(|link| link.down_seconds) else {
+        return match link.filter(|link| link.up) {
+            Some(_) => "still linked".to_owned(),
+            None => "not linked since its start".to_owned(),
+        };
+    };
+    let reached = [3600, 600, 60, 30, 10]
+        .into_iter()
+        .find(|limit| seconds >= *limit);
+    match reached {
+        Some(limit) => format!("unlinked for more than {limit} s"),
+        None => "unlinked for some seconds".to_owned(),
+    }
 }
 
 /// Whether the primary has had its time. After a loss of everything the first to answer must not be the first to be served: the
 /// time starts again when the replica itself has just come up.
-fn is_over(survey: &Survey<'_>, best: Live<'_>, now: Timestamp) -> bool {
-    let up = Duration::from_secs(best.report.server.uptime_seconds);
-    up >= survey.wanted.patience && survey.patience_is_over(best.shard(), now)
+fn is_over(survey: &Survey<'_>, replica: Live<'_>, shard: usize, now: Timestamp) -> bool {
+    let after = survey.wanted.recovery.after;
+    let up = Duration::from_secs(replica.report.server.uptime_seconds);
+    up >= after && survey.is_overdue(shard, after, now)
 }

@@ -3,15 +3,18 @@
 
 use crate::redis::{
     identity::{KnownNodes, known_nodes, recognize},
-    member::{Answer, ExpectedNode, Member, Report, Wanted},
+    member::{
+        Answer, ExpectedNode, Member, ProcessEvidence, Recovery, Report, Wanted, WriteRefusal,
+    },
     plan::{Action, Assignment, Plan},
 };
 use common::cluster::{
-    info::{ReplicationInfo, ServerInfo, UpstreamLink},
+    info::{PersistenceInfo, ReplicationInfo, ServerInfo, UpstreamLink},
     node::FailoverMode,
     slots::{Slot, SlotRange, SlotSet},
     topology::{ClusterInfo, ClusterNode, Flag, Flags, NodeAddress, NodeId, NodesView},
 };
+use crds::LostSlots;
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -83,6 +86,10 @@ pub struct World {
     pub wanted: Wanted,
     /// How long nodes that do not answer have been down according to Kubernetes.
     pub down_for: SignedDuration,
+    /// Whether Kubernetes knows that nodes which are down have ended.
+    pub has_evidence: bool,
+    /// Nodes that are busy with a script: alive for the others, but without an answer.
+    pub busy: BTreeSet<usize>,
     /// The Kubernetes node of each node.
     pub kubernetes_nodes: Vec<&'static str>,
     nodes: Vec<Node>,
@@ -110,6 +117,8 @@ impl World {
     pub fn new(wanted: Wanted) -> Self {
         let mut world = Self {
             down_for: SignedDuration::ZERO,
+            has_evidence: true,
+            busy: BTreeSet::new(),
             kubernetes_nodes: (0..wanted.nodes())
                 .map(|index| KUBERNETES_NODES[index % 3])
                 .collect(),
@@ -229,6 +238,22 @@ impl World {
         node.linked = false;
         node.in_step = false;
         node.loading = if node.data > 0 { fault.loading } else { 0 };
+    }
+
+    /// A node is cut off: it keeps what it has, and nothing reaches it.
+    pub fn cut(&mut self, index: usize) {
+        self.nodes[index].up = false;
+    }
+
+    /// CLUSTER DELSLOTS on every node.
+    pub fn take_slots_by_hand(&mut self, from: usize, count: usize) {
+        let taken: SlotSet = self.nodes[from].own.slots.iter().take(count).collect();
+        for node in &mut self.nodes {
+            node.own.slots = node.own.slots.difference(&taken);
+            for entry in node.table.values_mut() {
+                entry.slots = entry.slots.difference(&taken);
+            }
+        }
     }
 
     pub fn restart(&mut self, index: usize) {
@@ -369,9 +394,12 @@ impl World {
         let members = (0..self.wanted.nodes()).map(|index| {
             let node = &self.nodes[self.behind(index)];
             let (shard, ordinal) = (self.shard(index), index % self.wanted.nodes_per_shard());
+            let pod = format!("sim-{shard}-{ordinal}");
+            let ids = self.wanted.known.iter().filter(|(_, known)| **known == pod);
             Member {
                 expected: ExpectedNode {
-                    pod: format!("sim-{shard}-{ordinal}"),
+                    former: ids.map(|(id, _)| (*id, self.evidence())).collect(),
+                    pod,
                     shard,
                     ordinal,
                     address: node.own.address,
@@ -382,6 +410,7 @@ impl World {
                     down_since: (!node.answers()).then(|| now - self.down_for),
                 },
                 answer: match (node.up, node.loading) {
+                    (true, _) if self.busy.contains(&index) => Answer::Busy,
                     (true, 0) => Answer::Report(Box::new(self.report(node))),
                     (true, _) => Answer::Loading,
                     (false, _) => Answer::Unresponsive("down".into()),
@@ -389,6 +418,16 @@ impl World {
             }
         });
         members.collect()
+    }
+
+    fn evidence(&self) -> ProcessEvidence {
+        if self.has_evidence {
+            return ProcessEvidence::Ended("it was broken".into());
+        }
+        ProcessEvidence::MayRun {
+            why: "its Kubernetes node two is not Ready".into(),
+            cure: "if its machine is off: kubectl delete node".into(),
+        }
     }
 
     fn report(&self, node: &Node) -> Report {
@@ -423,6 +462,7 @@ impl World {
             replication: ReplicationInfo {
                 upstream: node.own.primary.map(|_| UpstreamLink {
                     up: node.linked,
+                    down_seconds: (node.in_step && !node.linked).then(|| node.orphaned.into()),
                     ..UpstreamLink::default()
                 }),
                 // A restart forgets it.
@@ -431,6 +471,8 @@ impl World {
             },
             keys: node.data * 10,
             node_timeout: self.wanted.node_timeout,
+            persistence: PersistenceInfo::default(),
+            refusal: WriteRefusal::default(),
             proof: String::new(),
             view: NodesView::of(lines).unwrap(),
         }
@@ -473,7 +515,23 @@ impl World {
                     self.meet(self.reached(*member), other.address);
                 }
             }
-            Action::Promote { member, mode, .. } => self.promote(self.reached(*member), *mode),
+            Action::Promote {
+                member,
+                mode,
+                empty,
+                ..
+            } => {
+                let index = self.reached(*member);
+                assert!(
+                    *empty || self.nodes[index].data > 0 || !self.holds_data(self.shard(index)),
+                    "a replica without a copy was promoted silently"
+                );
+                self.promote(index, *mode);
+            }
+            Action::HandOver { to, from, .. } => {
+                let (to, from) = (self.reached(*to), self.reached(*from));
+                self.hand_over(to, from);
+            }
             Action::Replicate { member, primary } => {
                 self.replicate(self.reached(*member), *primary);
             }
@@ -525,7 +583,11 @@ impl World {
                 );
             }
             Assignment::Recreated { .. } => {
-                assert!(!self.wanted.persistent, "slots of volumes recreated");
+                let accepted = self.wanted.recovery.lost_slots == LostSlots::RecreateEmpty;
+                assert!(
+                    !self.wanted.persistent || accepted,
+                    "slots of volumes recreated"
+                );
                 assert!(
                     !others_data,
                     "slots recreated although a node has their keys"
@@ -579,6 +641,43 @@ impl World {
             return self.refuse("election lost");
         }
         self.take_over(index, primary);
+    }
+
+    /// The replica has everything before it takes over, and the old primary follows it.
+    fn hand_over(&mut self, to: usize, from: usize) {
+        let primary = self.nodes[from].id;
+        let linked = self.nodes[to].linked && self.nodes[to].own.primary == Some(primary);
+        if !linked || !self.has_majority(to) {
+            return self.refuse("FAILOVER: not linked, or no majority");
+        }
+        self.nodes[to].data = self.nodes[from].data;
+        self.take_over(to, primary);
+    }
+
+    /// Whether any node of the shard, up or down, has keys.
+    fn holds_data(&self, shard: usize) -> bool {
+        let nodes = self.nodes.iter().enumerate().take(self.wanted.nodes());
+        let mut nodes = nodes.filter(|(index, _)| self.shard(*index) == shard);
+        nodes.any(|(_, node)| node.data > 0)
+    }
+
+    /// A replica follows another primary, as servers before 7.0 arrange it for a primary without replicas.
+    pub fn migrate(&mut self, replica: usize, primary: usize) {
+        let id = self.nodes[primary].id;
+        let data = self.nodes[primary].data;
+        let node = &mut self.nodes[replica];
+        assert!(node.own.primary.is_some(), "a primary does not migrate");
+        node.own.primary = Some(id);
+        node.data = data;
+        node.in_step = true;
+    }
+
+    /// A replica is attached and has not copied anything yet.
+    pub fn unlink_before_the_copy(&mut self, replica: usize) {
+        let node = &mut self.nodes[replica];
+        node.data = 0;
+        node.in_step = false;
+        node.linked = false;
     }
 
     fn take_over(&mut self, index: usize, primary: NodeId) {
@@ -849,6 +948,8 @@ pub fn wanted(shards: usize, replicas: usize, persistent: bool) -> Wanted {
         formed_before: false,
         node_timeout: Duration::from_secs(5),
         patience: Duration::from_secs(30),
+        recovery: Recovery::default(),
+        may_spread: true,
         known: KnownNodes::new(),
     }
 }

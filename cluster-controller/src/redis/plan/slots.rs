@@ -1,11 +1,12 @@
 //! Slots without a primary: given out when the cluster is formed, and again only where nothing can be lost by it.
 
-use super::{Action, Assignment, Blocker, Plan, text};
+use super::{Action, Assignment, Blocker, Plan, fence, text};
 use crate::redis::{
     member::{Answer, Member},
     survey::{Live, Survey},
 };
 use common::cluster::slots::SlotSet;
+use crds::LostSlots;
 use k8s_openapi::jiff::Timestamp;
 use std::{collections::HashMap, time::Duration};
 
@@ -21,13 +22,24 @@ pub fn assign(survey: &Survey<'_>, now: Timestamp, plan: &mut Plan) -> bool {
     }
     let wanted = survey.wanted;
     if wanted.persistent && (wanted.formed_before || !lost.is_empty()) {
-        if no_data_can_return(survey, &orphaned) {
+        if let Some(pod) = has_their_data(survey, &survey.free) {
+            plan.blockers.push(Blocker::SlotsUnassigned {
+                slots: text(&survey.free),
+                count: survey.free.len(),
+                pod,
+            });
+            return false;
+        }
+        if !no_data_can_return(survey, &orphaned) {
+            return false;
+        }
+        if wanted.recovery.lost_slots == LostSlots::Fail {
             plan.blockers.push(Blocker::SlotsLost {
                 slots: text(&orphaned),
                 count: orphaned.len(),
             });
+            return false;
         }
-        return false;
     }
     if !everybody_is_here(survey, now) {
         let missing = survey.members.iter().filter(|one| one.report().is_none());
@@ -37,7 +49,29 @@ pub fn assign(survey: &Survey<'_>, now: Timestamp, plan: &mut Plan) -> bool {
         });
         return false;
     }
+    // The nodes that were seen to own them must not serve them elsewhere meanwhile.
+    if !lost.is_empty()
+        && !survey.has_quorum()
+        && let Some(doubt) = fence::doubt(survey)
+    {
+        plan.blockers.push(Blocker::RecreationUnfenced {
+            slots: text(&lost),
+            doubt,
+        });
+        return false;
+    }
     give_out(survey, &orphaned, &lost, plan)
+}
+
+/// The pod of a living primary of a shard to which some of these slots belong: it has the shard's data, so that the slots were taken from
+/// it and not lost.
+fn has_their_data(survey: &Survey<'_>, slots: &SlotSet) -> Option<String> {
+    let mut homes: Vec<usize> = slots.iter().map(|slot| survey.home_of(slot)).collect();
+    homes.dedup();
+    let mut primaries = homes
+        .into_iter()
+        .filter_map(|shard| survey.primary_of(shard));
+    primaries.next().map(|one| one.pod().to_owned())
 }
 
 /// Plans to give primaries that serve by now their node timeout back.
@@ -81,16 +115,19 @@ fn everybody_is_here(survey: &Survey<'_>, now: Timestamp) -> bool {
         return true;
     }
     // What is still to be read, or belongs to others, may be what this cluster was before.
-    let unclear = survey
-        .members
-        .iter()
-        .any(|member| matches!(member.answer, Answer::Foreign(_) | Answer::Loading));
+    let unclear = survey.members.iter().any(|member| {
+        matches!(
+            member.answer,
+            Answer::Foreign(_) | Answer::Loading | Answer::Busy
+        )
+    });
     !unclear
         && !survey.wanted.formed_before
         && survey.missing.is_empty()
         && survey.members.len() == survey.wanted.nodes()
         && (0..survey.wanted.shards).all(|shard| {
-            survey.live_in(shard).next().is_some() && survey.patience_is_over(shard, now)
+            survey.live_in(shard).next().is_some()
+                && survey.is_overdue(shard, survey.wanted.patience, now)
         })
 }
 
@@ -123,7 +160,7 @@ fn give_out(survey: &Survey<'_>, orphaned: &SlotSet, lost: &SlotSet, plan: &mut 
         };
         let reason = if recreated {
             format!(
-                "every node that had the slots {} is gone and the data lived in memory only: they are created again, empty",
+                "every node that had the slots {} is gone together with their data: they are created again, empty",
                 text(slots)
             )
         } else {

@@ -19,7 +19,7 @@ pub(super) fn plan(wanted: &Wanted, members: &[Member], now: Timestamp) -> Plan 
     super::plan(&Survey::of(wanted, members), now)
 }
 
-fn assess(wanted: &Wanted, members: &[Member]) -> Assessment {
+pub(super) fn assess(wanted: &Wanted, members: &[Member]) -> Assessment {
     crate::redis::assess::assess(&Survey::of(wanted, members))
 }
 
