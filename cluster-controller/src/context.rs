@@ -1,8 +1,16 @@
 //! What every reconcile needs: the client, the caches, and what this process has written itself.
 
-use crate::{pod_events::PodEvents, unresponsive::UnresponsiveTracker};
+use crate::{
+    hand_overs::HandOverTracker, machines::Machines, pod_events::PodEvents,
+    unresponsive::UnresponsiveTracker,
+};
 use common::{
-    kubernetes::{apply::Applier, events::Events, expectations::Expectations, leases::Leadership},
+    kubernetes::{
+        apply::Applier,
+        events::Events,
+        expectations::Expectations,
+        leases::{Leadership, OperationLeases},
+    },
     runtime::run::Runtime,
 };
 use crds::{MANAGER_CLUSTER, RedisVersion};
@@ -44,6 +52,12 @@ pub struct Context {
     pub unresponsive: Arc<UnresponsiveTracker>,
     /// Why pods are missing.
     pub pod_events: Arc<PodEvents>,
+    /// When primaries may be handed over again.
+    pub hand_overs: Arc<HandOverTracker>,
+    /// What is known of Kubernetes nodes.
+    pub machines: Arc<Machines>,
+    /// Who holds a cluster for an operation.
+    pub operations: Arc<OperationLeases>,
     /// Applies children.
     pub applier: Applier,
     /// Publishes Events.
@@ -66,6 +80,9 @@ impl Context {
             ),
             expectations,
             unresponsive: Arc::default(),
+            hand_overs: Arc::default(),
+            machines: Arc::new(Machines::new(runtime.client.clone())),
+            operations: Arc::new(OperationLeases::new(runtime)),
             pod_events: Arc::new(PodEvents::new(runtime.client.clone())),
             events: runtime.events.clone(),
             leadership,

@@ -1,6 +1,7 @@
 //! Events, as data: what was done and why, and when the cluster as a whole changed its state. Pure.
 
 use crate::{
+    pods::replace::ReplacePod,
     redis::{
         execute::Done,
         plan::{Action, Assignment},
@@ -12,13 +13,20 @@ use crds::{RedisCluster, RedisClusterStatus};
 
 /// The Events of a reconcile. A step that failed makes none: the next reconcile tries again, and a failure that lasts shows in the
 /// conditions.
-pub fn events(object: &RedisCluster, status: &RedisClusterStatus, done: &[Done]) -> Vec<EventNote> {
+pub fn events(
+    object: &RedisCluster,
+    status: &RedisClusterStatus,
+    done: &[Done],
+    replaced: &[ReplacePod],
+) -> Vec<EventNote> {
     let formed = crate::status::formed_before(object);
     let steps = done.iter().filter(|one| one.result.is_ok());
     let mut events: Vec<EventNote> = steps
         .filter(|one| !matches!(one.step.action, Action::RestoreNodeTimeout { .. }))
         .map(|one| of_step(&one.step.action, &one.step.reason, formed))
         .collect();
+    let pods = replaced.iter();
+    events.extend(pods.map(|pod| EventNote::normal("PodReplaced", "Replace", &pod.to_string())));
     let before = object.status.as_ref();
     events.extend(of_phase(
         before.and_then(|one| one.phase.as_deref()),
@@ -68,7 +76,11 @@ fn of_step(action: &Action, why: &str, formed: bool) -> EventNote {
             }
         },
         Action::Meet { .. } => EventNote::normal("NodesIntroduced", "Meet", why),
+        Action::Promote { empty: true, .. } => {
+            EventNote::warning("SlotsRecreatedEmpty", "Failover", why)
+        }
         Action::Promote { .. } => EventNote::warning("FailoverRequested", "Failover", why),
+        Action::HandOver { .. } => EventNote::normal("PrimaryHandedOver", "HandOver", why),
         Action::Replicate { .. } => EventNote::normal("ReplicaAttached", "Replicate", why),
         Action::Forget { .. } => EventNote::normal("NodeForgotten", "Forget", why),
         Action::RestoreNodeTimeout { .. } => EventNote::normal("TimeoutRestored", "Configure", why),

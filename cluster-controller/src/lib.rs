@@ -1,8 +1,8 @@
 //! The cluster-controller: forms and heals Redis Clusters on Kubernetes.
 //!
-//! Data and decisions, pure: [`validate`], [`build`], [`pods`], [`status`], [`requeue`], [`metrics`], [`redis::survey`], [`redis::assess`],
+//! Data and decisions, pure: [`validate`], [`build`], [`pods`], [`fencing`], [`status`], [`requeue`], [`metrics`], [`redis::survey`], [`redis::assess`],
 //! [`redis::plan`].
-//! Input and output: [`observe`], [`children`], [`pod_events`], [`roles`], [`redis::observe`], [`redis::execute`]. All together on one
+//! Input and output: [`observe`], [`children`], [`pod_events`], [`machines`], [`roles`], [`replace`], [`redis::observe`], [`redis::execute`]. All together on one
 //! screen: [`reconcile`].
 
 pub mod build;
@@ -10,12 +10,16 @@ pub mod children;
 pub mod context;
 pub mod errors;
 pub mod events;
+pub mod fencing;
+pub mod hand_overs;
+pub mod machines;
 pub mod metrics;
 pub mod observe;
 pub mod pod_events;
 pub mod pods;
 pub mod reconcile;
 pub mod redis;
+pub mod replace;
 pub mod requeue;
 pub mod roles;
 pub mod run;

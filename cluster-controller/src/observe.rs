@@ -2,16 +2,18 @@
 
 use crate::{
     context::Context,
+    fencing::{self, FencingInputs, LastSeenNodes},
     pods,
     redis::{
         identity::{KnownNodes, recognize},
         member::{Answer, ExpectedNode, Member, Wanted},
         observe,
+        survey::Survey,
     },
     validate::Shape,
 };
 use common::{
-    cluster::topology::NodeAddress,
+    cluster::topology::{NodeAddress, NodeId},
     kubernetes::call::{self, ApiError},
 };
 use crds::{CLIENT_PORT, LABEL_CLUSTER, pod_name};
@@ -29,7 +31,7 @@ use std::{
 
 /// How long connecting to a node, and its answer, may take.
 pub const NODE_TIMEOUT: Duration = Duration::from_secs(1);
-/// How long a majority or a node of a new cluster may be missing before it is done without.
+/// How long a node of a new cluster may be missing before it is done without.
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// The pods of a cluster by name.
@@ -42,12 +44,19 @@ pub struct Observed {
     pub pods: Pods,
     /// The expected nodes and what their servers reported.
     pub members: Vec<Member>,
+    /// Whether a node has missed a single answer and is alive all the same: the look is to be left without consequences.
+    pub passed_over: bool,
 }
 
 /// Reads the pods from the cache and asks their nodes.
-pub async fn observe(context: &Context, shape: &Shape, wanted: &Wanted) -> Observed {
+pub async fn observe(
+    context: &Context,
+    shape: &Shape,
+    wanted: &Wanted,
+    last_seen: &LastSeenNodes,
+) -> Observed {
     let pods = cached(&context.caches.pods, shape);
-    ask(context, shape, wanted, pods).await
+    ask(context, shape, wanted, last_seen, pods).await
 }
 
 /// Reads the pods live and asks their nodes: before something is done that could lose data.
@@ -55,6 +64,7 @@ pub async fn observe_live(
     context: &Context,
     shape: &Shape,
     wanted: &Wanted,
+    last_seen: &LastSeenNodes,
 ) -> Result<Observed, ApiError> {
     let api: Api<Pod> = Api::namespaced(context.client.clone(), &shape.namespace);
     let parameters = ListParams::default().labels(&format!("{LABEL_CLUSTER}={}", shape.name));
@@ -62,24 +72,72 @@ pub async fn observe_live(
     let list = call::read(what, api.list(&parameters)).await?;
     let pods = list.items.into_iter().map(Arc::new);
     let pods = pods.map(|pod| (pod.name_any(), pod)).collect();
-    Ok(ask(context, shape, wanted, pods).await)
+    Ok(ask(context, shape, wanted, last_seen, pods).await)
 }
 
-async fn ask(context: &Context, shape: &Shape, wanted: &Wanted, pods: Pods) -> Observed {
+async fn ask(
+    context: &Context,
+    shape: &Shape,
+    wanted: &Wanted,
+    last_seen: &LastSeenNodes,
+    pods: Pods,
+) -> Observed {
     let expected = expected(shape, &pods);
     let mut members = observe::observe(&expected, NODE_TIMEOUT).await;
     recognize(wanted, &mut members);
     let cluster = (shape.namespace.as_str(), shape.name.as_str());
     let exists = |name: &str| pods.contains_key(name);
-    context
+    let now = Timestamp::now();
+    let passed_over = context
         .unresponsive
-        .note(cluster, &mut members, exists, Timestamp::now());
+        .note(cluster, &mut members, exists, &wanted.known, now);
     let names = names(shape).map(|(_, _, name)| name);
     let missing = context.pod_events.why_missing(cluster, names, &pods).await;
     for member in &mut members {
         explain(member, &pods, &missing);
     }
-    Observed { pods, members }
+    add_evidence(context, shape, wanted, last_seen, &pods, &mut members).await;
+    Observed {
+        pods,
+        members,
+        passed_over,
+    }
+}
+
+/// Where the majority of the primaries is lost: finds out whether the processes of the lost ones have ended.
+async fn add_evidence(
+    context: &Context,
+    shape: &Shape,
+    wanted: &Wanted,
+    last_seen: &LastSeenNodes,
+    pods: &Pods,
+    members: &mut [Member],
+) {
+    let survey = Survey::of(wanted, members);
+    if survey.has_quorum() {
+        return;
+    }
+    let lost: Vec<(NodeId, usize, &str)> = survey
+        .lost_primaries()
+        .filter_map(|(id, missing)| Some((id, missing.home?, wanted.known.get(&id)?.as_str())))
+        .collect();
+    let away: Vec<(NodeId, &str)> = lost.iter().map(|(id, _, pod)| (*id, *pod)).collect();
+    let names = fencing::machines(&away, last_seen, pods);
+    let machines = context.machines.states(&names).await;
+    let cluster = (shape.namespace.as_str(), shape.name.as_str());
+    let inputs = FencingInputs {
+        last_seen,
+        pods,
+        machines: &machines,
+        gone_since: &context.unresponsive.gone_since(cluster),
+        now: Timestamp::now(),
+    };
+    for (id, home, _) in lost {
+        if let Some(member) = members.get_mut(home) {
+            let evidence = fencing::evidence(id, member, &inputs);
+            member.expected.former.insert(id, evidence);
+        }
+    }
 }
 
 /// Replaces what the network says, which is only that there is no answer, by what Kubernetes says.
@@ -136,6 +194,7 @@ pub fn expected(shape: &Shape, pods: &Pods) -> Vec<ExpectedNode> {
                 kubernetes_node: pod.and_then(pods::kubernetes_node).map(ToOwned::to_owned),
                 terminating: pod.is_some_and(pods::is_terminating),
                 down_since: pod.and_then(pods::down_since),
+                former: BTreeMap::new(),
                 pod: name,
             }
         })
@@ -151,6 +210,8 @@ pub fn wanted(shape: &Shape, formed_before: bool, known: KnownNodes) -> Wanted {
         formed_before,
         node_timeout: shape.node_timeout,
         patience: PATIENCE,
+        recovery: shape.recovery.clone(),
+        may_spread: true,
         known,
     }
 }

@@ -6,7 +6,9 @@ use crate::{
     context::Context,
     errors::{Failure, ReconcileError},
     events,
+    hand_overs::{AFTER_FAILURE, WHILE_HELD},
     observe::{self, NODE_TIMEOUT, Observed, observe, observe_live},
+    pods::replace::kept_by_back_off,
     redis::{
         assess::{Assessment, assess},
         execute::execute,
@@ -15,6 +17,7 @@ use crate::{
         plan::{Plan, plan},
         survey::Survey,
     },
+    replace::replace,
     requeue, roles,
     status::{self, StatusInputs},
     validate::{Shape, ValidatedCluster, shape, validate},
@@ -87,11 +90,17 @@ impl Reconcile<RedisCluster> for Reconciler {
             keep(&mut failures, applied.map_err(Into::into));
         }
         let known = status::known_before(&object);
-        let wanted = observe::wanted(&shape, status::formed_before(&object), known);
-        let mut seen = decide(&wanted, observe(context, &shape, &wanted).await);
+        let last_seen = status::last_seen_before(&object);
+        let place = (shape.namespace.as_str(), shape.name.as_str());
+        let mut wanted = observe::wanted(&shape, status::formed_before(&object), known);
+        wanted.may_spread = context.hand_overs.may_try(place, Timestamp::now());
+        let mut seen = decide(&wanted, observe(context, &shape, &wanted, &last_seen).await);
+        if seen.observed.passed_over {
+            return Ok(Outcome::waiting("AnswerMissed", requeue::SOON));
+        }
         let mut confirmed = !shape.paused;
         if confirmed && seen.plan.is_risky() {
-            let live = observe_live(context, &shape, &wanted).await;
+            let live = observe_live(context, &shape, &wanted, &last_seen).await;
             match keep(&mut failures, live.map_err(Into::into)) {
                 Some(live) => seen = decide(&wanted, live),
                 None => confirmed = false,
@@ -103,7 +112,27 @@ impl Reconcile<RedisCluster> for Reconciler {
         // A node is recorded before it gets its first command: afterwards only its id tells whose it is.
         if confirmed && !is_new && !seen.plan.steps.is_empty() {
             context.leadership.ensure()?;
-            done = execute(&seen.plan, &seen.observed.members, NODE_TIMEOUT).await;
+            let free = !seen.plan.hands_over()
+                || keep(&mut failures, is_free(context, place).await) == Some(true);
+            if free {
+                done = execute(&seen.plan, &seen.observed.members, NODE_TIMEOUT).await;
+            }
+            if !free || (seen.plan.hands_over() && done.iter().any(|one| one.result.is_err())) {
+                let pause = if free { AFTER_FAILURE } else { WHILE_HELD };
+                context.hand_overs.postpone(place, Timestamp::now() + pause);
+            }
+        }
+        let mut replaced = Vec::new();
+        if confirmed {
+            let found = kept_by_back_off(&seen.observed.pods, Timestamp::now());
+            // One at a time.
+            if let Some(pod) = found.first() {
+                context.leadership.ensure()?;
+                let result = replace(context, &shape.namespace, pod).await;
+                if keep(&mut failures, result.map_err(Into::into)) == Some(true) {
+                    replaced.push(pod.clone());
+                }
+            }
         }
         if !shape.paused {
             let labels = roles::differing(&seen.observed, &seen.assessment);
@@ -124,7 +153,7 @@ impl Reconcile<RedisCluster> for Reconciler {
         let status = status::compute(&object, &found, now);
         context.events.publish_all(
             &object.object_ref(&()),
-            events::events(&object, &status, &done),
+            events::events(&object, &status, &done, &replaced),
         );
         if before(&object) != status.message {
             let (namespace, name) = (&shape.namespace, &shape.name);
@@ -156,7 +185,17 @@ impl Reconcile<RedisCluster> for Reconciler {
         self.context.expectations.forget(namespace, name);
         self.context.unresponsive.forget(namespace, name);
         self.context.pod_events.forget(namespace, name);
+        self.context.hand_overs.forget(namespace, name);
     }
+}
+
+/// Whether no operation holds the cluster whose slots and roles have to stay: a backup, a restore, a move of slots.
+async fn is_free(
+    context: &Context,
+    (namespace, name): (&str, &str),
+) -> Result<bool, ReconcileError> {
+    let holder = context.operations.holder(namespace, name).await?;
+    Ok(holder.is_none())
 }
 
 fn before(object: &RedisCluster) -> Option<String> {

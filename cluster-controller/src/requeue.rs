@@ -29,8 +29,11 @@ pub fn outcome(status: &RedisClusterStatus, found: &StatusInputs<'_>, now: Times
     if found.shape.paused {
         return Outcome::waiting("Paused", IDLE);
     }
-    if found.is_healthy() {
+    if found.is_healthy() && found.plan.steps.is_empty() {
         return Outcome::settled(IDLE);
+    }
+    if found.is_healthy() {
+        return Outcome::progressing("Spreading", SOON);
     }
     let delay = delay(status, found, now);
     if found.plan.steps.is_empty() {

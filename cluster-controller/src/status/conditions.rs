@@ -63,7 +63,7 @@ fn ready(found: &StatusInputs<'_>) -> ConditionUpdate {
         .plan
         .blockers
         .iter()
-        .find(|blocker| !blocker.clears_itself());
+        .find(|blocker| blocker.is_named());
     ConditionUpdate::no(
         "Ready",
         lost.map_or(NOT_HEALTHY, reason),
@@ -80,6 +80,10 @@ fn reason(blocker: &Blocker) -> &'static str {
         Blocker::NodeWithoutPod { .. } => "NodeWithoutPod",
         Blocker::PrimaryDown { .. } => "PrimaryDown",
         Blocker::EmptyCopy { .. } => "ReplicaEmpty",
+        Blocker::SlotsUnassigned { .. } => "SlotsUnassigned",
+        Blocker::ScriptRunning { .. } => "ScriptRunning",
+        Blocker::Unfenced { .. } | Blocker::RecreationUnfenced { .. } => "PrimaryNotFenced",
+        Blocker::TakeoverManual { .. } => "TakeoverManual",
     }
 }
 

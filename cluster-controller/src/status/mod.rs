@@ -5,18 +5,19 @@ mod conditions;
 
 use crate::{
     errors::Failure,
+    fencing::{LastSeen, LastSeenNodes},
     observe::Observed,
-    pods::is_ready,
+    pods::{is_ready, kubernetes_node},
     redis::{
         assess::{Assessment, Shard, ShardNode},
         identity::KnownNodes,
         plan::Plan,
     },
     sentence::{grouped, shortened},
-    validate::{InvalidSpec, Shape, ValidatedCluster},
+    validate::{InvalidSpec, Shape, ValidatedCluster, takeover_annotation},
 };
 use common::{
-    cluster::{slot_map::topology_hash, slots::SLOT_COUNT},
+    cluster::{slot_map::topology_hash, slots::SLOT_COUNT, topology::NodeId},
     kubernetes::conditions::{ConditionUpdate, find, holds, merge},
 };
 pub use conditions::NOT_HEALTHY;
@@ -26,7 +27,10 @@ use crds::{
     VersionStatus, endpoint,
 };
 use k8s_openapi::{apimachinery::pkg::apis::meta::v1::Condition, jiff::Timestamp};
-use std::{collections::BTreeSet, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 /// How long a cluster that serves may still be called forming while its replicas come.
 const FORMING: Duration = Duration::from_mins(1);
@@ -51,6 +55,18 @@ pub fn known_before(cluster: &RedisCluster) -> KnownNodes {
         .map(|node| (&node.node_id, &node.pod))
         .chain(recorded)
         .filter_map(|(id, pod)| Some((id.parse().ok()?, pod.clone())))
+        .collect()
+}
+
+/// Where the recorded nodes were last seen.
+pub fn last_seen_before(cluster: &RedisCluster) -> LastSeenNodes {
+    let nodes = cluster.status.iter().flat_map(|status| &status.nodes);
+    let seen = |node: &KnownNode| LastSeen {
+        pod_uid: node.pod_uid.clone(),
+        kubernetes_node: node.kubernetes_node.clone(),
+    };
+    nodes
+        .filter_map(|node| Some((node.node_id.parse().ok()?, seen(node))))
         .collect()
 }
 
@@ -97,9 +113,9 @@ pub struct StatusInputs<'a> {
 }
 
 impl StatusInputs<'_> {
-    /// Whether nothing is wrong with the nodes, and nothing is left to do about them.
+    /// Whether nothing is wrong with the nodes, and nothing is left to repair.
     pub fn is_healthy(&self) -> bool {
-        self.assessment.is_healthy() && self.plan.steps.is_empty()
+        self.assessment.is_healthy() && self.plan.repairs_nothing()
     }
 
     /// What keeps the spec from being acted upon until the user changes something.
@@ -144,7 +160,8 @@ pub fn compute(
         },
         topology_hash: assigned.then(|| topology_hash(views)),
         shard_statuses: shard_statuses(&found.assessment.shards),
-        nodes: nodes(found.known),
+        nodes: nodes(found, &last_seen_before(object)),
+        takeover_done: takeover_done(object, found),
         conditions,
     }
 }
@@ -184,16 +201,43 @@ fn shard_statuses(shards: &[Shard]) -> Vec<ShardStatus> {
         .collect()
 }
 
-fn nodes(known: &KnownNodes) -> Vec<KnownNode> {
-    let mut nodes: Vec<KnownNode> = known
+fn nodes(found: &StatusInputs<'_>, before: &LastSeenNodes) -> Vec<KnownNode> {
+    let members = found.observed.members.iter();
+    let answering: BTreeMap<NodeId, &str> = members
+        .filter_map(|member| Some((member.report()?.id(), member.expected.pod.as_str())))
+        .collect();
+    let seen_now = |id: &NodeId| {
+        let pod = found.observed.pods.get(*answering.get(id)?)?;
+        Some(LastSeen {
+            pod_uid: pod.metadata.uid.clone(),
+            kubernetes_node: kubernetes_node(pod).map(ToOwned::to_owned),
+        })
+    };
+    let mut nodes: Vec<KnownNode> = found
+        .known
         .iter()
-        .map(|(id, pod)| KnownNode {
-            pod: pod.clone(),
-            node_id: id.to_string(),
+        .map(|(id, pod)| {
+            let seen = seen_now(id).or_else(|| before.get(id).cloned());
+            let seen = seen.unwrap_or_default();
+            KnownNode {
+                pod: pod.clone(),
+                node_id: id.to_string(),
+                pod_uid: seen.pod_uid,
+                kubernetes_node: seen.kubernetes_node,
+            }
         })
         .collect();
     nodes.sort_unstable_by(|a, b| (&a.pod, &a.node_id).cmp(&(&b.pod, &b.node_id)));
     nodes
+}
+
+/// The annotation is done with once no primary is lost that it could be meant for: it must not count for a loss that is yet to come.
+fn takeover_done(object: &RedisCluster, found: &StatusInputs<'_>) -> Option<String> {
+    let asked = takeover_annotation(object)?;
+    let served = found.assessment.slots_ok == usize::from(SLOT_COUNT);
+    let before = object.status.as_ref();
+    let done = before.and_then(|status| status.takeover_done.as_deref()) == Some(asked);
+    (done || (served && found.assessment.has_quorum())).then(|| asked.to_owned())
 }
 
 /// What the servers report, each kind once.
@@ -265,7 +309,7 @@ fn failure_sentence(found: &StatusInputs<'_>) -> String {
         .plan
         .blockers
         .iter()
-        .find(|blocker| !blocker.clears_itself());
+        .find(|blocker| blocker.is_named());
     if let Some(blocker) = urgent.or(found.plan.blockers.first()) {
         return blocker.to_string();
     }

@@ -4,7 +4,7 @@ use crate::{
     redis::{
         assess::assess,
         identity::known_nodes,
-        member::{Answer, ExpectedNode, ForeignNode, Member, Report, Wanted},
+        member::{Answer, ExpectedNode, ForeignNode, Member, Report, Wanted, WriteRefusal},
         plan::{Blocker, Plan, plan},
         survey::Survey,
     },
@@ -13,7 +13,7 @@ use crate::{
 };
 use common::{
     cluster::{
-        info::{ReplicationInfo, ServerInfo, UpstreamLink},
+        info::{PersistenceInfo, ReplicationInfo, ServerInfo, UpstreamLink},
         topology::{ClusterInfo, NodeAddress, NodeId, NodesView},
     },
     kubernetes::{
@@ -26,7 +26,11 @@ use k8s_openapi::{
     api::core::v1::{Pod, PodCondition, PodStatus},
     apimachinery::pkg::apis::meta::v1::ObjectMeta,
 };
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+    time::Duration,
+};
 
 const IDS: [&str; 6] = [
     "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa",
@@ -71,6 +75,7 @@ fn member(index: usize) -> Member {
             kubernetes_node: None,
             terminating: false,
             down_since: None,
+            former: BTreeMap::new(),
         },
         answer: Answer::Report(Box::new(Report {
             view: NodesView::parse(&view).unwrap(),
@@ -95,6 +100,8 @@ fn member(index: usize) -> Member {
             },
             keys: 5,
             node_timeout: Duration::from_secs(5),
+            persistence: PersistenceInfo::default(),
+            refusal: WriteRefusal::default(),
             proof: String::new(),
         })),
     }
@@ -127,6 +134,7 @@ fn observed(hash: &str) -> Observed {
     Observed {
         pods: names.map(pod).collect::<HashMap<_, _>>(),
         members,
+        passed_over: false,
     }
 }
 

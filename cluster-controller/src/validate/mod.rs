@@ -1,8 +1,14 @@
 //! From the wire spec to a value that cannot be wrong. Afterwards no module reads the spec.
 
-use crate::status::formed_before;
+use crate::{
+    redis::member::{Recovery, TakeoverRequest},
+    status::formed_before,
+};
 use common::kubernetes::hash::canonical_hash;
-use crds::{DeletionPolicy, Distribution, RESERVED_SETTINGS, RedisCluster, RedisVersion};
+use crds::{
+    ANNOTATION_TAKEOVER, DeletionPolicy, Distribution, RESERVED_SETTINGS, RedisCluster,
+    RedisVersion,
+};
 use k8s_openapi::{
     api::core::v1::ResourceRequirements,
     apimachinery::pkg::{api::resource::Quantity, apis::meta::v1::OwnerReference},
@@ -17,7 +23,7 @@ const NODE_TIMEOUT: Duration = Duration::from_secs(5);
 /// After this time the pods of a new cluster count as scheduled, or as unschedulable.
 const SETTLING: Duration = Duration::from_mins(1);
 
-/// What repairing the nodes needs. It cannot be changed later, so it holds even where the rest of the spec is wrong.
+/// What repairing the nodes needs. Most of it cannot be changed later, so it holds even where the rest of the spec is wrong.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Shape {
     /// Name.
@@ -34,6 +40,8 @@ pub struct Shape {
     pub node_timeout: Duration,
     /// Hands off.
     pub paused: bool,
+    /// What may be done about losses. It can be changed, and where it is wrong the defaults count.
+    pub recovery: Recovery,
 }
 
 /// A cluster as it is wanted.
@@ -167,7 +175,47 @@ pub fn shape(cluster: &RedisCluster) -> Result<Shape, InvalidSpec> {
         persistent: spec.storage.is_some(),
         node_timeout: node_timeout(&spec.config).unwrap_or(NODE_TIMEOUT),
         paused: spec.paused,
+        recovery: recovery(cluster),
     })
+}
+
+/// What may be done about losses. An annotation that has been acted upon asks for nothing.
+fn recovery(cluster: &RedisCluster) -> Recovery {
+    let spec = &cluster.spec.recovery;
+    let usual = Recovery::default();
+    let asked = takeover_annotation(cluster);
+    let done = cluster
+        .status
+        .as_ref()
+        .and_then(|status| status.takeover_done.as_deref());
+    let requested = asked.filter(|asked| Some(*asked) != done);
+    Recovery {
+        takeover: spec.takeover,
+        after: seconds(&spec.after).unwrap_or(usual.after),
+        requested: requested.map_or(TakeoverRequest::None, TakeoverRequest::parse),
+        lost_slots: spec.lost_slots,
+    }
+}
+
+/// The takeovers that a user asks for, whether they were done or not.
+pub fn takeover_annotation(cluster: &RedisCluster) -> Option<&str> {
+    cluster
+        .annotations()
+        .get(ANNOTATION_TAKEOVER)
+        .map(String::as_str)
+}
+
+/// `30s`, `5m` or `1h`.
+fn seconds(text: &str) -> Option<Duration> {
+    let (number, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
+    let factor = match unit {
+        "s" => 1,
+        "m" => 60,
+        "h" => 3600,
+        _ => return None,
+    };
+    let number: u64 = number.parse().ok()?;
+    number.checked_mul(factor).map(Duration::from_secs)
 }
 
 /// Checks the spec and resolves its server. `entry` is the RedisVersion the spec names, if there is one.

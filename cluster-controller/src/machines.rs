@@ -1,0 +1,81 @@
+//! Reads Kubernetes nodes: only those of lost primaries, only while the majority of the primaries is lost, and each seldom.
+//!
+//! A read and no watch: the controller needs no other node, and an installation for one namespace may not read nodes at all.
+
+use crate::fencing::MachineState;
+use common::{errors::Classified, kubernetes::call};
+use futures::{StreamExt, stream};
+use k8s_openapi::api::core::v1::Node;
+use kube::{Api, Client};
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    sync::{Mutex, PoisonError},
+    time::{Duration, Instant},
+};
+
+/// How long an answer is good for.
+const FRESH: Duration = Duration::from_secs(2);
+/// Nodes read at the same time.
+const CONCURRENCY: usize = 8;
+/// Nodes read in one reconcile at most.
+const MOST_READS: usize = 32;
+
+/// What is known of Kubernetes nodes.
+pub struct Machines {
+    client: Client,
+    known: Mutex<HashMap<String, (Instant, MachineState)>>,
+}
+
+impl Machines {
+    /// Nothing is known.
+    pub fn new(client: Client) -> Self {
+        Self {
+            client,
+            known: Mutex::default(),
+        }
+    }
+
+    /// The states of these nodes.
+    pub async fn states(&self, names: &BTreeSet<String>) -> BTreeMap<String, MachineState> {
+        let due = self.due(names, Instant::now());
+        let read: Vec<(String, MachineState)> = stream::iter(due)
+            .map(|name| async move {
+                let state = self.read(&name).await;
+                (name, state)
+            })
+            .buffer_unordered(CONCURRENCY)
+            .collect()
+            .await;
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = Instant::now();
+        known.retain(|_, (at, _)| now.saturating_duration_since(*at) < FRESH);
+        for (name, state) in read {
+            known.insert(name, (now, state));
+        }
+        names
+            .iter()
+            .filter_map(|name| Some((name.clone(), known.get(name)?.1.clone())))
+            .collect()
+    }
+
+    fn due(&self, names: &BTreeSet<String>, now: Instant) -> Vec<String> {
+        let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_fresh = |name: &&String| {
+            let known = known.get(*name);
+            known.is_some_and(|(at, _)| now.saturating_duration_since(*at) < FRESH)
+        };
+        let due = names.iter().filter(|name| !is_fresh(name));
+        due.take(MOST_READS).cloned().collect()
+    }
+
+    async fn read(&self, name: &str) -> MachineState {
+        let api: Api<Node> = Api::all(self.client.clone());
+        match call::read_optional(format!("get Node {name}"), api.get(name)).await {
+            Ok(node) => MachineState::of(node.as_ref()),
+            Err(error) => {
+                tracing::debug!(%error, "a Kubernetes node was not read");
+                MachineState::Unknown(error.reason().to_owned())
+            }
+        }
+    }
+}
