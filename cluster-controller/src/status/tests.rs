@@ -23,7 +23,7 @@ use common::{
     },
     sentence::LIMIT,
 };
-use crds::ANNOTATION_RESTART_HASH;
+use crds::{ANNOTATION_RESTART_HASH, UpdateStrategy};
 use k8s_openapi::{
     api::core::v1::{Pod, PodCondition, PodStatus},
     apimachinery::pkg::apis::meta::v1::ObjectMeta,
@@ -122,6 +122,7 @@ fn observed(hash: &str) -> Observed {
         let pod = Pod {
             metadata: ObjectMeta {
                 name: Some(name.clone()),
+                uid: Some(format!("uid-of-{name}")),
                 annotations: Some(annotations.into()),
                 ..ObjectMeta::default()
             },
@@ -338,11 +339,13 @@ fn outdated_pods_are_named_with_the_cure() {
     let observed = observed(&hash(&object));
     object.status = Some(status_of(&object, &observed, 10));
     object.spec.config.insert("maxmemory".into(), "65mb".into());
+    object.spec.update.strategy = UpdateStrategy::OnDelete;
     let status = status_of(&object, &observed, 20);
     assert_eq!(
         condition_of(&status, "UpToDate"),
         ("False".into(), "PodsOutdated".into())
     );
+    assert_eq!(status.operation, None);
     let message = &find(&status.conditions, "UpToDate").unwrap().message;
     assert!(
         message.contains("shop-0-0") && message.contains("one at a time"),
@@ -351,20 +354,38 @@ fn outdated_pods_are_named_with_the_cure() {
     assert_eq!(status.phase.as_deref(), Some("Ready"));
 }
 
+#[test]
+fn an_update_is_an_operation_until_every_pod_has_the_template() {
+    let mut object = example();
+    let observed = observed(&hash(&object));
+    object.status = Some(status_of(&object, &observed, 10));
+    object.spec.config.insert("maxmemory".into(), "65mb".into());
+    let status = status_of(&object, &observed, 20);
+    assert_eq!(status.phase.as_deref(), Some("Updating"));
+    for condition in ["Ready", "UpToDate"] {
+        let found = condition_of(&status, condition);
+        assert_eq!(found, ("False".into(), "Updating".into()), "{condition}");
+    }
+    assert_eq!(condition_of(&status, "Available").0, "True");
+    let operation = status.operation.clone().unwrap();
+    assert_eq!((operation.done, operation.total), (0, 6));
+    assert!(operation.message.contains("shop-0-1"), "{}", operation.message);
+    // It keeps its beginning.
+    object.status = Some(status);
+    let later = status_of(&object, &observed, 30).operation.unwrap();
+    assert_eq!(later.start_time, operation.start_time);
+}
+
 /// A scheduler names the cause of every Kubernetes node.
 #[test]
 fn the_cure_survives_many_pods_and_long_causes() {
-    let object = example();
+    let mut object = example();
+    object.spec.update.strategy = UpdateStrategy::OnDelete;
     let mut observed = observed("older");
-    for index in 6..12 {
-        let pod = observed.pods["shop-0-0"].clone();
-        let name = format!("shop-{}-{}", index / 2, index % 2);
-        observed.pods.insert(name, pod);
-    }
     let status = status_of(&object, &observed, 10);
     let outdated = &find(&status.conditions, "UpToDate").unwrap().message;
     assert!(
-        outdated.starts_with("12 pods (shop-0-0, shop-0-1, …)"),
+        outdated.starts_with("6 pods (shop-0-0, shop-0-1, …)"),
         "{outdated}"
     );
     assert!(
