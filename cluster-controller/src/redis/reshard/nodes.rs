@@ -57,12 +57,13 @@ impl NodeLinks {
         if let Some(missing) = needed.iter().find(|id| !nodes.contains_key(id)) {
             return Err(ReshardError::NoAddress(*missing));
         }
-        let answers: Vec<(NodeId, Result<NodeLink, NodeError>)> =
-            stream::iter(nodes.iter().map(|(id, endpoint)| (*id, endpoint.clone())))
-                .map(|(id, endpoint)| async move { (id, NodeLink::connect(id, &endpoint).await) })
-                .buffer_unordered(CONCURRENCY)
-                .collect()
-                .await;
+        let endpoints: Vec<(NodeId, Endpoint)> =
+            nodes.iter().map(|(id, one)| (*id, one.clone())).collect();
+        let answers: Vec<(NodeId, Result<NodeLink, NodeError>)> = stream::iter(endpoints)
+            .map(|(id, endpoint)| async move { (id, NodeLink::connect(id, &endpoint).await) })
+            .buffer_unordered(CONCURRENCY)
+            .collect()
+            .await;
         let mut links = BTreeMap::new();
         for (node, answer) in answers {
             match answer {
