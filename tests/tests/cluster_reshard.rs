@@ -34,7 +34,10 @@ const KEYS: u64 = 21_000;
 const ALL: [usize; 4] = [0, 1, 2, 3];
 
 /// Servers that lose nothing when they are killed: what they acknowledge is in the file before.
-const LASTING: [(&str, &str); 2] = [("appendonly", "yes"), ("appendfsync", "no")];
+const LASTING: [(&str, &str); 3] = [("appendonly", "yes"), ("appendfsync", "no"), STAYING];
+
+/// As the product sets it: a primary that has given its last slot away stays a primary.
+const STAYING: (&str, &str) = ("cluster-allow-replica-migration", "no");
 
 fn addresses(cluster: &ReshardCluster) -> Vec<SocketAddr> {
     let servers = cluster.servers.nodes().iter();
@@ -100,7 +103,7 @@ async fn digests(
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn grows_to_four_shards_and_back_under_a_writer() -> Result<()> {
-    let cluster = filled(&[], KEYS).await?;
+    let cluster = filled(&[STAYING], KEYS).await?;
     let samples = samples("sample:");
     cluster.servers.fill(&samples).await?;
     let before = digests(&cluster, &samples).await?;
@@ -133,6 +136,20 @@ async fn grows_to_four_shards_and_back_under_a_writer() -> Result<()> {
         }
     }
     nothing_lost(&writer.end(addresses(&cluster)).await?)
+}
+
+#[tokio::test]
+async fn a_primary_without_slots_may_become_a_replica() -> Result<()> {
+    let cluster = filled(&[], 2000).await?;
+    for staying in [&ALL[..], &[0, 1, 2]] {
+        cluster.reach(staying, &ReshardLimits::default()).await?;
+        cluster.settled(staying).await?;
+        unharmed(&cluster, 2000).await?;
+    }
+    eventually("the empty primary follows another one", async || {
+        Ok(cluster.server(3).info("role").await? == "slave")
+    })
+    .await
 }
 
 /// What ends a run early.
