@@ -369,7 +369,11 @@ fn an_update_is_an_operation_until_every_pod_has_the_template() {
     assert_eq!(condition_of(&status, "Available").0, "True");
     let operation = status.operation.clone().unwrap();
     assert_eq!((operation.done, operation.total), (0, 6));
-    assert!(operation.message.contains("shop-0-1"), "{}", operation.message);
+    assert!(
+        operation.message.contains("shop-0-1"),
+        "{}",
+        operation.message
+    );
     // It keeps its beginning.
     object.status = Some(status);
     let later = status_of(&object, &observed, 30).operation.unwrap();

@@ -4,6 +4,7 @@
 mod backup;
 mod formation;
 mod report;
+mod reshard;
 mod restore;
 mod servers;
 
@@ -49,7 +50,7 @@ impl Round {
 }
 
 /// The names of the cases, in the order they run.
-pub const CASES: [&str; 3] = ["backup-gzip", "restore-one-owner", "formation"];
+pub const CASES: [&str; 4] = ["backup-gzip", "restore-one-owner", "formation", "reshard"];
 
 /// Runs one case and answers a row for each of its rivals.
 pub async fn run(case: &str) -> Result<Vec<Row>> {
@@ -57,6 +58,7 @@ pub async fn run(case: &str) -> Result<Vec<Row>> {
         "backup-gzip" => backup::run().await,
         "restore-one-owner" => restore::run().await,
         "formation" => formation::run().await,
+        "reshard" => reshard::run_case().await,
         other => bail!(
             "there is no case '{other}': choose one of {}",
             CASES.join(", ")

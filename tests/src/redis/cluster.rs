@@ -6,6 +6,7 @@ use futures::future::try_join_all;
 
 use super::{RedisServer, Sample};
 use crate::wait::eventually;
+use std::path::Path;
 
 /// A formed cluster: its primaries first, then the replicas shard by shard.
 pub struct TestCluster {
@@ -21,15 +22,37 @@ impl TestCluster {
 
     /// The same with further settings for every node.
     pub async fn start_with(shards: u16, replicas: u16, options: &[(&str, &str)]) -> Result<Self> {
+        Self::start_of(Path::new("redis-server"), shards, replicas, options).await
+    }
+
+    /// The same with another server than the installed one.
+    pub async fn start_of(
+        program: &Path,
+        shards: u16,
+        replicas: u16,
+        options: &[(&str, &str)],
+    ) -> Result<Self> {
         ensure!(shards > 0, "a cluster has at least one shard");
         let count = usize::from(shards) * (1 + usize::from(replicas));
-        let nodes = try_join_all((0..count).map(|_| RedisServer::cluster_node(options))).await?;
+        let nodes = (0..count).map(|_| RedisServer::cluster_node_of(program, options));
         let cluster = Self {
-            nodes,
+            nodes: try_join_all(nodes).await?,
             ranges: even_ranges(shards)?,
         };
         cluster.form().await?;
         Ok(cluster)
+    }
+
+    /// Starts one more primary, without slots. Its index.
+    pub async fn join(&mut self, program: &Path, options: &[(&str, &str)]) -> Result<usize> {
+        let node = RedisServer::cluster_node_of(program, options).await?;
+        let (ip, port) = (node.address().ip(), node.address().port());
+        let seed = self.nodes.first().context("a cluster without nodes")?;
+        seed.call::<()>(&format!("CLUSTER MEET {ip} {port}"))
+            .await?;
+        self.nodes.push(node);
+        self.whole().await?;
+        Ok(self.nodes.len() - 1)
     }
 
     /// Every node: primaries first, then the first replica of each shard, then the second ones.

@@ -31,13 +31,17 @@ use crate::wait::{PATIENCE, eventually, within};
 /// Longest wait for one reply.
 const REPLY: Duration = Duration::from_secs(30);
 
+/// The installed server.
+const PROGRAM: &str = "redis-server";
+
 /// Counts the servers of this process: addresses and directories derive from it.
 static STARTED: AtomicU32 = AtomicU32::new(0);
 
 /// How the process is started.
 enum Launch {
-    /// With these options on the command line.
+    /// This program, with these options on the command line.
     Options {
+        program: PathBuf,
         cluster: bool,
         options: Vec<(String, String)>,
     },
@@ -58,20 +62,30 @@ pub struct RedisServer {
 impl RedisServer {
     /// Starts a standalone server with these settings besides the usual ones, for example `("appendonly", "yes")`.
     pub async fn standalone(options: &[(&str, &str)]) -> Result<Self> {
-        Self::start(false, options).await
+        Self::start(Path::new(PROGRAM), false, options).await
     }
 
     /// Starts a server in cluster mode that knows no other and owns no slot.
     pub async fn cluster_node(options: &[(&str, &str)]) -> Result<Self> {
-        Self::start(true, options).await
+        Self::cluster_node_of(Path::new(PROGRAM), options).await
     }
 
-    async fn start(cluster: bool, options: &[(&str, &str)]) -> Result<Self> {
+    /// The same with another server than the installed one.
+    pub async fn cluster_node_of(program: &Path, options: &[(&str, &str)]) -> Result<Self> {
+        Self::start(program, true, options).await
+    }
+
+    async fn start(program: &Path, cluster: bool, options: &[(&str, &str)]) -> Result<Self> {
         let options = options
             .iter()
             .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
             .collect();
-        let mut server = Self::prepare(free_address()?, Launch::Options { cluster, options })?;
+        let launch = Launch::Options {
+            program: program.to_owned(),
+            cluster,
+            options,
+        };
+        let mut server = Self::prepare(free_address()?, launch)?;
         server.launch(false).await?;
         Ok(server)
     }
@@ -239,8 +253,12 @@ impl RedisServer {
         let mut command = Command::new("setpriv");
         command.args(["--pdeathsig", "KILL"]);
         match &self.launch {
-            Launch::Options { cluster, options } => {
-                command.arg("redis-server").args(self.options(*cluster));
+            Launch::Options {
+                program,
+                cluster,
+                options,
+            } => {
+                command.arg(program).args(self.options(*cluster));
                 for (name, value) in options {
                     command.arg(format!("--{name}")).arg(value);
                 }

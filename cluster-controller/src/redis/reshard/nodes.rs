@@ -57,12 +57,9 @@ impl NodeLinks {
         if let Some(missing) = needed.iter().find(|id| !nodes.contains_key(id)) {
             return Err(ReshardError::NoAddress(*missing));
         }
-        // Collected first: the compiler cannot prove of a stream over references that the future around it may change threads.
-        let all: Vec<(NodeId, Endpoint)> = nodes
-            .iter()
-            .map(|(id, endpoint)| (*id, endpoint.clone()))
-            .collect();
-        let answers: Vec<(NodeId, Result<NodeLink, NodeError>)> = stream::iter(all)
+        let endpoints: Vec<(NodeId, Endpoint)> =
+            nodes.iter().map(|(id, one)| (*id, one.clone())).collect();
+        let answers: Vec<(NodeId, Result<NodeLink, NodeError>)> = stream::iter(endpoints)
             .map(|(id, endpoint)| async move { (id, NodeLink::connect(id, &endpoint).await) })
             .buffer_unordered(CONCURRENCY)
             .collect()

@@ -159,37 +159,37 @@ fn decide(slot: Slot, tables: &SlotTables) -> Vec<OpenSlotDecision> {
         .filter(|(_, other)| other.holds(slot))
         .map(|(id, _)| *id)
         .collect();
+    // Keys on a third node would stay hidden there once the move is finished: then all keys come home first.
+    let alone = |node: NodeId| holders.iter().all(|holder| *holder == node);
     match tables.get(&target) {
         // Its answer may be all that is missing of the keys.
-        None if table.primaries.contains(&target) => {
-            return undecided(OpenSlotCause::TargetSilent(target));
-        }
+        None if table.primaries.contains(&target) => undecided(OpenSlotCause::TargetSilent(target)),
         Some(other)
-            if other.peer(slot, OpenSlotKind::Importing) == Some(*owner) || other.holds(slot) =>
+            if alone(target)
+                && (other.peer(slot, OpenSlotKind::Importing) == Some(*owner)
+                    || other.holds(slot)) =>
         {
-            return finish(slot, *owner, target, tables);
+            finish(slot, *owner, target, tables)
         }
         // It was forgotten, has become a replica, or knows nothing of it.
-        None | Some(_) => {}
-    }
-    match holders.as_slice() {
-        // A replica has taken over from the target: it has the keys, but not the mark.
-        [holder] => finish(slot, *owner, *holder, tables),
-        _ => settle(slot, *owner, tables),
+        None | Some(_) => match holders.as_slice() {
+            // A replica has taken over from the target: it has the keys, but not the mark.
+            [holder] => finish(slot, *owner, *holder, tables),
+            _ => settle(slot, *owner, tables),
+        },
     }
 }
 
-/// Finishes the move, and removes marks on others that hold nothing. Those that hold keys come next, when the slot has its new primary: the
-/// old one would send every key on.
+/// Finishes the move, and removes marks on others. They hold nothing.
 fn finish(
     slot: Slot,
     source: NodeId,
     target: NodeId,
     tables: &SlotTables,
 ) -> Vec<OpenSlotDecision> {
-    let others = tables.iter().filter(|(id, table)| {
-        **id != source && **id != target && table.is_marked(slot) && !table.holds(slot)
-    });
+    let others = tables
+        .iter()
+        .filter(|(id, table)| **id != source && **id != target && table.is_marked(slot));
     let closes = others.map(|(id, _)| OpenSlotDecision::Close { slot, node: *id });
     closes
         .chain([OpenSlotDecision::Finish {

@@ -296,3 +296,22 @@ async fn disagreement(
 fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A supervised task runs on any thread.
+    #[test]
+    fn a_run_can_be_a_task() {
+        fn is_send(_: &impl Send) {}
+        let (plan, nodes, limits) = (
+            ReshardPlan::default(),
+            NodeEndpoints::new(),
+            ReshardLimits::default(),
+        );
+        let (progress, _) = watch::channel(ReshardProgress::default());
+        let cancel = CancellationToken::new();
+        is_send(&run(&plan, &nodes, &limits, &cancel, &progress));
+    }
+}

@@ -119,6 +119,7 @@ async fn announce(context: &Context<'_>, source: &NodeLink, target: &NodeLink, s
         .iter()
         .filter(|link| link.id != source.id && link.id != target.id)
         .filter(|link| context.hears(link.id));
+    let others: Vec<&NodeLink> = others.collect();
     stream::iter(others)
         .for_each_concurrent(CONCURRENCY, |link| async move {
             let answer = link.set_slots(slots, SlotState::Node(target.id)).await;

@@ -1,0 +1,163 @@
+//! The reshard of the cluster-controller without Kubernetes, on a cluster of processes.
+
+use crate::redis::{RedisServer, TestCluster};
+use anyhow::{Context, Result, bail, ensure};
+use cluster_controller::redis::reshard::{
+    NodeEndpoints, ReshardError, ReshardLimits, ReshardPlan, ReshardProgress, ReshardSummary,
+    SlotTables, plan, run, tables,
+};
+use common::cluster::{
+    endpoint::Endpoint,
+    slot_map::SlotMap,
+    topology::{NodeId, NodesView},
+};
+use std::{collections::BTreeSet, time::Duration};
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+/// Longest wait for a node's answer.
+const TIMEOUT: Duration = Duration::from_secs(2);
+
+/// A cluster of primaries whose slots move.
+pub struct ReshardCluster {
+    /// The servers.
+    pub servers: TestCluster,
+    /// Their ids, in the same order.
+    pub ids: Vec<NodeId>,
+}
+
+impl ReshardCluster {
+    /// `shards` shards without replicas, and one more primary without slots.
+    pub async fn start(shards: u16, options: &[(&str, &str)]) -> Result<Self> {
+        Self::start_of("redis-server".as_ref(), shards, options).await
+    }
+
+    /// The same with another server than the installed one.
+    pub async fn start_of(
+        program: &std::path::Path,
+        shards: u16,
+        options: &[(&str, &str)],
+    ) -> Result<Self> {
+        let mut servers = TestCluster::start_of(program, shards, 0, options).await?;
+        servers.join(program, options).await?;
+        let mut ids = Vec::new();
+        for server in servers.nodes() {
+            ids.push(server.call::<String>("CLUSTER MYID").await?.parse()?);
+        }
+        Ok(Self { servers, ids })
+    }
+
+    /// The server with this index.
+    pub fn server(&self, index: usize) -> &RedisServer {
+        &self.servers.nodes()[index]
+    }
+
+    /// The same, to end and restart it.
+    pub fn server_mut(&mut self, index: usize) -> &mut RedisServer {
+        &mut self.servers.nodes_mut()[index]
+    }
+
+    /// How every server is reached.
+    pub fn endpoints(&self) -> NodeEndpoints {
+        let servers = self.servers.nodes().iter();
+        let endpoints = servers.map(|server| Endpoint::new(server.address(), TIMEOUT));
+        self.ids.iter().copied().zip(endpoints).collect()
+    }
+
+    /// What every primary says.
+    pub async fn tables(&self) -> Result<SlotTables> {
+        Ok(tables(&self.endpoints()).await?)
+    }
+
+    /// The plan by which the shards with these indices stay.
+    pub async fn plan(&self, staying: &[usize]) -> Result<ReshardPlan> {
+        let staying: BTreeSet<NodeId> = staying.iter().map(|index| self.ids[*index]).collect();
+        Ok(plan(&self.tables().await?, |id| staying.contains(&id)))
+    }
+
+    /// Carries out a plan to its end.
+    pub async fn run(
+        &self,
+        plan: &ReshardPlan,
+        limits: &ReshardLimits,
+    ) -> Result<ReshardSummary, ReshardError> {
+        self.run_until(plan, limits, &CancellationToken::new())
+            .await
+    }
+
+    /// Carries out a plan until it is cancelled.
+    pub async fn run_until(
+        &self,
+        plan: &ReshardPlan,
+        limits: &ReshardLimits,
+        cancel: &CancellationToken,
+    ) -> Result<ReshardSummary, ReshardError> {
+        let (progress, _) = watch::channel(ReshardProgress::default());
+        run(plan, &self.endpoints(), limits, cancel, &progress).await
+    }
+
+    /// Plans and carries out until nothing is left to do. Returns the summary of the last run that did something.
+    pub async fn reach(
+        &self,
+        staying: &[usize],
+        limits: &ReshardLimits,
+    ) -> Result<Option<ReshardSummary>> {
+        let mut last = None;
+        for _ in 0..5 {
+            let plan = self.plan(staying).await?;
+            if plan.is_empty() {
+                ensure!(
+                    plan.open_slots.is_empty(),
+                    "undecided: {:?}",
+                    plan.open_slots
+                );
+                return Ok(last);
+            }
+            last = Some(self.run(&plan, limits).await?);
+        }
+        bail!(
+            "five runs did not reach the goal: {}",
+            self.describe().await
+        )
+    }
+
+    /// Proves the end: the shards have as many slots each, all slots are covered once, no slot is open, every node agrees.
+    pub async fn settled(&self, staying: &[usize]) -> Result<()> {
+        let mut views = Vec::new();
+        for server in self.servers.nodes() {
+            views.push(NodesView::parse(
+                &server.call::<String>("CLUSTER NODES").await?,
+            )?);
+        }
+        let map = SlotMap::agreed_by(&views).map_err(anyhow::Error::from);
+        let map = match map {
+            Ok(map) => map,
+            Err(error) => bail!("{error}\n{}", self.describe().await),
+        };
+        let lengths = staying.iter().map(|index| {
+            let slots = map.primaries.get(&self.ids[*index]);
+            slots.map_or(0, common::cluster::slots::SlotSet::len)
+        });
+        let lengths: Vec<usize> = lengths.collect();
+        let (least, most) = (lengths.iter().min(), lengths.iter().max());
+        let (least, most) = (least.context("no shard")?, most.context("no shard")?);
+        ensure!(most - least <= 1, "slots of the shards: {lengths:?}");
+        ensure!(
+            map.primaries.len() == staying.len(),
+            "{} primaries have slots",
+            map.primaries.len()
+        );
+        Ok(())
+    }
+
+    /// Every node's table, for a failure.
+    pub async fn describe(&self) -> String {
+        let mut text = String::new();
+        for server in self.servers.nodes() {
+            let table = server.call::<String>("CLUSTER NODES").await;
+            let table = table.unwrap_or_else(|error| format!("{error:#}\n"));
+            text.extend([server.address().to_string(), ":\n".to_owned(), table]);
+        }
+        text
+    }
+}

