@@ -24,7 +24,7 @@ pub(super) fn assess(wanted: &Wanted, members: &[Member]) -> Assessment {
 }
 
 /// Turns until nothing is left to do. `dice` says which steps a controller gets to do before it is interrupted.
-pub(super) fn repair(world: &mut World, dice: &mut impl FnMut() -> bool) -> Plan {
+pub(crate) fn repair(world: &mut World, dice: &mut impl FnMut() -> bool) -> Plan {
     let mut last = Plan::default();
     for turn in 0..TURNS {
         let now = Timestamp::from_second(i64::try_from(turn).unwrap()).unwrap();

@@ -242,3 +242,6 @@ fn next_in_shard<'a>(
         None => ShardStep::Refused(primary.member),
     }
 }
+
+#[cfg(test)]
+mod tests;
