@@ -36,7 +36,7 @@ pub type Pods = HashMap<String, Arc<Pod>>;
 /// What was found.
 #[derive(Clone, Debug)]
 pub struct Observed {
-    /// The pods.
+    /// Pods of the cluster by name, as Kubernetes describes them.
     pub pods: Pods,
     /// The expected nodes and what their servers reported.
     pub members: Vec<Member>,

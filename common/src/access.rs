@@ -56,9 +56,9 @@ pub enum AccessError {
         "Secret {name} for bucket {bucket} does not exist in this namespace: create it with {keys}"
     )]
     NoSecret {
-        /// The Secret.
+        /// Name of the Secret.
         name: String,
-        /// The bucket.
+        /// Name of the bucket that asks for it.
         bucket: String,
         /// What it has to hold.
         keys: String,
@@ -66,9 +66,9 @@ pub enum AccessError {
     /// The Secret holds no access key.
     #[error("Secret {name} for bucket {bucket}: {source}")]
     Credentials {
-        /// The Secret.
+        /// Name of the Secret.
         name: String,
-        /// The bucket.
+        /// Name of the bucket that asks for it.
         bucket: String,
         /// What is wrong.
         source: CredentialsError,
@@ -78,21 +78,21 @@ pub enum AccessError {
         "Secret {name} for bucket {bucket} has no key {key}: add it with the certificate authority in PEM form, or correct caSecretRef"
     )]
     NoAuthority {
-        /// The Secret.
+        /// Name of the Secret.
         name: String,
-        /// The bucket.
+        /// Name of the bucket that asks for it.
         bucket: String,
-        /// The key.
+        /// Key in the Secret's data.
         key: String,
     },
     /// The Secret holds no certificate authority.
     #[error("key {key} of Secret {name} for bucket {bucket}: {source}")]
     Authority {
-        /// The Secret.
+        /// Name of the Secret.
         name: String,
-        /// The bucket.
+        /// Name of the bucket that asks for it.
         bucket: String,
-        /// The key.
+        /// Key in the Secret's data.
         key: String,
         /// What is wrong.
         source: AuthorityError,
@@ -100,9 +100,9 @@ pub enum AccessError {
     /// It names no credentials, and the operator's rules do not give it the controller's own.
     #[error("bucket {bucket} has no credentialsSecretRef: {source}")]
     Ambient {
-        /// The bucket.
+        /// Name of the bucket without credentials.
         bucket: String,
-        /// Why not.
+        /// The rule that refuses the controller's own identity.
         source: AmbientRefusal,
     },
     /// The API server did not return the Secret.

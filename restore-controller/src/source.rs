@@ -38,7 +38,7 @@ pub enum SourceError {
         "{key} in bucket {bucket} has SHA-256 {found}, expected {expected}: the manifest was replaced; restore another backup"
     )]
     OtherManifest {
-        /// The bucket.
+        /// Name of the bucket.
         bucket: String,
         /// Key of the manifest.
         key: String,
@@ -52,7 +52,7 @@ pub enum SourceError {
         "the backup is incomplete: {key} in bucket {bucket} has {found} bytes instead of {expected}; restore another backup"
     )]
     Incomplete {
-        /// The bucket.
+        /// Name of the bucket.
         bucket: String,
         /// Key of the object.
         key: String,
@@ -182,12 +182,12 @@ impl Source {
         })
     }
 
-    /// The manifest.
+    /// What the manifest says, after it was proven.
     pub fn manifest(&self) -> &Manifest {
         &self.manifest
     }
 
-    /// The bucket.
+    /// For reading the objects that the manifest lists.
     pub fn store(&self) -> &ObjectStore {
         &self.store
     }

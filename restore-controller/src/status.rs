@@ -60,7 +60,7 @@ fn in_full(restore: &RedisRestore, step: &Step, now: Timestamp) -> RedisRestoreS
             units.clone_into(&mut status.units);
             status.start_time.get_or_insert(Time(now));
             status.progress = Some(RestoreProgress {
-                total_keys: keys.map_or(0, whole),
+                total_keys: keys.map_or(0, signed),
                 ..RestoreProgress::default()
             });
             let sentence = under_way(&status.units);
@@ -207,9 +207,9 @@ fn fail(
 fn verification(verified: &Verified) -> Option<Verification> {
     match verified {
         Verified::Compared(comparison) => Some(Verification {
-            expected: whole(comparison.expected),
-            actual: whole(comparison.actual),
-            expired: whole(comparison.expired),
+            expected: signed(comparison.expected),
+            actual: signed(comparison.actual),
+            expired: signed(comparison.expired),
             mismatched_slots: comparison.named_slots(),
         }),
         Verified::NotCounted { .. } => None,
@@ -217,7 +217,7 @@ fn verification(verified: &Verified) -> Option<Verification> {
 }
 
 /// The API has no unsigned numbers.
-fn whole(count: u64) -> i64 {
+fn signed(count: u64) -> i64 {
     i64::try_from(count).unwrap_or(i64::MAX)
 }
 

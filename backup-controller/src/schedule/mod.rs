@@ -46,7 +46,7 @@ pub struct Wanted {
     pub identity: Option<Identity>,
     /// A CronJob for each schedule that is valid.
     pub cron_jobs: Vec<CronJob>,
-    /// The others.
+    /// Schedules that are invalid, each with the cause.
     pub refused: Vec<Refused>,
 }
 
@@ -128,7 +128,7 @@ fn schedules(cluster: &RedisCluster) -> &[BackupSchedule] {
 /// The identity of the CronJobs' pods and its one right.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Identity {
-    /// The account.
+    /// What the CronJobs' pods run as.
     pub service_account: ServiceAccount,
     /// What ties them together.
     pub role_binding: RoleBinding,
@@ -238,9 +238,9 @@ pub fn backup(order: &ScheduledBackup) -> RedisBackup {
 pub struct ScheduledBackup {
     /// Namespace of the cluster and of its backups.
     pub namespace: String,
-    /// The cluster.
+    /// Name of the RedisCluster that is backed up.
     pub cluster: String,
-    /// The schedule.
+    /// Name of the schedule in the cluster's spec.
     pub schedule: String,
     /// One of the cluster's storages.
     pub storage_name: String,

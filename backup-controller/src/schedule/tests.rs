@@ -95,7 +95,7 @@ fn schedules_that_do_not_fit_are_counted() {
 }
 
 #[test]
-fn a_refusal_of_the_server_names_the_schedule_and_the_field() {
+fn a_refusal_of_the_server_names_schedule_and_field() {
     let wanted = build(&cluster(vec![nightly()]), "image");
     let error = ApiError::Invalid {
         what: "apply CronJob shop/demo-nightly".into(),
@@ -117,7 +117,7 @@ fn without_schedules_nothing_is_wanted() {
 }
 
 #[test]
-fn a_schedule_becomes_a_cron_job_under_an_identity_that_can_only_create_backups() {
+fn a_schedule_becomes_a_cron_job_with_one_right() {
     let wanted = build(&cluster(vec![nightly()]), "controller:1");
     let identity = wanted.identity.unwrap();
     let role = identity.role_binding.role_ref;

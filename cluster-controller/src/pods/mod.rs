@@ -267,7 +267,7 @@ mod tests {
     }
 
     #[test]
-    fn the_address_of_a_pod_that_runs_no_more_is_not_its_own() {
+    fn a_pod_that_runs_no_more_has_no_address() {
         let terminating = json!({"deletionTimestamp": "2026-01-01T10:00:00Z"});
         let stays = json!({});
         let runs = json!({"phase": "Running", "podIP": "10.0.0.7", "containerStatuses": running("2026-01-01T09:00:00Z")});

@@ -102,7 +102,7 @@ fn available(found: &StatusInputs<'_>) -> ConditionUpdate {
     let reports = found.observed.members.iter().filter_map(Member::report);
     let mut primaries = reports.filter(|report| !report.own().slots.is_empty());
     let covered = found.assessment.slots_ok == usize::from(SLOT_COUNT);
-    if covered && primaries.all(|owner| owner.cluster.ok) {
+    if covered && primaries.all(|primary| primary.cluster.ok) {
         return ConditionUpdate::yes("Available", "AllSlotsServed", "every slot is served");
     }
     ConditionUpdate::no("Available", "SlotsNotServed", failure_sentence(found))

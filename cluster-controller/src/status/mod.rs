@@ -99,7 +99,7 @@ pub fn invalid(cluster: &RedisCluster, error: &InvalidSpec, now: Timestamp) -> R
     status
 }
 
-/// What a pass has found out.
+/// What a reconcile has found out.
 pub struct StatusInputs<'a> {
     /// What repairing the nodes needs.
     pub shape: &'a Shape,
@@ -133,7 +133,7 @@ impl StatusInputs<'_> {
     }
 }
 
-/// The status after a pass.
+/// The status after a reconcile.
 pub fn compute(
     object: &RedisCluster,
     found: &StatusInputs<'_>,

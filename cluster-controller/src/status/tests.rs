@@ -242,7 +242,7 @@ fn condition_of(status: &RedisClusterStatus, kind: &str) -> (String, String) {
 }
 
 #[test]
-fn a_whole_cluster_is_ready_and_a_second_look_changes_nothing() {
+fn a_healthy_cluster_is_ready_and_its_status_stays() {
     let mut object = example();
     let observed = observed(&hash(&object));
     let status = status_of(&object, &observed, 10);
@@ -465,17 +465,17 @@ fn a_wrong_edit_hides_nothing_of_the_nodes() {
     object.spec.image = None;
     object.spec.version = Some("redis-9".into());
     object.metadata.generation = Some(2);
-    let whole = status_of(&object, &observed, 20);
+    let wrong = status_of(&object, &observed, 20);
     let refused = ("False".to_owned(), "VersionNotFound".to_owned());
-    assert_eq!(condition_of(&whole, "Ready"), refused);
-    assert_eq!(condition_of(&whole, "Progressing"), refused);
-    assert_eq!(condition_of(&whole, "Available").0, "True");
-    assert_eq!(condition_of(&whole, "UpToDate").0, "Unknown");
-    assert_eq!(whole.phase.as_deref(), Some("Degraded"));
-    assert_eq!(whole.observed_generation, Some(2));
-    assert!(whole.message.unwrap().contains("redis-9"));
+    assert_eq!(condition_of(&wrong, "Ready"), refused);
+    assert_eq!(condition_of(&wrong, "Progressing"), refused);
+    assert_eq!(condition_of(&wrong, "Available").0, "True");
+    assert_eq!(condition_of(&wrong, "UpToDate").0, "Unknown");
+    assert_eq!(wrong.phase.as_deref(), Some("Degraded"));
+    assert_eq!(wrong.observed_generation, Some(2));
+    assert!(wrong.message.unwrap().contains("redis-9"));
     let image = object.status.as_ref().unwrap().version.image.clone();
-    assert_eq!(whole.version.image, image);
+    assert_eq!(wrong.version.image, image);
     lose(&mut observed, &[2]);
     let down = status_of(&object, &observed, 30);
     assert_eq!(down.phase.as_deref(), Some("Down"));

@@ -51,7 +51,7 @@ pub enum StorageError {
         waited.as_secs()
     )]
     Stalled {
-        /// The object.
+        /// The object that is uploaded.
         path: Box<S3Path>,
         /// How long it waited.
         waited: Duration,
@@ -63,7 +63,7 @@ pub enum StorageError {
         "cannot upload {path}: it needs more than 10,000 parts of {part_size} bytes; set a larger part size"
     )]
     TooManyParts {
-        /// The object.
+        /// The object that is uploaded.
         path: Box<S3Path>,
         /// Size of one part in bytes.
         part_size: usize,
@@ -73,7 +73,7 @@ pub enum StorageError {
         "block {block} of {path} is damaged: {what}; the backup cannot be trusted, use another one"
     )]
     DamagedBlock {
-        /// The object.
+        /// The object that holds the block.
         path: Box<S3Path>,
         /// Number of the block, from 0.
         block: usize,
@@ -83,7 +83,7 @@ pub enum StorageError {
     /// A document cannot be parsed.
     #[error("{path} is damaged: {what}; the backup cannot be trusted, use another one")]
     DamagedDocument {
-        /// The document.
+        /// The object that holds the document.
         path: Box<S3Path>,
         /// What is wrong with it.
         what: String,

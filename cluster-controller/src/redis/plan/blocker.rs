@@ -21,9 +21,9 @@ pub enum Blocker {
     },
     /// No node that is left has the data of these slots, and they are not created empty behind the user's back.
     SlotsLost {
-        /// The slots.
+        /// Ranges, for example `0-5460`, separated by commas.
         slots: String,
-        /// How many.
+        /// Slots in these ranges.
         count: usize,
     },
     /// No node claims these slots although the shard that they belong to has its data: they were taken from it by hand.
@@ -37,19 +37,19 @@ pub enum Blocker {
     },
     /// A primary has keys but no slots: it is left alone.
     KeysWithoutSlots {
-        /// Its pod.
+        /// Name of the primary's pod.
         pod: String,
     },
     /// The server at a pod's address belongs to another cluster: it gets no command.
     ForeignNode {
-        /// The pod.
+        /// Name of the pod at whose address the server answers.
         pod: String,
-        /// The server.
+        /// What that server reports of itself.
         foreign: ForeignNode,
     },
     /// A living node belongs to the cluster and to none of its pods.
     NodeWithoutPod {
-        /// The node.
+        /// The node id, by which the other nodes list it.
         id: NodeId,
         /// Its address. None: no member reaches it.
         address: Option<NodeAddress>,
@@ -58,9 +58,9 @@ pub enum Blocker {
     },
     /// A primary is down; its replicas take over by themselves, or it returns.
     PrimaryDown {
-        /// Its shard.
+        /// Index of the shard, from 0.
         shard: usize,
-        /// The primary.
+        /// Node id of the primary that is down.
         id: NodeId,
         /// A pod of the shard that is loading its data.
         loading: Option<String>,
@@ -95,9 +95,9 @@ pub enum Blocker {
     },
     /// A primary is down, and its replica may never have been a copy.
     EmptyCopy {
-        /// Its shard.
+        /// Index of the shard, from 0.
         shard: usize,
-        /// The primary.
+        /// Node id of the primary that is down.
         id: NodeId,
         /// The replica's pod.
         pod: String,

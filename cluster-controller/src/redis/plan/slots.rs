@@ -41,7 +41,7 @@ pub fn assign(survey: &Survey<'_>, now: Timestamp, plan: &mut Plan) -> bool {
             return false;
         }
     }
-    if !everybody_is_here(survey, now) {
+    if !every_node_is_here(survey, now) {
         let missing = survey.members.iter().filter(|one| one.report().is_none());
         plan.blockers.push(Blocker::WaitingForNodes {
             pods: missing.map(Member::explained).collect(),
@@ -122,7 +122,7 @@ fn last_home(survey: &Survey<'_>, slot: Slot) -> Option<usize> {
 
 /// A new cluster goes without the nodes that have been missing for long; slots that existed once are created again only when
 /// every node has been asked.
-fn everybody_is_here(survey: &Survey<'_>, now: Timestamp) -> bool {
+fn every_node_is_here(survey: &Survey<'_>, now: Timestamp) -> bool {
     if survey.all_live() {
         return true;
     }
