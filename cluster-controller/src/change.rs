@@ -43,7 +43,7 @@ pub struct Changed {
 
 /// A cluster, and what is decided about it.
 pub struct Change<'a> {
-    /// The object.
+    /// The RedisCluster: holder of the operation Lease.
     pub object: &'a RedisCluster,
     /// What repairing the nodes needs.
     pub shape: &'a Shape,

@@ -106,13 +106,13 @@ pub fn machines(
 pub struct FencingInputs<'a> {
     /// Where the recorded nodes were last seen.
     pub last_seen: &'a LastSeenNodes,
-    /// The pods.
+    /// What the API server shows of the pods, by name.
     pub pods: &'a Pods,
     /// The Kubernetes nodes by name.
     pub machines: &'a BTreeMap<String, MachineState>,
     /// Since when this process has seen pods gone, by name.
     pub gone_since: &'a BTreeMap<String, Timestamp>,
-    /// The present.
+    /// Time of the observation.
     pub now: Timestamp,
 }
 

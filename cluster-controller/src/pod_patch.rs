@@ -20,7 +20,7 @@ const CONCURRENCY: usize = 8;
 pub struct PodPatch {
     /// The pod as it was looked at.
     pub pod: Arc<Pod>,
-    /// The change.
+    /// What is written into it.
     pub change: PodChange,
 }
 

@@ -277,7 +277,7 @@ pub enum ReshardTaskError {
     /// Another operation needs the slots to stay.
     #[error("slots move when {0} does not need them to stay any more")]
     Held(Holder),
-    /// The servers.
+    /// A node failed or refused.
     #[error(transparent)]
     Reshard(#[from] ReshardError),
 }

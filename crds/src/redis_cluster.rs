@@ -191,10 +191,10 @@ pub enum MigrationEngine {
 /// Who replaces the pods of an older template.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum UpdateStrategy {
-    /// The controller.
+    /// The controller replaces them.
     #[default]
     RollingUpdate,
-    /// The user.
+    /// The user deletes them.
     OnDelete,
 }
 

@@ -23,7 +23,7 @@ pub struct TestNamespace {
     pub server: ApiServer,
     /// Name of the namespace.
     pub namespace: String,
-    /// The bucket.
+    /// Where its backups go.
     pub bucket: TestBucket,
 }
 

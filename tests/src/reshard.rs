@@ -20,7 +20,7 @@ const TIMEOUT: Duration = Duration::from_secs(2);
 
 /// A cluster of primaries whose slots move.
 pub struct ReshardCluster {
-    /// The servers.
+    /// The servers, by shard.
     pub servers: TestCluster,
     /// Their ids, in the same order.
     pub ids: Vec<NodeId>,

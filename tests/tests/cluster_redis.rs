@@ -1,4 +1,4 @@
-//! The Redis half of the cluster-controller against real servers, started as in pods: formed, broken, healed. After each loss every
+//! The Redis half of the cluster-controller against real servers, started as in pods: formed, broken, repaired. After each loss every
 //! value and every slot is where it was, and no server was sent a destructive command.
 
 use anyhow::{Result, ensure};

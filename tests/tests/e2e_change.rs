@@ -96,9 +96,9 @@ fn longest_pause(printed: &str) -> Result<Duration> {
     Ok(Duration::from_secs_f64(seconds.parse()?))
 }
 
-/// It stops at the first pod that cannot run, the cluster serves on, and taking the change back ends it.
+/// It stops at the first pod that cannot run, the cluster serves on, and taking the change back repairs it.
 #[tokio::test]
-async fn a_wrong_image_stops_and_its_correction_heals() -> Result<()> {
+async fn a_wrong_image_stops_until_it_is_corrected() -> Result<()> {
     scenario::run("e2e-wrong", async |kubectl| {
         let volumes = Volumes::DeletedWithCluster;
         let shop = FilledCluster::create(kubectl, "shop", 3, volumes, KEYS).await?;

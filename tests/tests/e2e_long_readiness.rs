@@ -13,7 +13,7 @@ const NODES: usize = 6;
 /// The liveness probe fails twice, 60 s apart, after 20 s each; then the container has 10 s to end.
 const RESTARTED: Duration = Duration::from_mins(3);
 
-/// The kernel still takes connections for it, so that no TCP probe notices: its peers do, then the controller, then its kubelet.
+/// The kernel still takes connections for it, so that no TCP probe sees it: its peers do, then the controller, then its kubelet.
 #[tokio::test]
 async fn a_server_that_hangs_is_unready_and_then_restarted() -> Result<()> {
     scenario::run("e2e-hang", async |kubectl| {

@@ -24,7 +24,7 @@ pub struct ReplacePod {
     pub pod: String,
     /// Its uid: a pod that was replaced meanwhile is left alone.
     pub uid: String,
-    /// Why.
+    /// Shown in the Event and in the log.
     pub reason: ReplaceReason,
 }
 
@@ -129,7 +129,7 @@ mod tests {
     }
 
     #[test]
-    fn a_pod_whose_server_was_killed_while_it_served_is_replaced() {
+    fn a_pod_killed_while_it_served_is_replaced() {
         let now = "2026-01-01T10:00:00Z".parse().unwrap();
         let found = kept_by_back_off(&pod(|_| {}), now);
         let [one] = found.as_slice() else {

@@ -31,12 +31,12 @@ pub enum Problem {
     },
     /// A node runs a script, and answers nothing else until that ends.
     Busy {
-        /// Its pod.
+        /// The pod whose server answers BUSY.
         pod: String,
     },
     /// A node cannot write to its disk, and refuses the writes of clients.
     DiskRefusesWrites {
-        /// Its pod.
+        /// The pod whose server cannot write.
         pod: String,
         /// What it could not write.
         what: &'static str,
@@ -98,12 +98,12 @@ pub enum Problem {
     },
     /// A pod that the spec does not ask for any more.
     Leaving {
-        /// Its name.
+        /// Name of the pod, which is still there.
         pod: String,
     },
     /// A shard of the spec has no slots yet.
     NoSlots {
-        /// Its index.
+        /// Index of the shard, as in the names of its pods.
         shard: usize,
     },
     /// A slot is being moved.

@@ -95,8 +95,8 @@ pub fn rollout(
             .filter(|member| cannot_run(observed, member, now));
         broken.extend(cannot_run.filter_map(|member| replacement(observed, member)));
     }
-    let calm = assessment.is_healthy() && plan.steps.is_empty() && are_settled(observed, survey);
-    let next = if is_automatic && calm && broken.is_empty() {
+    let idle = assessment.is_healthy() && plan.steps.is_empty() && are_settled(observed, survey);
+    let next = if is_automatic && idle && broken.is_empty() {
         next(cluster, observed, survey, &outdated)
     } else {
         RolloutStep::None

@@ -210,7 +210,7 @@ fn several_shards_can_be_updated_at_the_same_time() {
 
 /// The first new pod that cannot run ends it, and a corrected spec replaces just that pod at once.
 #[test]
-fn a_pod_that_cannot_run_stops_the_rollout_and_is_replaced_when_corrected() {
+fn a_pod_that_cannot_run_stops_the_rollout() {
     let mut stage = Stage::new(true);
     let good = stage.cluster().restart_hash;
     stage.hashes = vec![good; NODES];

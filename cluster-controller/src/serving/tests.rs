@@ -221,7 +221,7 @@ fn a_node_without_an_answer_needs_a_second_witness() {
 }
 
 #[test]
-fn pods_without_the_gate_or_about_to_go_are_left_alone() {
+fn pods_without_the_gate_are_left_alone() {
     let blank = || vec![member(0, answer(PRIMARY, BLANK))];
     let mut earlier = served("True");
     earlier.spec.as_mut().unwrap().readiness_gates = None;

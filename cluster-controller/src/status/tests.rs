@@ -355,7 +355,7 @@ fn outdated_pods_are_named_with_the_cure() {
 }
 
 #[test]
-fn an_update_is_an_operation_until_every_pod_has_the_template() {
+fn an_update_is_an_operation_until_it_ends() {
     let mut object = example();
     let observed = observed(&hash(&object));
     object.status = Some(status_of(&object, &observed, 10));
@@ -575,7 +575,7 @@ fn looks_become_seldom_when_nothing_happens() {
 
 /// The moment when its link comes up raises no event, and its pod is to be ready then.
 #[test]
-fn a_replica_that_is_not_linked_is_polled_for_as_long_as_it_takes() {
+fn an_unlinked_replica_is_polled_until_it_is_linked() {
     let mut object = example();
     let mut observed = observed(&hash(&object));
     object.status = Some(status_of(&object, &observed, 10));

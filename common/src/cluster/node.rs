@@ -224,9 +224,9 @@ pub enum NodeError {
     /// The node runs a script, a function or a module command, and answers nothing else until that ends.
     #[error("{command} on {address}: the node is busy running a script or function")]
     Busy {
-        /// The node.
+        /// The node that was asked.
         address: SocketAddr,
-        /// The command.
+        /// What it was asked.
         command: &'static str,
     },
     /// A coordinated failover has not taken place in time; the servers have given it up.
@@ -235,7 +235,7 @@ pub enum NodeError {
         after.as_millis()
     )]
     NotHandedOver {
-        /// The replica.
+        /// The replica that was to take over.
         address: SocketAddr,
         /// How long it was waited for.
         after: Duration,

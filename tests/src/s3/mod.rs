@@ -347,7 +347,7 @@ impl TestBucket {
         })
     }
 
-    /// The server.
+    /// The server that the bucket is on.
     pub fn server(&self) -> &S3Server {
         &self.server
     }

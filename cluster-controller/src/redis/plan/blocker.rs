@@ -28,9 +28,9 @@ pub enum Blocker {
     },
     /// No node claims these slots although the shard that they belong to has its data: they were taken from it by hand.
     SlotsUnassigned {
-        /// The slots.
+        /// As short text: the first ranges.
         slots: String,
-        /// How many.
+        /// Number of these slots.
         count: usize,
         /// The pod of the shard's primary.
         pod: String,
@@ -67,12 +67,12 @@ pub enum Blocker {
     },
     /// A primary is busy with a script: it is alive, and nothing is done against it.
     ScriptRunning {
-        /// Its pod.
+        /// Name of the pod whose server runs it.
         pod: String,
     },
     /// A replica waits to take over without a majority, since a lost primary may still acknowledge writes.
     Unfenced {
-        /// The shard.
+        /// Index of the shard that has no primary.
         shard: usize,
         /// The replica, and how far it is behind.
         replica: String,
@@ -81,14 +81,14 @@ pub enum Blocker {
     },
     /// A replica waits to take over without a majority until a user asks for it.
     TakeoverManual {
-        /// The shard.
+        /// Index of the shard that has no primary.
         shard: usize,
         /// The replica, and how far it is behind.
         replica: String,
     },
     /// Slots are to be created again, empty, and a lost primary may still acknowledge writes to them.
     RecreationUnfenced {
-        /// The slots.
+        /// As short text: the first ranges.
         slots: String,
         /// The lost primary.
         doubt: Doubt,

@@ -1,7 +1,7 @@
 //! Whether the primaries that are lost can still acknowledge writes.
 //!
 //! Without a majority no election decides who serves. A replica that takes over while the old primary lives with a majority on its side
-//! of a cut network makes two histories, and at healing the writes of one of them are dropped. So each lost primary has to be unable to
+//! of a cut network makes two histories, and when it is repaired the writes of one of them are dropped. So each lost primary has to be unable to
 //! acknowledge writes. What counts as proof:
 //!
 //! * its process has ended, as Kubernetes knows ([`ProcessEvidence::Ended`]: `crate::fencing` says which facts these are);

@@ -261,7 +261,7 @@ fn the_copy_of_an_empty_shard_takes_over() {
 
 /// Before 7.0 the servers give a primary without replicas one of another shard. Whether the primary may return is judged by its own pod.
 #[test]
-fn a_replica_in_the_pods_of_another_shard_does_not_decide() {
+fn a_replica_in_another_shards_pods_does_not_decide() {
     let mut world = formed(3, 2, true);
     world.wanted.known = ids(&world);
     world.down_for = SignedDuration::from_hours(1);

@@ -70,9 +70,9 @@ pub enum Action {
     },
     /// Lets a linked replica take over from its living primary, without the loss of a write. At most one in a plan, and no other step.
     HandOver {
-        /// The replica.
+        /// The replica that takes over.
         to: Index,
-        /// The primary.
+        /// The primary that becomes its replica.
         from: Index,
         /// What it is good for.
         reason: HandOverReason,

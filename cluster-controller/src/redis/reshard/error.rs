@@ -14,9 +14,9 @@ pub enum ReshardError {
     /// A node does not answer.
     #[error("node {} was lost while slots were moved: {source}", node.short())]
     NodeLost {
-        /// The node.
+        /// The node that was asked.
         node: NodeId,
-        /// Why.
+        /// How the connection or the command failed.
         source: NodeError,
     },
     /// Another node serves the slot than planned.
@@ -26,7 +26,7 @@ pub enum ReshardError {
         planned.short()
     )]
     OwnerChanged {
-        /// The slot.
+        /// The first slot of which this was found.
         slot: Slot,
         /// The primary of the plan.
         planned: NodeId,
@@ -42,19 +42,19 @@ pub enum ReshardError {
         target.short()
     )]
     TargetFull {
-        /// The target.
+        /// The node that was to receive the slots.
         target: NodeId,
         /// Bytes that the slots need.
         needed: u64,
         /// Bytes in use.
         used: u64,
-        /// The limit.
+        /// `maxmemory` of the target, in bytes.
         maxmemory: u64,
     },
     /// A node sees the cluster as down.
     #[error("slot {slot}: {message}; moving slots continues when the cluster serves again")]
     ClusterDown {
-        /// The slot.
+        /// The slot whose command was refused.
         slot: Slot,
         /// What the node said.
         message: String,
@@ -65,11 +65,11 @@ pub enum ReshardError {
         source_node.short(), target.short()
     )]
     Unreachable {
-        /// The slot.
+        /// The slot that is open now.
         slot: Slot,
-        /// The source.
+        /// The node that has the keys.
         source_node: NodeId,
-        /// The target.
+        /// The node that receives them.
         target: NodeId,
         /// What the source said.
         message: String,
@@ -77,7 +77,7 @@ pub enum ReshardError {
     /// A node refused a command.
     #[error("node {} refused to move slot {slot}: {message}", node.short())]
     Refused {
-        /// The node.
+        /// The node that was asked.
         node: NodeId,
         /// The first slot concerned.
         slot: Slot,
@@ -87,9 +87,9 @@ pub enum ReshardError {
     /// Keys stay where they are, though the source reports that it moves them.
     #[error("keys of slot {slot} stay on node {} after several attempts", node.short())]
     KeysRemain {
-        /// The slot.
+        /// The slot that is open now.
         slot: Slot,
-        /// The node.
+        /// The node that still has the keys.
         node: NodeId,
     },
     /// The server's own migration failed. It has taken everything back.
@@ -98,11 +98,11 @@ pub enum ReshardError {
         source_node.short(), target.short()
     )]
     MigrationFailed {
-        /// The source.
+        /// The node that has the slots.
         source_node: NodeId,
-        /// The target.
+        /// The node that receives them.
         target: NodeId,
-        /// The slots.
+        /// As short text: the first ranges.
         slots: String,
         /// What the server said.
         message: String,
@@ -116,9 +116,9 @@ pub enum ReshardError {
     /// The slots were moved, but a node still has another table.
     #[error("node {} still has another table for slot {slot}: waiting until it agrees", node.short())]
     NotAgreed {
-        /// The node.
+        /// The node whose table differs.
         node: NodeId,
-        /// The slot.
+        /// The first slot that differs.
         slot: Slot,
     },
 }

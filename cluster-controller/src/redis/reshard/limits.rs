@@ -30,7 +30,7 @@ pub enum Engine {
 /// Bounds of a reshard.
 #[derive(Clone, Debug)]
 pub struct ReshardLimits {
-    /// Which engine.
+    /// Auto lets the servers decide.
     pub engine: EngineChoice,
     /// Slots of one source that are open at the same time. An open slot refuses commands with several keys (TRYAGAIN), and backups wait for it.
     pub open_slots: usize,
@@ -125,7 +125,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn calls_are_spread_over_the_time_that_the_rates_give_them() {
+    fn calls_are_spread_over_time() {
         let limits = ReshardLimits {
             keys_per_second: NonZeroU64::new(100),
             bytes_per_second: NonZeroU64::new(1000),

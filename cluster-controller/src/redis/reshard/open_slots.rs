@@ -18,7 +18,7 @@ use std::{
 pub struct SlotTable {
     /// The slots it serves.
     pub slots: SlotSet,
-    /// Its marks.
+    /// Marks of slots that migrate or are imported.
     pub open: Vec<OpenSlot>,
     /// How many keys it holds in those slots that are open on any node; a slot that is missing counts as 0.
     pub keys: BTreeMap<Slot, u64>,
@@ -34,7 +34,7 @@ pub type SlotTables = BTreeMap<NodeId, SlotTable>;
 pub enum OpenSlotDecision {
     /// Moves the rest of the keys and lets the target serve the slot.
     Finish {
-        /// The slot.
+        /// Marked on both nodes.
         slot: Slot,
         /// The primary that serves it.
         source: NodeId,
@@ -43,14 +43,14 @@ pub enum OpenSlotDecision {
     },
     /// Removes the node's mark: no keys depend on it.
     Close {
-        /// The slot.
+        /// Marked on the node.
         slot: Slot,
         /// The node with the mark.
         node: NodeId,
     },
     /// Moves keys to the primary that serves the slot; a key that this one holds as well is removed at `from`. Then the mark is removed.
     ReturnKeys {
-        /// The slot.
+        /// Served by the primary that the keys return to.
         slot: Slot,
         /// The node that holds keys and does not serve the slot.
         from: NodeId,
@@ -59,7 +59,7 @@ pub enum OpenSlotDecision {
     },
     /// Nothing can be decided now.
     Undecided {
-        /// The slot.
+        /// Left as it is.
         slot: Slot,
         /// What is in the way.
         cause: OpenSlotCause,
@@ -78,7 +78,7 @@ pub enum OpenSlotCause {
 }
 
 impl OpenSlotDecision {
-    /// The slot.
+    /// The slot that is decided about.
     pub fn slot(&self) -> Slot {
         match self {
             Self::Finish { slot, .. }

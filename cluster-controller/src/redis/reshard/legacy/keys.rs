@@ -67,7 +67,7 @@ impl<'a> KeyMover<'a> {
         }
     }
 
-    /// The node.
+    /// The node that the keys come from.
     pub(super) fn from(&self) -> &'a NodeLink {
         self.from
     }
