@@ -28,7 +28,8 @@ pub async fn pods(client: &Client, namespace: &str, cluster: &str) -> Result<Pod
     let api: Api<Pod> = Api::namespaced(client.clone(), namespace);
     let what = format!("list the Pods of RedisCluster {namespace}/{cluster}");
     let labels = format!("{LABEL_CLUSTER}={cluster}");
-    let list = call::read(what, api.list(&ListParams::default().labels(&labels))).await?;
+    let parameters = ListParams::default().labels(&labels);
+    let list = call::read_patiently(&what, || api.list(&parameters)).await?;
     let address = |pod: &Pod| {
         let ip: IpAddr = pod.status.as_ref()?.pod_ip.as_ref()?.parse().ok()?;
         Some((SocketAddr::new(ip, client_port(pod)), pod.name_any()))
@@ -249,7 +250,7 @@ impl Buckets {
     ) -> Result<BTreeMap<String, Vec<u8>>, AccessError> {
         let api: Api<Secret> = Api::namespaced(self.client.clone(), namespace);
         let what = format!("get Secret {namespace}/{name}");
-        let secret = call::read_optional(what, api.get(name)).await?;
+        let secret = call::read_patiently(&what, || api.get_opt(name)).await?;
         let secret = secret.ok_or_else(|| AccessError::NoSecret {
             name: name.to_owned(),
             bucket: bucket.to_owned(),

@@ -75,7 +75,9 @@ fn simplify(schema: &mut JSONSchemaProps) {
 }
 
 /// The YAML file of a CustomResourceDefinition: its name and its text.
-pub fn manifest(definition: &CustomResourceDefinition) -> Result<(String, String), DefinitionError> {
+pub fn manifest(
+    definition: &CustomResourceDefinition,
+) -> Result<(String, String), DefinitionError> {
     let mut value = serde_json::to_value(definition)?;
     whole_numbers(&mut value);
     let text = serde_saphyr::to_string(&value)?;

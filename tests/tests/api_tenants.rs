@@ -64,10 +64,7 @@ async fn as_account(server: &ApiServer, account: &str) -> Result<ApiServer> {
     let file = Kubeconfig::read_from(&server.kubeconfig)?;
     let mut config = Config::from_custom_kubeconfig(file, &KubeConfigOptions::default()).await?;
     config.auth_info.impersonate = Some(format!("system:serviceaccount:{SYSTEM}:{account}"));
-    Ok(ApiServer {
-        client: Client::try_from(config)?,
-        kubeconfig: server.kubeconfig.clone(),
-    })
+    Ok(server.with_client(Client::try_from(config)?))
 }
 
 async fn runtime(server: &ApiServer, program: &'static str, namespace: &str) -> Result<Runtime> {

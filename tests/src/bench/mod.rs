@@ -9,7 +9,7 @@ mod restore;
 mod servers;
 
 pub use report::{Goal, Measurement, Row, merge, table};
-pub use servers::sole_owner;
+pub use servers::sole_primary;
 
 use anyhow::{Result, bail};
 
@@ -50,13 +50,13 @@ impl Round {
 }
 
 /// The names of the cases, in the order they run.
-pub const CASES: [&str; 4] = ["backup-gzip", "restore-one-owner", "formation", "reshard"];
+pub const CASES: [&str; 4] = ["backup-gzip", "restore-one-node", "formation", "reshard"];
 
 /// Runs one case and answers a row for each of its rivals.
 pub async fn run(case: &str) -> Result<Vec<Row>> {
     match case {
         "backup-gzip" => backup::run().await,
-        "restore-one-owner" => restore::run().await,
+        "restore-one-node" => restore::run().await,
         "formation" => formation::run().await,
         "reshard" => reshard::run_case().await,
         other => bail!(

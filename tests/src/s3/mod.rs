@@ -347,7 +347,7 @@ impl TestBucket {
         })
     }
 
-    /// The server that the bucket is on.
+    /// The server that holds the bucket, to look at its files and break it.
     pub fn server(&self) -> &S3Server {
         &self.server
     }
