@@ -296,9 +296,9 @@ async fn the_cluster_controller_changes_and_deletes_only_redis_pods() -> Result<
         written.map(drop).map_err(|error| error.to_string())
     };
     let write_status = async |pod: &str, patch: &Value| {
-        let parameters = PatchParams::default();
-        let written = pods.patch_status(pod, &parameters, &Patch::Strategic(patch));
-        written.await.map(drop).map_err(|error| error.to_string())
+        let (parameters, patch) = (PatchParams::default(), Patch::Strategic(patch));
+        let written = pods.patch_status(pod, &parameters, &patch).await;
+        written.map(drop).map_err(|error| error.to_string())
     };
     let is_refused = async |pod: &str, patch: &Value, words: &str| {
         eventually(&format!("{pod}: {words}"), async || {

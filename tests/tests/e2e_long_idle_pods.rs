@@ -11,7 +11,7 @@ use tests::{
 };
 
 /// Pods of each kind: two clusters of three shards with a replica each, and as many bare ones.
-const PODS: usize = 12;
+const PODS: u32 = 12;
 /// Everything that works for pods or in them, on all nodes and for the API. Names as the kernel cuts them.
 const PROGRAMS: [&str; 12] = [
     "kubelet",
@@ -40,7 +40,7 @@ async fn an_idle_pod_costs_five_millicores_above_a_bare_one() -> Result<()> {
         let nothing = millicores("no pods").await?;
         let bare = bare_pods(kubectl).await?;
         let ours = our_pods(kubectl).await?;
-        let per_pod = |all: f64| (all - nothing) / f64::from(u32::try_from(PODS)?).max(1.0);
+        let per_pod = |all: f64| (all - nothing) / f64::from(PODS);
         let (bare, ours) = (per_pod(bare), per_pod(ours));
         println!(
             "an idle pod: {ours:.1} millicores; a bare one with TCP probes: {bare:.1}; difference {:.1} (at most {MOST})",
@@ -83,7 +83,7 @@ async fn bare_pods(kubectl: &Kubectl) -> Result<f64> {
 
 async fn our_pods(kubectl: &Kubectl) -> Result<f64> {
     let names = ["cart", "shop"];
-    let nodes = PODS / names.len();
+    let nodes = usize::try_from(PODS)? / names.len();
     try_join_all(names.map(|name| scenario::cluster(kubectl, name, 3, Volumes::None))).await?;
     for name in names {
         scenario::formed(kubectl, name, nodes).await?;
@@ -97,7 +97,7 @@ async fn our_pods(kubectl: &Kubectl) -> Result<f64> {
 async fn no_restart(kubectl: &Kubectl, label: &str) -> Result<()> {
     let pods = kubectl.list(&format!("pods -l {label}")).await?;
     ensure!(
-        pods.len() == PODS,
+        pods.len() == usize::try_from(PODS)?,
         "{} pods instead of {PODS}: {label}",
         pods.len()
     );
