@@ -6,7 +6,7 @@ use crate::{
     pods,
     redis::{
         identity::{KnownNodes, recognize},
-        member::{Answer, ExpectedNode, Member, Wanted},
+        member::{Answer, ExpectedNode, Member, Report, Wanted},
         observe,
         survey::Survey,
     },
@@ -20,7 +20,7 @@ use crds::{CLIENT_PORT, LABEL_CLUSTER, node_of_pod, pod_name};
 use k8s_openapi::{api::core::v1::Pod, jiff::Timestamp};
 use kube::{Api, ResourceExt, api::ListParams, runtime::reflector::Store};
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     sync::Arc,
     time::Duration,
 };
@@ -116,6 +116,13 @@ async fn add_evidence(
     pods: &Pods,
     members: &mut [Member],
 ) {
+    if members.iter().all(|member| member.report().is_some()) && members.len() == wanted.nodes() {
+        // A new pod that answers in the place of a lost one leaves a missing node as well.
+        let ids = members.iter().filter_map(Member::report).map(Report::id);
+        if ids.collect::<BTreeSet<_>>().len() == wanted.known.len() {
+            return;
+        }
+    }
     let survey = Survey::of(wanted, members);
     if survey.has_quorum() {
         return;
