@@ -6,7 +6,7 @@ use crate::{
     pods,
     redis::{
         identity::{KnownNodes, recognize},
-        member::{Answer, ExpectedNode, Member, Wanted},
+        member::{Answer, ExpectedNode, Member, Report, Wanted},
         observe,
         survey::Survey,
     },
@@ -24,7 +24,7 @@ use kube::{
     runtime::reflector::{ObjectRef, Store},
 };
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     sync::Arc,
     time::Duration,
 };
@@ -113,6 +113,13 @@ async fn add_evidence(
     pods: &Pods,
     members: &mut [Member],
 ) {
+    if members.iter().all(|member| member.report().is_some()) && members.len() == wanted.nodes() {
+        // A new pod that answers in the place of a lost one leaves a missing node as well.
+        let ids = members.iter().filter_map(Member::report).map(Report::id);
+        if ids.collect::<BTreeSet<_>>().len() == wanted.known.len() {
+            return;
+        }
+    }
     let survey = Survey::of(wanted, members);
     if survey.has_quorum() {
         return;

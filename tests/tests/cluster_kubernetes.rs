@@ -8,7 +8,7 @@ use k8s_openapi::{
     api::{
         apps::v1::StatefulSet,
         coordination::v1::Lease,
-        core::v1::{ConfigMap, Pod},
+        core::v1::{ConfigMap, Node, Pod},
         events::v1::Event,
         policy::v1::PodDisruptionBudget,
     },
@@ -16,7 +16,7 @@ use k8s_openapi::{
 };
 use kube::{
     Api, Resource,
-    api::{ListParams, Patch, PatchParams, PostParams},
+    api::{DeleteParams, ListParams, Patch, PatchParams, PostParams},
 };
 use serde_json::{Value, json};
 use std::{
@@ -113,12 +113,27 @@ impl ClusterStage {
         Ok(())
     }
 
+    /// The Kubernetes node of all pods. There is no such object unless a test creates it.
+    fn kubernetes_node(&self) -> String {
+        format!("node-of-{}", self.namespace)
+    }
+
+    /// Says, as a kubelet or the node controller would, what is the matter with a pod.
+    async fn reported(&self, index: usize, status: Value) -> Result<()> {
+        let (name, parameters) = (pod_name(index), PatchParams::default());
+        let patch = Patch::Merge(json!({ "status": status }));
+        self.api::<Pod>()
+            .patch_status(&name, &parameters, &patch)
+            .await?;
+        Ok(())
+    }
+
     /// Creates every pod, with its server running.
     async fn run_pods(&self) -> Result<()> {
         for index in 0..self.nodes.len() {
             let pod = json!({
                 "metadata": {"name": pod_name(index), "labels": {LABEL_CLUSTER: "shop"}},
-                "spec": {"nodeName": "node", "containers": [{"name": crds::CONTAINER, "image": "redis"}]},
+                "spec": {"nodeName": self.kubernetes_node(), "containers": [{"name": crds::CONTAINER, "image": "redis"}]},
             });
             let pod: Pod = serde_json::from_value(pod)?;
             self.api().create(&PostParams::default(), &pod).await?;
@@ -384,4 +399,111 @@ async fn a_successor_completes_what_a_killed_leader_began() -> Result<()> {
     stage.repaired(victim).await?;
     stage.nodes.unharmed(&slots, KEYS).await?;
     third.end(ReplicaEnd::Orderly)
+}
+
+/// Two of three primaries are on a Kubernetes node that is cut off: their replicas wait until the node is deleted.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_majority_that_may_live_is_not_overruled() -> Result<()> {
+    let mut stage = ClusterStage::new().await?;
+    let nodes: Api<Node> = Api::all(stage.server.client.clone());
+    let name = stage.kubernetes_node();
+    let node: Node = serde_json::from_value(json!({"metadata": {"name": &name}}))?;
+    nodes.create(&PostParams::default(), &node).await?;
+    let now = Timestamp::now().to_string();
+    let silent = json!([{"type": "Ready", "status": "Unknown", "lastHeartbeatTime": &now, "lastTransitionTime": &now}]);
+    let patch = Patch::Merge(json!({"status": {"conditions": silent}}));
+    nodes
+        .patch_status(&name, &PatchParams::default(), &patch)
+        .await?;
+
+    let replica = stage.replica("a", None);
+    stage.create(json!({"recovery": {"after": "3s"}})).await?;
+    stage.run_pods().await?;
+    let slots = stage.fill().await?;
+    let recorded = |status: &RedisClusterStatus| {
+        let mut nodes = status.nodes.iter();
+        status.nodes.len() == usize::from(NODES)
+            && nodes.all(|node| node.pod_uid.is_some() && node.kubernetes_node.is_some())
+    };
+    stage
+        .until("it is recorded where nodes run", recorded)
+        .await?;
+    let victims = [
+        stage.nodes.primary_of(0).await?,
+        stage.nodes.primary_of(1).await?,
+    ];
+    for victim in victims {
+        stage.nodes.kill(victim).await?;
+        let unready = json!({"conditions": [{"type": "Ready", "status": "False", "lastTransitionTime": &now}]});
+        stage.reported(victim, unready).await?;
+    }
+    let fenced = |status: &RedisClusterStatus| reason(status, "Ready") == "PrimaryNotFenced";
+    let waiting = stage.until("the doubt is named", fenced).await?;
+    let words = message(&waiting, "Ready");
+    ensure!(
+        words.contains(&format!("its Kubernetes node {name} is not Ready")),
+        "{words}"
+    );
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    for (shard, victim) in victims.into_iter().enumerate() {
+        let replica = (shard * 2 + (victim + 1) % 2, victim);
+        let role = stage.nodes.server(replica.0).info("role").await?;
+        ensure!(role == "slave", "{replica:?} is {role}");
+    }
+    nodes.delete(&name, &DeleteParams::default()).await?;
+    let serves_again = |status: &RedisClusterStatus| holds(&status.conditions, "Available");
+    stage
+        .until("the replicas have taken over", serves_again)
+        .await?;
+    stage.nodes.check(KEYS).await?;
+    ensure!(stage.nodes.slot_map().await? == slots);
+    replica.end(ReplicaEnd::Orderly)
+}
+
+/// A server was killed from outside several times: its pod is replaced instead of waiting for minutes.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_pod_kept_by_its_back_off_is_replaced() -> Result<()> {
+    let mut stage = ClusterStage::new().await?;
+    let replica = stage.replica("a", None);
+    stage.create(json!({})).await?;
+    stage.run_pods().await?;
+    stage.fill().await?;
+    let victim = stage.nodes.replica_of(0).await?;
+    stage.nodes.kill(victim).await?;
+    let started = Timestamp::now();
+    let ended = started + Duration::from_secs(20);
+    let back_off = |exit_reason: &str| {
+        json!({
+            "conditions": [{"type": "Ready", "status": "False", "lastTransitionTime": started.to_string()}],
+            "containerStatuses": [{"name": crds::CONTAINER, "image": "redis", "imageID": "", "ready": false, "restartCount": 5,
+                "state": {"waiting": {"reason": "CrashLoopBackOff", "message": "back-off 2m40s"}},
+                "lastState": {"terminated": {"exitCode": 137, "reason": exit_reason, "startedAt": started.to_string(),
+                                             "finishedAt": ended.to_string()}}}],
+        })
+    };
+    // One that is ended for its memory is not hurried: it is a minute old by the end of this.
+    stage.reported(victim, back_off("OOMKilled")).await?;
+    let pods = stage.api::<Pod>();
+    let deleted = async || {
+        let pod = pods.get(&pod_name(victim)).await?;
+        anyhow::Ok(pod.metadata.deletion_timestamp.is_some())
+    };
+    tokio::time::sleep(Duration::from_secs(65)).await;
+    ensure!(!deleted().await?, "a server without memory was hurried");
+    stage.reported(victim, back_off("Error")).await?;
+    within(LIMIT, "the pod is replaced", deleted).await?;
+    let others = pods.list(&ListParams::default()).await?.items;
+    let gone = others
+        .iter()
+        .filter(|pod| pod.metadata.deletion_timestamp.is_some());
+    ensure!(gone.count() == 1);
+    let events = stage.api::<Event>();
+    within(LIMIT, "the Event", async || {
+        let events = events.list(&ListParams::default()).await?.items;
+        Ok(events
+            .iter()
+            .any(|one| one.reason.as_deref() == Some("PodReplaced")))
+    })
+    .await?;
+    replica.end(ReplicaEnd::Orderly)
 }

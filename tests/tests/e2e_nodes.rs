@@ -1,6 +1,7 @@
 //! Kubernetes nodes that are cut off the network, or that take no pods.
 
 use anyhow::{Context, Result, ensure};
+use std::time::Duration;
 use tests::{
     kubectl::{Kubectl, holds},
     scenario::{self, FilledCluster, LIMIT, Volumes, Writer},
@@ -112,4 +113,56 @@ async fn serves_without(kubectl: &Kubectl, shop: &FilledCluster<'_>, pod: &str) 
         "{pod} was placed on a cordoned node: {replacement}"
     );
     Ok(())
+}
+
+/// Failovers have left two primaries on one node: they are spread again, and no write is lost meanwhile.
+#[tokio::test]
+async fn primaries_are_spread_after_failovers() -> Result<()> {
+    scenario::run("e2e-spread", async |kubectl| {
+        let shop =
+            FilledCluster::create(kubectl, "shop", 3, Volumes::DeletedWithCluster, KEYS).await?;
+        let writer = Writer::start(kubectl, "shop").await?;
+        let replica = crowding(kubectl).await?;
+        kubectl
+            .run(&format!(
+                "exec {replica} -c redis -- redis-cli cluster failover"
+            ))
+            .await?;
+        // Seen at the latest by the look of every 30 s, since a role of a server raises no event in Kubernetes.
+        let handed_over = async || {
+            let events = kubectl.list("events").await?;
+            Ok(events
+                .iter()
+                .any(|event| event["reason"] == "PrimaryHandedOver"))
+        };
+        kubectl
+            .until("a primary is handed over", LIMIT, handed_over)
+            .await?;
+        let spread = async || {
+            let nodes = scenario::primaries_by_node(kubectl, "shop").await?;
+            Ok(nodes.values().all(|primaries| primaries.len() == 1))
+        };
+        let took = kubectl
+            .until("a primary is on each node", Duration::from_secs(30), spread)
+            .await?;
+        println!("spread again after {took:?}");
+        shop.recovered().await?;
+        shop.is_intact("spread").await?;
+        writer.finish().await.map(drop)
+    })
+    .await
+}
+
+/// A replica on the node of another shard's primary.
+async fn crowding(kubectl: &Kubectl) -> Result<String> {
+    let nodes = scenario::primaries_by_node(kubectl, "shop").await?;
+    for pod in scenario::pods(kubectl, "shop").await? {
+        let name = pod["metadata"]["name"].as_str().context("no name")?;
+        let node = pod["spec"]["nodeName"].as_str().context("not scheduled")?;
+        let primaries = nodes.get(node).map(Vec::as_slice).unwrap_or_default();
+        if !primaries.is_empty() && !primaries.iter().any(|primary| primary == name) {
+            return Ok(name.to_owned());
+        }
+    }
+    anyhow::bail!("no replica is on the node of a primary: {nodes:?}")
 }

@@ -4,7 +4,10 @@ use crate::{
     redis::{
         assess::assess,
         identity::known_nodes,
-        member::{Answer, ExpectedNode, ForeignNode, Member, Report, Wanted, WriteRefusal},
+        member::{
+            Answer, ExpectedNode, ForeignNode, Member, Report, TakeoverRequest, Wanted,
+            WriteRefusal,
+        },
         plan::{Blocker, Plan, plan},
         survey::Survey,
     },
@@ -505,5 +508,78 @@ fn kstatus_reads_every_state() {
     assert_eq!(
         read(&object, status_of(&object, &lost, 20)),
         Kstatus::Failed
+    );
+}
+
+/// A node is recorded with its pod and its Kubernetes node, and stays so while it is away.
+#[test]
+fn a_node_keeps_where_it_was_last_seen() {
+    let mut object = example();
+    let mut observed = observed(&hash(&object));
+    for (name, pod) in &mut observed.pods {
+        let pod = Arc::make_mut(pod);
+        pod.metadata.uid = Some(format!("uid of {name}"));
+        let spec = serde_json::json!({"nodeName": "n1", "containers": []});
+        pod.spec = Some(serde_json::from_value(spec).unwrap());
+    }
+    object.status = Some(status_of(&object, &observed, 10));
+    lose(&mut observed, &[2]);
+    let pod = Arc::make_mut(observed.pods.get_mut("shop-1-0").unwrap());
+    pod.metadata.uid = Some("another".into());
+    pod.spec.as_mut().unwrap().node_name = Some("n2".into());
+    object.status = Some(status_of(&object, &observed, 20));
+    let seen = last_seen_before(&object);
+    let seen = &seen[&IDS[2].parse().unwrap()];
+    assert_eq!(seen.pod_uid.as_deref(), Some("uid of shop-1-0"));
+    assert_eq!(seen.kubernetes_node.as_deref(), Some("n1"));
+}
+
+/// The annotation counts for a loss that is there, once, and never for one that is yet to come.
+#[test]
+fn a_takeover_is_asked_for_once() {
+    let annotate = |object: &mut RedisCluster, value: &str| {
+        let annotations = object.metadata.annotations.get_or_insert_default();
+        annotations.insert(crds::ANNOTATION_TAKEOVER.to_owned(), value.to_owned());
+    };
+    let requested = |object: &RedisCluster| shape(object).unwrap().recovery.requested;
+    let mut object = example();
+    let mut observed = observed(&hash(&object));
+    object.status = Some(status_of(&object, &observed, 10));
+    let whole = observed.clone();
+    lose(&mut observed, &[2, 4]);
+    annotate(&mut object, "all");
+    object.status = Some(status_of(&object, &observed, 20));
+    assert_eq!(
+        requested(&object),
+        TakeoverRequest::All,
+        "it is still to be done"
+    );
+    object.status = Some(status_of(&object, &whole, 30));
+    assert_eq!(requested(&object), TakeoverRequest::None);
+    object.status = Some(status_of(&object, &observed, 40));
+    assert_eq!(requested(&object), TakeoverRequest::None, "it counted once");
+    annotate(&mut object, "all@2");
+    assert_eq!(requested(&object), TakeoverRequest::All);
+}
+
+/// Hand-overs improve a cluster that is healthy.
+#[test]
+fn a_cluster_that_is_being_spread_is_ready() {
+    let object = example();
+    let mut observed = observed(&hash(&object));
+    for (index, member) in observed.members.iter_mut().enumerate() {
+        let node = if index % 2 == 0 { "one" } else { "two" };
+        member.expected.kubernetes_node = Some(node.into());
+    }
+    let status = status_of(&object, &observed, 10);
+    assert_eq!(condition_of(&status, "Ready").0, "True");
+    let mut formed = object.clone();
+    formed.status = Some(status);
+    let (again, delay) = look(&formed, &observed, 20, None, None);
+    assert_eq!(condition_of(&again, "Ready").0, "True");
+    assert_eq!(
+        delay,
+        requeue::SOON,
+        "one of three primaries moves to the other node"
     );
 }

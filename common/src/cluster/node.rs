@@ -271,11 +271,13 @@ pub enum NodeError {
 
 impl NodeError {
     pub(super) fn of(address: SocketAddr, command: &'static str, source: RedisError) -> Self {
-        if source.code() == Some("LOADING") {
+        let code = code(&source);
+        let code = code.as_deref();
+        if code == Some("LOADING") {
             Self::Loading { address, command }
-        } else if source.code() == Some("BUSY") {
+        } else if code == Some("BUSY") {
             Self::Busy { address, command }
-        } else if let Some(code @ ("NOAUTH" | "WRONGPASS")) = source.code() {
+        } else if let Some(code @ ("NOAUTH" | "WRONGPASS")) = code {
             Self::Unauthenticated {
                 address,
                 username: None,
@@ -287,7 +289,7 @@ impl NodeError {
                 command,
                 source,
             }
-        } else if source.code().is_some() {
+        } else if code.is_some() {
             Self::Refused {
                 address,
                 command,
@@ -336,6 +338,15 @@ impl NodeError {
             }
         }
     }
+}
+
+/// The code of the server's error, be it that of the first command of a pipeline that failed: `RedisError::code` gives none of a pipeline.
+fn code(error: &RedisError) -> Option<String> {
+    if let Some(code) = error.code() {
+        return Some(code.to_owned());
+    }
+    let errors = error.clone().into_server_errors()?;
+    errors.first().map(|(_, error)| error.code().to_owned())
 }
 
 fn unauthenticated(username: Option<&str>, code: &str) -> String {
