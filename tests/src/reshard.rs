@@ -52,11 +52,6 @@ impl ReshardCluster {
         &self.servers.nodes()[index]
     }
 
-    /// The same, to end and restart it.
-    pub fn server_mut(&mut self, index: usize) -> &mut RedisServer {
-        &mut self.servers.nodes_mut()[index]
-    }
-
     /// How every server is reached.
     pub fn endpoints(&self) -> NodeEndpoints {
         let servers = self.servers.nodes().iter();

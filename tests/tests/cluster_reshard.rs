@@ -187,7 +187,7 @@ async fn hit(cluster: &mut ReshardCluster, fault: Fault, round: u64) -> Result<(
     };
     let hit = Instant::now();
     match victim {
-        Some(victim) => cluster.server_mut(victim).kill()?,
+        Some(victim) => cluster.servers.kill(victim).await?,
         None => cancel.cancel(),
     }
     let ended = tokio::time::timeout(Duration::from_secs(20), &mut running).await??;
@@ -210,16 +210,16 @@ async fn hit(cluster: &mut ReshardCluster, fault: Fault, round: u64) -> Result<(
             ];
             let reason = common::errors::Classified::reason(error);
             ensure!(reasons.contains(&reason), "{error}");
-            cluster.server_mut(victim).restart().await?;
+            cluster.servers.restart(victim).await?;
         }
         // It was over before.
         (Ok(summary), Some(victim)) => {
             ensure!(summary.progress.slots_done >= 4096, "{summary:?}");
-            cluster.server_mut(victim).restart().await?;
+            cluster.servers.restart(victim).await?;
         }
         (Err(error), None) => anyhow::bail!("cancelled: {error}"),
     }
-    cluster.servers.whole().await?;
+    cluster.servers.healthy().await?;
     let open: usize = cluster
         .tables()
         .await?
@@ -644,7 +644,7 @@ async fn a_target_that_is_down_leaves_its_slots_undecided() -> Result<()> {
     one[0].mark(&cluster, 3, "IMPORTING", 0).await?;
     one[0].mark(&cluster, 0, "MIGRATING", 3).await?;
     one[0].migrate(&cluster, 3, 2).await?;
-    cluster.server_mut(3).stop().await?;
+    cluster.servers.stop(3).await?;
     let mut endpoints = cluster.endpoints();
     endpoints.remove(&cluster.ids[3]);
     let tables = cluster_controller::redis::reshard::tables(&endpoints).await?;

@@ -122,19 +122,19 @@ async fn a_target_that_dies_is_reported_and_the_rest_follows() -> Result<()> {
             .await
     });
     tokio::time::sleep(Duration::from_millis(400)).await;
-    cluster.server_mut(3).kill()?;
+    cluster.servers.kill(3).await?;
     let error = running.await?.err().context("the target was dead")?;
     println!("{error}");
     ensure!(matches!(
         error,
         ReshardError::MigrationFailed { .. } | ReshardError::NodeLost { .. }
     ));
-    cluster.server_mut(3).restart().await?;
+    cluster.servers.restart(3).await?;
     for index in 0..3 {
         let server = cluster.server(index);
         server.call::<()>("CONFIG SET rdb-key-save-delay 0").await?;
     }
-    cluster.servers.whole().await?;
+    cluster.servers.healthy().await?;
     cluster.reach(&ALL, &ReshardLimits::default()).await?;
     cluster.settled(&ALL).await?;
     unharmed(&cluster).await

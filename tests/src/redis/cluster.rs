@@ -51,7 +51,7 @@ impl TestCluster {
         seed.call::<()>(&format!("CLUSTER MEET {ip} {port}"))
             .await?;
         self.nodes.push(node);
-        self.whole().await?;
+        self.healthy().await?;
         Ok(self.nodes.len() - 1)
     }
 
@@ -65,6 +65,19 @@ impl TestCluster {
         let node = self.nodes.get_mut(index).context("no such node")?;
         nothing_destroyed([&*node]).await?;
         node.kill()
+    }
+
+    /// Starts a killed node again, with the files that it had.
+    pub async fn restart(&mut self, index: usize) -> Result<()> {
+        let node = self.nodes.get_mut(index).context("no such node")?;
+        node.restart().await
+    }
+
+    /// Ends a node in its own time.
+    pub async fn stop(&mut self, index: usize) -> Result<()> {
+        let node = self.nodes.get_mut(index).context("no such node")?;
+        nothing_destroyed([&*node]).await?;
+        node.stop().await
     }
 
     /// Fails if a node was sent a destructive command. The killed ones were asked before.
