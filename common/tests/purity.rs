@@ -9,6 +9,9 @@ const PURE: [(&str, &[&str]); 4] = [
             "claims/attempts.rs",
             "claims/distribution.rs",
             "claims/unit.rs",
+            "cluster/seeds.rs",
+            "cluster/slot_map.rs",
+            "kubernetes/pods.rs",
         ],
     ),
     (

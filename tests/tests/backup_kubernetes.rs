@@ -104,6 +104,7 @@ impl BackupStage {
         let now = Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
         let status = json!({"status": {
             "observedGeneration": made.metadata.generation, "version": {"running": "Redis 7.0.15"},
+            "nodes": self.redis.known_nodes(),
             "conditions": [{"type": "SlotsCovered", "status": "True", "reason": "Covered", "message": "", "lastTransitionTime": now}],
         }});
         let answer = self

@@ -4,7 +4,7 @@
 use anyhow::{Result, ensure};
 use backup_controller::capture::{CaptureProgress, CaptureRequest, CapturedShard, capture};
 use common::{
-    cluster::slots::SlotSet,
+    cluster::{seeds::Seeds, slots::SlotSet},
     storage::{BLOCK_BYTES, BackupId, Compression, CompressionPool, Layout, upload::part_size_for},
 };
 use crds::SourceRole;
@@ -56,7 +56,7 @@ async fn measure() -> Result<()> {
     let target = sole_owner().await?;
     let backup_id = BackupId::new(Timestamp::UNIX_EPOCH, "3f9c2a10");
     let mut request = CaptureRequest {
-        seeds: vec![source],
+        seeds: Seeds::new([source], [ID.parse()?])?,
         slots: SlotSet::full(),
         prefer: SourceRole::Replica,
         patience: Duration::from_secs(5),
@@ -110,7 +110,7 @@ async fn restore(
         key: shard.key,
         index: Arc::new(shard.document.index),
         slots: SlotSet::full(),
-        seeds: vec![target.address()],
+        seeds: target.seeds().await?,
         from: Progress::default(),
         window: Window::default(),
         patience: Duration::from_secs(30),

@@ -113,6 +113,7 @@ impl RestoreStage {
         ];
         let status = RedisClusterStatus {
             observed_generation: generation,
+            nodes: cluster.known_nodes(),
             conditions: merge(&[], &updates, generation, Timestamp::now()),
             ..RedisClusterStatus::default()
         };
@@ -260,10 +261,16 @@ async fn two_replicas_restore_a_backup_into_another_number_of_shards() -> Result
     })
     .await?;
     stage.complete_backup(&backup).await?;
+    // The address in the status of one of its pods is another cluster's by now.
+    let foreign = &source.nodes()[0];
+    let stale = forward(foreign.address()).await?;
+    stage.space.pod("target", "target-9-0", stale).await?;
     stage.existing("target", &target).await?;
 
     let status = stage.ends("r").await?;
     assert_eq!(status.phase.as_deref(), Some("Succeeded"), "{status:#?}");
+    let sent = executed(foreign).await?;
+    assert!(!sent.contains_key("restore"), "the foreign node: {sent:?}");
     for condition in [
         "SourceValid",
         "Compatible",

@@ -2,7 +2,7 @@
 
 use crate::select::NoSource;
 use common::{
-    cluster::{node::NodeError, replication::ReplicationError},
+    cluster::{node::NodeError, replication::ReplicationError, seeds::NoSeeds},
     rdb::{RdbError, checksum::ChecksumError},
     storage::StorageError,
 };
@@ -14,6 +14,9 @@ pub enum CaptureError {
     /// No node can be read.
     #[error(transparent)]
     NoSource(#[from] NoSource),
+    /// No node can be asked.
+    #[error(transparent)]
+    NoSeeds(#[from] NoSeeds),
     /// The shard has other slots now.
     #[error(
         "the shard with slots {wanted} has slots {found} now: slots were moved during the backup"
@@ -70,6 +73,7 @@ impl CaptureError {
             Self::Storage(error) => error.is_transient(),
             Self::Index(_) | Self::Cancelled => false,
             Self::NoSource(_)
+            | Self::NoSeeds(_)
             | Self::SlotsMoved { .. }
             | Self::Node(_)
             | Self::Replication(_)
@@ -83,7 +87,7 @@ impl CaptureError {
     /// The class of the failure in CamelCase, for the status and metrics.
     pub fn reason(&self) -> &'static str {
         match self {
-            Self::NoSource(_) => "NoSource",
+            Self::NoSource(_) | Self::NoSeeds(_) => "NoSource",
             Self::SlotsMoved { .. } => "SlotsMoved",
             Self::Node(error) => error.reason(),
             Self::Replication(error) => match error {

@@ -114,8 +114,13 @@ impl Planning for BackupPlanning {
             Question::SlotMap => {
                 let namespace = backup.namespace().unwrap_or_default();
                 let name = &backup.spec.cluster_ref.name;
-                let pods = access::pods(&planner.runtime.client, &namespace, name).await?;
-                seen.slot_map = Some(survey::slot_map(pods.keys().copied()).await);
+                let nodes = access::nodes(&planner.runtime.client, &namespace, name).await?;
+                let status = backup.status.as_ref();
+                let uid = status.and_then(|status| status.cluster_uid.as_deref());
+                seen.slot_map = Some(match nodes.seeds(uid) {
+                    Ok(seeds) => survey::slot_map(&seeds).await,
+                    Err(error) => Err(error.into()),
+                });
             }
             Question::Members => seen.attempts.members = Some(planner.members(backup).await?),
         }

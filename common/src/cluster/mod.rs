@@ -7,6 +7,7 @@ pub mod node;
 pub mod reader;
 pub mod replication;
 pub mod resp;
+pub mod seeds;
 pub mod slot_map;
 pub mod slots;
 pub mod topology;

@@ -5,7 +5,7 @@ use super::{
     value_limit::ValueLimit,
 };
 use common::{
-    cluster::{node::NodeError, slots::Slot},
+    cluster::{node::NodeError, seeds::NoSeeds, slots::Slot},
     rdb::RdbError,
     storage::StorageError,
 };
@@ -59,6 +59,9 @@ pub enum ReplayError {
         /// What.
         what: &'static str,
     },
+    /// The target cannot be asked.
+    #[error("the target cannot be read: {0}")]
+    NoSeeds(#[from] NoSeeds),
     /// No primaries.
     #[error("no node of the target knows a primary with slots")]
     NoPrimaries,
@@ -134,7 +137,7 @@ impl ReplayError {
             | Self::Database { .. }
             | Self::Unsupported { .. }
             | Self::FunctionConflict { .. } => false,
-            Self::NoPrimaries | Self::Node(_) | Self::Unavailable { .. } => true,
+            Self::NoSeeds(_) | Self::NoPrimaries | Self::Node(_) | Self::Unavailable { .. } => true,
             Self::Refused { refusal, .. } => match refusal {
                 Refusal::ReadOnly => true,
                 Refusal::OutOfMemory
@@ -166,6 +169,7 @@ impl ReplayError {
             Self::Database { .. } => "SeveralDatabases",
             Self::Unsupported { .. } => "UnsupportedData",
             Self::FunctionConflict { .. } => "FunctionConflict",
+            Self::NoSeeds(_) => "TargetNotSettled",
             Self::NoPrimaries => "NoPrimaries",
             Self::Node(error) => error.reason(),
             Self::Unavailable { .. } => "TargetUnavailable",
