@@ -6,9 +6,9 @@ use crate::{
         seeds::{NoSeeds, Seeds},
         topology::NodeId,
     },
+    errors::{Classified, Recovery},
     kubernetes::{
         call::{self, ApiError},
-        errors::Classified,
         pods,
     },
     storage::{
@@ -170,16 +170,16 @@ impl AccessError {
         }
     }
 
-    /// Whether it may pass by itself.
-    pub fn is_transient(&self) -> bool {
+    /// Whether the bucket may be opened when it is tried again.
+    pub fn recovery(&self) -> Recovery {
         match self {
             // A Secret is often applied a moment after what names it.
-            Self::NoSecret { .. } | Self::Api(_) => true,
+            Self::NoSecret { .. } | Self::Api(_) => Recovery::Soon,
             Self::Credentials { .. }
             | Self::NoAuthority { .. }
             | Self::Authority { .. }
-            | Self::Ambient { .. } => false,
-            Self::Storage(error) => error.is_transient(),
+            | Self::Ambient { .. } => Recovery::Later,
+            Self::Storage(error) => error.recovery(),
         }
     }
 }
@@ -189,7 +189,7 @@ impl From<AccessError> for JobFailure {
         Self {
             reason: error.reason(),
             message: error.to_string(),
-            transient: error.is_transient(),
+            transient: error.recovery() == Recovery::Soon,
         }
     }
 }

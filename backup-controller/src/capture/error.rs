@@ -3,6 +3,7 @@
 use crate::select::NoSource;
 use common::{
     cluster::{node::NodeError, replication::ReplicationError, seeds::NoSeeds},
+    errors::Recovery,
     rdb::{RdbError, checksum::ChecksumError},
     storage::StorageError,
 };
@@ -67,11 +68,11 @@ pub enum CaptureError {
 }
 
 impl CaptureError {
-    /// Whether another attempt may succeed without a change of the backup or the controller.
-    pub fn is_transient(&self) -> bool {
+    /// Whether another attempt may succeed.
+    pub fn recovery(&self) -> Recovery {
         match self {
-            Self::Storage(error) => error.is_transient(),
-            Self::Index(_) | Self::Cancelled => false,
+            Self::Storage(error) => error.recovery(),
+            Self::Index(_) | Self::Cancelled => Recovery::Never,
             Self::NoSource(_)
             | Self::NoSeeds(_)
             | Self::SlotsMoved { .. }
@@ -80,7 +81,7 @@ impl CaptureError {
             | Self::Late { .. }
             | Self::Checksum(_)
             | Self::NotRdb(_)
-            | Self::Empty => true,
+            | Self::Empty => Recovery::Soon,
         }
     }
 

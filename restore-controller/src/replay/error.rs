@@ -6,6 +6,7 @@ use super::{
 };
 use common::{
     cluster::{node::NodeError, seeds::NoSeeds, slots::Slot},
+    errors::Recovery,
     rdb::RdbError,
     storage::StorageError,
 };
@@ -127,33 +128,27 @@ impl ReplayError {
         }
     }
 
-    /// Whether another attempt may succeed without a change of the backup or the controller.
-    pub fn is_transient(&self) -> bool {
+    /// Whether another attempt may succeed.
+    pub fn recovery(&self) -> Recovery {
         match self {
-            Self::Storage(error) => error.is_transient(),
+            Self::Storage(error) => error.recovery(),
             Self::Records { .. }
             | Self::Truncated { .. }
             | Self::TooLong { .. }
             | Self::Database { .. }
             | Self::Unsupported { .. }
-            | Self::FunctionConflict { .. } => false,
-            Self::NoSeeds(_) | Self::NoPrimaries | Self::Node(_) | Self::Unavailable { .. } => true,
+            | Self::FunctionConflict { .. } => Recovery::Never,
+            Self::NoSeeds(_) | Self::NoPrimaries | Self::Node(_) | Self::Unavailable { .. } => {
+                Recovery::Soon
+            }
             Self::Refused { refusal, .. } => match refusal {
-                Refusal::ReadOnly => true,
+                Refusal::ReadOnly => Recovery::Soon,
                 Refusal::OutOfMemory
                 | Refusal::NotPermitted(_)
                 | Refusal::Payload(_)
-                | Refusal::Other(_) => false,
+                | Refusal::Other(_) => Recovery::Never,
             },
         }
-    }
-
-    /// Whether another attempt would fail in the same way.
-    pub fn is_lasting(&self) -> bool {
-        if let Self::Storage(error) = self {
-            return error.is_lasting();
-        }
-        !self.is_transient()
     }
 
     /// One CamelCase word for conditions, Events and metrics.

@@ -12,7 +12,10 @@ use super::{
     routes::read_routes,
     tracker::{Progress, ProgressTracker},
 };
-use common::cluster::{seeds::Seeds, slots::Slot};
+use common::{
+    cluster::{seeds::Seeds, slots::Slot},
+    errors::Recovery,
+};
 use std::{net::SocketAddr, time::Duration};
 use tokio::{
     sync::watch,
@@ -124,7 +127,7 @@ impl<'a> ReplaySession<'a> {
         loop {
             let loaded = functions::load(&self.nodes(), self.connections.members(), code).await;
             let Err(error) = loaded else { return Ok(()) };
-            if !error.is_transient() || Instant::now() >= until {
+            if error.recovery() != Recovery::Soon || Instant::now() >= until {
                 return Err(error);
             }
             tracing::info!(%error, "loading a library of functions failed; retrying");

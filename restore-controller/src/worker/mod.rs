@@ -18,6 +18,7 @@ use common::{
         worker::{ActiveUnit, DataPath},
     },
     cluster::seeds::Seeds,
+    errors::Recovery,
     kubernetes::call::ApiError,
     runtime::telemetry,
     storage::CompressionPool,
@@ -167,7 +168,7 @@ impl DataPath for ReplayPath {
     fn end_of(error: &UnitReplayError) -> ReplayEnd {
         if matches!(error, UnitReplayError::Cancelled) {
             ReplayEnd::Released
-        } else if error.is_lasting() {
+        } else if error.recovery() == Recovery::Never {
             ReplayEnd::Done(Replayed::Refused(telemetry::chain(error)))
         } else {
             ReplayEnd::Failed(telemetry::chain(error))
