@@ -210,6 +210,10 @@ impl ReplayStep<'_, '_> {
         if let Err(error) = walk::sendable(key, cut.body.len(), cut.block) {
             return self.fail(error);
         }
+        let longest = self.request.value_limit;
+        if cut.body.len() > longest.bytes() {
+            return self.fail(ReplayError::too_long(key.key, cut.block, longest));
+        }
         let slot = Slot::of_key(key.key);
         if !self.request.slots.contains(slot) {
             self.session.skip_foreign(cut.block);

@@ -47,8 +47,18 @@ pub async fn back_up(
     bucket: &TestBucket,
     compression: Compression,
 ) -> Result<Backup> {
+    back_up_as(cluster, bucket, compression, ID).await
+}
+
+/// The same with this identity.
+pub async fn back_up_as(
+    cluster: &TestCluster,
+    bucket: &TestBucket,
+    compression: Compression,
+    id: &str,
+) -> Result<Backup> {
     let store = bucket.store().await?;
-    let backup_id: BackupId = ID.parse()?;
+    let backup_id: BackupId = id.parse()?;
     let layout = Layout::new(store.location(), "shop", "cart", &backup_id);
     let pool = CompressionPool::of_machine();
     let seeds = seeds(cluster)?;
