@@ -9,6 +9,10 @@ use k8s_openapi::{
     jiff::Timestamp,
 };
 use kube::ResourceExt;
+use std::{collections::HashMap, sync::Arc};
+
+/// The pods of a cluster by name.
+pub type Pods = HashMap<String, Arc<Pod>>;
 
 /// What its start script lets the server say of itself, if it does: namespace, name and uid of the pod.
 pub fn proof(pod: &Pod) -> Option<String> {

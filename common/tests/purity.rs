@@ -18,6 +18,7 @@ const PURE: [(&str, &[&str]); 4] = [
         "cluster-controller",
         &[
             "build",
+            "checkpoint.rs",
             "redis/assess.rs",
             "redis/member.rs",
             "redis/plan",

@@ -2,6 +2,7 @@
 
 pub mod dial;
 pub mod endpoint;
+pub mod error;
 pub mod info;
 pub mod node;
 pub mod reader;
