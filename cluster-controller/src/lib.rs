@@ -1,11 +1,12 @@
 //! The cluster-controller: forms and repairs Redis Clusters on Kubernetes.
 //!
-//! Data and decisions, pure: [`validate`], [`build`], [`pods`], [`status`], [`requeue`], [`metrics`], [`redis::survey`], [`redis::assess`],
+//! Data and decisions, pure: [`validate`], [`build`], [`checkpoint`], [`pods`], [`status`], [`requeue`], [`metrics`], [`redis::survey`], [`redis::assess`],
 //! [`redis::plan`].
 //! Input and output: [`observe`], [`children`], [`pod_events`], [`roles`], [`redis::observe`], [`redis::execute`]. All together on one
 //! screen: [`reconcile`].
 
 pub mod build;
+pub mod checkpoint;
 pub mod children;
 pub mod context;
 pub mod errors;

@@ -2,7 +2,7 @@
 
 use crate::{
     context::Context,
-    pods,
+    pods::{self, Pods},
     redis::{
         identity::{KnownNodes, recognize},
         member::{Answer, ExpectedNode, Member, Wanted},
@@ -21,19 +21,12 @@ use kube::{
     api::ListParams,
     runtime::reflector::{ObjectRef, Store},
 };
-use std::{
-    collections::{BTreeMap, HashMap},
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 /// How long connecting to a node, and its answer, may take.
 pub const NODE_TIMEOUT: Duration = Duration::from_secs(1);
 /// How long a majority or a node of a new cluster may be missing before it is done without.
 const PATIENCE: Duration = Duration::from_secs(30);
-
-/// The pods of a cluster by name.
-pub type Pods = HashMap<String, Arc<Pod>>;
 
 /// What was found.
 #[derive(Clone, Debug)]

@@ -1,22 +1,18 @@
 //! What Kubernetes says of a pod. Pure.
 
+pub use common::kubernetes::pods::{ip, is_terminating, started};
+
+use common::kubernetes::pods::server;
 use crds::{ANNOTATION_RESTART_HASH, CONTAINER, LABEL_ROLE};
 use k8s_openapi::{
     api::core::v1::{ContainerStatus, Pod, PodCondition},
     jiff::Timestamp,
 };
 use kube::ResourceExt;
-use std::net::IpAddr;
+use std::{collections::HashMap, sync::Arc};
 
-/// Its address. None where that may be another pod's by now: of a pod that has ended, or is being deleted and runs no more.
-pub fn ip(pod: &Pod) -> Option<IpAddr> {
-    let status = pod.status.as_ref()?;
-    let ended = matches!(status.phase.as_deref(), Some("Succeeded" | "Failed"));
-    if ended || (is_terminating(pod) && started(pod).is_none()) {
-        return None;
-    }
-    status.pod_ip.as_deref()?.parse().ok()
-}
+/// The pods of a cluster by name.
+pub type Pods = HashMap<String, Arc<Pod>>;
 
 /// What its start script lets the server say of itself, if it does: namespace, name and uid of the pod.
 pub fn proof(pod: &Pod) -> Option<String> {
@@ -42,17 +38,6 @@ pub fn address_is_current(pod: &Pod) -> bool {
     !(is("Ready", "False") && is("ContainersReady", "True"))
 }
 
-/// Whether it is being deleted.
-pub fn is_terminating(pod: &Pod) -> bool {
-    pod.metadata.deletion_timestamp.is_some()
-}
-
-/// Since when its container runs.
-pub fn started(pod: &Pod) -> Option<Timestamp> {
-    let running = container(pod)?.state.as_ref()?.running.as_ref()?;
-    running.started_at.as_ref().map(|time| time.0)
-}
-
 /// Start of the outage; none while Kubernetes counts the pod as ready. A pod may have been unready for hours for all kinds of reasons:
 /// the outage begins when its container last started or ended.
 pub fn down_since(pod: &Pod) -> Option<Timestamp> {
@@ -60,7 +45,7 @@ pub fn down_since(pod: &Pod) -> Option<Timestamp> {
     if ready.is_some_and(|condition| condition.status == "True") {
         return None;
     }
-    let ended = container(pod).and_then(ended);
+    let ended = server(pod).and_then(ended);
     let created = pod.metadata.creation_timestamp.clone();
     [
         changed(pod),
@@ -107,7 +92,7 @@ pub fn why_down(pod: Option<&Pod>) -> Option<String> {
             "not scheduled: {words}; make room for it, or correct the resources and the storage"
         ));
     }
-    let waiting = container(pod)?.state.as_ref()?.waiting.as_ref()?;
+    let waiting = server(pod)?.state.as_ref()?.waiting.as_ref()?;
     let (reason, words) = (waiting.reason.as_deref()?, waiting.message.as_deref());
     match reason {
         // How every container begins.
@@ -118,7 +103,7 @@ pub fn why_down(pod: Option<&Pod>) -> Option<String> {
         }
         "CrashLoopBackOff" => Some("crash-looping; see kubectl logs --previous".to_owned()),
         "ErrImagePull" | "ImagePullBackOff" | "InvalidImageName" => {
-            let image = &container(pod)?.image;
+            let image = &server(pod)?.image;
             // The last part of the runtime's message is the cause; before it, the image is named several times.
             let cause = words.and_then(|words| words.rsplit(": ").next());
             let cause = cause.filter(|cause| cause.len() < 80).unwrap_or(reason);
@@ -133,13 +118,8 @@ pub fn why_down(pod: Option<&Pod>) -> Option<String> {
     }
 }
 
-fn container(pod: &Pod) -> Option<&ContainerStatus> {
-    let all = pod.status.as_ref()?.container_statuses.as_ref()?;
-    all.iter().find(|container| container.name == CONTAINER)
-}
-
 fn out_of_memory(pod: &Pod) -> bool {
-    let last = container(pod).and_then(|container| container.last_state.as_ref());
+    let last = server(pod).and_then(|container| container.last_state.as_ref());
     let ended = last.and_then(|last| last.terminated.as_ref());
     ended.is_some_and(|ended| ended.reason.as_deref() == Some("OOMKilled"))
 }
@@ -213,20 +193,6 @@ mod tests {
         assert_eq!(down_since(&unknown), Some(time("2026-01-01T08:00:00Z")));
         let ready = json!({"conditions": [{"type": "Ready", "status": "True"}], "containerStatuses": running("2026-01-01T10:00:00Z")});
         assert_eq!(down_since(&pod(&metadata, &ready)), None);
-    }
-
-    #[test]
-    fn a_pod_that_runs_no_more_has_no_address() {
-        let terminating = json!({"deletionTimestamp": "2026-01-01T10:00:00Z"});
-        let stays = json!({});
-        let runs = json!({"phase": "Running", "podIP": "10.0.0.7", "containerStatuses": running("2026-01-01T09:00:00Z")});
-        let ends = json!({"phase": "Running", "podIP": "10.0.0.7"});
-        let ended = json!({"phase": "Failed", "podIP": "10.0.0.7"});
-        assert!(ip(&pod(&stays, &runs)).is_some());
-        assert!(ip(&pod(&terminating, &runs)).is_some());
-        assert!(ip(&pod(&stays, &ends)).is_some());
-        assert!(ip(&pod(&terminating, &ends)).is_none());
-        assert!(ip(&pod(&stays, &ended)).is_none());
     }
 
     #[test]

@@ -1,12 +1,14 @@
 //! The members of a cluster and what each of them says.
 
-use super::identity::KnownNodes;
 use common::cluster::{
     info::{ReplicationInfo, ServerInfo},
     topology::{ClusterInfo, ClusterNode, NodeAddress, NodeId, NodesView},
 };
 use k8s_openapi::jiff::Timestamp;
-use std::{fmt, time::Duration};
+use std::{collections::BTreeMap, fmt, time::Duration};
+
+/// Node ids of a cluster, each with the pod that it was last seen in.
+pub type KnownNodes = BTreeMap<NodeId, String>;
 
 /// What a cluster is to be.
 #[derive(Clone, Debug, PartialEq, Eq)]

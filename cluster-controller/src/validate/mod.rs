@@ -1,6 +1,6 @@
 //! From the wire spec to a value that cannot be wrong. Afterwards no module reads the spec.
 
-use crate::status::formed_before;
+use crate::checkpoint::formed_before;
 use common::kubernetes::hash::canonical_hash;
 use crds::{DeletionPolicy, Distribution, RESERVED_SETTINGS, RedisCluster, RedisVersion};
 use k8s_openapi::{
