@@ -2,6 +2,7 @@
 
 use crate::{capture::IndexDocument, plan::Published};
 use common::cluster::slots::{SlotError, SlotRange};
+use common::errors::Recovery;
 use common::storage::{
     BackupId, Compression, Layout, Manifest, ObjectStore, Sha256Digest, ShardRecord, StorageError,
     digest::BadDigest,
@@ -97,9 +98,16 @@ impl PublishError {
         }
     }
 
-    /// Whether it may pass by itself.
-    pub fn is_transient(&self) -> bool {
-        matches!(self, Self::Storage(error) if error.is_transient())
+    /// Whether it may succeed when it is tried again.
+    pub fn recovery(&self) -> Recovery {
+        match self {
+            Self::Storage(error) => error.recovery(),
+            Self::Incomplete(_)
+            | Self::Index { .. }
+            | Self::Digest(_)
+            | Self::Slots(_)
+            | Self::Json(_) => Recovery::Never,
+        }
     }
 }
 

@@ -86,7 +86,7 @@ pub async fn control(runtime: Runtime, arguments: ControllerArguments) -> Result
         &metrics,
         Quota::streams(usize::from(streams)),
         CapturePath::new(runtime.client.clone(), buckets.clone(), captured),
-        BackupPlanning::new(&runtime, buckets),
+        BackupPlanning::new(&runtime, leadership.clone(), buckets),
     );
 
     let mut clusters = Controller::<RedisCluster>::new(&runtime, runtime.api());

@@ -6,7 +6,7 @@
 
 use crate::schedule::{self, Identity, Refused, SCHEDULES_ACCEPTED, Wanted, build, selector};
 use common::{
-    errors::{Classified, ErrorClass},
+    errors::{Classified, ErrorClass, Recovery},
     kubernetes::{
         apply::{Applier, Child},
         call::{self, ApiError},
@@ -222,7 +222,7 @@ impl Schedules {
             let made = Box::pin(self.make_one(owner, object.clone(), &observed)).await;
             match made {
                 Ok(()) => {}
-                Err(error) if is_lasting(error.class()) => refusals.push((object, error)),
+                Err(error) if needs_a_person(&error) => refusals.push((object, error)),
                 Err(error) => return Err(error.into()),
             }
         }
@@ -294,8 +294,8 @@ impl Schedules {
 }
 
 /// Whether a person has to change something.
-fn is_lasting(class: ErrorClass) -> bool {
-    matches!(class, ErrorClass::InvalidSpec | ErrorClass::Forbidden)
+fn needs_a_person(error: &ApiError) -> bool {
+    error.class().recovery() == Recovery::Later
 }
 
 fn is_controlled_by<K: Child>(object: &K, owner: &OwnerKey) -> bool {
@@ -315,7 +315,7 @@ impl Reconcile<RedisCluster> for Schedules {
         }
         let (update, again, refusal) = match Box::pin(self.put_into_effect(&cluster)).await {
             Ok((update, again)) => (update, again, None),
-            Err(ScheduleError::Api(error)) if is_lasting(error.class()) => {
+            Err(ScheduleError::Api(error)) if needs_a_person(&error) => {
                 let (kind, reason) = (SCHEDULES_ACCEPTED, error.reason());
                 let update = ConditionUpdate::no(kind, reason, error.to_string());
                 (Some(update), Some(REFUSED), Some(error))

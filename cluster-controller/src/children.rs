@@ -1,8 +1,8 @@
 //! Puts the rendered objects into the cluster, in an order that lets pods start at once.
 
 use crate::{
-    build::Children, context::Context, errors::Failure, leftovers::unused_config_maps,
-    observe::Pods, sets::ExistingSet, validate::Shape,
+    build::Children, context::Context, errors::Failure, leftovers::unused_config_maps, pods::Pods,
+    sets::ExistingSet, validate::Shape,
 };
 use common::kubernetes::{
     apply::Child,

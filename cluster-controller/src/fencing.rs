@@ -16,8 +16,7 @@
 //! for ended during that time.
 
 use crate::{
-    observe::Pods,
-    pods,
+    pods::{self, Pods},
     redis::member::{Member, ProcessEvidence},
 };
 use common::cluster::topology::NodeId;

@@ -1,6 +1,6 @@
 //! Children that nothing uses any more. Pure.
 
-use crate::observe::Pods;
+use crate::pods::Pods;
 use k8s_openapi::api::{
     apps::v1::StatefulSet,
     core::v1::{ConfigMap, PodSpec},

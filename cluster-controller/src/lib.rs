@@ -1,6 +1,6 @@
 //! The cluster-controller: forms and repairs Redis Clusters on Kubernetes.
 //!
-//! Data and decisions, pure: [`validate`], [`build`], [`sets`], [`leftovers`], [`rollout`], [`operation`], [`decision`], [`pods`], [`roles`],
+//! Data and decisions, pure: [`validate`], [`build`], [`checkpoint`], [`sets`], [`leftovers`], [`rollout`], [`operation`], [`decision`], [`pods`], [`roles`],
 //! [`serving`], [`fencing`], [`status`], [`requeue`], [`metrics`], [`redis::survey`], [`redis::assess`], [`redis::balance`],
 //! [`redis::plan`].
 //! Input and output: [`observe`], [`children`], [`pod_events`], [`machines`], [`pod_patch`], [`replace`], [`change`], [`resharding`],
@@ -8,6 +8,7 @@
 
 pub mod build;
 pub mod change;
+pub mod checkpoint;
 pub mod children;
 pub mod context;
 pub mod decision;

@@ -3,7 +3,7 @@
 use crate::{
     context::Context,
     fencing::{self, FencingInputs, LastSeenNodes},
-    pods,
+    pods::{self, Pods},
     redis::{
         identity::{KnownNodes, recognize},
         member::{Answer, ExpectedNode, Member, Report, Wanted},
@@ -20,7 +20,7 @@ use crds::{CLIENT_PORT, LABEL_CLUSTER, node_of_pod, pod_name};
 use k8s_openapi::{api::core::v1::Pod, jiff::Timestamp};
 use kube::{Api, ResourceExt, api::ListParams, runtime::reflector::Store};
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet},
     sync::Arc,
     time::Duration,
 };
@@ -29,9 +29,6 @@ use std::{
 pub const NODE_TIMEOUT: Duration = Duration::from_secs(1);
 /// How long a node of a new cluster may be missing before it is done without.
 const PATIENCE: Duration = Duration::from_secs(30);
-
-/// The pods of a cluster by name.
-pub type Pods = HashMap<String, Arc<Pod>>;
 
 /// What was found.
 #[derive(Clone, Debug)]

@@ -2,7 +2,7 @@
 //!
 //! Nothing is read while all pods exist; a set whose pod is missing is read after a few seconds, and then seldom.
 
-use crate::observe::Pods;
+use crate::pods::Pods;
 use common::kubernetes::call::{self, ApiError};
 use k8s_openapi::api::core::v1::Event;
 use kube::{Api, Client, api::ListParams};

@@ -2,39 +2,83 @@
 
 use crate::{
     claims::jobs::JobFailure,
+    cluster::{
+        seeds::{NoSeeds, Seeds},
+        topology::NodeId,
+    },
+    errors::{Classified, Recovery},
     kubernetes::{
         call::{self, ApiError},
-        errors::Classified,
+        pods,
     },
     storage::{
         AmbientRefusal, AuthorityError, CertificateAuthority, Credentials, Location, ObjectStore,
         StorageError, StorageRules, StoreAccess, StoreIdentity, location::CredentialsError,
     },
 };
-use crds::{CLIENT_PORT, CONTAINER, LABEL_CLUSTER, LocalRef, S3Location, SecretKeyRef};
+use crds::{
+    CLIENT_PORT, CONTAINER, LABEL_CLUSTER, LocalRef, RedisCluster, S3Location, SecretKeyRef,
+};
 use k8s_openapi::api::core::v1::{Pod, Secret};
 use kube::{Api, Client, ResourceExt, api::ListParams};
-use std::{
-    collections::BTreeMap,
-    net::{IpAddr, SocketAddr},
-    sync::Arc,
-};
+use std::{collections::BTreeMap, net::SocketAddr, sync::Arc};
 
 /// Pods of a cluster by the address at which their node listens for clients.
 pub type PodNames = BTreeMap<SocketAddr, String>;
 
-/// The running pods of a cluster that have an address.
-pub async fn pods(client: &Client, namespace: &str, cluster: &str) -> Result<PodNames, ApiError> {
+/// The nodes of a cluster, as its pods and its status show them.
+#[derive(Clone, Debug)]
+pub struct ClusterNodes {
+    /// Pods with an address. Another cluster's server may answer there.
+    pub pods: PodNames,
+    /// Identity of the RedisCluster.
+    uid: Option<String>,
+    /// The nodes that the cluster-controller has recorded as the cluster's.
+    members: Vec<NodeId>,
+}
+
+impl ClusterNodes {
+    /// Where to ask, and who may answer. `uid`: the RedisCluster that is meant, if that is recorded.
+    pub fn seeds(&self, uid: Option<&str>) -> Result<Seeds, NoSeeds> {
+        if uid.is_some_and(|uid| self.uid.as_deref() != Some(uid)) {
+            return Err(NoSeeds::OtherCluster);
+        }
+        Seeds::new(self.pods.keys().copied(), self.members.iter().copied())
+    }
+}
+
+/// Reads which pods a cluster has, and which nodes are its own. Of a RedisCluster that does not exist, none are.
+pub async fn nodes(
+    client: &Client,
+    namespace: &str,
+    cluster: &str,
+) -> Result<ClusterNodes, ApiError> {
     let api: Api<Pod> = Api::namespaced(client.clone(), namespace);
     let what = format!("list the Pods of RedisCluster {namespace}/{cluster}");
     let labels = format!("{LABEL_CLUSTER}={cluster}");
     let parameters = ListParams::default().labels(&labels);
     let list = call::read_patiently(&what, || api.list(&parameters)).await?;
+    // Read after the pods: a node is recorded before it gets any role, so whichever of these pods serves is among them.
+    let api: Api<RedisCluster> = Api::namespaced(client.clone(), namespace);
+    let what = format!("get RedisCluster {namespace}/{cluster}");
+    let cluster = call::read_optional(what, api.get(cluster)).await?;
+    Ok(nodes_of(&list.items, cluster.as_ref()))
+}
+
+fn nodes_of(pods: &[Pod], cluster: Option<&RedisCluster>) -> ClusterNodes {
     let address = |pod: &Pod| {
-        let ip: IpAddr = pod.status.as_ref()?.pod_ip.as_ref()?.parse().ok()?;
-        Some((SocketAddr::new(ip, client_port(pod)), pod.name_any()))
+        Some((
+            SocketAddr::new(pods::ip(pod)?, client_port(pod)),
+            pod.name_any(),
+        ))
     };
-    Ok(list.items.iter().filter_map(address).collect())
+    let status = cluster.and_then(|cluster| cluster.status.as_ref());
+    let known = status.iter().flat_map(|status| &status.nodes);
+    ClusterNodes {
+        pods: pods.iter().filter_map(address).collect(),
+        uid: cluster.and_then(ResourceExt::uid),
+        members: known.filter_map(|node| node.node_id.parse().ok()).collect(),
+    }
 }
 
 /// The first port that the server's container declares; the usual one where it declares none.
@@ -127,16 +171,16 @@ impl AccessError {
         }
     }
 
-    /// Whether it may pass by itself.
-    pub fn is_transient(&self) -> bool {
+    /// Whether the bucket may be opened when it is tried again.
+    pub fn recovery(&self) -> Recovery {
         match self {
             // A Secret is often applied a moment after what names it.
-            Self::NoSecret { .. } | Self::Api(_) => true,
+            Self::NoSecret { .. } | Self::Api(_) => Recovery::Soon,
             Self::Credentials { .. }
             | Self::NoAuthority { .. }
             | Self::Authority { .. }
-            | Self::Ambient { .. } => false,
-            Self::Storage(error) => error.is_transient(),
+            | Self::Ambient { .. } => Recovery::Later,
+            Self::Storage(error) => error.recovery(),
         }
     }
 }
@@ -146,7 +190,7 @@ impl From<AccessError> for JobFailure {
         Self {
             reason: error.reason(),
             message: error.to_string(),
-            transient: error.is_transient(),
+            transient: error.recovery() == Recovery::Soon,
         }
     }
 }
@@ -258,5 +302,58 @@ impl Buckets {
         })?;
         let data = secret.data.unwrap_or_default().into_iter();
         Ok(data.map(|(key, value)| (key, value.0)).collect())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::{Value, json};
+
+    fn pod(name: &str, metadata: Value, status: &Value) -> Pod {
+        let mut pod = json!({"metadata": metadata, "status": status});
+        pod["metadata"]["name"] = name.into();
+        serde_json::from_value(pod).unwrap()
+    }
+
+    fn cluster(uid: &str, ids: &[NodeId]) -> RedisCluster {
+        let nodes: Vec<Value> = ids
+            .iter()
+            .map(|id| json!({"pod": "shop-0-0", "nodeId": id.to_string()}))
+            .collect();
+        serde_json::from_value(json!({"metadata": {"name": "shop", "uid": uid},
+            "spec": {"image": "redis", "shards": 3}, "status": {"nodes": nodes}}))
+        .unwrap()
+    }
+
+    #[test]
+    fn only_recorded_nodes_at_addresses_in_use_are_asked() {
+        let [ours, other] = [1, 2].map(|byte| NodeId::from_bytes([byte; 20]));
+        let pods = [
+            pod(
+                "runs",
+                json!({}),
+                &json!({"phase": "Running", "podIP": "10.0.0.1"}),
+            ),
+            pod(
+                "ended",
+                json!({}),
+                &json!({"phase": "Failed", "podIP": "10.0.0.2"}),
+            ),
+            pod(
+                "went",
+                json!({"deletionTimestamp": "2026-01-01T10:00:00Z"}),
+                &json!({"phase": "Running", "podIP": "10.0.0.3"}),
+            ),
+        ];
+        let nodes = nodes_of(&pods, Some(&cluster("uid", &[ours])));
+        let seeds = nodes.seeds(None).unwrap();
+        assert_eq!(seeds.addresses(), [([10, 0, 0, 1], 6379).into()]);
+        assert!(seeds.expected().accepts(ours) && !seeds.expected().accepts(other));
+        assert!(nodes.seeds(Some("uid")).is_ok());
+        assert_eq!(nodes.seeds(Some("earlier")), Err(NoSeeds::OtherCluster));
+        for nothing in [None, Some(&cluster("uid", &[]))] {
+            assert_eq!(nodes_of(&pods, nothing).seeds(None), Err(NoSeeds::NoNodes));
+        }
     }
 }

@@ -45,6 +45,15 @@ impl ErrorClass {
         first.saturating_mul(1 << doublings).min(longest)
     }
 
+    /// Whether what failed may succeed when it is done again.
+    pub fn recovery(self) -> Recovery {
+        match self {
+            Self::Transient | Self::Conflict | Self::Fenced => Recovery::Soon,
+            Self::InvalidSpec | Self::Forbidden => Recovery::Later,
+            Self::Bug => Recovery::Never,
+        }
+    }
+
     /// Whether an Event is worth a user's attention at the `failures`-th failure in a row: hiccups are not.
     pub fn is_worth_an_event(self, failures: u32) -> bool {
         match self {
@@ -53,6 +62,17 @@ impl ErrorClass {
             Self::InvalidSpec | Self::Forbidden | Self::Bug => true,
         }
     }
+}
+
+/// Whether what failed may succeed when it is done again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Recovery {
+    /// Within moments, by itself: network, timeout, overload.
+    Soon,
+    /// With another attempt: a person may correct rights, credentials or a spec meanwhile, and what was damaged on its way may arrive whole.
+    Later,
+    /// Not at all: the cause lies in what is stored or asked for, or in the program.
+    Never,
 }
 
 /// An error that knows its class and its name. Every reconcile's error enum implements it.
@@ -75,5 +95,13 @@ mod tests {
         assert_eq!(transient, [1, 2, 4, 8, 16, 32, 60, 60]);
         assert_eq!(ErrorClass::Bug.delay(u32::MAX).as_secs(), 300);
         assert_eq!(ErrorClass::Conflict.delay(0).as_millis(), 100);
+    }
+
+    #[test]
+    fn what_a_person_has_to_change_is_not_tried_soon() {
+        assert_eq!(ErrorClass::Transient.recovery(), Recovery::Soon);
+        assert_eq!(ErrorClass::InvalidSpec.recovery(), Recovery::Later);
+        assert_eq!(ErrorClass::Forbidden.recovery(), Recovery::Later);
+        assert_eq!(ErrorClass::Bug.recovery(), Recovery::Never);
     }
 }

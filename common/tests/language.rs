@@ -75,6 +75,7 @@ const ALLOWED: &[(&str, &str, &str)] = &[
     ("", "last_chunk", "a name of std"),
     ("", "chunk_by", "a name of std"),
     ("", ".chunks(", "a name of std"),
+    ("", ".chunks_mut(", "a name of std"),
     ("deploy/local/", "heal", "the command that undoes `cut`"),
     ("tests/", "\"heal\"", "the command that undoes `cut`"),
     ("tests/", "`heal`", "the command that undoes `cut`"),

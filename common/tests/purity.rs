@@ -9,6 +9,9 @@ const PURE: [(&str, &[&str]); 4] = [
             "claims/attempts.rs",
             "claims/distribution.rs",
             "claims/unit.rs",
+            "cluster/seeds.rs",
+            "cluster/slot_map.rs",
+            "kubernetes/pods.rs",
             "sentence.rs",
         ],
     ),
@@ -16,6 +19,7 @@ const PURE: [(&str, &[&str]); 4] = [
         "cluster-controller",
         &[
             "build",
+            "checkpoint.rs",
             "redis/assess.rs",
             "redis/balance.rs",
             "redis/member.rs",

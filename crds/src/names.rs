@@ -29,6 +29,10 @@ pub const LABEL_INSTANCE: &str = "app.kubernetes.io/instance";
 pub const LABEL_COMPONENT: &str = "app.kubernetes.io/component";
 /// Label recommended by Kubernetes: [`MANAGED_BY`] on every object that the suite creates.
 pub const LABEL_MANAGED_BY: &str = "app.kubernetes.io/managed-by";
+/// Label of Kubernetes nodes: the host.
+pub const LABEL_HOSTNAME: &str = "kubernetes.io/hostname";
+/// Label that Kubernetes puts on the pods of a Job: the name of the Job.
+pub const LABEL_JOB_NAME: &str = "batch.kubernetes.io/job-name";
 /// Value of [`LABEL_MANAGED_BY`].
 pub const MANAGED_BY: &str = "redis-operator";
 
@@ -45,6 +49,8 @@ pub const ANNOTATION_HOLDER_UID: &str = "redis.danieldorado.github.io/holder-uid
 /// Annotation on a RedisCluster: lets replicas take over although their primaries may still acknowledge writes. `all`, or the numbers of
 /// shards with commas between them. It counts once; what follows an `@` makes the same shards another request.
 pub const ANNOTATION_TAKEOVER: &str = "redis.danieldorado.github.io/takeover";
+/// Annotation that client-side `kubectl apply` leaves behind: a second copy of the object.
+pub const ANNOTATION_LAST_APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";
 /// Finalizer of a RedisBackup whose artifacts are deleted with it.
 pub const FINALIZER_ARTIFACTS: &str = "redis.danieldorado.github.io/artifacts";
 

@@ -12,6 +12,7 @@ use common::{
         permits::{Permits, Quota},
     },
     cluster::slots::{Slot, SlotSet},
+    errors::Recovery,
     rdb::Key,
     storage::{
         CompressionPool, Layout, Location, Manifest, ObjectStore, ShardIndex, ShardRecord,
@@ -82,23 +83,15 @@ impl SourceError {
         }
     }
 
-    /// Whether it may pass by itself.
-    pub fn is_transient(&self) -> bool {
+    /// Whether the backup may be read when it is tried again.
+    pub fn recovery(&self) -> Recovery {
         match self {
-            Self::Access(error) => error.is_transient(),
-            Self::Storage(error) => error.is_transient(),
-            Self::Records(error) => error.is_transient(),
-            Self::OtherManifest { .. } | Self::Incomplete { .. } | Self::NoShard(_) => false,
-        }
-    }
-
-    /// Whether another attempt would fail in the same way.
-    pub fn is_lasting(&self) -> bool {
-        match self {
-            Self::Access(_) => false,
-            Self::Storage(error) => error.is_lasting(),
-            Self::Records(error) => error.is_lasting(),
-            Self::OtherManifest { .. } | Self::Incomplete { .. } | Self::NoShard(_) => true,
+            Self::Access(error) => error.recovery(),
+            Self::Storage(error) => error.recovery(),
+            Self::Records(error) => error.recovery(),
+            Self::OtherManifest { .. } | Self::Incomplete { .. } | Self::NoShard(_) => {
+                Recovery::Never
+            }
         }
     }
 }
@@ -108,7 +101,7 @@ impl From<SourceError> for JobFailure {
         Self {
             reason: error.reason(),
             message: error.to_string(),
-            transient: error.is_transient(),
+            transient: error.recovery() == Recovery::Soon,
         }
     }
 }

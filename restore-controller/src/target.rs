@@ -6,11 +6,12 @@ use common::cluster::{
     info::ServerInfo,
     node::{NodeClient, NodeError},
     reader::{NodeReport, read_all},
+    seeds::Seeds,
     slot_map::{NotSettled, SlotMap},
     slots::Slot,
 };
 use futures::{StreamExt, stream};
-use std::{net::SocketAddr, time::Duration};
+use std::time::Duration;
 
 /// How long a node may take to connect and for each answer.
 const NODE_TIMEOUT: Duration = Duration::from_secs(5);
@@ -20,12 +21,12 @@ const CONCURRENCY: usize = 32;
 const SLOTS_AT_ONCE: usize = 1024;
 
 /// Asks every node: which slots the primaries serve, how many keys they hold, what runs.
-pub async fn look(addresses: &[SocketAddr]) -> Result<TargetState, NotSettled> {
+pub async fn look(seeds: &Seeds) -> Result<TargetState, NotSettled> {
     let mut state = TargetState {
         keys: Vec::new(),
         servers: Vec::new(),
     };
-    for report in settled(addresses).await? {
+    for report in settled(seeds).await? {
         let server = &report.server;
         let same =
             |known: &ServerInfo| (known.family, &known.version) == (server.family, &server.version);
@@ -40,8 +41,8 @@ pub async fn look(addresses: &[SocketAddr]) -> Result<TargetState, NotSettled> {
 }
 
 /// Counts the keys of every slot at its primary.
-pub async fn count(addresses: &[SocketAddr]) -> Result<Vec<(Slot, u64)>, NotSettled> {
-    let reports = settled(addresses).await?;
+pub async fn count(seeds: &Seeds) -> Result<Vec<(Slot, u64)>, NotSettled> {
+    let reports = settled(seeds).await?;
     let counts: Vec<_> = reports.iter().map(count_at).collect();
     let counted: Vec<_> = stream::iter(counts)
         .buffer_unordered(CONCURRENCY)
@@ -70,15 +71,9 @@ async fn count_at(report: &NodeReport) -> Result<Vec<(Slot, u64)>, NodeError> {
     Ok(counts)
 }
 
-/// Every node that answers, if the primaries among them together have each slot exactly once and none is being moved.
-async fn settled(addresses: &[SocketAddr]) -> Result<Vec<NodeReport>, NotSettled> {
-    let endpoint = |address: &SocketAddr| Endpoint::new(*address, NODE_TIMEOUT);
-    let (reports, failure) = read_all(addresses.iter().map(endpoint).collect()).await;
-    if reports.is_empty() {
-        return Err(failure.map_or(NotSettled::NoPods, |error| {
-            NotSettled::Unreachable(error.to_string())
-        }));
-    }
+/// Every node of the target that answers, if the primaries among them together have each slot exactly once and none is being moved.
+async fn settled(seeds: &Seeds) -> Result<Vec<NodeReport>, NotSettled> {
+    let reports = read_all(seeds, NODE_TIMEOUT).await?;
     SlotMap::of(reports.iter().map(|report| &report.view))?;
     Ok(reports)
 }

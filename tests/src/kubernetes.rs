@@ -115,6 +115,15 @@ impl ApiServer {
         }
     }
 
+    /// The same server under the rights of one account.
+    pub async fn as_account(&self, namespace: &str, account: &str) -> Result<Self> {
+        let file = Kubeconfig::read_from(&self.kubeconfig)?;
+        let mut config =
+            Config::from_custom_kubeconfig(file, &KubeConfigOptions::default()).await?;
+        config.auth_info.impersonate = Some(format!("system:serviceaccount:{namespace}:{account}"));
+        Ok(self.with_client(Client::try_from(config)?))
+    }
+
     /// A new namespace whose name begins with `prefix`.
     pub async fn namespace(&self, prefix: &str) -> Result<String> {
         let mut namespace = Namespace::default();

@@ -8,6 +8,7 @@ pub mod dataset;
 pub mod drive;
 pub mod kubectl;
 pub mod kubernetes;
+pub mod leases;
 pub mod memory;
 pub mod namespace;
 pub mod noise;

@@ -9,9 +9,8 @@ use k8s_openapi::api::{
     core::v1::Pod,
 };
 use kube::{
-    Api, Client, Config,
+    Api, Client,
     api::{DeleteParams, ObjectMeta, Patch, PatchParams, PostParams},
-    config::{KubeConfigOptions, Kubeconfig},
 };
 use serde_json::{Value, json};
 use tests::{
@@ -288,7 +287,8 @@ async fn the_cluster_controller_changes_and_deletes_only_redis_pods() -> Result<
         .await?;
     }
     // Not by kubectl, which reads the pod first: the account has no right to.
-    let pods = Api::<Pod>::namespaced(impersonating(&server, ACCOUNTS[0]).await?, &namespace);
+    let account = server.as_account(SYSTEM, ACCOUNTS[0]).await?;
+    let pods = Api::<Pod>::namespaced(account.client, &namespace);
     let write = async |pod: &str, patch: &Value| {
         let written = pods
             .patch(pod, &PatchParams::default(), &Patch::Merge(patch))
@@ -384,14 +384,6 @@ async fn the_cluster_controller_changes_and_deletes_only_redis_pods() -> Result<
     })
     .await?;
     delete("ours").await.map_err(anyhow::Error::msg)
-}
-
-/// A client with the rights of one of our accounts.
-async fn impersonating(server: &ApiServer, account: &str) -> Result<Client> {
-    let file = Kubeconfig::read_from(&server.kubeconfig)?;
-    let mut config = Config::from_custom_kubeconfig(file, &KubeConfigOptions::default()).await?;
-    config.auth_info.impersonate = Some(format!("system:serviceaccount:{SYSTEM}:{account}"));
-    Ok(Client::try_from(config)?)
 }
 
 #[tokio::test]

@@ -3,19 +3,21 @@
 
 use anyhow::{Context, Result, bail};
 use backup_controller::arguments::ControllerArguments as BackupArguments;
-use common::{runtime::Runtime, storage::StorageArguments};
-use crds::{RedisBackup, RedisCluster, RedisRestore};
-use kube::{
-    Api, Client, Config,
-    api::PostParams,
-    config::{KubeConfigOptions, Kubeconfig},
+use common::{
+    access::{AccessError, Buckets},
+    runtime::Runtime,
+    storage::{S3Cause, StorageArguments},
 };
+use crds::{LocalRef, RedisBackup, RedisCluster, RedisRestore, S3Location, SecretKeyRef};
+use k8s_openapi::api::core::v1::Secret;
+use kube::{Api, api::PostParams};
 use restore_controller::arguments::ControllerArguments as RestoreArguments;
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::{Value, json};
 use std::time::Duration;
 use tests::{
     kubernetes::{ApiServer, api_server},
+    s3::{TestBucket, loopback_allowed},
     wait::eventually,
 };
 
@@ -59,16 +61,8 @@ fn reaches() -> Vec<Reach> {
     ]
 }
 
-/// The API server under the rights of one account.
-async fn as_account(server: &ApiServer, account: &str) -> Result<ApiServer> {
-    let file = Kubeconfig::read_from(&server.kubeconfig)?;
-    let mut config = Config::from_custom_kubeconfig(file, &KubeConfigOptions::default()).await?;
-    config.auth_info.impersonate = Some(format!("system:serviceaccount:{SYSTEM}:{account}"));
-    Ok(server.with_client(Client::try_from(config)?))
-}
-
 async fn runtime(server: &ApiServer, program: &'static str, namespace: &str) -> Result<Runtime> {
-    let account = as_account(server, program).await?;
+    let account = server.as_account(SYSTEM, program).await?;
     let mut runtime = account.runtime(program, program, namespace, LEASE)?;
     runtime.lease_namespace = SYSTEM.into();
     Ok(runtime)
@@ -129,7 +123,7 @@ async fn tenants_reach_no_secret_identity_or_address_of_others() -> Result<()> {
     for (namespace, name) in [(&namespace, "own"), (&other, "theirs")] {
         let secret = json!({"metadata": {"name": name},
             "stringData": {"accessKeyId": "KEY", "secretAccessKey": "secret"}});
-        create::<k8s_openapi::api::core::v1::Secret>(&server, namespace, secret).await?;
+        create::<Secret>(&server, namespace, secret).await?;
     }
     let cluster = object(
         "RedisCluster",
@@ -178,6 +172,81 @@ async fn tenants_reach_no_secret_identity_or_address_of_others() -> Result<()> {
     for runtime in [backups, restores] {
         runtime.shutdown.cancel();
         runtime.finish(Duration::from_secs(5)).await;
+    }
+    Ok(())
+}
+
+/// A bucket behind a private authority, opened as the controllers open the bucket that an object names.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_private_authority_is_read_from_its_secret() -> Result<()> {
+    let server = api_server().await?;
+    install(&server).await?;
+    let namespace = server.namespace("authority").await?;
+    let (bucket, authority) = TestBucket::start_tls().await?;
+    let pem = String::from_utf8(authority.pem().to_vec())?;
+    let key = json!({"accessKeyId": bucket.key().id, "secretAccessKey": bucket.key().secret});
+    for (name, data) in [
+        ("key", key),
+        (
+            "authority",
+            json!({"ca.crt": pem, "tls.crt": "no certificate"}),
+        ),
+    ] {
+        let secret = json!({"metadata": {"name": name}, "stringData": data});
+        create::<Secret>(&server, &namespace, secret).await?;
+    }
+    let client = server.as_account(SYSTEM, "backup-controller").await?.client;
+    let buckets = Buckets::new(client, loopback_allowed().into());
+    let location = |authority: Option<(&str, &str)>| S3Location {
+        bucket: TestBucket::NAME.to_owned(),
+        endpoint: Some(bucket.server().endpoint()),
+        credentials_secret_ref: Some(LocalRef {
+            name: "key".to_owned(),
+        }),
+        ca_secret_ref: authority.map(|(name, key)| SecretKeyRef {
+            name: name.to_owned(),
+            key: key.to_owned(),
+        }),
+        ..S3Location::default()
+    };
+
+    // The account's rights reach it a moment later.
+    let store = eventually("the Secret can be read", async || {
+        let private = location(Some(("authority", "ca.crt")));
+        match buckets.open(&namespace, &private).await {
+            Err(AccessError::Api(_)) => Ok(None),
+            opened => Ok(Some(opened?)),
+        }
+    })
+    .await?;
+    store.probe("shop/").await?;
+    let unsigned = buckets.open(&namespace, &location(None)).await?;
+    let error = unsigned.probe("shop/").await.err();
+    let cause = error.as_ref().and_then(|error| error.cause());
+    assert_eq!(cause, Some(S3Cause::UntrustedCertificate), "{error:?}");
+
+    for (name, key, reason, words) in [
+        (
+            "authority",
+            "other.crt",
+            "CertificateAuthorityMalformed",
+            "has no key other.crt",
+        ),
+        (
+            "authority",
+            "tls.crt",
+            "CertificateAuthorityMalformed",
+            "it holds no certificate",
+        ),
+        ("missing", "ca.crt", "CredentialsNotFound", "does not exist"),
+    ] {
+        let opened = buckets.open(&namespace, &location(Some((name, key)))).await;
+        let error = opened
+            .err()
+            .with_context(|| format!("{name}/{key} is taken"))?;
+        let text = error.to_string();
+        assert_eq!(error.reason(), reason, "{text}");
+        assert!(text.contains(words) && text.contains(name), "{text}");
     }
     Ok(())
 }

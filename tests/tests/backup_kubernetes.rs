@@ -9,6 +9,7 @@ use backup_controller::{
 };
 use common::{
     kubernetes::kstatus::{Kstatus, evaluate},
+    runtime::{Runtime, metrics::Metrics},
     storage::Manifest,
 };
 use crds::{
@@ -26,13 +27,19 @@ use kube::{
     api::{DeleteParams, ListParams, Patch, PatchParams, PostParams},
 };
 use serde_json::json;
-use std::{collections::BTreeSet, fs, time::Duration};
+use std::{
+    collections::BTreeSet,
+    fs,
+    sync::mpsc,
+    time::{Duration, Instant},
+};
 use tests::{
     kubernetes::api_server,
+    leases::{TAKEN_OVER_SECONDS, take_over},
     namespace::TestNamespace,
     redis::{TestCluster, nothing_destroyed},
     replica::{Replica, ReplicaEnd, ReplicaSettings},
-    s3::{TestBucket, leave_upload, loopback_allowed},
+    s3::{Fault, On, TestBucket, leave_upload, loopback_allowed},
     wait::within,
 };
 
@@ -40,6 +47,9 @@ use tests::{
 const LEASE: Duration = Duration::from_secs(10);
 /// Long enough for the expiry of leases on a busy machine.
 const PATIENCE: Duration = Duration::from_mins(2);
+
+/// Time in which a hot loop would be seen.
+const QUIET: Duration = Duration::from_secs(5);
 
 /// A namespace with a RedisCluster whose pods stand for real processes.
 struct BackupStage {
@@ -104,6 +114,7 @@ impl BackupStage {
         let now = Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
         let status = json!({"status": {
             "observedGeneration": made.metadata.generation, "version": {"running": "Redis 7.0.15"},
+            "nodes": self.redis.known_nodes(),
             "conditions": [{"type": "SlotsCovered", "status": "True", "reason": "Covered", "message": "", "lastTransitionTime": now}],
         }});
         let answer = self
@@ -165,7 +176,21 @@ impl BackupStage {
         Ok(())
     }
 
+    /// A replica, and what it counts.
+    fn counted_replica(&self, identity: &str) -> Result<(Replica, Metrics)> {
+        let (send, counted) = mpsc::channel();
+        let replica = self.replica_with(identity, move |runtime| {
+            // Without a receiver the test has failed already.
+            let _ = send.send(runtime.metrics.clone());
+        });
+        Ok((replica, counted.recv_timeout(PATIENCE)?))
+    }
+
     fn replica(&self, identity: &str) -> Replica {
+        self.replica_with(identity, |_| ())
+    }
+
+    fn replica_with(&self, identity: &str, see: impl FnOnce(&Runtime) + Send + 'static) -> Replica {
         let arguments = ControllerArguments {
             streams: 2,
             image: Some("controller:1".to_owned()),
@@ -178,8 +203,21 @@ impl BackupStage {
             lease: LEASE,
             proxy: None,
         };
-        Replica::start(settings, |runtime| run::control(runtime, arguments))
+        Replica::start(settings, |runtime| {
+            see(&runtime);
+            run::control(runtime, arguments)
+        })
     }
+}
+
+/// Ended reconciles of RedisClusters.
+fn cluster_reconciles(metrics: &Metrics) -> Result<u64> {
+    let text = metrics.encode()?;
+    let lines = text.lines().filter(|line| {
+        line.starts_with("redis_operator_reconciles_total") && line.contains("RedisCluster")
+    });
+    let counts = lines.filter_map(|line| line.rsplit(' ').next()?.parse::<u64>().ok());
+    Ok(counts.sum())
 }
 
 fn workers(status: &RedisBackupStatus) -> BTreeSet<String> {
@@ -462,7 +500,7 @@ async fn bad_schedules_are_reported_and_stop_no_other() -> Result<()> {
         schedule("weekly", "30 2 * * 0"),
     ];
     stage.cluster(wanted.clone()).await?;
-    let one = stage.replica("one");
+    let (one, counted) = stage.counted_replica("one")?;
     let events = stage.space.api::<Event>();
     within(
         PATIENCE,
@@ -528,6 +566,15 @@ async fn bad_schedules_are_reported_and_stop_no_other() -> Result<()> {
     )
     .await
     .with_context(|| format!("{:?}", stage.space.namespace))?;
+    // What only a person can correct is not tried again and again.
+    let before = cluster_reconciles(&counted)?;
+    ensure!(before > 0, "nothing is counted");
+    tokio::time::sleep(QUIET).await;
+    let more = cluster_reconciles(&counted)? - before;
+    ensure!(
+        more <= 3,
+        "{more} reconciles in {QUIET:?} with bad schedules"
+    );
     // The other writer sends the list as it has it; neither takes the other's condition away.
     let cluster = stage.clusters().get("cart").await?;
     let mut status = cluster.status.clone().context("no status")?;
@@ -577,4 +624,51 @@ async fn a_job_that_runs_twice_creates_one_backup() -> Result<()> {
             .all(|b| b.spec.deletion_policy == DeletionPolicy::Delete)
     );
     Ok(())
+}
+
+/// The leader hangs in front of the manifest while another replica takes the Lease: the manifest is for that one to write.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_publication_ends_with_the_leadership() -> Result<()> {
+    let stage = BackupStage::new(1).await?;
+    stage.redis.primaries()[0]
+        .call::<()>("SET key value")
+        .await?;
+    stage.cluster(Vec::new()).await?;
+    // The first read is that of the index before the manifest is written.
+    let faults = stage.space.bucket.server().faults();
+    let slow = LEASE + LEASE / 2;
+    faults.add(On::Get, Fault::Slow(slow), 1);
+    let one = stage.replica("one");
+    stage.backup("now", "s3", DeletionPolicy::Retain).await?;
+    within(PATIENCE, "the manifest is being made", async || {
+        Ok(faults.left() == 0)
+    })
+    .await?;
+    take_over(&stage.space.api(), "backup-controller").await?;
+    let taken = Instant::now();
+    let status = stage.status("now").await?;
+    let root = status.destination.context("no destination")?;
+    let root = root.trim_start_matches("s3://backups/");
+    let manifest = stage
+        .space
+        .bucket
+        .server()
+        .file(TestBucket::NAME, &format!("{root}manifest.json"));
+    // The answer has come by then, and the other replica is still believed to lead.
+    let (answered, expires) = (slow, Duration::from_secs(TAKEN_OVER_SECONDS.into()));
+    ensure!(answered < expires);
+    tokio::time::sleep(answered + (expires - answered) / 2).await;
+    ensure!(
+        !manifest.exists(),
+        "written without the Lease, {:?} after it was lost",
+        taken.elapsed()
+    );
+    let done = stage
+        .until("now", "it has ended", |status| {
+            status.completion_time.is_some()
+        })
+        .await?;
+    ensure!(done.phase.as_deref() == Some("Succeeded"), "{done:#?}");
+    ensure!(manifest.exists());
+    one.end(ReplicaEnd::Orderly)
 }

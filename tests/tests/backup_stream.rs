@@ -10,7 +10,7 @@ use backup_controller::{
     survey::slot_map,
 };
 use common::{
-    cluster::{slot_map::SlotMap, slots::SlotSet},
+    cluster::{seeds::Seeds, slot_map::SlotMap, slots::SlotSet},
     rdb::{Event, RecordReader},
     storage::{
         BackupId, Compression, CompressionPool, Credentials, Layout, Location, Manifest,
@@ -22,7 +22,7 @@ use crds::SourceRole;
 use futures::future::try_join_all;
 use jiff::Timestamp;
 use redis::{Cmd, aio::MultiplexedConnection};
-use std::{fs, net::SocketAddr, ops::ControlFlow, process::Command, time::Duration};
+use std::{fs, ops::ControlFlow, process::Command, time::Duration};
 use tests::{
     noise::Noise,
     redis::{FUNCTIONS, RedisServer, TestCluster, samples},
@@ -34,20 +34,11 @@ use tokio_util::sync::CancellationToken;
 
 const GZIP: Compression = Compression::Gzip { level: 1 };
 
-fn addresses(cluster: &TestCluster) -> Vec<SocketAddr> {
-    cluster.nodes().iter().map(RedisServer::address).collect()
-}
-
 fn backup_id() -> BackupId {
     BackupId::new(Timestamp::UNIX_EPOCH, "3f9c2a10")
 }
 
-fn request(
-    store: &ObjectStore,
-    seeds: Vec<SocketAddr>,
-    shard: u32,
-    slots: SlotSet,
-) -> CaptureRequest {
+fn request(store: &ObjectStore, seeds: Seeds, shard: u32, slots: SlotSet) -> CaptureRequest {
     let backup_id = backup_id();
     CaptureRequest {
         seeds,
@@ -65,8 +56,8 @@ fn request(
 }
 
 async fn requests(store: &ObjectStore, cluster: &TestCluster) -> Result<Vec<CaptureRequest>> {
-    let seeds = addresses(cluster);
-    let map = slot_map(seeds.clone()).await?;
+    let seeds = cluster.seeds()?;
+    let map = slot_map(&seeds).await?;
     let shards = (0..).zip(map.shards());
     Ok(shards
         .map(|(shard, (_, slots))| request(store, seeds.clone(), shard, slots.clone()))
@@ -159,7 +150,7 @@ async fn three_shards_under_a_running_writer_are_a_complete_backup() -> Result<(
             .await?;
     }
     let stop = CancellationToken::new();
-    let before = slot_map(addresses(&cluster)).await?;
+    let before = slot_map(&cluster.seeds()?).await?;
     let work = async {
         let requests = requests(&store, &cluster).await?;
         let shards = try_join_all(requests.iter().map(run)).await?;
@@ -167,7 +158,7 @@ async fn three_shards_under_a_running_writer_are_a_complete_backup() -> Result<(
         Ok::<_, anyhow::Error>(shards)
     };
     let (shards, written) = tokio::try_join!(work, write_all_the_time(&cluster, stop.clone()))?;
-    let after = slot_map(addresses(&cluster)).await?;
+    let after = slot_map(&cluster.seeds()?).await?;
     ensure!(before == after, "the slot map has changed by itself");
     ensure!(written > 0, "the writer did not write");
 
@@ -290,6 +281,44 @@ async fn a_primary_in_the_minority_is_not_read() -> Result<()> {
     }
 }
 
+/// Addresses of pods were given to nodes of another cluster, whose slots are divided in the same way: their keys would be stored as ours.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn another_cluster_with_the_same_slots_is_not_stored() -> Result<()> {
+    let ours = TestCluster::start(1, 1).await?;
+    let foreign = TestCluster::start(1, 1).await?;
+    ours.primaries()[0].call::<()>("SET ours here").await?;
+    foreign.primaries()[0]
+        .call::<()>("SET theirs there")
+        .await?;
+    let bucket = TestBucket::start().await?;
+    let store = bucket.store().await?;
+    let only_foreign = foreign.nodes().iter().map(RedisServer::address);
+    let only_foreign = Seeds::new(only_foreign, ours.ids().iter().copied())?;
+    ensure!(
+        slot_map(&only_foreign).await.is_err(),
+        "foreign slots count"
+    );
+    // The foreign nodes first.
+    let address = ours.primaries()[0].address();
+    let addresses = only_foreign.addresses().iter().copied().chain([address]);
+    let mixed = Seeds::new(addresses, ours.ids().iter().copied())?;
+    let map = slot_map(&mixed).await?;
+    ensure!(map.primaries.keys().eq([&ours.ids()[0]]), "{map:?}");
+
+    let slots = SlotSet::from(ours.ranges()[0]);
+    let mut wrong = request(&store, only_foreign, 0, slots.clone());
+    wrong.patience = Duration::from_secs(1);
+    let error = run(&wrong).await.err().context("foreign keys are stored")?;
+    ensure!(error.reason() == "WrongNode", "{error}");
+    let mut right = request(&store, mixed, 0, slots);
+    right.attempt = 2;
+    right.prefer = SourceRole::Primary;
+    let stored = run(&right).await?;
+    ensure!(stored.document.capture.node_id == ours.ids()[0].to_string());
+    ensure!(keys_in(&unpacked(&bucket, &stored.key)?)? == 1);
+    Ok(())
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_open_slot_is_seen_before_anything_is_captured() -> Result<()> {
     let cluster = TestCluster::start(3, 0).await?;
@@ -300,10 +329,8 @@ async fn an_open_slot_is_seen_before_anything_is_captured() -> Result<()> {
     source
         .call::<()>(&format!("CLUSTER SETSLOT 7 MIGRATING {target}"))
         .await?;
-    let error = slot_map(addresses(&cluster))
-        .await
-        .err()
-        .context("settled")?;
+    let error = slot_map(&cluster.seeds()?).await.err();
+    let error = error.context("settled")?;
     ensure!(
         error.to_string().starts_with("slot 7 is being moved"),
         "{error}"

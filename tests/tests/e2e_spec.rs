@@ -166,3 +166,31 @@ async fn cron_jobs_make_backups() -> Result<()> {
     })
     .await
 }
+
+/// A quota that refuses pods: the status quotes which one it is, and what it counts.
+#[tokio::test]
+async fn a_quota_that_refuses_pods_is_quoted() -> Result<()> {
+    scenario::run("e2e-quota", async |kubectl| {
+        kubectl.run("create quota small --hard=pods=4").await?;
+        scenario::cluster(kubectl, "shop", 3, Volumes::None).await?;
+        let mut message = String::new();
+        let quoted = async || {
+            let cluster = kubectl.get("rediscluster shop").await?;
+            message = cluster["status"]["message"]
+                .as_str()
+                .unwrap_or_default()
+                .to_owned();
+            Ok(message.contains("exceeded quota: small"))
+        };
+        kubectl.until("the quota is quoted", LIMIT, quoted).await?;
+        ensure!(
+            message.contains("shop-") && message.contains("limited: pods=4"),
+            "{message}"
+        );
+        ensure!(message.chars().count() <= 256, "{message}");
+        let pods = kubectl.list("pods").await?;
+        ensure!(pods.len() == 4, "{} pods in spite of the quota", pods.len());
+        Ok(())
+    })
+    .await
+}

@@ -337,7 +337,7 @@ async fn finalizers_come_and_go_beside_those_of_others() -> Result<()> {
     api.delete("owner", &kube::api::DeleteParams::default())
         .await?;
     let deleting = api.get("owner").await?;
-    assert!(finalizer::is_deleting(&deleting) && finalizer::is_set(&deleting, ours));
+    assert!(deleting.metadata.deletion_timestamp.is_some() && finalizer::is_set(&deleting, ours));
     finalizer::remove(&api, &deleting, ours).await?;
     let last = json!({"metadata": {"finalizers": null}});
     api.patch("owner", &PatchParams::default(), &Patch::Merge(last))

@@ -1,14 +1,45 @@
 //! Claims on a real API server: races, reports, freed units.
 
 use anyhow::{Context, Result};
-use common::claims::{self, Claim, ClaimPath, Taken, UnitReport};
+use backup_controller::{
+    metrics::{BackupMetrics, NAMES},
+    units::BackupUnits,
+    worker::CapturePath,
+};
+use common::{
+    access::Buckets,
+    claims::{
+        self, Claim, ClaimPath, Taken, UnitReport,
+        driver::Driver,
+        jobs::{JobRecord, JobResult},
+        memory::{Recalled, Waiting},
+        metrics::WorkMetrics,
+        permits::Quota,
+        planner::{Planner, PlannerError, Planning},
+    },
+    kubernetes::{controller::Controller, leases::Leadership, outcome::Outcome},
+    storage::StorageRules,
+};
 use crds::{BackupShard, LocalRef, RedisBackup, RedisBackupSpec, RedisBackupStatus};
+use k8s_openapi::api::coordination::v1::Lease;
 use kube::{
     Api,
     api::{Patch, PatchParams, PostParams},
 };
 use serde_json::{Map, Value, json};
-use tests::kubernetes::{ApiServer, api_server};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::{Duration, Instant},
+};
+use tests::{
+    kubernetes::{ApiServer, api_server},
+    leases::take_over,
+    wait::eventually,
+};
+use tokio::time::sleep;
 
 const SHARDS: &str = "/status/shards";
 
@@ -191,5 +222,141 @@ async fn replicas_report_side_by_side() -> Result<()> {
             .iter()
             .all(|shard| shard.raw_bytes == 20)
     );
+    Ok(())
+}
+
+/// Work that is begun, and then completed or dropped.
+#[derive(Clone, Default)]
+struct Counted {
+    begun: Arc<AtomicUsize>,
+    completed: Arc<AtomicUsize>,
+    dropped: Arc<AtomicUsize>,
+}
+
+impl Counted {
+    /// Lasts far longer than a Lease.
+    async fn work(self) {
+        struct Guard(Option<Arc<AtomicUsize>>);
+        impl Drop for Guard {
+            fn drop(&mut self) {
+                if let Some(dropped) = &self.0 {
+                    dropped.fetch_add(1, Ordering::Relaxed);
+                }
+            }
+        }
+        let mut guard = Guard(Some(self.dropped));
+        self.begun.fetch_add(1, Ordering::Relaxed);
+        sleep(LEASE * 6).await;
+        guard.0 = None;
+        self.completed.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+/// Every step is slow, and starts a job that is as slow.
+struct SlowPlanning {
+    steps: Counted,
+    jobs: Counted,
+}
+
+impl Planning for SlowPlanning {
+    type Kind = BackupUnits;
+    type Observed = ();
+    type Step = ();
+    type Question = ();
+    type Awaited = ();
+    type Jobs = JobRecord<()>;
+
+    const ACTION: &'static str = "Test";
+    const UNIT_ACTION: &'static str = "Test";
+    const UNDER_WAY: &'static str = "Testing";
+
+    fn observed(_: Recalled<()>, _: &mut JobRecord<()>, _: Instant) {}
+
+    fn plan(_: &RedisBackup, (): &()) {}
+
+    fn question((): &()) -> Option<()> {
+        None
+    }
+
+    fn waiting((): &()) -> Waiting<()> {
+        Waiting::Ends
+    }
+
+    fn cluster_name(backup: &RedisBackup) -> &str {
+        &backup.spec.cluster_ref.name
+    }
+
+    async fn answer(
+        &self,
+        _: &Planner<Self>,
+        (): (),
+        _: &RedisBackup,
+        (): &mut (),
+    ) -> Result<(), PlannerError> {
+        Ok(())
+    }
+
+    async fn execute(
+        &self,
+        planner: &Planner<Self>,
+        backup: &RedisBackup,
+        (): &(),
+        (): &(),
+    ) -> Result<Outcome, PlannerError> {
+        let work = self.jobs.clone().work();
+        let job = async move {
+            work.await;
+            JobResult::Ok(())
+        };
+        planner.start_job("work", backup, job, |record| record);
+        self.steps.clone().work().await;
+        Ok(Outcome::finished())
+    }
+}
+
+const LEASE: Duration = Duration::from_secs(3);
+
+/// Another replica holds the Lease: whatever this one has begun, a step or a job beside it, goes no further.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn steps_and_jobs_end_with_the_leadership() -> Result<()> {
+    let server = api_server().await?;
+    let api = backup(&server, 0).await?;
+    let namespace = api.namespace().context("no namespace")?.to_owned();
+    let runtime = server.runtime("backup-controller", "a", &namespace, LEASE)?;
+    let leadership = Leadership::start(&runtime);
+    let mut backups = Controller::<RedisBackup>::new(&runtime, runtime.api());
+    backups.trigger_on_leadership(&leadership);
+    let (steps, jobs) = (Counted::default(), Counted::default());
+    let buckets = Buckets::new(runtime.client.clone(), StorageRules::default());
+    let captured = BackupMetrics::new(&runtime.metrics);
+    let driver = Driver::new(
+        &runtime,
+        &backups,
+        leadership,
+        &WorkMetrics::new(&runtime.metrics, NAMES),
+        Quota::streams(1),
+        CapturePath::new(runtime.client.clone(), buckets, captured),
+        SlowPlanning {
+            steps: steps.clone(),
+            jobs: jobs.clone(),
+        },
+    );
+    let running = tokio::spawn(backups.run(driver));
+    let count = |of: &AtomicUsize| of.load(Ordering::Relaxed);
+    eventually("a step and a job are begun", async || {
+        Ok(count(&steps.begun) > 0 && count(&jobs.begun) > 0)
+    })
+    .await?;
+    let leases: Api<Lease> = Api::namespaced(server.client.clone(), &namespace);
+    take_over(&leases, "backup-controller").await?;
+    for (what, counted) in [("the step", &steps), ("the job", &jobs)] {
+        eventually(&format!("{what} is dropped"), async || {
+            anyhow::ensure!(count(&counted.completed) == 0, "{what} went on");
+            Ok(count(&counted.dropped) == 1)
+        })
+        .await?;
+    }
+    runtime.shutdown.cancel();
+    running.await?;
     Ok(())
 }

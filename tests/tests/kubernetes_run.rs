@@ -3,13 +3,25 @@
 use anyhow::{Context, Result, ensure};
 use k8s_openapi::api::coordination::v1::Lease;
 use kube::Api;
-use std::{process::Stdio, time::Duration};
-use tests::{kubernetes::api_server, wait::eventually};
+use std::{
+    fs,
+    path::Path,
+    process::Stdio,
+    sync::atomic::{AtomicBool, Ordering},
+    time::Duration,
+};
+use tests::{
+    kubernetes::api_server,
+    wait::{eventually, within},
+};
 use tokio::{
     io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader},
-    net::TcpStream,
+    net::{TcpListener, TcpStream},
     process::{Child, Command},
 };
+
+/// The shortest that is allowed.
+const WATCH: Duration = Duration::from_secs(10);
 
 struct Process {
     child: Child,
@@ -18,7 +30,7 @@ struct Process {
 }
 
 /// Starts a controller that does nothing and waits until it says where it listens.
-async fn start(identity: &str, namespace: &str, kubeconfig: &std::path::Path) -> Result<Process> {
+async fn start(identity: &str, namespace: &str, kubeconfig: &Path) -> Result<Process> {
     let mut child = Command::new(env!("CARGO_BIN_EXE_idle-controller"))
         .env("KUBECONFIG", kubeconfig)
         .env("POD_NAME", identity)
@@ -26,6 +38,7 @@ async fn start(identity: &str, namespace: &str, kubeconfig: &std::path::Path) ->
         .env("WATCH_NAMESPACE", namespace)
         .env("LISTEN_ADDRESS", "127.0.0.1:0")
         .env("LEASE_DURATION", "3s")
+        .env("WATCH_TIMEOUT_SECONDS", WATCH.as_secs().to_string())
         .stdout(Stdio::null())
         .stderr(Stdio::piped())
         .kill_on_drop(true)
@@ -129,5 +142,91 @@ async fn a_process_serves_probes_and_hands_back_at_sigterm() -> Result<()> {
     let lease = leases.get("run-controller").await?;
     let holder = lease.spec.and_then(|spec| spec.holder_identity);
     assert_eq!(holder.unwrap_or_default(), "");
+    Ok(())
+}
+
+/// A way to the API server on which nothing moves any more while `SILENT` is set: connections stay open, and new ones are accepted.
+async fn silent_way(to: String) -> Result<u16> {
+    let listener = TcpListener::bind("127.0.0.1:0").await?;
+    let port = listener.local_addr()?.port();
+    tokio::spawn(async move {
+        while let Ok((client, _)) = listener.accept().await {
+            let to = to.clone();
+            tokio::spawn(async move {
+                let server = TcpStream::connect(to).await?;
+                let (from_client, to_client) = client.into_split();
+                let (from_server, to_server) = server.into_split();
+                tokio::try_join!(pass(from_client, to_server), pass(from_server, to_client))
+            });
+        }
+    });
+    Ok(port)
+}
+
+static SILENT: AtomicBool = AtomicBool::new(false);
+
+async fn pass(
+    mut from: impl AsyncReadExt + Unpin,
+    mut to: impl AsyncWriteExt + Unpin,
+) -> std::io::Result<()> {
+    let mut buffer = vec![0; 64 << 10];
+    loop {
+        let read = from.read(&mut buffer).await?;
+        if SILENT.load(Ordering::Relaxed) {
+            std::future::pending::<()>().await;
+        }
+        if read == 0 {
+            return to.shutdown().await;
+        }
+        to.write_all(&buffer[..read]).await?;
+    }
+}
+
+/// Neither an answer nor an end: without a bound of its own a watch would wait for ever, and what it knows would be taken for the present.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_silent_api_server_fails_the_watches() -> Result<()> {
+    let server = api_server().await?;
+    let namespace = server.namespace("silent").await?;
+    let text = fs::read_to_string(&server.kubeconfig)?;
+    let line = text
+        .lines()
+        .find_map(|line| line.trim().strip_prefix("server: https://"));
+    let address = line
+        .context("no server in the kubeconfig")?
+        .trim()
+        .to_owned();
+    let host = address.rsplit_once(':').context("no port")?.0;
+    let port = silent_way(address.clone()).await?;
+    let kubeconfig =
+        Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("silent-{}", std::process::id()));
+    fs::write(
+        &kubeconfig,
+        text.replace(&address, &format!("{host}:{port}")),
+    )?;
+    let process = start("run-controller-silent", &namespace, &kubeconfig).await?;
+    process.ready().await?;
+    let failures = async || -> Result<u64> {
+        let metrics = process.get("/metrics").await?.1;
+        let lines = metrics
+            .lines()
+            .filter(|line| line.starts_with("redis_operator_watch_errors_total"));
+        let counts = lines.filter_map(|line| line.rsplit(' ').next()?.parse::<u64>().ok());
+        Ok(counts.sum())
+    };
+    // Watches that end in time and start again are no failures.
+    tokio::time::sleep(WATCH + Duration::from_secs(4)).await;
+    ensure!(failures().await? == 0, "a quiet watch has failed");
+    SILENT.store(true, Ordering::Relaxed);
+    let silent = std::time::Instant::now();
+    within(WATCH * 3, "the watch has failed", async || {
+        Ok(failures().await? > 0)
+    })
+    .await?;
+    ensure!(
+        silent.elapsed() < WATCH * 2,
+        "only after {:?}",
+        silent.elapsed()
+    );
+    fs::remove_file(&kubeconfig)?;
     Ok(())
 }

@@ -24,7 +24,7 @@ use restore_controller::{
     arguments::ControllerArguments,
     run::{PROGRAM, control},
 };
-use restore_support::{Backup, assert_equal, back_up, fill, portraits, size};
+use restore_support::{Backup, assert_equal, back_up, back_up_as, fill, portraits, size};
 use serde_json::json;
 use std::{
     net::{Ipv4Addr, SocketAddr},
@@ -65,6 +65,10 @@ impl RestoreStage {
 
     /// A RedisBackup as the backup-controller leaves it.
     async fn complete_backup(&self, backup: &Backup) -> Result<()> {
+        self.complete_backup_as("nightly", backup).await
+    }
+
+    async fn complete_backup_as(&self, name: &str, backup: &Backup) -> Result<()> {
         let spec = RedisBackupSpec {
             cluster_ref: LocalRef {
                 name: "cart".into(),
@@ -74,7 +78,7 @@ impl RestoreStage {
             ..RedisBackupSpec::default()
         };
         let api: Api<RedisBackup> = self.api();
-        api.create(&PostParams::default(), &RedisBackup::new("nightly", spec))
+        api.create(&PostParams::default(), &RedisBackup::new(name, spec))
             .await?;
         let update = ConditionUpdate::yes("Complete", "Succeeded", "");
         let status = RedisBackupStatus {
@@ -85,7 +89,7 @@ impl RestoreStage {
             ..RedisBackupStatus::default()
         };
         let patch = Patch::Merge(json!({"status": status}));
-        api.patch_status("nightly", &PatchParams::default(), &patch)
+        api.patch_status(name, &PatchParams::default(), &patch)
             .await?;
         Ok(())
     }
@@ -113,6 +117,7 @@ impl RestoreStage {
         ];
         let status = RedisClusterStatus {
             observed_generation: generation,
+            nodes: cluster.known_nodes(),
             conditions: merge(&[], &updates, generation, Timestamp::now()),
             ..RedisClusterStatus::default()
         };
@@ -158,6 +163,11 @@ impl RestoreStage {
     }
 
     fn replica(&self, identity: &str) -> Replica {
+        self.replica_within(identity, None)
+    }
+
+    /// A replica whose process may use so much memory, in MiB.
+    fn replica_within(&self, identity: &str, memory_limit: Option<usize>) -> Replica {
         let settings = ReplicaSettings {
             program: PROGRAM.name,
             identity: identity.to_owned(),
@@ -167,7 +177,7 @@ impl RestoreStage {
         };
         let arguments = ControllerArguments {
             streams: 1,
-            memory_limit: None,
+            memory_limit,
             storage: loopback_allowed(),
         };
         Replica::start(settings, |runtime| control(runtime, arguments))
@@ -183,9 +193,13 @@ fn cluster_spec(cluster: &TestCluster) -> RedisClusterSpec {
 }
 
 fn from_backup() -> RestoreSource {
+    from("nightly")
+}
+
+fn from(backup: &str) -> RestoreSource {
     RestoreSource {
         backup_ref: Some(LocalRef {
-            name: "nightly".into(),
+            name: backup.into(),
         }),
         location: None,
     }
@@ -260,10 +274,16 @@ async fn two_replicas_restore_a_backup_into_another_number_of_shards() -> Result
     })
     .await?;
     stage.complete_backup(&backup).await?;
+    // The address in the status of one of its pods is another cluster's by now.
+    let foreign = &source.nodes()[0];
+    let stale = forward(foreign.address()).await?;
+    stage.space.pod("target", "target-9-0", stale).await?;
     stage.existing("target", &target).await?;
 
     let status = stage.ends("r").await?;
     assert_eq!(status.phase.as_deref(), Some("Succeeded"), "{status:#?}");
+    let sent = executed(foreign).await?;
+    assert!(!sent.contains_key("restore"), "the foreign node: {sent:?}");
     for condition in [
         "SourceValid",
         "Compatible",
@@ -560,4 +580,57 @@ async fn an_orderly_end_hands_the_claims_back() -> Result<()> {
     assert_eq!(restored(&target).await?, 3200 - left.keys, "{left:?}");
     assert_equal(&portraits(&source).await?, &portraits(&target).await?);
     second.end(ReplicaEnd::Orderly)
+}
+
+/// At this limit two replays have room for values of 6 MiB.
+const MEMORY_MIB: usize = 64 + 2 * (64 + 3 * 6);
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_value_beyond_the_memory_fails_its_restore_alone() -> Result<()> {
+    let stage = RestoreStage::new().await?;
+    let source = TestCluster::start(1, 0).await?;
+    let longest = (6 << 20) - 5; // behind its encoded length
+    let bucket = &stage.space.bucket;
+    fill(&source, "fits:", 1, longest).await?;
+    let fits = back_up_as(
+        &source,
+        bucket,
+        Compression::None,
+        "20261121t003000z-00000001",
+    )
+    .await?;
+    stage.complete_backup_as("fits", &fits).await?;
+    let wanted = portraits(&source).await?;
+    fill(&source, "long:", 1, longest + 1).await?;
+    let long = back_up_as(
+        &source,
+        bucket,
+        Compression::None,
+        "20261121t003000z-00000002",
+    )
+    .await?;
+    stage.complete_backup_as("long", &long).await?;
+    let targets = [
+        TestCluster::start(1, 0).await?,
+        TestCluster::start(1, 0).await?,
+    ];
+    stage.existing("one", &targets[0]).await?;
+    stage.existing("two", &targets[1]).await?;
+
+    let replica = stage.replica_within("a", Some(MEMORY_MIB));
+    stage.restore("long", from("long"), into("one")).await?;
+    let refused = stage.ends("long").await?;
+    let failed = find(&refused.conditions, "Failed").context("no Failed")?;
+    for words in ["long:0", "6 MiB", &format!("{MEMORY_MIB} MiB")] {
+        assert!(
+            failed.message.contains(words),
+            "{words}: {}",
+            failed.message
+        );
+    }
+    stage.restore("fits", from("fits"), into("two")).await?;
+    let status = stage.ends("fits").await?;
+    assert_eq!(status.phase.as_deref(), Some("Succeeded"), "{status:#?}");
+    assert_equal(&wanted, &portraits(&targets[1]).await?);
+    replica.end(ReplicaEnd::Orderly)
 }

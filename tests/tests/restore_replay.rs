@@ -5,7 +5,11 @@ mod restore_support;
 
 use anyhow::{Context, Result, ensure};
 use common::{
-    cluster::slots::{Slot, SlotRange, SlotSet},
+    cluster::{
+        seeds::Seeds,
+        slots::{Slot, SlotRange, SlotSet},
+    },
+    errors::Recovery,
     rdb::{Event, RecordReader},
     storage::{BlockReader, Compression, CompressionPool, S3Cause, StorageError},
 };
@@ -85,7 +89,7 @@ async fn all_expired(source: &TestCluster) -> Result<()> {
 
 /// What the controller would say of the target.
 async fn verified(backup: &Backup, target: &TestCluster) -> Result<()> {
-    let counted = target::count(&seeds(target)).await?;
+    let counted = target::count(&seeds(target)?).await?;
     let now = jiff::Timestamp::now().as_millisecond();
     let walks = Walks::default();
     let verified = backup.source.compare(&counted, now, &walks).await?;
@@ -252,13 +256,13 @@ async fn a_library_with_other_code_stops_the_replay() -> Result<()> {
         .arg(other)
         .query_async::<()>(&mut connection)
         .await?;
-    let request = backup.request(0, seeds(&target)).await?;
+    let request = backup.request(0, seeds(&target)?).await?;
     let error = timeout(LIMIT, backup.replay(&request)).await?.unwrap_err();
     assert!(
         matches!(&error, ReplayError::FunctionConflict { library, .. } if library == "first"),
         "{error}"
     );
-    assert!(!error.is_transient());
+    assert_ne!(error.recovery(), Recovery::Soon);
     assert_eq!(
         size(&target).await?,
         0,
@@ -302,7 +306,7 @@ async fn nothing_of_a_damaged_block_is_written() -> Result<()> {
     let bucket = TestBucket::start().await?;
     let (_source, backup) = long_backup(&bucket).await?;
     let target = TestCluster::start(2, 0).await?;
-    let request = backup.request(0, seeds(&target)).await?;
+    let request = backup.request(0, seeds(&target)?).await?;
     let starts = record_starts(&backup, &request).await?;
     let block = request.index.blocks[DAMAGED];
     let file = bucket.server().file(TestBucket::NAME, &request.key);
@@ -320,7 +324,7 @@ async fn nothing_of_a_damaged_block_is_written() -> Result<()> {
         ),
         "{error}"
     );
-    assert!(!error.is_transient());
+    assert_ne!(error.recovery(), Recovery::Soon);
     assert!(error.to_string().contains(&request.key), "{error}");
     let found = portraits(&target).await?;
     for key in found.keys() {
@@ -340,7 +344,7 @@ async fn a_killed_replay_goes_on_at_its_block() -> Result<()> {
     let bucket = TestBucket::start().await?;
     let (source, backup) = long_backup(&bucket).await?;
     let target = TestCluster::start(2, 0).await?;
-    let mut request = backup.request(0, seeds(&target)).await?;
+    let mut request = backup.request(0, seeds(&target)?).await?;
     let blocks = request.index.blocks.len() as u64;
     assert!(blocks >= 4, "{blocks} blocks");
 
@@ -381,7 +385,7 @@ async fn a_finished_unit_writes_nothing_when_it_is_begun_again() -> Result<()> {
     let bucket = TestBucket::start().await?;
     let (_source, backup) = long_backup(&bucket).await?;
     let target = TestCluster::start(1, 0).await?;
-    let mut request = backup.request(0, seeds(&target)).await?;
+    let mut request = backup.request(0, seeds(&target)?).await?;
     request.from = Progress {
         block: request.index.blocks.len() as u64,
         keys: LONG_KEYS as u64,
@@ -399,7 +403,7 @@ async fn keys_of_other_shards_are_left_out_and_counted() -> Result<()> {
     fill(&source, "key:", 2000, 20).await?;
     let backup = back_up(&source, &bucket, GZIP).await?;
     let target = TestCluster::start(1, 0).await?;
-    let mut request = backup.request(0, seeds(&target)).await?;
+    let mut request = backup.request(0, seeds(&target)?).await?;
     let half = SlotRange::new(Slot::new(0)?, Slot::new(8191)?)?;
     request.slots = SlotSet::from(half);
     let done = backup.replay(&request).await?;
@@ -465,7 +469,7 @@ async fn slots_that_moved_after_the_map_was_read_are_followed() -> Result<()> {
     fill(&source, "key:", 20_000, 50).await?;
     let backup = back_up(&source, &bucket, Compression::None).await?;
     let target = TestCluster::start(2, 0).await?;
-    let request = backup.request(0, seeds(&target)).await?;
+    let request = backup.request(0, seeds(&target)?).await?;
     let [first, second] = target.primaries() else {
         anyhow::bail!("not two primaries");
     };
@@ -510,7 +514,7 @@ async fn keys_of_a_moving_slot_go_to_its_new_primary() -> Result<()> {
     from.call::<()>(&format!("CLUSTER SETSLOT {slot} MIGRATING {to_id}"))
         .await?;
 
-    let request = backup.request(0, seeds(&target)).await?;
+    let request = backup.request(0, seeds(&target)?).await?;
     let done = timeout(LIMIT, backup.replay(&request)).await??;
     assert_eq!(done.keys, 6000);
     let there: u64 = to.call(&format!("CLUSTER COUNTKEYSINSLOT {slot}")).await?;
@@ -528,7 +532,7 @@ async fn broken_connections_are_made_again() -> Result<()> {
     let bucket = TestBucket::start().await?;
     let (source, backup) = long_backup(&bucket).await?;
     let target = TestCluster::start(2, 0).await?;
-    let request = backup.request(0, seeds(&target)).await?;
+    let request = backup.request(0, seeds(&target)?).await?;
     let (sender, mut progress) = watch::channel(Progress::default());
     let breaking = async {
         for block in 1..4 {
@@ -559,7 +563,7 @@ async fn a_paused_node_holds_the_replay_up_and_no_more() -> Result<()> {
     target.primaries()[0]
         .call::<()>("CLIENT PAUSE 1500 WRITE")
         .await?;
-    let request = backup.request(0, seeds(&target)).await?;
+    let request = backup.request(0, seeds(&target)?).await?;
     assert_eq!(
         timeout(LIMIT, backup.replay(&request)).await??.keys,
         LONG_KEYS as u64
@@ -573,7 +577,7 @@ async fn a_full_memory_is_said_clearly() -> Result<()> {
     let bucket = TestBucket::start().await?;
     let (_source, backup) = long_backup(&bucket).await?;
     let target = TestCluster::start_with(2, 0, &[("maxmemory", "12mb")]).await?;
-    let request = backup.request(0, seeds(&target)).await?;
+    let request = backup.request(0, seeds(&target)?).await?;
     let error = timeout(LIMIT, backup.replay(&request)).await?.unwrap_err();
     let ReplayError::Refused { node, refusal, .. } = &error else {
         anyhow::bail!("{error}");
@@ -589,12 +593,12 @@ async fn a_node_that_stays_away_ends_the_patience() -> Result<()> {
     let bucket = TestBucket::start().await?;
     let (_source, backup) = long_backup(&bucket).await?;
     let mut target = TestCluster::start(3, 0).await?;
-    let mut request = backup.request(0, seeds(&target)).await?;
+    let mut request = backup.request(0, seeds(&target)?).await?;
     request.patience = Duration::from_secs(3);
     target.kill(1).await?;
     let error = timeout(LIMIT, backup.replay(&request)).await?.unwrap_err();
     assert!(matches!(error, ReplayError::Unavailable { .. }), "{error}");
-    assert!(error.is_transient());
+    assert_eq!(error.recovery(), Recovery::Soon);
     target.nothing_destroyed().await?;
     if let ReplayError::Unavailable { reason, .. } = error {
         assert!(
@@ -610,7 +614,7 @@ async fn a_primary_that_fails_over_is_followed() -> Result<()> {
     let bucket = TestBucket::start().await?;
     let (source, backup) = long_backup(&bucket).await?;
     let target = TestCluster::start(3, 1).await?;
-    let request = backup.request(0, seeds(&target)).await?;
+    let request = backup.request(0, seeds(&target)?).await?;
     let (sender, mut progress) = watch::channel(Progress::default());
     let replica = target.replicas(0).next().context("no replica")?;
     let failing_over = async {
@@ -625,7 +629,7 @@ async fn a_primary_that_fails_over_is_followed() -> Result<()> {
         Ok(replica.info("role").await? == "master")
     })
     .await?;
-    let nodes: Vec<_> = target.nodes().iter().map(RedisServer::address).collect();
+    let nodes = target.seeds()?;
     eventually("every key is at its slot's primary", async || {
         let Ok(counted) = target::count(&nodes).await else {
             return Ok(false);
@@ -646,7 +650,7 @@ async fn storage_failures_are_distinguished() -> Result<()> {
     let bucket = TestBucket::start().await?;
     let (_source, backup) = long_backup(&bucket).await?;
     let target = TestCluster::start(1, 0).await?;
-    let request = backup.request(0, seeds(&target)).await?;
+    let request = backup.request(0, seeds(&target)?).await?;
     // A connection that breaks once or twice is no failure.
     bucket.server().faults().add(On::Get, Fault::Break, 2);
     assert_eq!(
@@ -666,14 +670,68 @@ async fn storage_failures_are_distinguished() -> Result<()> {
 #[tokio::test]
 async fn a_target_with_keys_or_uncovered_slots_is_seen_before() -> Result<()> {
     let target = TestCluster::start(3, 0).await?;
-    let empty = target::look(&seeds(&target)).await?;
+    let empty = target::look(&seeds(&target)?).await?;
     assert!(empty.keys.is_empty(), "{empty:?}");
     assert_eq!(empty.servers.len(), 1);
     target.fill(&samples("x")[..1]).await?;
-    let holding = target::look(&seeds(&target)).await?;
+    let holding = target::look(&seeds(&target)?).await?;
     assert_eq!(holding.keys.iter().map(|(_, keys)| keys).sum::<u64>(), 1);
-    let partial = target::look(&seeds(&target)[..2]).await;
+    let some = target.nodes()[..2].iter().map(RedisServer::address);
+    let some = Seeds::new(some, target.ids().iter().copied())?;
+    let partial = target::look(&some).await;
     assert!(partial.is_err(), "{partial:?}");
-    assert!(target::look(&[]).await.is_err());
+    Ok(())
+}
+
+/// A pod's address was given to another cluster's replica, and its entry comes first: what it says would make its whole cluster the
+/// target.
+#[tokio::test]
+async fn a_foreign_node_at_a_seed_gets_nothing() -> Result<()> {
+    let bucket = TestBucket::start().await?;
+    let (source, backup) = long_backup(&bucket).await?;
+    let foreign = TestCluster::start(1, 1).await?;
+    fill(&foreign, "theirs:", 200, 20).await?;
+    let theirs = portraits(&foreign).await?;
+    let target = TestCluster::start(3, 0).await?;
+    let other = foreign.replicas(0).next().context("no replica")?;
+    let addresses = target.nodes().iter().map(RedisServer::address);
+    let addresses = std::iter::once(other.address()).chain(addresses);
+    let seeds = Seeds::new(addresses, target.ids().iter().copied())?;
+
+    let before = [executed(&foreign.nodes()[0]).await?, executed(other).await?];
+    let empty = target::look(&seeds).await?;
+    ensure!(empty.keys.is_empty(), "{empty:?}");
+    let request = backup.request(0, seeds.clone()).await?;
+    timeout(LIMIT, backup.replay(&request)).await??;
+    let counted = target::count(&seeds).await?;
+    ensure!(counted.iter().map(|(_, keys)| keys).sum::<u64>() == size(&source).await?);
+    assert_equal(&portraits(&source).await?, &portraits(&target).await?);
+
+    for (node, before) in foreign.nodes().iter().zip(before) {
+        let sent = executed(node).await?;
+        let known = ["cluster|myid", "info", "replconf", "ping"];
+        let new = sent.keys().filter(|name| !before.contains_key(*name));
+        let new: Vec<_> = new.filter(|name| !known.contains(&name.as_str())).collect();
+        ensure!(new.is_empty(), "{} was sent {new:?}", node.address());
+    }
+    assert_equal(&theirs, &portraits(&foreign).await?);
+    Ok(())
+}
+
+/// Without any node of the target there is nothing to replay into, however many of another cluster answer.
+#[tokio::test]
+async fn foreign_nodes_alone_are_no_target() -> Result<()> {
+    let bucket = TestBucket::start().await?;
+    let (_source, backup) = long_backup(&bucket).await?;
+    let foreign = TestCluster::start(1, 0).await?;
+    let target = TestCluster::start(1, 0).await?;
+    let addresses = foreign.nodes().iter().map(RedisServer::address);
+    let seeds = Seeds::new(addresses, target.ids().iter().copied())?;
+    let looked = target::look(&seeds).await;
+    assert!(looked.is_err(), "{looked:?}");
+    let request = backup.request(0, seeds).await?;
+    let error = timeout(LIMIT, backup.replay(&request)).await?.unwrap_err();
+    assert_eq!(error.reason(), "WrongNode", "{error}");
+    assert_eq!(size(&foreign).await?, 0);
     Ok(())
 }

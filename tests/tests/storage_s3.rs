@@ -4,6 +4,7 @@
 use anyhow::{Context, ensure};
 use axum::http::StatusCode;
 use backup_controller::artifacts;
+use common::errors::Recovery;
 use common::storage::{
     BLOCK_BYTES, BackupId, BlockReader, Compression, CompressionPool, Credentials, Layout,
     Location, ObjectStore, S3Cause, ShardIndex, ShardWriter, StorageError, StoredObject,
@@ -316,7 +317,7 @@ async fn permanent_failures_end_at_once_and_leave_nothing() -> anyhow::Result<()
             .await
             .expect_err("a permanent refusal was ignored");
         assert_eq!(error.cause(), Some(cause), "{error}");
-        assert!(!error.is_transient(), "{error}");
+        assert_ne!(error.recovery(), Recovery::Soon, "{error}");
         says_what_and_where(&error, &bucket);
         // Nothing was tried twice; but two parts travel at the same time, and a third may have begun.
         let tries = 10 - faults.left();
@@ -408,7 +409,7 @@ async fn an_unreachable_store_is_a_transient_failure_with_an_address() -> anyhow
     let store = ObjectStore::connect(location, on_loopback(bucket.credentials())).await;
     let error = store.head(KEY).await.expect_err("no server listens there");
     assert_eq!(error.cause(), Some(S3Cause::Connection), "{error}");
-    assert!(error.is_transient());
+    assert_eq!(error.recovery(), Recovery::Soon);
     assert!(error.to_string().contains(&endpoint), "{error}");
     Ok(())
 }
@@ -455,7 +456,7 @@ async fn a_store_that_stalls_ends_the_stream_within_its_limit() -> anyhow::Resul
         start.elapsed()
     );
     assert!(matches!(error, StorageError::Stalled { .. }), "{error}");
-    assert!(error.is_transient());
+    assert_eq!(error.recovery(), Recovery::Soon);
     says_what_and_where(&error, &bucket);
     Ok(())
 }
@@ -489,7 +490,7 @@ async fn small_objects_and_deletion() -> anyhow::Result<()> {
         .get(neighbour, 1)
         .await
         .expect_err("the limit was ignored");
-    assert!(!error.is_transient(), "{error}");
+    assert_ne!(error.recovery(), Recovery::Soon, "{error}");
     let error = store
         .read_manifest(&layout)
         .await

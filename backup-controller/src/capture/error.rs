@@ -2,7 +2,8 @@
 
 use crate::select::NoSource;
 use common::{
-    cluster::{node::NodeError, replication::ReplicationError},
+    cluster::{node::NodeError, replication::ReplicationError, seeds::NoSeeds},
+    errors::Recovery,
     rdb::{RdbError, checksum::ChecksumError},
     storage::StorageError,
 };
@@ -14,6 +15,9 @@ pub enum CaptureError {
     /// No node can be read.
     #[error(transparent)]
     NoSource(#[from] NoSource),
+    /// No node can be asked.
+    #[error(transparent)]
+    NoSeeds(#[from] NoSeeds),
     /// The shard has other slots now.
     #[error(
         "the shard with slots {wanted} has slots {found} now: slots were moved during the backup"
@@ -64,26 +68,27 @@ pub enum CaptureError {
 }
 
 impl CaptureError {
-    /// Whether another attempt may succeed without a change of the backup or the controller.
-    pub fn is_transient(&self) -> bool {
+    /// Whether another attempt may succeed.
+    pub fn recovery(&self) -> Recovery {
         match self {
-            Self::Storage(error) => error.is_transient(),
-            Self::Index(_) | Self::Cancelled => false,
+            Self::Storage(error) => error.recovery(),
+            Self::Index(_) | Self::Cancelled => Recovery::Never,
             Self::NoSource(_)
+            | Self::NoSeeds(_)
             | Self::SlotsMoved { .. }
             | Self::Node(_)
             | Self::Replication(_)
             | Self::Late { .. }
             | Self::Checksum(_)
             | Self::NotRdb(_)
-            | Self::Empty => true,
+            | Self::Empty => Recovery::Soon,
         }
     }
 
     /// The class of the failure in CamelCase, for the status and metrics.
     pub fn reason(&self) -> &'static str {
         match self {
-            Self::NoSource(_) => "NoSource",
+            Self::NoSource(_) | Self::NoSeeds(_) => "NoSource",
             Self::SlotsMoved { .. } => "SlotsMoved",
             Self::Node(error) => error.reason(),
             Self::Replication(error) => match error {

@@ -15,6 +15,7 @@ use bytes::BytesMut;
 use common::{
     cluster::{
         replication::{Fork, ReplicationStream},
+        seeds::Seeds,
         slots::SlotSet,
     },
     storage::{
@@ -26,7 +27,7 @@ use crds::SourceRole;
 use jiff::Timestamp;
 use opening::open;
 use source::SourceNode;
-use std::{net::SocketAddr, time::Duration};
+use std::time::Duration;
 use tokio::{sync::watch, time::timeout};
 use tokio_util::sync::CancellationToken;
 use walk::{Proof, Proven};
@@ -39,8 +40,8 @@ const EDGE: usize = 4096;
 /// One shard to capture.
 #[derive(Clone, Debug)]
 pub struct CaptureRequest {
-    /// Addresses of nodes of the cluster, any of them.
-    pub seeds: Vec<SocketAddr>,
+    /// Nodes of the cluster, any of them.
+    pub seeds: Seeds,
     /// Slots of the shard: the node that is read has to belong to the primary of exactly these, or be it.
     pub slots: SlotSet,
     /// Which node is preferred.

@@ -6,12 +6,13 @@ use common::cluster::{
     endpoint::Endpoint,
     info::ServerInfo,
     reader::{NodeReport, read, read_each},
+    seeds::Seeds,
     slots::SlotSet,
     topology::{ClusterNode, NodesView},
 };
 use crds::SourceRole;
 use futures::{StreamExt, future::join_all};
-use std::{net::SocketAddr, time::Duration};
+use std::time::Duration;
 use tokio::time::{Instant, sleep};
 
 /// How long a node may take to connect and for each answer.
@@ -32,7 +33,7 @@ pub struct SourceNode {
 
 /// Looks until a node of the shard with exactly these slots can be read, at most for `patience`.
 pub async fn find(
-    seeds: &[SocketAddr],
+    seeds: &Seeds,
     slots: &SlotSet,
     prefer: SourceRole,
     patience: Duration,
@@ -52,7 +53,7 @@ pub async fn find(
 }
 
 async fn look(
-    seeds: &[SocketAddr],
+    seeds: &Seeds,
     slots: &SlotSet,
     prefer: SourceRole,
 ) -> Result<SourceNode, CaptureError> {
@@ -111,11 +112,10 @@ fn primary_of<'a>(view: &'a NodesView, slots: &SlotSet) -> Option<&'a ClusterNod
     nodes.find(|node| node.is_primary() && node.slots.contains(first))
 }
 
-/// The view of the first node that answers, serves, and knows a primary of the slots. A node that does not serve is on the
+/// The view of the first node of the cluster that answers, serves, and knows a primary of the slots. A node that does not serve is on the
 /// smaller side of a split network: what it knows may be out of date.
-async fn any_view(seeds: &[SocketAddr], slots: &SlotSet) -> Result<NodesView, CaptureError> {
-    let endpoints = seeds.iter().map(|seed| Endpoint::new(*seed, NODE_TIMEOUT));
-    let mut answers = std::pin::pin!(read_each(endpoints.collect()));
+async fn any_view(seeds: &Seeds, slots: &SlotSet) -> Result<NodesView, CaptureError> {
+    let mut answers = std::pin::pin!(read_each(seeds.endpoints(NODE_TIMEOUT)));
     let (mut failure, mut cut_off) = (None, None);
     while let Some((seed, answer)) = answers.next().await {
         match answer {
@@ -128,9 +128,6 @@ async fn any_view(seeds: &[SocketAddr], slots: &SlotSet) -> Result<NodesView, Ca
     match (cut_off, failure) {
         (Some(seed), _) => Err(no_source(&format!("node {seed} {NOT_SERVING}"))),
         (None, Some(error)) => Err(CaptureError::Node(error)),
-        (None, None) if seeds.is_empty() => {
-            Err(no_source("the cluster has no pod with an address"))
-        }
         (None, None) => Err(no_source("no node knows a primary of the shard's slots")),
     }
 }

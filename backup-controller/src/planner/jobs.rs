@@ -12,6 +12,8 @@ use common::{
         jobs::{JobFailure, JobRecord, JobResult, Jobs},
         planner::PlannerError,
     },
+    errors::Recovery,
+    kubernetes::leases::Leadership,
     storage::{BackupId, Compression, Layout, Location, StorageError},
 };
 use crds::{RedisBackup, S3Location};
@@ -84,11 +86,12 @@ pub(super) fn start_deletion(
     Ok(())
 }
 
-/// Aborts the uploads that lost attempts have left: of one key, or all of the backup's. Tried again for some minutes; what
-/// is left then is left to the next sweep, or to a rule of the bucket.
+/// Aborts the uploads that lost attempts have left: of one key, or all of the backup's. Tried again for some minutes, while this replica
+/// leads; what is left then is left to the next sweep, or to a rule of the bucket.
 pub(super) fn start_sweep(
     buckets: Buckets,
     sweeps: &Jobs,
+    leadership: &Leadership,
     backup: &RedisBackup,
     key: Option<&String>,
 ) -> Result<(), PlannerError> {
@@ -98,9 +101,11 @@ pub(super) fn start_sweep(
         "abort uploads of {}",
         key.as_ref().unwrap_or(&artifacts.backup_id)
     );
+    let leadership = leadership.clone();
     let started = sweeps.start(&namespace, name, |end| async move {
-        let sweeping = sweep(&buckets, &artifacts, key.as_deref());
-        end.run_until_cancelled(Box::pin(sweeping)).await;
+        let sweeping = Box::pin(sweep(&buckets, &artifacts, key.as_deref()));
+        let leading = leadership.while_leading(sweeping);
+        end.run_until_cancelled(Box::pin(leading)).await;
     });
     if let Err(error) = started {
         tracing::debug!(%error, namespace, "a sweep was not started");
@@ -229,6 +234,6 @@ async fn publish_now(
     publish(&request).await.map_err(|error| JobFailure {
         reason: error.reason(),
         message: error.to_string(),
-        transient: error.is_transient(),
+        transient: error.recovery() == Recovery::Soon,
     })
 }

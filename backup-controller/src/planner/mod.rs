@@ -19,7 +19,7 @@ use common::{
         permits::Quota,
         planner::{Planner, PlannerError, Planning, RECHECK},
     },
-    kubernetes::{conditions::holds, finalizer, outcome::Outcome},
+    kubernetes::{conditions::holds, finalizer, leases::Leadership, outcome::Outcome},
     runtime::Runtime,
     storage::{BackupId, Layout, Location},
 };
@@ -43,17 +43,25 @@ const SOON: Duration = Duration::from_millis(100);
 pub struct BackupPlanning {
     buckets: Buckets,
     sweeps: Jobs,
+    leadership: Leadership,
 }
 
 type BackupPlanner = Planner<BackupPlanning>;
 
 impl BackupPlanning {
-    /// One for all backups of the process.
-    pub fn new(runtime: &Runtime, buckets: Buckets) -> Self {
+    /// One for all backups of the process. Uploads are swept while `leadership` is this replica's.
+    pub fn new(runtime: &Runtime, leadership: Leadership, buckets: Buckets) -> Self {
         Self {
             buckets,
             sweeps: Jobs::new(runtime, SWEEPS),
+            leadership,
         }
+    }
+
+    /// Aborts uploads that lost attempts have left: of one key, or all of the backup's.
+    fn sweep(&self, backup: &RedisBackup, key: Option<&String>) -> Result<(), PlannerError> {
+        let buckets = self.buckets.clone();
+        jobs::start_sweep(buckets, &self.sweeps, &self.leadership, backup, key)
     }
 }
 
@@ -114,8 +122,13 @@ impl Planning for BackupPlanning {
             Question::SlotMap => {
                 let namespace = backup.namespace().unwrap_or_default();
                 let name = &backup.spec.cluster_ref.name;
-                let pods = access::pods(&planner.runtime.client, &namespace, name).await?;
-                seen.slot_map = Some(survey::slot_map(pods.keys().copied()).await);
+                let nodes = access::nodes(&planner.runtime.client, &namespace, name).await?;
+                let status = backup.status.as_ref();
+                let uid = status.and_then(|status| status.cluster_uid.as_deref());
+                seen.slot_map = Some(match nodes.seeds(uid) {
+                    Ok(seeds) => survey::slot_map(&seeds).await,
+                    Err(error) => Err(error.into()),
+                });
             }
             Question::Members => seen.attempts.members = Some(planner.members(backup).await?),
         }
@@ -220,7 +233,7 @@ impl BackupPlanning {
             .iter()
             .filter_map(|lost| status.shards.get(lost.position));
         for key in units.filter_map(|unit| unit.key.as_ref()) {
-            jobs::start_sweep(self.buckets.clone(), &self.sweeps, backup, Some(key))?;
+            self.sweep(backup, Some(key))?;
         }
         Ok(outcome)
     }
@@ -235,7 +248,7 @@ impl BackupPlanning {
     ) -> Result<RedisBackupStatus, PlannerError> {
         let status = write(planner, backup, step, seen).await?;
         if !status.shards.is_empty() {
-            jobs::start_sweep(self.buckets.clone(), &self.sweeps, backup, None)?;
+            self.sweep(backup, None)?;
         }
         Ok(status)
     }

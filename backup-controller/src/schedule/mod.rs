@@ -7,7 +7,7 @@ use common::{
     sentence::list,
 };
 use crds::{
-    ANNOTATION_SCHEDULED_AT, BackupSchedule, GROUP, LABEL_CLUSTER, LABEL_COMPONENT,
+    ANNOTATION_SCHEDULED_AT, BackupSchedule, GROUP, LABEL_CLUSTER, LABEL_COMPONENT, LABEL_JOB_NAME,
     LABEL_MANAGED_BY, LABEL_SCHEDULE, LocalRef, MANAGED_BY, RedisBackup, RedisBackupSpec,
     RedisCluster, VERSION,
 };
@@ -358,10 +358,7 @@ fn container(cluster: &RedisCluster, schedule: &BackupSchedule, image: &str) -> 
         ]),
         env: Some(vec![
             field("NAMESPACE", "metadata.namespace"),
-            field(
-                "JOB_NAME",
-                "metadata.labels['batch.kubernetes.io/job-name']",
-            ),
+            field("JOB_NAME", &format!("metadata.labels['{LABEL_JOB_NAME}']")),
         ]),
         resources: Some(ResourceRequirements {
             requests: Some(amount("10m", "16Mi")),

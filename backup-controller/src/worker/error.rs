@@ -3,7 +3,7 @@
 use crate::capture::CaptureError;
 use common::{
     access::AccessError,
-    errors::{Classified, ErrorClass},
+    errors::{Classified, ErrorClass, Recovery},
     kubernetes::call::ApiError,
     storage::layout::BadBackupId,
 };
@@ -35,6 +35,13 @@ impl ShardError {
     }
 }
 
+fn of(recovery: Recovery) -> ErrorClass {
+    match recovery {
+        Recovery::Soon => ErrorClass::Transient,
+        Recovery::Later | Recovery::Never => ErrorClass::InvalidSpec,
+    }
+}
+
 impl Classified for ShardError {
     fn class(&self) -> ErrorClass {
         match self {
@@ -42,9 +49,9 @@ impl Classified for ShardError {
                 ErrorClass::Bug
             }
             Self::Api(error) => error.class(),
-            Self::Capture(error) if error.is_transient() => ErrorClass::Transient,
             Self::Capture(CaptureError::Cancelled) => ErrorClass::Fenced,
-            Self::Access(_) | Self::Capture(_) => ErrorClass::InvalidSpec,
+            Self::Access(error) => of(error.recovery()),
+            Self::Capture(error) => of(error.recovery()),
         }
     }
 

@@ -54,9 +54,10 @@ impl CapturePath {
 
     async fn prepare(&self, order: &CaptureOrder) -> Result<CaptureRequest, ShardError> {
         let store = self.buckets.open(&order.namespace, &order.storage).await?;
-        let names = access::pods(&self.client, &order.namespace, &order.cluster).await?;
-        let seeds = names.keys().copied().collect();
-        order.pods.get_or_init(|| names);
+        let nodes = access::nodes(&self.client, &order.namespace, &order.cluster).await?;
+        let seeds = nodes.seeds(order.cluster_uid.as_deref());
+        let seeds = seeds.map_err(CaptureError::NoSeeds)?;
+        order.pods.get_or_init(|| nodes.pods);
         Ok(CaptureRequest {
             seeds,
             slots: order.slots.clone(),

@@ -20,6 +20,8 @@ use tokio::sync::watch;
 pub struct CaptureOrder {
     pub(super) namespace: String,
     pub(super) cluster: String,
+    /// Identity of the RedisCluster, if it is recorded.
+    pub(super) cluster_uid: Option<String>,
     pub(super) storage: S3Location,
     pub(super) layout: Layout,
     pub(super) backup_id: BackupId,
@@ -63,6 +65,7 @@ impl CaptureOrder {
             layout: layout.of_claim(&mark()),
             namespace,
             cluster,
+            cluster_uid: status.cluster_uid.clone(),
             storage,
             backup_id,
             shard: u32::try_from(unit.index).map_err(|_| missing("a negative index"))?,

@@ -359,6 +359,48 @@ mod tests {
         assert!(!script.contains("rm "), "{script}");
     }
 
+    /// Every set of files that losses, interruptions and changes of the version can leave, for servers that read either kind of file:
+    /// no server starts with a role but without the data that belongs to it, and no file is lost.
+    #[test]
+    fn no_set_of_files_starts_a_role_without_its_data() {
+        let script = start_script(true, true);
+        let part = ("appendonlydir/appendonly.aof.1.base.rdb", "REDIS");
+        let data = [NEW, part, OLD, ("dump.rdb", "REDIS")];
+        for nodes in [None, Some(BLANK), Some(PRIMARY), Some(REPLICA)] {
+            for (set, version) in (0..16).flat_map(|set| [(set, "6.2.14"), (set, "7.0.15")]) {
+                let chosen = data.iter().enumerate();
+                let chosen = chosen.filter(|(bit, _)| set & (1 << bit) != 0);
+                let mut files: Vec<_> = chosen.map(|(_, file)| *file).collect();
+                files.extend(nodes);
+                let (ended, names) = run(&script, &files, version);
+                let what = format!("{version} with {files:?}: {names:?}");
+                let is = |name: &str| names.iter().any(|one| one == name);
+                for (name, _) in &files {
+                    let aside = |one: &String| {
+                        one.starts_with("set-aside-") && one.ends_with(&format!("/{name}"))
+                    };
+                    assert!(
+                        is(name) || names.iter().any(aside),
+                        "{name} is lost: {what}"
+                    );
+                }
+                assert_eq!(names.len(), files.len(), "{what}");
+                let newer = files.contains(&NEW) || files.contains(&part);
+                let readable = is(OLD.0) || (version == "7.0.15" && is(NEW.0));
+                let has_role = is("nodes.conf") && nodes != Some(BLANK);
+                if version == "6.2.14" && newer {
+                    assert!(!ended.status.success(), "{what}");
+                    assert_eq!(names.iter().filter(|one| one.contains('-')).count(), 0);
+                    continue;
+                }
+                assert!(ended.status.success(), "{what}");
+                assert!(!has_role || readable, "a role without its data: {what}");
+                let started = String::from_utf8_lossy(&ended.stdout);
+                assert_eq!(has_role, !started.contains("-psync -sync"), "{what}");
+            }
+        }
+    }
+
     #[test]
     fn an_older_server_does_not_start_on_newer_files() {
         let script = start_script(true, true);

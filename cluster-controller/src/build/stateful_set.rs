@@ -9,7 +9,7 @@ use crate::{
 };
 use crds::{
     ANNOTATION_RESTART_HASH, BUS_PORT, CLIENT_PORT, CONDITION_SERVING, CONTAINER, DeletionPolicy,
-    LABEL_CLUSTER, LABEL_SHARD, headless_service_name, stateful_set_name,
+    LABEL_CLUSTER, LABEL_HOSTNAME, LABEL_SHARD, headless_service_name, stateful_set_name,
 };
 use k8s_openapi::{
     api::{
@@ -35,6 +35,11 @@ use std::collections::BTreeMap;
 
 /// The user and group `redis` of the usual images.
 const USER: i64 = 999;
+/// Name of the volume claim, and of the volume that Kubernetes makes of it in each pod.
+const CLAIM: &str = "data";
+/// Name of the volume of pods in memory only. Not the claim's: a claim replaces a volume of its name, so that a StatefulSet which kept its
+/// claims would give their volumes to pods whose start script deletes what they find.
+const MEMORY: &str = "memory";
 /// The stop script takes up to 5 s, the server up to 10 s to let its replicas catch up, the rest is for a slow disk.
 const GRACE_SECONDS: i64 = 60;
 
@@ -108,7 +113,7 @@ fn pod(cluster: &ValidatedCluster, shard: i32, configuration: &str) -> PodSpec {
         }),
     ];
     if cluster.storage.is_none() {
-        volumes.push(volume("data", |volume| {
+        volumes.push(volume(MEMORY, |volume| {
             volume.empty_dir = Some(EmptyDirVolumeSource::default());
         }));
     }
@@ -139,6 +144,13 @@ fn pod(cluster: &ValidatedCluster, shard: i32, configuration: &str) -> PodSpec {
     }
 }
 
+fn data_volume(cluster: &ValidatedCluster) -> &'static str {
+    match cluster.storage {
+        Some(_) => CLAIM,
+        None => MEMORY,
+    }
+}
+
 fn volume(
     name: &str,
     set: impl FnOnce(&mut k8s_openapi::api::core::v1::Volume),
@@ -157,7 +169,7 @@ fn affinity(cluster: &ValidatedCluster, shard: i32) -> Affinity {
     let apart = |weight, labels| WeightedPodAffinityTerm {
         weight,
         pod_affinity_term: PodAffinityTerm {
-            topology_key: "kubernetes.io/hostname".to_owned(),
+            topology_key: LABEL_HOSTNAME.to_owned(),
             label_selector: Some(LabelSelector {
                 match_labels: Some(labels),
                 ..LabelSelector::default()
@@ -207,7 +219,7 @@ fn container(cluster: &ValidatedCluster) -> Container {
         ports: Some(vec![port("client", CLIENT_PORT), port("bus", BUS_PORT)]),
         resources: cluster.resources.clone(),
         volume_mounts: Some(vec![
-            mount("data", "/data"),
+            mount(data_volume(cluster), "/data"),
             mount("config", "/config"),
             mount("tmp", "/tmp"),
         ]),
@@ -289,7 +301,7 @@ fn port_is_open(period: i32) -> Probe {
 fn claim(cluster: &ValidatedCluster, storage: &Volume) -> PersistentVolumeClaim {
     PersistentVolumeClaim {
         metadata: ObjectMeta {
-            name: Some("data".to_owned()),
+            name: Some(CLAIM.to_owned()),
             labels: Some(BTreeMap::from([(
                 LABEL_CLUSTER.to_owned(),
                 cluster.shape.name.clone(),
@@ -323,5 +335,40 @@ fn retention(
     StatefulSetPersistentVolumeClaimRetentionPolicy {
         when_deleted: Some(when_deleted.to_owned()),
         when_scaled: Some(if keeps_volumes { "Retain" } else { "Delete" }.to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::validate::{tests::example, validate};
+    use k8s_openapi::jiff::Timestamp;
+
+    /// Another field manager may own the claims of a StatefulSet, which then stay although the cluster is in memory now.
+    #[test]
+    fn pods_in_memory_mount_no_claim() {
+        let mut cluster = example();
+        let with_claims = validate(&cluster, None, Timestamp::UNIX_EPOCH).unwrap();
+        let size = SetSize {
+            shard: 0,
+            pods: 2,
+            keeps_volumes: true,
+        };
+        let claims = stateful_set(&with_claims, size, "config").spec;
+        let claims = claims.volume_claim_templates.unwrap();
+        let claims: Vec<String> = claims
+            .into_iter()
+            .filter_map(|one| one.metadata.name)
+            .collect();
+        cluster.spec.storage = None;
+        let cluster = validate(&cluster, None, Timestamp::UNIX_EPOCH).unwrap();
+        let set = stateful_set(&cluster, size, "config");
+        let pod = set.spec.template.spec.unwrap();
+        let volumes = pod.volumes.unwrap().into_iter().map(|volume| volume.name);
+        let mounts = pod.containers[0].volume_mounts.clone().unwrap().into_iter();
+        for name in volumes.chain(mounts.map(|mount| mount.name)) {
+            assert!(!claims.contains(&name), "{name} is the name of a claim");
+        }
+        assert!(!claims.is_empty());
     }
 }

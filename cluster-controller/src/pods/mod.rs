@@ -3,13 +3,16 @@
 pub mod replace;
 pub mod start;
 
+pub use common::kubernetes::pods::{ip, is_terminating, started};
+
+use common::kubernetes::pods::server;
 use crds::{ANNOTATION_RESTART_HASH, CONDITION_SERVING, CONTAINER, LABEL_ROLE};
 use k8s_openapi::{
     api::core::v1::{ContainerStatus, Pod, PodCondition},
     jiff::Timestamp,
 };
 use kube::ResourceExt;
-use std::net::IpAddr;
+use std::{collections::HashMap, sync::Arc};
 
 /// A kubelet's reason for `Ready=False` while the containers are ready and a readiness gate is not (`GeneratePodReadyCondition` in
 /// Kubernetes' `pkg/kubelet/status/generate.go`, 1.11 to 1.35).
@@ -17,15 +20,8 @@ const GATES_NOT_READY: &str = "ReadinessGatesNotReady";
 /// Reason of the serving condition of a node that gave no answer: all others follow from an answer.
 pub const NOT_ANSWERING: &str = "NotAnswering";
 
-/// Its address. None where that may be another pod's by now: of a pod that has ended, or is being deleted and runs no more.
-pub fn ip(pod: &Pod) -> Option<IpAddr> {
-    let status = pod.status.as_ref()?;
-    let ended = matches!(status.phase.as_deref(), Some("Succeeded" | "Failed"));
-    if ended || (is_terminating(pod) && started(pod).is_none()) {
-        return None;
-    }
-    status.pod_ip.as_deref()?.parse().ok()
-}
+/// The pods of a cluster by name.
+pub type Pods = HashMap<String, Arc<Pod>>;
 
 /// What its start script lets the server say of itself, if it does: namespace, name and uid of the pod.
 pub fn proof(pod: &Pod) -> Option<String> {
@@ -80,17 +76,6 @@ pub fn serving(pod: &Pod) -> Option<&PodCondition> {
     condition(pod, CONDITION_SERVING)
 }
 
-/// Whether it is being deleted.
-pub fn is_terminating(pod: &Pod) -> bool {
-    pod.metadata.deletion_timestamp.is_some()
-}
-
-/// Since when its container runs.
-pub fn started(pod: &Pod) -> Option<Timestamp> {
-    let running = container(pod)?.state.as_ref()?.running.as_ref()?;
-    running.started_at.as_ref().map(|time| time.0)
-}
-
 /// Start of the outage; none while Kubernetes counts the pod as ready. A pod may have been unready for hours for all kinds of reasons:
 /// the outage begins when its container last started or ended.
 pub fn down_since(pod: &Pod) -> Option<Timestamp> {
@@ -98,7 +83,7 @@ pub fn down_since(pod: &Pod) -> Option<Timestamp> {
     if ready.is_some_and(|condition| condition.status == "True") || only_we_get_no_answer(pod) {
         return None;
     }
-    let ended = container(pod).and_then(ended);
+    let ended = server(pod).and_then(ended);
     let created = pod.metadata.creation_timestamp.clone();
     [
         changed(pod),
@@ -152,7 +137,7 @@ pub fn why_down(pod: Option<&Pod>) -> Option<String> {
             "not scheduled: {words}; make room for it, or correct the resources and the storage"
         ));
     }
-    let waiting = container(pod)?.state.as_ref()?.waiting.as_ref()?;
+    let waiting = server(pod)?.state.as_ref()?.waiting.as_ref()?;
     let (reason, words) = (waiting.reason.as_deref()?, waiting.message.as_deref());
     match reason {
         // How every container begins.
@@ -163,7 +148,7 @@ pub fn why_down(pod: Option<&Pod>) -> Option<String> {
         }
         "CrashLoopBackOff" => Some("crash-looping; see kubectl logs --previous".to_owned()),
         "ErrImagePull" | "ImagePullBackOff" | "InvalidImageName" => {
-            let image = &container(pod)?.image;
+            let image = &server(pod)?.image;
             // The last part of the runtime's message is the cause; before it, the image is named several times.
             let cause = words.and_then(|words| words.rsplit(": ").next());
             let cause = cause.filter(|cause| cause.len() < 80).unwrap_or(reason);
@@ -180,17 +165,12 @@ pub fn why_down(pod: Option<&Pod>) -> Option<String> {
 
 /// Whether its server runs no more, or not yet, as far as its kubelet has reported.
 pub fn has_ended(pod: &Pod) -> bool {
-    let state = container(pod).and_then(|container| container.state.as_ref());
+    let state = server(pod).and_then(|container| container.state.as_ref());
     state.is_some_and(|state| state.running.is_none())
 }
 
-fn container(pod: &Pod) -> Option<&ContainerStatus> {
-    let all = pod.status.as_ref()?.container_statuses.as_ref()?;
-    all.iter().find(|container| container.name == CONTAINER)
-}
-
 fn out_of_memory(pod: &Pod) -> bool {
-    let last = container(pod).and_then(|container| container.last_state.as_ref());
+    let last = server(pod).and_then(|container| container.last_state.as_ref());
     let ended = last.and_then(|last| last.terminated.as_ref());
     ended.is_some_and(|ended| ended.reason.as_deref() == Some("OOMKilled"))
 }
@@ -264,20 +244,6 @@ mod tests {
         assert_eq!(down_since(&unknown), Some(time("2026-01-01T08:00:00Z")));
         let ready = json!({"conditions": [{"type": "Ready", "status": "True"}], "containerStatuses": running("2026-01-01T10:00:00Z")});
         assert_eq!(down_since(&pod(&metadata, &ready)), None);
-    }
-
-    #[test]
-    fn a_pod_that_runs_no_more_has_no_address() {
-        let terminating = json!({"deletionTimestamp": "2026-01-01T10:00:00Z"});
-        let stays = json!({});
-        let runs = json!({"phase": "Running", "podIP": "10.0.0.7", "containerStatuses": running("2026-01-01T09:00:00Z")});
-        let ends = json!({"phase": "Running", "podIP": "10.0.0.7"});
-        let ended = json!({"phase": "Failed", "podIP": "10.0.0.7"});
-        assert!(ip(&pod(&stays, &runs)).is_some());
-        assert!(ip(&pod(&terminating, &runs)).is_some());
-        assert!(ip(&pod(&stays, &ends)).is_some());
-        assert!(ip(&pod(&terminating, &ends)).is_none());
-        assert!(ip(&pod(&stays, &ended)).is_none());
     }
 
     /// Conditions as a kubelet (1.35) or the node controller writes them.

@@ -1,7 +1,7 @@
 //! Pods that are to be replaced by new ones: which, and why. Pure.
 
-use super::{container, is_terminating, kubernetes_node};
-use crate::observe::Pods;
+use super::{is_terminating, kubernetes_node, server};
+use crate::pods::Pods;
 use k8s_openapi::{
     api::core::v1::{ContainerStateTerminated, Pod},
     jiff::Timestamp,
@@ -74,7 +74,7 @@ fn is_kept_by_back_off(pod: &Pod, now: Timestamp) -> bool {
     let is_old = created.is_some_and(|created| {
         now >= created.0 && now.duration_since(created.0).unsigned_abs() >= YOUNGEST
     });
-    let Some(container) = container(pod) else {
+    let Some(container) = server(pod) else {
         return false;
     };
     let waiting = container

@@ -1,6 +1,6 @@
 //! Whether a pod will ever start its server. Pure.
 
-use super::{condition, container};
+use super::{condition, server};
 use k8s_openapi::{api::core::v1::Pod, jiff::Timestamp};
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ pub fn cannot_start(pod: &Pod, patience: Duration, now: Timestamp) -> bool {
     if condition(pod, "PodScheduled").is_some_and(|one| one.status == "False") {
         return true;
     }
-    let state = container(pod).and_then(|container| container.state.as_ref());
+    let state = server(pod).and_then(|container| container.state.as_ref());
     if state.is_some_and(|state| state.running.is_some() || state.terminated.is_some()) {
         return false;
     }

@@ -2,22 +2,25 @@
 //!
 //! An address proves nothing: Kubernetes gives the address of a pod that is gone to the next one, and the status of a pod on a
 //! Kubernetes node that is cut off stays as it was. A server counts as ours by its node id (recorded in the status, or listed in the
-//! table of a node that is ours), or because it is blank, alone and proves which pod it runs in. Every other one is foreign: the plan never sees its report, so no
-//! command can reach it, and its slots and its view count for nothing.
+//! table of a node that is ours), or because it is blank and alone. Besides, it has to run in the pod at whose address it was asked: the
+//! start script lets it say which pod that is. Every other one is left alone: the plan never sees its report, so no command can reach it,
+//! and its slots and its view count for nothing.
+
+pub use super::member::KnownNodes;
 
 use super::member::{Answer, ExpectedNode, ForeignNode, Member, Report, Wanted};
 use common::cluster::topology::{Flag, NodeAddress, NodeId};
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::collections::{BTreeSet, HashSet};
 
 /// Nodes of the smallest cluster.
 const FEWEST_NODES: usize = 3;
-
-/// Node ids of this cluster, each with the pod that it was last seen in.
-pub type KnownNodes = BTreeMap<NodeId, String>;
+/// Why a member is absent although a server answers at its address.
+const OF_ANOTHER_POD: &str = "its address is answered by a server of another pod";
 
 /// Replaces the report of every foreign server by [`Answer::Foreign`], and that of one that answers for another pod by
 /// [`Answer::Absent`].
 pub fn recognize(wanted: &Wanted, members: &mut [Member]) {
+    let misplaced = set_misplaced_aside(members);
     for (index, pod) in answering_for_another(wanted, members) {
         if let Some(member) = members.get_mut(index) {
             let why = format!("its address is answered by the server of pod {pod}");
@@ -25,7 +28,7 @@ pub fn recognize(wanted: &Wanted, members: &mut [Member]) {
         }
     }
     let trusted = trusted_ids(wanted, members);
-    for member in members {
+    for member in members.iter_mut() {
         let Answer::Report(report) = &member.answer else {
             continue;
         };
@@ -33,13 +36,44 @@ pub fn recognize(wanted: &Wanted, members: &mut [Member]) {
             continue;
         }
         if !is_new(report) {
-            member.answer = Answer::Foreign(ForeignNode {
-                id: report.id(),
-                known_nodes: companions(report).count(),
-            });
+            member.answer = Answer::Foreign(foreign(report));
         } else if let Err(why) = proves_its_pod(&member.expected, report) {
             member.answer = Answer::Absent(why);
         }
+    }
+    for (index, report) in misplaced {
+        if let Some(member) = members.get_mut(index)
+            && !trusted.contains(&report.id())
+            && !is_new(&report)
+        {
+            member.answer = Answer::Foreign(foreign(&report));
+        }
+    }
+}
+
+/// Takes the reports of servers that prove to run in another pod than the one that was asked, also of those that are known by
+/// their ids: a cloned volume has the id of one of ours, and its table may list nodes of another cluster.
+fn set_misplaced_aside(members: &mut [Member]) -> Vec<(usize, Report)> {
+    let mut aside = Vec::new();
+    for (index, member) in members.iter_mut().enumerate() {
+        let Some(proof) = &member.expected.proof else {
+            continue;
+        };
+        if member.report().is_none_or(|report| report.proof == *proof) {
+            continue;
+        }
+        let why = Answer::Absent(OF_ANOTHER_POD.to_owned());
+        if let Answer::Report(report) = std::mem::replace(&mut member.answer, why) {
+            aside.push((index, *report));
+        }
+    }
+    aside
+}
+
+fn foreign(report: &Report) -> ForeignNode {
+    ForeignNode {
+        id: report.id(),
+        known_nodes: companions(report).count(),
     }
 }
 
@@ -48,13 +82,13 @@ pub fn has_unrecorded(wanted: &Wanted, known: &KnownNodes) -> bool {
     known.keys().any(|id| !wanted.known.contains_key(id))
 }
 
-/// A blank server proves that it runs in the expected pod by what the pod's start script gave it. Without a start script that does so, a
-/// current address has to do.
+/// A server that is not known by its id proves that it runs in the expected pod by what the pod's start script gave it. Where a pod was
+/// created with an older start script, which gives nothing, a current address has to do.
 fn proves_its_pod(expected: &ExpectedNode, report: &Report) -> Result<(), String> {
     let node = expected.kubernetes_node.as_deref().unwrap_or("?");
     match &expected.proof {
         Some(proof) if *proof == report.proof => Ok(()),
-        Some(_) => Err("its address is answered by a server of another pod".to_owned()),
+        Some(_) => Err(OF_ANOTHER_POD.to_owned()),
         None if expected.address_is_current => Ok(()),
         None => Err(format!("its Kubernetes node {node} is not Ready")),
     }
@@ -157,13 +191,14 @@ fn trusted_ids(wanted: &Wanted, members: &[Member]) -> BTreeSet<NodeId> {
 }
 
 /// The ids of a cluster of which nothing is recorded, which is created again over volumes that were kept, maybe with another number of
-/// shards: its nodes know each other and no living node elsewhere. Fewer than half of the nodes that are expected or listed, or two
-/// groups, are no proof.
+/// shards: its nodes prove their pods, know each other and no living node elsewhere. Fewer than half of the nodes that are expected or
+/// listed, or two groups, are no proof.
 fn adopted_ids(wanted: &Wanted, members: &[Member]) -> BTreeSet<NodeId> {
     let found: Vec<&Report> = members
         .iter()
-        .filter_map(Member::report)
-        .filter(|report| !is_new(report))
+        .filter_map(|member| Some((&member.expected, member.report()?)))
+        .filter(|(expected, report)| !is_new(report) && proves_its_pod(expected, report).is_ok())
+        .map(|(_, report)| report)
         .collect();
     let addresses: HashSet<NodeAddress> = members
         .iter()
@@ -227,8 +262,15 @@ mod tests {
         kinds.collect()
     }
 
+    /// Of pods whose servers prove nothing.
+    fn new_cluster_of(shards: usize, replicas: usize) -> World {
+        let mut world = World::new(wanted(shards, replicas, true));
+        world.proving = false;
+        world
+    }
+
     fn new_cluster() -> World {
-        World::new(wanted(3, 0, true))
+        new_cluster_of(3, 0)
     }
 
     #[test]
@@ -278,9 +320,60 @@ mod tests {
         assert_eq!(kinds(&members), ["absent", "ours", "ours"]);
     }
 
+    /// Whose address each of these members has, if not its own: a cluster that is created again, of which nothing is recorded.
+    fn created_again(of_others: usize, change: impl Fn(&mut ExpectedNode)) -> Vec<&'static str> {
+        let mut world = new_cluster_of(2, 1);
+        let found = world.add_foreign(u32::try_from(of_others).unwrap());
+        for (index, other) in found.iter().enumerate() {
+            world.give_address_to(index, *other);
+        }
+        let mut members = world.asked(Timestamp::UNIX_EPOCH);
+        for member in members.iter_mut().take(of_others) {
+            change(&mut member.expected);
+        }
+        recognize(&world.wanted, &mut members);
+        kinds(&members)
+    }
+
+    #[test]
+    fn no_node_is_adopted_that_does_not_prove_its_pod() {
+        assert_eq!(created_again(2, |_| ()), ["ours"; 4]);
+        let proves = |one: &mut ExpectedNode| one.proof = Some(format!("team/{}/uid", one.pod));
+        let foreign = ["foreign", "foreign", "ours", "ours"];
+        assert_eq!(created_again(2, proves), foreign);
+        assert_eq!(
+            created_again(2, |one| one.address_is_current = false),
+            foreign
+        );
+        // One of two is too few to adopt the other.
+        let first = |one: &mut ExpectedNode| {
+            if one.pod == "sim-0-0" {
+                proves(one);
+            }
+        };
+        assert_eq!(created_again(2, first), foreign);
+    }
+
+    /// A volume that was cloned carries the id of one of ours, and its table those of another cluster.
+    #[test]
+    fn a_recorded_id_does_not_stand_for_the_pod() {
+        let mut world = new_cluster();
+        let found = world.add_foreign(3);
+        world.give_address_to(0, found[0]);
+        let mut members = world.asked(Timestamp::UNIX_EPOCH);
+        let Answer::Report(report) = &members[0].answer else {
+            panic!("no report");
+        };
+        let mut recorded = world.wanted.clone();
+        recorded.known = KnownNodes::from([(report.id(), members[0].expected.pod.clone())]);
+        members[0].expected.proof = Some("team/sim-0-0/uid".into());
+        recognize(&recorded, &mut members);
+        assert_eq!(kinds(&members), ["absent", "ours", "ours"]);
+    }
+
     #[test]
     fn blank_nodes_seen_first_do_not_prevent_adoption() {
-        let mut world = World::new(wanted(2, 1, true));
+        let mut world = new_cluster_of(2, 1);
         let mut members = world.members(Timestamp::UNIX_EPOCH);
         world.wanted.known = known_nodes(&world.wanted, &members[..1]);
         let found = world.add_foreign(2);

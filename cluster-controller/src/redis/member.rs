@@ -1,6 +1,5 @@
 //! The members of a cluster and what each of them says.
 
-use super::identity::KnownNodes;
 use common::cluster::{
     info::{PersistenceInfo, ReplicationInfo, ServerInfo},
     topology::{ClusterInfo, ClusterNode, NodeAddress, NodeId, NodesView},
@@ -16,6 +15,9 @@ use std::{
 /// What a server does that answers `BUSY`, and what ends it. A script that has written cannot be ended without losing data.
 pub const BUSY: &str = "busy running a script or function (BUSY): redis-cli script kill or function kill ends one that has \
                         not written yet, and busy-reply-threshold says when others get an answer again";
+
+/// Node ids of a cluster, each with the pod that it was last seen in.
+pub type KnownNodes = BTreeMap<NodeId, String>;
 
 /// What a cluster is to be.
 #[derive(Clone, Debug, PartialEq, Eq)]

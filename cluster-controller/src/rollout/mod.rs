@@ -4,9 +4,9 @@
 //! another template. A step is taken only while the whole cluster is healthy: the first new pod that does not come up ends it.
 
 use crate::{
-    observe::{Observed, Pods},
+    observe::Observed,
     pods::{
-        self,
+        self, Pods,
         replace::{ReplacePod, ReplaceReason},
     },
     redis::{

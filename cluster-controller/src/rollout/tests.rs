@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::{
-    observe::Pods,
+    pods::Pods,
     redis::{
         assess::assess,
         plan::{

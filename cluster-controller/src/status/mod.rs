@@ -3,6 +3,7 @@
 
 mod conditions;
 
+pub use crate::checkpoint::formed_before;
 use crate::{
     errors::Failure,
     fencing::{LastSeen, LastSeenNodes},
@@ -19,7 +20,7 @@ use crate::{
 };
 use common::{
     cluster::{slot_map::topology_hash, slots::SLOT_COUNT, topology::NodeId},
-    kubernetes::conditions::{ConditionUpdate, find, holds, merge},
+    kubernetes::conditions::{ConditionUpdate, find, merge},
     sentence::{grouped, list, shortened},
 };
 pub use conditions::NOT_HEALTHY;
@@ -39,14 +40,6 @@ use std::{
 
 /// How long a cluster that serves may still be called forming while its replicas come.
 const FORMING: Duration = Duration::from_mins(1);
-
-/// Whether the cluster has served every slot before: a checkpoint of what cannot be observed any more once all data is lost.
-pub fn formed_before(cluster: &RedisCluster) -> bool {
-    cluster
-        .status
-        .as_ref()
-        .is_some_and(|status| holds(&status.conditions, "Formed"))
-}
 
 /// The node ids that the status records. One written before `nodes` existed has those of its shards.
 pub fn known_before(cluster: &RedisCluster) -> KnownNodes {

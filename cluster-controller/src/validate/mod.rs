@@ -1,8 +1,8 @@
 //! From the wire spec to a value that cannot be wrong. Afterwards no module reads the spec.
 
 use crate::{
+    checkpoint::formed_before,
     redis::member::{Recovery, TakeoverRequest},
-    status::formed_before,
 };
 use common::kubernetes::hash::canonical_hash;
 use crds::{

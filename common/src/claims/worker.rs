@@ -24,7 +24,7 @@ use kube::{Resource, ResourceExt, runtime::reflector::Store};
 use std::sync::Arc;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
-use tracing::Instrument;
+use tracing::{Instrument, Span};
 
 /// What a controller does with one unit.
 pub trait DataPath: Send + Sync + 'static {
@@ -233,14 +233,7 @@ impl<D: DataPath> Worker<D> {
             held: Arc::clone(held),
         };
         let worker = Arc::clone(self);
-        let span = tracing::info_span!(
-            "unit",
-            kind = %ObjectOf::<D>::kind(&()),
-            namespace = held.namespace,
-            name = held.name,
-            unit = position,
-            attempt
-        );
+        let span = unit_span::<D::Kind>(object, position, attempt);
         let started = self.tasks.start(name, move |_| {
             let work = async move {
                 let (end, result) = worker.run(&order, &unit).await;
@@ -279,6 +272,19 @@ impl<D: DataPath> Worker<D> {
             }
         }
     }
+}
+
+/// The span of the work on a unit. Each unit is one shard of a backup, which the status calls by its index.
+pub(super) fn unit_span<U: UnitKind>(object: &U::Object, position: usize, attempt: i32) -> Span {
+    let unit = U::units(object).get(position).map(|unit| unit.index);
+    tracing::info_span!(
+        "unit",
+        kind = %U::Object::kind(&()),
+        namespace = object.namespace(),
+        name = object.name_any(),
+        shard = unit,
+        attempt
+    )
 }
 
 /// Enqueues the objects with units that wait for a permit of this replica.

@@ -2,7 +2,7 @@
 
 use super::{
     endpoint::{Endpoint, ExpectedIdentity, NodeCredentials},
-    node::NodeError,
+    error::NodeError,
     resp::{CommandWriter, Reply, ReplyDecoder},
     topology::NodeId,
 };

@@ -1,4 +1,9 @@
 //! How a node is reached: everything a connection needs to know before it is opened.
+//!
+//! TLS is not supported yet and has no field here. It will be one more part of the endpoint (the authority, a client certificate, the
+//! name to check), which nothing but [`super::dial`] reads: between the connection and AUTH, so that the password and the proof of identity
+//! are encrypted. [`super::dial::NodeStream`] then holds an encrypted stream or a plain one. Everything else is ready for that: the node
+//! client, the replication stream and the connections of a replay take the `NodeStream` that was dialled, and never a socket.
 
 use super::topology::NodeId;
 use secrecy::SecretString;

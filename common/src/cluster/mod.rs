@@ -2,11 +2,13 @@
 
 pub mod dial;
 pub mod endpoint;
+pub mod error;
 pub mod info;
 pub mod node;
 pub mod reader;
 pub mod replication;
 pub mod resp;
+pub mod seeds;
 pub mod slot_map;
 pub mod slots;
 pub mod topology;

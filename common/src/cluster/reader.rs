@@ -4,11 +4,13 @@ use super::{
     endpoint::Endpoint,
     info::{Info, PersistenceInfo, ReplicationInfo, ServerInfo},
     node::{NodeClient, NodeError},
+    seeds::Seeds,
+    slot_map::NotSettled,
     topology::{ClusterInfo, NodeId, NodesView},
 };
 use futures::{Stream, StreamExt, stream};
 use redis::pipe;
-use std::net::SocketAddr;
+use std::{net::SocketAddr, time::Duration};
 
 /// Nodes asked at the same time.
 const CONCURRENCY: usize = 32;
@@ -80,15 +82,23 @@ pub fn read_each(
         .buffer_unordered(CONCURRENCY)
 }
 
-/// Asks several nodes: the reports of those that answer, and the failure of one that does not.
-pub async fn read_all(endpoints: Vec<Endpoint>) -> (Vec<NodeReport>, Option<NodeError>) {
-    let (mut reports, mut failure) = (Vec::with_capacity(endpoints.len()), None);
-    let mut answers = std::pin::pin!(read_each(endpoints));
+/// Asks every node of a cluster: the reports of those that answer, one for each. What another cluster's node would say counts for
+/// nothing, and of two addresses that lead to one node, one is out of date.
+pub async fn read_all(seeds: &Seeds, timeout: Duration) -> Result<Vec<NodeReport>, NotSettled> {
+    let (mut reports, mut failure) = (Vec::new(), None);
+    let mut answers = std::pin::pin!(read_each(seeds.endpoints(timeout)));
     while let Some((_, answer)) = answers.next().await {
         match answer {
+            Ok(report)
+                if reports
+                    .iter()
+                    .any(|other: &NodeReport| other.id() == report.id()) => {}
             Ok(report) => reports.push(report),
             Err(error) => failure = Some(error),
         }
     }
-    (reports, failure)
+    match failure {
+        Some(error) if reports.is_empty() => Err(NotSettled::Unreachable(error.to_string())),
+        Some(_) | None => Ok(reports),
+    }
 }

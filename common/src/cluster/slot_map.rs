@@ -4,6 +4,7 @@
 //! whole shards is planned on a settled map only: every slot has one primary, and no slot is open.
 
 use super::{
+    seeds::NoSeeds,
     slots::SlotSet,
     topology::{NodeId, NodesView},
 };
@@ -55,10 +56,10 @@ pub enum NotSettled {
         /// The first characters of the id of the node whose view differs.
         node: String,
     },
-    /// The cluster has no address to ask.
-    #[error("no pod of the cluster has an address")]
-    NoPods,
     /// No node can be asked.
+    #[error(transparent)]
+    NoSeeds(#[from] NoSeeds),
+    /// No node answers.
     #[error("no node of the cluster answers: {0}")]
     Unreachable(String),
 }

@@ -230,12 +230,19 @@ impl ApiError {
         if message.contains("exceeded quota") {
             return Self::QuotaExceeded { what, message };
         }
-        // The authorizer: `… is forbidden: User "system:serviceaccount:…" cannot create resource "pods" …`.
-        if message.contains("cannot ") {
+        if is_of_authorizer(&message) {
             return Self::Forbidden { what, message };
         }
         Self::Denied { what, message }
     }
+}
+
+/// Whether the authorizer refused: `… is forbidden: User "system:serviceaccount:…" cannot create resource "pods" …`; or RBAC: no account
+/// hands on rights that it lacks. Policies have words of their own, which may say what a container "cannot" do.
+fn is_of_authorizer(message: &str) -> bool {
+    let user = message.split_once("forbidden: User \"");
+    user.is_some_and(|(_, rest)| rest.contains("\" cannot "))
+        || message.contains("is attempting to grant RBAC permissions not currently held")
 }
 
 /// A read: bounded by [`READ_TIMEOUT`], measured. `what` names it, for example `get Pod shop/cache-0-0`.
@@ -323,7 +330,7 @@ mod tests {
 
     #[test]
     fn statuses_have_classes() {
-        let class = |code| api_error(code, "Reason", "User \"a\" cannot get").class();
+        let class = |code| api_error(code, "Reason", "forbidden: User \"a\" cannot get").class();
         assert_eq!(class(400), ErrorClass::Bug);
         assert_eq!(class(401), ErrorClass::Forbidden);
         assert_eq!(class(403), ErrorClass::Forbidden);
@@ -380,6 +387,18 @@ mod tests {
                 r#"pods "b" is forbidden: violates PodSecurity "restricted:latest": allowPrivilegeEscalation != false"#,
                 "DeniedByPolicy",
             ),
+            (
+                r#"admission webhook "policies.example.com" denied the request: container "redis" cannot be privileged"#,
+                "DeniedByPolicy",
+            ),
+            (
+                r#"admission webhook "policies.example.com" denied the request: User "team-a" cannot use this image"#,
+                "DeniedByPolicy",
+            ),
+            (
+                r#"rolebindings.rbac.authorization.k8s.io "b" is forbidden: user "system:serviceaccount:a:c" (groups=["system:authenticated"]) is attempting to grant RBAC permissions not currently held: {APIGroups:["x"], Resources:["y"], Verbs:["create"]}"#,
+                "Forbidden",
+            ),
         ] {
             let error = api_error(403, "Forbidden", message);
             assert_eq!(error.reason(), reason);
@@ -405,8 +424,8 @@ mod tests {
     #[test]
     fn messages_name_the_call_and_hold_no_debug_text() {
         assert_eq!(
-            api_error(403, "Forbidden", "User \"a\" cannot get").to_string(),
-            "get Pod a/b: the controller lacks the right: User \"a\" cannot get"
+            api_error(403, "Forbidden", "forbidden: User \"a\" cannot get").to_string(),
+            "get Pod a/b: the controller lacks the right: forbidden: User \"a\" cannot get"
         );
     }
 

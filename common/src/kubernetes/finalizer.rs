@@ -14,11 +14,6 @@ pub fn is_set<K: Resource>(object: &K, finalizer: &str) -> bool {
     object.finalizers().iter().any(|f| f == finalizer)
 }
 
-/// Whether the object is being deleted.
-pub fn is_deleting<K: Resource>(object: &K) -> bool {
-    object.meta().deletion_timestamp.is_some()
-}
-
 /// Adds it where it is missing. A concurrent change of the list is a [`ApiError::Conflict`].
 pub async fn add<K>(api: &Api<K>, object: &K, finalizer: &str) -> Result<(), ApiError>
 where

@@ -14,6 +14,7 @@ pub mod hash;
 pub mod kstatus;
 pub mod leases;
 pub mod outcome;
+pub mod pods;
 mod retries;
 pub mod status;
 pub mod trigger;

@@ -1,6 +1,7 @@
 //! One watch of one kind: pruned into a cache, its touched objects as a stream.
 
 use crate::runtime::{health::WatchHealth, metrics::Metrics};
+use crds::ANNOTATION_LAST_APPLIED;
 use futures::{Stream, StreamExt};
 use kube::{
     Api, Resource,
@@ -28,9 +29,6 @@ impl<K> Watched for K where
 /// An API as it is watched: an object that does not parse is left out, and does not stop the watch.
 /// `runtime.api()` makes one where one is wanted.
 pub type WatchedApi<K> = Api<DeserializeGuard<K>>;
-
-/// Left behind by client-side `kubectl apply`: a second copy of the object.
-const LAST_APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";
 
 /// A running watch.
 pub(super) struct Watching<K: Watched, S> {
@@ -137,7 +135,7 @@ fn parsed<K: Watched>(
 fn prune<K: Watched>(object: &mut K) {
     object.meta_mut().managed_fields = None;
     if let Some(annotations) = &mut object.meta_mut().annotations {
-        annotations.remove(LAST_APPLIED);
+        annotations.remove(ANNOTATION_LAST_APPLIED);
     }
 }
 

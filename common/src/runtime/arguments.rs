@@ -37,8 +37,9 @@ pub struct CommonArguments {
     /// Threads that run tasks
     #[arg(long, env = "WORKER_THREADS", default_value_t = 2, value_parser = clap::value_parser!(u16).range(1..=64))]
     pub worker_threads: u16,
-    /// How long a watch lasts before it starts again, in seconds: less than the idle time of any load balancer on the way
-    #[arg(long, env = "WATCH_TIMEOUT_SECONDS", default_value_t = 200, value_parser = clap::value_parser!(u32).range(10..=290))]
+    /// How long a watch lasts before it starts again, in seconds: less than the idle time of any load balancer on the way. A watch that is
+    /// silent for 3 s longer has failed
+    #[arg(long, env = "WATCH_TIMEOUT_SECONDS", default_value_t = 50, value_parser = clap::value_parser!(u32).range(10..=290))]
     pub watch_timeout_seconds: u32,
 }
 
@@ -66,6 +67,11 @@ fn parse_lease_duration(text: &str) -> Result<Duration, String> {
 const NAMESPACE_FILE: &str = "/var/run/secrets/kubernetes.io/serviceaccount/namespace";
 
 impl CommonArguments {
+    /// How long a watch lasts before it starts again.
+    pub fn watch_timeout(&self) -> Duration {
+        Duration::from_secs(self.watch_timeout_seconds.into())
+    }
+
     /// Namespace of the controller's own leases: as given, or the pod's, or `default`.
     pub fn lease_namespace(&self) -> String {
         given(self.lease_namespace.as_deref())

@@ -8,11 +8,15 @@ use axum::http::{
 use kube::{Client, Config};
 use std::time::Duration;
 
+/// How much later than promised the API server may end a watch. Less than the 5 s after which kube's watcher gives the watch up by itself:
+/// that starts another one and reports nothing.
+const WATCH_GRACE: Duration = Duration::from_secs(3);
+
 /// The clients of one process.
 #[derive(Clone)]
 pub struct Clients {
-    /// For everything: connections are kept and shared. It has no read timeout, because watches share it: calls are bounded where they
-    /// are made, and repeated by who makes them.
+    /// For everything: connections are kept and shared. Its read timeout is for the watches, which nothing else bounds: a server that
+    /// neither answers nor ends them fails them. Calls are bounded where they are made, and repeated by who makes them.
     pub requests: Client,
     /// For leases: every request has a connection of its own. A kept connection whose other end is gone lets request after request
     /// wait, and the promise of a lease ends meanwhile.
@@ -20,9 +24,12 @@ pub struct Clients {
 }
 
 impl Clients {
-    /// Two clients of one configuration.
-    pub fn new(mut config: Config) -> Result<Self, ConnectError> {
+    /// Two clients of one configuration. `watch`: how long a watch lasts, within which its connection is never silent.
+    pub fn new(mut config: Config, watch: Duration) -> Result<Self, ConnectError> {
         config.connect_timeout = Some(Duration::from_secs(5));
+        config.read_timeout = Some(watch + WATCH_GRACE);
+        // Counted from the request, not from when the connection became idle.
+        config.reset_reader_on_write = true;
         // kube's own retries of 429, 503 and 504 would outlast the bound of a call and hide the failure of a watch.
         config.default_retry = false;
         let mut closing = config.clone();
@@ -69,10 +76,10 @@ pub fn install_crypto_provider() -> Result<(), ConnectError> {
 }
 
 /// Clients from the pod's ServiceAccount or the kubeconfig.
-pub async fn connect(program: Program) -> Result<Clients, ConnectError> {
+pub async fn connect(program: Program, watch: Duration) -> Result<Clients, ConnectError> {
     let mut config = Config::infer().await.map_err(ConnectError::Configuration)?;
     if let Ok(agent) = HeaderValue::from_str(&format!("{}/{}", program.name, program.version)) {
         config.headers.push((USER_AGENT, agent));
     }
-    Clients::new(config)
+    Clients::new(config, watch)
 }

@@ -215,7 +215,7 @@ where
 {
     exit(enter(arguments, 1, || async {
         client::install_crypto_provider()?;
-        let clients = client::connect(program).await?;
+        let clients = client::connect(program, arguments.watch_timeout()).await?;
         command(clients.requests).await.map_err(RunError::Failed)
     }))
 }
@@ -262,7 +262,7 @@ where
     Fut: Future<Output = Result<(), BoxError>> + Send + 'static,
 {
     client::install_crypto_provider()?;
-    let clients = client::connect(program).await?;
+    let clients = client::connect(program, arguments.watch_timeout()).await?;
     // Without a name given it is random: found once.
     let identity = arguments.identity();
     let (events, publisher) = Events::start(clients.requests.clone(), program.name, &identity);

@@ -83,7 +83,8 @@ impl Tasks {
         }
     }
 
-    /// Starts a task. It is handed a token and has to end soon after that is cancelled.
+    /// Starts a task. It is handed a token and has to end soon after that is cancelled. Its span is inside the caller's: what a reconcile
+    /// starts logs the kind, namespace and name of the object.
     pub fn start<E, F>(
         &self,
         name: impl Into<String>,

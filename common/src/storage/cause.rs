@@ -1,6 +1,7 @@
 //! Why a request to a store failed: one word, one sentence with the cure, and whether it may pass by itself.
 
 use super::operation::S3Operation;
+use crate::errors::Recovery;
 use std::borrow::Cow;
 
 /// Why a request failed.
@@ -51,14 +52,14 @@ pub enum S3Cause {
 }
 
 impl S3Cause {
-    /// Whether the same request may succeed a moment later.
-    pub fn is_transient(self) -> bool {
+    /// Whether the same request may succeed when it is sent again.
+    pub fn recovery(self) -> Recovery {
         match self {
             Self::Throttled
             | Self::ServerFault
             | Self::Timeout
             | Self::Connection
-            | Self::BadBody => true,
+            | Self::BadBody => Recovery::Soon,
             Self::NoSuchBucket
             | Self::NoSuchKey
             | Self::NoSuchUpload
@@ -74,7 +75,7 @@ impl S3Cause {
             | Self::NotImplemented
             | Self::ChecksumsRefused
             | Self::UntrustedCertificate
-            | Self::Refused => false,
+            | Self::Refused => Recovery::Later,
         }
     }
 

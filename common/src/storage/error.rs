@@ -7,6 +7,7 @@ use super::{
     cause::S3Cause, codec::CodecError, location::LocationError, manifest::ManifestError,
     operation::S3Operation, pool::WorkCancelled,
 };
+use crate::errors::Recovery;
 use std::{fmt, time::Duration};
 
 /// The object of a request, and the store it was sent to.
@@ -110,34 +111,18 @@ fn explained(cause: S3Cause, operation: S3Operation, detail: &str) -> String {
 }
 
 impl StorageError {
-    /// Whether another try may succeed without a change by a person.
-    pub fn is_transient(&self) -> bool {
+    /// Whether another try may succeed.
+    pub fn recovery(&self) -> Recovery {
         match self {
-            Self::Request { cause, .. } => cause.is_transient(),
-            Self::Stalled { .. } | Self::Cancelled(_) => true,
-            Self::Location(_)
-            | Self::TooManyParts { .. }
-            | Self::DamagedBlock { .. }
-            | Self::DamagedDocument { .. }
-            | Self::Manifest(_)
-            | Self::Codec(_) => false,
-        }
-    }
-
-    /// Whether it lies in what is stored or asked for, so that another attempt ends in the same way, even with other
-    /// credentials.
-    pub fn is_lasting(&self) -> bool {
-        match self {
+            Self::Request { cause, .. } => cause.recovery(),
+            Self::Stalled { .. } | Self::Cancelled(_) => Recovery::Soon,
+            // It may have been damaged on its way.
+            Self::DamagedBlock { .. } => Recovery::Later,
             Self::Location(_)
             | Self::TooManyParts { .. }
             | Self::DamagedDocument { .. }
             | Self::Manifest(_)
-            | Self::Codec(_) => true,
-            // A block may have been damaged on its way, and credentials and rights may be given meanwhile.
-            Self::DamagedBlock { .. }
-            | Self::Request { .. }
-            | Self::Stalled { .. }
-            | Self::Cancelled(_) => false,
+            | Self::Codec(_) => Recovery::Never,
         }
     }
 

@@ -1,6 +1,7 @@
 //! One retry policy for all requests: the client's own retries are off.
 
 use super::error::StorageError;
+use crate::errors::Recovery;
 use backon::{BackoffBuilder, ExponentialBuilder};
 use std::time::Duration;
 use tokio::time::{Instant, sleep, timeout_at};
@@ -62,7 +63,7 @@ where
         // storage.
         let error = match timeout_at(deadline, Box::pin(attempt())).await {
             Ok(Ok(value)) => return Ok(value),
-            Ok(Err(error)) if error.is_transient() => error,
+            Ok(Err(error)) if error.recovery() == Recovery::Soon => error,
             Ok(Err(error)) => return Err(error),
             Err(_) => return Err(out_of_time(last)),
         };

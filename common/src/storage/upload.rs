@@ -11,6 +11,7 @@ use super::{
     pool::WorkCancelled,
     retry::{COMPLETION, STANDARD, retrying},
 };
+use crate::errors::Recovery;
 use aws_sdk_s3::{
     primitives::ByteStream,
     types::{ChecksumAlgorithm, CompletedMultipartUpload, CompletedPart},
@@ -340,7 +341,7 @@ const COMPLETE: S3Operation = S3Operation::CompleteUpload;
 /// Whether the store may have completed the upload although the request ended with this.
 fn may_be_complete(error: &StorageError) -> bool {
     let gone = [S3Cause::NoSuchUpload, S3Cause::AccessDenied];
-    error.is_transient() || error.cause().is_some_and(|cause| gone.contains(&cause))
+    error.recovery() == Recovery::Soon || error.cause().is_some_and(|cause| gone.contains(&cause))
 }
 
 #[cfg(test)]

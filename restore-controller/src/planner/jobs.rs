@@ -9,6 +9,7 @@ use crate::{
 use common::{
     access::{self, AccessError, Buckets},
     claims::jobs::{JobFailure, JobRecord, JobResult},
+    cluster::slot_map::NotSettled,
 };
 use crds::RedisRestore;
 use jiff::Timestamp;
@@ -75,16 +76,17 @@ async fn verify(
     origin: Origin,
     walks: Walks,
 ) -> JobResult<Verified> {
-    let pods = access::pods(&client, &namespace, &cluster).await;
-    let pods = pods.map_err(AccessError::from)?;
-    let addresses: Vec<_> = pods.into_keys().collect();
-    let counted = target::count(&addresses)
-        .await
-        .map_err(|error| JobFailure {
-            reason: "TargetNotSettled",
-            message: format!("the keys of the target cannot be counted: {error}"),
-            transient: true,
-        })?;
+    let nodes = access::nodes(&client, &namespace, &cluster).await;
+    let nodes = nodes.map_err(AccessError::from)?;
+    let not_counted = |error: NotSettled| JobFailure {
+        reason: "TargetNotSettled",
+        message: format!("the keys of the target cannot be counted: {error}"),
+        transient: true,
+    };
+    let seeds = nodes
+        .seeds(None)
+        .map_err(|error| not_counted(error.into()))?;
+    let counted = target::count(&seeds).await.map_err(not_counted)?;
     let now_ms = Timestamp::now().as_millisecond();
     let store = buckets.open(&namespace, &origin.storage).await?;
     let source = Source::open(store, &origin).await?;

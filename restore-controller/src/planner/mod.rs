@@ -116,9 +116,11 @@ impl Planning for RestorePlanning {
             Question::Target => {
                 let namespace = restore.namespace().unwrap_or_default();
                 let client = &planner.runtime.client;
-                let pods = access::pods(client, &namespace, target_name(restore)).await?;
-                let addresses: Vec<_> = pods.into_keys().collect();
-                seen.target = Some(target::look(&addresses).await);
+                let nodes = access::nodes(client, &namespace, target_name(restore)).await?;
+                seen.target = Some(match nodes.seeds(None) {
+                    Ok(seeds) => target::look(&seeds).await,
+                    Err(error) => Err(error.into()),
+                });
             }
             Question::Members => seen.attempts.members = Some(planner.members(restore).await?),
         }

@@ -5,7 +5,8 @@ use super::{
     value_limit::ValueLimit,
 };
 use common::{
-    cluster::{node::NodeError, slots::Slot},
+    cluster::{node::NodeError, seeds::NoSeeds, slots::Slot},
+    errors::Recovery,
     rdb::RdbError,
     storage::StorageError,
 };
@@ -59,6 +60,9 @@ pub enum ReplayError {
         /// The kind of data, for example modules.
         what: &'static str,
     },
+    /// The target cannot be asked.
+    #[error("the target cannot be read: {0}")]
+    NoSeeds(#[from] NoSeeds),
     /// No primaries.
     #[error("no node of the target knows a primary with slots")]
     NoPrimaries,
@@ -124,33 +128,27 @@ impl ReplayError {
         }
     }
 
-    /// Whether another attempt may succeed without a change of the backup or the controller.
-    pub fn is_transient(&self) -> bool {
+    /// Whether another attempt may succeed.
+    pub fn recovery(&self) -> Recovery {
         match self {
-            Self::Storage(error) => error.is_transient(),
+            Self::Storage(error) => error.recovery(),
             Self::Records { .. }
             | Self::Truncated { .. }
             | Self::TooLong { .. }
             | Self::Database { .. }
             | Self::Unsupported { .. }
-            | Self::FunctionConflict { .. } => false,
-            Self::NoPrimaries | Self::Node(_) | Self::Unavailable { .. } => true,
+            | Self::FunctionConflict { .. } => Recovery::Never,
+            Self::NoSeeds(_) | Self::NoPrimaries | Self::Node(_) | Self::Unavailable { .. } => {
+                Recovery::Soon
+            }
             Self::Refused { refusal, .. } => match refusal {
-                Refusal::ReadOnly => true,
+                Refusal::ReadOnly => Recovery::Soon,
                 Refusal::OutOfMemory
                 | Refusal::NotPermitted(_)
                 | Refusal::Payload(_)
-                | Refusal::Other(_) => false,
+                | Refusal::Other(_) => Recovery::Never,
             },
         }
-    }
-
-    /// Whether another attempt would fail in the same way.
-    pub fn is_lasting(&self) -> bool {
-        if let Self::Storage(error) = self {
-            return error.is_lasting();
-        }
-        !self.is_transient()
     }
 
     /// One CamelCase word for conditions, Events and metrics.
@@ -166,6 +164,7 @@ impl ReplayError {
             Self::Database { .. } => "SeveralDatabases",
             Self::Unsupported { .. } => "UnsupportedData",
             Self::FunctionConflict { .. } => "FunctionConflict",
+            Self::NoSeeds(_) => "TargetNotSettled",
             Self::NoPrimaries => "NoPrimaries",
             Self::Node(error) => error.reason(),
             Self::Unavailable { .. } => "TargetUnavailable",

@@ -36,7 +36,10 @@ pub use walk::walk;
 
 use command::{KeyRecord, Usage};
 use common::{
-    cluster::slots::{Slot, SlotSet},
+    cluster::{
+        seeds::Seeds,
+        slots::{Slot, SlotSet},
+    },
     rdb::Key,
     storage::{BlockReader, CompressionPool, ObjectStore, RawBlock, ShardIndex, StorageError},
 };
@@ -45,7 +48,7 @@ use jiff::Timestamp;
 use session::ReplaySession;
 use splitter::{Found, RecordSplitter, SplitRecord};
 use start::Start;
-use std::{net::SocketAddr, ops::ControlFlow, pin::pin, sync::Arc, time::Duration};
+use std::{ops::ControlFlow, pin::pin, sync::Arc, time::Duration};
 use tokio::sync::watch;
 
 /// Bytes of commands that are made before the windows are checked again.
@@ -61,7 +64,7 @@ pub struct ReplayRequest {
     /// The slots that the shard owned. Keys of other slots are leftovers of an aborted move.
     pub slots: SlotSet,
     /// Nodes of the target, any of them.
-    pub seeds: Vec<SocketAddr>,
+    pub seeds: Seeds,
     /// How far an earlier attempt came.
     pub from: Progress,
     /// How much may be in flight to one node.
@@ -206,6 +209,10 @@ impl ReplayStep<'_, '_> {
         let key = &cut.key;
         if let Err(error) = walk::sendable(key, cut.body.len(), cut.block) {
             return self.fail(error);
+        }
+        let longest = self.request.value_limit;
+        if cut.body.len() > longest.bytes() {
+            return self.fail(ReplayError::too_long(key.key, cut.block, longest));
         }
         let slot = Slot::of_key(key.key);
         if !self.request.slots.contains(slot) {

@@ -12,7 +12,10 @@ use super::{
     routes::read_routes,
     tracker::{Progress, ProgressTracker},
 };
-use common::cluster::{endpoint::ExpectedIdentity, slots::Slot};
+use common::{
+    cluster::{seeds::Seeds, slots::Slot},
+    errors::Recovery,
+};
 use std::{net::SocketAddr, time::Duration};
 use tokio::{
     sync::watch,
@@ -33,7 +36,7 @@ const REFRESH_EVERY: Duration = Duration::from_millis(500);
 pub struct ReplaySession<'a> {
     connections: NodeConnections,
     tracker: ProgressTracker,
-    seeds: &'a [SocketAddr],
+    seeds: &'a Seeds,
     progress: &'a watch::Sender<Progress>,
     patience: Duration,
     /// Commands to be sent again.
@@ -54,13 +57,13 @@ pub struct ReplaySession<'a> {
 impl<'a> ReplaySession<'a> {
     /// Reads the routes.
     pub async fn open(
-        seeds: &'a [SocketAddr],
+        seeds: &'a Seeds,
         window: Window,
         patience: Duration,
         from: Progress,
         progress: &'a watch::Sender<Progress>,
     ) -> Result<Self, ReplayError> {
-        let routes = read_routes(seeds, &ExpectedIdentity::Any).await?;
+        let routes = read_routes(seeds.addresses(), &seeds.expected()).await?;
         let now = Instant::now();
         Ok(Self {
             connections: NodeConnections::new(&routes, window),
@@ -124,7 +127,7 @@ impl<'a> ReplaySession<'a> {
         loop {
             let loaded = functions::load(&self.nodes(), self.connections.members(), code).await;
             let Err(error) = loaded else { return Ok(()) };
-            if !error.is_transient() || Instant::now() >= until {
+            if error.recovery() != Recovery::Soon || Instant::now() >= until {
                 return Err(error);
             }
             tracing::info!(%error, "loading a library of functions failed; retrying");
@@ -307,7 +310,7 @@ impl<'a> ReplaySession<'a> {
     /// Every node that is known, where it was last.
     fn nodes(&self) -> Vec<SocketAddr> {
         let mut nodes = self.connections.addresses();
-        nodes.extend_from_slice(self.seeds);
+        nodes.extend_from_slice(self.seeds.addresses());
         nodes
     }
 

@@ -3,7 +3,7 @@
 use crate::{replay::ReplayError, source::SourceError};
 use common::{
     access::AccessError,
-    errors::{Classified, ErrorClass},
+    errors::{Classified, ErrorClass, Recovery},
     kubernetes::call::ApiError,
 };
 
@@ -31,13 +31,14 @@ pub enum UnitReplayError {
 }
 
 impl UnitReplayError {
-    /// Whether another attempt would fail in the same way.
-    pub(super) fn is_lasting(&self) -> bool {
+    /// Whether another attempt may succeed.
+    pub(super) fn recovery(&self) -> Recovery {
         match self {
-            Self::Status(_) => true,
-            Self::Api(_) | Self::Access(_) | Self::Cancelled => false,
-            Self::Source(error) => error.is_lasting(),
-            Self::Replay(error) => error.is_lasting(),
+            Self::Status(_) => Recovery::Never,
+            Self::Api(_) | Self::Cancelled => Recovery::Soon,
+            Self::Access(error) => error.recovery(),
+            Self::Source(error) => error.recovery(),
+            Self::Replay(error) => error.recovery(),
         }
     }
 }
@@ -47,10 +48,10 @@ impl Classified for UnitReplayError {
         match self {
             Self::Status(_) => ErrorClass::Bug,
             Self::Api(error) => error.class(),
-            Self::Access(error) if error.is_transient() => ErrorClass::Transient,
-            Self::Replay(error) if error.is_transient() => ErrorClass::Transient,
-            Self::Source(error) if error.is_transient() => ErrorClass::Transient,
-            Self::Access(_) | Self::Source(_) | Self::Replay(_) => ErrorClass::InvalidSpec,
+            Self::Access(_) | Self::Source(_) | Self::Replay(_) => match self.recovery() {
+                Recovery::Soon => ErrorClass::Transient,
+                Recovery::Later | Recovery::Never => ErrorClass::InvalidSpec,
+            },
             Self::Cancelled => ErrorClass::Fenced,
         }
     }

@@ -7,7 +7,7 @@ pub use error::UnitReplayError;
 
 use crate::{
     metrics::RestoreMetrics,
-    replay::{Progress, ReplayRequest, ValueLimit, Window, read_routes, replay},
+    replay::{Progress, ReplayError, ReplayRequest, ValueLimit, Window, read_routes, replay},
     source::Source,
     units::{ReplayEnd, Replayed, RestoreUnits, reported},
 };
@@ -17,7 +17,9 @@ use common::{
         held::Work,
         worker::{ActiveUnit, DataPath},
     },
-    cluster::endpoint::ExpectedIdentity,
+    cluster::seeds::Seeds,
+    errors::Recovery,
+    kubernetes::call::ApiError,
     runtime::telemetry,
     storage::CompressionPool,
 };
@@ -25,7 +27,7 @@ use crds::RedisRestore;
 use kube::Client;
 use order::ReplayOrder;
 use serde_json::{Map, Value};
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 use tokio::{
     sync::watch,
     time::{Instant, sleep},
@@ -93,18 +95,27 @@ impl ReplayPath {
 
     /// Where the target's nodes are; waits until one of them answers with the slot map. Pods that are replaced have new addresses,
     /// so they are listed again.
-    async fn seeds(&self, order: &ReplayOrder) -> Result<Vec<SocketAddr>, UnitReplayError> {
+    async fn seeds(&self, order: &ReplayOrder) -> Result<Seeds, UnitReplayError> {
         let until = Instant::now() + PATIENCE;
         loop {
-            let pods = access::pods(&self.client, &order.namespace, &order.cluster).await?;
-            let seeds: Vec<_> = pods.into_keys().collect();
-            match read_routes(&seeds, &ExpectedIdentity::Any).await {
-                Ok(_) => return Ok(seeds),
+            match self.readable(order).await? {
+                Ok(seeds) => return Ok(seeds),
                 Err(error) if Instant::now() >= until => return Err(error.into()),
                 Err(error) => tracing::info!(%error, "the target is not readable yet"),
             }
             sleep(READ_AGAIN).await;
         }
+    }
+
+    /// One look: the nodes, if one of them answers with the slot map.
+    async fn readable(&self, order: &ReplayOrder) -> Result<Result<Seeds, ReplayError>, ApiError> {
+        let nodes = access::nodes(&self.client, &order.namespace, &order.cluster).await?;
+        let seeds = match nodes.seeds(None) {
+            Ok(seeds) => seeds,
+            Err(error) => return Ok(Err(error.into())),
+        };
+        let routes = read_routes(seeds.addresses(), &seeds.expected()).await;
+        Ok(routes.map(|_| seeds))
     }
 }
 
@@ -157,7 +168,7 @@ impl DataPath for ReplayPath {
     fn end_of(error: &UnitReplayError) -> ReplayEnd {
         if matches!(error, UnitReplayError::Cancelled) {
             ReplayEnd::Released
-        } else if error.is_lasting() {
+        } else if error.recovery() == Recovery::Never {
             ReplayEnd::Done(Replayed::Refused(telemetry::chain(error)))
         } else {
             ReplayEnd::Failed(telemetry::chain(error))

@@ -82,7 +82,7 @@ pub async fn backup(
 ) -> Result<backup_controller::capture::CapturedShard> {
     let (backup_id, layout) = servers::place(store, round);
     let request = CaptureRequest {
-        seeds: vec![server.address()],
+        seeds: server.seeds().await?,
         slots: SlotSet::full(),
         prefer: SourceRole::Replica,
         patience: Duration::from_secs(10),

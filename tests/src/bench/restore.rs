@@ -37,7 +37,7 @@ pub async fn run() -> Result<Vec<Row>> {
         key: captured.key,
         index: Arc::new(captured.document.index),
         slots: SlotSet::full(),
-        seeds: vec![target.address()],
+        seeds: target.seeds().await?,
         from: Progress::default(),
         window: Window::default(),
         patience: Duration::from_secs(30),

@@ -1,7 +1,12 @@
 //! A Redis Cluster of processes.
 
 use anyhow::{Context, Result, ensure};
-use common::cluster::slots::{SLOT_COUNT, Slot, SlotRange};
+use common::cluster::{
+    seeds::Seeds,
+    slots::{SLOT_COUNT, Slot, SlotRange},
+    topology::NodeId,
+};
+use crds::KnownNode;
 use futures::future::try_join_all;
 
 use super::{RedisServer, Sample, nothing_destroyed};
@@ -12,6 +17,7 @@ use std::path::Path;
 pub struct TestCluster {
     nodes: Vec<RedisServer>,
     ranges: Vec<SlotRange>,
+    ids: Vec<NodeId>,
 }
 
 impl TestCluster {
@@ -35,9 +41,12 @@ impl TestCluster {
         ensure!(shards > 0, "a cluster has at least one shard");
         let count = usize::from(shards) * (1 + usize::from(replicas));
         let nodes = (0..count).map(|_| RedisServer::cluster_node_of(program, options));
+        let nodes = try_join_all(nodes).await?;
+        let ids = try_join_all(nodes.iter().map(RedisServer::id)).await?;
         let cluster = Self {
-            nodes: try_join_all(nodes).await?,
+            nodes,
             ranges: even_ranges(shards)?,
+            ids,
         };
         cluster.form().await?;
         Ok(cluster)
@@ -97,6 +106,29 @@ impl TestCluster {
             .skip(shard)
             .step_by(self.ranges.len())
             .skip(1)
+    }
+
+    /// The ids of all nodes, in their order.
+    pub fn ids(&self) -> &[NodeId] {
+        &self.ids
+    }
+
+    /// Every node, as the pods and the status of its RedisCluster would show it.
+    pub fn seeds(&self) -> Result<Seeds> {
+        let addresses = self.nodes.iter().map(RedisServer::address);
+        Ok(Seeds::new(addresses, self.ids.iter().copied())?)
+    }
+
+    /// The nodes as the status of its RedisCluster would list them.
+    pub fn known_nodes(&self) -> Vec<KnownNode> {
+        let numbered = self.ids.iter().enumerate();
+        numbered
+            .map(|(number, id)| KnownNode {
+                pod: format!("pod-{number}"),
+                node_id: id.to_string(),
+                ..KnownNode::default()
+            })
+            .collect()
     }
 
     /// The slots of each shard.
@@ -169,13 +201,8 @@ impl TestCluster {
             seed.call::<()>(&format!("CLUSTER MEET {} {}", address.ip(), address.port()))
                 .await?;
         }
-        let ids = try_join_all(
-            self.primaries()
-                .iter()
-                .map(|node| node.call::<String>("CLUSTER MYID")),
-        )
-        .await?;
-        let replicas = self.nodes.iter().skip(ids.len()).zip(ids.iter().cycle());
+        let ids = self.ids.iter().take(self.ranges.len());
+        let replicas = self.nodes.iter().skip(ids.len()).zip(ids.cycle());
         try_join_all(replicas.map(|(node, id)| async move {
             eventually("a replica knows its primary", async || {
                 Ok(node

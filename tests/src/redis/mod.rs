@@ -25,6 +25,7 @@ use std::time::Duration;
 use ::redis::aio::MultiplexedConnection;
 use ::redis::{AsyncConnectionConfig, Client, Cmd, FromRedisValue};
 use anyhow::{Context, Result, bail, ensure};
+use common::cluster::{seeds::Seeds, topology::NodeId};
 
 use crate::wait::{PATIENCE, eventually, within};
 
@@ -168,6 +169,17 @@ impl RedisServer {
             .query_async(&mut self.connect().await?)
             .await
             .with_context(|| format!("{words} at {}", self.address))
+    }
+
+    /// The id of a server in cluster mode.
+    pub async fn id(&self) -> Result<NodeId> {
+        let id: String = self.call("CLUSTER MYID").await?;
+        Ok(id.parse()?)
+    }
+
+    /// The server alone, as the pod and the status of a RedisCluster of one node would show it.
+    pub async fn seeds(&self) -> Result<Seeds> {
+        Ok(Seeds::new([self.address], [self.id().await?])?)
     }
 
     /// One field of INFO.

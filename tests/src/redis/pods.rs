@@ -301,8 +301,7 @@ impl PodCluster {
     pub async fn ids(&self) -> Result<Vec<NodeId>> {
         let mut ids = Vec::new();
         for pod in &self.pods {
-            let id: String = pod.server.call("CLUSTER MYID").await?;
-            ids.push(id.parse()?);
+            ids.push(pod.server.id().await?);
         }
         Ok(ids)
     }

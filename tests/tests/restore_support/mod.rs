@@ -8,7 +8,9 @@ use backup_controller::{
     publish::{PublishRequest, StoredUnit, publish},
 };
 use common::{
-    cluster::{endpoint::Endpoint, reader::read, slot_map::topology_hash, slots::SlotSet},
+    cluster::{
+        endpoint::Endpoint, reader::read, seeds::Seeds, slot_map::topology_hash, slots::SlotSet,
+    },
     storage::{BackupId, Compression, CompressionPool, Layout, ObjectStore},
 };
 use crds::{S3Location, SourceRole};
@@ -19,7 +21,7 @@ use restore_controller::{
     replay::{Progress, ReplayError, ReplayRequest, ValueLimit, Window, replay},
     source::Source,
 };
-use std::{collections::BTreeMap, net::SocketAddr, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use tests::{
     noise::Noise,
     redis::{RedisServer, TestCluster},
@@ -45,11 +47,21 @@ pub async fn back_up(
     bucket: &TestBucket,
     compression: Compression,
 ) -> Result<Backup> {
+    back_up_as(cluster, bucket, compression, ID).await
+}
+
+/// The same with this identity.
+pub async fn back_up_as(
+    cluster: &TestCluster,
+    bucket: &TestBucket,
+    compression: Compression,
+    id: &str,
+) -> Result<Backup> {
     let store = bucket.store().await?;
-    let backup_id: BackupId = ID.parse()?;
+    let backup_id: BackupId = id.parse()?;
     let layout = Layout::new(store.location(), "shop", "cart", &backup_id);
     let pool = CompressionPool::of_machine();
-    let seeds = seeds(cluster);
+    let seeds = seeds(cluster)?;
     let cancel = CancellationToken::new();
     let capturing = (0_u32..).zip(cluster.ranges()).map(|(shard, range)| {
         let request = CaptureRequest {
@@ -121,7 +133,7 @@ async fn hash(cluster: &TestCluster) -> Result<String> {
 
 impl Backup {
     /// The order to replay one shard, from its start.
-    pub async fn request(&self, shard: i32, seeds: Vec<SocketAddr>) -> Result<ReplayRequest> {
+    pub async fn request(&self, shard: i32, seeds: Seeds) -> Result<ReplayRequest> {
         let (record, index) = self.source.shard(shard).await?;
         Ok(ReplayRequest {
             key: self.source.key(record),
@@ -156,7 +168,7 @@ impl Backup {
         let shards = self.source.manifest().shards.iter();
         let replays = shards.map(async |shard| {
             let request = self
-                .request(i32::try_from(shard.index)?, seeds(target))
+                .request(i32::try_from(shard.index)?, seeds(target)?)
                 .await?;
             Ok::<_, anyhow::Error>(self.replay(&request).await?)
         });
@@ -164,13 +176,10 @@ impl Backup {
     }
 }
 
-/// Where the primaries of a cluster listen.
-pub fn seeds(cluster: &TestCluster) -> Vec<SocketAddr> {
-    cluster
-        .primaries()
-        .iter()
-        .map(RedisServer::address)
-        .collect()
+/// Where the primaries of a cluster listen, and the ids of its nodes.
+pub fn seeds(cluster: &TestCluster) -> Result<Seeds> {
+    let addresses = cluster.primaries().iter().map(RedisServer::address);
+    Ok(Seeds::new(addresses, cluster.ids().iter().copied())?)
 }
 
 /// Everything that can be said of a key: equal for equal keys, whatever server holds them.

@@ -97,6 +97,10 @@ pub struct World {
     pub refused: Vec<String>,
     /// Nodes of another cluster, as they are to stay.
     foreign: BTreeMap<usize, Node>,
+    /// Whether servers prove in which pod they run: those of older start scripts do not.
+    pub proving: bool,
+    /// Pods of which Kubernetes does not know whether their address is still theirs.
+    pub not_current: BTreeSet<usize>,
 }
 
 /// What happens to a node.
@@ -126,6 +130,8 @@ impl World {
             next: 0,
             refused: Vec::new(),
             foreign: BTreeMap::new(),
+            proving: true,
+            not_current: BTreeSet::new(),
             wanted,
         };
         for _ in 0..world.wanted.nodes() {
@@ -284,11 +290,25 @@ impl World {
             let table = others.map(|other| (self.nodes[*other].id, self.nodes[*other].own.clone()));
             self.nodes[*index].table = table.collect();
         }
+        self.keep_foreign(&added);
+        added
+    }
+
+    /// A node of another cluster that is only being formed: without slots, keys or any other node. Its index.
+    pub fn add_blank_foreign(&mut self) -> usize {
+        let address = self.fresh_address();
+        let node = self.blank(address);
+        self.nodes.push(node);
+        let added = self.nodes.len() - 1;
+        self.keep_foreign(&[added]);
+        added
+    }
+
+    fn keep_foreign(&mut self, added: &[usize]) {
         let nodes = added
             .iter()
             .map(|index| (*index, self.nodes[*index].clone()));
         self.foreign = nodes.collect();
-        added
     }
 
     /// A node is cut off, and its address is given to a foreign one.
@@ -300,6 +320,7 @@ impl World {
     /// A node that was cut off is reached again, at another address.
     pub fn reconnect(&mut self, index: usize) {
         self.nodes[index].own.address = Some(self.fresh_address());
+        self.not_current.remove(&index);
         self.restart(index);
     }
 
@@ -385,14 +406,26 @@ impl World {
 
     /// What the planner sees.
     pub fn members(&self, now: Timestamp) -> Vec<Member> {
-        let mut members = self.answers(now);
+        let mut members = self.asked(now);
         recognize(&self.wanted, &mut members);
         members
     }
 
-    fn answers(&self, now: Timestamp) -> Vec<Member> {
+    /// The namespace, name and uid of the pod in which a node runs.
+    fn pod_of(&self, index: usize) -> String {
+        if index < self.wanted.nodes() {
+            let (shard, ordinal) = (self.shard(index), index % self.wanted.nodes_per_shard());
+            format!("team/sim-{shard}-{ordinal}/uid")
+        } else {
+            format!("other/pod-{index}/uid")
+        }
+    }
+
+    /// What was answered at the address of each pod, by whatever server.
+    pub fn asked(&self, now: Timestamp) -> Vec<Member> {
         let members = (0..self.wanted.nodes()).map(|index| {
-            let node = &self.nodes[self.behind(index)];
+            let behind = self.behind(index);
+            let node = &self.nodes[behind];
             let (shard, ordinal) = (self.shard(index), index % self.wanted.nodes_per_shard());
             let pod = format!("sim-{shard}-{ordinal}");
             let ids = self.wanted.known.iter().filter(|(_, known)| **known == pod);
@@ -405,15 +438,15 @@ impl World {
                     address: node.own.address,
                     wanted: true,
                     exists: true,
-                    address_is_current: true,
-                    proof: None,
+                    address_is_current: !self.not_current.contains(&index),
+                    proof: self.proving.then(|| self.pod_of(index)),
                     kubernetes_node: Some(self.kubernetes_nodes[index].to_owned()),
                     terminating: false,
                     down_since: (!node.answers()).then(|| now - self.down_for),
                 },
                 answer: match (node.up, node.loading) {
                     (true, _) if self.busy.contains(&index) => Answer::Busy,
-                    (true, 0) => Answer::Report(Box::new(self.report(node))),
+                    (true, 0) => Answer::Report(Box::new(self.report(behind))),
                     (true, _) => Answer::Loading,
                     (false, _) => Answer::Unresponsive("down".into()),
                 },
@@ -432,7 +465,8 @@ impl World {
         }
     }
 
-    fn report(&self, node: &Node) -> Report {
+    fn report(&self, index: usize) -> Report {
+        let node = &self.nodes[index];
         let mut lines = vec![line(node.id, &node.own, Some(Flag::Myself), true)];
         for (id, entry) in &node.table {
             let linked = self.at(entry.address).is_some_and(|other| other.id == *id);
@@ -475,7 +509,11 @@ impl World {
             node_timeout: self.wanted.node_timeout,
             persistence: PersistenceInfo::default(),
             refusal: WriteRefusal::default(),
-            proof: String::new(),
+            proof: if self.proving {
+                self.pod_of(index)
+            } else {
+                String::new()
+            },
             view: NodesView::of(lines).unwrap(),
         }
     }

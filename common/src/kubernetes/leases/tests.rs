@@ -8,6 +8,7 @@ use axum::{
     http::{StatusCode, header::CONTENT_TYPE},
     response::{IntoResponse, Response},
     routing::{get, post},
+    serve::ListenerExt,
 };
 use clap::Parser;
 use serde_json::{Value, json};
@@ -30,6 +31,8 @@ struct Kept {
     hang: usize,
     hung: usize,
     renewed: u64,
+    /// Connections that were opened.
+    connections: u64,
 }
 
 impl Server {
@@ -99,9 +102,10 @@ async fn serve(server: Server) -> String {
     let router = Router::new()
         .route(leases, all)
         .route(&format!("{leases}/{{name}}"), one)
-        .with_state(server);
+        .with_state(server.clone());
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
+    let listener = listener.tap_io(move |_| server.with(|kept| kept.connections += 1));
     tokio::spawn(async move { axum::serve(listener, router).await });
     format!("http://{address}")
 }
@@ -116,7 +120,7 @@ async fn runtime(server: &Server) -> Runtime {
     // Another test may have installed it.
     let _ = client::install_crypto_provider();
     let config = kube::Config::new(serve(server.clone()).await.parse().unwrap());
-    let clients = client::Clients::new(config).unwrap();
+    let clients = client::Clients::new(config, LEASE).unwrap();
     let arguments = Arguments::parse_from([
         "test",
         "--identity",
@@ -159,6 +163,24 @@ async fn one_hung_renewal_does_not_cost_leadership() {
         }))
         .await
         .unwrap();
+}
+
+/// A kept connection whose other end is gone would let one renewal after the other hang.
+#[tokio::test]
+async fn every_renewal_has_a_connection_of_its_own() {
+    let server = Server::default();
+    let runtime = runtime(&server).await;
+    let _leadership = Leadership::start(&runtime);
+    let _membership = Membership::start(&runtime);
+    until("both Leases are renewed several times", || {
+        server.with(|kept| kept.renewed >= 8)
+    })
+    .await;
+    let (renewed, connections) = server.with(|kept| (kept.renewed, kept.connections));
+    assert!(
+        connections >= renewed,
+        "{renewed} renewals over {connections} connections"
+    );
 }
 
 #[tokio::test]
