@@ -1,10 +1,11 @@
 //! kubectl as a user types it: the demonstration and the end-to-end suites see only what a user sees.
 
+pub use crate::kubectl_error::KubectlError;
+
 use crate::wait;
 use anyhow::{Context, Result};
 use serde_json::{Value, json};
 use std::{
-    io,
     process::Stdio,
     sync::{
         Arc,
@@ -19,42 +20,6 @@ pub const MADE_HERE: (&str, &str) = ("app.kubernetes.io/managed-by", "redis-oper
 
 /// How often a condition is looked at: each look starts a process.
 const INTERVAL: Duration = Duration::from_millis(100);
-
-/// What kubectl prints when waiting helps nothing.
-const PERMANENT: [&str; 6] = [
-    "(Forbidden)",
-    "(MethodNotAllowed)",
-    "doesn't have a resource type",
-    "unknown command",
-    "unknown flag",
-    "unknown shorthand flag",
-];
-
-/// Why kubectl did not do what it was asked for.
-#[derive(Debug, thiserror::Error)]
-pub enum KubectlError {
-    /// The program does not run.
-    #[error("kubectl cannot be started: put it into PATH")]
-    Start(#[source] io::Error),
-    /// It ended with an error.
-    #[error("kubectl {arguments}: {printed}")]
-    Failed {
-        /// Its command line, after the namespace.
-        arguments: String,
-        /// Its standard error.
-        printed: String,
-    },
-}
-
-impl KubectlError {
-    /// Whether the same command will fail in the same way later.
-    pub fn is_permanent(&self) -> bool {
-        match self {
-            Self::Start(_) => true,
-            Self::Failed { printed, .. } => PERMANENT.iter().any(|words| printed.contains(words)),
-        }
-    }
-}
 
 /// kubectl for one namespace of the cluster that KUBECONFIG names.
 #[derive(Clone, Debug)]

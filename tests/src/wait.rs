@@ -1,6 +1,6 @@
 //! Waiting for conditions: the one poll loop of the suites.
 
-use crate::kubectl::KubectlError;
+use crate::kubectl_error::KubectlError;
 use anyhow::{Context, Error, Result, bail};
 use std::time::Duration;
 use tokio::time::{Instant, sleep};

@@ -3,7 +3,7 @@
 //!
 //! The source of the facts: the command reference of `CLUSTER MIGRATESLOTS`, `GETSLOTMIGRATIONS` and `CANCELSLOTMIGRATIONS`.
 
-use super::{error::ReshardError, moves::SlotMove, nodes::NodeLink, run::Context};
+use super::{context::Context, error::ReshardError, moves::SlotMove, nodes::NodeLink};
 use common::cluster::{slots::Slot, topology::NodeId};
 use futures::future::join_all;
 use redis::{Value, cmd};

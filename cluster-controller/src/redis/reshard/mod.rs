@@ -10,6 +10,7 @@
 
 mod atomic;
 mod checks;
+mod context;
 mod error;
 mod legacy;
 mod limits;

@@ -1,8 +1,8 @@
 //! Carries out a plan: checks it, repairs open slots, moves the rest, and waits until every node agrees.
 
 use super::{
-    atomic,
-    checks::{self, Census},
+    atomic, checks,
+    context::{Context, locked},
     error::ReshardError,
     legacy,
     limits::{Engine, Pacer, ReshardLimits},
@@ -16,7 +16,7 @@ use common::cluster::{slots::SlotSet, topology::NodeId};
 use futures::future::try_join_all;
 use std::{
     collections::BTreeSet,
-    sync::{Mutex, MutexGuard, OnceLock, PoisonError},
+    sync::{Mutex, OnceLock},
     time::{Duration, Instant},
 };
 use tokio::{sync::watch, time::sleep};
@@ -52,48 +52,6 @@ pub struct ReshardSummary {
     pub longest_call: Duration,
     /// How long everything took.
     pub took: Duration,
-}
-
-/// What all parts of a reshard share.
-pub(super) struct Context<'a> {
-    pub(super) links: &'a NodeLinks,
-    pub(super) limits: &'a ReshardLimits,
-    pub(super) tracker: &'a ReshardTracker,
-    /// Cancelled when the caller cancels, or when a part has failed: nothing new is begun then.
-    pub(super) stop: &'a CancellationToken,
-    failure: &'a Mutex<Option<ReshardError>>,
-    census: OnceLock<Census>,
-    pacer: Mutex<Pacer>,
-    /// Nodes that did not take a table.
-    skipped: Mutex<BTreeSet<NodeId>>,
-}
-
-impl Context<'_> {
-    /// Records the first failure, and stops the other parts.
-    pub(super) fn fail(&self, error: ReshardError) {
-        locked(self.failure).get_or_insert(error);
-        self.stop.cancel();
-    }
-
-    /// What was counted beforehand.
-    pub(super) fn census(&self) -> &Census {
-        self.census.get_or_init(Census::default)
-    }
-
-    /// How long a call has to wait to keep to the rates.
-    pub(super) fn delay(&self, keys: usize, bytes: u64) -> Duration {
-        locked(&self.pacer).delay(Instant::now(), keys, bytes)
-    }
-
-    /// Whether a node has taken every table so far.
-    pub(super) fn hears(&self, node: NodeId) -> bool {
-        !locked(&self.skipped).contains(&node)
-    }
-
-    /// Leaves a node to gossip: each attempt to reach it would cost its timeout.
-    pub(super) fn skip(&self, node: NodeId) {
-        locked(&self.skipped).insert(node);
-    }
 }
 
 /// Carries out a plan. `nodes` has to name every primary of the cluster, since each is informed of moved slots.
@@ -291,10 +249,6 @@ async fn disagreement(
         }
     }
     Ok(None)
-}
-
-fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]

@@ -6,9 +6,9 @@ use super::{
 };
 use crate::redis::reshard::{
     checks,
+    context::Context,
     error::{ReshardError, refusal},
     nodes::NodeLink,
-    run::Context,
 };
 use common::cluster::{node::NodeError, slots::Slot, topology::OpenSlotKind};
 use redis::{Cmd, RedisError, Value, cmd, pipe};

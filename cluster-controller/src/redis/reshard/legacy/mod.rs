@@ -13,10 +13,10 @@ pub(super) use repair::repair;
 
 use super::{
     checks,
+    context::Context,
     error::ReshardError,
     moves::SlotMove,
     nodes::{NodeLink, SlotState},
-    run::Context,
 };
 use common::cluster::{slots::Slot, topology::NodeId};
 use futures::{StreamExt, future::join_all, stream};

@@ -2,7 +2,7 @@
 
 use super::keys::{KeyMover, RightSide};
 use crate::redis::reshard::{
-    error::ReshardError, nodes::SlotState, open_slots::OpenSlotDecision, run::Context,
+    context::Context, error::ReshardError, nodes::SlotState, open_slots::OpenSlotDecision,
 };
 use common::cluster::{slots::Slot, topology::NodeId};
 use std::collections::BTreeMap;
