@@ -138,6 +138,36 @@ async fn grows_to_four_shards_and_back_under_a_writer() -> Result<()> {
     nothing_lost(&writer.end(addresses(&cluster)).await?)
 }
 
+/// Marked as imported before it has learnt who serves them: the engine takes in no claim to such slots, so the target calls the cluster down.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_target_that_does_not_know_the_primary_learns_it() -> Result<()> {
+    let cluster = filled(&[STAYING], KEYS).await?;
+    let mut commands = pipe();
+    commands.atomic();
+    for slot in 0..64 {
+        commands.cmd("CLUSTER").arg("DELSLOTS").arg(slot);
+        let mark = commands.cmd("CLUSTER").arg("SETSLOT").arg(slot);
+        mark.arg("IMPORTING").arg(cluster.ids[0].to_string());
+    }
+    let mut connection = cluster.server(3).connect().await?;
+    let () = commands.query_async(&mut connection).await?;
+    eventually("the target calls the cluster down", async || {
+        let info: String = cluster.server(3).call("CLUSTER INFO").await?;
+        Ok(info.contains("cluster_state:fail").then_some(()))
+    })
+    .await?;
+    eventually("every slot is where it is to be", async || {
+        let plan = cluster.plan(&ALL).await?;
+        if !plan.is_empty() {
+            cluster.run(&plan, &ReshardLimits::default()).await?;
+        }
+        Ok(plan.is_empty().then_some(()))
+    })
+    .await?;
+    cluster.settled(&ALL).await?;
+    unharmed(&cluster, KEYS).await
+}
+
 #[tokio::test]
 async fn a_primary_without_slots_may_become_a_replica() -> Result<()> {
     let cluster = filled(&[], 2000).await?;

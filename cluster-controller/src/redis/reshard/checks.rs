@@ -14,7 +14,15 @@ use common::cluster::{
 };
 use futures::future::try_join_all;
 use redis::{Value, cmd};
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::{Duration, Instant},
+};
+use tokio::time::sleep;
+
+/// How long a target may take to learn who serves the slots that it is to import.
+const LEARNING: Duration = Duration::from_secs(10);
+const LOOK: Duration = Duration::from_millis(50);
 
 /// Slots in one question.
 const SLOTS_AT_ONCE: usize = 2048;
@@ -103,6 +111,30 @@ pub(super) async fn owners(links: &NodeLinks, moves: &[SlotMove]) -> Result<(), 
         }
     }
     Ok(())
+}
+
+/// Waits until every target knows who serves the slots that it is to import: it takes in no claim to a slot that is marked as imported
+/// (`clusterUpdateSlotsConfigWith` in the engine's `cluster.c`), and a node that has just joined learns the claims within seconds.
+pub(super) async fn listed(links: &NodeLinks, moves: &[SlotMove]) -> Result<(), ReshardError> {
+    let deadline = Instant::now() + LEARNING;
+    loop {
+        let unknown = try_join_all(moves.iter().map(|one| async move {
+            let link = links.get(one.target)?;
+            let view = link.view().await.map_err(|error| link.lost(error))?;
+            let source = view.get(one.source).map(|source| source.slots.clone());
+            let unknown = one.slots.difference(&source.unwrap_or_default());
+            let slot = unknown.iter().next();
+            Ok::<_, ReshardError>(slot.map(|slot| (one.target, slot)))
+        }))
+        .await?;
+        match unknown.into_iter().flatten().next() {
+            None => return Ok(()),
+            Some((node, slot)) if Instant::now() >= deadline => {
+                return Err(ReshardError::NotAgreed { node, slot });
+            }
+            Some(_) => sleep(LOOK).await,
+        }
+    }
 }
 
 /// Refuses moves that would fill a target. An eviction policy does not help: it would delete keys.

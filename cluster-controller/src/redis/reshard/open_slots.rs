@@ -22,6 +22,8 @@ pub struct SlotTable {
     pub open: Vec<OpenSlot>,
     /// How many keys it holds in those slots that are open on any node; a slot that is missing counts as 0.
     pub keys: BTreeMap<Slot, u64>,
+    /// Slots of which its table names no primary at all.
+    pub unlisted: SlotSet,
     /// The other primaries it knows, whether they answer or not.
     pub primaries: BTreeSet<NodeId>,
 }
@@ -139,7 +141,22 @@ impl SlotTable {
     }
 }
 
+/// Nodes that expect the slot and do not know who serves it. While a slot is marked as imported the engine takes in no claim to it
+/// (`clusterUpdateSlotsConfigWith` in `cluster.c`), so such a node would never learn it, and call the cluster down for ever.
+fn uninformed(slot: Slot, tables: &SlotTables) -> Vec<OpenSlotDecision> {
+    let nodes = tables.iter().filter(|(_, table)| {
+        table.unlisted.contains(slot) && table.peer(slot, OpenSlotKind::Importing).is_some()
+    });
+    nodes
+        .map(|(id, _)| OpenSlotDecision::Close { slot, node: *id })
+        .collect()
+}
+
 fn decide(slot: Slot, tables: &SlotTables) -> Vec<OpenSlotDecision> {
+    let uninformed = uninformed(slot, tables);
+    if !uninformed.is_empty() {
+        return uninformed;
+    }
     let undecided = |cause| vec![OpenSlotDecision::Undecided { slot, cause }];
     let mut owners = tables
         .iter()

@@ -44,6 +44,7 @@ impl Model {
                     peer,
                 });
                 let table = SlotTable {
+                    unlisted: SlotSet::new(),
                     slots: match node.serves {
                         true => SlotRange::from(slot()).into(),
                         false => SlotSet::new(),

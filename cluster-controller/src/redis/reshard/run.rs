@@ -135,6 +135,7 @@ async fn work(
         return Ok(());
     }
     checks::owners(&links, &plan.moves).await?;
+    checks::listed(&links, &plan.moves).await?;
     match engine {
         Engine::Legacy => legacy::move_slots(&context, &plan.moves).await,
         Engine::Atomic => atomic::move_slots(&context, &plan.moves).await,

@@ -6,7 +6,7 @@ use super::{
     open_slots::{SlotTable, SlotTables, marked},
 };
 use common::cluster::{
-    slots::Slot,
+    slots::{Slot, SlotSet},
     topology::{Flag, NodesView},
 };
 use futures::future::try_join_all;
@@ -51,7 +51,10 @@ fn table(view: &NodesView) -> SlotTable {
     let others = view
         .others()
         .filter(|node| node.is_primary() && !node.flags.has(Flag::Handshake));
+    let listed = view.nodes().iter();
+    let unlisted = listed.fold(SlotSet::full(), |all, node| all.difference(&node.slots));
     SlotTable {
+        unlisted,
         slots: own.slots.clone(),
         open: own.open_slots.clone(),
         keys: std::collections::BTreeMap::new(),
