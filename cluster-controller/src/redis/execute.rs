@@ -97,6 +97,7 @@ async fn act(action: &Action, members: &[Member], timeout: Duration) -> Result<(
                 return Ok(());
             };
             admit(&node).await?;
+            admit_primary(members, *member, *primary, timeout).await?;
             node.replicate(*primary).await
         }
         Action::RestoreNodeTimeout {
@@ -182,6 +183,30 @@ fn admission() -> Cmd {
 
 async fn admit(node: &NodeClient) -> Result<(), NodeError> {
     node.ask("ACL SETUSER", &admission()).await
+}
+
+/// The primary of a new shard has no slots yet and was given no role. One that has nothing to lose may copy it.
+async fn admit_primary(
+    members: &[Member],
+    replica: Index,
+    primary: NodeId,
+    timeout: Duration,
+) -> Result<(), NodeError> {
+    let keys = members.get(replica).and_then(Member::report);
+    if keys.is_none_or(|report| report.keys > 0) {
+        return Ok(());
+    }
+    let is_blank = |member: &Member| {
+        let report = member.report();
+        report.is_some_and(|report| report.id() == primary && report.is_blank())
+    };
+    let Some(index) = members.iter().position(is_blank) else {
+        return Ok(());
+    };
+    match connect(members, index, timeout).await? {
+        Some(node) => admit(&node).await,
+        None => Ok(()),
+    }
 }
 
 async fn assign(
