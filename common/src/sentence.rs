@@ -7,6 +7,8 @@
 pub const LIMIT: usize = 256;
 /// Objects that a sentence names.
 const NAMED: usize = 2;
+/// Characters that a sentence needs for the name of its object and a part of the cause.
+const SHORTEST: usize = 48;
 /// Characters at the end of a sentence that a cut leaves whole, at most: the longest cure has about 130.
 const CURE: usize = 170;
 
@@ -16,9 +18,9 @@ pub fn names(noun: &str, names: &[impl AsRef<str>]) -> String {
     if let [name] = names.as_slice() {
         return format!("{noun} {name}");
     }
-    let named: Vec<&str> = names.iter().take(NAMED).copied().collect();
+    let shown: Vec<&str> = names.iter().take(NAMED).copied().collect();
     let more = if names.len() > NAMED { ", …" } else { "" };
-    format!("{} {noun}s ({}{more})", names.len(), named.join(", "))
+    format!("{} {noun}s ({}{more})", names.len(), shown.join(", "))
 }
 
 /// What is the matter with the pods, as pairs of pod and cause: pods with the same cause share a sentence.
@@ -63,6 +65,30 @@ pub fn list(sentences: &[String]) -> String {
     text + &more(kept)
 }
 
+/// Independent sentences as one text within the limit, of which each is to be seen: long ones are cut until all fit. Where so many are
+/// left with less than a name and a cause need, the last ones are only counted.
+pub fn all_of(sentences: &[String]) -> String {
+    let separators = 2 * sentences.len().saturating_sub(1);
+    let mut room = LIMIT.saturating_sub(separators);
+    let mut lengths: Vec<usize> = sentences.iter().map(|sentence| length(sentence)).collect();
+    lengths.sort_unstable();
+    // Short ones leave what they do not need to the others.
+    let mut share = LIMIT;
+    for (done, length) in lengths.iter().enumerate() {
+        share = room / (lengths.len() - done);
+        if *length > share {
+            break;
+        }
+        room -= length;
+        share = LIMIT;
+    }
+    if share < SHORTEST {
+        return list(sentences);
+    }
+    let cut: Vec<String> = sentences.iter().map(|one| cut(one, share)).collect();
+    cut.join("; ")
+}
+
 /// One sentence within the limit, with its beginning and its cure. The full text is for the log.
 pub fn shortened(text: &str) -> String {
     cut(text, LIMIT)
@@ -85,7 +111,7 @@ fn cut(text: &str, limit: usize) -> String {
     if length(text) <= limit {
         return text.to_owned();
     }
-    let end = ending(text, CURE);
+    let end = ending(text, CURE.min(limit * 2 / 3));
     let room = limit.saturating_sub(length(end) + 1);
     let beginning: String = text.chars().take(room).collect();
     format!("{}…{end}", beginning.trim_end())
@@ -156,6 +182,30 @@ mod tests {
             let text = "ä b; c. ".repeat(length_of_text);
             assert!(length(&shortened(&text)) <= LIMIT);
         }
+    }
+
+    #[test]
+    fn each_of_a_few_sentences_is_seen() {
+        let short = "schedule odd: minute `99` is not within 0-59".to_owned();
+        let long = |name: &str| format!("schedule {name}: {}; rename it", "x".repeat(200));
+        let text = all_of(&[short.clone(), long("nightly"), long("mars")]);
+        assert!(
+            text.starts_with(&format!("{short}; schedule nightly: xxx")),
+            "{text}"
+        );
+        assert!(
+            text.contains("xxx…; rename it; schedule mars: xxx"),
+            "{text}"
+        );
+        assert!(text.ends_with("xxx…; rename it"), "{text}");
+        assert!((LIMIT - 1..=LIMIT).contains(&length(&text)), "{text}");
+        assert_eq!(
+            all_of(&[short.clone(), short.clone()]),
+            format!("{short}; {short}")
+        );
+        let many: Vec<String> = (0..20).map(|number| long(&number.to_string())).collect();
+        assert!(all_of(&many).ends_with(" more"), "{}", all_of(&many));
+        assert_eq!(all_of(&[]), "");
     }
 
     #[test]

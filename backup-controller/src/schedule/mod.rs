@@ -4,7 +4,7 @@
 use crate::cron;
 use common::{
     kubernetes::{call::ApiError, conditions::ConditionUpdate},
-    sentence::list,
+    sentence::all_of,
 };
 use crds::{
     ANNOTATION_SCHEDULED_AT, BackupSchedule, GROUP, LABEL_CLUSTER, LABEL_COMPONENT, LABEL_JOB_NAME,
@@ -104,7 +104,7 @@ pub fn condition(cluster: &RedisCluster, refused: &[Refused]) -> Option<Conditio
     Some(ConditionUpdate::no(
         SCHEDULES_ACCEPTED,
         "InvalidSchedule",
-        list(&all),
+        all_of(&all),
     ))
 }
 

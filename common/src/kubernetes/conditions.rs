@@ -148,12 +148,12 @@ mod tests {
     #[test]
     fn a_long_message_is_shortened_and_keeps_its_cure() {
         let message = format!("pod shop-0-0: {}; make room for it", "x".repeat(300));
-        let update = ConditionUpdate::no("Ready", "NotHealthy", message);
-        let merged = merge(&[], &[update.clone()], Some(1), at(10));
+        let updates = [ConditionUpdate::no("Ready", "NotHealthy", message)];
+        let merged = merge(&[], &updates, Some(1), at(10));
         let shown = &merged[0].message;
         assert!(shown.chars().count() <= crate::sentence::LIMIT, "{shown}");
         assert!(shown.ends_with("; make room for it"), "{shown}");
-        assert_eq!(merge(&merged, &[update], Some(1), at(20)), merged);
+        assert_eq!(merge(&merged, &updates, Some(1), at(20)), merged);
     }
 
     #[test]
