@@ -78,9 +78,8 @@ async fn send(api: Api<Pod>, namespace: &str, one: PodPatch) -> Result<(), ApiEr
 
 /// Whether the pod was deleted or replaced meanwhile. The API server calls another uid a value that cannot be changed (422).
 fn is_outdated(error: &ApiError) -> bool {
-    match error {
-        ApiError::NotFound { .. } | ApiError::Conflict { .. } => true,
-        ApiError::Invalid { message, .. } => message.contains("metadata.uid"),
-        _ => false,
-    }
+    let gone = matches!(error, ApiError::NotFound { .. } | ApiError::Conflict { .. });
+    let replaced =
+        matches!(error, ApiError::Invalid { message, .. } if message.contains("metadata.uid"));
+    gone || replaced
 }

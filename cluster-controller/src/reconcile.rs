@@ -154,8 +154,8 @@ impl Reconcile<RedisCluster> for Reconciler {
         if !shape.paused {
             patches.extend(roles::changes(&seen.observed, &seen.assessment));
         }
-        let patched = pod_patch::write(context, &shape.namespace, patches).await;
-        keep(&mut failures, patched.map_err(Into::into));
+        let written = pod_patch::write(context, &shape.namespace, patches).await;
+        keep(&mut failures, written.map_err(Into::into));
         let failure = failures.first().map(Failure::of);
         let found = StatusInputs {
             shape: &shape,

@@ -220,9 +220,10 @@ impl ClusterStage {
         (ready, state): (bool, &Value),
     ) -> Result<()> {
         let ip = self.nodes.server(index).address().ip().to_string();
-        let (status, reason) = match ready {
-            true => ("True", None),
-            false => ("False", Some("ContainersNotReady")),
+        let (status, reason) = if ready {
+            ("True", None)
+        } else {
+            ("False", Some("ContainersNotReady"))
         };
         let condition = json!({"type": "ContainersReady", "status": status, "reason": reason,
                                "lastTransitionTime": Timestamp::now()});

@@ -13,7 +13,8 @@ const NODES: usize = 6;
 /// The liveness probe fails twice, 60 s apart, after 20 s each; then the container has 10 s to end.
 const RESTARTED: Duration = Duration::from_mins(3);
 
-/// The kernel still takes connections for it, so that no TCP probe sees it: its peers do, then the controller, then its kubelet.
+/// The kernel still takes connections for it, so that every TCP probe succeeds: its peers see it first, then the
+/// controller, then its kubelet.
 #[tokio::test]
 async fn a_server_that_hangs_is_unready_and_then_restarted() -> Result<()> {
     scenario::run("e2e-hang", async |kubectl| {
@@ -66,7 +67,7 @@ async fn a_restarted_container_is_not_ready_before_it_serves() -> Result<()> {
             let since = serving(&after)
                 .and_then(|one| one["lastTransitionTime"].as_str())
                 .context("no serving condition")?;
-            // Equal texts for equal times, in one time zone: the gate was closed and opened after the start.
+            // Times of one form and zone compare as texts: the gate was closed, and opened after the start.
             ensure!(
                 since >= started,
                 "{victim}: gate since {since}, started {started}"

@@ -106,8 +106,8 @@ fn written(pod: Pod, members: Vec<Member>) -> Option<(String, String)> {
     Some((condition.status, condition.reason?))
 }
 
-fn says(status: &str, reason: &str) -> Option<(String, String)> {
-    Some((status.to_owned(), reason.to_owned()))
+fn pair(status: &str, reason: &str) -> (String, String) {
+    (status.to_owned(), reason.to_owned())
 }
 
 #[test]
@@ -138,7 +138,7 @@ fn a_server_with_its_data_serves() {
         let members = vec![member(0, answer.clone())];
         assert_eq!(
             written(before, members.clone()),
-            says(status, reason),
+            Some(pair(status, reason)),
             "{answer:?}"
         );
         let same = pod(&json!([ready("True"), condition(status, reason)]));
@@ -156,11 +156,17 @@ fn a_new_pod_is_ready_as_soon_as_it_serves() {
     let serves = || vec![member(0, answer(PRIMARY, SERVES))];
     let blank = || vec![member(0, answer(PRIMARY, BLANK))];
     let just = new("2026-01-01T09:59:59Z");
-    assert_eq!(written(just.clone(), serves()), says("True", "Serving"));
+    assert_eq!(
+        written(just.clone(), serves()),
+        Some(pair("True", "Serving"))
+    );
     // A condition that does not exist is as good as False.
     assert_eq!(written(just, blank()), None);
     let long = new("2026-01-01T09:59:00Z");
-    assert_eq!(written(long.clone(), blank()), says("False", "NoSlots"));
+    assert_eq!(
+        written(long.clone(), blank()),
+        Some(pair("False", "NoSlots"))
+    );
     assert_eq!(written(long, vec![member(0, silent())]), None);
 }
 
@@ -191,7 +197,7 @@ fn a_node_without_an_answer_needs_a_second_witness() {
     let reached = "master - 0 0 1 connected 10-20";
     let found =
         |pod: Pod, peers: Vec<Member>| written(pod, [vec![member(0, silent())], peers].concat());
-    let no_answer = says("False", NOT_ANSWERING);
+    let no_answer = Some(pair("False", NOT_ANSWERING));
     assert_eq!(found(served("True"), vec![peer(failed)]), no_answer);
     assert_eq!(
         found(served("False"), vec![]),
@@ -229,7 +235,10 @@ fn pods_without_the_gate_are_left_alone() {
     let mut terminating = served("True");
     terminating.metadata.deletion_timestamp = Some(Time(now()));
     assert_eq!(written(terminating, blank()), None);
-    assert_eq!(written(served("True"), blank()), says("False", "NoSlots"));
+    assert_eq!(
+        written(served("True"), blank()),
+        Some(pair("False", "NoSlots"))
+    );
 }
 
 #[test]
