@@ -48,7 +48,7 @@ impl Operation {
             return None;
         }
         let next = match (&rollout.next, holder) {
-            (RolloutStep::None, _) => None,
+            (RolloutStep::None | RolloutStep::Refused { .. }, _) => None,
             (_, Some(holder)) => Some(format!(
                 "waiting for {holder}, which needs the pods to stay"
             )),
@@ -57,7 +57,6 @@ impl Operation {
                 Some(format!("replacing {}", names("pod", &pods)))
             }
             (RolloutStep::HandOver(step), None) => Some(step.reason.clone()),
-            (RolloutStep::Refused { .. }, None) => None,
         };
         Some(Self {
             kind: OperationKind::Update,

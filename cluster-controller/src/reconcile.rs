@@ -114,7 +114,14 @@ impl Reconcile<RedisCluster> for Reconciler {
             let owner = OwnerKey::of(object.as_ref());
             let (sets, pods) = (&seen.sets, &seen.observed.pods);
             let children = build(cluster, &sets.sizes);
-            let applied = children::apply(context, &owner, children, &sets.removed, pods).await;
+            let applied = Box::pin(children::apply(
+                context,
+                &owner,
+                children,
+                &sets.removed,
+                pods,
+            ))
+            .await;
             keep(&mut failures, applied.map_err(Into::into));
         }
         let known = known_nodes(&wanted, &seen.observed.members);

@@ -139,7 +139,6 @@ impl Resharding {
     pub fn state(&self, (namespace, name): (&str, &str)) -> ReshardState {
         let clusters = self.shared.lock();
         match clusters.get(&(namespace.to_owned(), name.to_owned())) {
-            None => ReshardState::Idle,
             Some(Entry {
                 ended: None,
                 progress,
@@ -152,7 +151,8 @@ impl Resharding {
             Some(Entry {
                 ended: Some((_, None)),
                 ..
-            }) => ReshardState::Idle,
+            })
+            | None => ReshardState::Idle,
         }
     }
 

@@ -206,6 +206,10 @@ fn forbidden_words(path: &str, text: &str) -> Vec<String> {
         .collect()
 }
 
+fn is_rust(path: &str) -> bool {
+    Path::new(path).extension().is_some_and(|kind| kind == "rs")
+}
+
 fn is_test(path: &str) -> bool {
     let name = path.rsplit('/').next().unwrap_or(path);
     path.starts_with("tests/") || path.contains("/tests/") || {
@@ -293,7 +297,7 @@ fn comments_are_unbroken_prose() -> Result<(), Box<dyn Error>> {
     let mut found = Vec::new();
     for (path, text) in files()? {
         for (number, line) in text.lines().enumerate() {
-            if path.ends_with(".rs") && broken_comment(line) {
+            if is_rust(&path) && broken_comment(line) {
                 found.push(format!("{path}:{}: {}", number + 1, line.trim()));
             }
         }
@@ -344,10 +348,7 @@ fn comments_say_more_than_names() -> Result<(), Box<dyn Error>> {
     let mut found = Vec::new();
     for (path, text) in files()? {
         for (number, line) in text.lines().enumerate() {
-            if path.ends_with(".rs")
-                && repeats_a_name(line)
-                && !REPETITIONS.contains(&path.as_str())
-            {
+            if is_rust(&path) && repeats_a_name(line) && !REPETITIONS.contains(&path.as_str()) {
                 found.push(format!("{path}:{}: {}", number + 1, line.trim()));
             }
         }
@@ -387,7 +388,7 @@ fn names_of_tests_have_at_most_ten_words() -> Result<(), Box<dyn Error>> {
     let mut found = Vec::new();
     let mut tests = 0;
     for (path, text) in files()? {
-        let names = if path.ends_with(".rs") {
+        let names = if is_rust(&path) {
             names_of_tests(&text)
         } else {
             Vec::new()

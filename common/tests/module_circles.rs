@@ -87,7 +87,7 @@ fn target(module: &str, path: &str, known: &BTreeMap<String, String>) -> Option<
     }
     from.extend(segments);
     let lengths = (1..=from.len()).rev();
-    let mut names = lengths.map(|length| from[..length].join("::"));
+    let mut names = lengths.filter_map(|length| Some(from.get(..length)?.join("::")));
     names.find(|name| known.contains_key(name))
 }
 

@@ -107,6 +107,7 @@ pub(crate) async fn connect() -> Result<ApiServer> {
 
 impl ApiServer {
     /// The same server, reached by another client. Its logs are left to this value.
+    #[must_use]
     pub fn with_client(&self, client: Client) -> Self {
         Self {
             client,

@@ -336,9 +336,9 @@ async fn the_cluster_controller_changes_and_deletes_only_redis_pods() -> Result<
     is_refused("ours", &replaced, "metadata.uid").await?;
 
     let condition = |kind: &str| json!({"status": {"conditions": [{"type": kind, "status": "True", "reason": "Serving"}]}});
-    let serves = condition(crds::CONDITION_SERVING);
-    status_is_refused("other", &serves, "only pods with the label").await?;
-    let mut address = serves.clone();
+    let gate = condition(crds::CONDITION_SERVING);
+    status_is_refused("other", &gate, "only pods with the label").await?;
+    let mut address = gate.clone();
     address["status"]["podIP"] = json!("10.0.0.7");
     let started = json!({"status": {"phase": "Running"}});
     for patch in [&address, &started] {
@@ -359,7 +359,7 @@ async fn the_cluster_controller_changes_and_deletes_only_redis_pods() -> Result<
         .await?;
     status_is_refused("ours", &ready, words).await?;
     for status in ["True", "False"] {
-        let mut patch = serves.clone();
+        let mut patch = gate.clone();
         patch["status"]["conditions"][0]["status"] = json!(status);
         write_status("ours", &patch)
             .await

@@ -222,7 +222,9 @@ async fn a_private_authority_is_read_from_its_secret() -> Result<()> {
     store.probe("shop/").await?;
     let unsigned = buckets.open(&namespace, &location(None)).await?;
     let error = unsigned.probe("shop/").await.err();
-    let cause = error.as_ref().and_then(|error| error.cause());
+    let cause = error
+        .as_ref()
+        .and_then(common::storage::StorageError::cause);
     assert_eq!(cause, Some(S3Cause::UntrustedCertificate), "{error:?}");
 
     for (name, key, reason, words) in [

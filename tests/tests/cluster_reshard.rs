@@ -346,6 +346,35 @@ async fn large_values_move_alone_and_arrive() -> Result<()> {
     unharmed(&cluster, 3000).await
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_target_that_hangs_costs_no_key() -> Result<()> {
+    let cluster = filled(&[STAYING], KEYS).await?;
+    let writer = Writer::start(addresses(&cluster), 500);
+    let plan = cluster.plan(&ALL).await?;
+    let limits = ReshardLimits {
+        call_timeout: Duration::from_millis(150),
+        ..ReshardLimits::default()
+    };
+    let hang = async {
+        // It receives the keys of the first calls, and answers much later.
+        tokio::time::sleep(Duration::from_millis(150)).await;
+        cluster.server(3).call::<()>("DEBUG SLEEP 0.6").await
+    };
+    let (ended, paused) = tokio::join!(cluster.run(&plan, &limits), hang);
+    paused?;
+    let ended = ended?;
+    println!("{ended:?}");
+    ensure!(ended.end == ReshardEnd::Completed);
+    let mut broken = 0;
+    for index in 0..3 {
+        broken += usize::from(cluster.server(index).info("errorstat_IOERR").await.is_ok());
+    }
+    ensure!(broken > 0, "no call of a source broke off");
+    cluster.settled(&ALL).await?;
+    unharmed(&cluster, KEYS).await?;
+    nothing_lost(&writer.end(addresses(&cluster)).await?)
+}
+
 #[tokio::test]
 async fn a_full_target_is_refused_before_anything_moves() -> Result<()> {
     let cluster = filled(&[], KEYS).await?;
@@ -424,6 +453,7 @@ async fn a_rate_is_kept_and_progress_reported() -> Result<()> {
     let seconds = started.elapsed().as_secs_f64();
     println!("{ended:?} {speeds:?}");
     ensure!(ended.end == ReshardEnd::Canceled);
+    #[allow(clippy::cast_precision_loss)] // thousands
     let keys = ended.progress.keys_done as f64;
     ensure!(keys / seconds < 1500.0, "{keys} keys in {seconds} s");
     ensure!(ended.progress.keys_total < 2500 && ended.progress.slots_total == 4096);
@@ -446,8 +476,8 @@ async fn credentials_reach_the_target_through_the_source() -> Result<()> {
             .await?;
     }
     let plan = cluster.plan(&ALL).await?;
-    let plain = cluster.run(&plan, &ReshardLimits::default()).await;
-    let error = plain.err().context("keys came in without a login")?;
+    let refused = cluster.run(&plan, &ReshardLimits::default()).await;
+    let error = refused.err().context("keys came in without a login")?;
     println!("{error}");
     ensure!(error.to_string().contains("NOPERM"), "{error}");
     let endpoints = cluster.endpoints().into_iter().map(|(id, endpoint)| {

@@ -2,7 +2,7 @@
 
 use anyhow::{Context, Result, ensure};
 use cluster_controller::redis::reshard::{
-    Engine, EngineChoice, ReshardEnd, ReshardError, ReshardLimits,
+    Engine, EngineChoice, ReshardEnd, ReshardError, ReshardLimits, ReshardProgress,
 };
 use std::{net::SocketAddr, time::Duration};
 use tests::{
@@ -116,7 +116,7 @@ async fn a_target_that_dies_is_reported_and_the_rest_follows() -> Result<()> {
     let plan = cluster.plan(&ALL).await?;
     let endpoints = cluster.endpoints();
     let running = tokio::spawn(async move {
-        let (progress, _) = tokio::sync::watch::channel(Default::default());
+        let (progress, _) = tokio::sync::watch::channel(ReshardProgress::default());
         let (limits, cancel) = (ReshardLimits::default(), CancellationToken::new());
         cluster_controller::redis::reshard::run(&plan, &endpoints, &limits, &cancel, &progress)
             .await

@@ -37,7 +37,7 @@ mod tests {
             json!({"metadata": {"creationTimestamp": "2026-01-01T10:00:00Z"}, "status": status});
         let pod: Pod = serde_json::from_value(pod).unwrap();
         let now = "2026-01-01T10:00:30Z".parse().unwrap();
-        !cannot_start(&pod, Duration::from_secs(60), now)
+        !cannot_start(&pod, Duration::from_mins(1), now)
     }
 
     fn container_is(state: &Value) -> Value {
@@ -70,7 +70,7 @@ mod tests {
         .unwrap();
         let now = "2026-01-01T10:00:30Z".parse().unwrap();
         assert!(
-            cannot_start(&pod, Duration::from_secs(60), now),
+            cannot_start(&pod, Duration::from_mins(1), now),
             "for an hour"
         );
     }

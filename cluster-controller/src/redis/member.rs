@@ -135,6 +135,7 @@ pub enum ProcessEvidence {
 
 /// A node that the cluster is to have or still has: a pod, or a process in a test. Its role is whatever its server reports.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[allow(clippy::struct_excessive_bools)] // independent facts
 pub struct ExpectedNode {
     /// Name of the pod.
     pub pod: String,

@@ -165,7 +165,7 @@ fn next(
             .iter()
             .copied()
             .filter(|member| member.expected.shard == shard);
-        match next_in_shard(cluster, survey, shard, of_shard.collect()) {
+        match next_in_shard(cluster, survey, shard, &of_shard.collect::<Vec<_>>()) {
             ShardStep::Replace(member) => replaced.extend(replacement(observed, member)),
             // One at a time, after the replicas of the other shards.
             step @ (ShardStep::HandOver(..) | ShardStep::Refused(_)) if replaced.is_empty() => {
@@ -216,7 +216,7 @@ fn next_in_shard<'a>(
     cluster: &ValidatedCluster,
     survey: &Survey<'a>,
     shard: usize,
-    outdated: Vec<&'a Member>,
+    outdated: &[&'a Member],
 ) -> ShardStep<'a> {
     let Some(primary) = survey.primary_of(shard) else {
         return ShardStep::None;

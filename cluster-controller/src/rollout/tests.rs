@@ -49,9 +49,10 @@ impl Stage {
     }
 
     fn pod(&self, index: usize, name: &str) -> Arc<Pod> {
-        let container: Value = match self.stuck.contains(&index) {
-            true => json!({"waiting": {"reason": "ImagePullBackOff"}}),
-            false => json!({"running": {"startedAt": "1970-01-01T00:00:00Z"}}),
+        let container: Value = if self.stuck.contains(&index) {
+            json!({"waiting": {"reason": "ImagePullBackOff"}})
+        } else {
+            json!({"running": {"startedAt": "1970-01-01T00:00:00Z"}})
         };
         let ready = if self.stuck.contains(&index) {
             "False"
@@ -152,10 +153,10 @@ impl Stage {
 }
 
 fn replaced(rollout: &Rollout) -> Vec<&str> {
-    match &rollout.next {
-        RolloutStep::Replace(pods) => pods.iter().map(|pod| pod.pod.as_str()).collect(),
-        other => panic!("{other:?}"),
-    }
+    let RolloutStep::Replace(pods) = &rollout.next else {
+        panic!("{rollout:?}");
+    };
+    pods.iter().map(|pod| pod.pod.as_str()).collect()
 }
 
 #[test]

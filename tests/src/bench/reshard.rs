@@ -33,9 +33,10 @@ pub async fn run_case() -> Result<Vec<Row>> {
     let (mut default, mut pipelined, mut block) = (Vec::new(), Vec::new(), Vec::new());
     for round in rounds() {
         let mut figures = [Figures::default(); 3];
-        let order = match round.ours_first {
-            true => [Side::Ours, Side::Default, Side::Pipelined],
-            false => [Side::Pipelined, Side::Default, Side::Ours],
+        let order = if round.ours_first {
+            [Side::Ours, Side::Default, Side::Pipelined]
+        } else {
+            [Side::Pipelined, Side::Default, Side::Ours]
         };
         for side in order {
             figures[side as usize] = pair.measure(side).await?;
@@ -205,6 +206,7 @@ impl Pair {
         let block = pings.await??;
         self.holder = target;
         self.complete().await?;
+        #[allow(clippy::cast_precision_loss)] // 61
         let keys = f64::from(SLOTS) * KEYS_PER_SLOT as f64;
         Ok(Figures {
             keys_per_second: keys / seconds,

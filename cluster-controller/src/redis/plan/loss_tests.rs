@@ -27,9 +27,11 @@ const DOWN: Fault = Fault {
 fn promoted(plan: &Plan) -> Vec<usize> {
     let steps = plan.steps.iter();
     steps
-        .filter_map(|step| match step.action {
-            Action::Promote { member, .. } => Some(member),
-            _ => None,
+        .filter_map(|step| {
+            let Action::Promote { member, .. } = step.action else {
+                return None;
+            };
+            Some(member)
         })
         .collect()
 }
@@ -606,6 +608,7 @@ proptest! {
         world.down_for = SignedDuration::from_hours(1);
         world.has_evidence = false;
         let lost: BTreeSet<usize> = primaries(&world).into_iter().take(2).collect();
+        #[allow(clippy::needless_range_loop)] // it numbers the nodes, too
         for index in 0..6 {
             // A cut node keeps what it has.
             if lost.contains(&index) || (down[index] && !world.owns(index)) {

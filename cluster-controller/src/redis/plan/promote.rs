@@ -194,10 +194,9 @@ fn decide(
         format!("the primary of {pod} is down: {pod} takes over {how}")
     };
     if !choice.incomparable.is_empty() {
-        why += &format!(
-            "; {} has a copy of another replication history, which cannot be compared with this one",
-            choice.incomparable.join(", ")
-        );
+        why += "; ";
+        why += &choice.incomparable.join(", ");
+        why += " has a copy of another replication history, which cannot be compared with this one";
     }
     Ok((mode, why))
 }

@@ -146,8 +146,8 @@ fn every_node_is_here(survey: &Survey<'_>, now: Timestamp) -> bool {
 fn give_out(survey: &Survey<'_>, orphaned: &SlotSet, lost: &SlotSet, plan: &mut Plan) -> bool {
     let mut by_home: Vec<SlotSet> = vec![SlotSet::new(); survey.wanted.shards];
     for slot in orphaned.iter() {
-        let last = last_home(survey, slot).filter(|shard| *shard < survey.wanted.shards);
-        let home = last.unwrap_or_else(|| survey.home_of(slot));
+        let known = last_home(survey, slot).filter(|shard| *shard < survey.wanted.shards);
+        let home = known.unwrap_or_else(|| survey.home_of(slot));
         if let Some(home) = by_home.get_mut(home) {
             home.insert(slot);
         }

@@ -64,9 +64,13 @@ impl MigrationJob {
         };
         if let Value::Array(fields) = fields {
             let (pairs, _) = fields.as_chunks::<2>();
-            pairs.iter().for_each(|[name, value]| set(name, value));
+            for [name, value] in pairs {
+                set(name, value);
+            }
         } else if let Value::Map(pairs) = fields {
-            pairs.iter().for_each(|(name, value)| set(name, value));
+            for (name, value) in pairs {
+                set(name, value);
+            }
         }
         job
     }
@@ -86,10 +90,12 @@ impl MigrationJob {
 }
 
 fn text(value: &Value) -> Option<String> {
-    match value {
-        Value::BulkString(bytes) => Some(String::from_utf8_lossy(bytes).into_owned()),
-        Value::SimpleString(text) => Some(text.clone()),
-        _ => None,
+    if let Value::BulkString(bytes) = value {
+        Some(String::from_utf8_lossy(bytes).into_owned())
+    } else if let Value::SimpleString(text) = value {
+        Some(text.clone())
+    } else {
+        None
     }
 }
 

@@ -85,9 +85,10 @@ pub(super) async fn owners(links: &NodeLinks, moves: &[SlotMove]) -> Result<(), 
     let views = try_join_all(nodes.into_iter().map(|id| async move {
         let link = links.get(id)?;
         let view = link.view().await.map_err(|error| link.lost(error))?;
-        match view.myself().is_primary() {
-            true => Ok((id, view)),
-            false => Err(ReshardError::NotPrimary(id)),
+        if view.myself().is_primary() {
+            Ok((id, view))
+        } else {
+            Err(ReshardError::NotPrimary(id))
         }
     }))
     .await?;
@@ -184,7 +185,7 @@ pub(super) async fn engine(
 ) -> Result<Engine, ReshardError> {
     match limits.engine {
         EngineChoice::Legacy => return Ok(Engine::Legacy),
-        EngineChoice::Auto if limits.is_paced() => return Ok(Engine::Legacy),
+        EngineChoice::Auto if limits.has_rate() => return Ok(Engine::Legacy),
         EngineChoice::Auto | EngineChoice::Atomic => {}
     }
     let nodes: BTreeSet<NodeId> = moves

@@ -3,7 +3,7 @@
 use super::{
     checks::Census,
     error::ReshardError,
-    limits::{Pacer, ReshardLimits},
+    limits::{RateLimiter, ReshardLimits},
     nodes::NodeLinks,
     progress::ReshardTracker,
 };
@@ -24,7 +24,7 @@ pub(super) struct Context<'a> {
     pub(super) stop: &'a CancellationToken,
     pub(super) failure: &'a Mutex<Option<ReshardError>>,
     pub(super) census: OnceLock<Census>,
-    pub(super) pacer: Mutex<Pacer>,
+    pub(super) rates: Mutex<RateLimiter>,
     /// Nodes that did not take a table.
     pub(super) skipped: Mutex<BTreeSet<NodeId>>,
 }
@@ -43,7 +43,7 @@ impl Context<'_> {
 
     /// How long a call has to wait to keep to the rates.
     pub(super) fn delay(&self, keys: usize, bytes: u64) -> Duration {
-        locked(&self.pacer).delay(Instant::now(), keys, bytes)
+        locked(&self.rates).delay(Instant::now(), keys, bytes)
     }
 
     /// Whether a node has taken every table so far.

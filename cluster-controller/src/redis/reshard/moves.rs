@@ -96,9 +96,10 @@ fn balances(shards: &[ShardLoad]) -> Vec<Balance> {
         .map(|(rank, one)| Balance {
             primary: one.primary,
             slots: one.slots.clone(),
-            goal: match one.stays {
-                true => each + usize::from(rank < remainder),
-                false => 0,
+            goal: if one.stays {
+                each + usize::from(rank < remainder)
+            } else {
+                0
             },
         })
         .collect()

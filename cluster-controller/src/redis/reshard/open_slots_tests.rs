@@ -45,9 +45,10 @@ impl Model {
                 });
                 let table = SlotTable {
                     unlisted: SlotSet::new(),
-                    slots: match node.serves {
-                        true => SlotRange::from(slot()).into(),
-                        false => SlotSet::new(),
+                    slots: if node.serves {
+                        SlotRange::from(slot()).into()
+                    } else {
+                        SlotSet::new()
                     },
                     open: open.into_iter().collect(),
                     keys: [(slot(), node.keys.len() as u64)].into(),
@@ -117,9 +118,12 @@ fn any_model() -> impl Strategy<Value = Model> {
             let node = |(number, mark): (u8, Option<(bool, u8)>)| {
                 // The ids 4 and 5 are those of nodes that no node knows any more.
                 let mark = mark.filter(|(_, peer)| *peer != number);
-                let kind = |migrating| match migrating && number == owner {
-                    true => OpenSlotKind::Migrating,
-                    false => OpenSlotKind::Importing,
+                let kind = |migrating| {
+                    if migrating && number == owner {
+                        OpenSlotKind::Migrating
+                    } else {
+                        OpenSlotKind::Importing
+                    }
                 };
                 let held = keys.iter().zip(0..).filter_map(|(copies, key)| {
                     Some((key, copies.get(usize::from(number)).copied()??))
@@ -148,7 +152,9 @@ proptest! {
             }
             rounds += 1;
             prop_assert!(rounds <= 3, "{model:?}");
-            decisions.iter().for_each(|decision| model.apply(decision));
+            for decision in &decisions {
+                model.apply(decision);
+            }
         }
         prop_assert!(model.0.values().all(|node| node.mark.is_none()));
         let owner = before.0.values().find(|node| node.serves).unwrap();
@@ -167,6 +173,7 @@ proptest! {
     }
 }
 
+#[allow(clippy::type_complexity)] // of one call each
 fn model(nodes: [(bool, Option<(OpenSlotKind, u8)>, &[u8]); 3]) -> Model {
     let node = |(serves, mark, keys): (bool, Option<(OpenSlotKind, u8)>, &[u8])| ModelNode {
         serves,
@@ -247,7 +254,7 @@ fn a_target_that_does_not_answer_is_waited_for() {
     };
     assert_eq!(
         open_slots(&tables),
-        [undecided(OpenSlotCause::TargetSilent(id(1)))]
+        [undecided(OpenSlotCause::TargetUnresponsive(id(1)))]
     );
     // The other nodes have forgotten it: what it had is gone with it.
     for table in tables.values_mut() {

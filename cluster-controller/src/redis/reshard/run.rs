@@ -5,7 +5,7 @@ use super::{
     context::{Context, locked},
     error::ReshardError,
     legacy,
-    limits::{Engine, Pacer, ReshardLimits},
+    limits::{Engine, RateLimiter, ReshardLimits},
     moves::SlotMove,
     nodes::{NodeEndpoints, NodeLinks},
     open_slots::OpenSlotDecision,
@@ -69,10 +69,13 @@ pub async fn run(
     let tracker = ReshardTracker::default();
     let stop = cancel.child_token();
     let failure = Mutex::new(None);
+    let mut end = ReshardEnd::Canceled;
     let work = async {
-        let done = work(plan, nodes, limits, &tracker, &stop, &failure).await;
-        if let Err(error) = done {
-            locked(&failure).get_or_insert(error);
+        match work(plan, nodes, limits, &tracker, &stop, &failure).await {
+            Ok(reached) => end = reached,
+            Err(error) => {
+                locked(&failure).get_or_insert(error);
+            }
         }
     };
     let deadline = async {
@@ -96,10 +99,7 @@ pub async fn run(
         return Err(error);
     }
     Ok(ReshardSummary {
-        end: match stop.is_cancelled() && last.slots_done < last.slots_total {
-            true => ReshardEnd::Canceled,
-            false => ReshardEnd::Completed,
-        },
+        end,
         progress: last,
         repaired: tracker.repaired(),
         longest_call: tracker.longest_call(),
@@ -114,7 +114,7 @@ async fn work(
     tracker: &ReshardTracker,
     stop: &CancellationToken,
     failure: &Mutex<Option<ReshardError>>,
-) -> Result<(), ReshardError> {
+) -> Result<ReshardEnd, ReshardError> {
     let finished = finishing(&plan.open_slots);
     let links = NodeLinks::connect(nodes, &concerned(plan)).await?;
     let context = Context {
@@ -124,7 +124,7 @@ async fn work(
         stop,
         failure,
         census: OnceLock::new(),
-        pacer: Mutex::new(Pacer::new(limits)),
+        rates: Mutex::new(RateLimiter::new(limits)),
         skipped: Mutex::default(),
     };
     let engine = prepare(&context, &finished, &plan.moves).await?;
@@ -132,7 +132,7 @@ async fn work(
     // Slots that are open are finished the way they were begun.
     legacy::move_slots(&context, &finished).await;
     if stop.is_cancelled() {
-        return Ok(());
+        return Ok(ReshardEnd::Canceled);
     }
     checks::owners(&links, &plan.moves).await?;
     checks::listed(&links, &plan.moves).await?;
@@ -140,10 +140,12 @@ async fn work(
         Engine::Legacy => legacy::move_slots(&context, &plan.moves).await,
         Engine::Atomic => atomic::move_slots(&context, &plan.moves).await,
     }
-    if stop.is_cancelled() {
-        return Ok(());
+    let progress = tracker.progress(Instant::now());
+    if stop.is_cancelled() && progress.slots_done < progress.slots_total {
+        return Ok(ReshardEnd::Canceled);
     }
-    agreement(&links, &finished, &plan.moves).await
+    agreement(&links, &finished, &plan.moves).await?;
+    Ok(ReshardEnd::Completed)
 }
 
 /// Everything that can be known before a key moves.
