@@ -28,6 +28,7 @@ use kube::{
 use serde_json::json;
 use std::{collections::BTreeSet, fs, time::Duration};
 use tests::{
+    api_proxy::ApiProxy,
     kubernetes::api_server,
     namespace::TestNamespace,
     redis::{TestCluster, nothing_destroyed},
@@ -166,6 +167,11 @@ impl BackupStage {
     }
 
     fn replica(&self, identity: &str) -> Replica {
+        self.replica_behind(None, identity)
+    }
+
+    /// A replica that reaches the API server through a proxy.
+    fn replica_behind(&self, proxy: Option<&ApiProxy>, identity: &str) -> Replica {
         let arguments = ControllerArguments {
             streams: 2,
             image: Some("controller:1".to_owned()),
@@ -176,7 +182,7 @@ impl BackupStage {
             identity: identity.to_owned(),
             namespace: self.space.namespace.clone(),
             lease: LEASE,
-            proxy: None,
+            proxy: proxy.map(ApiProxy::address),
         };
         Replica::start(settings, |runtime| run::control(runtime, arguments))
     }
@@ -328,6 +334,44 @@ async fn a_replica_that_ends_in_order_hands_its_shards_back() -> Result<()> {
     two.end(ReplicaEnd::Orderly)
 }
 
+/// Every third request is refused with 429 or 500: the backup takes longer, and that is all.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_overloaded_api_server_costs_no_attempt() -> Result<()> {
+    let stage = BackupStage::new(3).await?;
+    for node in stage.redis.primaries() {
+        node.call::<()>("DEBUG POPULATE 40 key 100").await?;
+    }
+    stage.cluster(Vec::new()).await?;
+    let proxy = ApiProxy::start()?;
+    proxy.overload();
+    let replicas = ["one", "two"].map(|name| stage.replica_behind(Some(&proxy), name));
+    stage.backup("now", "s3", DeletionPolicy::Retain).await?;
+    let done = stage
+        .until("now", "it has ended", |status| {
+            status.completion_time.is_some()
+        })
+        .await?;
+    ensure!(done.phase.as_deref() == Some("Succeeded"), "{done:#?}");
+    let attempts: Vec<i32> = done.shards.iter().map(|unit| unit.attempt).collect();
+    ensure!(attempts == [1, 1, 1], "{done:#?}");
+    let refused = proxy.relieve();
+    ensure!(refused > 10, "only {refused} requests were refused");
+    let key = done.manifest_key.clone().context("no manifest")?;
+    let text = fs::read(stage.space.bucket.server().file(TestBucket::NAME, &key))?;
+    let manifest: Manifest = serde_json::from_slice(&text)?;
+    manifest.validate()?;
+    ensure!(manifest.totals.keys == Some(120), "{:?}", manifest.totals);
+    within(PATIENCE, "no unfinished upload is left", async || {
+        Ok(stage.space.bucket.server().unfinished_uploads()?.is_empty())
+    })
+    .await?;
+    nothing_destroyed(stage.redis.nodes()).await?;
+    for replica in replicas {
+        replica.end(ReplicaEnd::Orderly)?;
+    }
+    Ok(())
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_cannot_work_fails_with_a_sentence_without_secrets() -> Result<()> {
     let stage = BackupStage::new(3).await?;
@@ -432,7 +476,7 @@ async fn schedules_become_cron_jobs_and_go_with_them() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn bad_schedules_and_taken_names_are_reported_and_stop_no_other() -> Result<()> {
+async fn bad_schedules_and_taken_names_stop_no_other_schedule() -> Result<()> {
     let stage = BackupStage::new(3).await?;
     let schedule = |name: &str, schedule: &str| BackupSchedule {
         name: name.to_owned(),
