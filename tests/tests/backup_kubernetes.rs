@@ -34,6 +34,7 @@ use std::{
     time::{Duration, Instant},
 };
 use tests::{
+    api_proxy::ApiProxy,
     kubernetes::api_server,
     leases::{TAKEN_OVER_SECONDS, take_over},
     namespace::TestNamespace,
@@ -187,10 +188,24 @@ impl BackupStage {
     }
 
     fn replica(&self, identity: &str) -> Replica {
-        self.replica_with(identity, |_| ())
+        self.start(None, identity, |_| ())
     }
 
     fn replica_with(&self, identity: &str, see: impl FnOnce(&Runtime) + Send + 'static) -> Replica {
+        self.start(None, identity, see)
+    }
+
+    /// A replica that reaches the API server through a proxy.
+    fn replica_behind(&self, proxy: Option<&ApiProxy>, identity: &str) -> Replica {
+        self.start(proxy, identity, |_| ())
+    }
+
+    fn start(
+        &self,
+        proxy: Option<&ApiProxy>,
+        identity: &str,
+        see: impl FnOnce(&Runtime) + Send + 'static,
+    ) -> Replica {
         let arguments = ControllerArguments {
             streams: 2,
             image: Some("controller:1".to_owned()),
@@ -201,7 +216,7 @@ impl BackupStage {
             identity: identity.to_owned(),
             namespace: self.space.namespace.clone(),
             lease: LEASE,
-            proxy: None,
+            proxy: proxy.map(ApiProxy::address),
         };
         Replica::start(settings, |runtime| {
             see(&runtime);
@@ -364,6 +379,44 @@ async fn a_replica_that_ends_in_order_hands_its_shards_back() -> Result<()> {
     ensure!(evaluate(&object) == Kstatus::Current, "{object:#}");
     nothing_destroyed(stage.redis.nodes()).await?;
     two.end(ReplicaEnd::Orderly)
+}
+
+/// Every third request is refused with 429 or 500: the backup takes longer, and that is all.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_overloaded_api_server_costs_no_attempt() -> Result<()> {
+    let stage = BackupStage::new(3).await?;
+    for node in stage.redis.primaries() {
+        node.call::<()>("DEBUG POPULATE 40 key 100").await?;
+    }
+    stage.cluster(Vec::new()).await?;
+    let proxy = ApiProxy::start()?;
+    proxy.overload();
+    let replicas = ["one", "two"].map(|name| stage.replica_behind(Some(&proxy), name));
+    stage.backup("now", "s3", DeletionPolicy::Retain).await?;
+    let done = stage
+        .until("now", "it has ended", |status| {
+            status.completion_time.is_some()
+        })
+        .await?;
+    ensure!(done.phase.as_deref() == Some("Succeeded"), "{done:#?}");
+    let attempts: Vec<i32> = done.shards.iter().map(|unit| unit.attempt).collect();
+    ensure!(attempts == [1, 1, 1], "{done:#?}");
+    let refused = proxy.relieve();
+    ensure!(refused > 10, "only {refused} requests were refused");
+    let key = done.manifest_key.clone().context("no manifest")?;
+    let text = fs::read(stage.space.bucket.server().file(TestBucket::NAME, &key))?;
+    let manifest: Manifest = serde_json::from_slice(&text)?;
+    manifest.validate()?;
+    ensure!(manifest.totals.keys == Some(120), "{:?}", manifest.totals);
+    within(PATIENCE, "no unfinished upload is left", async || {
+        Ok(stage.space.bucket.server().unfinished_uploads()?.is_empty())
+    })
+    .await?;
+    nothing_destroyed(stage.redis.nodes()).await?;
+    for replica in replicas {
+        replica.end(ReplicaEnd::Orderly)?;
+    }
+    Ok(())
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

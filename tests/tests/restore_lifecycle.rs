@@ -32,6 +32,7 @@ use std::{
     time::Duration,
 };
 use tests::{
+    api_proxy::ApiProxy,
     namespace::TestNamespace,
     redis::{TestCluster, executed, nothing_destroyed},
     replica::{Replica, ReplicaEnd, ReplicaSettings},
@@ -163,17 +164,31 @@ impl RestoreStage {
     }
 
     fn replica(&self, identity: &str) -> Replica {
-        self.replica_within(identity, None)
+        self.start(None, identity, None)
     }
 
     /// A replica whose process may use so much memory, in MiB.
     fn replica_within(&self, identity: &str, memory_limit: Option<usize>) -> Replica {
+        self.start(None, identity, memory_limit)
+    }
+
+    /// A replica that reaches the API server through a proxy.
+    fn replica_behind(&self, proxy: Option<&ApiProxy>, identity: &str) -> Replica {
+        self.start(proxy, identity, None)
+    }
+
+    fn start(
+        &self,
+        proxy: Option<&ApiProxy>,
+        identity: &str,
+        memory_limit: Option<usize>,
+    ) -> Replica {
         let settings = ReplicaSettings {
             program: PROGRAM.name,
             identity: identity.to_owned(),
             namespace: self.space.namespace.clone(),
             lease: LEASE,
-            proxy: None,
+            proxy: proxy.map(ApiProxy::address),
         };
         let arguments = ControllerArguments {
             streams: 1,
@@ -332,6 +347,33 @@ async fn two_replicas_restore_a_backup_into_another_number_of_shards() -> Result
         leases.get_opt(&lease).await?.is_none(),
         "the operation lease was released"
     );
+    for replica in replicas {
+        replica.end(ReplicaEnd::Orderly)?;
+    }
+    Ok(())
+}
+
+/// Every third request is refused with 429 or 500: the restore takes longer, and that is all.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_overloaded_api_server_costs_no_attempt() -> Result<()> {
+    let stage = RestoreStage::new().await?;
+    let source = source_of(500, 50).await?;
+    let backup = back_up(&source, &stage.space.bucket, GZIP).await?;
+    let target = TestCluster::start(4, 0).await?;
+    stage.complete_backup(&backup).await?;
+    stage.existing("target", &target).await?;
+    let proxy = ApiProxy::start()?;
+    proxy.overload();
+    let replicas = ["a", "b"].map(|name| stage.replica_behind(Some(&proxy), name));
+    stage.restore("r", from_backup(), into("target")).await?;
+    let status = stage.ends("r").await?;
+    assert_eq!(status.phase.as_deref(), Some("Succeeded"), "{status:#?}");
+    let attempts: Vec<i32> = status.units.iter().map(|unit| unit.attempt).collect();
+    assert_eq!(attempts, [1, 1, 1], "{status:#?}");
+    let refused = proxy.relieve();
+    assert!(refused > 10, "only {refused} requests were refused");
+    assert_equal(&portraits(&source).await?, &portraits(&target).await?);
+    nothing_destroyed(source.nodes().iter().chain(target.nodes())).await?;
     for replica in replicas {
         replica.end(ReplicaEnd::Orderly)?;
     }
