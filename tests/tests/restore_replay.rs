@@ -687,14 +687,14 @@ async fn a_foreign_node_at_a_seed_gets_nothing() -> Result<()> {
     fill(&foreign, "theirs:", 200, 20).await?;
     let theirs = portraits(&foreign).await?;
     let target = TestCluster::start(3, 0).await?;
-    let stranger = foreign.replicas(0).next().context("no replica")?;
+    let intruder = foreign.replicas(0).next().context("no replica")?;
     let addresses = target.nodes().iter().map(RedisServer::address);
-    let addresses = std::iter::once(stranger.address()).chain(addresses);
+    let addresses = std::iter::once(intruder.address()).chain(addresses);
     let seeds = Seeds::new(addresses, target.ids().iter().copied())?;
 
     let before = [
         executed(&foreign.nodes()[0]).await?,
-        executed(stranger).await?,
+        executed(intruder).await?,
     ];
     let empty = target::look(&seeds).await?;
     ensure!(empty.keys.is_empty(), "{empty:?}");
