@@ -129,7 +129,7 @@ run: ## Run the three controllers on this machine, for the local cluster or with
 # one of them links on a single core, the other has work for the second.
 compiled: $(if $(OWN_CLUSTER),packages)
 	@controllers() {
-	  [ -x target/$(TARGET)/demo/demo ] || echo "make: compiling the controllers and the demonstration, once: minutes on 2 cores; cargo prints each crate"
+	  [ -x target/$(TARGET)/demo/demo ] || echo "make: compiling the controllers and the demonstration, once: about 11 minutes on 2 cores; cargo prints each crate"
 	  $(STATIC) --profile demo $(addprefix --bin ,$(if $(OWN_CLUSTER),$(CONTROLLERS) $(TOOLS)) demo)
 	}
 	if [ -z "$(OWN_CLUSTER)" ]; then controllers

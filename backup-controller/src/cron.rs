@@ -68,7 +68,7 @@ pub enum InvalidCron {
     TimeZone,
     /// A part of a field.
     Part {
-        /// Which field.
+        /// Name of the field in messages, for example `minute`.
         field: &'static str,
         /// What was written.
         part: String,

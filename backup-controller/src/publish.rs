@@ -22,11 +22,11 @@ const LARGEST_MANIFEST: u64 = 16 << 20;
 /// A backup whose shards are all stored.
 #[derive(Clone, Debug)]
 pub struct PublishRequest {
-    /// The bucket.
+    /// The bucket with the shards' objects; the manifest goes there too.
     pub store: ObjectStore,
     /// Keys of the backup.
     pub layout: Layout,
-    /// Its identity.
+    /// Identifies the backup in the manifest.
     pub backup_id: BackupId,
     /// Namespace of the cluster.
     pub namespace: String,
@@ -53,18 +53,18 @@ pub struct StoredUnit {
     pub slots: Vec<String>,
     /// Key of its index document.
     pub index_key: String,
-    /// Sum of its index document, hex.
+    /// SHA-256 of its index document, hex.
     pub index_sha256: String,
 }
 
 /// Why the manifest was not written.
 #[derive(Debug, thiserror::Error)]
 pub enum PublishError {
-    /// The store.
+    /// A request to the store failed.
     #[error(transparent)]
     Storage(#[from] StorageError),
-    /// The shards are no whole backup.
-    #[error("the stored shards are no whole backup: {0}")]
+    /// The shards are no complete backup.
+    #[error("the stored shards are no complete backup: {0}")]
     Incomplete(#[from] ManifestError),
     /// An index document is not what was stored.
     #[error("{key} is not the index that was stored for shard {shard}: {what}")]
@@ -77,7 +77,7 @@ pub enum PublishError {
         what: String,
     },
     /// A digest in the status.
-    #[error("the status holds a malformed sum: {0}")]
+    #[error("the status holds a malformed checksum: {0}")]
     Digest(#[from] BadDigest),
     /// Slots in the status.
     #[error("the status holds malformed slots: {0}")]

@@ -261,6 +261,17 @@ impl Schedules {
         let wanted = build(cluster, image);
         let invalid = wanted.refused.len();
         let refused = self.apply(cluster, wanted).await?;
+        let (namespace, name) = (cluster.namespace(), cluster.name_any());
+        for Refused { schedule, why } in &refused {
+            // The condition may show it shortened.
+            tracing::warn!(
+                namespace,
+                name,
+                schedule,
+                why,
+                "a schedule is not in effect"
+            );
+        }
         let by_server = refused.len() > invalid;
         let again = if by_server { REFUSED } else { LOOK_AGAIN };
         Ok((schedule::condition(cluster, &refused), Some(again)))

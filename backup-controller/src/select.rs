@@ -15,7 +15,7 @@ pub const MAX_LAG: u64 = 16 << 20;
 pub struct SourceCandidate {
     /// Where it is.
     pub address: NodeAddress,
-    /// Its identity.
+    /// The node id, which a connection has to prove.
     pub id: NodeId,
     /// Whether it still loads its data.
     pub loading: bool,
@@ -31,9 +31,9 @@ pub struct SourceCandidate {
 pub struct Choice {
     /// Where it is.
     pub address: NodeAddress,
-    /// Its identity.
+    /// The node id, which a connection has to prove.
     pub id: NodeId,
-    /// Its role.
+    /// What the node was when it was chosen.
     pub role: SourceRole,
 }
 
@@ -243,7 +243,7 @@ mod tests {
     }
 
     #[test]
-    fn a_healthy_replica_is_read_though_we_do_not_reach_its_primary() {
+    fn a_replica_is_read_though_its_primary_is_unreachable() {
         let choice = choose(None, &[replica(2, 5)], SourceRole::Replica).unwrap();
         assert_eq!(choice.address, address(2));
     }

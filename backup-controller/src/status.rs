@@ -7,6 +7,7 @@ use common::{
         conditions::{ConditionUpdate, holds, merge},
         kstatus::{self, Completion},
     },
+    sentence::shorten,
 };
 use crds::{
     BackupProgress, BackupShard, BackupShardState, ElapsedTime, RedisBackup, RedisBackupStatus,
@@ -28,8 +29,22 @@ pub struct Acceptance {
     pub destination: String,
 }
 
-/// The status after a step. `cluster` is read only by the step that lists the shards.
+/// The status after a step, and for the log its message in full, where the status shows it shortened and did not before. `cluster` is
+/// read only by the step that lists the shards.
 pub fn after(
+    backup: &RedisBackup,
+    step: &Step,
+    acceptance: Option<Acceptance>,
+    cluster: Option<&RedisCluster>,
+    now: Timestamp,
+) -> (RedisBackupStatus, Option<String>) {
+    let mut status = in_full(backup, step, acceptance, cluster, now);
+    let before = backup.status.as_ref().and_then(|old| old.message.as_ref());
+    let full = shorten(&mut status.message, before);
+    (status, full)
+}
+
+fn in_full(
     backup: &RedisBackup,
     step: &Step,
     acceptance: Option<Acceptance>,
@@ -71,7 +86,9 @@ pub fn after(
                 "NotForked",
                 "a shard is captured again",
             ));
-            status.message = Some(retry_message("shards", freed));
+            let freed = freed.iter();
+            let freed = freed.map(|lost| (lost.position.to_string(), lost.error.as_str()));
+            status.message = Some(retry_message("shard", freed));
         }
         Step::ConfirmSlots => updates.push(ConditionUpdate::yes(
             "SlotsCovered",
@@ -227,15 +244,18 @@ fn count(shards: &[BackupShard]) -> (usize, usize) {
 
 fn under_way(status: &RedisBackupStatus) -> String {
     let (done, all) = count(&status.shards);
-    let failed = status
-        .shards
-        .iter()
-        .find(|unit| unit.state == BackupShardState::Failed);
-    match failed.and_then(|unit| unit.error.as_ref().map(|error| (unit.index, error))) {
-        Some((index, error)) => format!("shard {index} is tried again: {error}"),
-        None if done == all => "writing the manifest".to_owned(),
-        None => format!("{done} of {all} shards are stored"),
+    let shards = status.shards.iter();
+    let failed = shards.filter(|unit| unit.state == BackupShardState::Failed);
+    let failed: Vec<_> = failed
+        .filter_map(|unit| Some((unit.index.to_string(), unit.error.as_deref()?)))
+        .collect();
+    if !failed.is_empty() {
+        return retry_message("shard", failed);
     }
+    if done == all {
+        return "writing the manifest".to_owned();
+    }
+    format!("{done} of {all} shards are stored")
 }
 
 /// Totals over the shards.
@@ -295,7 +315,7 @@ pub fn bytes(count: i64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use common::kubernetes::kstatus::Kstatus;
+    use common::{kubernetes::kstatus::Kstatus, sentence::LIMIT};
 
     #[test]
     fn bytes_have_one_decimal_and_a_unit() {
@@ -319,21 +339,60 @@ mod tests {
         let now = Timestamp::from_second(1_800_000_000).unwrap();
         let later = Timestamp::from_second(1_800_000_060).unwrap();
         let mut backup = RedisBackup::new("b", crds::RedisBackupSpec::default());
-        let first = after(&backup, &wait(), None, None, now);
+        let first = after(&backup, &wait(), None, None, now).0;
         assert_eq!(first.phase.as_deref(), Some("Waiting"));
         backup.status = Some(first.clone());
-        assert_eq!(after(&backup, &wait(), None, None, later), first);
+        assert_eq!(after(&backup, &wait(), None, None, later).0, first);
     }
 
     #[test]
     fn a_failure_sets_phase_message_and_condition() {
         let now = Timestamp::from_second(1_800_000_000).unwrap();
         let backup = RedisBackup::new("b", crds::RedisBackupSpec::default());
-        let status = after(&backup, &failure(), None, None, now);
+        let status = after(&backup, &failure(), None, None, now).0;
         assert_eq!(status.phase.as_deref(), Some("Failed"));
         assert_eq!(status.message.as_deref(), Some("bucket b does not exist"));
         assert!(is_finished(&status));
         assert_eq!(status.conditions[0].reason, "NoSuchBucket");
+    }
+
+    #[test]
+    fn a_long_message_is_shortened_and_logged_once() {
+        let mut backup = went_through(&[list()]);
+        let message = format!("cannot read it: {}; correct the path", "x".repeat(400));
+        let wait = Step::Wait {
+            on: crate::plan::Awaited::Cluster,
+            reason: "ClusterNotFound",
+            message: message.clone(),
+        };
+        let now = Timestamp::UNIX_EPOCH;
+        let (status, full) = after(&backup, &wait, None, None, now);
+        assert_eq!(full, Some(message));
+        let shown = status.message.clone().unwrap();
+        let conditions = status.conditions.iter().map(|one| &one.message);
+        for text in conditions.chain([&shown]) {
+            assert!(text.chars().count() <= LIMIT, "{text}");
+        }
+        assert!(shown.starts_with("cannot read it: xxx"), "{shown}");
+        assert!(shown.ends_with("xxx…; correct the path"), "{shown}");
+        backup.status = Some(status.clone());
+        assert_eq!(after(&backup, &wait, None, None, now), (status, None));
+    }
+
+    /// While the store is away, every shard fails with an error that names its own object.
+    #[test]
+    fn shards_that_fail_alike_are_one_sentence() {
+        let mut backup = went_through(&[list()]);
+        for (index, shard) in (0..).zip(&mut backup.status.as_mut().unwrap().shards) {
+            shard.index = index;
+            shard.state = BackupShardState::Failed;
+            shard.error = Some(format!("cannot write s3://b/{index}.rdb at http://s: away"));
+        }
+        let (status, _) = after(&backup, &Step::Watch, None, None, Timestamp::UNIX_EPOCH);
+        assert_eq!(
+            status.message.unwrap(),
+            "2 shards (0, 1) are tried again: cannot write s3://b/… at http://s: away"
+        );
     }
 
     fn failure() -> Step {
@@ -378,7 +437,7 @@ mod tests {
                     shard.state = BackupShardState::Stored;
                 }
             }
-            backup.status = Some(after(&backup, step, None, None, now));
+            backup.status = Some(after(&backup, step, None, None, now).0);
         }
         backup
     }
@@ -431,13 +490,8 @@ mod tests {
         let mut backup = went_through(&[list(), success()]);
         let before = backup.status.clone().unwrap().conditions;
         backup.metadata.deletion_timestamp = Some(Time(Timestamp::UNIX_EPOCH));
-        let status = after(
-            &backup,
-            &Step::DeleteArtifacts,
-            None,
-            None,
-            Timestamp::UNIX_EPOCH,
-        );
+        let now = Timestamp::UNIX_EPOCH;
+        let (status, _) = after(&backup, &Step::DeleteArtifacts, None, None, now);
         assert_eq!(status.phase.as_deref(), Some("Deleting"));
         assert_eq!(status.conditions, before);
         assert_eq!(read(&backup), Kstatus::Terminating);
@@ -450,7 +504,8 @@ mod tests {
             let before = read(&backup);
             backup.metadata.generation = Some(2);
             assert_eq!(read(&backup), Kstatus::InProgress);
-            let status = after(&backup, &Step::Done, None, None, Timestamp::UNIX_EPOCH);
+            let now = Timestamp::UNIX_EPOCH;
+            let (status, _) = after(&backup, &Step::Done, None, None, now);
             let mut observed = status.conditions.iter().map(|one| one.observed_generation);
             assert!(observed.all(|generation| generation == Some(2)));
             backup.status = Some(status);

@@ -27,7 +27,7 @@ pub struct Caches {
     pub disruption_budgets: Store<PodDisruptionBudget>,
     /// Pods of all clusters.
     pub pods: Store<Pod>,
-    /// The catalog.
+    /// RedisVersions, by which `spec.version` becomes an image.
     pub versions: Store<RedisVersion>,
 }
 
@@ -36,7 +36,7 @@ pub struct Caches {
 pub struct Context {
     /// The Kubernetes client.
     pub client: Client,
-    /// The caches.
+    /// What the watches have seen.
     pub caches: Caches,
     /// What was written and the caches may not show yet.
     pub expectations: Arc<Expectations>,

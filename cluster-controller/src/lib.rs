@@ -1,4 +1,4 @@
-//! The cluster-controller: forms and heals Redis Clusters on Kubernetes.
+//! The cluster-controller: forms and repairs Redis Clusters on Kubernetes.
 //!
 //! Data and decisions, pure: [`validate`], [`build`], [`checkpoint`], [`pods`], [`status`], [`requeue`], [`metrics`], [`redis::survey`], [`redis::assess`],
 //! [`redis::plan`].
@@ -20,7 +20,6 @@ pub mod redis;
 pub mod requeue;
 pub mod roles;
 pub mod run;
-pub mod sentence;
 pub mod status;
 pub mod unresponsive;
 pub mod validate;

@@ -1,4 +1,4 @@
-//! Forms and heals Redis Clusters on Kubernetes.
+//! Forms and repairs Redis Clusters on Kubernetes.
 
 fn main() -> std::process::ExitCode {
     cluster_controller::run::main()

@@ -31,7 +31,7 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// What was found.
 #[derive(Clone, Debug)]
 pub struct Observed {
-    /// The pods.
+    /// Pods of the cluster by name, as Kubernetes describes them.
     pub pods: Pods,
     /// The expected nodes and what their servers reported.
     pub members: Vec<Member>,

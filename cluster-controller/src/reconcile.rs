@@ -126,9 +126,8 @@ impl Reconcile<RedisCluster> for Reconciler {
             &object.object_ref(&()),
             events::events(&object, &status, &done),
         );
-        if before(&object) != status.message {
+        for message in status::new_texts(&object, &status, &found) {
             let (namespace, name) = (&shape.namespace, &shape.name);
-            let message = status::full_message(&status, &found);
             tracing::info!(
                 namespace,
                 name,
@@ -157,10 +156,6 @@ impl Reconcile<RedisCluster> for Reconciler {
         self.context.unresponsive.forget(namespace, name);
         self.context.pod_events.forget(namespace, name);
     }
-}
-
-fn before(object: &RedisCluster) -> Option<String> {
-    object.status.as_ref()?.message.clone()
 }
 
 /// The value, or none: the failure is collected.

@@ -68,7 +68,7 @@ fn delay(status: &RedisClusterStatus, found: &StatusInputs<'_>, now: Timestamp) 
         now.duration_since(last).unsigned_abs()
     });
     let members = &found.observed.members;
-    let anybody = members.iter().any(|member| member.report().is_some());
+    let any_answers = members.iter().any(|member| member.report().is_some());
     // The end of loading raises no event, and then every moment counts.
     if members
         .iter()
@@ -77,7 +77,7 @@ fn delay(status: &RedisClusterStatus, found: &StatusInputs<'_>, now: Timestamp) 
         return SOON;
     }
     if age < CLOSELY {
-        return if anybody { SOON } else { LATER };
+        return if any_answers { SOON } else { LATER };
     }
     if found.plan.is_stuck() {
         return IDLE;

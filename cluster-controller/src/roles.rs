@@ -73,7 +73,7 @@ async fn label(api: Api<Pod>, Relabel { pod, role }: Relabel) -> Result<(), ApiE
         pod.namespace().unwrap_or_default()
     );
     match call::write(what, api.patch(&name, &parameters, &Patch::Merge(&body))).await {
-        // Replaced or deleted meanwhile: the next pass sees the new one.
+        // Replaced or deleted meanwhile: the next reconcile sees the new one.
         Ok(_) | Err(ApiError::NotFound { .. } | ApiError::Conflict { .. }) => Ok(()),
         Err(error) => Err(error),
     }

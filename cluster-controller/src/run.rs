@@ -19,10 +19,10 @@ use k8s_openapi::api::core::v1::Pod;
 use kube::{Api, ResourceExt, runtime::reflector::ObjectRef};
 use std::{process::ExitCode, sync::Arc, time::Duration};
 
-/// Changes that come within this time are one pass: short, because a cluster is down while its pods come back.
+/// Changes that come within this time are one reconcile: short, because a cluster is down while its pods come back.
 const DEBOUNCE: Duration = Duration::from_millis(50);
 
-/// Forms and heals Redis Clusters.
+/// Forms and repairs Redis Clusters.
 #[derive(Debug, Parser)]
 #[command(name = "cluster-controller", version)]
 struct Arguments {

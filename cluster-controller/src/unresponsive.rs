@@ -123,7 +123,7 @@ mod tests {
     }
 
     #[test]
-    fn a_pod_that_does_not_exist_is_waited_for_by_our_own_clock() {
+    fn a_missing_pod_is_waited_for_by_our_own_clock() {
         let absent = || Answer::Absent("there is no such pod".into());
         let looks = [(1000, absent(), None), (1040, absent(), None)];
         assert_eq!(down_since(&looks, false), Some(at(1000)));

@@ -56,7 +56,8 @@ pub async fn nodes(
     let api: Api<Pod> = Api::namespaced(client.clone(), namespace);
     let what = format!("list the Pods of RedisCluster {namespace}/{cluster}");
     let labels = format!("{LABEL_CLUSTER}={cluster}");
-    let list = call::read(what, api.list(&ListParams::default().labels(&labels))).await?;
+    let parameters = ListParams::default().labels(&labels);
+    let list = call::read_patiently(&what, || api.list(&parameters)).await?;
     // Read after the pods: a node is recorded before it gets any role, so whichever of these pods serves is among them.
     let api: Api<RedisCluster> = Api::namespaced(client.clone(), namespace);
     let what = format!("get RedisCluster {namespace}/{cluster}");
@@ -100,9 +101,9 @@ pub enum AccessError {
         "Secret {name} for bucket {bucket} does not exist in this namespace: create it with {keys}"
     )]
     NoSecret {
-        /// The Secret.
+        /// Name of the Secret.
         name: String,
-        /// The bucket.
+        /// Name of the bucket that asks for it.
         bucket: String,
         /// What it has to hold.
         keys: String,
@@ -110,9 +111,9 @@ pub enum AccessError {
     /// The Secret holds no access key.
     #[error("Secret {name} for bucket {bucket}: {source}")]
     Credentials {
-        /// The Secret.
+        /// Name of the Secret.
         name: String,
-        /// The bucket.
+        /// Name of the bucket that asks for it.
         bucket: String,
         /// What is wrong.
         source: CredentialsError,
@@ -122,21 +123,21 @@ pub enum AccessError {
         "Secret {name} for bucket {bucket} has no key {key}: add it with the certificate authority in PEM form, or correct caSecretRef"
     )]
     NoAuthority {
-        /// The Secret.
+        /// Name of the Secret.
         name: String,
-        /// The bucket.
+        /// Name of the bucket that asks for it.
         bucket: String,
-        /// The key.
+        /// Key in the Secret's data.
         key: String,
     },
     /// The Secret holds no certificate authority.
     #[error("key {key} of Secret {name} for bucket {bucket}: {source}")]
     Authority {
-        /// The Secret.
+        /// Name of the Secret.
         name: String,
-        /// The bucket.
+        /// Name of the bucket that asks for it.
         bucket: String,
-        /// The key.
+        /// Key in the Secret's data.
         key: String,
         /// What is wrong.
         source: AuthorityError,
@@ -144,9 +145,9 @@ pub enum AccessError {
     /// It names no credentials, and the operator's rules do not give it the controller's own.
     #[error("bucket {bucket} has no credentialsSecretRef: {source}")]
     Ambient {
-        /// The bucket.
+        /// Name of the bucket without credentials.
         bucket: String,
-        /// Why not.
+        /// The rule that refuses the controller's own identity.
         source: AmbientRefusal,
     },
     /// The API server did not return the Secret.
@@ -293,7 +294,7 @@ impl Buckets {
     ) -> Result<BTreeMap<String, Vec<u8>>, AccessError> {
         let api: Api<Secret> = Api::namespaced(self.client.clone(), namespace);
         let what = format!("get Secret {namespace}/{name}");
-        let secret = call::read_optional(what, api.get(name)).await?;
+        let secret = call::read_patiently(&what, || api.get_opt(name)).await?;
         let secret = secret.ok_or_else(|| AccessError::NoSecret {
             name: name.to_owned(),
             bucket: bucket.to_owned(),

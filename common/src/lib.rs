@@ -7,4 +7,5 @@ pub mod errors;
 pub mod kubernetes;
 pub mod rdb;
 pub mod runtime;
+pub mod sentence;
 pub mod storage;

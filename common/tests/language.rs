@@ -53,6 +53,10 @@ const WORDS: &[(&[&str], &str)] = &[
     (&["trouble", "troubles"], "failure, condition"),
     (&["findings"], "conditions"),
     (&["pace"], "requeue policy"),
+    (&["a pass", "one pass", "next pass"], "reconcile"),
+    (&["heal", "heals", "healed", "healing"], "repair"),
+    (&["anybody", "everybody"], "a node, every replica: name it"),
+    (&["malformed sum"], "malformed checksum"),
     (&["at rest"], "idle"),
 ];
 
@@ -71,6 +75,10 @@ const ALLOWED: &[(&str, &str, &str)] = &[
     ("", "last_chunk", "a name of std"),
     ("", "chunk_by", "a name of std"),
     ("", ".chunks(", "a name of std"),
+    ("", ".chunks_mut(", "a name of std"),
+    ("deploy/local/", "heal", "the command that undoes `cut`"),
+    ("tests/", "\"heal\"", "the command that undoes `cut`"),
+    ("tests/", "`heal`", "the command that undoes `cut`"),
 ];
 
 /// Test code beside the product: it may be longer than a file of the product.
@@ -264,7 +272,8 @@ fn broken_comment(line: &str) -> bool {
     let is_identifier = |word: &str| {
         let mut parts = word.split('_');
         word.contains('_')
-            && parts.all(|part| !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_lowercase()))
+            && parts
+                .all(|part| !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_lowercase()))
     };
     prose.into_iter().any(|prose| {
         let mut words = prose.split(|c: char| !c.is_alphanumeric() && c != '_');
@@ -274,9 +283,13 @@ fn broken_comment(line: &str) -> bool {
 
 #[test]
 fn comments_are_unbroken_prose() -> Result<(), Box<dyn Error>> {
-    assert!(broken_comment("    /// Settings th    /// controller writes itself."));
+    assert!(broken_comment(
+        "    /// Settings th    /// controller writes itself."
+    ));
     assert!(broken_comment("// A kubernetes_node was away."));
-    assert!(!broken_comment("// A `kubernetes_node` at https://example.com/a."));
+    assert!(!broken_comment(
+        "// A `kubernetes_node` at https://example.com/a."
+    ));
     let mut found = Vec::new();
     for (path, text) in files()? {
         for (number, line) in text.lines().enumerate() {
@@ -285,6 +298,107 @@ fn comments_are_unbroken_prose() -> Result<(), Box<dyn Error>> {
             }
         }
     }
+    report(&found);
+    Ok(())
+}
+
+/// Comments that only repeat the name below them, in files that other changes are about to rewrite.
+const REPETITIONS: &[&str] = &[
+    "cluster-controller/src/redis/execute.rs",
+    "cluster-controller/src/redis/member.rs",
+    "cluster-controller/src/redis/survey.rs",
+];
+
+/// `/// Its pod.`, `/// Why.`: what the name says already. Meaning, unit, range or source belong there.
+fn repeats_a_name(line: &str) -> bool {
+    let comment = line.trim_start().strip_prefix("///");
+    let Some(text) = comment.and_then(|text| text.trim().strip_suffix('.')) else {
+        return false;
+    };
+    let is_word = |word: &str| word.bytes().all(|byte| byte.is_ascii_alphanumeric());
+    match text.split(' ').collect::<Vec<_>>().as_slice() {
+        ["Its" | "The" | "They" | "Why" | "Which" | "Who" | "What"] | ["How", "many"] => true,
+        ["Its" | "The" | "Why" | "Which", word] => is_word(word),
+        _ => false,
+    }
+}
+
+#[test]
+fn comments_say_more_than_names() -> Result<(), Box<dyn Error>> {
+    for line in [
+        "    /// Its pod.",
+        "/// Why.",
+        "/// How many.",
+        "/// The slots.",
+    ] {
+        assert!(repeats_a_name(line), "{line}");
+    }
+    for line in [
+        "/// The slots, from 0.",
+        "/// The `role` label.",
+        "/// Why not all.",
+        "// Why.",
+    ] {
+        assert!(!repeats_a_name(line), "{line}");
+    }
+    let mut found = Vec::new();
+    for (path, text) in files()? {
+        for (number, line) in text.lines().enumerate() {
+            if path.ends_with(".rs")
+                && repeats_a_name(line)
+                && !REPETITIONS.contains(&path.as_str())
+            {
+                found.push(format!("{path}:{}: {}", number + 1, line.trim()));
+            }
+        }
+    }
+    report(&found);
+    Ok(())
+}
+
+/// Most words in the name of a test: who reads it after a failure reads it once.
+const LONGEST_NAME: usize = 10;
+
+/// The names of the tests in a file, each with its line.
+fn names_of_tests(text: &str) -> Vec<(usize, &str)> {
+    let mut names = Vec::new();
+    let mut is_test = false;
+    for (number, line) in text.lines().enumerate() {
+        let line = line.trim_start();
+        is_test |= line == "#[test]" || line.starts_with("#[tokio::test");
+        let function = line
+            .strip_prefix("async ")
+            .unwrap_or(line)
+            .strip_prefix("fn ");
+        if let Some((name, _)) = function.and_then(|rest| rest.split_once('(')) {
+            if is_test {
+                names.push((number + 1, name));
+            }
+            is_test = false;
+        }
+    }
+    names
+}
+
+#[test]
+fn names_of_tests_have_at_most_ten_words() -> Result<(), Box<dyn Error>> {
+    let example = "#[test]\nfn a_b() {\n    fn c() {}\n#[tokio::test(flavor = \"x\")]\n// why\nasync fn d_e() -> Result<()> {";
+    assert_eq!(names_of_tests(example), [(2, "a_b"), (6, "d_e")]);
+    let mut found = Vec::new();
+    let mut tests = 0;
+    for (path, text) in files()? {
+        let names = if path.ends_with(".rs") {
+            names_of_tests(&text)
+        } else {
+            Vec::new()
+        };
+        tests += names.len();
+        let long = names
+            .into_iter()
+            .filter(|(_, name)| name.split('_').count() > LONGEST_NAME);
+        found.extend(long.map(|(line, name)| format!("{path}:{line}: {name}")));
+    }
+    assert!(tests > 300, "only {tests} tests were found");
     report(&found);
     Ok(())
 }

@@ -12,6 +12,7 @@ const PURE: [(&str, &[&str]); 4] = [
             "cluster/seeds.rs",
             "cluster/slot_map.rs",
             "kubernetes/pods.rs",
+            "sentence.rs",
         ],
     ),
     (
@@ -29,7 +30,6 @@ const PURE: [(&str, &[&str]); 4] = [
             "events.rs",
             "requeue.rs",
             "pods.rs",
-            "sentence.rs",
         ],
     ),
     (

@@ -75,7 +75,9 @@ fn simplify(schema: &mut JSONSchemaProps) {
 }
 
 /// The YAML file of a CustomResourceDefinition: its name and its text.
-pub fn manifest(definition: &CustomResourceDefinition) -> Result<(String, String), ManifestError> {
+pub fn manifest(
+    definition: &CustomResourceDefinition,
+) -> Result<(String, String), DefinitionError> {
     let mut value = serde_json::to_value(definition)?;
     whole_numbers(&mut value);
     let text = serde_saphyr::to_string(&value)?;
@@ -88,7 +90,7 @@ pub fn manifest(definition: &CustomResourceDefinition) -> Result<(String, String
 
 /// Why a manifest cannot be written.
 #[derive(Debug, thiserror::Error)]
-pub enum ManifestError {
+pub enum DefinitionError {
     /// The definition does not serialise to JSON.
     #[error("a CustomResourceDefinition does not serialise to JSON")]
     Json(#[from] serde_json::Error),

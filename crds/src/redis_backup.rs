@@ -92,7 +92,7 @@ pub struct RedisBackupSpec {
     pub source: BackupSource,
     /// How the data is compressed.
     #[serde(default)]
-    pub compression: Compression,
+    pub compression: BackupCompression,
     /// How many times each shard is tried before the backup fails: 1 to 20.
     #[serde(default = "three")]
     #[schemars(range(min = 1, max = 20))]
@@ -122,14 +122,14 @@ pub enum SourceRole {
     /// An in-sync replica, or the primary of a shard that has none.
     #[default]
     Replica,
-    /// The primary.
+    /// Always the primary.
     Primary,
 }
 
 /// How the data is compressed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
-pub struct Compression {
+pub struct BackupCompression {
     /// Gzip: ordinary .gz files. None: stored as the server sends it.
     #[serde(default, rename = "type")]
     pub kind: CompressionType,
@@ -143,7 +143,7 @@ fn one() -> i32 {
     1
 }
 
-impl Default for Compression {
+impl Default for BackupCompression {
     fn default() -> Self {
         Self {
             kind: CompressionType::Gzip,

@@ -39,7 +39,7 @@ pub enum SourceError {
         "{key} in bucket {bucket} has SHA-256 {found}, expected {expected}: the manifest was replaced; restore another backup"
     )]
     OtherManifest {
-        /// The bucket.
+        /// Name of the bucket.
         bucket: String,
         /// Key of the manifest.
         key: String,
@@ -53,7 +53,7 @@ pub enum SourceError {
         "the backup is incomplete: {key} in bucket {bucket} has {found} bytes instead of {expected}; restore another backup"
     )]
     Incomplete {
-        /// The bucket.
+        /// Name of the bucket.
         bucket: String,
         /// Key of the object.
         key: String,
@@ -175,12 +175,12 @@ impl Source {
         })
     }
 
-    /// The manifest.
+    /// What the manifest says, after it was proven.
     pub fn manifest(&self) -> &Manifest {
         &self.manifest
     }
 
-    /// The bucket.
+    /// For reading the objects that the manifest lists.
     pub fn store(&self) -> &ObjectStore {
         &self.store
     }

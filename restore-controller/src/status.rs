@@ -7,6 +7,7 @@ use common::{
         conditions::{ConditionUpdate, holds, merge},
         kstatus::{self, Completion},
     },
+    sentence::shorten,
 };
 use crds::{
     ElapsedTime, LocalRef, RedisRestore, RedisRestoreStatus, RestoreProgress, RestoreUnit,
@@ -16,12 +17,25 @@ use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use std::time::Duration;
 
-/// The status after a step.
-pub fn after(restore: &RedisRestore, step: &Step, now: Timestamp) -> RedisRestoreStatus {
+/// The status after a step, and for the log its message in full, where the status shows it shortened and did not before.
+pub fn after(
+    restore: &RedisRestore,
+    step: &Step,
+    now: Timestamp,
+) -> (RedisRestoreStatus, Option<String>) {
+    let mut status = in_full(restore, step, now);
+    let before = restore.status.as_ref();
+    let before = before.and_then(|old| old.message.as_ref());
+    let full = shorten(&mut status.message, before);
+    (status, full)
+}
+
+fn in_full(restore: &RedisRestore, step: &Step, now: Timestamp) -> RedisRestoreStatus {
     let mut status = restore.status.clone().unwrap_or_default();
     let mut updates = Vec::new();
     match step {
-        Step::Ask(_) | Step::Done => return status,
+        // Of freed units only their own fields are written.
+        Step::Ask(_) | Step::Free(_) | Step::Done => return status,
         Step::Examine => report(&mut status, "reading manifest and indexes of the backup"),
         Step::Accept(examined) => accept(restore, &mut status, examined, &mut updates),
         Step::CreateCluster => report(
@@ -46,14 +60,10 @@ pub fn after(restore: &RedisRestore, step: &Step, now: Timestamp) -> RedisRestor
             units.clone_into(&mut status.units);
             status.start_time.get_or_insert(Time(now));
             status.progress = Some(RestoreProgress {
-                total_keys: keys.map_or(0, whole),
+                total_keys: keys.map_or(0, signed),
                 ..RestoreProgress::default()
             });
             let sentence = under_way(&status.units);
-            report(&mut status, sentence);
-        }
-        Step::Free(freed) => {
-            let sentence = retry_message("objects", freed);
             report(&mut status, sentence);
         }
         Step::Succeed(verified) => succeed(&mut status, verified, &mut updates, now),
@@ -197,9 +207,9 @@ fn fail(
 fn verification(verified: &Verified) -> Option<Verification> {
     match verified {
         Verified::Compared(comparison) => Some(Verification {
-            expected: whole(comparison.expected),
-            actual: whole(comparison.actual),
-            expired: whole(comparison.expired),
+            expected: signed(comparison.expected),
+            actual: signed(comparison.actual),
+            expired: signed(comparison.expired),
             mismatched_slots: comparison.named_slots(),
         }),
         Verified::NotCounted { .. } => None,
@@ -207,7 +217,7 @@ fn verification(verified: &Verified) -> Option<Verification> {
 }
 
 /// The API has no unsigned numbers.
-fn whole(count: u64) -> i64 {
+fn signed(count: u64) -> i64 {
     i64::try_from(count).unwrap_or(i64::MAX)
 }
 
@@ -235,11 +245,12 @@ fn loaded(status: &RedisRestoreStatus, updates: &mut Vec<ConditionUpdate>) {
 fn under_way(units: &[RestoreUnit]) -> String {
     let failed = units
         .iter()
-        .find(|unit| unit.state == RestoreUnitState::Failed);
-    if let Some(unit) = failed
-        && let Some(error) = &unit.error
-    {
-        return format!("object {} is tried again: {error}", unit.index);
+        .filter(|unit| unit.state == RestoreUnitState::Failed);
+    let failed: Vec<_> = failed
+        .filter_map(|unit| Some((unit.index.to_string(), unit.error.as_deref()?)))
+        .collect();
+    if !failed.is_empty() {
+        return retry_message("object", failed);
     }
     let done = units.iter().filter(|unit| is_loaded(unit)).count();
     format!("{done} of {} objects are replayed", units.len())
@@ -280,7 +291,7 @@ fn phase(status: &RedisRestoreStatus, step: &Step) -> &'static str {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use common::kubernetes::kstatus::Kstatus;
+    use common::{kubernetes::kstatus::Kstatus, sentence::LIMIT};
     use std::sync::Arc;
 
     fn unit(block: i64, blocks: i64, keys: i64) -> RestoreUnit {
@@ -350,6 +361,44 @@ mod tests {
     }
 
     #[test]
+    fn a_long_message_is_shortened_and_logged_once() {
+        let mut restore = restore();
+        let message = format!("cannot read it: {}; correct the path", "x".repeat(400));
+        let fail = Step::Fail(Failure {
+            condition: "SourceValid",
+            reason: "NoSuchKey",
+            message: message.clone(),
+            verified: None,
+        });
+        let (status, full) = after(&restore, &fail, Timestamp::UNIX_EPOCH);
+        assert_eq!(full, Some(message));
+        let shown = status.message.clone().unwrap();
+        let conditions = status.conditions.iter().map(|one| &one.message);
+        for text in conditions.chain([&shown]) {
+            assert!(text.chars().count() <= LIMIT, "{text}");
+        }
+        assert!(shown.ends_with("xxx…; correct the path"), "{shown}");
+        restore.status = Some(status.clone());
+        let again = after(&restore, &fail, Timestamp::UNIX_EPOCH);
+        assert_eq!(again, (status, None));
+    }
+
+    /// While the store is away, every object fails with an error that names its own key.
+    #[test]
+    fn objects_that_fail_alike_are_one_sentence() {
+        let failed = |index| RestoreUnit {
+            index,
+            state: RestoreUnitState::Failed,
+            error: Some(format!("cannot read s3://b/{index}.rdb at http://s: away")),
+            ..RestoreUnit::default()
+        };
+        assert_eq!(
+            under_way(&[failed(0), unit(0, 4, 0), failed(2), failed(3)]),
+            "3 objects (0, 2, …) are tried again: cannot read s3://b/… at http://s: away"
+        );
+    }
+
+    #[test]
     fn kstatus_reads_every_phase() {
         let now = Timestamp::from_second(1_800_000_000).unwrap();
         for (steps, phase, expected) in [
@@ -389,7 +438,7 @@ mod tests {
                         unit.state = RestoreUnitState::Loaded;
                     }
                 }
-                restore.status = Some(after(&restore, step, now));
+                restore.status = Some(after(&restore, step, now).0);
             }
             let status = restore.status.as_ref().unwrap();
             assert_eq!(status.phase.as_deref(), Some(phase), "{steps:?}");

@@ -127,7 +127,7 @@ mod tests {
     }
 
     #[test]
-    fn a_released_unit_is_free_and_a_failed_one_has_the_cause() {
+    fn released_units_are_free_and_failed_ones_have_a_cause() {
         let released = read(Some(&ReplayEnd::Released));
         assert_eq!(
             (released.worker.as_str(), unit(&released).stage),

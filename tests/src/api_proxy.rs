@@ -125,10 +125,7 @@ impl Drop for ApiProxy {
 pub async fn through(proxy: SocketAddr) -> Result<ApiServer> {
     let direct = api_server().await?;
     let config = Config::new(format!("http://{proxy}").parse()?);
-    Ok(ApiServer {
-        client: Client::try_from(config)?,
-        kubeconfig: direct.kubeconfig,
-    })
+    Ok(direct.with_client(Client::try_from(config)?))
 }
 
 async fn pass_on(

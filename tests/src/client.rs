@@ -59,7 +59,7 @@ impl ClusterClient {
             .map(|_| (redis::pipe(), Vec::new()))
             .collect();
         for (position, command) in commands.iter().enumerate() {
-            let (pipeline, positions) = &mut routed[self.owner(command)?];
+            let (pipeline, positions) = &mut routed[self.primary_of(command)?];
             pipeline.add_command(command.clone());
             positions.push(position);
         }
@@ -113,7 +113,7 @@ impl ClusterClient {
         Ok(keys)
     }
 
-    fn owner(&self, command: &Cmd) -> Result<usize> {
+    fn primary_of(&self, command: &Cmd) -> Result<usize> {
         let Some(Arg::Simple(key)) = command.args_iter().nth(1) else {
             bail!("a command without a key cannot be routed");
         };
@@ -126,7 +126,7 @@ impl ClusterClient {
                     .iter()
                     .any(|(start, end)| (*start..=*end).contains(&slot))
             })
-            .ok_or_else(|| anyhow!("slot {slot} has no owner"))
+            .ok_or_else(|| anyhow!("slot {slot} has no primary"))
     }
 }
 

@@ -1,6 +1,9 @@
 //! kubectl as a user types it: the demonstration and the end-to-end suites see only what a user sees.
 
-use anyhow::{Context, Result, bail, ensure};
+pub use crate::kubectl_error::KubectlError;
+
+use crate::wait;
+use anyhow::{Context, Result};
 use serde_json::{Value, json};
 use std::{
     process::Stdio,
@@ -14,6 +17,9 @@ use tokio::{io::AsyncWriteExt, process::Command};
 
 /// Label and value of the namespaces and of the cluster-wide objects that scenarios make: `make demo-down` deletes by them.
 pub const MADE_HERE: (&str, &str) = ("app.kubernetes.io/managed-by", "redis-operator-scenario");
+
+/// How often a condition is looked at: each look starts a process.
+const INTERVAL: Duration = Duration::from_millis(100);
 
 /// kubectl for one namespace of the cluster that KUBECONFIG names.
 #[derive(Clone, Debug)]
@@ -32,7 +38,7 @@ impl Kubectl {
         }
     }
 
-    /// The namespace.
+    /// Name of the namespace.
     pub fn namespace(&self) -> &str {
         &self.namespace
     }
@@ -138,38 +144,36 @@ impl Kubectl {
             .stderr(Stdio::piped())
             .kill_on_drop(true)
             .spawn()
-            .context("kubectl cannot be started")?;
+            .map_err(KubectlError::Start)?;
         if let (Some(mut pipe), Some(input)) = (child.stdin.take(), input) {
             pipe.write_all(input.as_bytes()).await?;
         }
         let output =
             tokio::time::timeout(Duration::from_mins(2), child.wait_with_output()).await??;
-        ensure!(
-            output.status.success(),
-            "kubectl {}: {}",
-            arguments.join(" "),
-            String::from_utf8_lossy(&output.stderr)
-        );
+        if !output.status.success() {
+            return Err(KubectlError::Failed {
+                arguments: arguments.join(" "),
+                printed: String::from_utf8_lossy(&output.stderr).into_owned(),
+            }
+            .into());
+        }
         Ok(String::from_utf8(output.stdout)?)
     }
 
-    /// Waits until `test` is true, and answers how long that took; prints the state of the namespace if the limit passes first.
-    pub async fn until<F>(&self, what: &str, limit: Duration, mut test: F) -> Result<Duration>
+    /// Waits until `test` is true, and answers how long that took; prints the state of the namespace if the limit passes first, or an
+    /// error comes that waiting cannot cure.
+    pub async fn until<F>(&self, what: &str, limit: Duration, test: F) -> Result<Duration>
     where
         F: AsyncFnMut() -> Result<bool>,
     {
         let started = Instant::now();
-        let mut last = String::from("not yet");
-        while started.elapsed() < limit {
-            match test().await {
-                Ok(true) => return Ok(started.elapsed()),
-                Ok(false) => {}
-                Err(error) => last = format!("{error:#}"),
+        match wait::at_intervals(INTERVAL, limit, what, test).await {
+            Ok(()) => Ok(started.elapsed()),
+            Err(error) => {
+                self.explain().await;
+                Err(error)
             }
-            tokio::time::sleep(Duration::from_millis(100)).await;
         }
-        self.explain().await;
-        bail!("{what}: not within {} s ({last})", limit.as_secs())
     }
 
     /// Prints what is needed to understand a failure, once: objects, events, what each server reports, and all logs.
@@ -192,8 +196,11 @@ impl Kubectl {
             eprintln!("--- {name}\n{}", shown(answer));
             self.logs(&pod).await;
         }
-        for pod in self.list("pods -l app=workload").await.unwrap_or_default() {
-            self.logs(&pod).await;
+        for app in ["workload", "s3"] {
+            let pods = self.list(&format!("pods -l app={app}")).await;
+            for pod in pods.unwrap_or_default() {
+                self.logs(&pod).await;
+            }
         }
         let system = Self::new(crate::scenario::SYSTEM);
         system.show("get pods,leases -o wide").await;

@@ -19,7 +19,8 @@ use kube::{
     config::{KubeConfigOptions, Kubeconfig},
 };
 use std::{
-    path::PathBuf,
+    fs,
+    path::{Path, PathBuf},
     process::{Command, Stdio},
     sync::OnceLock,
     time::Duration,
@@ -37,6 +38,41 @@ pub struct ApiServer {
     pub client: Client,
     /// Path of the kubeconfig, for programs that are started.
     pub kubeconfig: PathBuf,
+    _logs: ServerLogs,
+}
+
+/// The logs of etcd and kube-apiserver, which go with them. At the end of a test their last errors are printed, which the test runner
+/// shows when the test fails.
+struct ServerLogs {
+    folder: Option<PathBuf>,
+}
+
+impl ServerLogs {
+    /// Errors of each log that are printed.
+    const SHOWN: usize = 10;
+
+    fn is_error(line: &str) -> bool {
+        let mut characters = line.chars();
+        let klog = matches!(characters.next(), Some('E' | 'F'))
+            && characters.next().is_some_and(|next| next.is_ascii_digit());
+        klog || ["error", "fatal"]
+            .iter()
+            .any(|level| line.contains(&format!("\"level\":\"{level}\"")))
+    }
+}
+
+impl Drop for ServerLogs {
+    fn drop(&mut self) {
+        let Some(folder) = &self.folder else { return };
+        for name in ["etcd.log", "kube-apiserver.log"] {
+            let log = fs::read_to_string(folder.join(name)).unwrap_or_default();
+            let errors: Vec<&str> = log.lines().filter(|line| Self::is_error(line)).collect();
+            let last = errors.len().saturating_sub(Self::SHOWN);
+            for line in errors.into_iter().skip(last) {
+                println!("{name}: {line}");
+            }
+        }
+    }
 }
 
 /// The test program's API server, with the CRDs.
@@ -60,23 +96,32 @@ pub(crate) async fn connect() -> Result<ApiServer> {
     let file =
         Kubeconfig::read_from(&path).with_context(|| format!("cannot read {}", path.display()))?;
     let config = Config::from_custom_kubeconfig(file, &KubeConfigOptions::default()).await?;
+    let own = std::env::var_os("TEST_KUBECONFIG").is_none();
+    let folder = path.parent().filter(|_| own).map(Path::to_owned);
     Ok(ApiServer {
         client: Client::try_from(config)?,
         kubeconfig: path,
+        _logs: ServerLogs { folder },
     })
 }
 
 impl ApiServer {
+    /// The same server, reached by another client. Its logs are left to this value.
+    pub fn with_client(&self, client: Client) -> Self {
+        Self {
+            client,
+            kubeconfig: self.kubeconfig.clone(),
+            _logs: ServerLogs { folder: None },
+        }
+    }
+
     /// The same server under the rights of one account.
     pub async fn as_account(&self, namespace: &str, account: &str) -> Result<Self> {
         let file = Kubeconfig::read_from(&self.kubeconfig)?;
         let mut config =
             Config::from_custom_kubeconfig(file, &KubeConfigOptions::default()).await?;
         config.auth_info.impersonate = Some(format!("system:serviceaccount:{namespace}:{account}"));
-        Ok(Self {
-            client: Client::try_from(config)?,
-            kubeconfig: self.kubeconfig.clone(),
-        })
+        Ok(self.with_client(Client::try_from(config)?))
     }
 
     /// A new namespace whose name begins with `prefix`.

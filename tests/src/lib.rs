@@ -7,6 +7,7 @@ pub mod crash;
 pub mod dataset;
 pub mod drive;
 pub mod kubectl;
+mod kubectl_error;
 pub mod kubernetes;
 pub mod leases;
 pub mod memory;

@@ -23,7 +23,7 @@ pub struct TestNamespace {
     pub server: ApiServer,
     /// Name of the namespace.
     pub namespace: String,
-    /// The bucket.
+    /// An S3 server with a bucket of its own.
     pub bucket: TestBucket,
 }
 

@@ -1,5 +1,6 @@
 //! Waiting for conditions: the one poll loop of the suites.
 
+use crate::kubectl_error::KubectlError;
 use anyhow::{Context, Error, Result, bail};
 use std::time::Duration;
 use tokio::time::{Instant, sleep};
@@ -46,6 +47,16 @@ pub async fn eventually<O: Observation>(
 pub async fn within<O: Observation>(
     limit: Duration,
     what: &str,
+    look: impl AsyncFnMut() -> Result<O>,
+) -> Result<O::Value> {
+    at_intervals(INTERVAL, limit, what, look).await
+}
+
+/// The same, for looks that cost more than a request.
+pub async fn at_intervals<O: Observation>(
+    interval: Duration,
+    limit: Duration,
+    what: &str,
     mut look: impl AsyncFnMut() -> Result<O>,
 ) -> Result<O::Value> {
     let deadline = Instant::now() + limit;
@@ -64,12 +75,15 @@ pub async fn within<O: Observation>(
             }
             Err(_) => {}
         }
-        sleep(INTERVAL).await;
+        sleep(interval).await;
     }
 }
 
 /// Whether a server that starts, is busy, or does not know an object yet explains the error.
 fn may_pass(error: &Error) -> bool {
+    if let Some(error) = error.downcast_ref::<KubectlError>() {
+        return !error.is_permanent();
+    }
     error.chain().any(|cause| {
         if let Some(error) = cause.downcast_ref::<redis::RedisError>() {
             let code = error.code().unwrap_or_default();
@@ -105,6 +119,36 @@ mod tests {
         assert_eq!(looks, 1);
         let text = format!("{:#}", waited.unwrap_err());
         assert_eq!(text, "while waiting until it holds: no such field");
+    }
+
+    #[tokio::test]
+    async fn what_kubectl_will_never_do_ends_the_wait() {
+        for (printed, looks_before_the_end) in [
+            (
+                "error: the server doesn't have a resource type \"redises\"",
+                1,
+            ),
+            (
+                "Error from server (NotFound): pods \"shop-0-0\" not found",
+                3,
+            ),
+        ] {
+            let mut looks = 0;
+            let waited: Result<()> = eventually("it holds", async || {
+                looks += 1;
+                if looks == 3 {
+                    return Ok(true);
+                }
+                let error = KubectlError::Failed {
+                    arguments: "get redises".into(),
+                    printed: printed.into(),
+                };
+                Err(error).context("a look")
+            })
+            .await;
+            assert_eq!(looks, looks_before_the_end, "{waited:?}");
+            assert_eq!(waited.is_ok(), looks_before_the_end == 3, "{waited:?}");
+        }
     }
 
     #[tokio::test]

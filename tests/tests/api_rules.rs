@@ -1,6 +1,6 @@
 //! Every rule of the API: an example that the API server accepts, and one that it refuses with the right sentence.
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use common::kubernetes::kstatus::{Kstatus, evaluate};
 use kube::{
     Api, Client,
@@ -717,6 +717,34 @@ async fn the_api_server_takes_every_sample() -> Result<()> {
     assert!(
         documents > 0 && taken.lines().count() == documents,
         "{documents} documents, and the API server took:\n{taken}"
+    );
+    Ok(())
+}
+
+/// The first thing that a newcomer copies.
+#[tokio::test]
+async fn the_api_server_takes_the_cluster_of_the_readme() -> Result<()> {
+    let server = tests::kubernetes::api_server().await?;
+    let namespace = server.namespace("readme").await?;
+    let readme = fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../README.md"))?;
+    let fenced = readme.split_once("```yaml\n");
+    let document = fenced.and_then(|(_, rest)| Some(rest.split_once("```")?.0));
+    let document = document.context("README.md has no block of YAML")?;
+    let lines = document.lines().count();
+    assert!(lines <= 12, "{lines} lines are no short example");
+    let dry_run = [
+        "apply",
+        "--server-side",
+        "--dry-run=server",
+        "--namespace",
+        &namespace,
+        "--filename",
+        "-",
+    ];
+    let taken = server.kubectl(&dry_run, document).await?;
+    assert!(
+        taken.starts_with("rediscluster.") && taken.lines().count() == 1,
+        "the API server took:\n{taken}"
     );
     Ok(())
 }

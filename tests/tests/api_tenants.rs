@@ -178,7 +178,7 @@ async fn tenants_reach_no_secret_identity_or_address_of_others() -> Result<()> {
 
 /// A bucket behind a private authority, opened as the controllers open the bucket that an object names.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_private_authority_is_read_from_the_secret_that_is_named() -> Result<()> {
+async fn a_private_authority_is_read_from_its_secret() -> Result<()> {
     let server = api_server().await?;
     install(&server).await?;
     let namespace = server.namespace("authority").await?;

@@ -470,7 +470,7 @@ async fn schedules_become_cron_jobs_and_go_with_them() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn bad_schedules_and_taken_names_are_reported_and_stop_no_other() -> Result<()> {
+async fn bad_schedules_are_reported_and_stop_no_other() -> Result<()> {
     let stage = BackupStage::new(3).await?;
     let schedule = |name: &str, schedule: &str| BackupSchedule {
         name: name.to_owned(),

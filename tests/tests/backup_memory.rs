@@ -17,7 +17,7 @@ use std::{
     time::Duration,
 };
 use tests::{
-    bench::sole_owner,
+    bench::sole_primary,
     memory::{MIB, Peak, as_in_the_image},
     noise::Noise,
     redis::RedisServer,
@@ -65,7 +65,7 @@ async fn measure() -> Result<()> {
     let source = listen(Arc::clone(&shape)).await?;
     let server = S3Process::start(Path::new(env!("CARGO_BIN_EXE_s3-server")))?;
     let store = server.store().await?;
-    let target = sole_owner().await?;
+    let target = sole_primary().await?;
     let backup_id = BackupId::new(Timestamp::UNIX_EPOCH, "3f9c2a10");
     let mut request = CaptureRequest {
         seeds: Seeds::new([source], [ID.parse()?])?,

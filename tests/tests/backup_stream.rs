@@ -1,4 +1,4 @@
-//! The way of the data without Kubernetes: shards of real clusters into a real S3 server, whole, proven, readable with
+//! The way of the data without Kubernetes: shards of real clusters into a real S3 server, complete, proven, readable with
 //! stock tools; and what is left and said when servers or the store fail.
 
 use anyhow::{Context, Result, bail, ensure};
@@ -134,7 +134,7 @@ async fn write_all_the_time(cluster: &TestCluster, stop: CancellationToken) -> R
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn three_shards_under_a_running_writer_are_a_whole_backup() -> Result<()> {
+async fn three_shards_under_a_running_writer_are_a_complete_backup() -> Result<()> {
     let cluster = TestCluster::start(3, 1).await?;
     let bucket = TestBucket::start().await?;
     let store = bucket.store().await?;
@@ -179,7 +179,7 @@ async fn three_shards_under_a_running_writer_are_a_whole_backup() -> Result<()> 
     );
     ensure!(manifest.topology_hash == before.hash);
     for record in &manifest.shards {
-        ensure!(record.role == common::storage::manifest::SourceRole::Replica);
+        ensure!(record.role == common::storage::manifest::CapturedRole::Replica);
         ensure!(record.crc64 != "disabled");
         let rdb = unpacked(&bucket, &request.layout.key(&record.object))?;
         ensure!(rdb.len() as u64 == record.raw_bytes);
@@ -217,7 +217,7 @@ async fn is_loadable(rdb: &[u8], keys: Option<u64>) -> Result<()> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_primary_is_read_if_preferred_or_its_replica_lags() -> Result<()> {
-    use common::storage::manifest::SourceRole::{Primary, Replica};
+    use common::storage::manifest::CapturedRole::{Primary, Replica};
     let mut cluster = TestCluster::start(3, 1).await?;
     let bucket = TestBucket::start().await?;
     let store = bucket.store().await?;
@@ -232,13 +232,9 @@ async fn the_primary_is_read_if_preferred_or_its_replica_lags() -> Result<()> {
     ensure!(role(&first).await? == Primary);
     first.prefer = SourceRole::Replica;
     first.attempt = 3;
-    cluster
-        .nodes_mut()
-        .get_mut(3)
-        .context("no replica")?
-        .kill()?;
+    cluster.kill(3).await?;
     ensure!(role(&first).await? == Primary);
-    Ok(())
+    cluster.nothing_destroyed().await
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -267,8 +263,8 @@ async fn a_primary_in_the_minority_is_not_read() -> Result<()> {
     let store = bucket.store().await?;
     let mut first = requests(&store, &cluster).await?.remove(0);
     first.patience = Duration::from_secs(1);
-    for node in cluster.nodes_mut().iter_mut().skip(1) {
-        node.kill()?;
+    for index in 1..cluster.nodes().len() {
+        cluster.kill(index).await?;
     }
     let alone = cluster.nodes().first().context("no node")?;
     eventually("it knows that it is alone", async || {
@@ -279,7 +275,7 @@ async fn a_primary_in_the_minority_is_not_read() -> Result<()> {
     match run(&first).await {
         Err(error @ CaptureError::NoSource(_)) => {
             ensure!(error.to_string().contains("cluster_state"), "{error}");
-            Ok(())
+            cluster.nothing_destroyed().await
         }
         other => bail!("{other:?}"),
     }
@@ -398,11 +394,7 @@ async fn a_source_that_dies_leaves_nothing_and_another_attempt_works() -> Result
         async move { run(&request).await }
     });
     is_uploading(&bucket).await?;
-    cluster
-        .nodes_mut()
-        .get_mut(1)
-        .context("no replica")?
-        .kill()?;
+    cluster.kill(1).await?;
     let error = running.await?.err().context("it survived its source")?;
     ensure!(
         error.reason() == "SourceLost",
@@ -421,7 +413,7 @@ async fn a_source_that_dies_leaves_nothing_and_another_attempt_works() -> Result
     let shard = run(&request).await?;
     ensure!(shard.document.index.keys() == Some(192));
     ensure!(shard.key.ends_with("shard-0000-a2.rdb"), "{}", shard.key);
-    Ok(())
+    cluster.nothing_destroyed().await
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -68,7 +68,7 @@ async fn requirepass_admits_the_password_and_nothing_else() -> Result<()> {
 }
 
 #[tokio::test]
-async fn an_acl_user_logs_in_and_a_missing_permission_is_named() -> Result<()> {
+async fn acl_users_log_in_and_missing_permissions_are_named() -> Result<()> {
     let server = RedisServer::cluster_node(&[]).await?;
     server
         .call::<()>(&format!("ACL SETUSER backup on >{PASSWORD} +info"))

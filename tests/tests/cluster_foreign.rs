@@ -9,7 +9,9 @@ use common::cluster::slots::Slot;
 use std::{collections::BTreeMap, time::Duration};
 use tests::{
     drive::{Drive, drive},
-    redis::{NODE_TIMEOUT, PodCluster, PodStorage, RedisServer, ShardSlots, executed},
+    redis::{
+        NODE_TIMEOUT, PodCluster, PodStorage, RedisServer, ShardSlots, executed, nothing_destroyed,
+    },
     wait::eventually,
 };
 
@@ -114,8 +116,8 @@ async fn a_reused_address_merges_no_clusters() -> Result<()> {
     ours.pods.move_one(victim)?;
     ours.pods.restart(victim).await?;
     ours.wanted.known = cut_off.known;
-    let whole = drive(&ours.wanted, &ours.pods.expected(), LIMIT).await;
-    healthy(&whole, &ours.pods).await?;
+    let repaired = drive(&ours.wanted, &ours.pods.expected(), LIMIT).await;
+    healthy(&repaired, &ours.pods).await?;
     ours.pods.unharmed(&ours.slots, KEYS).await
 }
 
@@ -182,6 +184,7 @@ async fn a_node_added_by_hand_keeps_its_slots() -> Result<()> {
     ensure!(kept.as_deref() == Some("kept"), "{kept:?}");
     let tables = ours.pods.tables().await;
     ensure!(tables.matches(&id).count() >= 6, "forgotten:\n{tables}");
+    nothing_destroyed([&added]).await?;
     ours.pods.nothing_destroyed().await
 }
 

@@ -261,6 +261,7 @@ async fn nodes_are_repaired_whatever_is_wrong_with_the_spec() -> Result<()> {
     let formed = stage.until("formed nevertheless", serves).await?;
     ensure!(holds(&formed.conditions, "Formed"));
     ensure!(!holds(&formed.conditions, "Ready"));
+    let slots = stage.fill().await?;
 
     stage.change(json!({"resources": null})).await?;
     let ready = |status: &RedisClusterStatus| holds(&status.conditions, "Ready");
@@ -289,7 +290,7 @@ async fn nodes_are_repaired_whatever_is_wrong_with_the_spec() -> Result<()> {
     for reason in ["RefusedByServer", "VersionNotFound"] {
         ensure!(reasons.iter().any(|one| one == reason), "{reasons:?}");
     }
-    stage.nodes.nothing_destroyed().await?;
+    stage.nodes.unharmed(&slots, KEYS).await?;
     replica.end(ReplicaEnd::Orderly)
 }
 

@@ -1,4 +1,4 @@
-//! The Redis half of the cluster-controller against real servers, started as in pods: formed, broken, healed. After each loss every
+//! The Redis half of the cluster-controller against real servers, started as in pods: formed, broken, repaired. After each loss every
 //! value and every slot is where it was, and no server was sent a destructive command.
 
 use anyhow::{Result, ensure};
@@ -89,6 +89,9 @@ async fn forms_with_and_without_replicas() -> Result<()> {
             "a second look found something to do: {:?}",
             again.done
         );
+        let slots = cluster.slot_map().await?;
+        cluster.fill(KEYS).await?;
+        cluster.unharmed(&slots, KEYS).await?;
     }
     Ok(())
 }
@@ -208,7 +211,7 @@ async fn a_shard_in_memory_that_lost_everything_is_created_again() -> Result<()>
 
 #[tokio::test]
 async fn a_shard_that_lost_its_volumes_is_not_created_again() -> Result<()> {
-    let (mut cluster, _) = filled(0, PodStorage::Volume).await?;
+    let (mut cluster, slots) = filled(0, PodStorage::Volume).await?;
     let victim = cluster.primary_of(1).await?;
     cluster.kill(victim).await?;
     cluster.wipe(victim)?;
@@ -223,6 +226,9 @@ async fn a_shard_that_lost_its_volumes_is_not_created_again() -> Result<()> {
         words.iter().any(|word| word.contains("are lost")),
         "{words:?}"
     );
+    for survivor in [0, 2] {
+        cluster.is_as_before(survivor, &slots, KEYS).await?;
+    }
     cluster.nothing_destroyed().await
 }
 

@@ -384,7 +384,7 @@ async fn what_is_not_the_protocol_is_refused() {
 }
 
 #[tokio::test]
-async fn a_server_without_an_answer_times_out_and_nothing_is_sent_meanwhile() -> Result<()> {
+async fn a_server_without_an_answer_gets_nothing_and_times_out() -> Result<()> {
     let silent = ReplicationOptions {
         idle_timeout: Duration::from_millis(50),
         ..options()

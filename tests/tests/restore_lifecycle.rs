@@ -586,7 +586,7 @@ async fn an_orderly_end_hands_the_claims_back() -> Result<()> {
 const MEMORY_MIB: usize = 64 + 2 * (64 + 3 * 6);
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_value_beyond_the_memory_fails_its_restore_and_no_other() -> Result<()> {
+async fn a_value_beyond_the_memory_fails_its_restore_alone() -> Result<()> {
     let stage = RestoreStage::new().await?;
     let source = TestCluster::start(1, 0).await?;
     let longest = (6 << 20) - 5; // behind its encoded length

@@ -21,7 +21,9 @@ use restore_controller::{
     source::Walks,
     target,
 };
-use restore_support::{Backup, assert_equal, back_up, fill, libraries, portraits, seeds, size};
+use restore_support::{
+    Backup, assert_equal, back_up, fill, libraries, portraits, portraits_of, seeds, size,
+};
 use std::{
     collections::{BTreeMap, BTreeSet},
     ops::ControlFlow,
@@ -222,8 +224,8 @@ async fn a_lost_key_is_noticed_among_expired_ones() -> Result<()> {
     timeout(LIMIT, backup.replay_all(&target)).await??;
     // The nodes' clocks may differ from ours by some seconds: what expired that recently may be there or not.
     verified(&backup, &target).await?;
-    let owner = &target.primaries()[target.shard_of(b"{one}")?];
-    owner.call::<()>("DEL {one}:19").await?;
+    let primary = &target.primaries()[target.shard_of(b"{one}")?];
+    primary.call::<()>("DEL {one}:19").await?;
     let noticed = verified(&backup, &target).await.unwrap_err();
     assert!(noticed.to_string().contains("14 keys"), "{noticed}");
     Ok(())
@@ -501,8 +503,8 @@ async fn keys_of_a_moving_slot_go_to_its_new_primary() -> Result<()> {
     let backup = back_up(&source, &bucket, GZIP).await?;
     let target = TestCluster::start(2, 0).await?;
     let slot = Slot::of_key(b"{tag}").get();
-    let owner = target.shard_of(b"{tag}")?;
-    let (from, to) = (&target.primaries()[owner], &target.primaries()[1 - owner]);
+    let shard = target.shard_of(b"{tag}")?;
+    let (from, to) = (&target.primaries()[shard], &target.primaries()[1 - shard]);
     let (from_id, to_id): (String, String) = (
         from.call("CLUSTER MYID").await?,
         to.call("CLUSTER MYID").await?,
@@ -593,12 +595,11 @@ async fn a_node_that_stays_away_ends_the_patience() -> Result<()> {
     let mut target = TestCluster::start(3, 0).await?;
     let mut request = backup.request(0, seeds(&target)?).await?;
     request.patience = Duration::from_secs(3);
-    target.nodes_mut()[1].kill()?;
+    target.kill(1).await?;
     let error = timeout(LIMIT, backup.replay(&request)).await?.unwrap_err();
     assert!(matches!(error, ReplayError::Unavailable { .. }), "{error}");
     assert_eq!(error.recovery(), Recovery::Soon);
-    let alive = target.nodes().iter().filter(|node| node.is_running());
-    nothing_destroyed(alive).await?;
+    target.nothing_destroyed().await?;
     if let ReplayError::Unavailable { reason, .. } = error {
         assert!(
             matches!(reason, RetryReason::Disconnected | RetryReason::ClusterDown),
@@ -611,7 +612,7 @@ async fn a_node_that_stays_away_ends_the_patience() -> Result<()> {
 #[tokio::test]
 async fn a_primary_that_fails_over_is_followed() -> Result<()> {
     let bucket = TestBucket::start().await?;
-    let (_source, backup) = long_backup(&bucket).await?;
+    let (source, backup) = long_backup(&bucket).await?;
     let target = TestCluster::start(3, 1).await?;
     let request = backup.request(0, seeds(&target)?).await?;
     let (sender, mut progress) = watch::channel(Progress::default());
@@ -636,6 +637,11 @@ async fn a_primary_that_fails_over_is_followed() -> Result<()> {
         Ok(counted.iter().map(|(_, keys)| keys).sum::<u64>() == LONG_KEYS as u64)
     })
     .await?;
+    let mut found = portraits_of(replica).await?;
+    for primary in target.primaries().iter().skip(1) {
+        found.extend(portraits_of(primary).await?);
+    }
+    assert_equal(&portraits(&source).await?, &found);
     nothing_destroyed(target.nodes()).await
 }
 
@@ -687,15 +693,12 @@ async fn a_foreign_node_at_a_seed_gets_nothing() -> Result<()> {
     fill(&foreign, "theirs:", 200, 20).await?;
     let theirs = portraits(&foreign).await?;
     let target = TestCluster::start(3, 0).await?;
-    let intruder = foreign.replicas(0).next().context("no replica")?;
+    let other = foreign.replicas(0).next().context("no replica")?;
     let addresses = target.nodes().iter().map(RedisServer::address);
-    let addresses = std::iter::once(intruder.address()).chain(addresses);
+    let addresses = std::iter::once(other.address()).chain(addresses);
     let seeds = Seeds::new(addresses, target.ids().iter().copied())?;
 
-    let before = [
-        executed(&foreign.nodes()[0]).await?,
-        executed(intruder).await?,
-    ];
+    let before = [executed(&foreign.nodes()[0]).await?, executed(other).await?];
     let empty = target::look(&seeds).await?;
     ensure!(empty.keys.is_empty(), "{empty:?}");
     let request = backup.request(0, seeds.clone()).await?;

@@ -162,8 +162,8 @@ async fn every_size_comes_back_and_is_a_plain_gzip_file() -> anyhow::Result<()> 
                 assert_eq!(stored.raw_bytes, size as u64, "{key}");
                 let file = fs::read(bucket.server().file(TestBucket::NAME, &key))?;
                 assert_eq!(file.len() as u64, stored.stored_bytes, "{key}");
-                let sum = common::storage::Sha256Digest::of(&file);
-                assert_eq!(sum, stored.sha256, "{key}");
+                let digest = common::storage::Sha256Digest::of(&file);
+                assert_eq!(digest, stored.sha256, "{key}");
                 assert!(read_from(&store, &key, &index, 0).await? == raw, "{key}");
                 if compression == GZIP {
                     assert!(gunzip(&file)? == raw, "gzip -dc {key}");

@@ -40,7 +40,7 @@ pub enum CaptureError {
         after.as_secs() / 60
     )]
     Late {
-        /// The server.
+        /// Where the server listens.
         address: SocketAddr,
         /// What it has not done.
         what: &'static str,

@@ -1,6 +1,6 @@
 //! What is known of a shard once it is stored.
 
-use common::storage::{Sha256Digest, ShardIndex, manifest::SourceRole};
+use common::storage::{Sha256Digest, ShardIndex, manifest::CapturedRole};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
@@ -12,7 +12,7 @@ pub struct CaptureFacts {
     /// Id of the node that was read.
     pub node_id: String,
     /// What the node was.
-    pub role: SourceRole,
+    pub role: CapturedRole,
     /// CRC-64 at the end of the stream, 16 hex digits, or `disabled` by the server's configuration.
     pub crc64: String,
     /// Replication id of the snapshot.
@@ -48,7 +48,7 @@ pub struct CapturedShard {
     pub key: String,
     /// Key of the index document.
     pub index_key: String,
-    /// Sum of the index document.
+    /// SHA-256 of the index document.
     pub index_sha256: Sha256Digest,
     /// What the index document says.
     pub document: IndexDocument,

@@ -50,9 +50,9 @@ pub struct CaptureRequest {
     pub patience: Duration,
     /// Where the backup goes.
     pub store: ObjectStore,
-    /// Its keys.
+    /// Names the objects that are written.
     pub layout: Layout,
-    /// Its identity.
+    /// Identifies the backup in the index document.
     pub backup_id: BackupId,
     /// Number of the shard in the backup.
     pub shard: u32,
@@ -206,8 +206,8 @@ fn document(
         capture: CaptureFacts {
             node_id: source.choice.id.to_string(),
             role: match source.choice.role {
-                SourceRole::Replica => manifest::SourceRole::Replica,
-                SourceRole::Primary => manifest::SourceRole::Primary,
+                SourceRole::Replica => manifest::CapturedRole::Replica,
+                SourceRole::Primary => manifest::CapturedRole::Primary,
             },
             crc64,
             replid: fork.replication_id.clone(),

@@ -73,7 +73,7 @@ mod tests {
     use std::net::SocketAddr;
 
     #[tokio::test]
-    async fn a_server_that_only_says_that_it_lives_is_given_up() {
+    async fn a_server_that_only_keeps_alive_is_given_up() {
         let address = SocketAddr::from(([10, 0, 0, 1], 6379));
         let late = |after| CaptureError::Late {
             address,

@@ -23,7 +23,7 @@ const RETRY_INTERVAL: Duration = Duration::from_millis(500);
 /// The node to read and what has to be known of it.
 #[derive(Clone, Debug)]
 pub struct SourceNode {
-    /// Which node.
+    /// The node that is read, and as what.
     pub choice: Choice,
     /// Which server runs there.
     pub server: ServerInfo,

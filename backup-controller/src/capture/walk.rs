@@ -22,9 +22,9 @@ pub struct Proof {
 
 /// What a complete stream has proven to be.
 pub struct Proven {
-    /// Its magic.
+    /// Family and RDB version, from its first bytes.
     pub header: Header,
-    /// Its records.
+    /// Keys by slot, and functions.
     pub counted: Counted,
     /// Its CRC-64, 16 hex digits, or that the server is configured to write none.
     pub crc64: String,
@@ -49,7 +49,7 @@ impl Proof {
     /// After the last byte.
     pub fn finish(self) -> Result<Proven, CaptureError> {
         let crc64 = match self.checksum.finish()? {
-            Checked::Verified(sum) => format!("{sum:016x}"),
+            Checked::Verified(checksum) => format!("{checksum:016x}"),
             Checked::Disabled => manifest::CRC_DISABLED.to_owned(),
         };
         Ok(Proven {
@@ -216,8 +216,8 @@ mod tests {
     }
 
     fn signed(mut stream: Vec<u8>) -> Vec<u8> {
-        let sum = crc64(&stream);
-        stream.extend(sum.to_le_bytes());
+        let checksum = crc64(&stream);
+        stream.extend(checksum.to_le_bytes());
         stream
     }
 
@@ -239,7 +239,7 @@ mod tests {
     }
 
     #[test]
-    fn a_damaged_byte_fails_the_capture_though_its_counts_would_be_unknown() {
+    fn a_damaged_byte_fails_even_a_capture_without_counts() {
         for more in [&b""[..], &[UNKNOWN, 1, 2, 3]] {
             let mut damaged = signed(stream(more));
             damaged[15] ^= 1; // the value

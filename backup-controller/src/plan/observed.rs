@@ -58,7 +58,7 @@ pub enum Awaited {
 /// A manifest that is in place.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Published {
-    /// Its key.
+    /// Key of the manifest in the bucket.
     pub manifest_key: String,
     /// Its SHA-256, hex.
     pub manifest_sha256: String,
@@ -71,7 +71,7 @@ pub struct Published {
 /// What the planner has to know before it can go on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Question {
-    /// The RedisCluster.
+    /// The RedisCluster that is backed up, and whether it exists.
     Cluster,
     /// Take or renew the operation lease.
     Operation,

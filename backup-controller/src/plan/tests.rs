@@ -76,14 +76,14 @@ fn cluster() -> RedisCluster {
 
 fn map(cuts: &[u16]) -> SlotMap {
     let mut start = 0;
-    let mut owners = common::cluster::slot_map::SlotsByPrimary::new();
+    let mut primaries = common::cluster::slot_map::SlotsByPrimary::new();
     for (number, end) in (0u8..).zip(cuts.iter().copied().chain([16383])) {
         let mut slots = common::cluster::slots::SlotSet::new();
         slots.insert_range(format!("{start}-{end}").parse().unwrap());
-        owners.insert(NodeId::from_bytes([number; 20]), slots);
+        primaries.insert(NodeId::from_bytes([number; 20]), slots);
         start = end + 1;
     }
-    SlotMap::new(owners)
+    SlotMap::new(primaries)
 }
 
 fn ready() -> Observed {
@@ -160,7 +160,7 @@ fn the_slot_map_is_read_only_under_the_operation_lease() {
 }
 
 #[test]
-fn waits_for_a_cluster_that_is_missing_behind_or_broken_but_not_for_ever() {
+fn the_wait_for_a_cluster_that_is_not_ready_ends() {
     let mut seen = ready();
     seen.cluster = Some(None);
     assert!(matches!(
@@ -213,7 +213,7 @@ fn an_unknown_storage_is_refused_with_the_known_ones() {
 }
 
 #[test]
-fn a_storage_that_is_wrong_fails_and_one_that_is_down_is_waited_for() {
+fn a_wrong_storage_fails_and_an_outage_is_waited_for() {
     let mut seen = ready();
     let mut failure = JobFailure {
         reason: "NoSuchBucket",
@@ -278,7 +278,7 @@ fn a_dead_replicas_unit_is_freed_and_only_that() {
 }
 
 #[test]
-fn a_failed_unit_waits_and_its_last_attempt_fails_the_backup() {
+fn a_failed_unit_waits_and_its_last_attempt_is_final() {
     let backup = capturing(&[(Failed, "w0", 1), (Pending, "", 1), (Pending, "", 1)]);
     let mut seen = ready();
     assert_eq!(plan(&backup, &seen), Step::Watch);
@@ -297,7 +297,7 @@ fn a_failed_unit_waits_and_its_last_attempt_fails_the_backup() {
 }
 
 #[test]
-fn after_the_last_fork_the_map_is_compared_and_a_failover_does_not_matter() {
+fn the_map_is_compared_after_the_last_fork_despite_failovers() {
     let backup = capturing(&[
         (Streaming, "w0", 1),
         (Streaming, "w0", 1),
@@ -342,7 +342,7 @@ fn after_the_last_fork_the_map_is_compared_and_a_failover_does_not_matter() {
 fn the_manifest_comes_after_every_shard_and_the_confirmed_map() {
     let mut backup = capturing(&[(Stored, "w0", 1), (Stored, "w0", 2), (Stored, "w0", 1)]);
     assert_eq!(plan(&backup, &ready()), Step::ConfirmSlots);
-    let confirmed = status::after(&backup, &Step::ConfirmSlots, None, None, now());
+    let (confirmed, _) = status::after(&backup, &Step::ConfirmSlots, None, None, now());
     backup.status = Some(confirmed);
     let mut seen = ready();
     assert_eq!(plan(&backup, &seen), Step::Publish);
@@ -354,13 +354,8 @@ fn the_manifest_comes_after_every_shard_and_the_confirmed_map() {
     };
     seen.publishing = Some(Ok(published.clone()));
     assert_eq!(plan(&backup, &seen), Step::Succeed(published.clone()));
-    backup.status = Some(status::after(
-        &backup,
-        &Step::Succeed(published),
-        None,
-        None,
-        now(),
-    ));
+    let (succeeded, _) = status::after(&backup, &Step::Succeed(published), None, None, now());
+    backup.status = Some(succeeded);
     assert_eq!(plan(&backup, &seen), Step::Done);
     assert_eq!(backup.status.unwrap().phase.as_deref(), Some("Succeeded"));
 }
@@ -390,7 +385,7 @@ fn artifacts_are_deleted_before_the_finalizer_is_removed() {
 }
 
 #[test]
-fn replicas_that_do_not_stop_are_waited_for_once_before_the_deletion() {
+fn a_deletion_waits_once_for_replicas_that_do_not_stop() {
     let mut backup = capturing(&[(Streaming, "w0", 1)]);
     backup.spec.deletion_policy = DeletionPolicy::Delete;
     backup.metadata.finalizers = Some(vec![FINALIZER_ARTIFACTS.to_owned()]);
@@ -556,7 +551,7 @@ impl World {
         if let Step::Succeed(_) = step {
             self.is_complete();
         }
-        let mut status = status::after(&self.backup, &step, None, None, now());
+        let (mut status, _) = status::after(&self.backup, &step, None, None, now());
         if let Step::Free(freed) = &step {
             for lost in freed {
                 let unit = &mut status.shards[lost.position];
@@ -590,7 +585,7 @@ impl World {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(48))]
     #[test]
-    fn ten_replicas_with_deaths_end_with_a_complete_backup_or_a_failure(
+    fn whatever_dies_the_backup_is_complete_or_failed(
         story in prop::collection::vec(happening(), 0..200)
     ) {
         let mut world = World::new();

@@ -23,7 +23,7 @@ use common::{
     runtime::Runtime,
     storage::{BackupId, Layout, Location},
 };
-use crds::{FINALIZER_ARTIFACTS, RedisBackup, RedisBackupStatus, S3Location};
+use crds::{FINALIZER_ARTIFACTS, RedisBackup, RedisBackupStatus, RedisCluster, S3Location};
 use jiff::Timestamp;
 use kube::ResourceExt;
 use std::{
@@ -226,8 +226,7 @@ impl BackupPlanning {
         let status = backup.status.clone().unwrap_or_default();
         if holds(&status.conditions, "SlotsCovered") {
             // First: a unit must not fork again while an old comparison still counts.
-            let wanted = status::after(backup, step, None, None, Timestamp::now());
-            planner.write(backup, &wanted).await?;
+            write_after(planner, backup, step, None, None).await?;
         }
         let outcome = planner.free(backup, lost).await?;
         let units = lost
@@ -268,7 +267,18 @@ async fn write(
         None
     };
     let cluster = seen.cluster.as_ref().and_then(Option::as_deref);
-    let wanted = status::after(backup, step, acceptance, cluster, Timestamp::now());
+    write_after(planner, backup, step, acceptance, cluster).await
+}
+
+async fn write_after(
+    planner: &BackupPlanner,
+    backup: &RedisBackup,
+    step: &Step,
+    acceptance: Option<Acceptance>,
+    cluster: Option<&RedisCluster>,
+) -> Result<RedisBackupStatus, PlannerError> {
+    let (wanted, full) = status::after(backup, step, acceptance, cluster, Timestamp::now());
+    planner.log_message(backup, full);
     planner.write(backup, &wanted).await?;
     Ok(wanted)
 }
@@ -279,7 +289,8 @@ async fn show(
     backup: &RedisBackup,
     step: &Step,
 ) -> Result<Outcome, PlannerError> {
-    let wanted = status::after(backup, step, None, None, Timestamp::now());
+    let (wanted, full) = status::after(backup, step, None, None, Timestamp::now());
+    planner.log_message(backup, full);
     planner
         .write_progress(backup, &wanted, |status| &mut status.progress)
         .await

@@ -2,7 +2,10 @@
 //! create RedisBackups in the cluster's namespace and nothing else. Pure: what is wanted, not how it gets there.
 
 use crate::cron;
-use common::kubernetes::{call::ApiError, conditions::ConditionUpdate};
+use common::{
+    kubernetes::{call::ApiError, conditions::ConditionUpdate},
+    sentence::list,
+};
 use crds::{
     ANNOTATION_SCHEDULED_AT, BackupSchedule, GROUP, LABEL_CLUSTER, LABEL_COMPONENT, LABEL_JOB_NAME,
     LABEL_MANAGED_BY, LABEL_SCHEDULE, LocalRef, MANAGED_BY, RedisBackup, RedisBackupSpec,
@@ -43,7 +46,7 @@ pub struct Wanted {
     pub identity: Option<Identity>,
     /// A CronJob for each schedule that is valid.
     pub cron_jobs: Vec<CronJob>,
-    /// The others.
+    /// Schedules that are invalid, each with the cause.
     pub refused: Vec<Refused>,
 }
 
@@ -90,19 +93,18 @@ pub fn condition(cluster: &RedisCluster, refused: &[Refused]) -> Option<Conditio
             message,
         ));
     }
-    let all: Vec<String> = refused
+    let mut all: Vec<String> = refused
         .iter()
         .map(|refused| format!("schedule {}: {}", refused.schedule, refused.why))
         .collect();
-    let message = format!(
-        "{} of {schedules} not in effect: {}",
-        refused.len(),
-        all.join("; ")
-    );
+    if let Some(first) = all.first_mut() {
+        let count = format!("{} of {schedules} not in effect: ", refused.len());
+        first.insert_str(0, &count);
+    }
     Some(ConditionUpdate::no(
         SCHEDULES_ACCEPTED,
         "InvalidSchedule",
-        message,
+        list(&all),
     ))
 }
 
@@ -126,7 +128,7 @@ fn schedules(cluster: &RedisCluster) -> &[BackupSchedule] {
 /// The identity of the CronJobs' pods and its one right.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Identity {
-    /// The account.
+    /// What the CronJobs' pods run as.
     pub service_account: ServiceAccount,
     /// What ties them together.
     pub role_binding: RoleBinding,
@@ -236,9 +238,9 @@ pub fn backup(order: &ScheduledBackup) -> RedisBackup {
 pub struct ScheduledBackup {
     /// Namespace of the cluster and of its backups.
     pub namespace: String,
-    /// The cluster.
+    /// Name of the RedisCluster that is backed up.
     pub cluster: String,
-    /// The schedule.
+    /// Name of the schedule in the cluster's spec.
     pub schedule: String,
     /// One of the cluster's storages.
     pub storage_name: String,

@@ -71,7 +71,31 @@ fn bad_schedules_are_named_and_good_ones_made() {
 }
 
 #[test]
-fn a_refusal_of_the_server_names_the_schedule_and_the_field() {
+fn schedules_that_do_not_fit_are_counted() {
+    let refused = |number| Refused {
+        schedule: format!("schedule-{number}"),
+        why: "minute `61` is not within 0-59".into(),
+    };
+    let refused: Vec<Refused> = (0..20).map(refused).collect();
+    let message = condition(&cluster(vec![nightly()]), &refused)
+        .unwrap()
+        .message;
+    assert!(
+        message.chars().count() <= common::sentence::LIMIT,
+        "{message}"
+    );
+    assert!(
+        message.starts_with("20 of 1 not in effect: schedule schedule-0: "),
+        "{message}"
+    );
+    assert!(
+        message.ends_with("0-59; and 17 more") || message.ends_with("0-59; and 16 more"),
+        "{message}"
+    );
+}
+
+#[test]
+fn a_refusal_of_the_server_names_schedule_and_field() {
     let wanted = build(&cluster(vec![nightly()]), "image");
     let error = ApiError::Invalid {
         what: "apply CronJob shop/demo-nightly".into(),
@@ -93,7 +117,7 @@ fn without_schedules_nothing_is_wanted() {
 }
 
 #[test]
-fn a_schedule_becomes_a_cron_job_under_an_identity_that_can_only_create_backups() {
+fn a_schedule_becomes_a_cron_job_with_one_right() {
     let wanted = build(&cluster(vec![nightly()]), "controller:1");
     let identity = wanted.identity.unwrap();
     let role = identity.role_binding.role_ref;

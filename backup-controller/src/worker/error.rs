@@ -20,7 +20,7 @@ pub enum ShardError {
     /// The API server.
     #[error(transparent)]
     Api(#[from] ApiError),
-    /// The bucket.
+    /// The bucket cannot be opened.
     #[error(transparent)]
     Access(#[from] AccessError),
     /// The capture itself.

@@ -308,7 +308,7 @@ mod tests {
 
     /// Another field manager may own the claims of a StatefulSet, which then stay although the cluster is in memory now.
     #[test]
-    fn a_claim_that_stays_is_not_mounted_by_pods_in_memory() {
+    fn pods_in_memory_mount_no_claim() {
         let mut cluster = example();
         let with_claims = validate(&cluster, None, Timestamp::UNIX_EPOCH).unwrap();
         let claims = stateful_set(&with_claims, 0).spec;

@@ -12,55 +12,55 @@ use std::fmt;
 pub enum Problem {
     /// A pod does not exist yet, or has no address.
     Absent {
-        /// The pod.
+        /// Name of the expected pod.
         pod: String,
-        /// Why.
+        /// What Kubernetes says of it, with the cure.
         why: String,
     },
     /// A node does not answer.
     Unresponsive {
-        /// Its pod.
+        /// Name of the node's pod.
         pod: String,
         /// What happened instead.
         why: String,
     },
     /// A node is loading its data.
     Loading {
-        /// Its pod.
+        /// Name of the node's pod.
         pod: String,
     },
     /// The server at a pod's address belongs to another cluster.
     Foreign {
-        /// The pod.
+        /// Name of the pod at whose address the server answers.
         pod: String,
-        /// The server.
+        /// What that server reports of itself.
         foreign: ForeignNode,
     },
     /// Slots without a primary that is alive.
     Uncovered {
-        /// How many.
+        /// Slots, of 16384.
         count: usize,
     },
     /// A shard without a primary that is alive.
     NoPrimary {
-        /// The shard.
+        /// Index of the shard, from 0.
         shard: usize,
     },
     /// A node says that the cluster is down.
     NotServing {
-        /// Its pod.
+        /// Name of the node's pod.
         pod: String,
     },
     /// A node counts fewer slots as served than there are.
     DoubtsSlots {
-        /// Its pod.
+        /// Name of the node's pod.
         pod: String,
         /// Slots it counts as served.
         ok: u32,
     },
     /// A node knows more or fewer nodes than there are.
     Acquaintance {
-        /// Its pod.
+        /// Name of the node's pod.
         pod: String,
         /// Nodes it knows.
         known: usize,
@@ -69,26 +69,26 @@ pub enum Problem {
     },
     /// A node has lost another one, or knows an old address.
     Unlinked {
-        /// Its pod.
+        /// Name of the node's pod.
         pod: String,
         /// Nodes it does not reach.
         count: usize,
     },
     /// A node of a shard is neither its primary nor a replica of it.
     NotReplicating {
-        /// Its pod.
+        /// Name of the node's pod.
         pod: String,
     },
     /// A replica's link to its primary is down.
     ReplicaUnlinked {
-        /// Its pod.
+        /// Name of the replica's pod.
         pod: String,
     },
     /// A slot is being moved.
     OpenSlots {
         /// The pod that says so.
         pod: String,
-        /// How many.
+        /// Open slots of this node.
         count: usize,
     },
 }
@@ -145,7 +145,7 @@ pub struct ShardNode {
     pub index: usize,
     /// Name of the pod.
     pub pod: String,
-    /// Its id.
+    /// The node id, which outlives pod and address.
     pub id: NodeId,
     /// Whether it serves: a primary always, a replica while it is linked to the primary.
     pub linked: bool,
@@ -169,7 +169,7 @@ pub struct Shard {
 pub struct Assessment {
     /// What is wrong.
     pub problems: Vec<Problem>,
-    /// The shards.
+    /// One for each wanted shard, in the order of the StatefulSets.
     pub shards: Vec<Shard>,
     /// Slots with a primary, alive or not.
     pub slots_assigned: usize,

@@ -4,12 +4,12 @@ use super::{StatusInputs, failure_sentence};
 use crate::{
     pods::restart_hash,
     redis::{assess::Problem, member::Member, plan::Blocker},
-    sentence::shortened,
     validate::Server,
 };
 use common::{
     cluster::{info::Family, slots::SLOT_COUNT},
     kubernetes::conditions::ConditionUpdate,
+    sentence::names,
 };
 use crds::Distribution;
 
@@ -19,7 +19,7 @@ pub const NOT_HEALTHY: &str = "NotHealthy";
 /// All conditions. `formed_before`: what the status has said of `Formed` until now.
 pub(super) fn conditions(formed_before: bool, found: &StatusInputs<'_>) -> Vec<ConditionUpdate> {
     let (ready, progressing) = (ready(found), progressing(found));
-    let mut all = vec![
+    vec![
         reconciling(&progressing),
         stalled(&ready, &progressing),
         ready,
@@ -31,11 +31,7 @@ pub(super) fn conditions(formed_before: bool, found: &StatusInputs<'_>) -> Vec<C
         quorum(found),
         up_to_date(found),
         paused(found),
-    ];
-    for update in &mut all {
-        update.message = shortened(&update.message);
-    }
-    all
+    ]
 }
 
 /// Whether every slot has a living primary, and every node that answers serves.
@@ -88,7 +84,7 @@ fn available(found: &StatusInputs<'_>) -> ConditionUpdate {
     let reports = found.observed.members.iter().filter_map(Member::report);
     let mut primaries = reports.filter(|report| !report.own().slots.is_empty());
     let covered = found.assessment.slots_ok == usize::from(SLOT_COUNT);
-    if covered && primaries.all(|owner| owner.cluster.ok) {
+    if covered && primaries.all(|primary| primary.cluster.ok) {
         return ConditionUpdate::yes("Available", "AllSlotsServed", "every slot is served");
     }
     ConditionUpdate::no("Available", "SlotsNotServed", failure_sentence(found))
@@ -245,9 +241,9 @@ fn up_to_date(found: &StatusInputs<'_>) -> ConditionUpdate {
             "UpToDate",
             "PodsOutdated",
             format!(
-                "{} run with an older image, older resources or older settings: delete these pods one at a time, replicas \
+                "{}: the image, resources or settings are older than the spec; delete such pods one at a time, replicas \
                  before primaries, each when the cluster is Ready again",
-                outdated.join(", ")
+                names("pod", &outdated)
             ),
         );
     }

@@ -13,12 +13,12 @@ use crate::{
         identity::KnownNodes,
         plan::Plan,
     },
-    sentence::{grouped, shortened},
     validate::{InvalidSpec, Shape, ValidatedCluster},
 };
 use common::{
     cluster::{slot_map::topology_hash, slots::SLOT_COUNT},
     kubernetes::conditions::{ConditionUpdate, find, merge},
+    sentence::{grouped, list, shortened},
 };
 pub use conditions::NOT_HEALTHY;
 use conditions::{conditions, reconciling, stalled};
@@ -71,7 +71,7 @@ pub fn invalid(cluster: &RedisCluster, error: &InvalidSpec, now: Timestamp) -> R
     status
 }
 
-/// What a pass has found out.
+/// What a reconcile has found out.
 pub struct StatusInputs<'a> {
     /// What repairing the nodes needs.
     pub shape: &'a Shape,
@@ -101,7 +101,7 @@ impl StatusInputs<'_> {
     }
 }
 
-/// The status after a pass.
+/// The status after a reconcile.
 pub fn compute(
     object: &RedisCluster,
     found: &StatusInputs<'_>,
@@ -125,7 +125,7 @@ pub fn compute(
     RedisClusterStatus {
         observed_generation: generation,
         phase: Some(phase.to_owned()),
-        message: Some(shortened(&message(found, phase))),
+        message: Some(list(&message(found, phase))),
         version: version(old.version, found),
         size: shape.shards * (1 + shape.replicas),
         ready_shards: count(ready_shards.count()),
@@ -230,37 +230,63 @@ fn is_still_forming(old: &RedisClusterStatus, formed: &Condition, now: Timestamp
         && now.duration_since(since).unsigned_abs() < FORMING
 }
 
-/// The whole message, however long: for the log.
-pub fn full_message(status: &RedisClusterStatus, found: &StatusInputs<'_>) -> String {
-    message(found, status.phase.as_deref().unwrap_or_default())
+/// What the status says now and did not say before, each text in full however long: for the log.
+pub fn new_texts(
+    object: &RedisCluster,
+    status: &RedisClusterStatus,
+    found: &StatusInputs<'_>,
+) -> Vec<String> {
+    let old = object.status.clone().unwrap_or_default();
+    let mut texts = Vec::new();
+    if old.message != status.message {
+        texts.push(full_message(status, found));
+    }
+    let message = |conditions, kind| find(conditions, kind).map(|one| one.message.clone());
+    for update in conditions(formed_before(object), found) {
+        let shown = message(&status.conditions, update.kind);
+        let is_cut = shown.as_ref() != Some(&update.message);
+        let is_new = shown != message(&old.conditions, update.kind);
+        if is_cut && is_new && !texts.contains(&update.message) {
+            texts.push(update.message);
+        }
+    }
+    texts
 }
 
-fn message(found: &StatusInputs<'_>, phase: &str) -> String {
+fn full_message(status: &RedisClusterStatus, found: &StatusInputs<'_>) -> String {
+    message(found, status.phase.as_deref().unwrap_or_default()).join("; ")
+}
+
+fn message(found: &StatusInputs<'_>, phase: &str) -> Vec<String> {
     if phase == "Paused" {
-        return "spec.paused is true: nothing is changed".to_owned();
+        return vec!["spec.paused is true: nothing is changed".to_owned()];
     }
     if let Some(refused) = found.refused() {
-        return refused.message.clone();
+        return vec![refused.message.clone()];
     }
     if found.is_healthy() {
         let (shards, replicas) = (found.shape.shards, found.shape.replicas);
-        return match replicas {
+        return vec![match replicas {
             1 => format!("{shards} shards with a replica each serve all slots"),
             _ => format!("{shards} shards with {replicas} replicas each serve all slots"),
-        };
+        }];
     }
-    failure_sentence(found)
+    failure_sentences(found)
 }
 
-/// What is wrong, in a sentence: what the user has to know first.
+/// What is wrong, within the limit of a message: what the user has to know first.
 fn failure_sentence(found: &StatusInputs<'_>) -> String {
+    list(&failure_sentences(found))
+}
+
+fn failure_sentences(found: &StatusInputs<'_>) -> Vec<String> {
     let urgent = found
         .plan
         .blockers
         .iter()
         .find(|blocker| !blocker.clears_itself());
     if let Some(blocker) = urgent.or(found.plan.blockers.first()) {
-        return blocker.to_string();
+        return blocker.sentences();
     }
     let problems = &found.assessment.problems;
     let general = problems.iter().filter(|one| one.pod().is_none());
@@ -271,9 +297,9 @@ fn failure_sentence(found: &StatusInputs<'_>) -> String {
     sentences.extend(grouped(of_pods));
     if sentences.is_empty() {
         let next = found.plan.steps.first();
-        return next.map_or_else(String::new, |step| step.reason.clone());
+        sentences.extend(next.map(|step| step.reason.clone()));
     }
-    sentences.join("; ")
+    sentences
 }
 
 #[cfg(test)]

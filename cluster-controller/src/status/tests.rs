@@ -20,6 +20,7 @@ use common::{
         conditions::find,
         kstatus::{self, Kstatus},
     },
+    sentence::LIMIT,
 };
 use crds::ANNOTATION_RESTART_HASH;
 use k8s_openapi::{
@@ -164,6 +165,18 @@ fn look(
     failed: Option<&Failure>,
     blocker: Option<Blocker>,
 ) -> (RedisClusterStatus, Duration) {
+    let (status, again, _) = explain(object, observed, second, failed, blocker);
+    (status, again)
+}
+
+/// As [`look`], with what is logged.
+fn explain(
+    object: &RedisCluster,
+    observed: &Observed,
+    second: i64,
+    failed: Option<&Failure>,
+    blocker: Option<Blocker>,
+) -> (RedisClusterStatus, Duration, Vec<String>) {
     let now = Timestamp::from_second(second).unwrap();
     let shape = shape(object).unwrap();
     let validated = validate(object, None, now);
@@ -195,7 +208,8 @@ fn look(
         Some(failure) => requeue::failed(failure.reason, &status, &found, now),
         None => requeue::outcome(&status, &found, now),
     };
-    (status, outcome.again.unwrap())
+    let texts = new_texts(object, &status, &found);
+    (status, outcome.again.unwrap(), texts)
 }
 
 fn hash(object: &RedisCluster) -> String {
@@ -209,7 +223,7 @@ fn condition_of(status: &RedisClusterStatus, kind: &str) -> (String, String) {
 }
 
 #[test]
-fn a_whole_cluster_is_ready_and_a_second_look_changes_nothing() {
+fn a_healthy_cluster_is_ready_and_its_status_stays() {
     let mut object = example();
     let observed = observed(&hash(&object));
     let status = status_of(&object, &observed, 10);
@@ -319,6 +333,73 @@ fn outdated_pods_are_named_with_the_cure() {
     assert_eq!(status.phase.as_deref(), Some("Ready"));
 }
 
+/// A scheduler names the cause of every Kubernetes node.
+#[test]
+fn the_cure_survives_many_pods_and_long_causes() {
+    let object = example();
+    let mut observed = observed("older");
+    for index in 6..12 {
+        let pod = observed.pods["shop-0-0"].clone();
+        let name = format!("shop-{}-{}", index / 2, index % 2);
+        observed.pods.insert(name, pod);
+    }
+    let status = status_of(&object, &observed, 10);
+    let outdated = &find(&status.conditions, "UpToDate").unwrap().message;
+    assert!(
+        outdated.starts_with("12 pods (shop-0-0, shop-0-1, …)"),
+        "{outdated}"
+    );
+    assert!(
+        outdated.ends_with("each when the cluster is Ready again"),
+        "{outdated}"
+    );
+    let cure = "make room for it, or correct the resources and the storage";
+    let cause = "0/12 nodes are available: ".to_owned() + &"1 node(s) were away, ".repeat(13);
+    assert!(cause.len() > 290, "{}", cause.len());
+    let why = format!("not scheduled: {cause}; {cure}");
+    for member in &mut observed.members {
+        member.answer = Answer::Absent(why.clone());
+    }
+    let status = status_of(&object, &observed, 10);
+    for condition in &status.conditions {
+        let message = &condition.message;
+        assert!(message.chars().count() <= LIMIT, "{message}");
+    }
+    for message in [
+        status.message.as_ref().unwrap(),
+        &find(&status.conditions, "Ready").unwrap().message,
+    ] {
+        assert!(
+            message.contains("6 pods (shop-0-0, shop-0-1, …): not scheduled: 0/12"),
+            "{message}"
+        );
+        assert!(message.contains(cure), "{message}");
+    }
+}
+
+/// Six pods whose image cannot be pulled: one sentence with their names; the log has all of it, once.
+#[test]
+fn one_cause_of_six_pods_is_one_short_sentence() {
+    let mut object = example();
+    let mut observed = observed(&hash(&object));
+    let cause = "x".repeat(400);
+    for member in &mut observed.members {
+        member.answer = Answer::Absent(format!("cannot pull image {cause}; correct spec.image"));
+    }
+    let (status, _, texts) = explain(&object, &observed, 10, None, None);
+    let message = status.message.clone().unwrap();
+    assert_eq!(message.chars().count(), LIMIT, "{message}");
+    assert_eq!(message.matches("cannot pull").count(), 1, "{message}");
+    let object_and_cause = "6 pods (shop-0-0, shop-0-1, …): cannot pull image ";
+    assert!(message.contains(object_and_cause), "{message}");
+    assert!(message.ends_with("xxx…; correct spec.image"), "{message}");
+    let full = format!("{object_and_cause}{cause}; correct spec.image");
+    assert!(texts.iter().any(|text| text.ends_with(&full)), "{texts:?}");
+    object.status = Some(status);
+    let (_, _, texts) = explain(&object, &observed, 20, None, None);
+    assert!(texts.is_empty(), "{texts:?}");
+}
+
 #[test]
 fn a_spec_that_cannot_be_acted_upon_is_said_so() {
     let object = example();
@@ -341,17 +422,17 @@ fn a_wrong_edit_hides_nothing_of_the_nodes() {
     object.spec.image = None;
     object.spec.version = Some("redis-9".into());
     object.metadata.generation = Some(2);
-    let whole = status_of(&object, &observed, 20);
+    let wrong = status_of(&object, &observed, 20);
     let refused = ("False".to_owned(), "VersionNotFound".to_owned());
-    assert_eq!(condition_of(&whole, "Ready"), refused);
-    assert_eq!(condition_of(&whole, "Progressing"), refused);
-    assert_eq!(condition_of(&whole, "Available").0, "True");
-    assert_eq!(condition_of(&whole, "UpToDate").0, "Unknown");
-    assert_eq!(whole.phase.as_deref(), Some("Degraded"));
-    assert_eq!(whole.observed_generation, Some(2));
-    assert!(whole.message.unwrap().contains("redis-9"));
+    assert_eq!(condition_of(&wrong, "Ready"), refused);
+    assert_eq!(condition_of(&wrong, "Progressing"), refused);
+    assert_eq!(condition_of(&wrong, "Available").0, "True");
+    assert_eq!(condition_of(&wrong, "UpToDate").0, "Unknown");
+    assert_eq!(wrong.phase.as_deref(), Some("Degraded"));
+    assert_eq!(wrong.observed_generation, Some(2));
+    assert!(wrong.message.unwrap().contains("redis-9"));
     let image = object.status.as_ref().unwrap().version.image.clone();
-    assert_eq!(whole.version.image, image);
+    assert_eq!(wrong.version.image, image);
     lose(&mut observed, &[2]);
     let down = status_of(&object, &observed, 30);
     assert_eq!(down.phase.as_deref(), Some("Down"));

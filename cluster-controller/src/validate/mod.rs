@@ -43,7 +43,7 @@ pub struct ValidatedCluster {
     pub shape: Shape,
     /// The reference by which children belong to it.
     pub owner: OwnerReference,
-    /// The server.
+    /// The image of every pod, and what it should contain.
     pub server: Server,
     /// The volume of every node; none: memory only.
     pub storage: Option<Volume>,
@@ -103,9 +103,9 @@ pub enum InvalidSpec {
     /// The schema has been bypassed.
     #[error("{field} is {value}: it must be {bounds}")]
     OutOfBounds {
-        /// The field.
+        /// Name of the field below `spec`.
         field: &'static str,
-        /// Its value.
+        /// What the spec says.
         value: i32,
         /// What is allowed.
         bounds: &'static str,

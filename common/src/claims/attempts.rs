@@ -1,6 +1,7 @@
 //! Which attempts are lost, which units get another one and when. Pure.
 
 use super::unit::{Stage, Unit};
+use crate::sentence::{list, names};
 use std::{
     collections::{BTreeMap, BTreeSet},
     time::Duration,
@@ -28,16 +29,52 @@ pub struct LostUnit {
     pub error: String,
 }
 
-/// Which units are tried again, and why. Equal causes are named once.
-pub fn retry_message(units: &str, lost: &[LostUnit]) -> String {
-    let causes: BTreeSet<&str> = lost.iter().map(|unit| unit.error.as_str()).collect();
-    let causes: Vec<_> = causes.into_iter().collect();
-    let positions: Vec<_> = lost.iter().map(|unit| unit.position.to_string()).collect();
-    format!(
-        "{units} {} are tried again: {}",
-        positions.join(", "),
-        causes.join("; ")
-    )
+/// Which units are tried again, and why, within the limit of a message. `failed`: each unit's number and error. Units whose errors
+/// differ only in the key of the object share a sentence.
+pub fn retry_message<'a>(
+    noun: &str,
+    failed: impl IntoIterator<Item = (String, &'a str)>,
+) -> String {
+    let mut groups: Vec<(String, Vec<(String, &str)>)> = Vec::new();
+    for (number, error) in failed {
+        let cause = without_keys(error);
+        match groups.iter_mut().find(|(known, _)| *known == cause) {
+            Some((_, units)) => units.push((number, error)),
+            None => groups.push((cause, vec![(number, error)])),
+        }
+    }
+    let sentences: Vec<String> = groups
+        .iter()
+        .map(|(cause, units)| {
+            let numbers: Vec<&str> = units.iter().map(|(number, _)| number.as_str()).collect();
+            let mut errors = units.iter().map(|(_, error)| *error);
+            let first = errors.next().unwrap_or_default();
+            let error = if errors.all(|error| error == first) {
+                first
+            } else {
+                cause
+            };
+            let verb = if units.len() == 1 { "is" } else { "are" };
+            format!("{} {verb} tried again: {error}", names(noun, &numbers))
+        })
+        .collect();
+    list(&sentences)
+}
+
+/// The error with `s3://bucket/…` for every object: each unit has its own.
+fn without_keys(error: &str) -> String {
+    let words: Vec<String> = error
+        .split(' ')
+        .map(|word| {
+            let path = word.split_once("s3://");
+            let bucket = path.and_then(|(before, path)| Some((before, path.split_once('/')?.0)));
+            match bucket {
+                Some((before, bucket)) => format!("{before}s3://{bucket}/…"),
+                None => word.to_owned(),
+            }
+        })
+        .collect();
+    words.join(" ")
 }
 
 impl AttemptFacts {
@@ -100,20 +137,51 @@ pub fn delay(attempt: i32) -> Duration {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::sentence::LIMIT;
 
     #[test]
     fn equal_causes_of_a_retry_are_named_once() {
-        let lost = |position, error: &str| LostUnit {
-            position,
-            worker: "w".into(),
-            attempt: 1,
-            error: error.into(),
-        };
-        let message = retry_message(
-            "shards",
-            &[lost(0, "timeout"), lost(2, "lost"), lost(3, "timeout")],
+        let failed = [(0, "timeout"), (2, "lost"), (3, "timeout"), (5, "timeout")];
+        let failed = failed.map(|(number, error)| (number.to_string(), error));
+        assert_eq!(
+            retry_message("shard", failed),
+            "3 shards (0, 3, …) are tried again: timeout; shard 2 is tried again: lost"
         );
-        assert_eq!(message, "shards 0, 2, 3 are tried again: lost; timeout");
+    }
+
+    /// Each unit's error names its own object.
+    #[test]
+    fn a_dead_store_is_one_sentence_for_all_units() {
+        let error = |number: usize| {
+            format!(
+                "cannot upload a part of s3://backups/team/shop/20260101t000000z-5a28832d/shard-{number}.rdb at http://store:9000: \
+                 the store cannot be reached or broke the connection (connection refused): check the endpoint, DNS and network policies"
+            )
+        };
+        let errors: Vec<String> = (0..500).map(error).collect();
+        let numbered = |count| {
+            let errors = errors.iter().take(count).enumerate();
+            errors.map(|(number, error)| (number.to_string(), error.as_str()))
+        };
+        let message = retry_message("shard", numbered(500));
+        assert_eq!(
+            message,
+            "500 shards (0, 1, …) are tried again: cannot upload a part of s3://backups/… at http://store:9000: the store \
+             cannot be reached or broke the connection (connection refused): check the endpoint, DNS and network policies"
+        );
+        // One alone names its object.
+        let message = retry_message("shard", numbered(1));
+        assert!(message.contains("shop/2026"), "{message}");
+        assert!(message.chars().count() <= LIMIT, "{message}");
+        // Causes that have nothing in common are counted.
+        let various: Vec<String> = (0..50).map(|number| format!("cause {number}")).collect();
+        let various = various.iter().enumerate();
+        let message = retry_message(
+            "object",
+            various.map(|(number, error)| (number.to_string(), error.as_str())),
+        );
+        assert!(message.chars().count() <= LIMIT, "{message}");
+        assert!(message.ends_with(" more"), "{message}");
     }
 
     fn unit(worker: &str, attempt: i32, stage: Stage) -> Unit<'_> {

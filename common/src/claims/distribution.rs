@@ -191,7 +191,7 @@ mod tests {
     }
 
     #[test]
-    fn a_permit_is_wanted_for_free_units_and_own_open_ones() {
+    fn free_units_and_own_open_ones_want_a_permit() {
         let wants = |worker, state| wants_permit::<Units>(&object(&[(worker, 1, state)]), "a");
         assert!(wants("", "Pending") && wants("a", "Pending"));
         assert!(!wants("b", "Pending") && !wants("", "Loaded") && !wants("a", "Failed"));

@@ -24,7 +24,7 @@ pub enum End<D> {
 
 /// The work on one unit, as far as its reports go.
 pub trait Work: Send + 'static {
-    /// Its result.
+    /// What the work reports when all of it is done.
     type Done: Send;
 
     /// The fields to report now: how far it is, and how it ended if it has.

@@ -24,7 +24,7 @@ pub struct ClaimPath {
 /// The claim of a replica on a unit.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Claim {
-    /// The unit.
+    /// Where the unit stands in the status.
     pub path: ClaimPath,
     /// Name of the replica; empty: the unit is free.
     pub worker: String,

@@ -7,7 +7,7 @@ use std::{
 };
 use tokio::sync::Notify;
 
-/// The bounds.
+/// Most permits at the same time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Quota {
     /// At the same time, over all namespaces.

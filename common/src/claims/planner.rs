@@ -406,6 +406,14 @@ impl<P: Planning> Planner<P> {
             .warning(&regarding, reason, action, note);
     }
 
+    /// Logs the message of a status in full, where the status shows it shortened.
+    pub fn log_message(&self, object: &ObjectOf<P>, full: Option<String>) {
+        if let Some(message) = full {
+            let (namespace, name) = (object.namespace(), object.name_any());
+            tracing::info!(namespace, name, message, "status changed");
+        }
+    }
+
     /// The API of the objects of the same namespace.
     pub fn api(&self, object: &ObjectOf<P>) -> Api<ObjectOf<P>> {
         let namespace = object.namespace().unwrap_or_default();

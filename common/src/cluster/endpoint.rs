@@ -14,7 +14,7 @@ use std::{collections::BTreeSet, fmt, net::SocketAddr, sync::Arc, time::Duration
 pub struct NodeCredentials {
     /// Name of the ACL user.
     pub username: String,
-    /// Its password.
+    /// Sent in AUTH; never logged.
     pub password: SecretString,
 }
 

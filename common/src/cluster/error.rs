@@ -14,15 +14,15 @@ pub enum NodeError {
     /// No connection, or it broke before the first command.
     #[error("cannot connect to {address}: {source}")]
     Connect {
-        /// The node.
+        /// Where the connection was tried.
         address: SocketAddr,
-        /// Why.
+        /// What the operating system reports.
         source: io::Error,
     },
     /// The connection was not ready in time.
     #[error("cannot connect to {address}: it did not {step} within {} ms", after.as_millis())]
     ConnectTimeout {
-        /// The node.
+        /// Where the connection was tried.
         address: SocketAddr,
         /// What it did not do.
         step: &'static str,
@@ -32,7 +32,7 @@ pub enum NodeError {
     /// The server wants other credentials.
     #[error("{address} {}", unauthenticated(username.as_deref(), code))]
     Unauthenticated {
-        /// The node.
+        /// Where the node listens.
         address: SocketAddr,
         /// The user whose credentials were given.
         username: Option<String>,
@@ -44,19 +44,19 @@ pub enum NodeError {
         "node {found} answers at {address} instead of {expected}: the address has changed hands, read the topology again"
     )]
     WrongNode {
-        /// The address.
+        /// Where another node was expected.
         address: SocketAddr,
         /// Who was expected.
         expected: ExpectedIdentity,
-        /// Who answers.
+        /// Node id of the one that answers.
         found: NodeId,
     },
     /// No Redis server listens there.
     #[error("{command} on {address}: {source}; is it a Redis server?")]
     NotRedis {
-        /// The node.
+        /// Where the connection was made.
         address: SocketAddr,
-        /// The command.
+        /// The command that was sent, without its arguments.
         command: &'static str,
         /// What was wrong.
         source: RespError,
@@ -64,27 +64,27 @@ pub enum NodeError {
     /// No answer in time, or the connection broke.
     #[error("{command} on {address} got no answer: {source}")]
     Lost {
-        /// The node.
+        /// Where the node listens.
         address: SocketAddr,
-        /// The command.
+        /// The command that was sent, without its arguments.
         command: &'static str,
-        /// Why.
+        /// A timeout, or how the connection broke.
         source: RedisError,
     },
     /// The node is still loading its data.
     #[error("{command} on {address}: the node is still loading its data")]
     Loading {
-        /// The node.
+        /// Where the node listens.
         address: SocketAddr,
-        /// The command.
+        /// The command that was sent, without its arguments.
         command: &'static str,
     },
     /// The node refused.
     #[error("{command} on {address} was refused: {source}")]
     Refused {
-        /// The node.
+        /// Where the node listens.
         address: SocketAddr,
-        /// The command.
+        /// The command that was sent, without its arguments.
         command: &'static str,
         /// What it said.
         source: RedisError,
@@ -92,9 +92,9 @@ pub enum NodeError {
     /// The answer has an unexpected form.
     #[error("{command} on {address} got an answer of an unexpected form: {source}")]
     Malformed {
-        /// The node.
+        /// Where the node listens.
         address: SocketAddr,
-        /// The command.
+        /// The command that was sent, without its arguments.
         command: &'static str,
         /// What was wrong.
         source: RedisError,
@@ -102,7 +102,7 @@ pub enum NodeError {
     /// The answer about the topology could not be understood.
     #[error("{address}: {source}")]
     Topology {
-        /// The node.
+        /// Where the node listens.
         address: SocketAddr,
         /// What was wrong.
         source: TopologyError,

@@ -129,7 +129,7 @@ pub enum RespError {
     /// The reply is longer than the limit.
     #[error("the server's reply is longer than {limit} bytes")]
     TooLong {
-        /// The limit.
+        /// Most bytes that are taken.
         limit: usize,
     },
 }
@@ -409,7 +409,7 @@ mod tests {
             }
 
             #[test]
-            fn replies_come_out_as_they_went_in_however_they_are_cut(
+            fn replies_come_out_intact_however_they_are_cut(
                 models in prop::collection::vec(model(), 1..8),
                 sizes in prop::collection::vec(1usize..60, 1..20),
             ) {

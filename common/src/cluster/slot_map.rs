@@ -41,19 +41,19 @@ pub enum NotSettled {
     /// Slots without a primary that answers.
     #[error("slots {slots} have no primary that answers: waiting until all 16384 slots are served")]
     Uncovered {
-        /// The slots.
+        /// Ranges, separated by commas.
         slots: String,
     },
     /// Two primaries claim a slot.
     #[error("two primaries claim slots {slots}: waiting until they agree")]
     Overlap {
-        /// The slots.
+        /// Ranges that two primaries claim.
         slots: String,
     },
     /// A node has another map.
     #[error("node {node} sees another slot map than the primaries: waiting until all nodes agree")]
     Disagree {
-        /// The node.
+        /// The first characters of the id of the node whose view differs.
         node: String,
     },
     /// No node can be asked.

@@ -178,9 +178,9 @@ pub enum OpenSlotKind {
 /// A slot that is being moved; only the node concerned shows it, in its own view.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct OpenSlot {
-    /// The slot.
+    /// The slot that is open.
     pub slot: Slot,
-    /// Which way.
+    /// Whether the slot leaves this node or comes to it.
     pub kind: OpenSlotKind,
     /// The other node.
     pub peer: NodeId,

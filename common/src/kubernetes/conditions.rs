@@ -1,5 +1,6 @@
 //! Conditions: a pure merge that keeps old transition times.
 
+use crate::sentence::shortened;
 use k8s_openapi::{
     apimachinery::pkg::apis::meta::v1::{Condition, Time},
     jiff::Timestamp,
@@ -14,7 +15,7 @@ pub struct ConditionUpdate {
     pub holds: Option<bool>,
     /// CamelCase.
     pub reason: &'static str,
-    /// A sentence for people.
+    /// A sentence for people, however long: [`merge`] shortens it.
     pub message: String,
 }
 
@@ -59,7 +60,8 @@ impl ConditionUpdate {
 }
 
 /// Merges updates into a list: a known type keeps its place, and its transition time while its status stays; a new type
-/// is appended; a type without a update stays as it is. Equal updates give an equal list, so nothing is written.
+/// is appended; a type without an update stays as it is. Equal updates give an equal list, so nothing is written. Messages are kept
+/// within the limit of [`crate::sentence`].
 pub fn merge(
     old: &[Condition],
     updates: &[ConditionUpdate],
@@ -77,7 +79,7 @@ pub fn merge(
             type_: update.kind.to_string(),
             status: update.status().to_string(),
             reason: update.reason.to_string(),
-            message: update.message.clone(),
+            message: shortened(&update.message),
             observed_generation: generation,
             last_transition_time: since,
         };
@@ -141,6 +143,17 @@ mod tests {
         ];
         let first = merge(&[], &updates, Some(4), at(10));
         assert_eq!(merge(&first, &updates, Some(4), at(99)), first);
+    }
+
+    #[test]
+    fn a_long_message_is_shortened_and_keeps_its_cure() {
+        let message = format!("pod shop-0-0: {}; make room for it", "x".repeat(300));
+        let update = ConditionUpdate::no("Ready", "NotHealthy", message);
+        let merged = merge(&[], &[update.clone()], Some(1), at(10));
+        let shown = &merged[0].message;
+        assert!(shown.chars().count() <= crate::sentence::LIMIT, "{shown}");
+        assert!(shown.ends_with("; make room for it"), "{shown}");
+        assert_eq!(merge(&merged, &[update], Some(1), at(20)), merged);
     }
 
     #[test]

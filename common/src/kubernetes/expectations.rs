@@ -305,7 +305,7 @@ mod tests {
     }
 
     #[test]
-    fn the_object_in_hand_may_be_older_than_our_own_write() {
+    fn the_object_in_hand_may_be_older_than_our_write() {
         let expectations = Expectations::new();
         let old = object("cache", "u", 10);
         expectations.wrote(&OwnerKey::of(&old), &object("cache", "u", 12));

@@ -45,7 +45,7 @@ mod tests {
     }
 
     #[test]
-    fn the_address_of_a_pod_that_runs_no_more_is_not_its_own() {
+    fn a_pod_that_has_ended_has_no_address() {
         let terminating = json!({"deletionTimestamp": "2026-01-01T10:00:00Z"});
         let stays = json!({});
         let running = json!([{"name": CONTAINER, "image": "", "imageID": "", "ready": false, "restartCount": 1,

@@ -88,7 +88,7 @@ where
 
 /// A status with conditions.
 pub trait HasConditions {
-    /// They.
+    /// All conditions, those of other controllers included.
     fn conditions(&self) -> &[Condition];
 }
 

@@ -4,7 +4,7 @@ use crate::cluster::slots::{SLOT_COUNT, Slot};
 
 /// What is known of one slot's keys.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct SlotCount {
+pub struct SlotTally {
     /// Number of keys.
     pub keys: u64,
     /// Number of those that expire.
@@ -13,7 +13,7 @@ pub struct SlotCount {
     pub first_expiry_ms: Option<i64>,
 }
 
-impl SlotCount {
+impl SlotTally {
     fn add(&mut self, other: Self) {
         self.keys = self.keys.saturating_add(other.keys);
         self.expires = self.expires.saturating_add(other.expires);
@@ -27,7 +27,7 @@ impl SlotCount {
 /// Counts of all slots: a fixed table, whatever the number of keys.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SlotCounts {
-    slots: Box<[SlotCount]>,
+    slots: Box<[SlotTally]>,
 }
 
 impl Default for SlotCounts {
@@ -40,7 +40,7 @@ impl SlotCounts {
     /// No keys.
     pub fn new() -> Self {
         Self {
-            slots: vec![SlotCount::default(); usize::from(SLOT_COUNT)].into_boxed_slice(),
+            slots: vec![SlotTally::default(); usize::from(SLOT_COUNT)].into_boxed_slice(),
         }
     }
 
@@ -49,7 +49,7 @@ impl SlotCounts {
         let slot = Slot::of_key(key);
         self.add_count(
             slot,
-            SlotCount {
+            SlotTally {
                 keys: 1,
                 expires: u64::from(expire_ms.is_some()),
                 first_expiry_ms: expire_ms,
@@ -59,7 +59,7 @@ impl SlotCounts {
     }
 
     /// Adds what was counted of a slot elsewhere.
-    pub fn add_count(&mut self, slot: Slot, count: SlotCount) {
+    pub fn add_count(&mut self, slot: Slot, count: SlotTally) {
         if let Some(mine) = self.slots.get_mut(slot.index()) {
             mine.add(count);
         }
@@ -73,22 +73,22 @@ impl SlotCounts {
     }
 
     /// One slot.
-    pub fn get(&self, slot: Slot) -> SlotCount {
+    pub fn get(&self, slot: Slot) -> SlotTally {
         self.slots.get(slot.index()).copied().unwrap_or_default()
     }
 
     /// The slots that hold keys, in ascending order.
-    pub fn occupied(&self) -> impl Iterator<Item = (Slot, SlotCount)> + '_ {
+    pub fn occupied(&self) -> impl Iterator<Item = (Slot, SlotTally)> + '_ {
         Slot::all()
             .zip(self.slots.iter().copied())
             .filter(|(_, count)| count.keys > 0)
     }
 
     /// All slots together.
-    pub fn total(&self) -> SlotCount {
+    pub fn total(&self) -> SlotTally {
         self.slots
             .iter()
-            .fold(SlotCount::default(), |mut total, count| {
+            .fold(SlotTally::default(), |mut total, count| {
                 total.add(*count);
                 total
             })
@@ -115,7 +115,7 @@ mod tests {
             [
                 (
                     5061,
-                    SlotCount {
+                    SlotTally {
                         keys: 1,
                         expires: 0,
                         first_expiry_ms: None
@@ -123,7 +123,7 @@ mod tests {
                 ),
                 (
                     12182,
-                    SlotCount {
+                    SlotTally {
                         keys: 3,
                         expires: 2,
                         first_expiry_ms: Some(1000)
@@ -133,12 +133,12 @@ mod tests {
         );
         assert_eq!(
             one.total(),
-            SlotCount {
+            SlotTally {
                 keys: 4,
                 expires: 2,
                 first_expiry_ms: Some(1000)
             }
         );
-        assert_eq!(one.get(Slot::MIN), SlotCount::default());
+        assert_eq!(one.get(Slot::MIN), SlotTally::default());
     }
 }

@@ -101,7 +101,7 @@ proptest! {
     }
 
     #[test]
-    fn damage_ends_in_an_error_or_in_other_events_but_never_in_a_panic(
+    fn damaged_bytes_never_panic_the_reader(
         (mut bytes, _) in stream(),
         damage in prop::collection::vec(any::<(prop::sample::Index, u8)>(), 1..8),
         size in 1usize..200,

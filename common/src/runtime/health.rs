@@ -266,7 +266,7 @@ mod tests {
     }
 
     #[test]
-    fn ready_when_every_gate_is_open_and_the_end_has_not_come() {
+    fn ready_with_every_gate_open_until_the_end() {
         let health = Health::default();
         let now = Instant::now();
         let (pods, sets) = (health.gate("pods"), health.gate("sets"));
@@ -280,7 +280,7 @@ mod tests {
     }
 
     #[test]
-    fn a_watch_dead_for_a_minute_closes_readiness_until_it_recovers() {
+    fn a_watch_dead_for_a_minute_closes_readiness() {
         let health = Health::default();
         let watch = health.watch("Pod");
         let begun = Instant::now();

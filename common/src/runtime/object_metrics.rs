@@ -17,7 +17,7 @@ pub struct ObjectGauge {
 /// What a gauge shows of one object.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Sample {
-    /// Which gauge.
+    /// The gauge that it belongs to.
     pub gauge: ObjectGauge,
     /// `namespace`, `name` and what else tells objects apart.
     pub labels: Vec<(&'static str, String)>,

@@ -85,7 +85,7 @@ pub enum RunError {
     Listen {
         /// As given.
         address: SocketAddr,
-        /// Why.
+        /// What the operating system reports.
         source: std::io::Error,
     },
     /// The program said why.

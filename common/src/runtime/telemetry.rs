@@ -11,7 +11,7 @@ pub enum TelemetryError {
     Filter {
         /// As given.
         filter: String,
-        /// Why.
+        /// Where the filter cannot be read.
         source: tracing_subscriber::filter::ParseError,
     },
     /// Logging was set up before.

@@ -41,7 +41,7 @@ impl Compression {
     }
 
     /// What a custom resource asks for; levels outside 1 to 9 are moved to the nearest.
-    pub fn from_spec(spec: &crds::Compression) -> Self {
+    pub fn from_spec(spec: &crds::BackupCompression) -> Self {
         match spec.kind {
             crds::CompressionType::None => Self::None,
             crds::CompressionType::Gzip => Self::Gzip {

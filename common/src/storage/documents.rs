@@ -84,7 +84,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_later_format_is_refused_by_number_not_by_its_fields() {
+    fn a_later_format_is_refused_by_its_number() {
         let result = parse_manifest(br#"{"schema": 2, "somethingNew": []}"#);
         assert!(matches!(
             result,

@@ -35,7 +35,7 @@ pub enum StorageError {
     #[error(transparent)]
     Location(#[from] LocationError),
     /// A request failed.
-    #[error("cannot {operation} {path}: {}{}", cause.explain(*operation), remark(detail))]
+    #[error("cannot {operation} {path}: {}", explained(*cause, *operation, detail))]
     Request {
         /// What was asked for.
         operation: S3Operation,
@@ -52,7 +52,7 @@ pub enum StorageError {
         waited.as_secs()
     )]
     Stalled {
-        /// The object.
+        /// The object that is uploaded.
         path: Box<S3Path>,
         /// How long it waited.
         waited: Duration,
@@ -64,7 +64,7 @@ pub enum StorageError {
         "cannot upload {path}: it needs more than 10,000 parts of {part_size} bytes; set a larger part size"
     )]
     TooManyParts {
-        /// The object.
+        /// The object that is uploaded.
         path: Box<S3Path>,
         /// Size of one part in bytes.
         part_size: usize,
@@ -74,7 +74,7 @@ pub enum StorageError {
         "block {block} of {path} is damaged: {what}; the backup cannot be trusted, use another one"
     )]
     DamagedBlock {
-        /// The object.
+        /// The object that holds the block.
         path: Box<S3Path>,
         /// Number of the block, from 0.
         block: usize,
@@ -84,7 +84,7 @@ pub enum StorageError {
     /// A document cannot be parsed.
     #[error("{path} is damaged: {what}; the backup cannot be trusted, use another one")]
     DamagedDocument {
-        /// The document.
+        /// The object that holds the document.
         path: Box<S3Path>,
         /// What is wrong with it.
         what: String,
@@ -100,10 +100,13 @@ pub enum StorageError {
     Codec(#[from] CodecError),
 }
 
-fn remark(detail: &str) -> String {
-    match detail {
-        "" => String::new(),
-        detail => format!(" ({detail})"),
+/// The cause with the detail beside it, then the cure: a message that is too long loses what stands before the cure.
+fn explained(cause: S3Cause, operation: S3Operation, detail: &str) -> String {
+    let text = cause.explain(operation);
+    match text.split_once(": ") {
+        _ if detail.is_empty() => text.into_owned(),
+        Some((cause, cure)) => format!("{cause} ({detail}): {cure}"),
+        None => format!("{text} ({detail})"),
     }
 }
 
@@ -187,5 +190,32 @@ mod tests {
         );
         let other = refusal(S3Operation::Delete, S3Cause::NoSuchBucket);
         assert!(!other.contains("s3:Delete"), "{other}");
+    }
+
+    /// What a store says may be long; a status shows 256 characters.
+    #[test]
+    fn the_cure_survives_the_limit_of_a_message() {
+        let error = StorageError::Request {
+            operation: S3Operation::UploadPart,
+            path: Box::new(S3Path {
+                bucket: "backups".to_owned(),
+                key: "team/shop/20260101t000000z-5a28832d/shard-0000.rdb".to_owned(),
+                endpoint: Some("https://store.example.com".to_owned()),
+            }),
+            cause: S3Cause::WrongSecret,
+            detail: format!("SignatureDoesNotMatch: {}", "as computed. ".repeat(20)),
+        };
+        let shown = crate::sentence::shortened(&error.to_string());
+        assert!(shown.starts_with("cannot "), "{shown}");
+        assert!(shown.contains("s3://backups/team"), "{shown}");
+        assert!(
+            shown.ends_with("correct secretAccessKey in the credentials Secret"),
+            "{shown}"
+        );
+        let cause = S3Cause::ServerFault;
+        assert_eq!(
+            explained(cause, S3Operation::Read, "HTTP 503"),
+            "the store has an internal problem (HTTP 503)"
+        );
     }
 }

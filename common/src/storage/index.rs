@@ -44,9 +44,9 @@ pub struct ShardIndex {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(into = "WireCount", try_from = "WireCount")]
 pub struct SlotCount {
-    /// The slot.
+    /// Number of the slot, 0 to 16383.
     pub slot: Slot,
-    /// Its keys.
+    /// Keys in it, expiring ones included.
     pub keys: u64,
     /// Those of them that expire.
     pub expires: u64,

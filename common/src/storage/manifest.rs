@@ -60,7 +60,7 @@ pub struct ShardRecord {
     /// Id of the node that was the source.
     pub node_id: String,
     /// What that node was: `replica` or `primary`.
-    pub role: SourceRole,
+    pub role: CapturedRole,
     /// Slots of the shard.
     pub slots: Vec<SlotRange>,
     /// Name of the object, relative to the backup's root.
@@ -94,7 +94,7 @@ pub struct ShardRecord {
 /// What a source node was.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub enum SourceRole {
+pub enum CapturedRole {
     /// A replica of the shard.
     Replica,
     /// The shard's primary.
@@ -159,7 +159,7 @@ pub enum ManifestError {
     Name {
         /// Number of the shard.
         shard: u32,
-        /// The name.
+        /// The name as the manifest writes it.
         name: String,
     },
     /// Two shards hold the same slots.
@@ -167,13 +167,13 @@ pub enum ManifestError {
     Overlap {
         /// Number of the later shard.
         shard: u32,
-        /// The slots.
+        /// Ranges that two shards claim.
         slots: String,
     },
     /// Slots are in no shard.
     #[error("the backup is incomplete: slots {slots} are in none of its shards")]
     Missing {
-        /// The slots.
+        /// Ranges that no shard has.
         slots: String,
     },
     /// The totals are not the sums of the shards.
@@ -308,7 +308,7 @@ mod tests {
         ShardRecord {
             index,
             node_id: "07c37dfeb235213a872192d90877d0cd55635b91".to_owned(),
-            role: SourceRole::Replica,
+            role: CapturedRole::Replica,
             slots: slots.iter().map(|range| range.parse().unwrap()).collect(),
             object: format!("shard-{index:04}-a1.rdb.gz"),
             index_object: format!("shard-{index:04}-a1.json"),
@@ -453,18 +453,21 @@ mod tests {
 
     #[test]
     fn an_index_has_to_be_the_one_the_manifest_names() {
-        let (index, sum) = (index(), Sha256Digest::of(b"index"));
+        let (index, checksum) = (index(), Sha256Digest::of(b"index"));
         let record = ShardRecord {
             raw_bytes: index.raw_bytes,
             stored_bytes: index.stored_bytes,
             ..shard(0, &["0-16383"])
         };
-        record.check_index(&index, sum).unwrap();
+        record.check_index(&index, checksum).unwrap();
         assert!(record.check_index(&index, Sha256Digest::of(b"")).is_err());
         let refused = |change: fn(&mut ShardIndex)| {
             let mut index = index.clone();
             change(&mut index);
-            record.check_index(&index, sum).unwrap_err().to_string()
+            record
+                .check_index(&index, checksum)
+                .unwrap_err()
+                .to_string()
         };
         let other = refused(|index| index.shard = 1);
         assert!(other.contains("another object"), "{other}");

@@ -31,7 +31,7 @@ pub struct RawBlock {
     pub raw_offset: u64,
     /// The first record that begins in it.
     pub first_record: Option<FirstRecord>,
-    /// The bytes.
+    /// Content after decompression.
     pub bytes: Bytes,
 }
 

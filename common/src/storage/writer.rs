@@ -78,7 +78,7 @@ pub struct StoredObject {
     pub raw_bytes: u64,
     /// SHA-256 of the object.
     pub sha256: Sha256Digest,
-    /// Its blocks.
+    /// Length and SHA-256 of each block, in order.
     pub blocks: Vec<BlockEntry>,
 }
 

@@ -12,6 +12,7 @@ up() { # NODES
   trap 'failed_up $?' EXIT
   trap 'exit 130' INT
   trap 'exit 143' TERM
+  say "starting a Kubernetes of $nodes nodes: about 15 s"
   mkdir -p "$LOG"
   rm -rf "$STATE/failed-log"
   "$HERE/images" build pause busybox > /dev/null 9>&-
@@ -156,7 +157,7 @@ images_down() {
   exec 6>&-
 }
 
-# From whatever a whole, a failed or a killed `up` left.
+# From whatever a complete, a failed or a killed `up` left.
 cluster_down() {
   if [ "$(id -u)" = 0 ]; then
     processes_down

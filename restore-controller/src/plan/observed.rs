@@ -33,7 +33,7 @@ pub struct Observed {
 /// What has to be found out before the planner can go on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Question {
-    /// The RedisBackup.
+    /// The RedisBackup that the spec names, and whether it exists.
     Backup,
     /// The target RedisCluster.
     Cluster,
@@ -48,7 +48,7 @@ pub enum Question {
 /// A backup whose manifest and indexes were read and fit each other, and whose objects exist in full length.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Examined {
-    /// The bucket.
+    /// Where the objects of the backup are.
     pub storage: S3Location,
     /// Key of the manifest.
     pub manifest_key: String,

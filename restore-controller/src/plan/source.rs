@@ -11,7 +11,7 @@ use crds::{RedisBackup, RedisRestore, RedisRestoreStatus, S3Location};
 /// Where the manifest is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Origin {
-    /// The bucket.
+    /// Where the manifest is.
     pub storage: S3Location,
     /// What names the manifest below the location's prefix, or its whole key.
     pub manifest: ManifestName,

@@ -135,7 +135,7 @@ fn ready() -> Observed {
 /// The restore after a step has been written.
 fn apply(restore: &RedisRestore, step: &Step) -> RedisRestore {
     let mut next = restore.clone();
-    next.status = Some(status::after(restore, step, now()));
+    next.status = Some(status::after(restore, step, now()).0);
     next
 }
 

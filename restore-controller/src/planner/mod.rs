@@ -202,7 +202,8 @@ async fn write(
     restore: &RedisRestore,
     step: &Step,
 ) -> Result<RedisRestoreStatus, PlannerError> {
-    let wanted = status::after(restore, step, Timestamp::now());
+    let (wanted, full) = status::after(restore, step, Timestamp::now());
+    planner.log_message(restore, full);
     planner.write(restore, &wanted).await?;
     Ok(wanted)
 }
@@ -213,7 +214,8 @@ async fn show(
     restore: &RedisRestore,
     step: &Step,
 ) -> Result<Outcome, PlannerError> {
-    let wanted = status::after(restore, step, Timestamp::now());
+    let (wanted, full) = status::after(restore, step, Timestamp::now());
+    planner.log_message(restore, full);
     planner
         .write_progress(restore, &wanted, |status| &mut status.progress)
         .await

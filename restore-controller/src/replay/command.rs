@@ -15,7 +15,7 @@ pub const LONGEST_ARGUMENT: usize = 512 * 1024 * 1024;
 /// A key as the backup holds it.
 #[derive(Clone, Copy, Debug)]
 pub struct KeyRecord<'a> {
-    /// The key.
+    /// Name of the key, any bytes.
     pub key: &'a [u8],
     /// Type of the value.
     pub kind: ValueType,

@@ -23,7 +23,7 @@ pub enum ReplayError {
     Records {
         /// Index of the shard in the backup.
         shard: u32,
-        /// Why.
+        /// What the record reader refuses.
         source: RdbError,
     },
     /// The stream stops before its end.
@@ -39,11 +39,11 @@ pub enum ReplayError {
     TooLong {
         /// The key, escaped and shortened.
         key: String,
-        /// Its slot.
+        /// Slot of the key.
         slot: Slot,
         /// The block in which it starts.
         block: u64,
-        /// The limit.
+        /// Most bytes of one value.
         longest: ValueLimit,
     },
     /// A key in another database.
@@ -51,13 +51,13 @@ pub enum ReplayError {
         "the backup has keys in database {db}, but a cluster has only database 0: restore into a server that is no cluster"
     )]
     Database {
-        /// The database.
+        /// Number of the database, not 0.
         db: u32,
     },
     /// Data that RESTORE cannot carry.
     #[error("the backup holds {what}, which cannot be restored key by key")]
     Unsupported {
-        /// What.
+        /// The kind of data, for example modules.
         what: &'static str,
     },
     /// The target cannot be asked.
@@ -74,7 +74,7 @@ pub enum ReplayError {
         "node {node} has a function library {library:?} with other code than the backup: delete it there, or restore into a new cluster"
     )]
     FunctionConflict {
-        /// The node.
+        /// Where the primary listens.
         node: SocketAddr,
         /// Name of the library.
         library: String,
@@ -82,13 +82,13 @@ pub enum ReplayError {
     /// A node refuses a key for good.
     #[error("node {node} refuses a key of slot {slot} (block {block} of the backup): {refusal}")]
     Refused {
-        /// The node.
+        /// Where the primary listens.
         node: SocketAddr,
         /// The slot of the first key it refused.
         slot: Slot,
         /// The block that holds the key.
         block: u64,
-        /// Why.
+        /// What the primary says no to.
         refusal: Refusal,
     },
     /// No key could be written for too long.

@@ -8,9 +8,9 @@ use std::net::{IpAddr, SocketAddr};
 pub enum ReplyAction {
     /// The slot belongs to another node now. `None`: the node is named by something that is not an address.
     Moved {
-        /// The slot.
+        /// The slot that another node serves.
         slot: Slot,
-        /// Its primary.
+        /// Where its primary listens; none: the reply names no address.
         primary: Option<SocketAddr>,
     },
     /// The slot is being moved, and this key is to be written at its new place already.

@@ -259,7 +259,7 @@ mod tests {
     }
 
     #[test]
-    fn a_value_beyond_the_memory_limit_is_refused_with_its_key() {
+    fn a_value_beyond_the_limit_is_refused_with_its_key() {
         let stream = stream(&[(None, 5 << 20)]);
         let blocks = blocks(&stream, 1 << 20);
         let mut splitter = RecordSplitter::new(None, ValueLimit::within(Some(0), 1));

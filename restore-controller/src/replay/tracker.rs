@@ -145,7 +145,7 @@ mod tests {
     }
 
     #[test]
-    fn a_block_inside_one_long_record_is_done_with_the_block_before() {
+    fn a_block_inside_one_record_is_done_with_its_predecessor() {
         let mut tracker = ProgressTracker::resume(Progress::default());
         tracker.sent(0);
         assert!(!tracker.complete_before(3));

@@ -16,10 +16,10 @@ pub enum UnitReplayError {
     /// The API server.
     #[error(transparent)]
     Api(#[from] ApiError),
-    /// The bucket.
+    /// The bucket cannot be opened.
     #[error(transparent)]
     Access(#[from] AccessError),
-    /// The backup.
+    /// The backup cannot be read, or is not what was accepted.
     #[error(transparent)]
     Source(#[from] SourceError),
     /// The replay itself.

@@ -27,7 +27,7 @@ const LEAST_VALUE: u64 = 50;
 const PART: usize = 8 * 1024 * 1024;
 
 pub async fn run() -> Result<Vec<Row>> {
-    let server = servers::sole_owner().await?;
+    let server = servers::sole_primary().await?;
     servers::fill(&server).await?;
     let s3 = servers::s3()?;
     let store = s3.store().await?;

@@ -8,7 +8,7 @@ mod restore;
 mod servers;
 
 pub use report::{Goal, Measurement, Row, merge, table};
-pub use servers::sole_owner;
+pub use servers::sole_primary;
 
 use anyhow::{Result, bail};
 
@@ -49,13 +49,13 @@ impl Round {
 }
 
 /// The names of the cases, in the order they run.
-pub const CASES: [&str; 3] = ["backup-gzip", "restore-one-owner", "formation"];
+pub const CASES: [&str; 3] = ["backup-gzip", "restore-one-node", "formation"];
 
 /// Runs one case and answers a row for each of its rivals.
 pub async fn run(case: &str) -> Result<Vec<Row>> {
     match case {
         "backup-gzip" => backup::run().await,
-        "restore-one-owner" => restore::run().await,
+        "restore-one-node" => restore::run().await,
         "formation" => formation::run().await,
         other => bail!(
             "there is no case '{other}': choose one of {}",

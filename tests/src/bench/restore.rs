@@ -1,4 +1,4 @@
-//! `restore-one-owner`: data set J from S3 into one owner, against `redis-cli --pipe` of the same RESTORE commands.
+//! `restore-one-node`: data set J from S3 into one node, against `redis-cli --pipe` of the same RESTORE commands.
 
 use super::{
     backup,
@@ -24,7 +24,7 @@ use std::{
 use tokio::sync::watch;
 
 pub async fn run() -> Result<Vec<Row>> {
-    let source = servers::sole_owner().await?;
+    let source = servers::sole_primary().await?;
     servers::fill(&source).await?;
     let s3 = servers::s3()?;
     let store = s3.store().await?;
@@ -32,7 +32,7 @@ pub async fn run() -> Result<Vec<Row>> {
     let captured = backup::backup(&source, &store, &pool, 0).await?;
     let commands = Commands::write(&source).await?;
     drop(source);
-    let target = servers::sole_owner().await?;
+    let target = servers::sole_primary().await?;
     let request = ReplayRequest {
         key: captured.key,
         index: Arc::new(captured.document.index),
@@ -59,7 +59,7 @@ pub async fn run() -> Result<Vec<Row>> {
         }
     }
     Ok(vec![Row::new(
-        "restore-one-owner",
+        "restore-one-node",
         "keys/s",
         "redis-cli --pipe of the same RESTOREs",
         Goal::AtLeast(1.05),

@@ -10,7 +10,7 @@ use tokio::process::Command;
 pub const KEYS: u64 = 1_000_000;
 
 /// A server in cluster mode that owns every slot, without the wait before a diskless transfer.
-pub async fn sole_owner() -> Result<RedisServer> {
+pub async fn sole_primary() -> Result<RedisServer> {
     let options = [
         ("repl-diskless-sync-delay", "0"),
         ("save", ""),

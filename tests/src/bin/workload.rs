@@ -8,6 +8,7 @@ use tests::{
     client::ClusterClient,
     dataset::{self, Comparison},
     verify,
+    wait::within,
 };
 use tokio::time::{sleep, timeout};
 
@@ -104,15 +105,10 @@ fn report(comparison: &Comparison, how: &str) -> Result<()> {
 
 /// Connects; right after its pods became ready a Service needs a moment.
 async fn connect(address: &str) -> Result<ClusterClient> {
-    let deadline = Instant::now() + CONNECT;
-    loop {
-        match ClusterClient::connect(address).await {
-            Err(_) if Instant::now() < deadline => {
-                sleep(Duration::from_millis(200)).await;
-            }
-            connected => return connected,
-        }
-    }
+    within(CONNECT, "the cluster accepts connections", async || {
+        ClusterClient::connect(address).await.map(Some)
+    })
+    .await
 }
 
 /// Writes until the time is over or the key exists; what a server acknowledged has to be there at the end, with its value.

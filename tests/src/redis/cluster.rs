@@ -9,7 +9,7 @@ use common::cluster::{
 use crds::KnownNode;
 use futures::future::try_join_all;
 
-use super::{RedisServer, Sample};
+use super::{RedisServer, Sample, nothing_destroyed};
 use crate::wait::eventually;
 
 /// A formed cluster: its primaries first, then the replicas shard by shard.
@@ -45,9 +45,16 @@ impl TestCluster {
         &self.nodes
     }
 
-    /// Every node, to end and restart them.
-    pub fn nodes_mut(&mut self) -> &mut [RedisServer] {
-        &mut self.nodes
+    /// Kills a node. What it was sent is checked first: its count ends with it.
+    pub async fn kill(&mut self, index: usize) -> Result<()> {
+        let node = self.nodes.get_mut(index).context("no such node")?;
+        nothing_destroyed([&*node]).await?;
+        node.kill()
+    }
+
+    /// Fails if a node was sent a destructive command. The killed ones were asked before.
+    pub async fn nothing_destroyed(&self) -> Result<()> {
+        nothing_destroyed(self.nodes.iter().filter(|node| node.is_running())).await
     }
 
     /// The nodes that were primaries when the cluster was formed, in the order of their slots.
@@ -117,8 +124,8 @@ impl TestCluster {
         Ok(())
     }
 
-    /// Waits until every node sees all of them, and the whole cluster serves.
-    pub async fn whole(&self) -> Result<()> {
+    /// Waits until every node sees all of them, and the cluster serves every slot.
+    pub async fn healthy(&self) -> Result<()> {
         for node in &self.nodes {
             eventually("every node serves and its replica is linked", || {
                 self.serves(node)
@@ -168,7 +175,7 @@ impl TestCluster {
             .await
         }))
         .await?;
-        self.whole().await
+        self.healthy().await
     }
 }
 

@@ -342,30 +342,57 @@ impl PodCluster {
         let mut seen = 0;
         for shard in 0..Self::SHARDS {
             let (index, slots) = self.primary(shard).await?;
-            let wanted: BTreeMap<String, String> = keys(count, &slots).collect();
-            let mut commands = pipe();
-            for key in wanted.keys() {
-                commands.cmd("GET").arg(key);
-            }
-            let mut connection = self.server(index).connect().await?;
-            let values: Vec<Option<String>> = commands.query_async(&mut connection).await?;
-            for ((key, value), found) in wanted.iter().zip(values) {
-                ensure!(
-                    found.as_ref() == Some(value),
-                    "{key}: {found:?} instead of {value}"
-                );
-            }
-            let held: usize = self.server(index).call("DBSIZE").await?;
-            ensure!(
-                held == wanted.len(),
-                "shard {shard} holds {held} keys instead of {}",
-                wanted.len()
-            );
-            seen += wanted.len();
+            seen += self.check_values(shard, index, &slots, count).await?;
         }
         if seen != count {
             bail!("{seen} keys of {count} are in slots that have a primary");
         }
+        Ok(())
+    }
+
+    /// Proves that a node holds the keys of its slots and no other ones; returns how many.
+    async fn check_values(
+        &self,
+        shard: usize,
+        index: usize,
+        slots: &SlotSet,
+        count: usize,
+    ) -> Result<usize> {
+        let wanted: BTreeMap<String, String> = keys(count, slots).collect();
+        let mut commands = pipe();
+        for key in wanted.keys() {
+            commands.cmd("GET").arg(key);
+        }
+        let mut connection = self.server(index).connect().await?;
+        let values: Vec<Option<String>> = commands.query_async(&mut connection).await?;
+        for ((key, value), found) in wanted.iter().zip(values) {
+            ensure!(
+                found.as_ref() == Some(value),
+                "{key}: {found:?} instead of {value}"
+            );
+        }
+        let held: usize = self.server(index).call("DBSIZE").await?;
+        ensure!(
+            held == wanted.len(),
+            "shard {shard} holds {held} keys instead of {}",
+            wanted.len()
+        );
+        Ok(wanted.len())
+    }
+
+    /// Proves of one shard, while another one is lost: it has the slots it had, and of `count` keys those in them with their values.
+    pub async fn is_as_before(&self, shard: usize, slots: &ShardSlots, count: usize) -> Result<()> {
+        let (index, now) = self.primary(shard).await?;
+        let before = slots.0.get(shard).context("no such shard")?;
+        ensure!(
+            now == *before,
+            "shard {shard} had {before:?} and has {now:?}"
+        );
+        // A server of a cluster that lost slots refuses even to read those it has.
+        self.server(index)
+            .call::<()>("CONFIG SET cluster-allow-reads-when-down yes")
+            .await?;
+        self.check_values(shard, index, before, count).await?;
         Ok(())
     }
 

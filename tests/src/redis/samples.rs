@@ -17,7 +17,7 @@ const LATER: i64 = 4_000_000_000_123;
 
 /// A key and the commands that make it.
 pub struct Sample {
-    /// The key.
+    /// Name of the key, any bytes.
     pub key: Vec<u8>,
     /// The commands, in order.
     pub commands: Vec<Cmd>,

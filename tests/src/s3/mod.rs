@@ -347,7 +347,7 @@ impl TestBucket {
         })
     }
 
-    /// The server.
+    /// The server that holds the bucket, to look at its files and break it.
     pub fn server(&self) -> &S3Server {
         &self.server
     }

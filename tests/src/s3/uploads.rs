@@ -1,4 +1,4 @@
-//! What the server of files lacks and real stores have: it takes any sum with any part, and cannot list unfinished uploads.
+//! What the server of files lacks and real stores have: it takes any checksum with any part, and cannot list unfinished uploads.
 
 use super::{refusal, take_in};
 use axum::{
@@ -26,7 +26,7 @@ pub(super) struct Uploads {
 struct Begun {
     /// `/bucket/key`.
     path: String,
-    /// Whether it was begun with an algorithm for sums.
+    /// Whether it was begun with an algorithm for checksums.
     summed: bool,
 }
 
@@ -35,7 +35,7 @@ pub(super) fn is_listing(query: &str) -> bool {
     matches!(query.split(['&', '=']).next(), Some("uploads"))
 }
 
-/// Behaves as AWS does: a part with a sum belongs to an upload that was begun with the sum's algorithm.
+/// Behaves as AWS does: a part with a checksum belongs to an upload that was begun with the checksum's algorithm.
 pub(super) async fn as_at_aws(
     State(uploads): State<Uploads>,
     request: Request,
@@ -44,7 +44,7 @@ pub(super) async fn as_at_aws(
     let (method, path) = (request.method().clone(), request.uri().path().to_owned());
     let query = request.uri().query().unwrap_or_default().to_owned();
     let algorithm = request.headers().contains_key("x-amz-checksum-algorithm");
-    let sum = request.headers().contains_key("x-amz-checksum-crc32");
+    let checksum = request.headers().contains_key("x-amz-checksum-crc32");
     let id = value(&query, "uploadId");
     match (method, id) {
         (Method::POST, None) if is_listing(&query) => {
@@ -53,7 +53,7 @@ pub(super) async fn as_at_aws(
                 .await
         }
         (Method::GET, None) if is_listing(&query) => uploads.list(&path, &query),
-        (Method::PUT, Some(id)) if sum && !uploads.is_summed(id) => {
+        (Method::PUT, Some(id)) if checksum && !uploads.is_summed(id) => {
             take_in(request, usize::MAX).await;
             refusal(StatusCode::BAD_REQUEST, "InvalidPart")
         }

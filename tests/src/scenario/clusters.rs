@@ -1,6 +1,6 @@
 //! RedisClusters: made, formed, deprived of their pods, healthy again.
 
-use super::{API_VERSION, LIMIT, NODE_TIMEOUT, VERSION, s3_location};
+use super::{API_VERSION, LIMIT, NODE_TIMEOUT, VERSION, no_data_was_dropped, s3_location};
 use crate::kubectl::{Kubectl, holds};
 use anyhow::{Context, Result};
 use futures::future::try_join_all;
@@ -150,13 +150,15 @@ pub async fn lose_all_pods(
     recovered(kubectl, name, nodes).await
 }
 
-/// Deletes all pods of a cluster at once and waits until the new ones run.
+/// Deletes all pods of a cluster at once and waits until the new ones run. What their servers were sent is checked first: the count
+/// ends with them.
 pub async fn replace_all_pods(
     kubectl: &Kubectl,
     name: &str,
     nodes: usize,
     forced: bool,
 ) -> Result<()> {
+    no_data_was_dropped(kubectl, name).await?;
     let before: Vec<Value> = pods(kubectl, name)
         .await?
         .iter()

@@ -49,6 +49,8 @@ impl<'a> FilledCluster<'a> {
         let (pod, address) = (format!("fill-{name}"), format!("{name}:6379"));
         let keys = keys.to_string();
         workload(kubectl, &pod, &["fill", &address, "--keys", &keys]).await?;
+        // What comes next may end a server, and with it the count of what it was sent.
+        no_data_was_dropped(kubectl, name).await?;
         Ok(Self {
             kubectl,
             name,

@@ -207,7 +207,8 @@ pub async fn portraits(cluster: &TestCluster) -> Result<BTreeMap<Vec<u8>, Portra
     Ok(all)
 }
 
-async fn portraits_of(node: &RedisServer) -> Result<BTreeMap<Vec<u8>, Portrait>> {
+/// All keys of a node.
+pub async fn portraits_of(node: &RedisServer) -> Result<BTreeMap<Vec<u8>, Portrait>> {
     const AT_ONCE: usize = 500;
     let mut connection = node.connect().await?;
     let keys: Vec<Vec<u8>> = cmd("KEYS").arg("*").query_async(&mut connection).await?;

@@ -1,8 +1,10 @@
 //! What is waited for, in words: what is the matter, why nothing is done about it, and what ends it.
 
 use crate::redis::member::ForeignNode;
-use crate::sentence::grouped;
-use common::cluster::topology::{NodeAddress, NodeId};
+use common::{
+    cluster::topology::{NodeAddress, NodeId},
+    sentence::grouped,
+};
 use std::fmt;
 
 /// Why nothing is done although something is wrong.
@@ -17,26 +19,26 @@ pub enum Blocker {
     },
     /// No node that is left has the data of these slots, and they are not created empty behind the user's back.
     SlotsLost {
-        /// The slots.
+        /// Ranges, for example `0-5460`, separated by commas.
         slots: String,
-        /// How many.
+        /// Slots in these ranges.
         count: usize,
     },
     /// A primary has keys but no slots: it is left alone.
     KeysWithoutSlots {
-        /// Its pod.
+        /// Name of the primary's pod.
         pod: String,
     },
     /// The server at a pod's address belongs to another cluster: it gets no command.
     ForeignNode {
-        /// The pod.
+        /// Name of the pod at whose address the server answers.
         pod: String,
-        /// The server.
+        /// What that server reports of itself.
         foreign: ForeignNode,
     },
     /// A living node belongs to the cluster and to none of its pods.
     NodeWithoutPod {
-        /// The node.
+        /// The node id, by which the other nodes list it.
         id: NodeId,
         /// Its address. None: no member reaches it.
         address: Option<NodeAddress>,
@@ -45,18 +47,18 @@ pub enum Blocker {
     },
     /// A primary is down; its replicas take over by themselves, or it returns.
     PrimaryDown {
-        /// Its shard.
+        /// Index of the shard, from 0.
         shard: usize,
-        /// The primary.
+        /// Node id of the primary that is down.
         id: NodeId,
         /// A pod of the shard that is loading its data.
         loading: Option<String>,
     },
     /// A primary is down, and its replica may never have been a copy.
     EmptyCopy {
-        /// Its shard.
+        /// Index of the shard, from 0.
         shard: usize,
-        /// The primary.
+        /// Node id of the primary that is down.
         id: NodeId,
         /// The replica's pod.
         pod: String,
@@ -75,19 +77,28 @@ impl Blocker {
             | Self::EmptyCopy { .. } => false,
         }
     }
+
+    /// In words: a sentence for each cause.
+    pub fn sentences(&self) -> Vec<String> {
+        let Self::WaitingForNodes { pods, absent } = self else {
+            return vec![self.to_string()];
+        };
+        let causes = pods.iter().map(|(pod, why)| (pod.as_str(), why.clone()));
+        let mut sentences = grouped(causes);
+        if *absent > 0 {
+            sentences.push(format!("{absent} pods are yet to be created"));
+        }
+        if let Some(first) = sentences.first_mut() {
+            first.insert_str(0, "waiting for nodes: ");
+        }
+        sentences
+    }
 }
 
 impl fmt::Display for Blocker {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::WaitingForNodes { pods, absent } => {
-                let causes = pods.iter().map(|(pod, why)| (pod.as_str(), why.clone()));
-                let mut parts = grouped(causes);
-                if *absent > 0 {
-                    parts.push(format!("{absent} pods are yet to be created"));
-                }
-                write!(out, "waiting for nodes: {}", parts.join("; "))
-            }
+            Self::WaitingForNodes { .. } => write!(out, "{}", self.sentences().join("; ")),
             Self::SlotsLost { slots, count } => write!(
                 out,
                 "{count} slots ({slots}) are lost: every node that had their keys is gone together with its volume; \

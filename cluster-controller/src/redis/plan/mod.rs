@@ -35,9 +35,9 @@ use std::time::Duration;
 pub enum Action {
     /// Gives slots to a node.
     AssignSlots {
-        /// The node.
+        /// The member that becomes the primary of these slots.
         member: Index,
-        /// The slots.
+        /// Slots that no living node claims.
         ranges: Vec<SlotRange>,
         /// What has to be done with it besides.
         how: Assignment,
@@ -53,7 +53,7 @@ pub enum Action {
     },
     /// Lets a replica take over from a primary that is gone.
     Promote {
-        /// The replica.
+        /// The replica that takes over.
         member: Index,
         /// The primary that is gone.
         primary: NodeId,
@@ -62,23 +62,23 @@ pub enum Action {
     },
     /// Makes a node the replica of another.
     Replicate {
-        /// The node.
+        /// The member that becomes a replica.
         member: Index,
-        /// Its primary.
+        /// Node id of the primary that it copies.
         primary: NodeId,
     },
     /// Gives a node its node timeout back.
     RestoreNodeTimeout {
-        /// The node.
+        /// A primary that was formed with a shorter timeout.
         member: Index,
-        /// The timeout.
+        /// What its spec asks for.
         node_timeout: Duration,
     },
     /// Removes a node that is gone from the tables of the others.
     Forget {
         /// The node that is gone.
         id: NodeId,
-        /// The others.
+        /// Members that list it.
         on: Vec<Index>,
     },
 }
@@ -86,7 +86,7 @@ pub enum Action {
 /// A node to be introduced. Its server proves its id before its address is given to another one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Peer {
-    /// Its id.
+    /// The node id, which a connection has to prove.
     pub id: NodeId,
     /// Its live address.
     pub address: NodeAddress,
@@ -115,7 +115,7 @@ pub enum Assignment {
 /// One step, and why.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Step {
-    /// What.
+    /// The change, to one node or between two.
     pub action: Action,
     /// Why, in words.
     pub reason: String,

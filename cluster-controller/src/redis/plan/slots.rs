@@ -29,7 +29,7 @@ pub fn assign(survey: &Survey<'_>, now: Timestamp, plan: &mut Plan) -> bool {
         }
         return false;
     }
-    if !everybody_is_here(survey, now) {
+    if !every_node_is_here(survey, now) {
         let missing = survey.members.iter().filter(|one| one.report().is_none());
         plan.blockers.push(Blocker::WaitingForNodes {
             pods: missing.map(Member::explained).collect(),
@@ -76,7 +76,7 @@ fn no_data_can_return(survey: &Survey<'_>, orphaned: &SlotSet) -> bool {
 
 /// A new cluster goes without the nodes that have been missing for long; slots that existed once are created again only when
 /// every node has been asked.
-fn everybody_is_here(survey: &Survey<'_>, now: Timestamp) -> bool {
+fn every_node_is_here(survey: &Survey<'_>, now: Timestamp) -> bool {
     if survey.all_live() {
         return true;
     }

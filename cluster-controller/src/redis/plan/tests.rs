@@ -13,7 +13,7 @@ use k8s_openapi::jiff::{SignedDuration, Timestamp};
 use proptest::prelude::*;
 use std::collections::BTreeSet;
 
-const TURNS: usize = 60;
+const RECONCILES: usize = 60;
 
 pub(super) fn plan(wanted: &Wanted, members: &[Member], now: Timestamp) -> Plan {
     super::plan(&Survey::of(wanted, members), now)
@@ -23,11 +23,11 @@ fn assess(wanted: &Wanted, members: &[Member]) -> Assessment {
     crate::redis::assess::assess(&Survey::of(wanted, members))
 }
 
-/// Turns until nothing is left to do. `dice` says which steps a controller gets to do before it is interrupted.
+/// Reconciles until nothing is left to do. `dice` says which steps a controller gets to do before it is interrupted.
 pub(super) fn repair(world: &mut World, dice: &mut impl FnMut() -> bool) -> Plan {
     let mut last = Plan::default();
-    for turn in 0..TURNS {
-        let now = Timestamp::from_second(i64::try_from(turn).unwrap()).unwrap();
+    for number in 0..RECONCILES {
+        let now = Timestamp::from_second(i64::try_from(number).unwrap()).unwrap();
         let members = world.members(now);
         last = plan(&world.wanted, &members, now);
         let whole = assess(&world.wanted, &members).is_healthy();
@@ -35,7 +35,7 @@ pub(super) fn repair(world: &mut World, dice: &mut impl FnMut() -> bool) -> Plan
             return last;
         }
         // Towards the end nothing interrupts any more.
-        world.execute(&last, || turn > TURNS / 2 || dice());
+        world.execute(&last, || number > RECONCILES / 2 || dice());
         world.tick();
     }
     last
@@ -120,13 +120,13 @@ pub(super) fn dice(seed: u64) -> impl FnMut() -> bool {
 }
 
 #[test]
-fn a_new_cluster_is_formed_in_few_turns() {
+fn a_new_cluster_is_formed_in_few_reconciles() {
     let world = formed(3, 1, true);
     assert!(world.refused.is_empty(), "{:?}", world.refused);
 }
 
 #[test]
-fn nothing_is_done_before_everybody_is_there() {
+fn nothing_is_done_before_every_node_is_there() {
     let mut world = World::new(wanted(3, 1, true));
     world.break_node(4, DOWN);
     let now = Timestamp::UNIX_EPOCH;
@@ -171,7 +171,7 @@ fn promotions(plan: &Plan) -> usize {
 
 /// The whole Kubernetes node was away for hours, and the replica is the first to answer.
 #[test]
-fn the_first_to_answer_is_not_the_first_to_be_served() {
+fn the_first_to_answer_is_not_served_first() {
     let mut world = formed(3, 1, true);
     world.down_for = HOURS;
     let (primary, replica) = first_shard(&world);

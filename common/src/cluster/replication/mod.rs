@@ -51,17 +51,17 @@ pub enum ReplicationError {
     /// The connection broke.
     #[error("connection to {address} broke while {doing}: {source}")]
     Io {
-        /// The server.
+        /// Where the server listens.
         address: SocketAddr,
         /// What was going on.
         doing: &'static str,
-        /// Why.
+        /// What the operating system reports.
         source: std::io::Error,
     },
     /// Nothing came for too long.
     #[error("{address} sent nothing for {after:?} while {doing}")]
     Timeout {
-        /// The server.
+        /// Where the server listens.
         address: SocketAddr,
         /// What was going on.
         doing: &'static str,
@@ -73,7 +73,7 @@ pub enum ReplicationError {
         "{address} closed the connection while {doing}, after {received} bytes of the snapshot"
     )]
     Closed {
-        /// The server.
+        /// Where the server listens.
         address: SocketAddr,
         /// What was going on.
         doing: &'static str,
@@ -83,43 +83,43 @@ pub enum ReplicationError {
     /// A replica whose link to its primary is down cannot give a snapshot now.
     #[error("{address} has no link to its primary: {message}")]
     NoPrimaryLink {
-        /// The server.
+        /// Where the server listens.
         address: SocketAddr,
-        /// Its answer.
+        /// What it answered, from the error code on.
         message: String,
     },
     /// The server is still loading its data.
     #[error("{address} is loading its data: {message}")]
     Loading {
-        /// The server.
+        /// Where the server listens.
         address: SocketAddr,
-        /// Its answer.
+        /// What it answered, from the error code on.
         message: String,
     },
     /// The server refuses these credentials.
     #[error("{address} does not permit replication: {message}")]
     Forbidden {
-        /// The server.
+        /// Where the server listens.
         address: SocketAddr,
-        /// Its answer.
+        /// What it answered, from the error code on.
         message: String,
     },
     /// The server refused for another reason.
     #[error("{address} refused {command}: {message}")]
     Refused {
-        /// The server.
+        /// Where the server listens.
         address: SocketAddr,
-        /// The command.
+        /// The command that was sent, without its arguments.
         command: &'static str,
-        /// Its answer.
+        /// What it answered, from the error code on.
         message: String,
     },
     /// The server answered what the protocol does not allow.
     #[error("{address} answered {answer:?} to {command}, which is not the replication protocol")]
     Unexpected {
-        /// The server.
+        /// Where the server listens.
         address: SocketAddr,
-        /// The command.
+        /// The command that was sent, without its arguments.
         command: &'static str,
         /// Its answer, shortened.
         answer: String,

@@ -153,7 +153,7 @@ impl Leadership {
             .is_ok()
     }
 
-    /// The channel.
+    /// Follows the state, for tasks that outlive one reconcile.
     pub fn watch(&self) -> watch::Receiver<LeadershipState> {
         self.state.clone()
     }
@@ -315,7 +315,7 @@ mod tests {
     }
 
     #[test]
-    fn dropped_work_is_looked_at_again_until_the_end_is_published() {
+    fn dropped_work_is_checked_again_until_the_end_is_published() {
         let (publish, leadership) = leadership(leading(1, Duration::ZERO));
         assert!(leadership.ensure().is_err());
         assert!(leadership.look_again().is_some());

@@ -200,7 +200,7 @@ async fn two_hung_renewals_do_not_cost_membership() {
 }
 
 #[tokio::test]
-async fn a_server_that_answers_no_write_ends_the_leadership_in_time() {
+async fn a_server_without_answers_to_writes_ends_leadership_in_time() {
     let server = Server::default();
     let leadership = Leadership::start(&runtime(&server).await);
     until("it leads", || leadership.is_leader_now()).await;
