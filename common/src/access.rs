@@ -61,7 +61,7 @@ pub async fn nodes(
     // Read after the pods: a node is recorded before it gets any role, so whichever of these pods serves is among them.
     let api: Api<RedisCluster> = Api::namespaced(client.clone(), namespace);
     let what = format!("get RedisCluster {namespace}/{cluster}");
-    let cluster = call::read_optional(what, api.get(cluster)).await?;
+    let cluster = call::read_patiently(&what, || api.get_opt(cluster)).await?;
     Ok(nodes_of(&list.items, cluster.as_ref()))
 }
 

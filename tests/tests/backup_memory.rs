@@ -258,8 +258,11 @@ async fn snapshot(mut writer: BufWriter<OwnedWriteHalf>, shape: Shape) -> Result
         record[3..14].copy_from_slice(format!("{:011}", number % NAMES).as_bytes());
         // What repeats is further away than a compressor looks back.
         let from = usize::try_from(number)? * 4093 % (3 * VALUE);
-        for piece in record[value..].chunks_mut(VALUE) {
+        let mut rest = &mut record[value..];
+        while !rest.is_empty() {
+            let (piece, more) = rest.split_at_mut(VALUE.min(rest.len()));
             piece.copy_from_slice(&noise[from..from + piece.len()]);
+            rest = more;
         }
         writer.write_all(&record).await?;
     }
