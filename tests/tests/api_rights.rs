@@ -330,9 +330,9 @@ async fn the_cluster_controller_writes_only_role_and_readiness_of_redis_pods() -
     is_refused("ours", &replaced, "metadata.uid").await?;
 
     let condition = |kind: &str| json!({"status": {"conditions": [{"type": kind, "status": "True", "reason": "Serving"}]}});
-    let serves = condition(crds::CONDITION_SERVING);
-    status_is_refused("other", &serves, "only pods with the label").await?;
-    let mut address = serves.clone();
+    let opened = condition(crds::CONDITION_SERVING);
+    status_is_refused("other", &opened, "only pods with the label").await?;
+    let mut address = opened.clone();
     address["status"]["podIP"] = json!("10.0.0.7");
     let started = json!({"status": {"phase": "Running"}});
     for patch in [&address, &started] {
@@ -353,7 +353,7 @@ async fn the_cluster_controller_writes_only_role_and_readiness_of_redis_pods() -
         .await?;
     status_is_refused("ours", &ready, words).await?;
     for status in ["True", "False"] {
-        let mut patch = serves.clone();
+        let mut patch = opened.clone();
         patch["status"]["conditions"][0]["status"] = json!(status);
         write_status("ours", &patch)
             .await
