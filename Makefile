@@ -54,12 +54,14 @@ packages: ## Install missing Debian packages (as root), or say which are missing
 components: packages ## Compile the local Kubernetes into the cache (once; minutes)
 	@$(LOCAL) build
 
-.PHONY: test test-unit test-processes test-end-to-end scenarios local-only
+.PHONY: test test-unit test-processes test-servers test-end-to-end scenarios local-only
 test-unit: ## Unit and property tests: seconds
 	cargo test --quiet --locked --workspace --exclude tests --tests
 PROCESS_SUITES = $(filter-out e2e_%,$(basename $(notdir $(wildcard tests/tests/*.rs))))
 test-processes: components ## Suites against real Redis processes, a real S3 server and a real API server
 	cargo test --locked --package tests --lib $(addprefix --test ,$(PROCESS_SUITES))
+test-servers: ## The suites against servers that a package registry has; not part of test
+	cargo test --locked --package tests --test cluster_valkey -- --ignored
 test-end-to-end: ## Scenarios on a local Kubernetes of their own
 scenarios: ## The scenarios that take minutes each, on a local Kubernetes of their own; not part of test
 END_TO_END = $(basename $(notdir $(wildcard tests/tests/e2e_*.rs)))

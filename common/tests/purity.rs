@@ -18,6 +18,12 @@ const PURE: [(&str, &[&str]); 4] = [
             "redis/assess.rs",
             "redis/member.rs",
             "redis/plan",
+            "redis/reshard/moves.rs",
+            "redis/reshard/open_slots.rs",
+            "redis/reshard/plan.rs",
+            "redis/reshard/legacy/calls.rs",
+            "redis/reshard/legacy/groups.rs",
+            "redis/reshard/legacy/reply.rs",
             "redis/survey.rs",
             "redis/identity.rs",
             "status",
@@ -96,8 +102,9 @@ fn decisions_do_no_input_or_output() -> io::Result<()> {
 }
 
 /// What moves data works without Kubernetes.
-const DATA_PATH: [&str; 5] = [
+const DATA_PATH: [&str; 6] = [
     "backup-controller/src/capture",
+    "cluster-controller/src/redis/reshard",
     "common/src/cluster",
     "common/src/rdb",
     "restore-controller/src/replay",

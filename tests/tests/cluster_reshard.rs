@@ -316,6 +316,35 @@ async fn large_values_move_alone_and_arrive() -> Result<()> {
     unharmed(&cluster, 3000).await
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_target_that_hangs_costs_no_key() -> Result<()> {
+    let cluster = filled(&[STAYING], KEYS).await?;
+    let writer = Writer::start(addresses(&cluster), 500);
+    let plan = cluster.plan(&ALL).await?;
+    let limits = ReshardLimits {
+        call_timeout: Duration::from_millis(150),
+        ..ReshardLimits::default()
+    };
+    let hang = async {
+        // It receives the keys of the first calls, and answers much later.
+        tokio::time::sleep(Duration::from_millis(150)).await;
+        cluster.server(3).call::<()>("DEBUG SLEEP 0.6").await
+    };
+    let (ended, hung) = tokio::join!(cluster.run(&plan, &limits), hang);
+    hung?;
+    let ended = ended?;
+    println!("{ended:?}");
+    ensure!(ended.end == ReshardEnd::Completed);
+    let mut broken = 0;
+    for index in 0..3 {
+        broken += usize::from(cluster.server(index).info("errorstat_IOERR").await.is_ok());
+    }
+    ensure!(broken > 0, "no call of a source broke off");
+    cluster.settled(&ALL).await?;
+    unharmed(&cluster, KEYS).await?;
+    nothing_lost(&writer.end(addresses(&cluster)).await?)
+}
+
 #[tokio::test]
 async fn a_full_target_is_refused_before_anything_moves() -> Result<()> {
     let cluster = filled(&[], KEYS).await?;

@@ -152,7 +152,7 @@ pub(super) async fn engine(
 ) -> Result<Engine, ReshardError> {
     match limits.engine {
         EngineChoice::Legacy => return Ok(Engine::Legacy),
-        EngineChoice::Auto if limits.is_paced() => return Ok(Engine::Legacy),
+        EngineChoice::Auto if limits.has_rate() => return Ok(Engine::Legacy),
         EngineChoice::Auto | EngineChoice::Atomic => {}
     }
     let nodes: BTreeSet<NodeId> = moves

@@ -63,7 +63,7 @@ impl Default for ReshardLimits {
 
 impl ReshardLimits {
     /// Whether a rate is given.
-    pub fn is_paced(&self) -> bool {
+    pub fn has_rate(&self) -> bool {
         self.keys_per_second.is_some() || self.bytes_per_second.is_some()
     }
 
@@ -90,14 +90,14 @@ impl ReshardLimits {
 
 /// Says when the next call may be sent, so that the rates are kept.
 #[derive(Clone, Debug)]
-pub(super) struct Pacer {
+pub(super) struct RateLimiter {
     keys_per_second: Option<NonZeroU64>,
     bytes_per_second: Option<NonZeroU64>,
     /// When everything sent so far has had its time.
     free: Option<Instant>,
 }
 
-impl Pacer {
+impl RateLimiter {
     pub(super) fn new(limits: &ReshardLimits) -> Self {
         Self {
             keys_per_second: limits.keys_per_second,
@@ -131,29 +131,29 @@ mod tests {
             bytes_per_second: NonZeroU64::new(1000),
             ..ReshardLimits::default()
         };
-        let mut pacer = Pacer::new(&limits);
+        let mut rates = RateLimiter::new(&limits);
         let now = Instant::now();
-        assert_eq!(pacer.delay(now, 10, 0), Duration::ZERO);
-        assert_eq!(pacer.delay(now, 10, 500), Duration::from_millis(100));
-        assert_eq!(pacer.delay(now, 1, 1), Duration::from_millis(600));
+        assert_eq!(rates.delay(now, 10, 0), Duration::ZERO);
+        assert_eq!(rates.delay(now, 10, 500), Duration::from_millis(100));
+        assert_eq!(rates.delay(now, 1, 1), Duration::from_millis(600));
         let later = now + Duration::from_secs(10);
         assert_eq!(
-            pacer.delay(later, 1, 1),
+            rates.delay(later, 1, 1),
             Duration::ZERO,
             "nothing is saved up"
         );
         assert_eq!(limits.largest_call(), (25, 250));
         assert_eq!(limits.keys_in_open_slots(), 50);
-        assert!(limits.is_paced() && !ReshardLimits::default().is_paced());
+        assert!(limits.has_rate() && !ReshardLimits::default().has_rate());
     }
 
     #[test]
     fn without_a_rate_nothing_waits() {
         let limits = ReshardLimits::default();
-        let mut pacer = Pacer::new(&limits);
+        let mut rates = RateLimiter::new(&limits);
         let now = Instant::now();
         for _ in 0..10 {
-            assert_eq!(pacer.delay(now, 1000, 1 << 30), Duration::ZERO);
+            assert_eq!(rates.delay(now, 1000, 1 << 30), Duration::ZERO);
         }
         assert_eq!(limits.largest_call(), (1000, 1 << 20));
         assert!(limits.timeout(64 << 20) >= Duration::from_secs(10));

@@ -60,7 +60,10 @@ impl NodeLinks {
         let endpoints: Vec<(NodeId, Endpoint)> =
             nodes.iter().map(|(id, one)| (*id, one.clone())).collect();
         let answers: Vec<(NodeId, Result<NodeLink, NodeError>)> = stream::iter(endpoints)
-            .map(|(id, endpoint)| async move { (id, NodeLink::connect(id, &endpoint).await) })
+            .map(|(id, endpoint)| async move {
+                let moves_keys = needed.contains(&id);
+                (id, NodeLink::connect(id, &endpoint, moves_keys).await)
+            })
             .buffer_unordered(CONCURRENCY)
             .collect()
             .await;
@@ -91,13 +94,17 @@ impl NodeLinks {
 }
 
 impl NodeLink {
-    async fn connect(id: NodeId, endpoint: &Endpoint) -> Result<Self, NodeError> {
+    /// A node that is only informed needs no connection for keys of its own.
+    async fn connect(id: NodeId, endpoint: &Endpoint, moves_keys: bool) -> Result<Self, NodeError> {
         let endpoint = endpoint.clone().expecting(id);
-        let patient = endpoint.clone().with_answer_timeout(LONGEST_CALL);
-        let (control, data) = tokio::try_join!(
-            NodeClient::connect(&endpoint),
-            NodeClient::connect(&patient)
-        )?;
+        let control = NodeClient::connect(&endpoint).await?;
+        let data = match moves_keys {
+            true => {
+                let patient = endpoint.clone().with_answer_timeout(LONGEST_CALL);
+                NodeClient::connect(&patient).await?
+            }
+            false => control.clone(),
+        };
         Ok(Self {
             id,
             address: endpoint.address(),

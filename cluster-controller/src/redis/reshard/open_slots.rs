@@ -74,7 +74,7 @@ pub enum OpenSlotCause {
     /// Two primaries serve it: the newer claim wins within seconds.
     TwoOwners(NodeId, NodeId),
     /// The node that the keys go to does not answer, and may hold some of them.
-    TargetSilent(NodeId),
+    TargetUnresponsive(NodeId),
 }
 
 impl OpenSlotDecision {
@@ -99,7 +99,7 @@ impl fmt::Display for OpenSlotCause {
                 one.short(),
                 other.short()
             ),
-            Self::TargetSilent(target) => write!(
+            Self::TargetUnresponsive(target) => write!(
                 out,
                 "node {}, which receives its keys, does not answer",
                 target.short()
@@ -163,7 +163,9 @@ fn decide(slot: Slot, tables: &SlotTables) -> Vec<OpenSlotDecision> {
     let alone = |node: NodeId| holders.iter().all(|holder| *holder == node);
     match tables.get(&target) {
         // Its answer may be all that is missing of the keys.
-        None if table.primaries.contains(&target) => undecided(OpenSlotCause::TargetSilent(target)),
+        None if table.primaries.contains(&target) => {
+            undecided(OpenSlotCause::TargetUnresponsive(target))
+        }
         Some(other)
             if alone(target)
                 && (other.peer(slot, OpenSlotKind::Importing) == Some(*owner)

@@ -246,7 +246,7 @@ fn a_target_that_does_not_answer_is_waited_for() {
     };
     assert_eq!(
         open_slots(&tables),
-        [undecided(OpenSlotCause::TargetSilent(id(1)))]
+        [undecided(OpenSlotCause::TargetUnresponsive(id(1)))]
     );
     // The other nodes have forgotten it: what it had is gone with it.
     for table in tables.values_mut() {

@@ -5,7 +5,7 @@ use super::{
     checks::{self, Census},
     error::ReshardError,
     legacy,
-    limits::{Engine, Pacer, ReshardLimits},
+    limits::{Engine, RateLimiter, ReshardLimits},
     moves::SlotMove,
     nodes::{NodeEndpoints, NodeLinks},
     open_slots::OpenSlotDecision,
@@ -63,7 +63,7 @@ pub(super) struct Context<'a> {
     pub(super) stop: &'a CancellationToken,
     failure: &'a Mutex<Option<ReshardError>>,
     census: OnceLock<Census>,
-    pacer: Mutex<Pacer>,
+    rates: Mutex<RateLimiter>,
     /// Nodes that did not take a table.
     skipped: Mutex<BTreeSet<NodeId>>,
 }
@@ -82,7 +82,7 @@ impl Context<'_> {
 
     /// How long a call has to wait to keep to the rates.
     pub(super) fn delay(&self, keys: usize, bytes: u64) -> Duration {
-        locked(&self.pacer).delay(Instant::now(), keys, bytes)
+        locked(&self.rates).delay(Instant::now(), keys, bytes)
     }
 
     /// Whether a node has taken every table so far.
@@ -111,10 +111,13 @@ pub async fn run(
     let tracker = ReshardTracker::default();
     let stop = cancel.child_token();
     let failure = Mutex::new(None);
+    let mut end = ReshardEnd::Canceled;
     let work = async {
-        let done = work(plan, nodes, limits, &tracker, &stop, &failure).await;
-        if let Err(error) = done {
-            locked(&failure).get_or_insert(error);
+        match work(plan, nodes, limits, &tracker, &stop, &failure).await {
+            Ok(reached) => end = reached,
+            Err(error) => {
+                locked(&failure).get_or_insert(error);
+            }
         }
     };
     let deadline = async {
@@ -138,10 +141,7 @@ pub async fn run(
         return Err(error);
     }
     Ok(ReshardSummary {
-        end: match stop.is_cancelled() && last.slots_done < last.slots_total {
-            true => ReshardEnd::Canceled,
-            false => ReshardEnd::Completed,
-        },
+        end,
         progress: last,
         repaired: tracker.repaired(),
         longest_call: tracker.longest_call(),
@@ -156,7 +156,7 @@ async fn work(
     tracker: &ReshardTracker,
     stop: &CancellationToken,
     failure: &Mutex<Option<ReshardError>>,
-) -> Result<(), ReshardError> {
+) -> Result<ReshardEnd, ReshardError> {
     let finished = finishing(&plan.open_slots);
     let links = NodeLinks::connect(nodes, &concerned(plan)).await?;
     let context = Context {
@@ -166,7 +166,7 @@ async fn work(
         stop,
         failure,
         census: OnceLock::new(),
-        pacer: Mutex::new(Pacer::new(limits)),
+        rates: Mutex::new(RateLimiter::new(limits)),
         skipped: Mutex::default(),
     };
     let engine = prepare(&context, &finished, &plan.moves).await?;
@@ -174,17 +174,19 @@ async fn work(
     // Slots that are open are finished the way they were begun.
     legacy::move_slots(&context, &finished).await;
     if stop.is_cancelled() {
-        return Ok(());
+        return Ok(ReshardEnd::Canceled);
     }
     checks::owners(&links, &plan.moves).await?;
     match engine {
         Engine::Legacy => legacy::move_slots(&context, &plan.moves).await,
         Engine::Atomic => atomic::move_slots(&context, &plan.moves).await,
     }
-    if stop.is_cancelled() {
-        return Ok(());
+    let progress = tracker.progress(Instant::now());
+    if stop.is_cancelled() && progress.slots_done < progress.slots_total {
+        return Ok(ReshardEnd::Canceled);
     }
-    agreement(&links, &finished, &plan.moves).await
+    agreement(&links, &finished, &plan.moves).await?;
+    Ok(ReshardEnd::Completed)
 }
 
 /// Everything that can be known before a key moves.

@@ -54,7 +54,7 @@ fn table(view: &NodesView) -> SlotTable {
     SlotTable {
         slots: own.slots.clone(),
         open: own.open_slots.clone(),
-        keys: std::collections::BTreeMap::new(),
         primaries: others.map(|node| node.id).collect(),
+        ..SlotTable::default()
     }
 }

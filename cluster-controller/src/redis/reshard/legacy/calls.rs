@@ -1,17 +1,21 @@
 //! How keys are divided into calls of `MIGRATE`, and how large the next call may be. Pure.
 //!
 //! A call stops the source until the target has answered for every key (`migrateCommand` in the engine's `cluster.c`): what it costs the
-//! clients is its duration. So the size follows the durations that were measured, in keys and in bytes.
+//! clients is its duration. A part of that is the way to the target and back, however few the keys are. So the size follows the durations
+//! that were measured: as small as can be while those fixed costs stay a quarter of the whole.
 
 use std::{collections::VecDeque, time::Duration};
 
-/// A call that took longer is too large.
+/// A call that took longer is far too large.
 const LONGEST: Duration = Duration::from_millis(10);
-/// One that took less may grow.
-const SHORT: Duration = Duration::from_millis(2);
-const FIRST_KEYS: usize = 16;
-const FIRST_BYTES: u64 = 64 << 10;
-const LEAST_BYTES: u64 = 4 << 10;
+/// The duration that calls are to have lies between these, however near or far the target is.
+const GOAL: (Duration, Duration) = (Duration::from_micros(250), Duration::from_millis(2));
+/// So many times the shortest call seen.
+const FIXED_COSTS: u32 = 4;
+/// The first calls show what the way to the target costs.
+const FIRST_KEYS: usize = 1;
+const FIRST_BYTES: u64 = 4 << 10;
+const LEAST_BYTES: u64 = 1 << 10;
 
 /// A key that is to be moved.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -23,7 +27,7 @@ pub(super) struct ListedKey {
 
 /// The keys of one call.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct Call {
+pub(super) struct MigrateCall {
     pub(super) keys: Vec<Vec<u8>>,
     pub(super) bytes: u64,
 }
@@ -35,6 +39,8 @@ pub(super) struct CallSize {
     bytes: u64,
     most_keys: usize,
     most_bytes: u64,
+    /// The shortest call so far.
+    shortest: Duration,
 }
 
 impl CallSize {
@@ -44,13 +50,15 @@ impl CallSize {
             bytes: FIRST_BYTES.min(most_bytes),
             most_keys,
             most_bytes,
+            shortest: LONGEST,
         }
     }
 
-    /// Takes the keys of the next call, all of one slot. A key that is larger than a call may be goes alone.
-    pub(super) fn take(&self, list: &mut VecDeque<ListedKey>) -> Call {
-        let mut call = Call::default();
-        while call.keys.len() < self.keys
+    /// Takes the keys of the next call, all of one slot. The keys of a slot are divided evenly, and one that is larger than a call may be goes alone.
+    pub(super) fn take(&self, list: &mut VecDeque<ListedKey>) -> MigrateCall {
+        let even = list.len().div_ceil(list.len().div_ceil(self.keys).max(1));
+        let mut call = MigrateCall::default();
+        while call.keys.len() < even
             && let Some(next) = list.pop_front_if(|next| {
                 call.keys.is_empty() || call.bytes.saturating_add(next.bytes) <= self.bytes
             })
@@ -62,19 +70,33 @@ impl CallSize {
     }
 
     /// Learns from how long a call took.
-    pub(super) fn adapt(&mut self, call: &Call, took: Duration) {
-        if took > LONGEST && call.keys.len() > 1 {
-            self.keys = (call.keys.len() / 2).max(1);
-            self.bytes = (call.bytes / 2).max(LEAST_BYTES).min(self.most_bytes);
-        } else if took < SHORT {
+    pub(super) fn adapt(&mut self, call: &MigrateCall, took: Duration) {
+        self.shortest = self.shortest.min(took);
+        let goal = (self.shortest * FIXED_COSTS).clamp(GOAL.0, GOAL.1);
+        if took > LONGEST {
+            // A single large value says nothing about calls of many keys.
+            if call.keys.len() > 1 {
+                self.resize(call.keys.len() / 2, call.bytes / 2);
+            }
+        } else if took > goal * 2 && call.keys.len() > 1 {
+            self.resize(self.keys * 3 / 4, self.bytes / 4 * 3);
+        } else if took < goal {
             // Only what was filled has shown that it is too small.
-            if call.keys.len() >= self.keys {
-                self.keys = (self.keys * 2).min(self.most_keys);
-            }
-            if call.bytes.saturating_mul(2) >= self.bytes {
-                self.bytes = self.bytes.saturating_mul(2).min(self.most_bytes);
-            }
+            let keys = match call.keys.len().saturating_mul(2) > self.keys {
+                true => self.keys.saturating_add(self.keys.div_ceil(2)),
+                false => self.keys,
+            };
+            let bytes = match call.bytes.saturating_mul(2) > self.bytes {
+                true => self.bytes.saturating_add(self.bytes / 2),
+                false => self.bytes,
+            };
+            self.resize(keys, bytes);
         }
+    }
+
+    fn resize(&mut self, keys: usize, bytes: u64) {
+        self.keys = keys.clamp(1, self.most_keys);
+        self.bytes = bytes.max(LEAST_BYTES).min(self.most_bytes);
     }
 }
 
@@ -94,7 +116,8 @@ mod tests {
 
     #[test]
     fn large_keys_go_alone() {
-        let size = CallSize::new((100, 1 << 20));
+        let mut size = CallSize::new((100, 1 << 20));
+        size.resize(100, 1 << 20);
         let mut keys = list(&[100, 5 << 20, 100, 100]);
         let calls: Vec<usize> = std::iter::from_fn(|| {
             let call = size.take(&mut keys);
@@ -104,27 +127,48 @@ mod tests {
         assert_eq!(calls, [1, 1, 2]);
     }
 
-    #[test]
-    fn slow_calls_halve_and_fast_ones_grow() {
+    /// The size after many calls that take `fixed` and `each` key more.
+    fn settled(fixed: Duration, each: Duration) -> CallSize {
         let mut size = CallSize::new((1000, 1 << 20));
-        let sizes = [100; 5000];
-        let mut grown = Vec::new();
-        for _ in 0..8 {
-            let call = size.take(&mut list(&sizes));
-            size.adapt(&call, Duration::from_millis(1));
-            grown.push(call.keys.len());
+        for _ in 0..60 {
+            let call = size.take(&mut list(&[100; 5000]));
+            let keys = u32::try_from(call.keys.len()).unwrap();
+            size.adapt(&call, fixed + each * keys);
         }
-        assert_eq!(grown, [16, 32, 64, 128, 256, 512, 1000, 1000]);
-        let call = size.take(&mut list(&sizes));
-        size.adapt(&call, Duration::from_millis(11));
-        assert_eq!(size.take(&mut list(&sizes)).keys.len(), 500);
-        let call = size.take(&mut list(&sizes));
-        size.adapt(&call, Duration::from_millis(5));
-        assert_eq!(size.take(&mut list(&sizes)).keys.len(), 500);
+        size
+    }
+
+    #[test]
+    fn calls_are_short_where_the_way_is_short() {
+        let micros = Duration::from_micros;
+        let near = settled(micros(50), micros(5)).keys;
+        assert!((25..=90).contains(&near), "{near}");
+        let far = settled(micros(500), micros(5)).keys;
+        assert!((250..=800).contains(&far), "{far}");
+        let slow = settled(micros(50), micros(1000)).keys;
+        assert!(slow <= 4, "{slow}");
+    }
+
+    #[test]
+    fn a_call_that_is_far_too_long_halves() {
+        let mut size = settled(Duration::from_micros(500), Duration::from_micros(5));
+        let before = size.keys;
         // One large value says nothing about calls of many keys.
         let large = size.take(&mut list(&[5 << 20]));
         size.adapt(&large, Duration::from_secs(1));
-        assert_eq!(size.take(&mut list(&sizes)).keys.len(), 500);
+        assert_eq!(size.keys, before);
+        let call = size.take(&mut list(&[100; 5000]));
+        size.adapt(&call, Duration::from_millis(11));
+        assert_eq!(size.keys, call.keys.len() / 2);
+    }
+
+    #[test]
+    fn keys_are_divided_evenly() {
+        let mut size = CallSize::new((1000, 1 << 20));
+        size.resize(48, 1 << 20);
+        let mut keys = list(&[200; 61]);
+        let first = size.take(&mut keys).keys.len();
+        assert_eq!((first, size.take(&mut keys).keys.len()), (31, 30));
     }
 
     proptest! {

@@ -1,12 +1,12 @@
 //! Moves the keys of open slots from one node: lists them, divides them into calls, and decides what becomes of calls that fail.
 
 use super::{
-    calls::{Call, CallSize, ListedKey},
+    calls::{CallSize, ListedKey, MigrateCall},
     reply::MigrateReply,
 };
 use crate::redis::reshard::{
     checks,
-    error::{ReshardError, refusal},
+    error::{ReshardError, refusal, text_of},
     nodes::NodeLink,
     run::Context,
 };
@@ -24,8 +24,8 @@ use tokio::{
     time::{sleep, timeout},
 };
 
-/// Calls that a source has at hand: it does the next one as soon as it has answered its clients, without a round trip in between.
-const CALLS: usize = 2;
+/// Calls of a source under way: between two of them it answers its clients.
+const CALLS: usize = 1;
 /// Most keys of a slot that are listed at a time.
 const LISTED: usize = 500;
 /// Slots in one question for keys, and keys in one for sizes: the source answers no client while it answers these.
@@ -164,7 +164,7 @@ impl<'a> KeyMover<'a> {
         &self,
         slot: Slot,
         to: &NodeLink,
-        call: &Call,
+        call: &MigrateCall,
         right: RightSide,
     ) -> Result<u64, ReshardError> {
         let mut replace = false;
@@ -222,7 +222,7 @@ impl<'a> KeyMover<'a> {
     async fn send(
         &self,
         to: &NodeLink,
-        call: &Call,
+        call: &MigrateCall,
         replace: bool,
     ) -> Result<(MigrateReply, String), ReshardError> {
         let delay = self.context.delay(call.keys.len(), call.bytes);
@@ -250,7 +250,7 @@ impl<'a> KeyMover<'a> {
     }
 
     /// Learns from the time that the source needed for the call, which begins when it was done with the one before.
-    fn answered(&self, call: &Call, sent: Instant) {
+    fn answered(&self, call: &MigrateCall, sent: Instant) {
         let now = Instant::now();
         let before = locked(&self.answered).replace(now);
         let began = before.map_or(sent, |before| before.max(sent));
@@ -300,10 +300,10 @@ impl<'a> KeyMover<'a> {
         &self,
         slot: Slot,
         to: &NodeLink,
-        call: &Call,
+        call: &MigrateCall,
     ) -> Result<u64, ReshardError> {
         for key in &call.keys {
-            let single = Call {
+            let single = MigrateCall {
                 keys: vec![key.clone()],
                 bytes: call.bytes,
             };
@@ -316,7 +316,7 @@ impl<'a> KeyMover<'a> {
                     let removed = self.from.each::<u64>(&[slot], "UNLINK", commands).await?;
                     for reply in removed {
                         reply.map_err(|error| {
-                            let text = crate::redis::reshard::error::text_of(&error);
+                            let text = text_of(&error);
                             ReshardError::of_text(self.from.id, slot, text)
                         })?;
                     }
@@ -328,7 +328,7 @@ impl<'a> KeyMover<'a> {
     }
 }
 
-fn migrate(to: &NodeLink, call: &Call, replace: bool, wait: Duration) -> Cmd {
+fn migrate(to: &NodeLink, call: &MigrateCall, replace: bool, wait: Duration) -> Cmd {
     let wait = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX);
     let mut command = cmd("MIGRATE");
     command

@@ -1,13 +1,13 @@
 //! The engine that every server has: `CLUSTER SETSLOT` and `MIGRATE`, many slots at once.
 //!
-//! Two workers share the slots of a source. While one moves keys, the other opens, lists or hands over, so that the source always has
-//! the next call at hand; the calls themselves run one after the other.
+//! Two workers share the slots of a source. While one moves keys, the other opens, lists or hands over, so that the calls
+//! follow each other; one is under way at a time, and in between the source answers its clients.
 
 mod calls;
+mod groups;
 mod keys;
 mod repair;
 mod reply;
-mod windows;
 
 pub(super) use repair::repair;
 
@@ -20,12 +20,12 @@ use super::{
 };
 use common::cluster::{slots::Slot, topology::NodeId};
 use futures::{StreamExt, future::join_all, stream};
+use groups::{SlotGroup, groups};
 use keys::{KeyMover, RightSide};
 use std::{
     collections::{BTreeMap, VecDeque},
     sync::{Mutex, PoisonError},
 };
-use windows::{Window, windows};
 
 /// Nodes that learn of moved slots at the same time.
 const CONCURRENCY: usize = 32;
@@ -47,15 +47,15 @@ async fn move_from(context: &Context<'_>, source: NodeId, moves: Vec<&SlotMove>)
         Ok(link) => link,
         Err(error) => return context.fail(error),
     };
-    let queue = Mutex::new(windows(&moves, context.limits, |slot| {
+    let queue = Mutex::new(groups(&moves, context.limits, |slot| {
         context.census().keys(slot)
     }));
     let mover = KeyMover::new(context, source);
     let worker = || async {
         while !context.stop.is_cancelled()
-            && let Some(window) = next(&queue)
+            && let Some(group) = next(&queue)
         {
-            if let Err(error) = move_window(context, &mover, &window).await {
+            if let Err(error) = move_group(context, &mover, &group).await {
                 context.fail(error);
             }
         }
@@ -63,20 +63,20 @@ async fn move_from(context: &Context<'_>, source: NodeId, moves: Vec<&SlotMove>)
     tokio::join!(worker(), worker());
 }
 
-fn next(queue: &Mutex<VecDeque<Window>>) -> Option<Window> {
+fn next(queue: &Mutex<VecDeque<SlotGroup>>) -> Option<SlotGroup> {
     let mut queue = queue.lock().unwrap_or_else(PoisonError::into_inner);
     queue.pop_front()
 }
 
 /// Moves some slots from their source to one target, from the first mark to the last table.
-async fn move_window(
+async fn move_group(
     context: &Context<'_>,
     mover: &KeyMover<'_>,
-    window: &Window,
+    group: &SlotGroup,
 ) -> Result<(), ReshardError> {
     let source = mover.from();
-    let target = context.links.get(window.target)?;
-    let slots = &window.slots;
+    let target = context.links.get(group.target)?;
+    let slots = &group.slots;
     let part = SlotMove {
         source: source.id,
         target: target.id,

@@ -4,30 +4,30 @@ use crate::redis::reshard::{limits::ReshardLimits, moves::SlotMove};
 use common::cluster::{slots::Slot, topology::NodeId};
 use std::collections::VecDeque;
 
-/// Workers of a source: each has one window open.
+/// Workers of a source: each has one group open.
 const WORKERS: usize = 2;
 
 /// Slots that are opened, moved and handed over together.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Window {
+pub(super) struct SlotGroup {
     pub(super) target: NodeId,
     pub(super) slots: Vec<Slot>,
 }
 
-/// The slots of one source in windows, its targets taking turns, so that none gets all at once. `keys`: how many a slot has.
-pub(super) fn windows(
+/// The slots of one source in groups, its targets taking turns, so that none gets all at once. `keys`: how many a slot has.
+pub(super) fn groups(
     moves: &[&SlotMove],
     limits: &ReshardLimits,
     keys: impl Fn(Slot) -> u64,
-) -> VecDeque<Window> {
+) -> VecDeque<SlotGroup> {
     let most_slots = (limits.open_slots / WORKERS).max(1);
     let most_keys = limits.keys_in_open_slots() / WORKERS as u64;
-    let mut by_target: Vec<VecDeque<Window>> = moves
+    let mut by_target: Vec<VecDeque<SlotGroup>> = moves
         .iter()
         .map(|one| split(one, most_slots, most_keys, &keys))
         .collect();
     let mut all = VecDeque::new();
-    while by_target.iter().any(|windows| !windows.is_empty()) {
+    while by_target.iter().any(|groups| !groups.is_empty()) {
         all.extend(by_target.iter_mut().filter_map(VecDeque::pop_front));
     }
     all
@@ -38,18 +38,18 @@ fn split(
     most_slots: usize,
     most_keys: u64,
     keys: impl Fn(Slot) -> u64,
-) -> VecDeque<Window> {
-    let mut windows: VecDeque<Window> = VecDeque::new();
+) -> VecDeque<SlotGroup> {
+    let mut groups: VecDeque<SlotGroup> = VecDeque::new();
     let mut held = 0;
     for slot in one.slots.iter() {
         let more = keys(slot);
-        match windows.back_mut() {
+        match groups.back_mut() {
             Some(last) if last.slots.len() < most_slots && held + more <= most_keys => {
                 last.slots.push(slot);
                 held += more;
             }
             _ => {
-                windows.push_back(Window {
+                groups.push_back(SlotGroup {
                     target: one.target,
                     slots: vec![slot],
                 });
@@ -57,7 +57,7 @@ fn split(
             }
         }
     }
-    windows
+    groups
 }
 
 #[cfg(test)]
@@ -79,10 +79,10 @@ mod tests {
     fn targets_take_turns_and_bounds_are_kept() {
         let (a, b) = (one(1, 0, 99), one(2, 100, 139));
         let limits = ReshardLimits::default();
-        let found = windows(&[&a, &b], &limits, |_| 10);
+        let found = groups(&[&a, &b], &limits, |_| 10);
         let turns: Vec<(NodeId, usize)> = found
             .iter()
-            .map(|window| (window.target, window.slots.len()))
+            .map(|group| (group.target, group.slots.len()))
             .collect();
         let expected = [
             (a.target, 32),
@@ -94,12 +94,12 @@ mod tests {
         ];
         assert_eq!(turns, expected);
         // Large slots are opened one by one, and slots are never left out.
-        let found = windows(&[&a], &limits, |_| 1_000_000);
-        assert!(found.len() == 100 && found.iter().all(|window| window.slots.len() == 1));
+        let found = groups(&[&a], &limits, |_| 1_000_000);
+        assert!(found.len() == 100 && found.iter().all(|group| group.slots.len() == 1));
         let slow = ReshardLimits {
             keys_per_second: NonZeroU64::new(400),
             ..limits
         };
-        assert_eq!(windows(&[&a], &slow, |_| 10)[0].slots.len(), 10);
+        assert_eq!(groups(&[&a], &slow, |_| 10)[0].slots.len(), 10);
     }
 }
