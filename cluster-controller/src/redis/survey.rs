@@ -39,6 +39,7 @@ impl Live<'_> {
 
 /// A node that a table lists and that answered at no expected address.
 #[derive(Clone, Debug, Default)]
+#[allow(clippy::struct_excessive_bools)] // independent facts
 pub struct MissingNode {
     /// Slots whose newest claim is its own.
     pub slots: SlotSet,

@@ -25,13 +25,13 @@ const DOWN: Fault = Fault {
 };
 
 fn promoted(plan: &Plan) -> Vec<usize> {
-    let steps = plan.steps.iter();
-    steps
-        .filter_map(|step| match step.action {
-            Action::Promote { member, .. } => Some(member),
-            _ => None,
-        })
-        .collect()
+    let mut members = Vec::new();
+    for step in &plan.steps {
+        if let Action::Promote { member, .. } = step.action {
+            members.push(member);
+        }
+    }
+    members
 }
 
 fn look(world: &World) -> Plan {
@@ -606,9 +606,9 @@ proptest! {
         world.down_for = SignedDuration::from_hours(1);
         world.has_evidence = false;
         let lost: BTreeSet<usize> = primaries(&world).into_iter().take(2).collect();
-        for index in 0..6 {
+        for (index, down) in down.into_iter().enumerate() {
             // A cut node keeps what it has.
-            if lost.contains(&index) || (down[index] && !world.owns(index)) {
+            if lost.contains(&index) || (down && !world.owns(index)) {
                 world.cut(index);
             }
         }

@@ -194,8 +194,8 @@ fn decide(
         format!("the primary of {pod} is down: {pod} takes over {how}")
     };
     if !choice.incomparable.is_empty() {
-        why += &format!(
-            "; {} has a copy of another replication history, which cannot be compared with this one",
+        why = format!(
+            "{why}; {} has a copy of another replication history, which cannot be compared with this one",
             choice.incomparable.join(", ")
         );
     }
