@@ -20,6 +20,7 @@ use crate::{
     redis::member::{Member, ProcessEvidence},
 };
 use common::cluster::topology::NodeId;
+use crds::TAINT_OUT_OF_SERVICE;
 use k8s_openapi::{
     api::core::v1::{Node, Pod},
     jiff::Timestamp,
@@ -29,8 +30,6 @@ use std::{
     time::Duration,
 };
 
-/// The taint by which an administrator says that a machine is off.
-const OUT_OF_SERVICE: &str = "node.kubernetes.io/out-of-service";
 /// A kubelet counts as Ready for 50 s at most after it was last heard of, and a pod has 60 s to end (`build::stateful_set`).
 pub const SETTLED: Duration = Duration::from_mins(2);
 
@@ -71,7 +70,10 @@ impl MachineState {
             .spec
             .iter()
             .flat_map(|spec| spec.taints.iter().flatten());
-        if taints.into_iter().any(|taint| taint.key == OUT_OF_SERVICE) {
+        if taints
+            .into_iter()
+            .any(|taint| taint.key == TAINT_OUT_OF_SERVICE)
+        {
             return Self::OutOfService;
         }
         let conditions = node
@@ -382,7 +384,7 @@ mod tests {
             let silent = json!({"metadata": {}, "status": condition(status)});
             assert_eq!(node(silent), MachineState::NotReady);
         }
-        let taints = json!([{"key": OUT_OF_SERVICE, "effect": "NoExecute"}]);
+        let taints = json!([{"key": TAINT_OUT_OF_SERVICE, "effect": "NoExecute"}]);
         let off = json!({"metadata": {}, "spec": {"taints": taints}, "status": condition("True")});
         assert_eq!(node(off), MachineState::OutOfService);
     }

@@ -49,6 +49,8 @@ pub const ANNOTATION_HOLDER_UID: &str = "redis.danieldorado.github.io/holder-uid
 /// Annotation on a RedisCluster: lets replicas take over although their primaries may still acknowledge writes. `all`, or the numbers of
 /// shards with commas between them. It counts once; what follows an `@` makes the same shards another request.
 pub const ANNOTATION_TAKEOVER: &str = "redis.danieldorado.github.io/takeover";
+/// Taint by which an administrator says that the machine of a Kubernetes node is off.
+pub const TAINT_OUT_OF_SERVICE: &str = "node.kubernetes.io/out-of-service";
 /// Annotation that client-side `kubectl apply` leaves behind: a second copy of the object.
 pub const ANNOTATION_LAST_APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";
 /// Finalizer of a RedisBackup whose artifacts are deleted with it.

@@ -78,11 +78,12 @@ fn no_replica_takes_over_from_a_majority_that_may_live() {
     let seen = look(&world);
     assert_eq!(promoted(&seen), [0_usize; 0], "{seen:?}");
     let words: Vec<String> = seen.blockers.iter().map(ToString::to_string).collect();
+    let annotation = format!("{}=0", crds::ANNOTATION_TAKEOVER);
     for part in [
         "sim-0-1 (unlinked for",
         "sim-0-0 has surely ended: its Kubernetes node two is not Ready",
         "kubectl delete node",
-        "redis.danieldorado.github.io/takeover=0",
+        annotation.as_str(),
     ] {
         assert!(
             words.iter().any(|word| word.contains(part)),

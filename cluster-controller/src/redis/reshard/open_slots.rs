@@ -1,7 +1,7 @@
 //! What becomes of slots that are open, that is marked as migrating or importing by a node. Pure.
 //!
 //! It follows the rules of `redis-cli --cluster fix` where those are sound. The rule behind all of it: **the primary that serves the slot is
-//! right.** Clients are sent to it, it answers for every key that it holds, and only for one it lacks it sends them on. So a key that two
+//! right.** It is where clients are sent, it answers for every key that it holds, and only for one it lacks it sends them on. So a key that two
 //! nodes hold has the value that the serving primary has; the other copy is left over from a call that broke off.
 
 use common::cluster::{
