@@ -5,7 +5,7 @@ use crate::{
     change::{Change, Changed},
     children,
     context::Context,
-    decision::{Goal, decide},
+    decision::{Decision, Goal, decide},
     errors::{Failure, ReconcileError},
     events,
     hand_overs::{AFTER_FAILURE, WHILE_HELD},
@@ -13,7 +13,7 @@ use crate::{
     operation::Operation,
     pod_patch,
     redis::{
-        execute::execute,
+        execute::{Done, execute},
         identity::{has_unrecorded, known_nodes},
     },
     requeue, roles, rollout, serving,
@@ -21,7 +21,7 @@ use crate::{
     validate::{Shape, ValidatedCluster, shape, validate},
 };
 use common::kubernetes::{
-    call,
+    call::{self, ApiError},
     controller::Reconcile,
     errors::Classified,
     expectations::{Freshness, OwnerKey},
@@ -56,16 +56,9 @@ impl Reconcile<RedisCluster> for Reconciler {
         if object.metadata.deletion_timestamp.is_some() {
             return Ok(Outcome::finished());
         }
-        let freshness = context
-            .expectations
-            .check_own(object.as_ref(), Instant::now());
-        let object = match freshness {
-            Freshness::Current => object,
-            Freshness::Behind(delay) => return Ok(Outcome::waiting("CacheBehind", delay)),
-            Freshness::Unknown => match read_live(context, &object).await? {
-                Some(live) => Arc::new(live),
-                None => return Ok(Outcome::finished()),
-            },
+        let object = match current(context, object).await? {
+            Current::Object(object) => object,
+            Current::Not(outcome) => return Ok(outcome),
         };
         let shape = match shape(&object) {
             Ok(shape) => shape,
@@ -75,7 +68,10 @@ impl Reconcile<RedisCluster> for Reconciler {
                 return Ok(Outcome::waiting(error.reason(), UNKNOWN));
             }
         };
-        if !shape.paused {
+        let place = (shape.namespace.as_str(), shape.name.as_str());
+        if shape.paused {
+            context.resharding.cancel(place);
+        } else {
             context.leadership.ensure()?;
         }
         // Whatever is wrong with the spec or refused by the API server, the nodes are repaired: failures are collected, and the
@@ -84,7 +80,6 @@ impl Reconcile<RedisCluster> for Reconciler {
         let cluster = keep(&mut failures, validated(context, &object, &shape));
         let known = status::known_before(&object);
         let last_seen = status::last_seen_before(&object);
-        let place = (shape.namespace.as_str(), shape.name.as_str());
         let mut wanted = observe::wanted(&shape, status::formed_before(&object), known);
         let pods = observe::cached(&context.caches.pods, &shape);
         wanted.may_spread = context.hand_overs.may_try(place, Timestamp::now())
@@ -111,18 +106,8 @@ impl Reconcile<RedisCluster> for Reconciler {
         }
         if let Some(cluster) = cluster.as_ref().filter(|_| !shape.paused) {
             context.leadership.ensure()?;
-            let owner = OwnerKey::of(object.as_ref());
-            let (sets, pods) = (&seen.sets, &seen.observed.pods);
-            let children = build(cluster, &sets.sizes);
-            let applied = Box::pin(children::apply(
-                context,
-                &owner,
-                children,
-                &sets.removed,
-                pods,
-            ))
-            .await;
-            keep(&mut failures, applied.map_err(Into::into));
+            let applied = apply(context, &object, cluster, &seen);
+            keep(&mut failures, applied.await.map_err(Into::into));
         }
         let known = known_nodes(&wanted, &seen.observed.members);
         let is_new = has_unrecorded(&wanted, &known);
@@ -130,15 +115,8 @@ impl Reconcile<RedisCluster> for Reconciler {
         // A node is recorded before it gets its first command: afterwards only its id tells whose it is.
         if confirmed && !is_new && !seen.plan.steps.is_empty() {
             context.leadership.ensure()?;
-            let free = !seen.plan.hands_over()
-                || keep(&mut failures, is_free(context, place).await) == Some(true);
-            if free {
-                done = execute(&seen.plan, &seen.observed.members, NODE_TIMEOUT).await;
-            }
-            if !free || (seen.plan.hands_over() && done.iter().any(|one| one.result.is_err())) {
-                let pause = if free { AFTER_FAILURE } else { WHILE_HELD };
-                context.hand_overs.postpone(place, Timestamp::now() + pause);
-            }
+            let steps = take_steps(context, place, &seen).await;
+            done = keep(&mut failures, steps).unwrap_or_default();
         }
         let change = Change {
             object: object.as_ref(),
@@ -182,14 +160,9 @@ impl Reconcile<RedisCluster> for Reconciler {
             events::events(&object, &status, &done, &changed.replaced),
         );
         for message in status::new_texts(&object, &status, &found) {
-            let (namespace, name) = (&shape.namespace, &shape.name);
-            tracing::info!(
-                namespace,
-                name,
-                phase = status.phase,
-                message,
-                "status changed"
-            );
+            let (namespace, name) = place;
+            let phase = &status.phase;
+            tracing::info!(namespace, name, phase, message, "status changed");
         }
         let written = write_status(context, &object, &status).await?;
         if confirmed && is_new && !seen.plan.steps.is_empty() {
@@ -214,6 +187,68 @@ impl Reconcile<RedisCluster> for Reconciler {
         self.context.resharding.forget(namespace, name);
         self.context.held.remove((namespace, name));
     }
+}
+
+/// The object to reconcile, or why there is none now.
+enum Current {
+    Object(Arc<RedisCluster>),
+    Not(Outcome),
+}
+
+/// The cached object, unless this process has written one that the cache does not show yet.
+async fn current(context: &Context, object: Arc<RedisCluster>) -> Result<Current, ReconcileError> {
+    let freshness = context
+        .expectations
+        .check_own(object.as_ref(), Instant::now());
+    Ok(match freshness {
+        Freshness::Current => Current::Object(object),
+        Freshness::Behind(delay) => Current::Not(Outcome::waiting("CacheBehind", delay)),
+        Freshness::Unknown => match read_live(context, &object).await? {
+            Some(live) => Current::Object(Arc::new(live)),
+            None => Current::Not(Outcome::finished()),
+        },
+    })
+}
+
+/// Makes the children what they are to be.
+async fn apply(
+    context: &Context,
+    object: &RedisCluster,
+    cluster: &ValidatedCluster,
+    seen: &Decision,
+) -> Result<(), ApiError> {
+    let (sets, pods) = (&seen.sets, &seen.observed.pods);
+    let children = build(cluster, &sets.sizes);
+    let owner = OwnerKey::of(object);
+    // Boxed: a typed StatefulSet makes the future of every caller many kilobytes long.
+    Box::pin(children::apply(
+        context,
+        &owner,
+        children,
+        &sets.removed,
+        pods,
+    ))
+    .await
+}
+
+/// Takes the steps of the plan. A hand-over waits until no operation needs the roles to stay, and after a failure for longer.
+async fn take_steps(
+    context: &Context,
+    place: (&str, &str),
+    seen: &Decision,
+) -> Result<Vec<Done>, ReconcileError> {
+    let hands_over = seen.plan.hands_over();
+    if hands_over && !is_free(context, place).await? {
+        let until = Timestamp::now() + WHILE_HELD;
+        context.hand_overs.postpone(place, until);
+        return Ok(Vec::new());
+    }
+    let done = execute(&seen.plan, &seen.observed.members, NODE_TIMEOUT).await;
+    if hands_over && done.iter().any(|one| one.result.is_err()) {
+        let until = Timestamp::now() + AFTER_FAILURE;
+        context.hand_overs.postpone(place, until);
+    }
+    Ok(done)
 }
 
 /// Whether no operation holds the cluster whose slots and roles have to stay: a backup, a restore, a move of slots.
