@@ -79,6 +79,18 @@ fn cluster_creations() -> Vec<Case> {
         taken(kind, "most shards", json!({"spec": {"shards": 500}})),
         refused(
             kind,
+            "an update of no shard",
+            json!({"spec": {"update": {"maxUnavailableShards": 0}}}),
+            "greater than or equal to 1",
+        ),
+        refused(
+            kind,
+            "an engine that does not exist",
+            json!({"spec": {"migration": {"engine": "Magic"}}}),
+            "Unsupported value",
+        ),
+        refused(
+            kind,
             "two shards",
             json!({"spec": {"shards": 2}}),
             "greater than or equal to 3",
@@ -386,16 +398,15 @@ fn updates() -> Vec<(&'static str, Case)> {
         ),
         (
             "good",
-            refused(
-                cluster,
-                "more shards",
-                spec(json!({"shards": 4})),
-                "number of shards cannot be changed",
-            ),
+            taken(cluster, "more shards", spec(json!({"shards": 4}))),
         ),
         (
             "good",
-            changed(cluster, "more replicas", json!({"replicasPerShard": 2})),
+            taken(
+                cluster,
+                "more replicas",
+                spec(json!({"replicasPerShard": 2})),
+            ),
         ),
         (
             "good",
