@@ -25,13 +25,21 @@ async fn each_mutable_field_takes_effect() -> Result<()> {
         paused(kubectl).await?;
         catalog(kubectl).await?;
 
-        let policy = json!({"config": {"maxmemory-policy": "allkeys-lru"}});
-        spec(kubectl, policy).await?;
+        let by_hand = json!({"update": {"strategy": "OnDelete"},
+                             "config": {"maxmemory-policy": "allkeys-lru"}});
+        spec(kubectl, by_hand).await?;
         let words = reports(kubectl, "UpToDate", "False", "PodsOutdated").await?;
         ensure!(
             words.contains("shop-0-0") && words.contains("delete"),
             "{words}"
         );
+        spec(kubectl, json!({"update": {"strategy": "RollingUpdate"}})).await?;
+        reports(kubectl, "UpToDate", "True", "UpToDate").await?;
+        let setting = "redis-cli config get maxmemory-policy";
+        for pod in scenario::pod_names(kubectl, "shop").await? {
+            let value = kubectl.exec(&pod, setting).await?;
+            ensure!(value.contains("allkeys-lru"), "{pod}: {value}");
+        }
         Ok(())
     })
     .await
