@@ -161,7 +161,9 @@ impl ClusterStage {
         let timeout = NODE_TIMEOUT.as_millis().to_string();
         let mut object = json!({
             "apiVersion": "redis.danieldorado.github.io/v1alpha1", "kind": "RedisCluster", "metadata": {"name": "shop"},
-            "spec": {"image": "redis", "shards": 3, "replicasPerShard": 1, "config": {"cluster-node-timeout": timeout}},
+            // No StatefulSet controller runs here, which would create the pods of another template.
+            "spec": {"image": "redis", "shards": 3, "replicasPerShard": 1, "config": {"cluster-node-timeout": timeout},
+                     "update": {"strategy": "OnDelete"}},
         });
         if let (Some(spec), Value::Object(more)) = (object["spec"].as_object_mut(), more) {
             spec.extend(more);
