@@ -310,7 +310,7 @@ mod tests {
     use super::*;
     use serde_json::{Value, json};
 
-    fn pod(name: &str, metadata: Value, status: &Value) -> Pod {
+    fn pod(name: &str, metadata: &Value, status: &Value) -> Pod {
         let mut pod = json!({"metadata": metadata, "status": status});
         pod["metadata"]["name"] = name.into();
         serde_json::from_value(pod).unwrap()
@@ -332,17 +332,17 @@ mod tests {
         let pods = [
             pod(
                 "runs",
-                json!({}),
+                &json!({}),
                 &json!({"phase": "Running", "podIP": "10.0.0.1"}),
             ),
             pod(
                 "ended",
-                json!({}),
+                &json!({}),
                 &json!({"phase": "Failed", "podIP": "10.0.0.2"}),
             ),
             pod(
                 "went",
-                json!({"deletionTimestamp": "2026-01-01T10:00:00Z"}),
+                &json!({"deletionTimestamp": "2026-01-01T10:00:00Z"}),
                 &json!({"phase": "Running", "podIP": "10.0.0.3"}),
             ),
         ];
