@@ -86,9 +86,15 @@ fn target(module: &str, path: &str, known: &BTreeMap<String, String>) -> Option<
         segments.remove(0);
     }
     from.extend(segments);
-    let lengths = (1..=from.len()).rev();
-    let mut names = lengths.map(|length| from[..length].join("::"));
-    names.find(|name| known.contains_key(name))
+    // From the item on upwards.
+    while !from.is_empty() {
+        let name = from.join("::");
+        if known.contains_key(&name) {
+            return Some(name);
+        }
+        from.pop();
+    }
+    None
 }
 
 fn imports(source: &Path) -> io::Result<Imports> {

@@ -6,7 +6,7 @@ use backup_controller::arguments::ControllerArguments as BackupArguments;
 use common::{
     access::{AccessError, Buckets},
     runtime::Runtime,
-    storage::{S3Cause, StorageArguments},
+    storage::{S3Cause, StorageArguments, StorageError},
 };
 use crds::{LocalRef, RedisBackup, RedisCluster, RedisRestore, S3Location, SecretKeyRef};
 use k8s_openapi::api::core::v1::Secret;
@@ -222,7 +222,7 @@ async fn a_private_authority_is_read_from_its_secret() -> Result<()> {
     store.probe("shop/").await?;
     let unsigned = buckets.open(&namespace, &location(None)).await?;
     let error = unsigned.probe("shop/").await.err();
-    let cause = error.as_ref().and_then(|error| error.cause());
+    let cause = error.as_ref().and_then(StorageError::cause);
     assert_eq!(cause, Some(S3Cause::UntrustedCertificate), "{error:?}");
 
     for (name, key, reason, words) in [

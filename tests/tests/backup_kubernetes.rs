@@ -657,7 +657,7 @@ async fn a_publication_ends_with_the_leadership() -> Result<()> {
     // The answer has come by then, and the other replica is still believed to lead.
     let (answered, expires) = (slow, Duration::from_secs(TAKEN_OVER_SECONDS.into()));
     ensure!(answered < expires);
-    tokio::time::sleep(answered + (expires - answered) / 2).await;
+    tokio::time::sleep((answered + expires) / 2).await;
     ensure!(
         !manifest.exists(),
         "written without the Lease, {:?} after it was lost",

@@ -276,8 +276,11 @@ async fn two_replicas_restore_a_backup_into_another_number_of_shards() -> Result
     stage.complete_backup(&backup).await?;
     // The address in the status of one of its pods is another cluster's by now.
     let foreign = &source.nodes()[0];
-    let stale = forward(foreign.address()).await?;
-    stage.space.pod("target", "target-9-0", stale).await?;
+    let reused = forward(foreign.address()).await?;
+    stage
+        .space
+        .pod("target", "target-9-0", reused)
+        .await?;
     stage.existing("target", &target).await?;
 
     let status = stage.ends("r").await?;
