@@ -277,10 +277,7 @@ async fn two_replicas_restore_a_backup_into_another_number_of_shards() -> Result
     // The address in the status of one of its pods is another cluster's by now.
     let foreign = &source.nodes()[0];
     let reused = forward(foreign.address()).await?;
-    stage
-        .space
-        .pod("target", "target-9-0", reused)
-        .await?;
+    stage.space.pod("target", "target-9-0", reused).await?;
     stage.existing("target", &target).await?;
 
     let status = stage.ends("r").await?;
