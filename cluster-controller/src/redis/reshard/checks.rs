@@ -21,7 +21,7 @@ use std::{
 use tokio::time::sleep;
 
 /// How long a target may take to learn who serves the slots that it is to import.
-const LEARNING: Duration = Duration::from_secs(10);
+const LEARNING: Duration = Duration::from_secs(30);
 const LOOK: Duration = Duration::from_millis(50);
 
 /// Slots in one question.

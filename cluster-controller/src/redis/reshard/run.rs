@@ -27,7 +27,7 @@ const DRAIN: Duration = Duration::from_millis(700);
 /// Between two reports of progress.
 const REPORT: Duration = Duration::from_millis(200);
 /// How long the nodes may take to agree: gossip needs seconds where a node was not informed directly.
-const AGREEMENT: Duration = Duration::from_secs(10);
+const AGREEMENT: Duration = Duration::from_secs(30);
 const LOOK: Duration = Duration::from_millis(50);
 
 /// How a reshard ended that did not fail.
