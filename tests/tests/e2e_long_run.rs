@@ -16,6 +16,8 @@ use tokio::process::{Child, Command};
 
 /// The controllers are compiled first, if they have not been.
 const COMPILED: Duration = Duration::from_mins(20);
+/// The generation that the API server gives an object which no controller has seen.
+const NOT_OBSERVED: i64 = -1;
 /// Longest end of the controllers after Ctrl-C.
 const ENDED: Duration = Duration::from_secs(40);
 
@@ -79,7 +81,8 @@ async fn is_left_alone(kubectl: &Kubectl) -> Result<()> {
     for object in ["rediscluster shop", "redisbackup now"] {
         let object = kubectl.get(object).await?;
         ensure!(
-            object.get("status").is_none() && object["metadata"].get("finalizers").is_none(),
+            object["status"]["observedGeneration"] == NOT_OBSERVED
+                && object["metadata"].get("finalizers").is_none(),
             "an object of a namespace that is not watched was changed: {object}"
         );
     }
