@@ -56,12 +56,15 @@ pub fn sets(shape: &Shape, existing: &[ExistingSet], survey: &Survey<'_>) -> Set
         } else {
             0
         };
-        let needed = needed(shape, survey, shard).max(wanted);
+        let certain = needed(shape, survey, shard, answers).max(wanted);
+        let needed = needed(shape, survey, shard, |_| true).max(wanted);
         let pods = match existing.get(&shard) {
-            Some(pods) if !covered => needed.max(*pods),
-            Some(_) | None => needed,
+            Some(pods) if !covered => certain.max(*pods),
+            // A pod that ends because of an earlier decision answers no more. A set that grew for it would start it again.
+            Some(pods) => certain.max(needed.min(*pods)),
+            None => needed,
         };
-        let leaving = members_from(survey, shard, pods).next().is_some();
+        let leaving = covered && members_from(survey, shard, pods).next().is_some();
         if pods == 0 && !leaving {
             sets.removed
                 .extend(existing.contains_key(&shard).then_some(shard));
@@ -76,10 +79,11 @@ pub fn sets(shape: &Shape, existing: &[ExistingSet], survey: &Survey<'_>) -> Set
     sets
 }
 
-/// The fewest pods that the shard's set may have: above them are only pods that may leave. The pod of a missing node with slots, which
-/// another client has deleted together with its set, is needed too.
-fn needed(shape: &Shape, survey: &Survey<'_>, shard: i32) -> i32 {
-    let existing = members_from(survey, shard, 0).filter(|member| !may_leave(survey, member));
+/// The fewest pods that the shard's set may have: above them are only pods that may leave, or whose answers do not count. The pod of a
+/// missing node with slots, which another client has deleted together with its set, is needed too.
+fn needed(shape: &Shape, survey: &Survey<'_>, shard: i32, counts: fn(&Answer) -> bool) -> i32 {
+    let existing = members_from(survey, shard, 0)
+        .filter(|member| counts(&member.answer) && !may_leave(survey, member));
     let existing = existing.filter_map(|member| i32::try_from(member.expected.ordinal).ok());
     let missing = survey.missing.iter().filter_map(|(id, node)| {
         let pod = survey.wanted.known.get(id)?;
@@ -88,6 +92,10 @@ fn needed(shape: &Shape, survey: &Survey<'_>, shard: i32) -> i32 {
     });
     let last = existing.chain(missing).max();
     last.map_or(0, |ordinal| ordinal + 1)
+}
+
+fn answers(answer: &Answer) -> bool {
+    !matches!(answer, Answer::Unresponsive(_))
 }
 
 /// The members of a shard from this ordinal on whose pods exist.
@@ -154,11 +162,23 @@ mod tests {
         (shape(&cluster).unwrap(), existing.collect())
     }
 
-    fn decide(world: &World, (shape, existing): &(Shape, Vec<ExistingSet>)) -> Sets {
+    fn decide(world: &World, stage: &(Shape, Vec<ExistingSet>)) -> Sets {
+        decide_with(world, stage, &[])
+    }
+
+    /// `silent` do not answer, while other nodes still have links to them.
+    fn decide_with(
+        world: &World,
+        (shape, existing): &(Shape, Vec<ExistingSet>),
+        silent: &[usize],
+    ) -> Sets {
         let mut members = world.members(Timestamp::UNIX_EPOCH);
         let mut wanted = world.wanted.clone();
         wanted.shards = usize::try_from(shape.shards).unwrap();
         wanted.replicas_per_shard = usize::try_from(shape.replicas).unwrap();
+        for index in silent {
+            members[*index].answer = Answer::Unresponsive("timeout".into());
+        }
         for member in &mut members {
             let expected = &mut member.expected;
             expected.wanted =
@@ -232,6 +252,28 @@ mod tests {
         let needed = if primary_is_first(&world, 2) { 1 } else { 2 };
         assert!(found.sizes[2].pods >= needed, "{found:?}");
         assert_eq!(found.removed, Vec::<i32>::new());
+    }
+
+    /// Its set shrank already; a set that grew again would start it anew, with a volume that nothing would delete.
+    #[test]
+    fn a_pod_that_ends_does_not_come_back() {
+        let world = formed(3, 1, true);
+        let mut stage = stage(3, 0);
+        let shard = (0..3).find(|shard| primary_is_first(&world, *shard));
+        let shard = shard.unwrap();
+        let (primary, replica) = (shard * 2, shard * 2 + 1);
+        let decide = |stage: &(Shape, Vec<ExistingSet>), silent: &[usize]| {
+            let size = decide_with(&world, stage, silent).sizes[shard];
+            (size.pods, size.keeps_volumes)
+        };
+        assert_eq!(decide(&stage, &[replica]), (2, true), "not decided yet");
+        stage.1[shard].pods = 1;
+        assert_eq!(decide(&stage, &[replica]), (1, false));
+        // The volume may be needed.
+        assert_eq!(decide(&stage, &[primary, replica]), (1, true));
+        // Another client has deleted the set.
+        stage.1.remove(shard);
+        assert_eq!(decide(&stage, &[replica]), (2, true));
     }
 
     #[test]
