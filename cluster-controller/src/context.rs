@@ -2,7 +2,7 @@
 
 use crate::{
     hand_overs::HandOverTracker, held::HeldClusters, machines::Machines, pod_events::PodEvents,
-    resharding::Resharding, unresponsive::UnresponsiveTracker,
+    resharding::Resharding, unresponsive::UnresponsiveTracker, zones::KubernetesZones,
 };
 use common::{
     kubernetes::{
@@ -57,6 +57,8 @@ pub struct Context {
     pub hand_overs: Arc<HandOverTracker>,
     /// What is known of Kubernetes nodes.
     pub machines: Arc<Machines>,
+    /// The zones of Kubernetes nodes.
+    pub zones: Arc<KubernetesZones>,
     /// Who holds a cluster for an operation.
     pub operations: Arc<OperationLeases>,
     /// The clusters whose operation Lease a rollout has taken.
@@ -99,6 +101,7 @@ impl Context {
             unresponsive: Arc::default(),
             hand_overs: Arc::default(),
             machines: Arc::new(Machines::new(runtime.client.clone())),
+            zones: Arc::new(KubernetesZones::new(runtime.client.clone())),
             operations,
             held: Arc::default(),
             resharding: Arc::new(resharding),

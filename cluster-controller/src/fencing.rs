@@ -234,7 +234,7 @@ fn unclear(place: &str, state: Option<&MachineState>) -> (String, String) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::redis::member::{Answer, ExpectedNode};
+    use crate::redis::member::{Answer, ExpectedNode, ZoneLabel};
     use serde_json::{Value, json};
     use std::sync::Arc;
 
@@ -268,6 +268,7 @@ mod tests {
                 kubernetes_node: None,
                 terminating: false,
                 down_since: None,
+                zone: ZoneLabel::Absent,
                 former: BTreeMap::new(),
             },
             answer: Answer::Unresponsive("no answer".into()),

@@ -3,7 +3,7 @@
 //! Data and decisions, pure: [`validate`], [`build`], [`checkpoint`], [`sets`], [`leftovers`], [`rollout`], [`operation`], [`decision`], [`pods`], [`roles`],
 //! [`serving`], [`fencing`], [`status`], [`requeue`], [`metrics`], [`redis::survey`], [`redis::assess`], [`redis::balance`],
 //! [`redis::plan`].
-//! Input and output: [`observe`], [`children`], [`pod_events`], [`machines`], [`pod_patch`], [`replace`], [`change`], [`resharding`],
+//! Input and output: [`observe`], [`children`], [`pod_events`], [`machines`], [`zones`], [`pod_patch`], [`replace`], [`change`], [`resharding`],
 //! [`redis::observe`], [`redis::execute`]. All together in [`reconcile`].
 
 pub mod build;
@@ -38,3 +38,4 @@ pub mod sets;
 pub mod status;
 pub mod unresponsive;
 pub mod validate;
+pub mod zones;

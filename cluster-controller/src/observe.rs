@@ -6,7 +6,7 @@ use crate::{
     pods::{self, Pods},
     redis::{
         identity::{KnownNodes, recognize},
-        member::{Answer, ExpectedNode, Member, Report, Wanted},
+        member::{Answer, ExpectedNode, Member, Report, Wanted, ZoneLabel},
         observe,
         survey::Survey,
     },
@@ -96,11 +96,33 @@ async fn ask(
     for member in &mut members {
         explain(member, &pods, &missing);
     }
+    add_zones(context, wanted, &mut members).await;
     add_evidence(context, shape, wanted, last_seen, &pods, &mut members).await;
     Observed {
         pods,
         members,
         passed_over,
+    }
+}
+
+/// Zones only decide about hand-overs of a healthy cluster: a repair does not wait for them.
+async fn add_zones(context: &Context, wanted: &Wanted, members: &mut [Member]) {
+    let may_spread = wanted.may_spread && wanted.formed_before && wanted.replicas_per_shard > 0;
+    if !may_spread || members.iter().any(|member| member.report().is_none()) {
+        return;
+    }
+    let nodes = members
+        .iter()
+        .filter_map(|one| one.expected.kubernetes_node.clone());
+    let zones = context.zones.labels(&nodes.collect()).await;
+    for ExpectedNode {
+        kubernetes_node,
+        zone,
+        ..
+    } in members.iter_mut().map(|member| &mut member.expected)
+    {
+        let known = kubernetes_node.as_ref().and_then(|node| zones.get(node));
+        *zone = known.cloned().unwrap_or_default();
     }
 }
 
@@ -209,6 +231,7 @@ pub fn expected(shape: &Shape, pods: &Pods) -> Vec<ExpectedNode> {
                 kubernetes_node: pod.and_then(pods::kubernetes_node).map(ToOwned::to_owned),
                 terminating: pod.is_some_and(pods::is_terminating),
                 down_since: pod.and_then(pods::down_since),
+                zone: ZoneLabel::Unread,
                 former: BTreeMap::new(),
                 pod: name,
             }

@@ -121,7 +121,7 @@ fn missed_an_answer(member: &Member, members: &[Member], known: &KnownNodes) -> 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::redis::member::ExpectedNode;
+    use crate::redis::member::{ExpectedNode, ZoneLabel};
     use common::cluster::topology::NodeId;
 
     fn at(second: i64) -> Timestamp {
@@ -145,6 +145,7 @@ mod tests {
                 kubernetes_node: None,
                 terminating: false,
                 down_since: kubernetes.map(at),
+                zone: ZoneLabel::Absent,
                 former: BTreeMap::new(),
             };
             let mut members = [Member {
@@ -209,6 +210,7 @@ mod tests {
                 kubernetes_node: None,
                 terminating: false,
                 down_since: None,
+                zone: ZoneLabel::Absent,
                 former: BTreeMap::new(),
             },
             answer: Answer::Unresponsive("no answer in time".into()),

@@ -7,6 +7,8 @@
 #![allow(clippy::duplicated_attributes)]
 
 mod names;
+mod placement;
+mod pod_template;
 mod redis_backup;
 mod redis_cluster;
 mod redis_restore;
@@ -16,6 +18,8 @@ mod s3;
 mod shared;
 
 pub use names::*;
+pub use placement::*;
+pub use pod_template::*;
 pub use redis_backup::*;
 pub use redis_cluster::*;
 pub use redis_restore::*;

@@ -31,6 +31,10 @@ pub const LABEL_COMPONENT: &str = "app.kubernetes.io/component";
 pub const LABEL_MANAGED_BY: &str = "app.kubernetes.io/managed-by";
 /// Label of Kubernetes nodes: the host.
 pub const LABEL_HOSTNAME: &str = "kubernetes.io/hostname";
+/// Label of Kubernetes nodes: the zone.
+pub const LABEL_ZONE: &str = "topology.kubernetes.io/zone";
+/// Labels and annotations of pods that begin so are not a user's: the controller sets some of them, and a later version may set more.
+pub const OWN_PREFIXES: [&str; 2] = ["app.kubernetes.io/", "redis.danieldorado.github.io/"];
 /// Label that Kubernetes puts on the pods of a Job: the name of the Job.
 pub const LABEL_JOB_NAME: &str = "batch.kubernetes.io/job-name";
 /// Value of [`LABEL_MANAGED_BY`].

@@ -1,7 +1,7 @@
 //! `RedisCluster`: the desired state of a cluster, and the observed one.
 
 use crate::{
-    DeletionPolicy, S3Location, reserved_settings,
+    DeletionPolicy, PlacementPolicy, PodTemplate, S3Location, reserved_settings,
     shared::{conditions_schema, not_observed},
 };
 use k8s_openapi::{
@@ -43,7 +43,8 @@ use std::collections::BTreeMap;
 )]
 #[x_kube(
     validation = Rule::new("has(self.version) != has(self.image)").message("give exactly one of version (the name of a RedisVersion) and image"),
-    validation = Rule::new("has(self.storage) == has(oldSelf.storage)").message("storage can neither be added nor removed: restore a backup into a new cluster")
+    validation = Rule::new("has(self.storage) == has(oldSelf.storage)").message("storage can neither be added nor removed: restore a backup into a new cluster"),
+    validation = RedisClusterSpec::one_zone_constraint()
 )]
 #[serde(rename_all = "camelCase")]
 pub struct RedisClusterSpec {
@@ -83,11 +84,17 @@ pub struct RedisClusterSpec {
     #[x_kube(validation = Rule::new("self.all(key, self[key].matches('^[^\\\\n\\\\r\\\\x00]*$'))").message("config: the value of a setting is a single line"))]
     #[x_kube(validation = Rule::new("!('cluster-node-timeout' in self) || (self['cluster-node-timeout'].matches('^[0-9]{3,9}$') && int(self['cluster-node-timeout']) >= 500)").message("config: cluster-node-timeout is a number of milliseconds, at least 500"))]
     pub config: BTreeMap<String, String>,
+    /// What is added to every pod: labels, annotations, rules for the scheduler, accounts, volumes. A change reaches the pods as update says.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pod_template: Option<PodTemplate>,
+    /// Where the pods run. A change reaches the pods as update says; one with a volume stays where its volume is.
+    #[serde(default)]
+    pub placement: PlacementPolicy,
     /// While true, the controller only observes: it changes neither Kubernetes objects nor the servers, and reports only status and
     /// the readiness of pods.
     #[serde(default)]
     pub paused: bool,
-    /// How a changed image, configuration or resources reaches the pods.
+    /// How a changed image, configuration, pod template, placement or resources reach the pods.
     #[serde(default)]
     pub update: UpdatePolicy,
     /// How slots move when the number of shards has changed.

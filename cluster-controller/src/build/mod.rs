@@ -1,13 +1,15 @@
 //! Renders the Kubernetes objects of a cluster. Pure: the same cluster gives the same bytes.
 
 mod config;
+mod placement;
+mod pod_template;
 mod services;
 mod stateful_set;
 
 pub use config::{redis_conf, start_script};
 
 use crate::{sets::SetSize, validate::ValidatedCluster};
-use crds::{LABEL_CLUSTER, LABEL_INSTANCE, LABEL_MANAGED_BY, LABEL_NAME, MANAGED_BY};
+use crds::{LABEL_CLUSTER, LABEL_INSTANCE, LABEL_MANAGED_BY, LABEL_NAME, LABEL_SHARD, MANAGED_BY};
 use k8s_openapi::{
     api::{
         apps::v1::StatefulSet,
@@ -63,6 +65,13 @@ fn labels(cluster: &ValidatedCluster) -> BTreeMap<String, String> {
 /// What selects every pod of the cluster.
 fn selector(cluster: &ValidatedCluster) -> BTreeMap<String, String> {
     BTreeMap::from([(LABEL_CLUSTER.to_owned(), cluster.shape.name.clone())])
+}
+
+/// What selects the pods of one shard.
+fn shard_selector(cluster: &ValidatedCluster, shard: i32) -> BTreeMap<String, String> {
+    let mut labels = selector(cluster);
+    labels.insert(LABEL_SHARD.to_owned(), shard.to_string());
+    labels
 }
 
 fn metadata(cluster: &ValidatedCluster, name: String) -> ObjectMeta {

@@ -2,14 +2,14 @@
 //!
 //! Everything in the pod template restarts nothing by itself (`OnDelete`), but it does decide what a replaced pod is like.
 
-use super::{labels, metadata, selector, start_script};
+use super::{labels, metadata, placement, pod_template, shard_selector, start_script};
 use crate::{
     sets::SetSize,
     validate::{ValidatedCluster, Volume},
 };
 use crds::{
     ANNOTATION_RESTART_HASH, BUS_PORT, CLIENT_PORT, CONDITION_SERVING, CONTAINER, DeletionPolicy,
-    LABEL_CLUSTER, LABEL_HOSTNAME, LABEL_SHARD, headless_service_name, stateful_set_name,
+    LABEL_CLUSTER, LABEL_SHARD, headless_service_name, stateful_set_name,
 };
 use k8s_openapi::{
     api::{
@@ -18,12 +18,11 @@ use k8s_openapi::{
             StatefulSetUpdateStrategy,
         },
         core::v1::{
-            Affinity, Capabilities, ConfigMapVolumeSource, Container, ContainerPort,
-            EmptyDirVolumeSource, EnvVar, EnvVarSource, ExecAction, Lifecycle, LifecycleHandler,
-            ObjectFieldSelector, PersistentVolumeClaim, PersistentVolumeClaimSpec, PodAffinityTerm,
-            PodAntiAffinity, PodReadinessGate, PodSecurityContext, PodSpec, PodTemplateSpec, Probe,
-            SeccompProfile, SecurityContext, TCPSocketAction, VolumeMount,
-            VolumeResourceRequirements, WeightedPodAffinityTerm,
+            Capabilities, ConfigMapVolumeSource, Container, ContainerPort, EmptyDirVolumeSource,
+            EnvVar, EnvVarSource, ExecAction, Lifecycle, LifecycleHandler, ObjectFieldSelector,
+            PersistentVolumeClaim, PersistentVolumeClaimSpec, PodReadinessGate, PodSpec,
+            PodTemplateSpec, Probe, SecurityContext, TCPSocketAction, VolumeMount,
+            VolumeResourceRequirements,
         },
     },
     apimachinery::pkg::{
@@ -33,8 +32,6 @@ use k8s_openapi::{
 };
 use std::collections::BTreeMap;
 
-/// The user and group `redis` of the usual images.
-const USER: i64 = 999;
 /// Name of the volume claim, and of the volume that Kubernetes makes of it in each pod.
 const CLAIM: &str = "data";
 /// Name of the volume of pods in memory only. Not the claim's: a claim replaces a volume of its name, so that a StatefulSet which kept its
@@ -65,11 +62,17 @@ pub fn stateful_set(cluster: &ValidatedCluster, size: SetSize, configuration: &s
             },
             template: PodTemplateSpec {
                 metadata: Some(ObjectMeta {
-                    labels: Some(shard_labels(cluster, shard)),
-                    annotations: Some(BTreeMap::from([(
-                        ANNOTATION_RESTART_HASH.to_owned(),
-                        cluster.restart_hash.clone(),
-                    )])),
+                    labels: Some(pod_template::with_ours(
+                        &cluster.pod_template.labels,
+                        shard_labels(cluster, shard),
+                    )),
+                    annotations: Some(pod_template::with_ours(
+                        &cluster.pod_template.annotations,
+                        BTreeMap::from([(
+                            ANNOTATION_RESTART_HASH.to_owned(),
+                            cluster.restart_hash.clone(),
+                        )]),
+                    )),
                     ..ObjectMeta::default()
                 }),
                 spec: Some(pod(cluster, shard, configuration)),
@@ -86,12 +89,6 @@ pub fn stateful_set(cluster: &ValidatedCluster, size: SetSize, configuration: &s
         },
         ..StatefulSet::default()
     }
-}
-
-fn shard_selector(cluster: &ValidatedCluster, shard: i32) -> BTreeMap<String, String> {
-    let mut labels = selector(cluster);
-    labels.insert(LABEL_SHARD.to_owned(), shard.to_string());
-    labels
 }
 
 fn shard_labels(cluster: &ValidatedCluster, shard: i32) -> BTreeMap<String, String> {
@@ -117,23 +114,13 @@ fn pod(cluster: &ValidatedCluster, shard: i32, configuration: &str) -> PodSpec {
             volume.empty_dir = Some(EmptyDirVolumeSource::default());
         }));
     }
-    PodSpec {
-        affinity: Some(affinity(cluster, shard)),
+    let mut pod = PodSpec {
+        affinity: placement::affinity(cluster, shard),
+        topology_spread_constraints: placement::spread_constraints(cluster, shard),
         automount_service_account_token: Some(false),
         enable_service_links: Some(false),
         termination_grace_period_seconds: Some(GRACE_SECONDS),
-        security_context: Some(PodSecurityContext {
-            run_as_non_root: Some(true),
-            run_as_user: Some(USER),
-            run_as_group: Some(USER),
-            fs_group: Some(USER),
-            fs_group_change_policy: Some("OnRootMismatch".to_owned()),
-            seccomp_profile: Some(SeccompProfile {
-                type_: "RuntimeDefault".to_owned(),
-                ..SeccompProfile::default()
-            }),
-            ..PodSecurityContext::default()
-        }),
+        security_context: Some(pod_template::security_context(cluster)),
         containers: vec![container(cluster)],
         volumes: Some(volumes),
         // The probes know only that the port is open: whether the node serves, the controller reports.
@@ -141,7 +128,9 @@ fn pod(cluster: &ValidatedCluster, shard: i32, configuration: &str) -> PodSpec {
             condition_type: CONDITION_SERVING.to_owned(),
         }]),
         ..PodSpec::default()
-    }
+    };
+    pod_template::extend(cluster, &mut pod);
+    pod
 }
 
 fn data_volume(cluster: &ValidatedCluster) -> &'static str {
@@ -161,32 +150,6 @@ fn volume(
     };
     set(&mut volume);
     volume
-}
-
-/// A shard's nodes on different Kubernetes nodes, and all nodes spread where that leaves a choice. Preferred, not required: on fewer
-/// Kubernetes nodes than a shard has nodes a cluster with all its nodes is better than one without replicas.
-fn affinity(cluster: &ValidatedCluster, shard: i32) -> Affinity {
-    let apart = |weight, labels| WeightedPodAffinityTerm {
-        weight,
-        pod_affinity_term: PodAffinityTerm {
-            topology_key: LABEL_HOSTNAME.to_owned(),
-            label_selector: Some(LabelSelector {
-                match_labels: Some(labels),
-                ..LabelSelector::default()
-            }),
-            ..PodAffinityTerm::default()
-        },
-    };
-    Affinity {
-        pod_anti_affinity: Some(PodAntiAffinity {
-            preferred_during_scheduling_ignored_during_execution: Some(vec![
-                apart(100, shard_selector(cluster, shard)),
-                apart(10, selector(cluster)),
-            ]),
-            ..PodAntiAffinity::default()
-        }),
-        ..Affinity::default()
-    }
 }
 
 fn container(cluster: &ValidatedCluster) -> Container {

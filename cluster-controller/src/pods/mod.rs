@@ -2,6 +2,7 @@
 
 pub mod replace;
 pub mod start;
+mod unscheduled;
 
 pub use common::kubernetes::pods::{ip, is_terminating, started};
 
@@ -132,10 +133,7 @@ pub fn why_down(pod: Option<&Pod>) -> Option<String> {
     }
     if let Some(unscheduled) = condition(pod, "PodScheduled").filter(|c| c.status == "False") {
         let words = unscheduled.message.as_deref().unwrap_or_default();
-        let words = words.trim_end_matches('.');
-        return Some(format!(
-            "not scheduled: {words}; make room for it, or correct the resources and the storage"
-        ));
+        return Some(unscheduled::explained(words));
     }
     let waiting = server(pod)?.state.as_ref()?.waiting.as_ref()?;
     let (reason, words) = (waiting.reason.as_deref()?, waiting.message.as_deref());

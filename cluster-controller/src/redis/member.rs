@@ -133,6 +133,18 @@ pub enum ProcessEvidence {
     },
 }
 
+/// The zone of the Kubernetes node that a pod runs on.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum ZoneLabel {
+    /// Not read yet: no primary is handed over for the sake of its place.
+    #[default]
+    Unread,
+    /// It has none, or it may not be read.
+    Absent,
+    /// Its name.
+    Named(String),
+}
+
 /// A node that the cluster is to have or still has: a pod, or a process in a test. Its role is whatever its server reports.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[allow(clippy::struct_excessive_bools)] // independent facts
@@ -155,6 +167,8 @@ pub struct ExpectedNode {
     pub proof: Option<String>,
     /// Name of the Kubernetes node that the pod runs on.
     pub kubernetes_node: Option<String>,
+    /// The zone of that Kubernetes node.
+    pub zone: ZoneLabel,
     /// Whether the pod is being deleted.
     pub terminating: bool,
     /// Start of the outage, not before the last start of the container. None while Kubernetes reports the pod as ready.

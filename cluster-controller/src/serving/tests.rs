@@ -1,5 +1,5 @@
 use super::*;
-use crate::redis::member::{ExpectedNode, ForeignNode, WriteRefusal};
+use crate::redis::member::{ExpectedNode, ForeignNode, WriteRefusal, ZoneLabel};
 use common::cluster::{
     info::{Info, PersistenceInfo},
     topology::{ClusterInfo, NodeId, NodesView},
@@ -58,6 +58,7 @@ fn member(index: usize, answer: Answer) -> Member {
             kubernetes_node: None,
             terminating: false,
             down_since: None,
+            zone: ZoneLabel::Absent,
             former: BTreeMap::new(),
         },
         answer,

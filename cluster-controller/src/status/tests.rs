@@ -6,7 +6,7 @@ use crate::{
         identity::known_nodes,
         member::{
             Answer, ExpectedNode, ForeignNode, Member, Report, TakeoverRequest, Wanted,
-            WriteRefusal,
+            WriteRefusal, ZoneLabel,
         },
         plan::{Blocker, Plan, plan},
         survey::Survey,
@@ -82,6 +82,7 @@ fn member(index: usize) -> Member {
             kubernetes_node: None,
             terminating: false,
             down_since: None,
+            zone: ZoneLabel::Absent,
             former: BTreeMap::new(),
         },
         answer: Answer::Report(Box::new(Report {

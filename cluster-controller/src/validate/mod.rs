@@ -6,8 +6,8 @@ use crate::{
 };
 use common::kubernetes::hash::canonical_hash;
 use crds::{
-    ANNOTATION_TAKEOVER, DeletionPolicy, Distribution, MigrationPolicy, RESERVED_SETTINGS,
-    RedisCluster, RedisVersion, UpdatePolicy,
+    ANNOTATION_TAKEOVER, DeletionPolicy, Distribution, MigrationPolicy, PlacementPolicy,
+    PodTemplate, RESERVED_SETTINGS, RedisCluster, RedisVersion, UpdatePolicy,
 };
 use k8s_openapi::{
     api::core::v1::ResourceRequirements,
@@ -59,6 +59,10 @@ pub struct ValidatedCluster {
     pub resources: Option<ResourceRequirements>,
     /// Settings by name.
     pub config: BTreeMap<String, String>,
+    /// What is added to every pod.
+    pub pod_template: PodTemplate,
+    /// Where the pods run.
+    pub placement: PlacementPolicy,
     /// How a change reaches the pods.
     pub update: UpdatePolicy,
     /// How slots move.
@@ -104,6 +108,12 @@ struct RestartInputs<'a> {
     image: &'a str,
     resources: &'a Option<ResourceRequirements>,
     config: &'a BTreeMap<String, String>,
+    /// None where nothing is added: a cluster without the field, or from before it, keeps its hash.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pod_template: Option<&'a PodTemplate>,
+    /// None where it is the usual one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    placement: Option<&'a PlacementPolicy>,
 }
 
 /// What the user has to change.
@@ -236,11 +246,14 @@ pub fn validate(
     settings(&spec.config)?;
     node_timeout(&spec.config)?;
     let server = server(cluster, entry)?;
+    let pod_template = spec.pod_template.clone().unwrap_or_default();
     let restart_hash = canonical_hash(&RestartInputs {
         epoch: 2,
         image: &server.image,
         resources: &spec.resources,
         config: &spec.config,
+        pod_template: Some(&pod_template).filter(|more| **more != PodTemplate::default()),
+        placement: Some(&spec.placement).filter(|one| **one != PlacementPolicy::default()),
     })
     .map_err(|error| InvalidSpec::Resources(error.to_string()))?;
     Ok(ValidatedCluster {
@@ -255,6 +268,8 @@ pub fn validate(
         }),
         resources: spec.resources.clone(),
         config: spec.config.clone(),
+        pod_template,
+        placement: spec.placement.clone(),
         update: spec.update.clone(),
         migration: spec.migration.clone(),
         formed: formed_before(cluster),

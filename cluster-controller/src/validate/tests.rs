@@ -141,3 +141,45 @@ fn the_restart_hash_is_pinned() {
         cluster.restart_hash
     );
 }
+
+/// Clusters from before these fields, and those that give them their defaults, are not restarted; every other value reaches the pods.
+#[test]
+fn pod_template_and_placement_restart_only_when_given() {
+    let hash = |spec: serde_json::Value| {
+        let mut cluster = example();
+        let spec: RedisClusterSpec = serde_json::from_value(spec).unwrap();
+        cluster.spec.pod_template = spec.pod_template;
+        cluster.spec.placement = spec.placement;
+        let validated = validate(&cluster, None, Timestamp::UNIX_EPOCH);
+        validated.unwrap().restart_hash
+    };
+    let usual = "v1-fc8ee193854597184f3d091475ba1f69";
+    let with = |more: serde_json::Value| {
+        let mut spec = serde_json::json!({"shards": 3});
+        let members = spec.as_object_mut().unwrap();
+        members.extend(more.as_object().unwrap().clone());
+        hash(spec)
+    };
+    for same in [
+        serde_json::json!({}),
+        serde_json::json!({"podTemplate": {}}),
+        serde_json::json!({"podTemplate": {"labels": {}, "extraVolumes": []}}),
+        serde_json::json!({"placement": {}}),
+        serde_json::json!({"placement": {"shardAntiAffinity": "Preferred", "topologyKey": crds::LABEL_HOSTNAME, "zones": {"spread": false}}}),
+    ] {
+        assert_eq!(with(same.clone()), usual, "{same}");
+    }
+    let mut seen = std::collections::BTreeSet::from([usual.to_owned()]);
+    for other in [
+        serde_json::json!({"podTemplate": {"labels": {"team": "web"}}}),
+        serde_json::json!({"podTemplate": {"annotations": {"team": "web"}}}),
+        serde_json::json!({"podTemplate": {"securityContext": {"runAsUser": 1001}}}),
+        serde_json::json!({"podTemplate": {"tolerations": [{"operator": "Exists"}]}}),
+        serde_json::json!({"placement": {"shardAntiAffinity": "Required"}}),
+        serde_json::json!({"placement": {"shardAntiAffinity": "Disabled"}}),
+        serde_json::json!({"placement": {"topologyKey": "rack"}}),
+        serde_json::json!({"placement": {"zones": {"spread": true}}}),
+    ] {
+        assert!(seen.insert(with(other.clone())), "{other}");
+    }
+}

@@ -8,7 +8,7 @@ use crate::{drive::drive, redis::RedisServer, wait::eventually};
 use anyhow::{Result, ensure};
 use cluster_controller::redis::{
     identity::KnownNodes,
-    member::{ExpectedNode, Recovery, Wanted},
+    member::{ExpectedNode, Recovery, Wanted, ZoneLabel},
 };
 use common::cluster::topology::NodeAddress;
 use futures::future::try_join_all;
@@ -101,6 +101,7 @@ fn expected_node(index: usize, node: &RedisServer) -> ExpectedNode {
         kubernetes_node: None,
         terminating: false,
         down_since: None,
+        zone: ZoneLabel::Absent,
         former: BTreeMap::new(),
     }
 }

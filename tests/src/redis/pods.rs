@@ -9,7 +9,7 @@ use crate::wait::eventually;
 use anyhow::{Context, Result, bail, ensure};
 use cluster_controller::redis::{
     identity::KnownNodes,
-    member::{ExpectedNode, ProcessEvidence},
+    member::{ExpectedNode, ProcessEvidence, ZoneLabel},
 };
 use common::cluster::{
     slots::{Slot, SlotSet},
@@ -136,6 +136,7 @@ impl PodCluster {
                 address_is_current: true,
                 proof: Some(PodFiles::proof(address)),
                 kubernetes_node: pod.kubernetes_node.clone(),
+                zone: ZoneLabel::Absent,
                 terminating: false,
                 down_since: pod.down_since,
             }

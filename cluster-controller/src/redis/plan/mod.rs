@@ -10,15 +10,18 @@ mod foreign;
 mod forget;
 mod leave;
 mod meet;
+pub mod placement;
 mod promote;
 mod replicate;
 mod slots;
-pub mod spread;
+mod spread;
 
 #[cfg(test)]
 mod foreign_tests;
 #[cfg(test)]
 mod loss_tests;
+#[cfg(test)]
+mod placement_tests;
 #[cfg(test)]
 pub(crate) mod simulation;
 #[cfg(test)]

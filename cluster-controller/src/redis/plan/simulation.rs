@@ -5,6 +5,7 @@ use crate::redis::{
     identity::{KnownNodes, known_nodes, recognize},
     member::{
         Answer, ExpectedNode, Member, ProcessEvidence, Recovery, Report, Wanted, WriteRefusal,
+        ZoneLabel,
     },
     plan::{Action, Assignment, Plan},
 };
@@ -441,6 +442,7 @@ impl World {
                     address_is_current: !self.not_current.contains(&index),
                     proof: self.proving.then(|| self.pod_of(index)),
                     kubernetes_node: Some(self.kubernetes_nodes[index].to_owned()),
+                    zone: ZoneLabel::Absent,
                     terminating: false,
                     down_since: (!node.answers()).then(|| now - self.down_for),
                 },
