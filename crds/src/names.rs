@@ -33,8 +33,18 @@ pub const LABEL_MANAGED_BY: &str = "app.kubernetes.io/managed-by";
 pub const LABEL_HOSTNAME: &str = "kubernetes.io/hostname";
 /// Label of Kubernetes nodes: the zone.
 pub const LABEL_ZONE: &str = "topology.kubernetes.io/zone";
-/// Labels and annotations of pods that begin so are not a user's: the controller sets some of them, and a later version may set more.
-pub const OWN_PREFIXES: [&str; 2] = ["app.kubernetes.io/", "redis.danieldorado.github.io/"];
+/// Labels and annotations of pods that begin so are not a user's: the controller or Kubernetes sets some of them, and a later version may
+/// set more.
+pub const OWN_PREFIXES: [&str; 4] = [
+    "app.kubernetes.io/",
+    "redis.danieldorado.github.io/",
+    "apps.kubernetes.io/",
+    "statefulset.kubernetes.io/",
+];
+/// Names of the volumes that the controller gives to pods.
+pub const OWN_VOLUMES: [&str; 4] = ["data", "memory", "config", "tmp"];
+/// Where it mounts them.
+pub const OWN_FOLDERS: [&str; 3] = ["/data", "/config", "/tmp"];
 /// Label that Kubernetes puts on the pods of a Job: the name of the Job.
 pub const LABEL_JOB_NAME: &str = "batch.kubernetes.io/job-name";
 /// Value of [`LABEL_MANAGED_BY`].

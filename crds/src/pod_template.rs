@@ -3,7 +3,7 @@
 //! Types of Kubernetes are embedded where they are small or where no smaller one would do (`affinity`); what could make a pod leave its
 //! sandbox (host paths, privileges, capabilities, other containers) has no field.
 
-use crate::{LocalRef, OWN_PREFIXES};
+use crate::{LocalRef, OWN_FOLDERS, OWN_PREFIXES, OWN_VOLUMES};
 use k8s_openapi::api::core::v1::{
     Affinity, CSIVolumeSource, ConfigMapVolumeSource, EmptyDirVolumeSource,
     PersistentVolumeClaimVolumeSource, ProjectedVolumeSource, SecretVolumeSource, Toleration,
@@ -109,11 +109,11 @@ pub struct ExtraVolume {
         length(min = 1, max = 63),
         regex(pattern = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$")
     )]
-    #[x_kube(validation = Rule::new("!(self in ['data', 'memory', 'config', 'tmp'])").message("extraVolumes: data, memory, config and tmp are names of the controller's own volumes: choose another name"))]
+    #[x_kube(validation = is_a_free_name())]
     pub name: String,
     /// Where it is mounted, for example /certificates. Not in /data, /config or /tmp.
     #[schemars(length(min = 2, max = 256), regex(pattern = r"^(/[A-Za-z0-9._-]+)+$"))]
-    #[x_kube(validation = Rule::new("!self.matches('^/(data|config|tmp)(/|$)') && !self.matches('/[.][.]?(/|$)')").message("extraVolumes: /data, /config and /tmp are the controller's own, and a path has no part . or ..: choose another mountPath"))]
+    #[x_kube(validation = is_a_free_folder())]
     pub mount_path: String,
     /// Path of a file or folder in the volume that is mounted alone.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -154,15 +154,45 @@ fn is_qualified(field: &str) -> Rule {
 
 /// Ours say which pods belong together.
 fn is_not_ours(field: &str) -> Rule {
-    let rules: Vec<String> = OWN_PREFIXES
-        .iter()
-        .map(|prefix| format!("!key.startsWith('{prefix}')"))
-        .collect();
+    let rules = OWN_PREFIXES.map(|prefix| format!("!key.startsWith('{prefix}')"));
     Rule::new(format!("self.all(key, {})", rules.join(" && "))).message(
         format!(
-            "podTemplate.{field}: those of {} are set by the controller: use another domain",
-            OWN_PREFIXES.join(" and ")
+            "podTemplate.{field}: those of {} are set by the controller and by Kubernetes: use another domain",
+            listed(&OWN_PREFIXES)
         )
         .as_str(),
     )
+}
+
+fn is_a_free_name() -> Rule {
+    let names = OWN_VOLUMES.map(|name| format!("'{name}'"));
+    Rule::new(format!("!(self in [{}])", names.join(", "))).message(
+        format!(
+            "extraVolumes: {} are names of the controller's own volumes: choose another name",
+            listed(&OWN_VOLUMES)
+        )
+        .as_str(),
+    )
+}
+
+fn is_a_free_folder() -> Rule {
+    Rule::new(format!(
+        "!self.matches('^({})(/|$)') && !self.matches('/[.][.]?(/|$)')",
+        OWN_FOLDERS.join("|")
+    ))
+    .message(
+        format!(
+            "extraVolumes: {} are the controller's own, and a path has no part . or ..: choose another mountPath",
+            listed(&OWN_FOLDERS)
+        )
+        .as_str(),
+    )
+}
+
+/// `a, b and c`.
+fn listed(names: &[&str]) -> String {
+    match names {
+        [before @ .., last] if !before.is_empty() => format!("{} and {last}", before.join(", ")),
+        _ => names.concat(),
+    }
 }

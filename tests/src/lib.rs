@@ -13,6 +13,7 @@ pub mod leases;
 pub mod memory;
 pub mod namespace;
 pub mod noise;
+pub mod pod_template;
 pub mod processor;
 pub mod progress;
 pub mod redis;

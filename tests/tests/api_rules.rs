@@ -9,6 +9,7 @@ use kube::{
 };
 use serde_json::{Value, json};
 use std::fs;
+use tests::pod_template;
 
 /// A change to a good object, and a part of the sentence that refuses it; none where it is taken.
 struct Case {
@@ -233,6 +234,154 @@ fn cluster_creations() -> Vec<Case> {
     ]
 }
 
+/// Changes of a cluster's podTemplate and placement.
+fn pod_creations() -> Vec<Case> {
+    let kind = "RedisCluster";
+    let pods = |template: Value| json!({"spec": {"podTemplate": template}});
+    let placement = |placement: Value| json!({"spec": {"placement": placement}});
+    let volume = |more: Value| {
+        let base = json!({"name": "notes", "mountPath": "/notes", "configMap": {"name": "notes"}});
+        pods(json!({"extraVolumes": [merged(base, &more)]}))
+    };
+    let here = |name: &str| json!({"name": name, "mountPath": "/notes", "emptyDir": {}});
+    let zones = json!({"maxSkew": 1, "topologyKey": crds::LABEL_ZONE, "whenUnsatisfiable": "DoNotSchedule"});
+    let racks = json!({"maxSkew": 1, "topologyKey": "rack", "whenUnsatisfiable": "DoNotSchedule"});
+    let spread = json!({"zones": {"spread": true}});
+    let long = "a".repeat(64);
+    let mut cases = vec![
+        taken(kind, "empty pod template", pods(json!({}))),
+        taken(kind, "every part of a pod", pods(pod_template::complete())),
+        taken(
+            kind,
+            "labels with and without a domain",
+            pods(
+                json!({"labels": {"team": "web", "example.com/cost-centre": "a.b_c", "empty": ""}}),
+            ),
+        ),
+        refused(
+            kind,
+            "a label that is no name",
+            pods(json!({"labels": {"two words": "web"}})),
+            "podTemplate.labels: a name has letters",
+        ),
+        refused(
+            kind,
+            "a long label",
+            pods(json!({"labels": {"team": long}})),
+            "Too long",
+        ),
+        refused(
+            kind,
+            "a node selector that is no name",
+            pods(json!({"nodeSelector": {"-": "web"}})),
+            "podTemplate.nodeSelector: a name has letters",
+        ),
+        refused(
+            kind,
+            "a toleration for a time in words",
+            pods(json!({"tolerations": [{"tolerationSeconds": "soon"}]})),
+            "must be of type integer",
+        ),
+        refused(
+            kind,
+            "a server as root",
+            pods(json!({"securityContext": {"runAsUser": 0}})),
+            "or runAsNonRoot: false as well",
+        ),
+        taken(
+            kind,
+            "a server as root on purpose",
+            pods(json!({"securityContext": {"runAsUser": 0, "runAsNonRoot": false}})),
+        ),
+        taken(kind, "a volume", volume(json!({}))),
+        refused(
+            kind,
+            "a volume of two sources",
+            volume(json!({"secret": {"secretName": "keys"}})),
+            "exactly one of configMap",
+        ),
+        refused(
+            kind,
+            "a volume without a source",
+            volume(json!({"configMap": null})),
+            "exactly one of configMap",
+        ),
+        refused(
+            kind,
+            "a path with dots",
+            volume(json!({"mountPath": "/notes/../data"})),
+            "a path has no part . or ..",
+        ),
+        refused(
+            kind,
+            "a path of no root",
+            volume(json!({"mountPath": "notes"})),
+            "should match",
+        ),
+        refused(
+            kind,
+            "two volumes at one path",
+            pods(json!({"extraVolumes": [here("one"), here("two")]})),
+            "mounted at the same path",
+        ),
+        taken(
+            kind,
+            "placement",
+            placement(
+                json!({"shardAntiAffinity": "Required", "topologyKey": crds::LABEL_ZONE, "zones": {"spread": true}}),
+            ),
+        ),
+        refused(
+            kind,
+            "an anti-affinity that does not exist",
+            placement(json!({"shardAntiAffinity": "Sometimes"})),
+            "Unsupported value",
+        ),
+        refused(
+            kind,
+            "a topology key of two words",
+            placement(json!({"topologyKey": "a rack"})),
+            "should match",
+        ),
+        refused(
+            kind,
+            "two constraints for the zones",
+            json!({"spec": {"placement": spread, "podTemplate": {"topologySpreadConstraints": [zones]}}}),
+            "either placement.zones.spread or a topologySpreadConstraint",
+        ),
+        taken(
+            kind,
+            "a constraint for zones and one for racks",
+            json!({"spec": {"placement": spread, "podTemplate": {"topologySpreadConstraints": [racks]}}}),
+        ),
+        taken(
+            kind,
+            "a constraint of the pod template for the zones",
+            pods(json!({"topologySpreadConstraints": [zones]})),
+        ),
+    ];
+    for prefix in crds::OWN_PREFIXES {
+        for field in ["labels", "annotations"] {
+            let change = pods(json!({field: {format!("{prefix}name"): "shop"}}));
+            cases.push(refused(kind, prefix, change, "use another domain"));
+        }
+    }
+    for name in crds::OWN_VOLUMES {
+        let change = volume(json!({"name": name}));
+        cases.push(refused(kind, name, change, "choose another name"));
+    }
+    for folder in crds::OWN_FOLDERS {
+        let below = format!("{folder}/more");
+        for path in [folder, below.as_str()] {
+            let change = volume(json!({"mountPath": path}));
+            cases.push(refused(kind, folder, change, "choose another mountPath"));
+        }
+        let beside = volume(json!({"mountPath": format!("{folder}-more")}));
+        cases.push(taken(kind, folder, beside));
+    }
+    cases
+}
+
 fn other_creations() -> Vec<Case> {
     let s3 = json!({"bucket": "backups"});
     let (backup, restore, version) = ("RedisBackup", "RedisRestore", "RedisVersion");
@@ -338,6 +487,12 @@ fn other_creations() -> Vec<Case> {
             "two targets",
             json!({"spec": {"target": {"newCluster": {"name": "n", "spec": {"image": "redis:7", "shards": 3}}}}}),
             "exactly one of clusterRef",
+        ),
+        refused(
+            restore,
+            "new cluster with a label of ours",
+            json!({"spec": {"target": new_cluster(json!({"image": "i", "shards": 3, "podTemplate": {"labels": {crds::LABEL_SHARD: "1"}}}))}}),
+            "use another domain",
         ),
         refused(
             restore,
@@ -639,6 +794,24 @@ fn a_change_of_every_field_is_tried() {
     }
 }
 
+/// [`pod_template::complete`] is what the API server and a StatefulSet are tried with.
+#[test]
+fn every_part_of_a_pod_is_tried() {
+    let definition = crds::definitions()
+        .into_iter()
+        .find(|definition| definition.spec.names.kind == "RedisCluster");
+    let definition = serde_json::to_value(definition).unwrap_or_default();
+    let template =
+        "/spec/versions/0/schema/openAPIV3Schema/properties/spec/properties/podTemplate/properties";
+    let names = |value: Option<&Value>| -> Vec<String> {
+        let members = value.and_then(Value::as_object).into_iter().flatten();
+        members.map(|(name, _)| name.clone()).collect()
+    };
+    let fields = names(definition.pointer(template));
+    assert!(fields.len() > 5, "{fields:?}");
+    assert_eq!(names(Some(&pod_template::complete())), fields);
+}
+
 /// A tool that reads a new object before its controller has seen it must not take it for finished.
 #[tokio::test]
 async fn a_new_object_is_in_progress() -> Result<()> {
@@ -670,7 +843,8 @@ async fn rules_hold_on_the_api_server() -> Result<()> {
         dry_run: true,
         ..PostParams::default()
     };
-    for case in cluster_creations().into_iter().chain(other_creations()) {
+    let clusters = cluster_creations().into_iter().chain(pod_creations());
+    for case in clusters.chain(other_creations()) {
         let object: DynamicObject = serde_json::from_value(merged(good(case.kind), &case.change))?;
         wrong.extend(judge(
             &case,

@@ -28,6 +28,7 @@ use std::{
 use tests::{
     api_proxy::ApiProxy,
     kubernetes::{ApiServer, api_server},
+    pod_template,
     redis::{NODE_TIMEOUT, PodCluster, PodStorage, ShardSlots, executed},
     replica::{Replica, ReplicaEnd, ReplicaSettings},
     wait::{eventually, within},
@@ -190,10 +191,15 @@ impl ClusterStage {
 
     /// Creates every pod, with its server running.
     async fn run_pods(&self) -> Result<()> {
+        self.run_pods_on(|_| self.kubernetes_node()).await
+    }
+
+    /// Creates every pod on a Kubernetes node, with its server running.
+    async fn run_pods_on(&self, kubernetes_node: impl Fn(usize) -> String) -> Result<()> {
         for index in 0..self.nodes.len() {
             let pod = json!({
                 "metadata": {"name": pod_name(index), "labels": {LABEL_CLUSTER: "shop"}},
-                "spec": {"nodeName": self.kubernetes_node(), "containers": [{"name": crds::CONTAINER, "image": "redis"}],
+                "spec": {"nodeName": kubernetes_node(index), "containers": [{"name": crds::CONTAINER, "image": "redis"}],
                          "readinessGates": [{"conditionType": crds::CONDITION_SERVING}]},
             });
             let pod: Pod = serde_json::from_value(pod)?;
@@ -656,5 +662,133 @@ async fn a_pod_kept_by_its_back_off_is_replaced() -> Result<()> {
             .any(|one| one.reason.as_deref() == Some("PodReplaced")))
     })
     .await?;
+    replica.end(ReplicaEnd::Orderly)
+}
+
+/// Every pod has a Kubernetes node of its own, and all primaries are in one zone: all but one of them are handed over.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_zone_keeps_the_majority_of_the_primaries() -> Result<()> {
+    let stage = ClusterStage::new().await?;
+    let machines: Api<Node> = Api::all(stage.server.client.clone());
+    let name = |index: usize| format!("{}-{index}", stage.kubernetes_node());
+    for index in 0..stage.nodes.len() {
+        let zone = if index % 2 == 0 {
+            "crowded".to_owned()
+        } else {
+            format!("zone-{index}")
+        };
+        let machine =
+            json!({"metadata": {"name": name(index), "labels": {crds::LABEL_ZONE: zone}}});
+        let machine: Node = serde_json::from_value(machine)?;
+        machines.create(&PostParams::default(), &machine).await?;
+    }
+    let replica = stage.replica("a", None);
+    stage.create(json!({})).await?;
+    stage.run_pods_on(name).await?;
+    let slots = stage.fill().await?;
+    let events = stage.api::<Event>();
+    within(LIMIT, "a primary is handed over", async || {
+        let events = events.list(&ListParams::default()).await?.items;
+        let why = "3 of 3 primaries are in zone crowded: ";
+        Ok(events.iter().any(|event| {
+            event.reason.as_deref() == Some("PrimaryHandedOver")
+                && event.note.as_ref().is_some_and(|note| note.contains(why))
+        }))
+    })
+    .await?;
+    let one_is_left = |status: &RedisClusterStatus| {
+        let primaries = status.shard_statuses.iter();
+        let primaries = primaries.filter_map(|shard| shard.primary.as_ref());
+        let crowded = primaries
+            .filter(|primary| primary.pod.ends_with("-0"))
+            .count();
+        serves(status) && holds(&status.conditions, "Ready") && crowded == 1
+    };
+    stage
+        .until("one primary is left there", one_is_left)
+        .await?;
+    stage.nodes.unharmed(&slots, KEYS).await?;
+    for index in 0..stage.nodes.len() {
+        machines
+            .delete(&name(index), &DeleteParams::default())
+            .await?;
+    }
+    replica.end(ReplicaEnd::Orderly)
+}
+
+/// The API server checks the pods of a StatefulSet as it checks pods.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_part_of_a_pod_reaches_the_stateful_sets() -> Result<()> {
+    let stage = ClusterStage::new().await?;
+    let replica = stage.replica("a", None);
+    let wanted = pod_template::complete();
+    let placement = json!({"shardAntiAffinity": "Required", "zones": {"spread": true}});
+    let spec = json!({"podTemplate": wanted, "placement": placement});
+    stage.create(spec).await?;
+    let sets = stage.api::<StatefulSet>();
+    let mut templates = Vec::new();
+    eventually("the StatefulSets are made", async || {
+        let sets = sets.list(&ListParams::default()).await?.items;
+        templates = sets
+            .into_iter()
+            .map(|set| set.spec.map(|spec| spec.template))
+            .collect();
+        Ok(templates.len() == 3)
+    })
+    .await?;
+    for template in templates {
+        let template = serde_json::to_value(template)?;
+        let pod = &template["spec"];
+        ensure!(
+            template["metadata"]["labels"]["team"] == "web",
+            "{template:#}"
+        );
+        for field in [
+            "nodeSelector",
+            "tolerations",
+            "priorityClassName",
+            "serviceAccountName",
+            "imagePullSecrets",
+        ] {
+            ensure!(pod[field] == wanted[field], "{field}: {pod:#}");
+        }
+        let anti = &pod["affinity"]["podAntiAffinity"];
+        let (required, preferred) = (
+            &anti["requiredDuringSchedulingIgnoredDuringExecution"],
+            &anti["preferredDuringSchedulingIgnoredDuringExecution"],
+        );
+        let lengths = [required, preferred].map(|terms| terms.as_array().map_or(0, Vec::len));
+        ensure!(lengths == [1, 2], "{anti:#}");
+        ensure!(
+            pod["affinity"]["nodeAffinity"] == wanted["affinity"]["nodeAffinity"],
+            "{pod:#}"
+        );
+        let constraints = pod["topologySpreadConstraints"].as_array();
+        let keys: Vec<&Value> = constraints
+            .into_iter()
+            .flatten()
+            .map(|one| &one["topologyKey"])
+            .collect();
+        ensure!(keys == [crds::LABEL_ZONE, "rack"], "{keys:?}");
+        let names = |list: &Value| -> Vec<Value> {
+            list.as_array()
+                .into_iter()
+                .flatten()
+                .map(|one| one["name"].clone())
+                .collect()
+        };
+        let ours = ["config", "tmp", "memory"].map(Value::from);
+        let all: Vec<Value> = ours
+            .into_iter()
+            .chain(names(&wanted["extraVolumes"]))
+            .collect();
+        ensure!(names(&pod["volumes"]) == all, "{pod:#}");
+        ensure!(
+            pod["containers"][0]["volumeMounts"]
+                .as_array()
+                .map(Vec::len)
+                == Some(all.len())
+        );
+    }
     replica.end(ReplicaEnd::Orderly)
 }

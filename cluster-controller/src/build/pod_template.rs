@@ -128,7 +128,7 @@ mod tests {
         sets::SetSize,
         validate::{tests::example, validate},
     };
-    use crds::{ANNOTATION_RESTART_HASH, LABEL_CLUSTER, PodTemplate};
+    use crds::{ANNOTATION_RESTART_HASH, LABEL_CLUSTER, OWN_FOLDERS, OWN_VOLUMES, PodTemplate};
     use k8s_openapi::{api::core::v1::PodTemplateSpec, jiff::Timestamp};
     use serde_json::{Value, json};
 
@@ -228,6 +228,40 @@ mod tests {
         assert_eq!(metadata.labels.unwrap()[LABEL_CLUSTER], "shop");
         let annotations = metadata.annotations.unwrap();
         assert_ne!(annotations[ANNOTATION_RESTART_HASH], "other");
+    }
+
+    /// A volume that is added to the rendering is refused to users from then on.
+    #[test]
+    fn volumes_of_ours_are_reserved() {
+        for storage in [true, false] {
+            let mut cluster = example();
+            if !storage {
+                cluster.spec.storage = None;
+            }
+            let cluster = validate(&cluster, None, Timestamp::UNIX_EPOCH).unwrap();
+            let size = SetSize {
+                shard: 0,
+                pods: 2,
+                keeps_volumes: true,
+            };
+            let mut children = build(&cluster, &[size]);
+            let set = children.stateful_sets.remove(0).spec;
+            let pod = set.template.spec.unwrap();
+            let claims = set.volume_claim_templates.into_iter().flatten();
+            let claims = claims.filter_map(|claim| claim.metadata.name);
+            let volumes = pod.volumes.into_iter().flatten().map(|one| one.name);
+            for name in volumes.chain(claims) {
+                assert!(OWN_VOLUMES.contains(&name.as_str()), "{name}");
+            }
+            let mounts = pod
+                .containers
+                .into_iter()
+                .filter_map(|one| one.volume_mounts);
+            for mount in mounts.flatten() {
+                let path = mount.mount_path;
+                assert!(OWN_FOLDERS.contains(&path.as_str()), "{path}");
+            }
+        }
     }
 
     #[test]
