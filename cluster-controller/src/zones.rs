@@ -105,8 +105,10 @@ impl ZoneCache {
             let known = self.known.get(name);
             known.is_some_and(|one| since(one.at) < FRESH)
         };
-        let due = names.iter().filter(|name| !is_fresh(name));
-        due.take(MOST_READS).cloned().collect()
+        let mut due: Vec<&String> = names.iter().filter(|name| !is_fresh(name)).collect();
+        // Unread ones first: of very many, some are old again before the last one is read.
+        due.sort_by_key(|name| self.known.get(*name).map(|one| one.at));
+        due.into_iter().take(MOST_READS).cloned().collect()
     }
 
     fn take_in(&mut self, name: String, answer: Result<Option<String>, ApiError>, now: Instant) {
@@ -174,6 +176,21 @@ mod tests {
         assert_eq!(cache.label("c"), ZoneLabel::Unread);
         assert!(cache.due(&both, start + FRESH / 2).is_empty());
         assert_eq!(cache.due(&both, start + FRESH), ["a", "b"]);
+    }
+
+    #[test]
+    fn unread_zones_come_before_old_ones() {
+        let (mut cache, start) = (ZoneCache::default(), Instant::now());
+        let many: BTreeSet<String> = (0..100).map(|number| format!("{number:03}")).collect();
+        for name in many.iter().take(80).rev() {
+            cache.take_in(name.clone(), Ok(None), start);
+        }
+        cache.take_in("000".into(), Ok(None), start + RETRY);
+        let due = cache.due(&many, start + RETRY + FRESH);
+        let (unread, old) = due.split_at(20);
+        assert!(unread.iter().all(|name| name.as_str() >= "080"), "{due:?}");
+        assert!(!old.contains(&"000".to_owned()), "{due:?}");
+        assert_eq!(due.len(), MOST_READS);
     }
 
     /// Otherwise a primary would be handed over for want of a zone, and back once it is known again.
