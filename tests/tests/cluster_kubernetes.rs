@@ -729,10 +729,7 @@ async fn every_part_of_a_pod_reaches_the_stateful_sets() -> Result<()> {
     let mut templates = Vec::new();
     eventually("the StatefulSets are made", async || {
         let sets = sets.list(&ListParams::default()).await?.items;
-        templates = sets
-            .into_iter()
-            .map(|set| set.spec.map(|spec| spec.template))
-            .collect();
+        templates = sets.into_iter().map(|set| set.spec.template).collect();
         Ok(templates.len() == 3)
     })
     .await?;
