@@ -254,7 +254,7 @@ mod tests {
         assert_eq!(found.removed, Vec::<i32>::new());
     }
 
-    /// Its set shrank already; a set that grew again would start it anew, with a volume that nothing would delete.
+    /// Its set shrank already; a set that grew again would start it again, with a volume that nothing would delete.
     #[test]
     fn a_pod_that_ends_does_not_come_back() {
         let world = formed(3, 1, true);

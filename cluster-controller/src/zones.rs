@@ -200,12 +200,12 @@ mod tests {
         let both = names(&["a", "b"]);
         cache.take_in("a".into(), Ok(Some("north".into())), start);
         let later = start + FRESH;
-        assert_eq!(cache.due(&both, later), ["a", "b"]);
+        assert_eq!(cache.due(&both, later), ["b", "a"]);
         cache.take_in("a".into(), Err(unavailable()), later);
         assert!(cache.due(&both, later + RETRY / 2).is_empty());
         assert_eq!(cache.label("a"), ZoneLabel::Named("north".into()));
         assert_eq!(cache.label("b"), ZoneLabel::Unread);
-        assert_eq!(cache.due(&both, later + RETRY), ["a", "b"]);
+        assert_eq!(cache.due(&both, later + RETRY), ["b", "a"]);
     }
 
     #[test]
