@@ -36,7 +36,7 @@ fn anti_affinity(cluster: &ValidatedCluster, shard: i32) -> Option<PodAntiAffini
     let placement = &cluster.placement;
     let apart = |topology_key: &str, labels| PodAffinityTerm {
         topology_key: topology_key.to_owned(),
-        label_selector: selects(labels),
+        label_selector: Some(selects(labels)),
         ..PodAffinityTerm::default()
     };
     let weighted = |weight, pod_affinity_term| WeightedPodAffinityTerm {
@@ -89,7 +89,7 @@ pub(super) fn spread_constraints(
         max_skew: 1,
         topology_key: LABEL_ZONE.to_owned(),
         when_unsatisfiable: when_unsatisfiable.to_owned(),
-        label_selector: selects(shard_selector(cluster, shard)),
+        label_selector: Some(selects(shard_selector(cluster, shard))),
         ..TopologySpreadConstraint::default()
     });
     // Without a selector Kubernetes counts no pods at all.
@@ -98,17 +98,17 @@ pub(super) fn spread_constraints(
         label_selector: one
             .label_selector
             .clone()
-            .or_else(|| selects(selector(cluster))),
+            .or_else(|| Some(selects(selector(cluster)))),
         ..one.clone()
     });
     joined(Some(ours.into_iter().collect()), Some(more.collect()))
 }
 
-fn selects(labels: BTreeMap<String, String>) -> Option<LabelSelector> {
-    Some(LabelSelector {
+fn selects(labels: BTreeMap<String, String>) -> LabelSelector {
+    LabelSelector {
         match_labels: Some(labels),
         ..LabelSelector::default()
-    })
+    }
 }
 
 #[cfg(test)]
