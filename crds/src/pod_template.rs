@@ -10,12 +10,18 @@ use k8s_openapi::api::core::v1::{
     TopologySpreadConstraint,
 };
 use kube::{KubeSchema, core::Rule};
+use schemars::Schema;
 use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
 use std::collections::BTreeMap;
+
+/// Longest text of a field, in bytes; a longer one of Kubernetes' own is cut to the sentences that are within the second number.
+const LONGEST: (usize, usize) = (400, 300);
 
 /// What is added to every pod. Every field is part of the restart hash: one that is added here is skipped while it is not given.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
+#[schemars(transform = brief_texts)]
 pub struct PodTemplate {
     /// Labels of the pods, at most 32.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
@@ -143,6 +149,44 @@ pub struct ExtraVolume {
     /// A volume of a CSI driver that goes with the pod, as in a Pod.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub csi: Option<CSIVolumeSource>,
+}
+
+/// The texts of Kubernetes' types are made for a reference; `kubectl explain` and the definitions have room for their beginning.
+fn brief_texts(schema: &mut Schema) {
+    if let Some(members) = schema.as_object_mut() {
+        shorten(members);
+    }
+}
+
+fn shorten(members: &mut Map<String, Value>) {
+    for (name, value) in members {
+        match value {
+            Value::String(text) if name == "description" => {
+                if let Some(short) = sentences(text) {
+                    *text = short;
+                }
+            }
+            Value::Object(members) => shorten(members),
+            Value::Array(items) => items
+                .iter_mut()
+                .filter_map(Value::as_object_mut)
+                .for_each(shorten),
+            _ => {}
+        }
+    }
+}
+
+/// The first sentences of a text that is too long.
+fn sentences(text: &str) -> Option<String> {
+    let text = text.split_whitespace().collect::<Vec<_>>().join(" ");
+    let ends = text.match_indices(". ").map(|(at, _)| at);
+    let is_end = |at: &usize| {
+        let before = text.get(..*at).unwrap_or_default();
+        !["i.e", "e.g"].iter().any(|short| before.ends_with(short))
+    };
+    let within = ends.filter(is_end).take_while(|at| *at < LONGEST.1);
+    let short = text.get(..=within.last()?)?.to_owned();
+    (text.len() > LONGEST.0).then_some(short)
 }
 
 /// Keys are names as Kubernetes takes them.
