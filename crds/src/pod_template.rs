@@ -171,7 +171,7 @@ fn shorten(members: &mut Map<String, Value>) {
                 .iter_mut()
                 .filter_map(Value::as_object_mut)
                 .for_each(shorten),
-            _ => {}
+            Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => {}
         }
     }
 }
