@@ -2,12 +2,11 @@
 
 use anyhow::{Result, ensure};
 use futures::future::try_join_all;
-use serde_json::{Value, json};
 use std::time::{Duration, Instant};
 use tests::{
     kubectl::Kubectl,
     processor,
-    scenario::{self, LIMIT, Volumes},
+    scenario::{self, Volumes},
 };
 
 /// Pods of each kind: two clusters of three shards with a replica each, and as many bare ones.
@@ -31,6 +30,8 @@ const PROGRAMS: [&str; 12] = [
 const SETTLES: Duration = Duration::from_secs(45);
 /// The time that is measured: at least one liveness probe of each pod, and many reconciles.
 const MEASURED: Duration = Duration::from_mins(2);
+/// Seconds between two probes of a bare pod.
+const PERIOD: u32 = 2;
 /// What a pod of ours may cost above a bare one.
 const MOST: f64 = 5.0;
 
@@ -67,17 +68,10 @@ async fn millicores(what: &str) -> Result<f64> {
 }
 
 async fn bare_pods(kubectl: &Kubectl) -> Result<f64> {
-    kubectl.apply(&bare().to_string()).await?;
-    let ready = async || {
-        let deployment = kubectl.get("deployment bare").await?;
-        Ok(deployment["status"]["readyReplicas"] == json!(PODS))
-    };
-    kubectl.until("the bare pods ready", LIMIT, ready).await?;
+    scenario::bare_pods(kubectl, usize::try_from(PODS)?, PERIOD).await?;
     let millicores = millicores("bare pods").await?;
-    no_restart(kubectl, "app=bare").await?;
-    kubectl.run("delete deployment bare").await?;
-    let gone = async || Ok(kubectl.list("pods -l app=bare").await?.is_empty());
-    kubectl.until("the bare pods gone", LIMIT, gone).await?;
+    no_restart(kubectl, scenario::BARE).await?;
+    scenario::delete_bare_pods(kubectl).await?;
     Ok(millicores)
 }
 
@@ -106,17 +100,4 @@ async fn no_restart(kubectl: &Kubectl, label: &str) -> Result<()> {
         ensure!(*restarts == 0, "{}: {restarts}", pod["metadata"]["name"]);
     }
     Ok(())
-}
-
-fn bare() -> Value {
-    let probe = |period: u32| json!({"tcpSocket": {"port": 6379}, "periodSeconds": period});
-    let restricted = json!({"allowPrivilegeEscalation": false, "capabilities": {"drop": ["ALL"]}});
-    let user = json!({"runAsNonRoot": true, "runAsUser": 999, "seccompProfile": {"type": "RuntimeDefault"}});
-    let container = json!({"name": "redis", "image": scenario::redis_image(), "imagePullPolicy": "IfNotPresent",
-        "command": ["redis-server", "--save", "", "--dir", "/tmp", "--protected-mode", "no"],
-        "readinessProbe": probe(2), "livenessProbe": probe(2), "securityContext": restricted});
-    json!({"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "bare"}, "spec": {
-        "replicas": PODS, "selector": {"matchLabels": {"app": "bare"}},
-        "template": {"metadata": {"labels": {"app": "bare"}}, "spec": {
-            "automountServiceAccountToken": false, "securityContext": user, "containers": [container]}}}})
 }

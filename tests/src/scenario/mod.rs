@@ -2,6 +2,7 @@
 
 mod alone;
 mod backups;
+mod bare;
 mod clusters;
 mod controllers;
 mod filled;
@@ -16,6 +17,7 @@ use std::{env, time::Duration};
 
 pub use alone::pods_alone;
 pub use backups::{backup, ended, failed, restore, s3_files, s3_location};
+pub use bare::{BARE, bare_pods, delete_bare_pods};
 pub use clusters::{
     Volumes, cluster, condition, formed, healthy, lose_all_pods, pod_names, pod_names_by, pods,
     recovered, replace_all_pods, spec,
