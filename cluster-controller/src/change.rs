@@ -109,7 +109,9 @@ impl Change<'_> {
             steps: vec![step.clone()],
             blockers: Vec::new(),
         };
-        let done = execute(&plan, &self.decision.observed.members, NODE_TIMEOUT).await;
+        let connections = context.connections.of(self.place());
+        let members = &self.decision.observed.members;
+        let done = execute(&plan, members, &connections, NODE_TIMEOUT).await;
         if done.iter().any(|one| one.result.is_err()) {
             let until = Timestamp::now() + AFTER_FAILURE;
             context.hand_overs.postpone(self.place(), until);

@@ -1,10 +1,12 @@
 //! What every reconcile needs: the client, the caches, and what this process has written itself.
 
 use crate::{
-    hand_overs::HandOverTracker, held::HeldClusters, machines::Machines, pod_events::PodEvents,
-    resharding::Resharding, unresponsive::UnresponsiveTracker, zones::KubernetesZones,
+    connections::close_unneeded, hand_overs::HandOverTracker, held::HeldClusters,
+    machines::Machines, pod_events::PodEvents, resharding::Resharding,
+    unresponsive::UnresponsiveTracker, zones::KubernetesZones,
 };
 use common::{
+    cluster::kept_connections::KeptConnections,
     kubernetes::{
         apply::Applier,
         events::Events,
@@ -63,6 +65,8 @@ pub struct Context {
     pub operations: Arc<OperationLeases>,
     /// The clusters whose operation Lease a rollout has taken.
     pub held: Arc<HeldClusters>,
+    /// Connections to nodes, kept from one reconcile to the next.
+    pub connections: Arc<KeptConnections>,
     /// Moves of slots.
     pub resharding: Arc<Resharding>,
     /// Applies children.
@@ -83,6 +87,8 @@ impl Context {
     ) -> Self {
         let expectations = Arc::new(Expectations::new());
         let operations = Arc::new(OperationLeases::new(runtime));
+        let connections = Arc::default();
+        close_unneeded(runtime, Arc::clone(&connections), leadership.clone());
         let resharding = Resharding::new(
             runtime,
             Arc::clone(&operations),
@@ -104,6 +110,7 @@ impl Context {
             zones: Arc::new(KubernetesZones::new(runtime.client.clone())),
             operations,
             held: Arc::default(),
+            connections,
             resharding: Arc::new(resharding),
             pod_events: Arc::new(PodEvents::new(runtime.client.clone())),
             events: runtime.events.clone(),

@@ -4,12 +4,14 @@
 //! [`serving`], [`fencing`], [`status`], [`requeue`], [`metrics`], [`redis::survey`], [`redis::assess`], [`redis::balance`],
 //! [`redis::plan`].
 //! Input and output: [`observe`], [`children`], [`pod_events`], [`machines`], [`zones`], [`pod_patch`], [`replace`], [`change`], [`resharding`],
+//! [`connections`],
 //! [`redis::observe`], [`redis::execute`]. All together in [`reconcile`].
 
 pub mod build;
 pub mod change;
 pub mod checkpoint;
 pub mod children;
+pub mod connections;
 pub mod context;
 pub mod decision;
 pub mod errors;

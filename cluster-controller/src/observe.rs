@@ -83,9 +83,10 @@ async fn ask(
     pods: Pods,
 ) -> Observed {
     let expected = expected(shape, &pods);
-    let mut members = observe::observe(&expected, NODE_TIMEOUT).await;
-    recognize(wanted, &mut members);
     let cluster = (shape.namespace.as_str(), shape.name.as_str());
+    let connections = context.connections.of(cluster);
+    let mut members = observe::observe(&expected, &connections, NODE_TIMEOUT).await;
+    recognize(wanted, &mut members);
     let exists = |name: &str| pods.contains_key(name);
     let now = Timestamp::now();
     let passed_over = context
@@ -191,6 +192,11 @@ pub fn cached(store: &Store<Pod>, shape: &Shape) -> Pods {
     by_name(shape, pods)
 }
 
+/// Whether pods that have not answered yet have no data: the spec asks for no volumes, and no pod is left of a cluster that had some.
+pub fn absent_are_blank(shape: &Shape, pods: &Pods) -> bool {
+    !shape.persistent && !pods.values().any(|pod| pods::has_claim(pod))
+}
+
 /// Whether every pod has its Kubernetes node: the scheduler has written to their volume claims for the last time.
 pub fn all_scheduled(shape: &Shape, pods: &Pods) -> bool {
     names(shape).all(|(_, _, name)| {
@@ -250,6 +256,7 @@ pub fn wanted(shape: &Shape, formed_before: bool, known: KnownNodes) -> Wanted {
         patience: PATIENCE,
         recovery: shape.recovery.clone(),
         may_spread: true,
+        absent_are_blank: false,
         known,
     }
 }

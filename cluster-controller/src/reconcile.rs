@@ -84,6 +84,7 @@ impl Reconcile<RedisCluster> for Reconciler {
         let pods = observe::cached(&context.caches.pods, &shape);
         wanted.may_spread = context.hand_overs.may_try(place, Timestamp::now())
             && !rollout::is_due(cluster.as_ref(), &pods);
+        wanted.absent_are_blank = observe::absent_are_blank(&shape, &pods);
         let sets = children::existing_sets(context, &shape);
         let goal = Goal {
             shape: &shape,
@@ -186,6 +187,7 @@ impl Reconcile<RedisCluster> for Reconciler {
         self.context.hand_overs.forget(namespace, name);
         self.context.resharding.forget(namespace, name);
         self.context.held.remove((namespace, name));
+        self.context.connections.forget(namespace, name);
     }
 }
 
@@ -243,7 +245,9 @@ async fn take_steps(
         context.hand_overs.postpone(place, until);
         return Ok(Vec::new());
     }
-    let done = execute(&seen.plan, &seen.observed.members, NODE_TIMEOUT).await;
+    let connections = context.connections.of(place);
+    let members = &seen.observed.members;
+    let done = execute(&seen.plan, members, &connections, NODE_TIMEOUT).await;
     if hands_over && done.iter().any(|one| one.result.is_err()) {
         let until = Timestamp::now() + AFTER_FAILURE;
         context.hand_overs.postpone(place, until);

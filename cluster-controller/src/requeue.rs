@@ -2,7 +2,7 @@
 
 use crate::{
     pods::{changed, started},
-    redis::member::Answer,
+    redis::{member::Answer, plan::Blocker},
     serving::is_awaited,
     status::StatusInputs,
 };
@@ -13,6 +13,9 @@ use std::time::Duration;
 
 /// While something may change at any moment: Redis changes raise no Kubernetes event, so they are polled.
 pub const SOON: Duration = Duration::from_millis(300);
+/// After nodes were introduced or given a role: the servers exchange that every 100 ms (`clusterCron` in the engine's `cluster.c`), and the
+/// next step waits for it.
+const NEXT: Duration = Duration::from_millis(100);
 /// While it takes longer than it should.
 const LATER: Duration = Duration::from_secs(2);
 /// When it has taken so long that it will hardly end by itself. Pods that come up still trigger a reconcile at once.
@@ -49,6 +52,8 @@ pub fn outcome(status: &RedisClusterStatus, found: &StatusInputs<'_>, now: Times
     }
     if found.plan.steps.is_empty() {
         Outcome::waiting("Converging", delay)
+    } else if delay == SOON && found.plan.only_joins() {
+        Outcome::progressing("Repairing", NEXT)
     } else {
         Outcome::progressing("Repairing", delay)
     }
@@ -90,6 +95,10 @@ fn delay(status: &RedisClusterStatus, found: &StatusInputs<'_>, now: Timestamp) 
     });
     let members = &found.observed.members;
     let any_answers = members.iter().any(|member| member.report().is_some());
+    // The pods that are waited for raise an event when they start, and until then nothing changes in Redis.
+    if waits_for_pods(found) {
+        return LATER;
+    }
     // The end of loading raises no event, and then every moment counts.
     if members
         .iter()
@@ -109,6 +118,15 @@ fn delay(status: &RedisClusterStatus, found: &StatusInputs<'_>, now: Timestamp) 
     } else {
         SELDOM
     }
+}
+
+/// Whether a cluster that has yet to be formed only waits for pods that have no address.
+fn waits_for_pods(found: &StatusInputs<'_>) -> bool {
+    let plan = found.plan;
+    let mut members = found.observed.members.iter();
+    plan.steps.is_empty()
+        && matches!(plan.blockers.as_slice(), [Blocker::WaitingForNodes { .. }])
+        && members.any(|member| member.expected.address.is_none())
 }
 
 /// When it stopped being Ready, or when the last container started or became ready or unready if that was later.

@@ -13,6 +13,7 @@ use cluster_controller::{
     },
     requeue::SOON,
 };
+use common::cluster::kept_connections::ClusterConnections;
 use k8s_openapi::jiff::Timestamp;
 use std::time::{Duration, Instant};
 
@@ -42,10 +43,11 @@ pub struct Drive {
 /// Reconciles until the cluster is healthy and nothing is left to do, or the time is over.
 pub async fn drive(wanted: &Wanted, expected: &[ExpectedNode], patience: Duration) -> Drive {
     let start = Instant::now();
+    let connections = ClusterConnections::default();
     let mut done = Vec::new();
     let mut wanted = wanted.clone();
     loop {
-        let mut members = observe(expected, TIMEOUT).await;
+        let mut members = observe(expected, &connections, TIMEOUT).await;
         recognize(&wanted, &mut members);
         let known = known_nodes(&wanted, &members);
         let is_new = has_unrecorded(&wanted, &known);
@@ -68,7 +70,7 @@ pub async fn drive(wanted: &Wanted, expected: &[ExpectedNode], patience: Duratio
         if is_new {
             continue;
         }
-        done.extend(execute(&steps, &members, TIMEOUT).await);
+        done.extend(execute(&steps, &members, &connections, TIMEOUT).await);
         tokio::time::sleep(RECONCILE_INTERVAL).await;
     }
 }

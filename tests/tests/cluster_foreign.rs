@@ -39,6 +39,7 @@ async fn formed(storage: PodStorage) -> Result<Formed> {
             ..Recovery::default()
         },
         may_spread: true,
+        absent_are_blank: false,
         known: KnownNodes::new(),
     };
     let formed = drive(&wanted, &pods.expected(), LIMIT).await;

@@ -11,7 +11,7 @@ use cluster_controller::redis::{
     plan::{Action, plan},
     survey::Survey,
 };
-use common::cluster::node::FailoverMode;
+use common::cluster::{kept_connections::ClusterConnections, node::FailoverMode};
 use k8s_openapi::jiff::Timestamp;
 use std::time::Duration;
 use tests::{
@@ -36,6 +36,7 @@ fn wanted(cluster: &PodCluster, formed_before: bool) -> Wanted {
             ..Recovery::default()
         },
         may_spread: true,
+        absent_are_blank: false,
         known: KnownNodes::new(),
     }
 }
@@ -290,8 +291,9 @@ async fn a_primary_that_comes_back_slowly_keeps_its_role() -> Result<()> {
     ensure!(promotions(&first).is_empty(), "{:?}", first.done);
     // 2000 keys of the shard: 8 s.
     cluster.start_slowly(primary, Duration::from_millis(4))?;
+    let connections = ClusterConnections::default();
     eventually("the primary loads", async || {
-        let members = observe(&cluster.expected(), Duration::from_secs(1)).await;
+        let members = observe(&cluster.expected(), &connections, Duration::from_secs(1)).await;
         Ok(members[primary].answer == Answer::Loading)
     })
     .await?;
@@ -304,13 +306,35 @@ async fn a_primary_that_comes_back_slowly_keeps_its_role() -> Result<()> {
 }
 
 /// Before 7.0 slots are given one by one; later servers still know how.
+/// Its pods bring no data, so the last one to start is not waited for: it becomes a replica.
+#[tokio::test]
+async fn a_new_cluster_begins_before_its_last_node_starts() -> Result<()> {
+    let mut cluster = PodCluster::start(1, PodStorage::Memory).await?;
+    let last = 4;
+    cluster.kill(last).await?;
+    cluster.wipe(last)?;
+    let wanted = Wanted {
+        absent_are_blank: true,
+        ..wanted(&cluster, false)
+    };
+    let drive = drive_pods(&cluster, &wanted, Duration::from_secs(6)).await;
+    ensure!(drive.assessment.slots_ok == 16384, "{:?}", drive.assessment);
+    cluster.restart(last).await?;
+    let joined = drive_pods(&cluster, &wanted, LIMIT).await;
+    println!("the last node is a replica after {:?}", joined.took);
+    ensure!(joined.assessment.is_healthy(), "{:?}", joined.assessment);
+    ensure!(cluster.replica_of(2).await? == last);
+    Ok(())
+}
+
 #[tokio::test]
 async fn forms_with_the_commands_of_older_servers() -> Result<()> {
     let cluster = PodCluster::start(1, PodStorage::Memory).await?;
     let wanted = wanted(&cluster, false);
     let expected = cluster.expected();
+    let connections = ClusterConnections::default();
     eventually("formed as servers of 6.2 are", async || {
-        let mut members = observe(&expected, Duration::from_secs(1)).await;
+        let mut members = observe(&expected, &connections, Duration::from_secs(1)).await;
         for member in &mut members {
             if let Answer::Report(report) = &mut member.answer {
                 report.server.version = "6.2.14".into();
@@ -318,7 +342,7 @@ async fn forms_with_the_commands_of_older_servers() -> Result<()> {
         }
         let survey = Survey::of(&wanted, &members);
         let steps = plan(&survey, Timestamp::now());
-        let done = execute(&steps, &members, Duration::from_secs(1)).await;
+        let done = execute(&steps, &members, &connections, Duration::from_secs(1)).await;
         for one in done {
             one.result?;
         }
@@ -458,8 +482,9 @@ async fn a_busy_primary_keeps_its_slots() -> Result<()> {
         known: cluster.known(),
         ..wanted(&cluster, true)
     };
+    let connections = ClusterConnections::default();
     let busy = eventually("the primary is busy", async || {
-        let members = observe(&cluster.expected(), Duration::from_secs(1)).await;
+        let members = observe(&cluster.expected(), &connections, Duration::from_secs(1)).await;
         Ok((members[primary].answer == Answer::Busy).then_some(members))
     })
     .await?;

@@ -67,7 +67,8 @@ async fn look(
             found: primary_node.slots.summary(),
         });
     }
-    let replicas = view.nodes().iter().filter(|node| {
+    let nodes = view.nodes().iter().map(AsRef::as_ref);
+    let replicas = nodes.filter(|node: &&ClusterNode| {
         node.is_replica() && node.primary == Some(primary_node.id) && !node.is_failing()
     });
     let primary = ask(primary_node).await;
@@ -108,7 +109,7 @@ fn no_source(reasons: &str) -> CaptureError {
 /// The primary that has the first of the slots.
 fn primary_of<'a>(view: &'a NodesView, slots: &SlotSet) -> Option<&'a ClusterNode> {
     let first = slots.iter().next()?;
-    let mut nodes = view.nodes().iter();
+    let mut nodes = view.nodes().iter().map(AsRef::as_ref);
     nodes.find(|node| node.is_primary() && node.slots.contains(first))
 }
 

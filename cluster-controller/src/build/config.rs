@@ -3,7 +3,7 @@
 use super::metadata;
 use crate::validate::ValidatedCluster;
 use common::kubernetes::hash::hash_value;
-use crds::{CLIENT_PORT, config_map_name};
+use crds::{CLIENT_PORT, config_map_name, headless_service_name};
 use k8s_openapi::api::core::v1::ConfigMap;
 use serde_json::Value;
 use std::{collections::BTreeMap, fmt::Write};
@@ -83,6 +83,8 @@ pub fn start_script(persistent: bool, has_replicas: bool) -> String {
     };
     START_SCRIPT
         .replace("@SETTINGS@", settings)
+        // In the shell: the name of a pod begins with that of its cluster.
+        .replace("@HEADLESS@", &headless_service_name("${POD_NAME%-*-*}"))
         .replace("@DATA@\n", &data)
 }
 
@@ -101,6 +103,8 @@ case $("$server" --version) in
   *)
     old=no
     set -- "$@" --appenddirname appendonlydir
+    # For clients that want a name, which stays while addresses change. The nodes find each other by addresses (a setting that came with 7.0).
+    set -- "$@" --cluster-announce-hostname "$POD_NAME.@HEADLESS@.$POD_NAMESPACE.svc"
     # Replicas stay with their shard (a setting that came with 7.0).
     grep -q '^cluster-allow-replica-migration ' /config/redis.conf || set -- "$@" --cluster-allow-replica-migration no
     ;;
@@ -411,6 +415,20 @@ mod tests {
         assert!(words.contains("7.0 or newer"), "{words}");
         let (ended, _) = run(&script, &[PRIMARY, OLD], "6.2.14");
         assert!(ended.status.success(), "{ended:?}");
+    }
+
+    #[test]
+    fn a_server_announces_the_name_of_its_pod() {
+        for (persistent, has_replicas) in [(true, true), (false, true), (false, false)] {
+            let script = start_script(persistent, has_replicas);
+            let (started, _) = start(&script, &[]);
+            let name = format!("shop-0-0.{}.team.svc", headless_service_name("shop"));
+            let option = format!("--cluster-announce-hostname {name}");
+            assert!(started.contains(&option), "{started}");
+            let (older, _) = run(&script, &[], "6.2.14");
+            let started = String::from_utf8_lossy(&older.stdout);
+            assert!(!started.contains("hostname"), "{started}");
+        }
     }
 
     /// Killed after the first file was moved.

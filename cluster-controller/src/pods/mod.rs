@@ -35,6 +35,13 @@ pub fn proof(pod: &Pod) -> Option<String> {
     Some(format!("{namespace}/{}/{uid}", pod.name_any()))
 }
 
+/// Whether it has data that outlive it.
+pub fn has_claim(pod: &Pod) -> bool {
+    let volumes = pod.spec.iter().filter_map(|spec| spec.volumes.as_ref());
+    let mut volumes = volumes.flatten();
+    volumes.any(|volume| volume.persistent_volume_claim.is_some())
+}
+
 /// Name of the Kubernetes node that it runs on.
 pub fn kubernetes_node(pod: &Pod) -> Option<&str> {
     pod.spec.as_ref()?.node_name.as_deref()

@@ -2,11 +2,13 @@
 
 use super::{
     member::Member,
+    observe::process,
     plan::{Action, Assignment, Peer, Plan, Step},
     survey::Index,
 };
 use common::cluster::{
     endpoint::Endpoint,
+    kept_connections::ClusterConnections,
     node::{COORDINATED_LIMIT, FailoverMode, NodeClient, NodeError},
     slots::SlotRange,
     topology::{NodeId, NodesView},
@@ -34,7 +36,17 @@ pub struct Done {
 }
 
 /// Does the steps. Those after a failed kind are left out: the next plan has them again if they are still right.
-pub async fn execute(plan: &Plan, members: &[Member], timeout: Duration) -> Vec<Done> {
+pub async fn execute(
+    plan: &Plan,
+    members: &[Member],
+    connections: &ClusterConnections,
+    timeout: Duration,
+) -> Vec<Done> {
+    let nodes = Nodes {
+        members,
+        connections,
+        timeout,
+    };
     let mut done = Vec::with_capacity(plan.steps.len());
     for kind in plan
         .steps
@@ -42,7 +54,7 @@ pub async fn execute(plan: &Plan, members: &[Member], timeout: Duration) -> Vec<
     {
         let results: Vec<Done> = stream::iter(kind.iter().cloned())
             .map(|step| async move {
-                let result = act(&step.action, members, timeout).await;
+                let result = act(&step.action, nodes).await;
                 match &result {
                     Ok(()) => tracing::info!(step = ?step.action, why = step.reason, "step done"),
                     Err(error) => tracing::info!(step = ?step.action, %error, "step failed"),
@@ -61,77 +73,93 @@ pub async fn execute(plan: &Plan, members: &[Member], timeout: Duration) -> Vec<
     done
 }
 
-async fn act(action: &Action, members: &[Member], timeout: Duration) -> Result<(), NodeError> {
+/// The nodes that were observed, and how they are reached.
+#[derive(Clone, Copy)]
+struct Nodes<'a> {
+    members: &'a [Member],
+    connections: &'a ClusterConnections,
+    timeout: Duration,
+}
+
+impl Nodes<'_> {
+    /// Connects to the node that was observed, and to no other: its server proves its id first. None: it is not there any more, so there
+    /// is nothing to do.
+    async fn connect(&self, index: Index) -> Result<Option<NodeClient>, NodeError> {
+        let member = self.members.get(index);
+        let observed = member.and_then(|one| Some((one.expected.address?, one.report()?.id())));
+        match observed {
+            Some((address, id)) => self.prove(Peer { id, address }).await.map(Some),
+            None => Ok(None),
+        }
+    }
+
+    /// Whether this node and no other is reached by connecting to the address now: only then other nodes are to connect there.
+    async fn prove_address(&self, Peer { id, address }: Peer) -> Result<(), NodeError> {
+        let endpoint = Endpoint::new(address.client(), self.timeout).expecting(id);
+        NodeClient::connect(&endpoint).await.map(drop)
+    }
+
+    /// The proof is of this moment, also where the connection was open already.
+    async fn prove(&self, Peer { id, address }: Peer) -> Result<NodeClient, NodeError> {
+        let mut members = self.members.iter();
+        let member = members.find(|one| one.expected.address == Some(address));
+        let process = member.and_then(|one| process(&one.expected));
+        let endpoint = Endpoint::new(address.client(), self.timeout).expecting(id);
+        self.connections.proven(process.as_ref(), &endpoint).await
+    }
+}
+
+async fn act(action: &Action, nodes: Nodes<'_>) -> Result<(), NodeError> {
     match action {
         Action::AssignSlots {
             member,
             ranges,
             how,
         } => {
-            let Some(node) = connect(members, *member, timeout).await? else {
+            let Some(node) = nodes.connect(*member).await? else {
                 return Ok(());
             };
-            let by_range = knows_ranges(members, *member);
+            let by_range = knows_ranges(nodes.members, *member);
             assign(&node, ranges, how, by_range).await
         }
         Action::Meet { member, others, .. } => {
-            let Some(node) = connect(members, *member, timeout).await? else {
+            let Some(node) = nodes.connect(*member).await? else {
                 return Ok(());
             };
-            meet(&node, others, timeout).await
+            meet(&node, others, nodes).await
         }
         Action::Promote { member, mode, .. } => {
-            let Some(node) = connect(members, *member, timeout).await? else {
+            let Some(node) = nodes.connect(*member).await? else {
                 return Ok(());
             };
             node.failover(*mode).await
         }
         Action::HandOver { to, .. } => {
-            let Some(node) = connect(members, *to, timeout).await? else {
+            let Some(node) = nodes.connect(*to).await? else {
                 return Ok(());
             };
             hand_over(&node).await
         }
         Action::Replicate { member, primary } => {
-            let Some(node) = connect(members, *member, timeout).await? else {
+            let Some(node) = nodes.connect(*member).await? else {
                 return Ok(());
             };
             admit(&node).await?;
-            admit_primary(members, *member, *primary, timeout).await?;
+            admit_primary(*member, *primary, nodes).await?;
             node.replicate(*primary).await
         }
         Action::RestoreNodeTimeout {
             member,
             node_timeout,
         } => {
-            let Some(node) = connect(members, *member, timeout).await? else {
+            let Some(node) = nodes.connect(*member).await? else {
                 return Ok(());
             };
             let value = node_timeout.as_millis().to_string();
             node.config_set("cluster-node-timeout", &value).await
         }
-        Action::Forget { id, on } => forget(*id, on, members, timeout).await,
+        Action::Forget { id, on } => forget(*id, on, nodes).await,
     }
-}
-
-/// Connects to the node that was observed, and to no other: its server proves its id first. None: it is not there any more, so there
-/// is nothing to do.
-async fn connect(
-    members: &[Member],
-    index: Index,
-    timeout: Duration,
-) -> Result<Option<NodeClient>, NodeError> {
-    let member = members.get(index);
-    let observed = member.and_then(|one| Some((one.expected.address?, one.report()?.id())));
-    match observed {
-        Some((address, id)) => prove(Peer { id, address }, timeout).await.map(Some),
-        None => Ok(None),
-    }
-}
-
-async fn prove(Peer { id, address }: Peer, timeout: Duration) -> Result<NodeClient, NodeError> {
-    let endpoint = Endpoint::new(address.client(), timeout).expecting(id);
-    NodeClient::connect(&endpoint).await
 }
 
 /// Starts a coordinated failover and waits for its end, so that it is never asked for twice at once. The server refuses it unless it is
@@ -186,12 +214,8 @@ async fn admit(node: &NodeClient) -> Result<(), NodeError> {
 }
 
 /// The primary of a new shard has no slots yet and was given no role. One that has nothing to lose may copy it.
-async fn admit_primary(
-    members: &[Member],
-    replica: Index,
-    primary: NodeId,
-    timeout: Duration,
-) -> Result<(), NodeError> {
+async fn admit_primary(replica: Index, primary: NodeId, nodes: Nodes<'_>) -> Result<(), NodeError> {
+    let members = nodes.members;
     let keys = members.get(replica).and_then(Member::report);
     if keys.is_none_or(|report| report.keys > 0) {
         return Ok(());
@@ -203,7 +227,7 @@ async fn admit_primary(
     let Some(index) = members.iter().position(is_blank) else {
         return Ok(());
     };
-    match connect(members, index, timeout).await? {
+    match nodes.connect(index).await? {
         Some(node) => admit(&node).await,
         None => Ok(()),
     }
@@ -264,9 +288,9 @@ fn add(commands: &mut Pipeline, what: &str, ranges: &[SlotRange], by_range: bool
 }
 
 /// Introduces those that prove their ids; then says why another one was left out.
-async fn meet(node: &NodeClient, others: &[Peer], timeout: Duration) -> Result<(), NodeError> {
-    let proofs: Vec<(Peer, Result<NodeClient, NodeError>)> = stream::iter(others.iter().copied())
-        .map(|peer| async move { (peer, prove(peer, timeout).await) })
+async fn meet(node: &NodeClient, others: &[Peer], nodes: Nodes<'_>) -> Result<(), NodeError> {
+    let proofs: Vec<(Peer, Result<(), NodeError>)> = stream::iter(others.iter().copied())
+        .map(|peer| async move { (peer, nodes.prove_address(peer).await) })
         .buffered(CONCURRENCY)
         .collect()
         .await;
@@ -274,7 +298,7 @@ async fn meet(node: &NodeClient, others: &[Peer], timeout: Duration) -> Result<(
     let mut refused = Ok(());
     for (Peer { address, .. }, proof) in proofs {
         match proof {
-            Ok(_) => {
+            Ok(()) => {
                 let command = commands.cmd("CLUSTER").arg("MEET");
                 command.arg(address.ip.to_string());
                 command.arg(address.port).arg(address.bus_port);
@@ -289,15 +313,10 @@ async fn meet(node: &NodeClient, others: &[Peer], timeout: Duration) -> Result<(
 }
 
 /// On all nodes at once. A node that has forgotten it already is content.
-async fn forget(
-    id: NodeId,
-    on: &[Index],
-    members: &[Member],
-    timeout: Duration,
-) -> Result<(), NodeError> {
+async fn forget(id: NodeId, on: &[Index], nodes: Nodes<'_>) -> Result<(), NodeError> {
     let results: Vec<Result<(), NodeError>> = stream::iter(on.iter().copied())
         .map(|index| async move {
-            let Some(node) = connect(members, index, timeout).await? else {
+            let Some(node) = nodes.connect(index).await? else {
                 return Ok(());
             };
             match node.forget(id).await {

@@ -10,6 +10,7 @@ pub use super::member::KnownNodes;
 
 use super::member::{Answer, ExpectedNode, ForeignNode, Member, Report, Wanted};
 use common::cluster::topology::{Flag, NodeAddress, NodeId};
+use crds::headless_service_name;
 use std::collections::{BTreeSet, HashSet};
 
 /// Nodes of the smallest cluster.
@@ -75,6 +76,23 @@ fn foreign(report: &Report) -> ForeignNode {
         id: report.id(),
         known_nodes: companions(report).count(),
     }
+}
+
+/// The pod whose DNS name a node announces, if it is one of the cluster's. The start script lets servers of 7.0 and newer announce it.
+///
+/// It says where a node is to be expected of which nothing is recorded, and no more than that: another Kubernetes cluster may have a
+/// namespace and a RedisCluster of the same names.
+pub fn announced_pod<'a>(hostname: &'a str, members: &[Member]) -> Option<&'a str> {
+    let (pod, domain) = hostname.split_once('.')?;
+    let (set, _) = pod.rsplit_once('-')?;
+    let (cluster, _) = set.rsplit_once('-')?;
+    let domain = domain.strip_prefix(&headless_service_name(cluster))?;
+    let namespace = domain.strip_prefix('.')?.strip_suffix(".svc")?;
+    let proofs = members.iter().filter_map(|one| one.expected.proof.as_ref());
+    let mut namespaces = proofs.filter_map(|proof| proof.split('/').next());
+    let is_ours = members.iter().any(|one| one.expected.pod == pod)
+        && namespaces.any(|known| known == namespace);
+    is_ours.then_some(pod)
 }
 
 /// Whether there is a node to record: it gets no command before.
@@ -249,7 +267,15 @@ fn is_one_group(reports: &[&Report]) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::redis::plan::simulation::{World, wanted};
+    use crate::redis::{
+        plan::{
+            Blocker, plan,
+            simulation::{World, wanted},
+            tests::formed,
+        },
+        survey::Survey,
+    };
+    use common::cluster::topology::{ClusterNode, NodesView};
     use k8s_openapi::jiff::Timestamp;
 
     fn kinds(members: &[Member]) -> Vec<&'static str> {
@@ -403,6 +429,62 @@ mod tests {
         members[1].answer = Answer::Unresponsive("down".into());
         recognize(&recorded, &mut members);
         assert_eq!(kinds(&members), ["absent", "silent", "ours"]);
+    }
+
+    #[test]
+    fn a_name_of_another_cluster_is_no_pod() {
+        let mut world = new_cluster();
+        world.proving = true;
+        let mut members = world.members(Timestamp::UNIX_EPOCH);
+        for member in &mut members {
+            member.expected.proof = Some(format!("team/{}/uid", member.expected.pod));
+        }
+        let pod = |name| announced_pod(name, &members);
+        assert_eq!(pod("sim-1-0.sim-nodes.team.svc"), Some("sim-1-0"));
+        for other in [
+            "sim-7-0.sim-nodes.team.svc",
+            "sim-1-0.sim-nodes.other.svc",
+            "sim-1-0.shop-nodes.team.svc",
+            "shop-1-0.shop-nodes.team.svc",
+            "sim-1-0.sim-nodes.team",
+            "sim-1-0",
+            "",
+        ] {
+            assert_eq!(pod(other), None, "{other}");
+        }
+    }
+
+    /// Its pod was deleted by force while its Kubernetes node is cut off, and the status of the cluster was lost.
+    #[test]
+    fn a_node_is_expected_in_the_pod_it_names() {
+        let world = formed(3, 1, true);
+        for named in [false, true] {
+            let mut members = world.members(Timestamp::UNIX_EPOCH);
+            let id = members[0].report().unwrap().id();
+            let mut wanted = world.wanted.clone();
+            wanted.known.remove(&id);
+            for member in &mut members {
+                member.expected.proof = Some(format!("team/{}/uid", member.expected.pod));
+                let Answer::Report(report) = &mut member.answer else {
+                    panic!("no report");
+                };
+                let lines = report.view.nodes().iter().map(|line| ClusterNode {
+                    hostname: (named && line.id == id)
+                        .then(|| "sim-0-0.sim-nodes.team.svc".to_owned()),
+                    ..line.as_ref().clone()
+                });
+                report.view = NodesView::of(lines.collect()).unwrap();
+            }
+            members[0].answer = Answer::Absent("the new pod waits".into());
+            members[0].expected.address = None;
+            let survey = Survey::of(&wanted, &members);
+            let missing = &survey.missing[&id];
+            assert_eq!(missing.pod.as_deref(), named.then_some("sim-0-0"));
+            assert!(!missing.recorded && !missing.is_gone());
+            let blockers = plan(&survey, Timestamp::UNIX_EPOCH).blockers;
+            let by_hand = |one: &Blocker| matches!(one, Blocker::NodeWithoutPod { .. });
+            assert_eq!(blockers.iter().any(by_hand), !named, "{blockers:?}");
+        }
     }
 
     #[test]

@@ -21,6 +21,7 @@ pub type KnownNodes = BTreeMap<NodeId, String>;
 
 /// What a cluster is to be.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[allow(clippy::struct_excessive_bools)] // independent facts
 pub struct Wanted {
     /// Shards.
     pub shards: usize,
@@ -39,6 +40,8 @@ pub struct Wanted {
     /// Whether primaries may be spread over the Kubernetes nodes now. Not while an operation needs the roles to stay, nor soon after a
     /// hand-over that failed.
     pub may_spread: bool,
+    /// Whether a pod that has not answered yet comes without data: a new cluster does not wait for those.
+    pub absent_are_blank: bool,
     /// The node ids recorded in the status. Empty: nothing is recorded yet.
     pub known: KnownNodes,
 }

@@ -1,6 +1,9 @@
 //! Facts that follow from all the answers together: who owns what, who is gone, who lags behind.
 
-use super::member::{Answer, Member, Report, Wanted};
+use super::{
+    identity::announced_pod,
+    member::{Answer, Member, Report, Wanted},
+};
 use common::cluster::{
     slots::{SLOT_COUNT, Slot, SlotSet},
     topology::{Flag, NodeAddress, NodeId},
@@ -52,7 +55,10 @@ pub struct MissingNode {
     /// Whether every member that has it in its table reports it as failed, without address or without link. If not, it is alive:
     /// what it claims is never overruled.
     pub unreachable_by_all: bool,
-    /// The expected pod that it was last seen in, while that pod gives no report: it may come back there.
+    /// The host name that it announces.
+    pub hostname: Option<String>,
+    /// The expected pod that it was last seen in, while that pod gives no report: it may come back there. Of a node that is not recorded,
+    /// the pod whose name it announces.
     pub pod: Option<String>,
     /// The expected node that it was last seen in, whatever answers there now: it and its shard say what may still become of it.
     pub home: Option<Index>,
@@ -128,9 +134,11 @@ impl<'a> Survey<'a> {
             .collect();
         let mut missing = find_missing(&live, &by_id);
         for (id, missing_node) in &mut missing {
-            missing_node.home = wanted.known.get(id).and_then(|pod| {
+            let announced = || announced_pod(missing_node.hostname.as_deref()?, members);
+            let pod = wanted.known.get(id).map(String::as_str);
+            missing_node.home = pod.or_else(announced).and_then(|pod| {
                 let mut members = members.iter();
-                members.position(|one| one.expected.pod == *pod)
+                members.position(|one| one.expected.pod == pod)
             });
             let home = missing_node.home.and_then(|index| members.get(index));
             let away = home.filter(|one| one.report().is_none());
@@ -386,6 +394,9 @@ fn find_missing(
             });
             missing_node.known_by.push(one.index);
             missing_node.address = missing_node.address.or(node.address);
+            if missing_node.hostname.is_none() {
+                missing_node.hostname.clone_from(&node.hostname);
+            }
             missing_node.listed_with_slots |= !node.slots.is_empty();
             missing_node.failing_by_all &= node.is_failing();
             missing_node.unreachable_by_all &=
@@ -415,6 +426,8 @@ fn owned(live: &[Live<'_>], by_id: &HashMap<NodeId, Index>) -> HashMap<NodeId, S
         .map(|node| (node.config_epoch, node.id, &node.slots))
         .collect();
     claims.sort_unstable_by_key(|(epoch, id, _)| std::cmp::Reverse((*epoch, *id)));
+    // Nearly all nodes list the same of a missing one.
+    claims.dedup();
     let mut taken = SlotSet::new();
     let mut owned: HashMap<NodeId, SlotSet> = HashMap::new();
     for (_, id, slots) in claims {

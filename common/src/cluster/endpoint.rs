@@ -125,6 +125,12 @@ impl Endpoint {
         }
     }
 
+    /// Connects within another time; the time for answers stays.
+    #[must_use]
+    pub fn connecting_within(self, timeout: Duration) -> Self {
+        Self { timeout, ..self }
+    }
+
     /// Waits longer for answers than for the connection, for commands that take long.
     #[must_use]
     pub fn with_answer_timeout(self, answer_timeout: Duration) -> Self {

@@ -181,6 +181,14 @@ impl NodeError {
         }
     }
 
+    /// Whether the server gave no answer at all: there was no connection, it broke, or the time was over.
+    pub fn is_unanswered(&self) -> bool {
+        matches!(
+            self,
+            Self::Connect { .. } | Self::ConnectTimeout { .. } | Self::Lost { .. }
+        )
+    }
+
     /// The class of the error in CamelCase, for events and metrics.
     pub fn reason(&self) -> &'static str {
         match self {

@@ -4,10 +4,17 @@ pub use super::error::NodeError;
 
 use super::{dial::dial, endpoint::Endpoint, slots::Slot, topology::NodeId};
 use redis::{
-    AsyncConnectionConfig, Cmd, FromRedisValue, Pipeline, RedisConnectionInfo,
+    AsyncConnectionConfig, Cmd, FromRedisValue, Pipeline, RedisConnectionInfo, RedisError,
     aio::MultiplexedConnection, cmd, pipe,
 };
-use std::{net::SocketAddr, time::Duration};
+use std::{
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 /// How long a coordinated failover may take before the servers give it up (`CLUSTER_MF_TIMEOUT` in the engine's `cluster.c`).
 pub const COORDINATED_LIMIT: Duration = Duration::from_secs(5);
@@ -29,6 +36,7 @@ pub enum FailoverMode {
 pub struct NodeClient {
     address: SocketAddr,
     connection: MultiplexedConnection,
+    given_up: Arc<AtomicBool>,
 }
 
 impl NodeClient {
@@ -47,12 +55,32 @@ impl NodeClient {
         Ok(Self {
             address,
             connection,
+            given_up: Arc::default(),
         })
     }
 
     /// The address connected to.
     pub fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// Keeps the connection from being used again: an answer failed, or is waited for no more.
+    pub fn give_up(&self) {
+        self.given_up.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether it is not to be used again.
+    pub fn is_given_up(&self) -> bool {
+        self.given_up.load(Ordering::Relaxed)
+    }
+
+    /// The id that the server has now.
+    pub async fn id(&self) -> Result<NodeId, NodeError> {
+        let id: String = self.ask("CLUSTER MYID", &cluster("MYID")).await?;
+        id.parse().map_err(|source| NodeError::Topology {
+            address: self.address,
+            source,
+        })
     }
 
     /// Makes the node a replica. It refuses while it has keys or slots of its own as a primary.
@@ -124,7 +152,7 @@ impl NodeClient {
         command
             .query_async(&mut self.connection.clone())
             .await
-            .map_err(|source| NodeError::of(self.address, name, source))
+            .map_err(|source| self.failed(name, source))
     }
 
     /// Several commands in one round trip.
@@ -136,7 +164,12 @@ impl NodeClient {
         pipeline
             .query_async(&mut self.connection.clone())
             .await
-            .map_err(|source| NodeError::of(self.address, name, source))
+            .map_err(|source| self.failed(name, source))
+    }
+
+    fn failed(&self, name: &'static str, source: RedisError) -> NodeError {
+        self.give_up();
+        NodeError::of(self.address, name, source)
     }
 }
 

@@ -6,7 +6,7 @@ use super::{
     node::{NodeClient, NodeError},
     seeds::Seeds,
     slot_map::NotSettled,
-    topology::{ClusterInfo, NodeId, NodesView},
+    topology::{ClusterInfo, NodeId, NodesView, SharedNodes},
 };
 use futures::{Stream, StreamExt, stream};
 use redis::pipe;
@@ -51,6 +51,14 @@ pub async fn read(endpoint: &Endpoint) -> Result<NodeReport, NodeError> {
 
 /// The same over an open connection.
 pub async fn read_from(client: &NodeClient) -> Result<NodeReport, NodeError> {
+    read_sharing(client, &SharedNodes::default()).await
+}
+
+/// The same, where other nodes of the cluster are asked as well: what all of them say is kept once.
+pub async fn read_sharing(
+    client: &NodeClient,
+    lines: &SharedNodes,
+) -> Result<NodeReport, NodeError> {
     let mut questions = pipe();
     questions.cmd("INFO");
     questions.cmd("CLUSTER").arg("INFO");
@@ -59,8 +67,8 @@ pub async fn read_from(client: &NodeClient) -> Result<NodeReport, NodeError> {
         client.ask_all("INFO and CLUSTER NODES", &questions).await?;
     let info = Info::parse(&info);
     let address = client.address();
-    let view =
-        NodesView::parse(&nodes).map_err(|source| NodeError::Topology { address, source })?;
+    let view = NodesView::parse_sharing(&nodes, lines)
+        .map_err(|source| NodeError::Topology { address, source })?;
     Ok(NodeReport {
         address,
         view,

@@ -109,7 +109,7 @@ impl SlotMap {
         let map = Self::of(views)?;
         let other = views
             .iter()
-            .find(|view| slots_by_primary(view.nodes()) != map.primaries);
+            .find(|view| slots_by_primary(view.nodes().iter().map(AsRef::as_ref)) != map.primaries);
         match other {
             Some(view) => Err(NotSettled::Disagree {
                 node: view.myself().id.short(),

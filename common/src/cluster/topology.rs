@@ -3,12 +3,16 @@
 //! Wire formats: the command reference of `CLUSTER NODES`, and `clusterGenNodeDescription` in the engine's `cluster.c`
 //! (`cluster_legacy.c` from 7.4). Every node has a view of its own: a decision reads all of them.
 
-use super::slots::{Slot, SlotError, SlotSet};
+use super::{
+    shared_lines::SharedLines,
+    slots::{Slot, SlotError, SlotSet},
+};
 use serde::{Deserialize, Serialize};
 use std::{
     fmt,
     net::{IpAddr, SocketAddr},
     str::FromStr,
+    sync::Arc,
 };
 
 /// Identity of a node: 40 lower case hexadecimal digits on the wire. Addresses change, this does not.
@@ -266,27 +270,47 @@ impl ClusterNode {
     }
 }
 
-/// One node's view of all nodes: its answer to `CLUSTER NODES`.
+/// The lines of several views.
+pub type SharedNodes = SharedLines<NodeId, ClusterNode>;
+
+/// One node's view of all nodes: its answer to `CLUSTER NODES`. In the order of the ids, so that a node is found without reading all lines.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NodesView {
-    nodes: Vec<ClusterNode>,
+    nodes: Vec<Arc<ClusterNode>>,
     myself: usize,
 }
 
 impl NodesView {
     /// The view in an answer to `CLUSTER NODES`.
     pub fn parse(text: &str) -> Result<Self, TopologyError> {
+        Self::read(text, Arc::new)
+    }
+
+    /// The same, where other nodes of the cluster are asked as well: lines that are equal are kept once.
+    pub fn parse_sharing(text: &str, lines: &SharedNodes) -> Result<Self, TopologyError> {
+        Self::read(text, |line| lines.share(line.id, line))
+    }
+
+    fn read(
+        text: &str,
+        keep: impl Fn(ClusterNode) -> Arc<ClusterNode>,
+    ) -> Result<Self, TopologyError> {
         let nodes = text
             .lines()
             .map(str::trim)
             .filter(|line| !line.is_empty())
-            .map(ClusterNode::parse)
+            .map(|line| ClusterNode::parse(line).map(&keep))
             .collect::<Result<Vec<_>, _>>()?;
-        Self::of(nodes)
+        Self::of_shared(nodes)
     }
 
     /// The view made of these nodes, of which exactly one is flagged `Myself`.
     pub fn of(nodes: Vec<ClusterNode>) -> Result<Self, TopologyError> {
+        Self::of_shared(nodes.into_iter().map(Arc::new).collect())
+    }
+
+    fn of_shared(mut nodes: Vec<Arc<ClusterNode>>) -> Result<Self, TopologyError> {
+        nodes.sort_by_key(|node| node.id);
         let mut own = nodes
             .iter()
             .enumerate()
@@ -298,13 +322,13 @@ impl NodesView {
     }
 
     /// The node whose view this is.
-    #[allow(clippy::indexing_slicing)] // `of` has found the index in this very list
+    #[allow(clippy::indexing_slicing)] // `of_shared` has found the index in this very list
     pub fn myself(&self) -> &ClusterNode {
         &self.nodes[self.myself]
     }
 
-    /// All nodes, itself included.
-    pub fn nodes(&self) -> &[ClusterNode] {
+    /// All nodes, itself included, in the order of their ids.
+    pub fn nodes(&self) -> &[Arc<ClusterNode>] {
         &self.nodes
     }
 
@@ -312,14 +336,15 @@ impl NodesView {
     pub fn others(&self) -> impl Iterator<Item = &ClusterNode> {
         self.nodes
             .iter()
+            .map(Arc::as_ref)
             .filter(|node| !node.flags.has(Flag::Myself))
     }
 
     /// The node with this id, unless it is only a handshake.
     pub fn get(&self, id: NodeId) -> Option<&ClusterNode> {
-        self.nodes
-            .iter()
-            .find(|node| node.id == id && !node.flags.has(Flag::Handshake))
+        let place = self.nodes.binary_search_by_key(&id, |node| node.id).ok()?;
+        let node = self.nodes.get(place)?;
+        (!node.flags.has(Flag::Handshake)).then_some(node.as_ref())
     }
 }
 
@@ -458,7 +483,7 @@ e7d1eecce10fd6bb5eb35b9f99a514335d9ba9ca 127.0.0.1:30001@31001 myself,master - 0
         assert_eq!(myself.open_slots.len(), 2);
         assert_eq!(myself.open_slots[0].kind, OpenSlotKind::Migrating);
         assert_eq!(myself.open_slots[1].kind, OpenSlotKind::Importing);
-        let [replica, primary, failing, gone, _] = view.nodes() else {
+        let [replica, failing, primary, gone, _] = view.nodes() else {
             panic!("five nodes")
         };
         assert_eq!(replica.primary, Some(myself.id));
@@ -471,6 +496,22 @@ e7d1eecce10fd6bb5eb35b9f99a514335d9ba9ca 127.0.0.1:30001@31001 myself,master - 0
         );
         assert!(failing.is_failing() && !failing.linked);
         assert!(gone.address.is_none() && gone.flags.has(Flag::Fail));
+    }
+
+    #[test]
+    fn a_node_is_found_by_its_id() {
+        let view = NodesView::parse(VIEW).unwrap();
+        for node in view.nodes() {
+            assert_eq!(view.get(node.id), Some(node.as_ref()));
+        }
+        assert_eq!(view.get(NodeId::from_bytes([0; 20])), None);
+        let shaking = VIEW.replace(
+            "master - 0 1426238316232",
+            "master,handshake - 0 1426238316232",
+        );
+        let shaking = NodesView::parse(&shaking).unwrap();
+        let primary = "67ed2db8d677e59ec4a4cefb06858cf2a1a89fa1".parse().unwrap();
+        assert_eq!(shaking.get(primary), None);
     }
 
     #[test]

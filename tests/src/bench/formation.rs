@@ -74,6 +74,7 @@ async fn ours(nodes: &[RedisServer]) -> Result<f64> {
         patience: Duration::from_secs(30),
         recovery: Recovery::default(),
         may_spread: true,
+        absent_are_blank: false,
         known: KnownNodes::new(),
     };
     let started = Instant::now();

@@ -204,6 +204,16 @@ impl RedisServer {
         Ok(())
     }
 
+    /// Stops the process where it is (SIGSTOP), or lets it go on: connections stay open, and the kernel accepts more of them.
+    pub fn suspend(&self, suspended: bool) -> Result<()> {
+        let process = self.process.as_ref().context("the server is down")?;
+        let signal = if suspended { "-STOP" } else { "-CONT" };
+        let id = process.id().to_string();
+        let sent = Command::new("kill").args([signal, &id]).status()?;
+        ensure!(sent.success(), "kill {signal} {id} failed");
+        Ok(())
+    }
+
     /// Ends the server with SIGTERM, as Kubernetes does.
     pub async fn stop(&mut self) -> Result<()> {
         let Some(process) = &mut self.process else {

@@ -50,11 +50,11 @@ impl PodFiles {
         })
     }
 
-    /// What Kubernetes would tell the container of its pod: here a pod is named after its address.
+    /// What Kubernetes would tell the container of its pod: here a pod is named after its address, and the name is one that DNS allows.
     pub(super) fn identity(address: SocketAddr) -> [(&'static str, String); 3] {
         [
             ("POD_NAMESPACE", "test".to_owned()),
-            ("POD_NAME", address.to_string()),
+            ("POD_NAME", address.to_string().replace(':', "-")),
             ("POD_UID", "uid".to_owned()),
         ]
     }

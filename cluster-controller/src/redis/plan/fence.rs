@@ -112,6 +112,10 @@ fn refuses_writes(survey: &Survey<'_>, id: NodeId, missing_node: &MissingNode) -
     let (Some(needed), Some(shortest), Some(longest)) = (needed, shortest, longest) else {
         return false;
     };
+    // No need to read all tables.
+    if needed == 0 {
+        return false;
+    }
     // Replicas that any node knows and that did not answer may be on its side.
     let mut away: Vec<NodeId> = survey
         .live

@@ -4,8 +4,10 @@
 //! interrupted. It never resets a node, never flushes one, and gives slots or another primary only to nodes without keys of
 //! their own. At the goal it is empty.
 
+mod begin;
 mod blocker;
 mod fence;
+mod first_primaries;
 mod foreign;
 mod forget;
 mod leave;
@@ -200,6 +202,17 @@ impl Plan {
     pub fn hands_over(&self) -> bool {
         let mut steps = self.steps.iter();
         steps.any(|step| matches!(step.action, Action::HandOver { .. }))
+    }
+
+    /// Whether there are steps, and they only bring nodes together: each is the condition of the next one, and nothing is lost by any.
+    pub fn only_joins(&self) -> bool {
+        let joins = |step: &Step| {
+            matches!(
+                step.action,
+                Action::AssignSlots { .. } | Action::Meet { .. } | Action::Replicate { .. }
+            )
+        };
+        !self.steps.is_empty() && self.steps.iter().all(joins)
     }
 
     fn step(&mut self, action: Action, reason: impl Into<String>) {

@@ -992,6 +992,7 @@ pub fn wanted(shards: usize, replicas: usize, persistent: bool) -> Wanted {
         patience: Duration::from_secs(30),
         recovery: Recovery::default(),
         may_spread: true,
+        absent_are_blank: false,
         known: KnownNodes::new(),
     }
 }

@@ -1,14 +1,14 @@
 //! Slots without a primary: given out when the cluster is formed, and again only where nothing can be lost by it.
 
-use super::{Action, Assignment, Blocker, Plan, fence, text};
+use super::{Action, Assignment, Blocker, Plan, begin::may_begin, fence, first_primaries, text};
 use crate::redis::{
-    member::{Answer, Member},
+    member::Member,
     survey::{Live, Survey},
 };
 use common::cluster::slots::{Slot, SlotSet};
 use crds::LostSlots;
 use k8s_openapi::jiff::Timestamp;
-use std::{collections::HashMap, time::Duration};
+use std::time::Duration;
 
 /// Node timeout of a primary that is being formed.
 const FORMATION_NODE_TIMEOUT: Duration = Duration::from_secs(1);
@@ -41,7 +41,7 @@ pub fn assign(survey: &Survey<'_>, now: Timestamp, plan: &mut Plan) -> bool {
             return false;
         }
     }
-    if !every_node_is_here(survey, now) {
+    if !may_begin(survey, now) {
         let missing = survey.members.iter().filter(|one| one.report().is_none());
         plan.blockers.push(Blocker::WaitingForNodes {
             pods: missing.map(Member::explained).collect(),
@@ -120,29 +120,6 @@ fn last_home(survey: &Survey<'_>, slot: Slot) -> Option<usize> {
     survey.home_shard(missing.find(|node| node.slots.contains(slot))?)
 }
 
-/// A new cluster goes without the nodes that have been missing for long; slots that existed once are created again only when
-/// every node has been asked.
-fn every_node_is_here(survey: &Survey<'_>, now: Timestamp) -> bool {
-    if survey.all_live() {
-        return true;
-    }
-    // What is still to be read, or belongs to others, may be what this cluster was before.
-    let unclear = survey.members.iter().any(|member| {
-        matches!(
-            member.answer,
-            Answer::Foreign(_) | Answer::Loading | Answer::Busy
-        )
-    });
-    !unclear
-        && !survey.wanted.formed_before
-        && survey.missing.is_empty()
-        && survey.members.len() == survey.size()
-        && (0..survey.wanted.shards).all(|shard| {
-            survey.live_in(shard).next().is_some()
-                && survey.is_overdue(shard, survey.wanted.patience, now)
-        })
-}
-
 fn give_out(survey: &Survey<'_>, orphaned: &SlotSet, lost: &SlotSet, plan: &mut Plan) -> bool {
     let mut by_home: Vec<SlotSet> = vec![SlotSet::new(); survey.wanted.shards];
     for slot in orphaned.iter() {
@@ -152,24 +129,25 @@ fn give_out(survey: &Survey<'_>, orphaned: &SlotSet, lost: &SlotSet, plan: &mut 
             home.insert(slot);
         }
     }
-    let mut load = kubernetes_nodes_of_primaries(survey);
+    let has_none = |shard: &usize| {
+        let slots = by_home.get(*shard).filter(|slots| !slots.is_empty());
+        slots.is_some_and(|slots| primary(survey, *shard, slots).is_none())
+    };
+    let without: Vec<usize> = (0..by_home.len()).filter(has_none).collect();
+    let first = first_primaries::choose(survey, &without);
+    let newest = newest_epoch(survey);
     let before = plan.steps.len();
     for (shard, slots) in by_home.iter().enumerate() {
         if slots.is_empty() {
             continue;
         }
-        let primary = survey
-            .primary_of(shard)
-            .or_else(|| outvoted(survey, shard, slots));
-        let Some(primary) = primary.or_else(|| choose(survey, shard, &load)) else {
+        let there = primary(survey, shard, slots);
+        let Some(primary) = there.or_else(|| first.get(&shard).copied()) else {
             blocker(survey, shard, slots, plan);
             continue;
         };
-        if let Some(kubernetes_node) = &primary.member.expected.kubernetes_node {
-            *load.entry(kubernetes_node).or_default() += 1;
-        }
         let recreated = !slots.intersection(lost).is_empty() || survey.wanted.formed_before;
-        let Some(how) = how(survey, primary, slots, lost, shard) else {
+        let Some(how) = how(survey, primary, slots, lost, shard, newest) else {
             continue;
         };
         let reason = if recreated {
@@ -198,6 +176,7 @@ fn how(
     slots: &SlotSet,
     lost: &SlotSet,
     shard: usize,
+    newest_epoch: u64,
 ) -> Option<Assignment> {
     let own = primary.report.own();
     let listed = primary
@@ -205,11 +184,11 @@ fn how(
         .view
         .nodes()
         .iter()
-        .fold(SlotSet::new(), |listed, node| listed.union(&node.slots))
-        .intersection(slots);
+        .map(|node| node.slots.intersection(slots))
+        .fold(SlotSet::new(), |listed, more| listed.union(&more));
     if !slots.intersection(lost).is_empty() {
         // A link alone is not enough: the epoch comes with the first message over it.
-        let knows_epoch = primary.report.cluster.current_epoch >= newest_epoch(survey);
+        let knows_epoch = primary.report.cluster.current_epoch >= newest_epoch;
         return knows_epoch.then(|| Assignment::Recreated {
             listed: listed.ranges(),
         });
@@ -233,6 +212,12 @@ fn newest_epoch(survey: &Survey<'_>) -> u64 {
         .unwrap_or_default()
 }
 
+/// The node that the slots of a shard belong to already.
+fn primary<'a>(survey: &Survey<'a>, shard: usize, slots: &SlotSet) -> Option<Live<'a>> {
+    let there = survey.primary_of(shard);
+    there.or_else(|| outvoted(survey, shard, slots))
+}
+
 /// The node that claims such slots, while the others still believe a newer claim of one that is gone.
 fn outvoted<'a>(survey: &Survey<'a>, shard: usize, slots: &SlotSet) -> Option<Live<'a>> {
     survey
@@ -253,36 +238,4 @@ fn blocker(survey: &Survey<'_>, shard: usize, slots: &SlotSet, plan: &mut Plan) 
             count: slots.len(),
         },
     });
-}
-
-/// The node without keys whose Kubernetes node has the fewest primaries: the loss of one must not take the majority.
-fn choose<'a>(survey: &Survey<'a>, shard: usize, load: &HashMap<&str, usize>) -> Option<Live<'a>> {
-    survey
-        .live_in(shard)
-        .filter(|one| one.report.is_blank())
-        .min_by_key(|one| {
-            let expected = &one.member.expected;
-            let kubernetes_node = expected
-                .kubernetes_node
-                .as_deref()
-                .and_then(|name| load.get(name));
-            (
-                expected.terminating,
-                kubernetes_node.copied().unwrap_or_default(),
-                expected.ordinal,
-            )
-        })
-}
-
-fn kubernetes_nodes_of_primaries<'a>(survey: &Survey<'a>) -> HashMap<&'a str, usize> {
-    let mut load = HashMap::new();
-    for shard in 0..survey.wanted.shards {
-        if let Some(kubernetes_node) = survey
-            .primary_of(shard)
-            .and_then(|primary| primary.member.expected.kubernetes_node.as_deref())
-        {
-            *load.entry(kubernetes_node).or_default() += 1;
-        }
-    }
-    load
 }

@@ -285,7 +285,8 @@ impl<'a> KeyMover<'a> {
         if serves && gives && !target.myself().slots.contains(slot) {
             return Ok(());
         }
-        let mut nodes = source.nodes().iter().chain([target.myself()]);
+        let nodes = source.nodes().iter().map(AsRef::as_ref);
+        let mut nodes = nodes.chain([target.myself()]);
         Err(ReshardError::OwnerChanged {
             slot,
             planned: self.from.id,

@@ -1,0 +1,37 @@
+//! Closes connections to nodes that are not needed any more: they are this replica's while it leads.
+
+use common::{
+    cluster::kept_connections::KeptConnections, kubernetes::leases::Leadership, runtime::Runtime,
+};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+/// How often connections are looked at that no reconcile has used.
+const INTERVAL: Duration = Duration::from_secs(30);
+
+/// Closes all connections when this replica ceases to lead, and old ones from time to time, until the process ends.
+pub fn close_unneeded(
+    runtime: &Runtime,
+    connections: Arc<KeptConnections>,
+    mut leadership: Leadership,
+) {
+    runtime.keep("node connections", |end| async move {
+        loop {
+            let leads = tokio::select! {
+                () = end.cancelled() => return,
+                changes = leadership.changed() => changes,
+                () = tokio::time::sleep(INTERVAL) => true,
+            };
+            if leadership.is_leader_now() {
+                connections.close_old(Instant::now());
+            } else {
+                connections.clear();
+            }
+            if !leads {
+                return;
+            }
+        }
+    });
+}
