@@ -259,6 +259,10 @@ pub struct WriteRefusal {
     pub snapshots: bool,
 }
 
+/// The offset that a replica reports before its first copy, at most: 0 on Redis. Valkey keeps what a blank primary would have continued
+/// with when that becomes a replica, the stream's first byte: 1 (seen with 8.1.1 and 9.1.2).
+const NOTHING_COPIED: u64 = 1;
+
 impl Report {
     /// The node's own line.
     pub fn own(&self) -> &ClusterNode {
@@ -285,7 +289,7 @@ impl Report {
     pub fn has_copied(&self) -> bool {
         let link = self.replication.upstream.as_ref();
         let linked = link.is_some_and(|link| link.up || link.down_seconds.is_some());
-        linked || self.keys > 0 || self.replication.offset > 0
+        linked || self.keys > 0 || self.replication.offset > NOTHING_COPIED
     }
 }
 

@@ -192,7 +192,8 @@ fn a_primary_that_refuses_writes_is_fenced() {
 /// The primary's pod has come back blank while its replica had copied nothing yet.
 #[test]
 fn a_replica_before_its_first_copy_is_not_promoted_silently() {
-    for persistent in [true, false] {
+    // What a replica before its first copy says of itself: Redis 0, Valkey 1.
+    for (persistent, offset) in [(true, 0), (false, 0), (true, 1), (false, 1)] {
         let mut world = formed(3, 1, persistent);
         let (primary, replica) = if world.owns(0) { (0, 1) } else { (1, 0) };
         world.unlink_before_the_copy(replica);
@@ -207,7 +208,9 @@ fn a_replica_before_its_first_copy_is_not_promoted_silently() {
         let mut last = Plan::default();
         for second in 0..40 {
             let now = Timestamp::from_second(second).unwrap();
-            last = plan(&world.wanted, &world.members(now), now);
+            let mut members = world.members(now);
+            report(&mut members[replica]).replication.offset = offset;
+            last = plan(&world.wanted, &members, now);
             if !promoted(&last).is_empty() {
                 break;
             }
