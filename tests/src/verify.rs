@@ -36,14 +36,14 @@ pub async fn data_set(cluster: &ClusterClient, count: u64) -> Result<Comparison>
     Ok(comparison)
 }
 
-/// Counts the keys `writer:0` to `writer:<count - 1>` that hold their own number.
-pub async fn numbers(cluster: &ClusterClient, count: u64) -> Result<u64> {
+/// Counts the keys `<prefix>:0` to `<prefix>:<count - 1>` that hold their own number.
+pub async fn numbers(cluster: &ClusterClient, prefix: &str, count: u64) -> Result<u64> {
     let mut found = 0;
     for start in (0..count).step_by(usize::try_from(BATCH)?) {
         let numbers = start..(start + BATCH).min(count);
         let reads: Vec<Cmd> = numbers
             .clone()
-            .map(|number| command("GET", &writer_key(number), &[]))
+            .map(|number| command("GET", &writer_key(prefix, number), &[]))
             .collect();
         let values = cluster.pipeline(&reads).await?;
         found += numbers
@@ -55,8 +55,8 @@ pub async fn numbers(cluster: &ClusterClient, count: u64) -> Result<u64> {
 }
 
 /// The key of a writer's number.
-pub fn writer_key(number: u64) -> String {
-    format!("writer:{number}")
+pub fn writer_key(prefix: &str, number: u64) -> String {
+    format!("{prefix}:{number}")
 }
 
 fn command(name: &str, key: &str, arguments: &[&str]) -> Cmd {

@@ -6,7 +6,7 @@ use redis::{
     AsyncConnectionConfig, Client, Cmd, RedisError, Value, aio::MultiplexedConnection, cmd, pipe,
 };
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     net::SocketAddr,
     time::{Duration, Instant},
 };
@@ -15,15 +15,37 @@ use tokio_util::sync::CancellationToken;
 
 /// Longest wait for one answer: longer than a server may be stopped by moving a large key.
 const ANSWER: Duration = Duration::from_secs(5);
-/// Redirects and refusals that one command may meet.
-const ATTEMPTS: u32 = 400;
+/// Longest time for one command, whatever is tried.
+const OUTAGE: Duration = Duration::from_secs(30);
+/// Before the next attempt after a refusal.
 const PAUSE: Duration = Duration::from_millis(10);
+/// A node that gave no answer is not asked again for so long: others may know better by then.
+const SUSPECTED: Duration = Duration::from_millis(500);
+
+/// Refusals after which a client tries again.
+const PASSING: [&str; 7] = [
+    "TRYAGAIN",
+    "CLUSTERDOWN",
+    "LOADING",
+    "MASTERDOWN",
+    "READONLY",
+    "NOREPLICAS",
+    "BUSY",
+];
 
 /// Sends single commands to whichever node serves their key.
 pub struct RoutedClient {
+    /// Always worth an attempt: nodes, or the address of a Service.
     seeds: Vec<SocketAddr>,
+    /// Nodes that others have named.
+    named: BTreeSet<SocketAddr>,
     routes: Vec<Option<SocketAddr>>,
     connections: HashMap<SocketAddr, MultiplexedConnection>,
+    suspects: HashMap<SocketAddr, Instant>,
+    answer: Duration,
+    outage: Duration,
+    /// Attempts that were refused, other than by a redirect.
+    pub refused: u64,
     /// Commands sent again after an answer that was none: they may have been carried out twice, or not at all.
     pub uncertain: u64,
 }
@@ -33,10 +55,22 @@ impl RoutedClient {
     pub fn new(seeds: Vec<SocketAddr>) -> Self {
         Self {
             seeds,
+            named: BTreeSet::new(),
             routes: vec![None; usize::from(SLOT_COUNT)],
             connections: HashMap::new(),
+            suspects: HashMap::new(),
+            answer: ANSWER,
+            outage: OUTAGE,
+            refused: 0,
             uncertain: 0,
         }
+    }
+
+    /// Waits at most so long for one answer, and tries a command again for at most `outage`.
+    #[must_use]
+    pub fn patient(mut self, answer: Duration, outage: Duration) -> Self {
+        (self.answer, self.outage) = (answer, outage);
+        self
     }
 
     /// Sends a command about this key until it is answered.
@@ -44,30 +78,74 @@ impl RoutedClient {
         let slot = Slot::of_key(key.as_bytes()).index();
         let mut asked = None;
         let mut last = String::new();
-        for attempt in 0..ATTEMPTS {
-            let seed = self.seeds[attempt as usize % self.seeds.len()];
-            let address = asked.or(self.routes[slot]).unwrap_or(seed);
-            let error = match self.ask(address, command, asked.take().is_some()).await {
+        let begun = Instant::now();
+        for attempt in 0.. {
+            if begun.elapsed() > self.outage {
+                break;
+            }
+            let known = asked.or(self.routes[slot]).filter(|at| !self.suspected(at));
+            let address = known.unwrap_or_else(|| self.seed(attempt));
+            let asking = asked.take().is_some() && known.is_some();
+            let error = match self.ask(address, command, asking).await {
                 Ok(value) => return Ok(value),
                 Err(error) => error,
             };
             last = error.to_string();
             match (error.code(), error.redirect_node()) {
-                (Some("MOVED"), Some((node, _))) => self.routes[slot] = Some(node.parse()?),
-                (Some("ASK"), Some((node, _))) => asked = Some(node.parse()?),
-                (Some("TRYAGAIN" | "CLUSTERDOWN" | "LOADING" | "MASTERDOWN"), _) => {
+                (Some(kind @ ("MOVED" | "ASK")), Some((node, _))) => {
+                    let node = node.parse()?;
+                    self.named.insert(node);
+                    if kind == "ASK" {
+                        asked = Some(node);
+                    } else {
+                        self.routes[slot] = Some(node);
+                    }
+                    if self.suspected(&node) {
+                        tokio::time::sleep(PAUSE).await;
+                    }
+                }
+                (Some(code), _) if PASSING.contains(&code) => {
+                    self.refused += 1;
+                    // The next attempt asks another node, which may know better.
+                    self.routes[slot] = None;
                     tokio::time::sleep(PAUSE).await;
                 }
                 (Some(_), _) => return Err(error).with_context(|| format!("about {key}")),
                 (None, _) => {
                     self.uncertain += 1;
-                    self.connections.remove(&address);
-                    self.routes[slot] = None;
+                    self.give_up(address);
                     tokio::time::sleep(PAUSE).await;
                 }
             }
         }
-        bail!("no answer about {key}: {last}")
+        bail!("no answer about {key} within {:?}: {last}", self.outage)
+    }
+
+    /// The next node to ask when none is known to serve a slot.
+    fn seed(&self, attempt: usize) -> SocketAddr {
+        let all = self.seeds.iter().chain(&self.named);
+        let promising: Vec<&SocketAddr> = all.filter(|at| !self.suspected(at)).collect();
+        match promising.len() {
+            0 => self.seeds[attempt % self.seeds.len()],
+            count => *promising[attempt % count],
+        }
+    }
+
+    fn suspected(&self, address: &SocketAddr) -> bool {
+        let since = self.suspects.get(address);
+        since.is_some_and(|since| since.elapsed() < SUSPECTED)
+    }
+
+    /// A node gave no answer: its other slots are not asked of it either.
+    fn give_up(&mut self, address: SocketAddr) {
+        self.connections.remove(&address);
+        self.suspects.insert(address, Instant::now());
+        self.named.remove(&address);
+        for route in &mut self.routes {
+            if *route == Some(address) {
+                *route = None;
+            }
+        }
     }
 
     async fn ask(
@@ -78,7 +156,7 @@ impl RoutedClient {
     ) -> Result<Value, RedisError> {
         let mut connection = match self.connections.get(&address) {
             Some(connection) => connection.clone(),
-            None => open(address).await?,
+            None => open(address, self.answer).await?,
         };
         self.connections.insert(address, connection.clone());
         if asking {
@@ -92,11 +170,11 @@ impl RoutedClient {
     }
 }
 
-async fn open(address: SocketAddr) -> Result<MultiplexedConnection, RedisError> {
+async fn open(address: SocketAddr, answer: Duration) -> Result<MultiplexedConnection, RedisError> {
     let client = Client::open(format!("redis://{address}"))?;
     let config = AsyncConnectionConfig::new()
-        .set_connection_timeout(Some(ANSWER))
-        .set_response_timeout(Some(ANSWER));
+        .set_connection_timeout(Some(answer))
+        .set_response_timeout(Some(answer));
     client
         .get_multiplexed_async_connection_with_config(&config)
         .await

@@ -202,7 +202,11 @@ async fn a_primary_without_its_data_gives_up_its_identity() -> Result<()> {
     let victim = ours.pods.primary_of(1).await?;
     ours.pods.kill(victim).await?;
     let data = ours.pods.server(victim).directory().to_owned();
-    std::fs::remove_dir_all(data.join("appendonlydir"))?;
+    if ours.pods.server(victim).program().at_least(7, 0) {
+        std::fs::remove_dir_all(data.join("appendonlydir"))?;
+    } else {
+        std::fs::remove_file(data.join("appendonly.aof"))?;
+    }
     ours.pods.restart(victim).await?;
     let repaired = drive(&ours.wanted, &ours.pods.expected(), LIMIT).await;
     healthy(&repaired, &ours.pods).await?;

@@ -2,10 +2,13 @@
 
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::BTreeMap,
+    time::{Duration, Instant},
+};
 use tests::{
     kubectl::Kubectl,
-    scenario::{self, FilledCluster, LIMIT, Volumes, Writer},
+    scenario::{self, Area, FilledCluster, LIMIT, ScenarioRow, Volumes, Writer},
 };
 
 const KEYS: u64 = 20_000;
@@ -59,11 +62,13 @@ async fn a_setting_rolls_through_a_cluster_under_load() -> Result<()> {
         let writer = Writer::start(kubectl, "shop").await?;
         let timeout = scenario::NODE_TIMEOUT.as_millis().to_string();
         let config = json!({"databases": "20", "cluster-node-timeout": timeout});
+        let begun = Instant::now();
         spec(kubectl, json!({ "config": config })).await?;
         let progress = reports(kubectl, ("Ready", "False", "Updating")).await?;
         ensure!(progress.contains("of 6 pods"), "{progress}");
         updated(kubectl).await?;
-        let printed = writer.finish().await?;
+        let rolled = begun.elapsed();
+        let seen = writer.finish().await?;
         let after = uids(kubectl).await?;
         let kept = before
             .iter()
@@ -74,12 +79,17 @@ async fn a_setting_rolls_through_a_cluster_under_load() -> Result<()> {
         );
         let values = settings(kubectl, "databases").await?;
         ensure!(values.iter().all(|value| value == "20"), "{values:?}");
-        let pause = longest_pause(&printed)?;
-        ensure!(
-            pause < scenario::NODE_TIMEOUT,
-            "an election was waited for: {printed}"
-        );
         shop.is_intact("rolled").await?;
+        let done = "a setting that needs a restart rolls through 6 pods";
+        ScenarioRow::new(Area::Change, "configuration", done)
+            .healthy_after(rolled)
+            .lost(0)
+            .writes(&seen)
+            .record()?;
+        ensure!(
+            seen.longest_gap < scenario::NODE_TIMEOUT,
+            "an election was waited for: {seen}"
+        );
         let maps = kubectl
             .list("configmaps -l redis.danieldorado.github.io/cluster=shop")
             .await?;
@@ -87,13 +97,6 @@ async fn a_setting_rolls_through_a_cluster_under_load() -> Result<()> {
         Ok(())
     })
     .await
-}
-
-/// `… longest pause 1.2 s, …`
-fn longest_pause(printed: &str) -> Result<Duration> {
-    let (_, after) = printed.split_once("longest pause ").context("no pause")?;
-    let (seconds, _) = after.split_once(" s").context("no seconds")?;
-    Ok(Duration::from_secs_f64(seconds.parse()?))
 }
 
 /// It stops at the first pod that cannot run, the cluster serves on, and taking the change back repairs it.
@@ -119,10 +122,13 @@ async fn a_wrong_image_stops_until_it_is_corrected() -> Result<()> {
             .filter(|(pod, uid)| before.get(*pod) != Some(*uid));
         ensure!(replaced.count() == 1, "more than one pod was replaced");
         let version = json!({"image": null, "version": cluster["spec"]["version"]});
+        let begun = Instant::now();
         spec(kubectl, version).await?;
         updated(kubectl).await?;
         shop.recovered().await?;
+        let corrected = begun.elapsed();
         shop.is_intact("corrected").await?;
+        corrected_row("wrong image", corrected).record()?;
 
         let too_much = json!({"resources": {"requests": {"memory": "999Gi"}}});
         spec(kubectl, too_much).await?;
@@ -133,53 +139,50 @@ async fn a_wrong_image_stops_until_it_is_corrected() -> Result<()> {
         kubectl
             .until("the missing room is named", LIMIT, named)
             .await?;
+        let begun = Instant::now();
         spec(kubectl, json!({"resources": null})).await?;
         updated(kubectl).await?;
         shop.recovered().await?;
-        shop.is_intact("room").await
+        let corrected = begun.elapsed();
+        shop.is_intact("room").await?;
+        corrected_row("memory request of 999 GiB", corrected).record()
     })
     .await
+}
+
+fn corrected_row(wrong: &str, time: Duration) -> ScenarioRow {
+    let done =
+        "the first pod stops the update; the spec is set back, which is where the time begins";
+    ScenarioRow::new(Area::Change, wrong, done)
+        .healthy_after(time)
+        .lost(0)
 }
 
 /// A cluster that never came up because of its image comes up with the right one: no pod has to be deleted by hand.
 #[tokio::test]
 async fn a_new_cluster_with_a_wrong_image_is_corrected() -> Result<()> {
     scenario::run("e2e-image", async |kubectl| {
-        let mut cluster = scenario::cluster(kubectl, "other", 3, Volumes::None).await?;
-        let version = cluster["spec"]["version"].take();
-        kubectl.run("delete rediscluster other").await?;
-        cluster["metadata"]["name"] = json!("shop");
-        let spec_fields = cluster["spec"].as_object_mut().context("no spec")?;
-        spec_fields.remove("version");
-        cluster["spec"]["image"] = json!(format!("{}/no-such-image:1", scenario::registry()));
+        let mut cluster = scenario::cluster_object(kubectl, "shop", 3, Volumes::None);
+        let fields = cluster["spec"].as_object_mut().context("no spec")?;
+        let version = fields.remove("version").context("no version")?;
+        let missing = format!("{}/no-such-image:1", scenario::registry());
+        fields.insert("image".into(), json!(missing));
         kubectl.apply(&cluster.to_string()).await?;
         let named = async || {
             let status = kubectl.get("rediscluster shop").await?["status"].clone();
             Ok(status["message"].to_string().contains("cannot pull image"))
         };
         kubectl.until("the image is named", LIMIT, named).await?;
+        let begun = Instant::now();
         spec(kubectl, json!({"image": null, "version": version})).await?;
         scenario::formed(kubectl, "shop", 6).await?;
-        Ok(())
+        let done =
+            "a new cluster with an image that does not exist; the time begins with the correction";
+        ScenarioRow::new(Area::Change, "wrong image from the start", done)
+            .healthy_after(begun.elapsed())
+            .record()
     })
     .await
-}
-
-/// Waits until so many shards serve an equal part of the slots with one replica each, and no other pod is left.
-async fn has_shards(kubectl: &Kubectl, shards: usize, replicas: usize) -> Result<Duration> {
-    let equal = async || {
-        let slots = scenario::slot_map(kubectl, "shop").await?;
-        let status = kubectl.get("rediscluster shop").await?["status"].clone();
-        let pods = scenario::pods(kubectl, "shop").await?.len();
-        Ok(slots.len() == shards
-            && pods == shards * (1 + replicas)
-            && status["shards"] == shards
-            && status["phase"] == "Ready")
-    };
-    let wait = format!("{shards} shards with {replicas} replicas");
-    let time = kubectl.until(&wait, LIMIT, equal).await?;
-    scenario::formed(kubectl, "shop", shards * (1 + replicas)).await?;
-    Ok(time)
 }
 
 /// The size changes both ways: values stay, no acknowledged write is lost, and what is not needed any more is gone.
@@ -190,33 +193,39 @@ async fn a_cluster_changes_its_size_under_load() -> Result<()> {
         let shop = FilledCluster::create(kubectl, "shop", 3, volumes, KEYS).await?;
         let writer = Writer::start(kubectl, "shop").await?;
         kubectl.run("scale rediscluster shop --replicas=4").await?;
-        let more = has_shards(kubectl, 4, 1).await?;
+        let more = scenario::has_shards(kubectl, "shop", 4, 1).await?;
         shop.has_its_values("four").await?;
         kubectl.run("scale rediscluster shop --replicas=3").await?;
-        let fewer = has_shards(kubectl, 3, 1).await?;
+        let fewer = scenario::has_shards(kubectl, "shop", 3, 1).await?;
         shop.has_its_values("three").await?;
         let sets = kubectl.list("statefulsets").await?.len();
         ensure!(sets == 3, "{sets} StatefulSets");
         let claims = async || Ok(kubectl.list("persistentvolumeclaims").await?.len() == 6);
         kubectl.until("six volumes are left", LIMIT, claims).await?;
 
+        let replicas = Instant::now();
         spec(kubectl, json!({"replicasPerShard": 2})).await?;
-        has_shards(kubectl, 3, 2).await?;
+        scenario::has_shards(kubectl, "shop", 3, 2).await?;
         spec(kubectl, json!({"replicasPerShard": 1})).await?;
-        has_shards(kubectl, 3, 1).await?;
+        scenario::has_shards(kubectl, "shop", 3, 1).await?;
         kubectl.until("six volumes are left", LIMIT, claims).await?;
-        let printed = writer.finish().await?;
+        let seen = writer.finish().await?;
         println!(
-            "3 to 4 shards in {:.1} s, 4 to 3 in {:.1} s; {printed}",
+            "3 to 4 shards in {:.1} s, 4 to 3 in {:.1} s; {seen}",
             more.as_secs_f64(),
             fewer.as_secs_f64()
         );
-        let pause = longest_pause(&printed)?;
-        ensure!(
-            pause < scenario::NODE_TIMEOUT,
-            "an election was waited for: {printed}"
-        );
         shop.has_its_values("scaled").await?;
+        let done = "1 to 2 replicas a shard, and back";
+        ScenarioRow::new(Area::Size, "replicas", done)
+            .healthy_after(replicas.elapsed())
+            .lost(0)
+            .writes(&seen)
+            .record()?;
+        ensure!(
+            seen.longest_gap < scenario::NODE_TIMEOUT,
+            "an election was waited for: {seen}"
+        );
         scenario::no_data_was_dropped(kubectl, "shop").await?;
         scenario::roles_are_labelled(kubectl, "shop").await
     })

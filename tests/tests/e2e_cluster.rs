@@ -1,11 +1,11 @@
 //! A RedisCluster on a real Kubernetes: formed, deprived of its pods and volumes in every way that users report, and healthy again.
 
 use anyhow::{Context, Result, ensure};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tests::{
     crash::Killers,
     kubectl::Kubectl,
-    scenario::{self, FilledCluster, LIMIT, NODE_TIMEOUT, Volumes, Writer},
+    scenario::{self, Area, FilledCluster, LIMIT, NODE_TIMEOUT, ScenarioRow, Volumes, Writer},
 };
 
 const KEYS: u64 = 20_000;
@@ -19,29 +19,44 @@ async fn a_cluster_with_volumes_survives_the_loss_of_all_pods() -> Result<()> {
     scenario::run("e2e-all-pods", async |kubectl| {
         let shop =
             FilledCluster::create(kubectl, "shop", 3, Volumes::DeletedWithCluster, KEYS).await?;
-        let writer = Writer::start(kubectl, "shop").await?;
         for (step, forced) in [("graceful", false), ("forced", true)] {
+            let writer = Writer::start(kubectl, "shop").await?;
             let recovered = shop.lose_all_pods(forced).await?;
-            println!(
-                "all pods deleted, {step}: healthy {:.1} s after the last pod ran",
-                recovered.as_secs_f64()
-            );
             shop.is_intact(step).await?;
             shop.has_its_ids(step).await?;
+            all_pods(step)
+                .healthy_after(recovered)
+                .writes(&writer.finish().await?)
+                .note(format!(
+                    "since the last pod runs; goal {} s",
+                    GOAL.as_secs()
+                ))
+                .record()?;
             ensure!(
                 recovered <= GOAL,
                 "{step}: took {recovered:?}, the goal is {GOAL:?}"
             );
         }
         for (step, forced) in [("graceful-alone", false), ("forced-alone", true)] {
+            let writer = Writer::start(kubectl, "shop").await?;
             without_controller(async || shop.replace_all_pods(forced).await).await?;
-            shop.recovered().await?;
+            let recovered = shop.recovered().await?;
             shop.is_intact(step).await?;
             shop.has_its_ids(step).await?;
+            all_pods(&format!("{step}, without a controller"))
+                .healthy_after(recovered)
+                .writes(&writer.finish().await?)
+                .note("since the controller has been scaled up again")
+                .record()?;
         }
-        writer.finish().await.map(drop)
+        Ok(())
     })
     .await
+}
+
+fn all_pods(how: &str) -> ScenarioRow {
+    let done = format!("3 shards with a replica each, volumes: {how}");
+    ScenarioRow::new(Area::Pods, "all pods deleted", &done).lost(0)
 }
 
 /// Does something while no cluster-controller runs; afterwards two do, whatever happened.
@@ -59,6 +74,8 @@ async fn a_lost_volume_costs_a_node_and_no_key() -> Result<()> {
         let shop =
             FilledCluster::create(kubectl, "shop", 3, Volumes::DeletedWithCluster, KEYS).await?;
         let ids = scenario::node_ids(kubectl, "shop").await?;
+        let writer = Writer::start(kubectl, "shop").await?;
+        let begun = Instant::now();
         kubectl.run("delete pvc data-shop-1-0 --wait=false").await?;
         kubectl.run("delete pod shop-1-0").await?;
         let replaced = async || {
@@ -69,7 +86,14 @@ async fn a_lost_volume_costs_a_node_and_no_key() -> Result<()> {
             .until("healthy with a new node", LIMIT, replaced)
             .await?;
         shop.recovered().await?;
-        shop.is_intact("volume").await
+        let recovered = begun.elapsed();
+        shop.is_intact("volume").await?;
+        let done = "the PersistentVolumeClaim and the pod of one node are deleted";
+        ScenarioRow::new(Area::Volumes, "volume lost", done)
+            .healthy_after(recovered)
+            .lost(0)
+            .writes(&writer.finish().await?)
+            .record()
     })
     .await
 }
@@ -81,13 +105,18 @@ async fn a_killed_primary_in_memory_is_replaced_by_its_replica() -> Result<()> {
         let killers = Killers::start(kubectl).await?;
         let cache = FilledCluster::create(kubectl, "cache", 3, Volumes::None, KEYS).await?;
         let primary = primary(kubectl, "cache", 1).await?;
+        let writer = Writer::start(kubectl, "cache").await?;
+        let begun = Instant::now();
         killers.kill_pod(kubectl, &primary).await?;
-        let recovered = cache.recovered().await?;
-        println!(
-            "killed primary in memory: healthy {:.1} s after it ran again",
-            recovered.as_secs_f64()
-        );
+        cache.recovered().await?;
+        let recovered = begun.elapsed();
         cache.is_intact("killed").await?;
+        let done = "kill -9 of a primary without a volume, restarted in place";
+        ScenarioRow::new(Area::Pods, "primary in memory killed", done)
+            .healthy_after(recovered)
+            .lost(0)
+            .writes(&writer.finish().await?)
+            .record()?;
         let pod = kubectl.get(&format!("pod {primary}")).await?;
         let label = &pod["metadata"]["labels"][crds::LABEL_ROLE];
         ensure!(
@@ -116,10 +145,17 @@ async fn kept_volumes_serve_a_cluster_created_again() -> Result<()> {
             "{volumes} volumes stayed of {}",
             shop.nodes()
         );
+        let begun = Instant::now();
         scenario::cluster(kubectl, "shop", 3, Volumes::Kept).await?;
         scenario::formed(kubectl, "shop", shop.nodes()).await?;
+        let formed = begun.elapsed();
         shop.has_its_ids("created again").await?;
-        shop.is_intact("again").await
+        shop.is_intact("again").await?;
+        let done = "the RedisCluster is deleted and created again over its kept volumes";
+        ScenarioRow::new(Area::Volumes, "created again", done)
+            .healthy_after(formed)
+            .lost(0)
+            .record()
     })
     .await
 }

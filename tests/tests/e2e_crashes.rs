@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use tests::{
     crash::Killers,
     kubectl::{Kubectl, holds},
-    scenario::{self, FilledCluster, LIMIT, Volumes, Writer},
+    scenario::{self, Area, FilledCluster, LIMIT, ScenarioRow, Volumes, Writer},
 };
 
 const KEYS: u64 = 100_000;
@@ -23,13 +23,15 @@ async fn killing_every_server_loses_no_acknowledged_write() -> Result<()> {
         let pods = scenario::pods(kubectl, "shop").await?;
         killers.kill(kubectl, &pods).await?;
         let recovered = shop.recovered().await?;
-        println!(
-            "every server killed: healthy {:.1} s after the last one ran again",
-            recovered.as_secs_f64()
-        );
         shop.is_intact("killed").await?;
         shop.has_its_ids("killed").await?;
-        writer.finish().await?;
+        let done = "kill -9 of all 6 servers with volumes at once";
+        ScenarioRow::new(Area::Pods, "every server killed", done)
+            .healthy_after(recovered)
+            .lost(0)
+            .writes(&writer.finish().await?)
+            .note("since the last one runs again")
+            .record()?;
         killers.end().await
     })
     .await
@@ -76,12 +78,14 @@ async fn a_killed_leader_leaves_no_cluster_unfinished() -> Result<()> {
         let healthy = scenario::healthy(kubectl, "shop", nodes).await?;
         ensure!(!healthy, "the cluster was healthy before its leader ended");
         let time = shop.recovered().await?;
-        println!(
-            "leader killed in mid-repair: healthy {:.1} s later",
-            time.as_secs_f64()
-        );
         shop.is_intact("leader").await?;
         shop.has_its_ids("leader").await?;
+        let done = "all pods are deleted, and the leading controller is killed in mid-repair";
+        ScenarioRow::new(Area::Controllers, "leader killed", done)
+            .healthy_after(time)
+            .lost(0)
+            .note("since the kill")
+            .record()?;
         killers.end().await
     })
     .await

@@ -5,7 +5,7 @@ use serde_json::json;
 use std::time::{Duration, Instant};
 use tests::{
     kubectl::{Kubectl, holds},
-    scenario::{self, API_VERSION, LIMIT, NODE_TIMEOUT, VERSION},
+    scenario::{self, API_VERSION, Area, LIMIT, NODE_TIMEOUT, ScenarioRow, VERSION},
 };
 
 const CLUSTERS: usize = 20;
@@ -29,9 +29,15 @@ async fn twenty_clusters_at_once_form_like_bare_pods() -> Result<()> {
         let after = bare(kubectl).await?;
         let bare = (before + after) / 2;
         let ratio = ours.as_secs_f64() / bare.as_secs_f64();
-        println!(
-            "{CLUSTERS} clusters of {SHARDS} nodes: {ours:.1?}; as many bare pods: {before:.1?} before, {after:.1?} after; ratio {ratio:.2} (at most {MOST})"
+        let figures = format!(
+            "{} bare pods of the same image: {before:.1?} before, {after:.1?} after; ratio {ratio:.2}, at most {MOST}",
+            CLUSTERS * SHARDS
         );
+        let done = format!("{CLUSTERS} clusters of {SHARDS} shards without replicas, in memory, at once");
+        ScenarioRow::new(Area::Forming, "many clusters", &done)
+            .healthy_after(ours)
+            .note(figures)
+            .record()?;
         ensure!(ratio <= MOST, "{ours:?} is {ratio:.2} times {bare:?}");
         Ok(())
     })

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use tests::{
     crash::Killers,
     kubectl::Kubectl,
-    scenario::{self, FilledCluster, LIMIT, Volumes},
+    scenario::{self, Area, FilledCluster, LIMIT, ScenarioRow, Volumes},
 };
 
 const KEYS: u64 = 20_000;
@@ -54,8 +54,14 @@ async fn orphaned_volumes_survive_a_cluster_without_storage() -> Result<()> {
             "the volume of {primary} is empty: {}",
             kubectl.exec(primary, "ls -laR /data").await?
         );
-        shop.recovered().await?;
+        let recovered = shop.recovered().await?;
         shop.is_intact("orphans").await?;
+        let done =
+            "created again without storage over pods with volumes, then kill -9 of a primary";
+        ScenarioRow::new(Area::Volumes, "storage taken out of the spec", done)
+            .healthy_after(recovered)
+            .lost(0)
+            .record()?;
         killers.end().await
     })
     .await
@@ -88,13 +94,15 @@ async fn a_primary_without_its_files_is_replaced() -> Result<()> {
         let time = kubectl
             .until("another node in the place of the lost one", LIMIT, replaced)
             .await?;
-        println!(
-            "{pod} lost all files but {}: healthy with a new node after {:.1} s",
-            left.split_whitespace().collect::<Vec<_>>().join(", "),
-            time.as_secs_f64()
-        );
+        println!("{pod} has lost all files but {left}");
         shop.recovered().await?;
         shop.is_intact("files").await?;
+        let done = "a primary loses its files but for nodes.conf, then kill -9";
+        ScenarioRow::new(Area::Volumes, "files lost", done)
+            .healthy_after(time)
+            .lost(0)
+            .note("with a new node; its replica has taken over")
+            .record()?;
         killers.end().await
     })
     .await

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use tests::{
     kubectl::Kubectl,
     processor,
-    scenario::{self, Volumes},
+    scenario::{self, Area, ScenarioRow, Volumes},
 };
 
 /// Pods of each kind: two clusters of three shards with a replica each, and as many bare ones.
@@ -43,10 +43,14 @@ async fn an_idle_pod_costs_five_millicores_above_a_bare_one() -> Result<()> {
         let ours = our_pods(kubectl).await?;
         let per_pod = |all: f64| (all - nothing) / f64::from(PODS);
         let (bare, ours) = (per_pod(bare), per_pod(ours));
-        println!(
-            "an idle pod: {ours:.1} millicores; a bare one with TCP probes: {bare:.1}; difference {:.1} (at most {MOST})",
+        let figures = format!(
+            "{ours:.1} millicores a pod, {bare:.1} a bare one with TCP probes: difference {:.1}, at most {MOST:.0}",
             ours - bare
         );
+        let done = "12 idle pods of two clusters, measured for two minutes";
+        ScenarioRow::new(Area::Cost, "idle pods", done)
+            .note(figures)
+            .record()?;
         ensure!(
             ours - bare <= MOST,
             "{ours:.1} millicores a pod are more than {MOST} above {bare:.1}"

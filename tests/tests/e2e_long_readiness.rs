@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use tests::{
     crash::Killers,
     kubectl::Kubectl,
-    scenario::{self, FilledCluster, LIMIT, Volumes},
+    scenario::{self, Area, FilledCluster, LIMIT, ScenarioRow, Volumes},
 };
 
 const NODES: usize = 6;
@@ -25,23 +25,28 @@ async fn a_server_that_hangs_is_unready_and_then_restarted() -> Result<()> {
         killers.stop(&[kubectl.get(&victim).await?]).await?;
         let begun = Instant::now();
         readiness(kubectl, &victim, false).await?;
-        println!(
-            "unready {:.1} s after it hung",
-            begun.elapsed().as_secs_f64()
-        );
+        let unready = begun.elapsed();
         let restarted = async || {
             let pod = kubectl.get(&victim).await?;
             Ok(pod["status"]["containerStatuses"][0]["restartCount"].as_u64() > Some(0))
         };
         let wait = format!("{victim} restarted");
         kubectl.until(&wait, RESTARTED, restarted).await?;
-        println!(
-            "restarted {:.0} s after it hung",
-            begun.elapsed().as_secs_f64()
-        );
+        let restart = begun.elapsed();
         shop.recovered().await?;
         readiness(kubectl, &victim, true).await?;
+        let recovered = begun.elapsed();
         shop.is_intact("hung").await?;
+        let figures = format!(
+            "unready after {:.0} s, restarted after {:.0} s",
+            unready.as_secs_f64(),
+            restart.as_secs_f64()
+        );
+        ScenarioRow::new(Area::Pods, "server hangs", "SIGSTOP for a primary")
+            .healthy_after(recovered)
+            .lost(0)
+            .note(figures)
+            .record()?;
         killers.end().await
     })
     .await

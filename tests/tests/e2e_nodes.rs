@@ -1,10 +1,10 @@
 //! Kubernetes nodes that are cut off the network, or that take no pods.
 
 use anyhow::{Context, Result, ensure};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tests::{
     kubectl::{Kubectl, holds},
-    scenario::{self, FilledCluster, LIMIT, Volumes, Writer},
+    scenario::{self, Area, FilledCluster, LIMIT, ScenarioRow, Volumes, Writer},
 };
 
 const KEYS: u64 = 20_000;
@@ -23,13 +23,15 @@ async fn a_cut_node_costs_no_key_and_comes_back() -> Result<()> {
         scenario::uncordon(kubectl, &node).await?;
         let writer = survived?;
         let recovered = shop.recovered().await?;
-        println!(
-            "{node} is back: healthy after {:.1} s",
-            recovered.as_secs_f64()
-        );
         shop.is_intact("back").await?;
         shop.has_its_ids("back").await?;
-        writer.finish().await.map(drop)
+        let done = "the node of one primary is cut off, until Kubernetes calls it NotReady";
+        ScenarioRow::new(Area::Nodes, "node cut off", done)
+            .healthy_after(recovered)
+            .lost(0)
+            .writes(&writer.finish().await?)
+            .note("since the node is back")
+            .record()
     })
     .await
 }
@@ -84,9 +86,15 @@ async fn a_cordoned_node_costs_no_key() -> Result<()> {
         let served = serves_without(kubectl, &shop, primary).await;
         scenario::uncordon(kubectl, node).await?;
         served?;
-        shop.recovered().await?;
+        let recovered = shop.recovered().await?;
         shop.is_intact("uncordoned").await?;
-        shop.has_its_ids("uncordoned").await
+        shop.has_its_ids("uncordoned").await?;
+        let done = "a primary with a volume is deleted while its node is cordoned";
+        ScenarioRow::new(Area::Nodes, "node cordoned", done)
+            .healthy_after(recovered)
+            .lost(0)
+            .note("since the node is schedulable again")
+            .record()
     })
     .await
 }
@@ -123,6 +131,7 @@ async fn primaries_are_spread_after_failovers() -> Result<()> {
             FilledCluster::create(kubectl, "shop", 3, Volumes::DeletedWithCluster, KEYS).await?;
         let writer = Writer::start(kubectl, "shop").await?;
         let replica = crowding(kubectl).await?;
+        let begun = Instant::now();
         kubectl
             .run(&format!(
                 "exec {replica} -c redis -- redis-cli cluster failover"
@@ -145,10 +154,19 @@ async fn primaries_are_spread_after_failovers() -> Result<()> {
         let took = kubectl
             .until("a primary is on each node", Duration::from_secs(30), spread)
             .await?;
-        println!("spread again after {took:?}");
         shop.recovered().await?;
+        let recovered = begun.elapsed();
         shop.is_intact("spread").await?;
-        writer.finish().await.map(drop)
+        let done = "a failover puts two primaries on one node: one is handed over";
+        ScenarioRow::new(Area::Nodes, "primaries spread", done)
+            .healthy_after(recovered)
+            .lost(0)
+            .writes(&writer.finish().await?)
+            .note(format!(
+                "spread {:.1} s after the hand-over",
+                took.as_secs_f64()
+            ))
+            .record()
     })
     .await
 }

@@ -19,7 +19,7 @@ use common::rdb::{Event, RecordReader, ValueType};
 use redis::aio::MultiplexedConnection;
 use redis::{Value, cmd};
 use tests::{
-    redis::{FUNCTIONS, RedisServer, Sample, TestCluster, samples},
+    redis::{RedisServer, Sample, TestCluster, functions, samples},
     wait::eventually,
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -231,7 +231,7 @@ async fn fill(server: &RedisServer, samples: &[Sample]) -> Result<()> {
     for sample in samples {
         sample.write(&mut connection).await?;
     }
-    for code in FUNCTIONS {
+    for code in functions() {
         cmd("FUNCTION")
             .arg("LOAD")
             .arg("REPLACE")
@@ -253,7 +253,7 @@ fn assert_holds(snapshot: &Snapshot, samples: &[Sample]) {
     expected.sort_unstable();
     assert_eq!(found, expected);
     assert_eq!(snapshot.counts.total().keys, samples.len() as u64);
-    assert_eq!(snapshot.functions.len(), FUNCTIONS.len());
+    assert_eq!(snapshot.functions.len(), functions().len());
 }
 
 /// Takes a snapshot of a server with these settings, restores it into another, compares.

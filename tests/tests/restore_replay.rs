@@ -31,7 +31,7 @@ use std::{
     time::Duration,
 };
 use tests::{
-    redis::{FUNCTIONS, RedisServer, TestCluster, executed, nothing_destroyed, samples},
+    redis::{RedisServer, TestCluster, executed, functions, nothing_destroyed, samples},
     s3::{Fault, On, TestBucket},
     wait::eventually,
 };
@@ -51,7 +51,7 @@ async fn rich_source() -> Result<TestCluster> {
     }
     fill(&source, "plain:", 5_000, 120).await?;
     for node in source.primaries() {
-        for code in FUNCTIONS {
+        for code in functions() {
             let mut connection = node.connect().await?;
             cmd("FUNCTION")
                 .arg("LOAD")
@@ -122,7 +122,7 @@ async fn every_value_arrives_in_five_three_and_one_shards() -> Result<()> {
         for node in target.primaries() {
             let libraries = libraries(node).await?;
             let codes: Vec<_> = libraries.values().map(String::as_str).collect();
-            assert_eq!(codes, FUNCTIONS, "at {}", node.address());
+            assert_eq!(codes, functions(), "at {}", node.address());
         }
         verified(&backup, &target).await?;
     }
@@ -245,6 +245,10 @@ async fn uncompressed_backups_are_restored_too() -> Result<()> {
 
 #[tokio::test]
 async fn a_library_with_other_code_stops_the_replay() -> Result<()> {
+    // Servers before 7.0 have no functions.
+    if functions().is_empty() {
+        return Ok(());
+    }
     let bucket = TestBucket::start().await?;
     let source = rich_source().await?;
     let backup = back_up(&source, &bucket, GZIP).await?;
@@ -473,7 +477,10 @@ async fn slots_that_moved_after_the_map_was_read_are_followed() -> Result<()> {
     let [first, second] = target.primaries() else {
         anyhow::bail!("not two primaries");
     };
-    let maps = async || stat(first, "commandstats", "cmdstat_cluster|nodes").await;
+    let maps = async || {
+        let counts = executed(first).await?;
+        anyhow::Ok(counts.get("cluster|nodes").copied().unwrap_or_default())
+    };
     let before = maps().await?;
     // The slot map is read before the first block, which takes its time to arrive.
     let slow = Fault::Slow(Duration::from_secs(3));

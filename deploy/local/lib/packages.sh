@@ -15,12 +15,14 @@ redis-cli redis-tools
 gcc gcc
 make make
 "
+# More lines of that kind, for what not every command needs.
+MORE_COMMANDS=${MORE_COMMANDS:-}
 
 missing_packages() {
   local command package
   while read -r command package; do
     [ -z "$command" ] || command -v "$command" > /dev/null || echo "$package"
-  done <<< "$REQUIRED_COMMANDS"
+  done <<< "$REQUIRED_COMMANDS$MORE_COMMANDS"
   [ -x /usr/lib/cni/bridge ] || echo containernetworking-plugins
   [ -s /etc/ssl/certs/ca-certificates.crt ] || echo ca-certificates
   [ -e /usr/lib/x86_64-linux-gnu/libc.a ] || [ -e /usr/lib/aarch64-linux-gnu/libc.a ] || echo libc6-dev

@@ -2,21 +2,24 @@
 
 use anyhow::{Result, ensure};
 use clap::{Parser, Subcommand};
-use redis::{Cmd, Value};
+use redis::Value;
 use std::time::{Duration, Instant};
 use tests::{
     client::ClusterClient,
     dataset::{self, Comparison},
+    scenario::Writes,
     verify,
     wait::within,
+    writer::RoutedClient,
 };
-use tokio::time::{sleep, timeout};
 
 /// Longest wait for a connection: kube-proxy follows the endpoints of a Service within a second or two. A Service that leads nowhere for
 /// longer is a failure.
 const CONNECT: Duration = Duration::from_secs(5);
-/// Longest wait for one write, and for new connections to write over: a node without its cable never answers.
-const WRITE: Duration = Duration::from_secs(2);
+/// Longest wait of the writer for one answer or connection: a node without its cable never answers.
+const ANSWER: Duration = Duration::from_millis(500);
+/// Longest time in which the writer tries one write again and again.
+const OUTAGE: Duration = Duration::from_mins(4);
 /// How often the writer looks for the key that ends it.
 const LOOK: Duration = Duration::from_secs(1);
 
@@ -35,12 +38,14 @@ enum Action {
         #[arg(long, default_value_t = 200_000)]
         keys: u64,
     },
-    /// Writes numbered keys `writer:<n>` one after the other until the time is over, and reports how it went: fails if an acknowledged
-    /// one is missing.
+    /// Writes numbered keys `<prefix>:<n>` one after the other until the time is over, as a client that follows redirects and tries again,
+    /// and reports how it went: fails if an acknowledged one is missing.
     Write {
         address: String,
         #[arg(long, default_value_t = 60)]
         seconds: u64,
+        #[arg(long, default_value = "writer")]
+        prefix: String,
         /// Ends earlier, as soon as this key exists.
         #[arg(long)]
         until: Option<String>,
@@ -74,8 +79,17 @@ async fn main() -> Result<()> {
         Action::Write {
             address,
             seconds,
+            prefix,
             until,
-        } => write(&address, Duration::from_secs(seconds), until.as_deref()).await?,
+        } => {
+            let time = Duration::from_secs(seconds);
+            let writes = write(&address, &prefix, time, until.as_deref()).await?;
+            println!("{writes}");
+            ensure!(
+                writes.acknowledged > 0 && writes.found == writes.acknowledged,
+                "acknowledged writes are missing"
+            );
+        }
         Action::Compare {
             wanted,
             found,
@@ -112,53 +126,37 @@ async fn connect(address: &str) -> Result<ClusterClient> {
 }
 
 /// Writes until the time is over or the key exists; what a server acknowledged has to be there at the end, with its value.
-async fn write(address: &str, time: Duration, until: Option<&str>) -> Result<()> {
+async fn write(address: &str, prefix: &str, time: Duration, until: Option<&str>) -> Result<Writes> {
+    let entrance = within(CONNECT, "the name of the cluster is known", async || {
+        Ok(tokio::net::lookup_host(address).await?.next())
+    });
+    let mut client = RoutedClient::new(vec![entrance.await?]).patient(ANSWER, OUTAGE);
     let end = Instant::now() + time;
-    let (mut written, mut refused, mut longest) = (0_u64, 0_u64, Duration::ZERO);
+    let (mut written, mut longest) = (0_u64, Duration::ZERO);
     let (mut last, mut looked) = (Instant::now(), Instant::now());
-    let mut cluster = None;
     while Instant::now() < end {
-        if cluster.is_none() {
-            let connected = timeout(WRITE, ClusterClient::connect(address)).await;
-            cluster = connected.ok().and_then(Result::ok);
-        }
+        let key = verify::writer_key(prefix, written);
         let mut command = redis::cmd("SET");
-        command.arg(verify::writer_key(written)).arg(written);
-        if answer(cluster.as_ref(), command).await == Some(Value::Okay) {
-            written += 1;
-            longest = longest.max(last.elapsed());
-            last = Instant::now();
-        } else {
-            refused += 1;
-            cluster = None;
-            sleep(Duration::from_millis(100)).await;
-        }
+        command.arg(&key).arg(written);
+        client.send(&key, &command).await?;
+        written += 1;
+        longest = longest.max(last.elapsed());
+        last = Instant::now();
         if let Some(key) = until
             && looked.elapsed() > LOOK
         {
             looked = Instant::now();
             let mut exists = redis::cmd("EXISTS");
             exists.arg(key);
-            if answer(cluster.as_ref(), exists).await == Some(Value::Int(1)) {
+            if client.send(key, &exists).await? == Value::Int(1) {
                 break;
             }
         }
     }
-    let found = verify::numbers(&connect(address).await?, written).await?;
-    println!(
-        "{written} writes acknowledged, {refused} refused, longest pause {:.1} s, {found} found",
-        longest.as_secs_f64()
-    );
-    ensure!(
-        written > 0 && found == written,
-        "acknowledged writes are missing"
-    );
-    Ok(())
-}
-
-/// The reply to one command; none if it did not come in time.
-async fn answer(cluster: Option<&ClusterClient>, command: Cmd) -> Option<Value> {
-    let commands = [command];
-    let replies = timeout(WRITE, cluster?.pipeline(&commands)).await;
-    replies.ok()?.ok()?.into_iter().next()
+    Ok(Writes {
+        acknowledged: written,
+        refused: client.refused + client.uncertain,
+        longest_gap: longest,
+        found: verify::numbers(&connect(address).await?, prefix, written).await?,
+    })
 }

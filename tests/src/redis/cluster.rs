@@ -11,7 +11,6 @@ use futures::future::try_join_all;
 
 use super::{RedisServer, Sample, nothing_destroyed};
 use crate::wait::eventually;
-use std::path::Path;
 
 /// A formed cluster: its primaries first, then the replicas shard by shard.
 pub struct TestCluster {
@@ -28,19 +27,9 @@ impl TestCluster {
 
     /// The same with further settings for every node.
     pub async fn start_with(shards: u16, replicas: u16, options: &[(&str, &str)]) -> Result<Self> {
-        Self::start_of(Path::new("redis-server"), shards, replicas, options).await
-    }
-
-    /// The same with another server than the installed one.
-    pub async fn start_of(
-        program: &Path,
-        shards: u16,
-        replicas: u16,
-        options: &[(&str, &str)],
-    ) -> Result<Self> {
         ensure!(shards > 0, "a cluster has at least one shard");
         let count = usize::from(shards) * (1 + usize::from(replicas));
-        let nodes = (0..count).map(|_| RedisServer::cluster_node_of(program, options));
+        let nodes = (0..count).map(|_| RedisServer::cluster_node(options));
         let nodes = try_join_all(nodes).await?;
         let ids = try_join_all(nodes.iter().map(RedisServer::id)).await?;
         let cluster = Self {
@@ -53,8 +42,8 @@ impl TestCluster {
     }
 
     /// Starts one more primary, without slots. Its index.
-    pub async fn join(&mut self, program: &Path, options: &[(&str, &str)]) -> Result<usize> {
-        let node = RedisServer::cluster_node_of(program, options).await?;
+    pub async fn join(&mut self, options: &[(&str, &str)]) -> Result<usize> {
+        let node = RedisServer::cluster_node(options).await?;
         let (ip, port) = (node.address().ip(), node.address().port());
         let seed = self.nodes.first().context("a cluster without nodes")?;
         seed.call::<()>(&format!("CLUSTER MEET {ip} {port}"))
@@ -186,12 +175,7 @@ impl TestCluster {
             |((node, range), epoch)| async move {
                 node.call::<()>(&format!("CLUSTER SET-CONFIG-EPOCH {epoch}"))
                     .await?;
-                node.call::<()>(&format!(
-                    "CLUSTER ADDSLOTSRANGE {} {}",
-                    range.start(),
-                    range.end()
-                ))
-                .await
+                node.add_slots(range).await
             },
         ))
         .await?;

@@ -13,7 +13,7 @@ pub use cluster::TestCluster;
 pub use commands::{executed, nothing_destroyed};
 pub use pod::{PodFiles, PodStorage};
 pub use pods::{NODE_TIMEOUT, PodCluster, ShardSlots};
-pub use samples::{FUNCTIONS, Sample, samples};
+pub use samples::{Sample, functions, samples};
 
 use std::fs::{self, File};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
@@ -25,15 +25,13 @@ use std::time::Duration;
 use ::redis::aio::MultiplexedConnection;
 use ::redis::{AsyncConnectionConfig, Client, Cmd, FromRedisValue};
 use anyhow::{Context, Result, bail, ensure};
-use common::cluster::{seeds::Seeds, topology::NodeId};
+use common::cluster::{seeds::Seeds, slots::SlotRange, topology::NodeId};
 
+use crate::servers::{self, ServerProgram};
 use crate::wait::{PATIENCE, eventually, within};
 
 /// Longest wait for one reply.
 const REPLY: Duration = Duration::from_secs(30);
-
-/// The installed server.
-const PROGRAM: &str = "redis-server";
 
 /// Counts the servers of this process: addresses and directories derive from it.
 static STARTED: AtomicU32 = AtomicU32::new(0);
@@ -42,7 +40,6 @@ static STARTED: AtomicU32 = AtomicU32::new(0);
 enum Launch {
     /// This program, with these options on the command line.
     Options {
-        program: PathBuf,
         cluster: bool,
         options: Vec<(String, String)>,
     },
@@ -57,35 +54,27 @@ pub struct RedisServer {
     data: PathBuf,
     address: SocketAddr,
     launch: Launch,
+    program: ServerProgram,
     quiet: bool,
 }
 
 impl RedisServer {
     /// Starts a standalone server with these settings besides the usual ones, for example `("appendonly", "yes")`.
     pub async fn standalone(options: &[(&str, &str)]) -> Result<Self> {
-        Self::start(Path::new(PROGRAM), false, options).await
+        Self::start(false, options).await
     }
 
     /// Starts a server in cluster mode that knows no other and owns no slot.
     pub async fn cluster_node(options: &[(&str, &str)]) -> Result<Self> {
-        Self::cluster_node_of(Path::new(PROGRAM), options).await
+        Self::start(true, options).await
     }
 
-    /// The same with another server than the installed one.
-    pub async fn cluster_node_of(program: &Path, options: &[(&str, &str)]) -> Result<Self> {
-        Self::start(program, true, options).await
-    }
-
-    async fn start(program: &Path, cluster: bool, options: &[(&str, &str)]) -> Result<Self> {
+    async fn start(cluster: bool, options: &[(&str, &str)]) -> Result<Self> {
         let options = options
             .iter()
             .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
             .collect();
-        let launch = Launch::Options {
-            program: program.to_owned(),
-            cluster,
-            options,
-        };
+        let launch = Launch::Options { cluster, options };
         let mut server = Self::prepare(free_address()?, launch)?;
         server.launch(false).await?;
         Ok(server)
@@ -107,8 +96,14 @@ impl RedisServer {
             data,
             address,
             launch,
+            program: servers::selected()?,
             quiet: false,
         })
+    }
+
+    /// Which server it is.
+    pub fn program(&self) -> &ServerProgram {
+        &self.program
     }
 
     /// Does not print its log at its end: for programs whose output is for people.
@@ -171,6 +166,19 @@ impl RedisServer {
             .with_context(|| format!("{words} at {}", self.address))
     }
 
+    /// Gives it slots that have no primary.
+    pub async fn add_slots(&self, range: &SlotRange) -> Result<()> {
+        if self.program.at_least(7, 0) {
+            let (start, end) = (range.start(), range.end());
+            return self
+                .call(&format!("CLUSTER ADDSLOTSRANGE {start} {end}"))
+                .await;
+        }
+        let slots: Vec<String> = range.slots().map(|slot| slot.to_string()).collect();
+        self.call(&format!("CLUSTER ADDSLOTS {}", slots.join(" ")))
+            .await
+    }
+
     /// The id of a server in cluster mode.
     pub async fn id(&self) -> Result<NodeId> {
         let id: String = self.call("CLUSTER MYID").await?;
@@ -196,7 +204,13 @@ impl RedisServer {
     /// Ends the server at once, as a crash would.
     pub fn kill(&mut self) -> Result<()> {
         if let Some(mut process) = self.process.take() {
+            // As with a container, what it has forked ends too: a child of Redis 8 sends its snapshot without the server.
+            let children = children(process.id());
             process.kill().context("killing redis-server")?;
+            for child in children {
+                let mut kill = Command::new("kill");
+                let _ = kill.args(["-KILL", &child]).stderr(Stdio::null()).status();
+            }
             process
                 .wait()
                 .context("waiting for the end of redis-server")?;
@@ -275,22 +289,20 @@ impl RedisServer {
         let mut command = Command::new("setpriv");
         command.args(["--pdeathsig", "KILL"]);
         match &self.launch {
-            Launch::Options {
-                program,
-                cluster,
-                options,
-            } => {
-                command.arg(program).args(self.options(*cluster));
-                for (name, value) in options {
-                    command.arg(format!("--{name}")).arg(value);
-                }
-                for (name, value) in settings {
+            Launch::Options { cluster, options } => {
+                command.arg(&self.program.path).args(self.options(*cluster));
+                let options = options
+                    .iter()
+                    .map(|(name, value)| (name.as_str(), value.as_str()));
+                let known = options.filter(|(name, _)| knows(&self.program, name));
+                for (name, value) in known.chain(settings.iter().copied()) {
                     command.arg(format!("--{name}")).arg(value);
                 }
             }
             Launch::Pod(files) => {
-                let script = files.write(&self.root, &self.data, self.address, settings)?;
+                let script = files.write(self, settings)?;
                 command.args(["sh", "-c", &script]);
+                command.env("PATH", self.search_path()?);
                 command.env("POD_IP", self.address.ip().to_string());
                 command.envs(PodFiles::identity(self.address));
             }
@@ -305,20 +317,62 @@ impl RedisServer {
         )
     }
 
-    fn options(&self, cluster: bool) -> Vec<String> {
+    /// The search path of a pod, in which the program is found under each name that the start script looks for.
+    fn search_path(&self) -> Result<String> {
+        let path = std::env::var("PATH").context("PATH is not set")?;
+        if !self.program.path.is_absolute() {
+            return Ok(path);
+        }
+        let folder = self.root.join("bin");
+        if !folder.exists() {
+            fs::create_dir(&folder)?;
+            for name in ["redis-server", "valkey-server"] {
+                std::os::unix::fs::symlink(&self.program.path, folder.join(name))?;
+            }
+        }
+        Ok(format!("{}:{path}", folder.display()))
+    }
+
+    /// What every server of the harness gets, as lines of a configuration.
+    fn settings(&self) -> Vec<(&'static str, String)> {
         let (ip, port) = (self.address.ip(), self.address.port());
+        let all = [
+            ("port", port.to_string()),
+            ("bind", ip.to_string()),
+            ("bind-source-addr", ip.to_string()),
+            ("enable-debug-command", "yes".to_owned()),
+        ];
+        let mut settings: Vec<_> = all
+            .into_iter()
+            .filter(|(name, _)| knows(&self.program, name))
+            .collect();
+        if !self.program.at_least(7, 0) {
+            // Its statistics do not tell the subcommands of CLUSTER apart: see `executed`.
+            settings.push(("slowlog-log-slower-than", "0".to_owned()));
+            settings.push(("slowlog-max-len", commands::LOGGED.to_string()));
+        }
+        settings
+    }
+
+    fn options(&self, cluster: bool) -> Vec<String> {
+        let ip = self.address.ip();
         let data = self.data.display();
-        let mut options = format!(
-            "--port {port} --bind {ip} --bind-source-addr {ip} --dir {data} --appendonly no --repl-diskless-sync-delay 0 \
-             --enable-debug-command yes --protected-mode no"
+        let mut options: Vec<String> = self
+            .settings()
+            .into_iter()
+            .flat_map(|(name, value)| [format!("--{name}"), value])
+            .collect();
+        let mut words = format!(
+            "--dir {data} --appendonly no --repl-diskless-sync-delay 0 --protected-mode no"
         );
         if cluster {
-            options += " --cluster-enabled yes --cluster-node-timeout 2000 --cluster-config-file nodes.conf";
-            options += " --cluster-announce-ip ";
-            options += &ip.to_string();
+            words += " --cluster-enabled yes --cluster-node-timeout 2000 --cluster-config-file nodes.conf";
+            words += " --cluster-announce-ip ";
+            words += &ip.to_string();
         }
-        let words = options.split_whitespace().map(str::to_owned);
-        words.chain(["--save".into(), String::new()]).collect()
+        options.extend(words.split_whitespace().map(str::to_owned));
+        options.extend(["--save".into(), String::new()]);
+        options
     }
 
     /// Waits until the server answers and has loaded its data; false if it ended instead.
@@ -367,6 +421,25 @@ pub(crate) fn free_address() -> Result<SocketAddr> {
         }
     }
     bail!("no free port on loopback")
+}
+
+/// Settings that came with 7.0. Before it DEBUG is allowed and connections come from the address of `bind`; what
+/// `cluster-allow-replica-migration` forbids later happens always.
+const SINCE_7_0: [&str; 3] = [
+    "bind-source-addr",
+    "enable-debug-command",
+    "cluster-allow-replica-migration",
+];
+
+fn knows(program: &ServerProgram, setting: &str) -> bool {
+    program.at_least(7, 0) || !SINCE_7_0.contains(&setting)
+}
+
+/// Ids of the processes that a process has started.
+fn children(id: u32) -> Vec<String> {
+    let listed = fs::read_to_string(format!("/proc/{id}/task/{id}/children"));
+    let listed = listed.unwrap_or_default();
+    listed.split_whitespace().map(str::to_owned).collect()
 }
 
 /// The last lines of a log.

@@ -1,6 +1,7 @@
 //! A pod's files without Kubernetes: redis.conf and the start script exactly as the cluster-controller renders them, with
 //! `/config` and `/data` moved into the server's own directory.
 
+use super::RedisServer;
 use anyhow::{Context, Result};
 use cluster_controller::{build, validate::validate};
 use k8s_openapi::{apimachinery::pkg::api::resource::Quantity, jiff::Timestamp};
@@ -64,22 +65,16 @@ impl PodFiles {
         Self::identity(address).map(|(_, value)| value).join("/")
     }
 
-    /// Writes the configuration below `root`; returns the script to run.
-    pub(super) fn write(
-        &self,
-        root: &Path,
-        data: &Path,
-        address: SocketAddr,
-        settings: &[(&str, &str)],
-    ) -> Result<String> {
-        let directory = root.join("config");
+    /// Writes the configuration into the server's directory; returns the script to run.
+    pub(super) fn write(&self, server: &RedisServer, settings: &[(&str, &str)]) -> Result<String> {
+        let directory = server.root.join("config");
         fs::create_dir_all(&directory)?;
-        let (directory, data) = (path(&directory)?, path(data)?);
+        let (directory, data) = (path(&directory)?, path(&server.data)?);
         let mut text = self.configuration.clone();
         // A later line replaces an earlier one. Servers share the machine, so each listens at its own address only.
-        let (ip, port) = (address.ip(), address.port());
-        writeln!(text, "bind {ip}\nbind-source-addr {ip}\nport {port}")?;
-        writeln!(text, "enable-debug-command yes")?;
+        for (name, value) in server.settings() {
+            writeln!(text, "{name} {value}")?;
+        }
         for (name, value) in settings {
             writeln!(text, "{name} {value}")?;
         }

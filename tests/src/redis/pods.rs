@@ -168,6 +168,14 @@ impl PodCluster {
         server.kill()
     }
 
+    /// Ends a server in its own time, as Kubernetes does.
+    pub async fn stop(&mut self, index: usize) -> Result<()> {
+        let server = &mut self.pods[index].server;
+        let executed = executed(server).await?;
+        refuse_destruction(server, &executed)?;
+        server.stop().await
+    }
+
     /// Kills every server.
     pub async fn kill_all(&mut self) -> Result<()> {
         for index in 0..self.len() {

@@ -4,10 +4,19 @@ use ::redis::aio::MultiplexedConnection;
 use ::redis::{Cmd, Pipeline};
 use anyhow::{Context, Result};
 
-use crate::noise::Noise;
+use crate::{noise::Noise, servers};
 
-/// Function libraries that go with the samples.
-pub const FUNCTIONS: [&str; 2] = [
+/// Function libraries that go with the samples; servers before 7.0 know none.
+pub fn functions() -> &'static [&'static str] {
+    if is_7_0() { &FUNCTIONS } else { &[] }
+}
+
+/// Whether the server of this run is of 7.0 or newer.
+fn is_7_0() -> bool {
+    servers::selected().is_ok_and(|program| program.at_least(7, 0))
+}
+
+const FUNCTIONS: [&str; 2] = [
     "#!lua name=first\nredis.register_function('one', function() return 1 end)",
     "#!lua name=second\nredis.register_function('two', function(keys) return redis.call('GET', keys[1]) end)",
 ];
@@ -184,6 +193,11 @@ fn sorted_sets_and_hashes(named: &impl Fn(&str) -> Sample) -> Vec<Sample> {
     ]
 }
 
+/// The longer form of arguments where the server knows it.
+fn since_7_0<'a>(before: &'a str, since: &'a str) -> &'a str {
+    if is_7_0() { since } else { before }
+}
+
 fn streams(named: &impl Fn(&str) -> Sample) -> Vec<Sample> {
     let add = |sample: Sample, count: usize| {
         (1..=count).fold(sample, |sample, n| {
@@ -198,7 +212,11 @@ fn streams(named: &impl Fn(&str) -> Sample) -> Vec<Sample> {
         named("stream:empty").sub("XGROUP", "CREATE", "group $ MKSTREAM"),
         add(named("stream:groups"), 30)
             .sub("XGROUP", "CREATE", "readers 0")
-            .sub("XGROUP", "CREATE", "idle 10-1 ENTRIESREAD 9")
+            .sub(
+                "XGROUP",
+                "CREATE",
+                since_7_0("idle 10-1", "idle 10-1 ENTRIESREAD 9"),
+            )
             .sub("XGROUP", "CREATECONSUMER", "readers waiting")
             .words(
                 "XCLAIM",
@@ -208,7 +226,10 @@ fn streams(named: &impl Fn(&str) -> Sample) -> Vec<Sample> {
             .words("XACK", "readers 2-1"),
         add(named("stream:trimmed"), 10)
             .words("XTRIM", "MAXLEN 2")
-            .words("XSETID", "99-9 ENTRIESADDED 500 MAXDELETEDID 50-0"),
+            .words(
+                "XSETID",
+                since_7_0("99-9", "99-9 ENTRIESADDED 500 MAXDELETEDID 50-0"),
+            ),
     ]
 }
 

@@ -1,6 +1,8 @@
 //! RedisClusters: made, formed, deprived of their pods, healthy again.
 
-use super::{API_VERSION, LIMIT, NODE_TIMEOUT, VERSION, no_data_was_dropped, s3_location};
+use super::{
+    API_VERSION, LIMIT, NODE_TIMEOUT, VERSION, no_data_was_dropped, s3_location, slot_map,
+};
 use crate::kubectl::{Kubectl, holds};
 use anyhow::{Context, Result};
 use futures::future::try_join_all;
@@ -25,6 +27,13 @@ pub async fn cluster(
     shards: i32,
     volumes: Volumes,
 ) -> Result<Value> {
+    let object = cluster_object(kubectl, name, shards, volumes);
+    kubectl.apply(&object.to_string()).await?;
+    Ok(object)
+}
+
+/// The RedisCluster that scenarios make, with a replica a shard.
+pub fn cluster_object(kubectl: &Kubectl, name: &str, shards: i32, volumes: Volumes) -> Value {
     let mut spec = json!({"version": VERSION, "shards": shards, "replicasPerShard": 1,
                           "config": {"cluster-node-timeout": NODE_TIMEOUT.as_millis().to_string()},
                           "backup": {"storages": [{"name": "s3", "s3": s3_location(kubectl)}]}});
@@ -36,10 +45,7 @@ pub async fn cluster(
     if let Some(when_deleted) = when_deleted {
         spec["storage"] = json!({"size": "1Gi", "whenDeleted": when_deleted});
     }
-    let object = json!({"apiVersion": API_VERSION, "kind": "RedisCluster",
-                        "metadata": {"name": name}, "spec": spec});
-    kubectl.apply(&object.to_string()).await?;
-    Ok(object)
+    json!({"apiVersion": API_VERSION, "kind": "RedisCluster", "metadata": {"name": name}, "spec": spec})
 }
 
 /// Changes the spec of a cluster.
@@ -205,6 +211,28 @@ pub async fn recovered(kubectl: &Kubectl, name: &str, nodes: usize) -> Result<Du
         .until(&format!("cluster {name} healthy again"), LIMIT, healthy)
         .await?;
     reachable(kubectl, name, nodes).await?;
+    Ok(time)
+}
+
+/// Waits until so many shards serve the slots with so many replicas each, no other pod is left, and the cluster is Ready; answers how long
+/// that took. Then until it is healthy by its nodes.
+pub async fn has_shards(
+    kubectl: &Kubectl,
+    name: &str,
+    shards: usize,
+    replicas: usize,
+) -> Result<Duration> {
+    let nodes = shards * (1 + replicas);
+    let equal = async || {
+        let status = kubectl.get(&format!("rediscluster {name}")).await?["status"].clone();
+        Ok(status["shards"] == shards
+            && status["phase"] == "Ready"
+            && pods(kubectl, name).await?.len() == nodes
+            && slot_map(kubectl, name).await?.len() == shards)
+    };
+    let wait = format!("{shards} shards with {replicas} replicas");
+    let time = kubectl.until(&wait, LIMIT, equal).await?;
+    formed(kubectl, name, nodes).await?;
     Ok(time)
 }
 

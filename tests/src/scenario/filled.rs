@@ -8,7 +8,7 @@ use crate::kubectl::Kubectl;
 use anyhow::{Result, ensure};
 use std::{collections::BTreeMap, time::Duration};
 
-/// A formed cluster with a replica a shard, its keys, and how its slots were distributed when it was filled.
+/// A formed cluster, its keys, and how its slots were distributed when it was filled.
 pub struct FilledCluster<'a> {
     kubectl: &'a Kubectl,
     name: &'static str,
@@ -19,7 +19,7 @@ pub struct FilledCluster<'a> {
 }
 
 impl<'a> FilledCluster<'a> {
-    /// Makes a cluster of so many shards, waits until it is formed, and writes the keys.
+    /// Makes a cluster of so many shards with a replica each, waits until it is formed, and writes the keys.
     pub async fn create(
         kubectl: &'a Kubectl,
         name: &'static str,
@@ -31,18 +31,28 @@ impl<'a> FilledCluster<'a> {
         Self::fill(kubectl, name, usize::try_from(shards)? * 2, keys).await
     }
 
-    /// Waits until a cluster of so many nodes is formed, and writes the keys.
+    /// Waits until a cluster of so many nodes with a replica a shard is formed, and writes the keys.
     pub async fn fill(
         kubectl: &'a Kubectl,
         name: &'static str,
         nodes: usize,
         keys: u64,
     ) -> Result<Self> {
+        Self::fill_shards(kubectl, name, (nodes / 2, nodes), keys).await
+    }
+
+    /// Waits until a cluster of so many shards and nodes is formed, and writes the keys.
+    pub async fn fill_shards(
+        kubectl: &'a Kubectl,
+        name: &'static str,
+        (shards, nodes): (usize, usize),
+        keys: u64,
+    ) -> Result<Self> {
         formed(kubectl, name, nodes).await?;
         roles_are_labelled(kubectl, name).await?;
         let slots = slot_map(kubectl, name).await?;
         ensure!(
-            slots.len() * 2 == nodes,
+            slots.len() == shards,
             "{name}: slots are distributed as {slots:?}"
         );
         let ids = node_ids(kubectl, name).await?;

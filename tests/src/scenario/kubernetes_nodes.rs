@@ -43,18 +43,22 @@ pub async fn uncordon(kubectl: &Kubectl, node: &str) -> Result<()> {
     kubectl.run(&format!("uncordon {node}")).await.map(drop)
 }
 
+/// The pods of a cluster's primaries, shard by shard, by its status.
+pub async fn primaries(kubectl: &Kubectl, cluster: &str) -> Result<Vec<String>> {
+    let object = kubectl.get(&format!("rediscluster {cluster}")).await?;
+    let shards = object["status"]["shardStatuses"].as_array();
+    let primaries = shards.into_iter().flatten();
+    Ok(primaries
+        .filter_map(|shard| shard["primary"]["pod"].as_str().map(Into::into))
+        .collect())
+}
+
 /// The primaries of a cluster on each node that runs any of its pods, by its status.
 pub async fn primaries_by_node(
     kubectl: &Kubectl,
     cluster: &str,
 ) -> Result<BTreeMap<String, Vec<String>>> {
-    let object = kubectl.get(&format!("rediscluster {cluster}")).await?;
-    let shards = object["status"]["shardStatuses"].as_array().cloned();
-    let primaries: Vec<String> = shards
-        .into_iter()
-        .flatten()
-        .filter_map(|shard| shard["primary"]["pod"].as_str().map(Into::into))
-        .collect();
+    let primaries = primaries(kubectl, cluster).await?;
     let mut nodes: BTreeMap<String, Vec<String>> = BTreeMap::new();
     for pod in pods(kubectl, cluster).await? {
         let name = pod["metadata"]["name"].as_str().context("no name")?;

@@ -7,6 +7,7 @@ mod clusters;
 mod controllers;
 mod filled;
 mod kubernetes_nodes;
+pub mod report;
 mod servers;
 mod workloads;
 
@@ -19,14 +20,15 @@ pub use alone::pods_alone;
 pub use backups::{backup, ended, failed, restore, s3_files, s3_location};
 pub use bare::{BARE, bare_pods, delete_bare_pods};
 pub use clusters::{
-    Volumes, cluster, condition, formed, healthy, lose_all_pods, pod_names, pod_names_by, pods,
-    recovered, replace_all_pods, spec,
+    Volumes, cluster, cluster_object, condition, formed, has_shards, healthy, lose_all_pods,
+    pod_names, pod_names_by, pods, recovered, replace_all_pods, spec,
 };
 pub use controllers::{CONTROLLERS, SYSTEM, leader, scale, system};
 pub use filled::FilledCluster;
-pub use kubernetes_nodes::{cable, cordon, not_ready, primaries_by_node, uncordon};
+pub use kubernetes_nodes::{cable, cordon, not_ready, primaries, primaries_by_node, uncordon};
+pub use report::{Area, ScenarioRow};
 pub use servers::{no_data_was_dropped, node_ids, on_every_server, roles_are_labelled, slot_map};
-pub use workloads::{Writer, finish_workload, start_workload, workload};
+pub use workloads::{Writer, Writes, finish_workload, start_workload, workload};
 
 /// Longest wait for anything in a scenario.
 pub const LIMIT: Duration = Duration::from_mins(3);
@@ -54,13 +56,15 @@ fn tools_image() -> String {
     format!("{}/redis-operator-tools:{tag}", registry())
 }
 
-/// Runs a scenario in a namespace of its own, which is deleted after a success. After a failure of any kind it stays, and its state is
-/// printed.
+/// Runs a scenario in a namespace of its own, which is deleted after a success. After a failure of any kind it stays, its state is
+/// printed, and the table of scenarios gets a row that says so.
 pub async fn run(name: &str, scenario: impl AsyncFnOnce(&Kubectl) -> Result<()>) -> Result<()> {
     let kubectl = namespace(name).await?;
     match scenario(&kubectl).await {
         Ok(()) => kubectl.delete_namespace().await,
         Err(error) => {
+            let failed = ScenarioRow::new(Area::Failed, name, &format!("{error:#}"));
+            let _ = failed.record();
             kubectl.explain().await;
             Err(error)
         }

@@ -2,8 +2,14 @@
 
 use super::{LIMIT, pod_names, pod_security, restricted, tools_image};
 use crate::kubectl::Kubectl;
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use serde_json::json;
+use std::{
+    fmt::{self, Display, Formatter},
+    str::FromStr,
+    sync::atomic::{AtomicU32, Ordering},
+    time::Duration,
+};
 
 /// Starts the workload program in a pod of its own.
 pub async fn start_workload(kubectl: &Kubectl, pod: &str, arguments: &[&str]) -> Result<()> {
@@ -39,51 +45,132 @@ pub async fn workload(kubectl: &Kubectl, pod: &str, arguments: &[&str]) -> Resul
     finish_workload(kubectl, pod).await
 }
 
+/// What a writer did and saw.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Writes {
+    /// Writes that were acknowledged.
+    pub acknowledged: u64,
+    /// Attempts that were refused or not answered.
+    pub refused: u64,
+    /// The longest time without an acknowledged write.
+    pub longest_gap: Duration,
+    /// Acknowledged writes that were there at the end.
+    pub found: u64,
+}
+
+impl Display for Writes {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "{} writes acknowledged, {} refused, longest pause {:.2} s, {} found",
+            self.acknowledged,
+            self.refused,
+            self.longest_gap.as_secs_f64(),
+            self.found
+        )
+    }
+}
+
+impl FromStr for Writes {
+    type Err = anyhow::Error;
+
+    /// Reads what the workload program printed.
+    fn from_str(printed: &str) -> Result<Self> {
+        let numbers: Vec<&str> = printed
+            .split([' ', ','])
+            .filter(|word| word.starts_with(|c: char| c.is_ascii_digit()))
+            .collect();
+        let [acknowledged, refused, gap, found] = numbers.as_slice() else {
+            bail!("the writer printed: {printed}");
+        };
+        Ok(Self {
+            acknowledged: acknowledged.parse()?,
+            refused: refused.parse()?,
+            longest_gap: Duration::from_secs_f64(gap.parse()?),
+            found: found.parse()?,
+        })
+    }
+}
+
+/// Counts the writers of this process: each has keys of its own, so that none passes for another.
+static STARTED: AtomicU32 = AtomicU32::new(0);
+
 /// A pod that writes to a cluster until it is finished.
 #[must_use]
 pub struct Writer<'a> {
     kubectl: &'a Kubectl,
     cluster: String,
+    pod: String,
 }
 
 impl<'a> Writer<'a> {
-    const POD: &'static str = "writer";
-
     /// Starts it and waits until it runs.
     pub async fn start(kubectl: &'a Kubectl, cluster: &str) -> Result<Self> {
+        let pod = format!("writer-{}", STARTED.fetch_add(1, Ordering::Relaxed));
         let address = format!("{cluster}:6379");
+        let end = format!("{pod}-end");
         let arguments = [
             "write",
             &address,
             "--seconds",
             "1800",
+            "--prefix",
+            &pod,
             "--until",
-            "writer-end",
+            &end,
         ];
-        start_workload(kubectl, Self::POD, &arguments).await?;
-        let runs = async || {
-            let pod = kubectl.get(&format!("pod {}", Self::POD)).await?;
-            Ok(pod["status"]["phase"] == "Running")
+        start_workload(kubectl, &pod, &arguments).await?;
+        let first = format!("{pod}:0");
+        let writes = async || {
+            let pods = pod_names(kubectl, cluster).await?;
+            let asked = pods.first().context("a cluster without pods")?;
+            let read = format!("redis-cli -c get {first}");
+            Ok(kubectl.exec(asked, &read).await?.trim() == "0")
         };
-        kubectl.until("the writer runs", LIMIT, runs).await?;
+        kubectl.until("the writer writes", LIMIT, writes).await?;
         let cluster = cluster.to_owned();
-        Ok(Self { kubectl, cluster })
+        Ok(Self {
+            kubectl,
+            cluster,
+            pod,
+        })
     }
 
-    /// Ends it: every acknowledged write must be there. Answers what it printed.
-    pub async fn finish(self) -> Result<String> {
-        let pods = pod_names(self.kubectl, &self.cluster).await?;
-        let pod = pods.first().context("a cluster without pods")?;
-        let end = "redis-cli -c set writer-end 1";
-        self.kubectl.exec(pod, end).await?;
-        let printed = finish_workload(self.kubectl, Self::POD).await?;
-        self.kubectl
-            .run(&format!("delete pod {} --now", Self::POD))
+    /// Ends it: every acknowledged write must be there.
+    pub async fn finish(self) -> Result<Writes> {
+        let Self {
+            kubectl,
+            cluster,
+            pod,
+        } = self;
+        let pods = pod_names(kubectl, &cluster).await?;
+        let asked = pods.first().context("a cluster without pods")?;
+        kubectl
+            .exec(asked, &format!("redis-cli -c set {pod}-end 1"))
             .await?;
-        self.kubectl
-            .exec(pod, "redis-cli -c del writer-end")
+        let printed = finish_workload(kubectl, &pod).await?;
+        kubectl.run(&format!("delete pod {pod} --now")).await?;
+        kubectl
+            .exec(asked, &format!("redis-cli -c del {pod}-end"))
             .await?;
         println!("writer: {printed}");
-        Ok(printed)
+        printed.parse()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_writer_prints_is_read_again() {
+        let writes = Writes {
+            acknowledged: 376_857,
+            refused: 16,
+            longest_gap: Duration::from_millis(9530),
+            found: 376_857,
+        };
+        assert_eq!(writes.to_string().parse::<Writes>().unwrap(), writes);
+        assert!("acknowledged writes are missing".parse::<Writes>().is_err());
     }
 }

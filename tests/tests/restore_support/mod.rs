@@ -15,6 +15,7 @@ use common::{
 };
 use crds::{S3Location, SourceRole};
 use futures::future::try_join_all;
+use k8s_openapi::jiff::Timestamp;
 use redis::{Cmd, FromRedisValue, Value, cmd};
 use restore_controller::{
     plan::{ManifestName, Origin},
@@ -188,8 +189,33 @@ pub struct Portrait {
     kind: String,
     encoding: String,
     digest: String,
-    expires_at: i64,
+    expires: Expiry,
     details: Option<Value>,
+}
+
+/// When a key expires.
+#[derive(Clone, Copy, Debug)]
+enum Expiry {
+    /// Milliseconds since 1970 as the server keeps them; negative without an expiry.
+    At(i64),
+    /// Of servers before 7.0, which tell only what is left: that and the time of this machine.
+    Around(i64),
+}
+
+impl Expiry {
+    /// Longest time between the server's clock and ours in one answer.
+    const APART: u64 = 2_000;
+}
+
+impl PartialEq for Expiry {
+    fn eq(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::At(one), Self::At(other)) => one == other,
+            (Self::At(one) | Self::Around(one), Self::At(other) | Self::Around(other)) => {
+                one == other || (*one > 0 && *other > 0 && one.abs_diff(*other) < Self::APART)
+            }
+        }
+    }
 }
 
 /// All keys of a cluster.
@@ -213,17 +239,20 @@ pub async fn portraits_of(node: &RedisServer) -> Result<BTreeMap<Vec<u8>, Portra
     let mut connection = node.connect().await?;
     let keys: Vec<Vec<u8>> = cmd("KEYS").arg("*").query_async(&mut connection).await?;
     let mut all = BTreeMap::new();
+    let exact = node.program().at_least(7, 0);
     for keys in keys.chunks(AT_ONCE) {
         let mut pipeline = redis::pipe();
         for key in keys {
             pipeline.cmd("TYPE").arg(key);
             pipeline.cmd("OBJECT").arg("ENCODING").arg(key);
             pipeline.cmd("DEBUG").arg("DIGEST-VALUE").arg(key);
-            pipeline.cmd("PEXPIRETIME").arg(key);
+            let expiry = if exact { "PEXPIRETIME" } else { "PTTL" };
+            pipeline.cmd(expiry).arg(key);
         }
         let answers: Vec<Value> = pipeline.query_async(&mut connection).await?;
+        let now = Timestamp::now().as_millisecond();
         for (key, answers) in keys.iter().zip(answers.chunks_exact(4)) {
-            let [kind, encoding, digest, expires_at] = answers else {
+            let [kind, encoding, digest, expiry] = answers else {
                 anyhow::bail!("answers are missing");
             };
             let kind = String::from_redis_value_ref(kind)?;
@@ -236,7 +265,11 @@ pub async fn portraits_of(node: &RedisServer) -> Result<BTreeMap<Vec<u8>, Portra
                 kind,
                 encoding: String::from_redis_value_ref(encoding)?,
                 digest: digest.concat(),
-                expires_at: i64::from_redis_value_ref(expires_at)?,
+                expires: match i64::from_redis_value_ref(expiry)? {
+                    at if exact => Expiry::At(at),
+                    left if left < 0 => Expiry::Around(left),
+                    left => Expiry::Around(now + left),
+                },
                 details,
             };
             all.insert(key.clone(), portrait);
@@ -259,6 +292,9 @@ fn stream(key: &[u8]) -> Cmd {
 
 /// The libraries of functions of a node, by name.
 pub async fn libraries(node: &RedisServer) -> Result<BTreeMap<String, String>> {
+    if !node.program().at_least(7, 0) {
+        return Ok(BTreeMap::new());
+    }
     let lists: Vec<BTreeMap<String, Value>> = node.call("FUNCTION LIST WITHCODE").await?;
     lists
         .iter()
