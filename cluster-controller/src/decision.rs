@@ -6,10 +6,10 @@ use crate::{
         assess::{Assessment, assess},
         balance::{Balance, balance},
         member::Wanted,
-        plan::{Plan, plan},
+        plan::{Action, Plan, plan},
         survey::Survey,
     },
-    rollout::{Rollout, rollout},
+    rollout::{Rollout, RolloutStep, rollout},
     sets::{ExistingSet, Sets, sets},
     validate::{Shape, ValidatedCluster},
 };
@@ -61,6 +61,22 @@ pub fn decide(goal: &Goal<'_>, observed: Observed, now: Timestamp) -> Decision {
 }
 
 impl Decision {
+    /// The Kubernetes node that a primary is to be handed over to, where it is not known to be cordoned.
+    pub fn takes_a_primary(&self) -> Option<String> {
+        let planned = self.plan.steps.iter();
+        let step = planned.chain(match &self.rollout.next {
+            RolloutStep::HandOver(step) => Some(step),
+            RolloutStep::None | RolloutStep::Replace(_) | RolloutStep::Refused { .. } => None,
+        });
+        let mut targets = step.filter_map(|step| {
+            let Action::HandOver { to, .. } = step.action else {
+                return None;
+            };
+            Some(&self.observed.members.get(to)?.expected)
+        });
+        let target = targets.next().filter(|target| !target.cordoned)?;
+        target.kubernetes_node.clone()
+    }
     /// Pods that the spec does not ask for any more.
     pub fn leaving(&self) -> Vec<String> {
         let leaving = self.observed.members.iter();

@@ -1,6 +1,6 @@
 //! What goes wrong in a reconcile.
 
-use crate::validate::InvalidSpec;
+use crate::{upgrade::UpgradeRefusal, validate::InvalidSpec};
 use common::kubernetes::{
     call::ApiError,
     errors::{Classified, ErrorClass},
@@ -24,6 +24,9 @@ pub enum ReconcileError {
     /// The user has to change something.
     #[error(transparent)]
     Invalid(#[from] InvalidSpec),
+    /// The servers that run cannot change to what the spec names.
+    #[error(transparent)]
+    Upgrade(#[from] UpgradeRefusal),
 }
 
 impl Classified for ReconcileError {
@@ -31,7 +34,7 @@ impl Classified for ReconcileError {
         match self {
             Self::Api(error) => error.class(),
             Self::NotLeader(error) => error.class(),
-            Self::OldDefinition | Self::Invalid(_) => ErrorClass::InvalidSpec,
+            Self::OldDefinition | Self::Invalid(_) | Self::Upgrade(_) => ErrorClass::InvalidSpec,
         }
     }
 
@@ -41,6 +44,7 @@ impl Classified for ReconcileError {
             Self::NotLeader(error) => error.reason(),
             Self::OldDefinition => "OldDefinition",
             Self::Invalid(error) => error.reason(),
+            Self::Upgrade(refusal) => refusal.reason(),
         }
     }
 }

@@ -7,6 +7,7 @@ use crate::{
         plan::{Action, Assignment},
     },
     status::NOT_HEALTHY,
+    support,
 };
 use common::kubernetes::{conditions::find, events::EventNote};
 use crds::{RedisCluster, RedisClusterStatus};
@@ -37,7 +38,23 @@ pub fn events(
     {
         events.push(EventNote::warning(reason, "Observe", words));
     }
+    events.extend(of_support(before, status));
     events
+}
+
+/// Once for each reason why the version should not be run any more.
+fn of_support(
+    before: Option<&RedisClusterStatus>,
+    status: &RedisClusterStatus,
+) -> Option<EventNote> {
+    let warned = |status: &RedisClusterStatus| {
+        let found = find(&status.conditions, support::CONDITION)?;
+        (found.status == "False").then(|| (found.reason.clone(), found.message.clone()))
+    };
+    let (reason, words) = warned(status)?;
+    let known = before.and_then(warned);
+    let is_new = known.as_ref() != Some(&(reason.clone(), words.clone()));
+    is_new.then(|| EventNote::warning(&reason, "Observe", &words))
 }
 
 fn of_phase(old: Option<&str>, status: &RedisClusterStatus) -> Option<EventNote> {
@@ -68,6 +85,7 @@ fn of_step(action: &Action, why: &str, formed: bool) -> EventNote {
             Assignment::Recreated { .. } => {
                 EventNote::warning("SlotsRecreatedEmpty", "AssignSlots", why)
             }
+            Assignment::Restored { .. } => EventNote::normal("SlotsRestored", "AssignSlots", why),
             Assignment::Alone { .. } | Assignment::Joined if formed => {
                 EventNote::warning("SlotsRecreatedEmpty", "AssignSlots", why)
             }

@@ -9,7 +9,11 @@
 //! * the pod object is gone or replaced, its Kubernetes node has stayed Ready for [`SETTLED`] since, and the new pod cannot run it: it is
 //!   answered by another id, not scheduled, or its container is not running on a Kubernetes node that is Ready. A pod that was deleted by force is
 //!   gone from the API before its container has ended, and that looks the same as a deletion which the kubelet has confirmed; a kubelet
-//!   in contact has ended it by then.
+//!   in contact has ended it by then;
+//! * the same, without the two minutes: that Kubernetes node has started a container of a pod which was created after the earlier one was
+//!   gone. A kubelet learns of both from one watch, in their order, so it was ending the server by then, and the time that it
+//!   gives a server to end in ([`LastSeen::grace`]) has passed since. (A deletion by force does not shorten that time:
+//!   `calculateEffectiveGracePeriod` in `pkg/kubelet/pod_workers.go` of Kubernetes 1.35.)
 //!
 //! Ready is what the API server says: a kubelet is called not Ready when it has not been heard of for the grace period of the node
 //! controller (40 to 50 s). A container that ended just before its machine was cut off, and was started there again since, is taken
@@ -33,6 +37,11 @@ use std::{
 /// A kubelet counts as Ready for 50 s at most after it was last heard of, and a pod has 60 s to end (`build::stateful_set`).
 pub const SETTLED: Duration = Duration::from_mins(2);
 
+/// What a pod is given to end in where the status does not say it: no version of this controller has given more.
+const USUAL_GRACE: Duration = Duration::from_mins(1);
+/// Clocks of two machines differ by less, and a kubelet needs less beyond the time that it gives a container.
+const MARGIN: Duration = Duration::from_secs(10);
+
 /// Where a node was last seen.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct LastSeen {
@@ -40,6 +49,8 @@ pub struct LastSeen {
     pub pod_uid: Option<String>,
     /// Name of the Kubernetes node.
     pub kubernetes_node: Option<String>,
+    /// Seconds that its pod had to end in.
+    pub grace: Option<u64>,
 }
 
 /// Where the recorded nodes were last seen, by id.
@@ -196,6 +207,11 @@ fn in_earlier_pod(
             if gone.is_some_and(settled) && ready_since.is_none_or(settled) {
                 return Ok(format!("its pod is gone from Kubernetes node {place}"));
             }
+            if is_ended_by_successor(place, seen, pod, inputs) {
+                return Ok(format!(
+                    "Kubernetes node {place} has ended its pod, and started a later one since"
+                ));
+            }
             Err((
                 format!("its pod was deleted, and Kubernetes node {place} may still be ending it"),
                 "wait 2 minutes".to_owned(),
@@ -205,6 +221,33 @@ fn in_earlier_pod(
             Err(unclear(place, state))
         }
     }
+}
+
+/// Whether the kubelet of an earlier pod's Kubernetes node is known to have ended it: it has started a pod that was created after the
+/// earlier one was gone. `pod` is the new one of the same name. Of pods of other names only those count that were created in a later second.
+fn is_ended_by_successor(
+    place: &str,
+    seen: &LastSeen,
+    pod: Option<&Pod>,
+    inputs: &FencingInputs<'_>,
+) -> bool {
+    let created = |pod: &Pod| {
+        let created = pod.metadata.creation_timestamp.as_ref()?;
+        Some(created.0)
+    };
+    let Some((successor, gone)) = pod.and_then(|pod| Some((pod, created(pod)?))) else {
+        return false;
+    };
+    let later = inputs.pods.values().map(AsRef::as_ref).filter(|other| {
+        other.metadata.uid == successor.metadata.uid
+            || created(other).is_some_and(|created| created > gone)
+    });
+    let here = later.filter(|other| pods::kubernetes_node(other) == Some(place));
+    let known_since = here.filter_map(pods::first_started).min();
+    let grace = seen.grace.map_or(USUAL_GRACE, Duration::from_secs) + MARGIN;
+    known_since.is_some_and(|since| {
+        inputs.now >= since && inputs.now.duration_since(since).unsigned_abs() >= grace
+    })
 }
 
 fn off(place: &str, state: Option<&MachineState>) -> String {
@@ -235,6 +278,7 @@ fn unclear(place: &str, state: Option<&MachineState>) -> (String, String) {
 mod tests {
     use super::*;
     use crate::redis::member::{Answer, ExpectedNode, ZoneLabel};
+    use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
     use serde_json::{Value, json};
     use std::sync::Arc;
 
@@ -270,6 +314,8 @@ mod tests {
                 down_since: None,
                 zone: ZoneLabel::Absent,
                 former: BTreeMap::new(),
+                why_loading: None,
+                cordoned: false,
             },
             answer: Answer::Unresponsive("no answer".into()),
         }
@@ -280,6 +326,7 @@ mod tests {
         let seen = LastSeen {
             pod_uid: Some("old".into()),
             kubernetes_node: Some("n1".into()),
+            grace: None,
         };
         let pods: Pods = pod
             .into_iter()
@@ -370,6 +417,90 @@ mod tests {
         serves.spec = pod("new", "n1", &running()).spec;
         serves.status = pod("new", "n1", &running()).status;
         assert!(!has_ended(Some(serves), ready(0), None));
+    }
+
+    /// A pod that was created at a second, and whose container was started at another one.
+    fn later_pod(uid: &str, node: &str, created: i64, state: &Value) -> Pod {
+        let mut later = pod(uid, node, state);
+        later.metadata.creation_timestamp = Some(Time(at(created)));
+        later
+    }
+
+    fn started(second: i64) -> Value {
+        json!({"running": {"startedAt": at(second)}})
+    }
+
+    /// Whether a node last seen in the pod `old` on `n1`, which had this time to end in, has ended: there is a new pod of its name, and these
+    /// other ones of the cluster.
+    fn has_ended_early(grace: Option<u64>, successor: Pod, others: &[Pod], now: i64) -> bool {
+        let seen = LastSeen {
+            pod_uid: Some("old".into()),
+            kubernetes_node: Some("n1".into()),
+            grace,
+        };
+        let named =
+            |(number, pod): (usize, &Pod)| (format!("shop-1-{number}"), Arc::new(pod.clone()));
+        let mut pods: Pods = others.iter().enumerate().map(named).collect();
+        pods.insert("shop-0-0".to_owned(), Arc::new(successor));
+        let inputs = FencingInputs {
+            last_seen: &[(ID, seen)].into(),
+            pods: &pods,
+            machines: &[("n1".to_owned(), MachineState::Ready(None))].into(),
+            gone_since: &BTreeMap::new(),
+            now: at(now),
+        };
+        matches!(evidence(ID, &member(), &inputs), ProcessEvidence::Ended(_))
+    }
+
+    /// The kubelet learns of a deletion before it learns of a pod that was created afterwards.
+    #[test]
+    fn a_later_pod_on_the_machine_proves_the_end() {
+        let unscheduled = || {
+            let mut successor = pending();
+            successor.metadata.creation_timestamp = Some(Time(at(900)));
+            successor
+        };
+        let ended = |grace, others: &[Pod], now| has_ended_early(grace, unscheduled(), others, now);
+        let later = [later_pod("later", "n1", 901, &started(905))];
+        assert!(!ended(Some(20), &later, 934));
+        assert!(ended(Some(20), &later, 935));
+        // The time that the pod had, and where that is not known the longest.
+        assert!(!ended(None, &later, 974));
+        assert!(ended(None, &later, 975));
+        assert!(!ended(Some(90), &later, 1004));
+        let proves = |pod: Pod| ended(Some(20), &[pod], 1000);
+        assert!(
+            !proves(later_pod("earlier", "n1", 900, &started(905))),
+            "it may have been created before the other one was gone"
+        );
+        assert!(!proves(later_pod("elsewhere", "n3", 901, &started(905))));
+        let creating = json!({"waiting": {"reason": "ContainerCreating"}});
+        assert!(
+            !proves(later_pod("waiting", "n1", 901, &creating)),
+            "its kubelet has not said that it knows it"
+        );
+        // Without any other pod it takes two minutes.
+        assert!(!ended(Some(20), &[], 1019));
+        assert!(ended(Some(20), &[], 1020));
+    }
+
+    /// The new pod of the same name is created when the earlier one is gone, and may be on the same machine.
+    #[test]
+    fn the_new_pod_of_the_name_proves_the_end() {
+        let mut successor = later_pod("new", "n1", 900, &crashing());
+        let ended = |successor: &Pod, now| has_ended_early(Some(20), successor.clone(), &[], now);
+        assert!(!ended(&successor, 1000), "its container was never started");
+        let status = successor.status.as_mut().unwrap();
+        let container = &mut status.container_statuses.as_mut().unwrap()[0];
+        container.last_state = Some(
+            serde_json::from_value(json!({"terminated": {"exitCode": 1, "startedAt": at(905)}}))
+                .unwrap(),
+        );
+        assert!(!ended(&successor, 934));
+        assert!(ended(&successor, 935));
+        // A server that runs in it may be the one that is looked for: it has its volume.
+        let serves = later_pod("new", "n1", 900, &started(905));
+        assert!(!ended(&serves, 1000));
     }
 
     #[test]

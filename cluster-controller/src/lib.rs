@@ -1,7 +1,7 @@
 //! The cluster-controller: forms and repairs Redis Clusters on Kubernetes.
 //!
 //! Data and decisions, pure: [`validate`], [`build`], [`checkpoint`], [`sets`], [`leftovers`], [`rollout`], [`operation`], [`decision`], [`pods`], [`roles`],
-//! [`serving`], [`fencing`], [`status`], [`requeue`], [`metrics`], [`redis::survey`], [`redis::assess`], [`redis::balance`],
+//! [`serving`], [`fencing`], [`status`], [`upgrade`], [`support`], [`requeue`], [`metrics`], [`redis::survey`], [`redis::assess`], [`redis::balance`],
 //! [`redis::plan`].
 //! Input and output: [`observe`], [`children`], [`pod_events`], [`machines`], [`zones`], [`pod_patch`], [`replace`], [`change`], [`resharding`],
 //! [`connections`],
@@ -38,6 +38,8 @@ pub mod run;
 pub mod serving;
 pub mod sets;
 pub mod status;
+pub mod support;
 pub mod unresponsive;
+pub mod upgrade;
 pub mod validate;
 pub mod zones;

@@ -1,4 +1,5 @@
-//! Reads Kubernetes nodes: only those of lost primaries, only while the majority of the primaries is lost, and each seldom.
+//! Reads Kubernetes nodes: those of lost primaries while the majority of the primaries is lost, and the one that a primary is to be handed
+//! over to. Each seldom.
 //!
 //! A read and no watch: the controller needs no other node, and an installation for one namespace may not read nodes at all.
 
@@ -23,7 +24,15 @@ const MOST_READS: usize = 32;
 /// What is known of Kubernetes nodes.
 pub struct Machines {
     client: Client,
-    known: Mutex<HashMap<String, (Instant, MachineState)>>,
+    known: Mutex<HashMap<String, (Instant, Machine)>>,
+}
+
+/// What was read of a Kubernetes node.
+#[derive(Clone, Debug)]
+struct Machine {
+    state: MachineState,
+    /// Whether it takes no new pods (`kubectl cordon`): it is about to be drained. Not where it could not be read.
+    cordoned: bool,
 }
 
 impl Machines {
@@ -37,11 +46,22 @@ impl Machines {
 
     /// The states of these nodes.
     pub async fn states(&self, names: &BTreeSet<String>) -> BTreeMap<String, MachineState> {
+        let machines = self.machines(names).await.into_iter();
+        machines.map(|(name, one)| (name, one.state)).collect()
+    }
+
+    /// Whether this node is cordoned.
+    pub async fn is_cordoned(&self, name: &str) -> bool {
+        let machines = self.machines(&BTreeSet::from([name.to_owned()])).await;
+        machines.values().any(|one| one.cordoned)
+    }
+
+    async fn machines(&self, names: &BTreeSet<String>) -> BTreeMap<String, Machine> {
         let due = self.due(names, Instant::now());
-        let read: Vec<(String, MachineState)> = stream::iter(due)
+        let read: Vec<(String, Machine)> = stream::iter(due)
             .map(|name| async move {
-                let state = self.read(&name).await;
-                (name, state)
+                let machine = self.read(&name).await;
+                (name, machine)
             })
             .buffer_unordered(CONCURRENCY)
             .collect()
@@ -49,8 +69,8 @@ impl Machines {
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         let now = Instant::now();
         known.retain(|_, (at, _)| now.saturating_duration_since(*at) < FRESH);
-        for (name, state) in read {
-            known.insert(name, (now, state));
+        for (name, machine) in read {
+            known.insert(name, (now, machine));
         }
         names
             .iter()
@@ -68,14 +88,25 @@ impl Machines {
         due.take(MOST_READS).cloned().collect()
     }
 
-    async fn read(&self, name: &str) -> MachineState {
+    async fn read(&self, name: &str) -> Machine {
         let api: Api<Node> = Api::all(self.client.clone());
         match call::read_optional(format!("get Node {name}"), api.get(name)).await {
-            Ok(node) => MachineState::of(node.as_ref()),
+            Ok(node) => Machine {
+                state: MachineState::of(node.as_ref()),
+                cordoned: node.is_some_and(|node| takes_no_pods(&node)),
+            },
             Err(error) => {
                 tracing::debug!(%error, "a Kubernetes node was not read");
-                MachineState::Unknown(error.reason().to_owned())
+                Machine {
+                    state: MachineState::Unknown(error.reason().to_owned()),
+                    cordoned: false,
+                }
             }
         }
     }
+}
+
+fn takes_no_pods(node: &Node) -> bool {
+    let spec = node.spec.as_ref();
+    spec.is_some_and(|spec| spec.unschedulable == Some(true))
 }

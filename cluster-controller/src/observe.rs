@@ -9,6 +9,7 @@ use crate::{
         member::{Answer, ExpectedNode, Member, Report, Wanted, ZoneLabel},
         observe,
         survey::Survey,
+        unserved::count_unserved,
     },
     validate::Shape,
 };
@@ -39,6 +40,16 @@ pub struct Observed {
     pub members: Vec<Member>,
     /// Whether a node has missed a single answer and is alive all the same: the look is to be left without consequences.
     pub passed_over: bool,
+}
+
+impl Observed {
+    /// Notes that a Kubernetes node is cordoned.
+    pub fn mark_cordoned(&mut self, kubernetes_node: &str) {
+        let expected = self.members.iter_mut().map(|member| &mut member.expected);
+        for one in expected {
+            one.cordoned |= one.kubernetes_node.as_deref() == Some(kubernetes_node);
+        }
+    }
 }
 
 /// Reads the pods from the cache and asks their nodes.
@@ -87,6 +98,7 @@ async fn ask(
     let connections = context.connections.of(cluster);
     let mut members = observe::observe(&expected, &connections, NODE_TIMEOUT).await;
     recognize(wanted, &mut members);
+    count_unserved(wanted, &mut members, NODE_TIMEOUT).await;
     let exists = |name: &str| pods.contains_key(name);
     let now = Timestamp::now();
     let passed_over = context
@@ -95,7 +107,7 @@ async fn ask(
     let names = names(shape).map(|(_, _, name)| name);
     let missing = context.pod_events.why_missing(cluster, names, &pods).await;
     for member in &mut members {
-        explain(member, &pods, &missing);
+        explain(member, &pods, &missing, now);
     }
     add_zones(context, wanted, &mut members).await;
     add_evidence(context, shape, wanted, last_seen, &pods, &mut members).await;
@@ -171,7 +183,7 @@ async fn add_evidence(
 }
 
 /// Replaces what the network says, which is only that there is no answer, by what Kubernetes says.
-fn explain(member: &mut Member, pods: &Pods, missing: &BTreeMap<String, String>) {
+fn explain(member: &mut Member, pods: &Pods, missing: &BTreeMap<String, String>, now: Timestamp) {
     let name = &member.expected.pod;
     let pod = pods.get(name).map(Arc::as_ref);
     let why = missing.get(name).cloned();
@@ -179,6 +191,9 @@ fn explain(member: &mut Member, pods: &Pods, missing: &BTreeMap<String, String>)
         && let Some(why) = why.or_else(|| pods::why_down(pod))
     {
         *words = why;
+    }
+    if member.answer == Answer::Loading {
+        member.expected.why_loading = pod.and_then(|pod| pods::loading::why_loading(pod, now));
     }
 }
 
@@ -239,6 +254,8 @@ pub fn expected(shape: &Shape, pods: &Pods) -> Vec<ExpectedNode> {
                 down_since: pod.and_then(pods::down_since),
                 zone: ZoneLabel::Unread,
                 former: BTreeMap::new(),
+                why_loading: None,
+                cordoned: false,
                 pod: name,
             }
         })

@@ -18,6 +18,7 @@ use crate::{
     },
     requeue, roles, rollout, serving,
     status::{self, StatusInputs},
+    support::VersionSupport,
     validate::{Shape, ValidatedCluster, shape, validate},
 };
 use common::kubernetes::{
@@ -38,6 +39,8 @@ use std::{
 
 /// How soon to reconcile a cluster again of which not even the shape can be known.
 const UNKNOWN: Duration = Duration::from_secs(30);
+/// Kubernetes nodes that are read before a hand-over, at most: one after the other, as long as each turns out to be cordoned.
+const MOST_CORDONED: usize = 8;
 /// How soon to continue once new nodes are recorded.
 const RECORDED: Duration = Duration::from_millis(20);
 
@@ -105,6 +108,19 @@ impl Reconcile<RedisCluster> for Reconciler {
                 None => confirmed = false,
             }
         }
+        // A hand-over is decided again without the Kubernetes nodes that turn out to be cordoned.
+        for _ in 0..MOST_CORDONED {
+            let target = seen.takes_a_primary().filter(|_| confirmed);
+            let Some(target) = target else {
+                break;
+            };
+            if !context.machines.is_cordoned(&target).await {
+                break;
+            }
+            let mut observed = seen.observed;
+            observed.mark_cordoned(&target);
+            seen = decide(observed);
+        }
         if let Some(cluster) = cluster.as_ref().filter(|_| !shape.paused) {
             context.leadership.ensure()?;
             let applied = apply(context, &object, cluster, &seen);
@@ -142,6 +158,8 @@ impl Reconcile<RedisCluster> for Reconciler {
         }
         let written = pod_patch::write(context, &shape.namespace, patches).await;
         keep(&mut failures, written.map_err(Into::into));
+        let refused = cluster.as_ref().and_then(|one| one.server.refused.clone());
+        failures.extend(refused.map(ReconcileError::from));
         let failure = failures.first().map(Failure::of);
         let found = StatusInputs {
             shape: &shape,
@@ -274,13 +292,15 @@ fn validated(
     object: &RedisCluster,
     shape: &Shape,
 ) -> Result<ValidatedCluster, ReconcileError> {
-    let entry = object.spec.version.as_deref().and_then(|name| {
-        context
-            .caches
-            .versions
-            .get(&ObjectRef::<RedisVersion>::new(name))
-    });
-    let mut cluster = validate(object, entry.as_deref(), Timestamp::now())?;
+    let versions = &context.caches.versions;
+    let entry = |name: &str| versions.get(&ObjectRef::<RedisVersion>::new(name));
+    let named = object.spec.version.as_deref().and_then(entry);
+    let now = Timestamp::now();
+    let mut cluster = validate(object, named.as_deref(), now)?;
+    let kept = cluster.server.entry.as_deref().and_then(entry);
+    if let Some(kept) = kept.filter(|_| cluster.server.refused.is_some()) {
+        cluster.server.support = VersionSupport::of(&kept.spec, now);
+    }
     if let Some(storage) = cluster.storage.as_mut().filter(|storage| !storage.settled) {
         let pods = observe::cached(&context.caches.pods, shape);
         storage.settled = observe::all_scheduled(shape, &pods);

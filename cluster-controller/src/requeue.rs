@@ -99,12 +99,15 @@ fn delay(status: &RedisClusterStatus, found: &StatusInputs<'_>, now: Timestamp) 
     if waits_for_pods(found) {
         return LATER;
     }
-    // The end of loading raises no event, and then every moment counts.
-    if members
+    // The end of loading raises no event, and then every moment counts. Where it takes long, seconds do.
+    let mut loading = members
         .iter()
-        .any(|member| member.answer == Answer::Loading)
-    {
-        return SOON;
+        .filter(|member| member.answer == Answer::Loading)
+        .map(|member| &member.expected)
+        .peekable();
+    if loading.peek().is_some() {
+        let takes_long = loading.all(|expected| expected.why_loading.is_some());
+        return if takes_long { LATER } else { SOON };
     }
     if age < CLOSELY {
         return if any_answers { SOON } else { LATER };

@@ -147,6 +147,8 @@ mod tests {
                 down_since: kubernetes.map(at),
                 zone: ZoneLabel::Absent,
                 former: BTreeMap::new(),
+                why_loading: None,
+                cordoned: false,
             };
             let mut members = [Member {
                 expected,
@@ -212,6 +214,8 @@ mod tests {
                 down_since: None,
                 zone: ZoneLabel::Absent,
                 former: BTreeMap::new(),
+                why_loading: None,
+                cordoned: false,
             },
             answer: Answer::Unresponsive("no answer in time".into()),
         }

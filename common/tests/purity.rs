@@ -45,6 +45,8 @@ const PURE: [(&str, &[&str]); 4] = [
             "rollout",
             "serving",
             "sets.rs",
+            "support.rs",
+            "upgrade.rs",
         ],
     ),
     (

@@ -49,7 +49,7 @@ use std::collections::BTreeMap;
 #[serde(rename_all = "camelCase")]
 pub struct RedisClusterSpec {
     /// Name of a RedisVersion, which gives the image. Give exactly one of version and image. A change reaches the
-    /// pods as update says.
+    /// pods as update says. One to an older series of servers is refused, and so is one that the entry's upgradesFrom does not have.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(
         length(min = 1, max = 253),
@@ -396,7 +396,7 @@ pub struct RedisClusterStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub takeover_done: Option<String>,
     /// Ready: the cluster is as desired. Reconciling: the controller works on it. Stalled: it waits for a person. Available: every
-    /// slot is served. In detail: Progressing, Formed, SlotsCovered, ReplicationHealthy, QuorumHealthy, UpToDate, Paused,
+    /// slot is served. In detail: Progressing, Formed, SlotsCovered, ReplicationHealthy, QuorumHealthy, UpToDate, VersionSupported, Paused,
     /// SchedulesAccepted.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(schema_with = "conditions_schema")]
@@ -457,6 +457,9 @@ pub struct KnownNode {
     /// Name of the Kubernetes node that the pod ran on.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub kubernetes_node: Option<String>,
+    /// Seconds that the pod's server had to end in (terminationGracePeriodSeconds).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub grace_seconds: Option<i64>,
 }
 
 /// How many of the 16384 slots are assigned and served.
@@ -496,6 +499,9 @@ pub struct NodeStatus {
     pub pod: String,
     /// The node's id in the cluster. It stays when the address changes.
     pub node_id: String,
+    /// The server that it runs, for example "Redis 7.0.15".
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub server: Option<String>,
     /// For a replica: whether it is connected to its primary and in sync. For a primary: always true.
     #[serde(default)]
     pub linked: bool,

@@ -10,6 +10,7 @@ use cluster_controller::{
         observe::observe,
         plan::{Plan, plan},
         survey::Survey,
+        unserved::count_unserved,
     },
     requeue::SOON,
 };
@@ -49,6 +50,7 @@ pub async fn drive(wanted: &Wanted, expected: &[ExpectedNode], patience: Duratio
     loop {
         let mut members = observe(expected, &connections, TIMEOUT).await;
         recognize(&wanted, &mut members);
+        count_unserved(&wanted, &mut members, TIMEOUT).await;
         let known = known_nodes(&wanted, &members);
         let is_new = has_unrecorded(&wanted, &known);
         wanted.known = known;

@@ -507,6 +507,41 @@ fn other_creations() -> Vec<Case> {
             json!({"spec": {"version": "latest"}}),
             "should match",
         ),
+        taken(
+            version,
+            "upgrade path and end of life",
+            json!({"spec": {"upgradesFrom": ["6.2.x", "7.0.14"], "endOfLife": "2024-07-29", "deprecated": "change to 7.2"}}),
+        ),
+        refused(
+            version,
+            "path from a newer series",
+            json!({"spec": {"upgradesFrom": ["6.2.x", "7.2.x"]}}),
+            "would be a downgrade",
+        ),
+        refused(
+            version,
+            "path that is no version",
+            json!({"spec": {"upgradesFrom": ["6.x"]}}),
+            "should match",
+        ),
+        refused(
+            version,
+            "one path twice",
+            json!({"spec": {"upgradesFrom": ["6.2.x", "6.2.x"]}}),
+            "Duplicate value",
+        ),
+        refused(
+            version,
+            "day that does not exist",
+            json!({"spec": {"endOfLife": "2027-02-31"}}),
+            "must be of type date",
+        ),
+        refused(
+            version,
+            "deprecated in two lines",
+            json!({"spec": {"deprecated": "change\nto 7.2"}}),
+            "should match",
+        ),
         refused(
             version,
             "unknown distribution",

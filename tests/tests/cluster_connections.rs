@@ -336,6 +336,8 @@ async fn three() -> Result<(Vec<RedisServer>, Vec<ExpectedNode>)> {
             terminating: false,
             down_since: None,
             former: BTreeMap::new(),
+            why_loading: None,
+            cordoned: false,
         });
     }
     Ok((servers, expected))

@@ -2,7 +2,7 @@
 
 use anyhow::{Context, Result, ensure};
 use common::kubernetes::conditions::{find, holds};
-use crds::{CLIENT_PORT, LABEL_CLUSTER, RedisCluster, RedisClusterStatus};
+use crds::{CLIENT_PORT, LABEL_CLUSTER, RedisCluster, RedisClusterStatus, RedisVersion};
 use k8s_openapi::{
     NamespaceResourceScope,
     api::{
@@ -20,6 +20,7 @@ use kube::{
 };
 use serde_json::{Value, json};
 use std::{
+    collections::BTreeSet,
     net::{Ipv4Addr, SocketAddr},
     process,
     sync::atomic::{AtomicU8, Ordering},
@@ -199,7 +200,7 @@ impl ClusterStage {
         for index in 0..self.nodes.len() {
             let pod = json!({
                 "metadata": {"name": pod_name(index), "labels": {LABEL_CLUSTER: "shop"}},
-                "spec": {"nodeName": kubernetes_node(index), "containers": [{"name": crds::CONTAINER, "image": "redis"}],
+                "spec": {"nodeName": kubernetes_node(index), "terminationGracePeriodSeconds": 1, "containers": [{"name": crds::CONTAINER, "image": "redis"}],
                          "readinessGates": [{"conditionType": crds::CONDITION_SERVING}]},
             });
             let pod: Pod = serde_json::from_value(pod)?;
@@ -617,6 +618,123 @@ async fn a_majority_that_may_live_is_not_overruled() -> Result<()> {
     replica.end(ReplicaEnd::Orderly)
 }
 
+/// The pods of two of three primaries are deleted by force, with all that they had. Their replicas do not wait for two minutes: the kubelet
+/// has started a later pod, so it has ended the earlier ones.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_majority_deleted_by_force_is_replaced_early() -> Result<()> {
+    let mut stage = ClusterStage::new().await?;
+    let nodes: Api<Node> = Api::all(stage.server.client.clone());
+    let name = stage.kubernetes_node();
+    let node: Node = serde_json::from_value(json!({"metadata": {"name": &name}}))?;
+    nodes.create(&PostParams::default(), &node).await?;
+    let past = (Timestamp::now() - Duration::from_hours(1)).to_string();
+    let ready = json!([{"type": "Ready", "status": "True", "lastHeartbeatTime": &past, "lastTransitionTime": &past}]);
+    let patch = Patch::Merge(json!({"status": {"conditions": ready}}));
+    nodes
+        .patch_status(&name, &PatchParams::default(), &patch)
+        .await?;
+    let replica = stage.replica("a", None);
+    stage.create(json!({"recovery": {"after": "3s"}})).await?;
+    stage.run_pods().await?;
+    let slots = stage.fill().await?;
+    let recorded = |status: &RedisClusterStatus| {
+        let mut nodes = status.nodes.iter();
+        status.nodes.len() == usize::from(NODES) && nodes.all(|node| node.grace_seconds == Some(1))
+    };
+    stage
+        .until("it is recorded how long pods have to end", recorded)
+        .await?;
+    let pods = stage.api::<Pod>();
+    let victims = [
+        stage.nodes.primary_of(0).await?,
+        stage.nodes.primary_of(1).await?,
+    ];
+    for (victim, place) in victims.into_iter().zip([None, Some(&name)]) {
+        stage.nodes.kill(victim).await?;
+        let by_force = DeleteParams::default().grace_period(0);
+        pods.delete(&pod_name(victim), &by_force).await?;
+        let created = Timestamp::now();
+        // The first finds no place, and the second one ends as soon as it is started.
+        let pod = json!({
+            "metadata": {"name": pod_name(victim), "labels": {LABEL_CLUSTER: "shop"}},
+            "spec": {"nodeName": place, "containers": [{"name": crds::CONTAINER, "image": "redis"}]},
+        });
+        let pod: Pod = serde_json::from_value(pod)?;
+        pods.create(&PostParams::default(), &pod).await?;
+        if place.is_some() {
+            let run = json!({"exitCode": 1, "startedAt": Timestamp::now(), "finishedAt": Timestamp::now()});
+            stage.reported(victim, json!({"containerStatuses": [
+                {"name": crds::CONTAINER, "image": "redis", "imageID": "", "ready": false, "restartCount": 1,
+                 "state": {"waiting": {"reason": "CrashLoopBackOff"}}, "lastState": {"terminated": run}}]})).await?;
+        }
+        // What is created in the same second may be older than the end of the other one.
+        within(LIMIT, "the next second but one", async || {
+            Ok(Timestamp::now().as_second() > created.as_second() + 1)
+        })
+        .await?;
+    }
+    let fenced = |status: &RedisClusterStatus| reason(status, "Ready") == "PrimaryNotFenced";
+    stage.until("the doubt is named", fenced).await?;
+    let began = Timestamp::now();
+    let serves_again = |status: &RedisClusterStatus| holds(&status.conditions, "Available");
+    stage
+        .until("the replicas have taken over", serves_again)
+        .await?;
+    let took = Timestamp::now().duration_since(began).unsigned_abs();
+    ensure!(took < Duration::from_mins(1), "took {took:?}");
+    for (shard, victim) in victims.into_iter().enumerate() {
+        ensure!(stage.nodes.primary_of(shard).await? != victim);
+    }
+    stage.nodes.check(KEYS).await?;
+    ensure!(stage.nodes.slot_map().await? == slots);
+    replica.end(ReplicaEnd::Orderly)
+}
+
+/// Two of three primaries are on one Kubernetes node. The other place of one is cordoned: it is handed over to once that has ended.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn primaries_are_not_handed_over_to_cordoned_machines() -> Result<()> {
+    let stage = ClusterStage::new().await?;
+    let nodes: Api<Node> = Api::all(stage.server.client.clone());
+    let [one, two, three] =
+        ["one", "two", "three"].map(|name| format!("{name}-of-{}", stage.namespace));
+    for (name, cordoned) in [(&one, false), (&two, true), (&three, false)] {
+        let node = json!({"metadata": {"name": name}, "spec": {"unschedulable": cordoned}});
+        let node: Node = serde_json::from_value(node)?;
+        nodes.create(&PostParams::default(), &node).await?;
+    }
+    let replica = stage.replica("a", None);
+    stage.create(json!({})).await?;
+    let places = [&one, &one, &one, &two, &three, &three];
+    stage.run_pods_on(|index| places[index].clone()).await?;
+    let slots = stage.fill().await?;
+    // A new cluster has a primary on each.
+    let moved = 3;
+    ensure!(stage.nodes.primary_of(1).await? == moved);
+    let answer: String = stage.nodes.server(2).call("CLUSTER FAILOVER").await?;
+    ensure!(answer == "OK", "{answer}");
+    let is_primary = async |index: usize| anyhow::Ok(stage.nodes.primary_of(1).await? == index);
+    within(LIMIT, "the failover by hand", async || is_primary(2).await).await?;
+    let returned = within(Duration::from_secs(15), "a hand-over", async || {
+        is_primary(moved).await
+    });
+    ensure!(returned.await.is_err(), "handed over to a cordoned machine");
+    let uncordon = Patch::Merge(json!({"spec": {"unschedulable": null}}));
+    let parameters = PatchParams::default();
+    nodes.patch(&two, &parameters, &uncordon).await?;
+    within(LIMIT, "the hand-over", async || is_primary(moved).await).await?;
+    stage.until("healthy", serves).await?;
+    ensure!(stage.nodes.slot_map().await? == slots);
+    stage.nodes.check(KEYS).await?;
+    let events = stage.api::<Event>();
+    within(LIMIT, "the Event", async || {
+        let events = events.list(&ListParams::default()).await?.items;
+        let reasons = events.iter().filter_map(|one| one.reason.as_deref());
+        Ok(reasons.filter(|one| *one == "PrimaryHandedOver").count() == 1)
+    })
+    .await?;
+    replica.end(ReplicaEnd::Orderly)
+}
+
 /// A server was killed from outside several times: its pod is replaced instead of waiting for minutes.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_pod_kept_by_its_back_off_is_replaced() -> Result<()> {
@@ -787,5 +905,121 @@ async fn every_part_of_a_pod_reaches_the_stateful_sets() -> Result<()> {
                 == Some(all.len())
         );
     }
+    replica.end(ReplicaEnd::Orderly)
+}
+
+/// The catalog's entries for this test: Redis 7.0 is what runs; 8.0 is reached from 7.2 only.
+async fn catalog(stage: &ClusterStage) -> Result<impl Fn(&str) -> String> {
+    let prefix = stage.namespace.clone();
+    let named = move |name: &str| format!("{prefix}-{name}");
+    let entries = [
+        (
+            "old",
+            json!({"version": "6.2.14", "deprecated": "6.2 gets no fixes"}),
+        ),
+        (
+            "now",
+            json!({"version": "7.0.15", "endOfLife": "2024-07-29"}),
+        ),
+        (
+            "next",
+            json!({"version": "7.2.4", "upgradesFrom": ["7.0.x"]}),
+        ),
+        (
+            "far",
+            json!({"version": "8.0.2", "upgradesFrom": ["7.2.x"]}),
+        ),
+    ];
+    let api: Api<RedisVersion> = Api::all(stage.server.client.clone());
+    for (name, mut spec) in entries {
+        spec["distribution"] = json!("Redis");
+        spec["image"] = json!(format!("redis:{name}"));
+        let entry = json!({"metadata": {"name": named(name)}, "spec": spec});
+        let entry: RedisVersion = serde_json::from_value(entry)?;
+        api.create(&PostParams::default(), &entry).await?;
+    }
+    Ok(named)
+}
+
+/// The image in the pod template of every StatefulSet.
+async fn images(stage: &ClusterStage) -> Result<BTreeSet<String>> {
+    let sets = stage.api::<StatefulSet>();
+    let sets = sets.list(&ListParams::default()).await?.items;
+    let templates = sets.into_iter().filter_map(|set| set.spec.template.spec);
+    let containers = templates.flat_map(|spec| spec.containers);
+    Ok(containers.filter_map(|one| one.image).collect())
+}
+
+/// A version that the servers cannot change to changes no pod template; the spec that is set back is Ready again.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_version_without_a_path_changes_no_template() -> Result<()> {
+    let stage = ClusterStage::new().await?;
+    let entry = catalog(&stage).await?;
+    let replica = stage.replica("a", None);
+    stage
+        .create(json!({"image": null, "version": entry("now")}))
+        .await?;
+    stage.run_pods().await?;
+    let slots = stage.fill().await?;
+    let warned = |status: &RedisClusterStatus| {
+        reason(status, "VersionSupported") == "VersionEndOfLife" && status.phase.is_some()
+    };
+    let status = stage.until("the end of life is reported", warned).await?;
+    let kept = status.version.clone();
+    ensure!(kept.image.as_deref() == Some("redis:now"), "{kept:?}");
+    for (name, refusal, cure) in [
+        (
+            "old",
+            "DowngradeRefused",
+            "Redis 6.2.14 cannot read the data of Redis 7.0.15",
+        ),
+        ("far", "UpgradePathMissing", "reached from 7.2.x"),
+    ] {
+        stage.change(json!({"version": entry(name)})).await?;
+        let refused = |status: &RedisClusterStatus| {
+            reason(status, "UpToDate") == refusal
+                && reason(status, "Ready") == refusal
+                && holds(&status.conditions, "Stalled")
+        };
+        let status = stage.until("the version is refused", refused).await?;
+        let words = message(&status, "Ready");
+        ensure!(words.contains(cure), "{words}");
+        ensure!(
+            words.ends_with(&format!("back to {}", entry("now"))),
+            "{words}"
+        );
+        ensure!(status.version == kept, "{:?}", status.version);
+        ensure!(serves(&status) && warned(&status));
+        // A set that is lost meanwhile is made again with the image that runs.
+        let sets = stage.api::<StatefulSet>();
+        sets.delete("shop-1", &DeleteParams::default()).await?;
+        within(LIMIT, "the StatefulSet is made again", async || {
+            let set = sets.get_opt("shop-1").await?;
+            Ok(set.is_some_and(|set| set.metadata.deletion_timestamp.is_none()))
+        })
+        .await?;
+        ensure!(images(&stage).await? == ["redis:now".to_owned()].into());
+    }
+    stage.change(json!({"version": entry("now")})).await?;
+    let ready = |status: &RedisClusterStatus| holds(&status.conditions, "UpToDate");
+    stage
+        .until("the spec that was set back is kept to", ready)
+        .await?;
+
+    // One step of the path is allowed.
+    stage.change(json!({"version": entry("next")})).await?;
+    let taken = |status: &RedisClusterStatus| {
+        status.version.image.as_deref() == Some("redis:next")
+            && reason(status, "VersionSupported") == "Supported"
+    };
+    stage.until("the next version is taken", taken).await?;
+    ensure!(images(&stage).await? == ["redis:next".to_owned()].into());
+    let events = stage.api::<Event>().list(&ListParams::default()).await?;
+    let events = events.items.into_iter().filter_map(|event| event.reason);
+    let events: Vec<String> = events.collect();
+    for reason in ["VersionEndOfLife", "DowngradeRefused", "UpgradePathMissing"] {
+        ensure!(events.iter().any(|one| one == reason), "{events:?}");
+    }
+    stage.nodes.unharmed(&slots, KEYS).await?;
     replica.end(ReplicaEnd::Orderly)
 }

@@ -150,6 +150,8 @@ fn expected((index, port): (usize, &u16)) -> ExpectedNode {
         terminating: false,
         down_since: None,
         former: BTreeMap::new(),
+        why_loading: None,
+        cordoned: false,
     }
 }
 

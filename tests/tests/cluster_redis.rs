@@ -14,6 +14,7 @@ use cluster_controller::redis::{
 use common::cluster::{
     kept_connections::ClusterConnections, node::FailoverMode, topology::NodesView,
 };
+use crds::LostSlots;
 use k8s_openapi::jiff::Timestamp;
 use std::time::Duration;
 use tests::{
@@ -240,6 +241,78 @@ async fn a_shard_that_lost_its_volumes_is_not_created_again() -> Result<()> {
     cluster.nothing_destroyed().await
 }
 
+/// Where the user accepts it, the ranges of the message are served again, empty, and nothing else changes.
+#[tokio::test]
+async fn lost_ranges_are_named_and_recreated_on_request() -> Result<()> {
+    let (mut cluster, slots) = filled(0, PodStorage::Volume).await?;
+    let victim = cluster.primary_of(1).await?;
+    cluster.kill(victim).await?;
+    cluster.wipe(victim)?;
+    cluster.restart(victim).await?;
+    let mut wanted = wanted(&cluster, true);
+    let refused = drive_pods(&cluster, &wanted, NODE_TIMEOUT * 4).await;
+    let blockers = refused.plan.blockers.iter();
+    let words: Vec<String> = blockers.map(ToString::to_string).collect();
+    for part in [
+        "5461 slots (5462-10922) are lost",
+        "restore a backup",
+        "lostSlots: RecreateEmpty",
+    ] {
+        ensure!(
+            words.iter().any(|word| word.contains(part)),
+            "{part}: {words:?}"
+        );
+    }
+    wanted.recovery.lost_slots = LostSlots::RecreateEmpty;
+    let drive = drive_pods(&cluster, &wanted, LIMIT).await;
+    ensure!(
+        drive.assessment.is_healthy(),
+        "{:#?}",
+        drive.assessment.problems
+    );
+    ensure!(cluster.slot_map().await? == slots);
+    for survivor in [0, 2] {
+        cluster.is_as_before(survivor, &slots, KEYS).await?;
+    }
+    let size: u64 = cluster.server(victim).call("DBSIZE").await?;
+    ensure!(size == 0, "{size} keys in the shard that was created again");
+    cluster.fill(KEYS).await?;
+    cluster.check(KEYS).await
+}
+
+/// CLUSTER DELSLOTS, on the primary alone or on every node: the primary has the keys, and serves them again.
+#[tokio::test]
+async fn slots_taken_by_hand_are_served_again() -> Result<()> {
+    for storage in [PodStorage::Volume, PodStorage::Memory] {
+        let (cluster, slots) = filled(1, storage).await?;
+        let primary = cluster.primary_of(1).await?;
+        let taken = "CLUSTER DELSLOTSRANGE 6000 6999";
+        cluster.server(primary).call::<()>(taken).await?;
+        let drive = repair(&cluster, true).await?;
+        let restored = |drive: &Drive| {
+            let done = drive.done.iter();
+            done.filter(|one| one.step.reason.contains("no node claims the slots"))
+                .count()
+        };
+        ensure!(restored(&drive) > 0, "{:?}", drive.done);
+        ensure!(cluster.slot_map().await? == slots);
+        // On every node, of slots that have keys: those without one are known by no table any more.
+        let full = cluster.slots_with_keys(1, KEYS).await?;
+        let some = full.iter().take(50);
+        let arguments: Vec<String> = some.map(|slot| slot.get().to_string()).collect();
+        let taken = format!("CLUSTER DELSLOTS {}", arguments.join(" "));
+        for index in 0..cluster.len() {
+            // A node that has heard of it already refuses.
+            let _ = cluster.server(index).call::<()>(&taken).await;
+        }
+        let drive = repair(&cluster, true).await?;
+        ensure!(restored(&drive) > 0, "{:?}", drive.done);
+        ensure!(cluster.slot_map().await? == slots);
+        cluster.check(KEYS).await?;
+    }
+    Ok(())
+}
+
 #[tokio::test]
 async fn replicas_take_over_when_the_majority_is_lost() -> Result<()> {
     let (mut cluster, slots) = filled(1, PodStorage::Volume).await?;
@@ -309,6 +382,41 @@ async fn a_primary_that_comes_back_slowly_keeps_its_role() -> Result<()> {
     ensure!(cluster.primary_of(0).await? == primary);
     ensure!(cluster.ids().await? == ids, "node ids changed");
     cluster.unharmed(&slots, 2 * KEYS).await
+}
+
+/// The server of a full disk refuses writes. Its pod, the cause and the cure are named, and nothing is done against it.
+#[tokio::test]
+async fn a_full_disk_is_named() -> Result<()> {
+    let (mut cluster, slots) = filled(0, PodStorage::Volume).await?;
+    let ids = cluster.ids().await?;
+    let full = cluster.primary_of(1).await?;
+    cluster.rewrite(full).await?;
+    cluster.kill(full).await?;
+    cluster.fill_disk(full)?;
+    cluster.restart(full).await?;
+    repair(&cluster, true).await?;
+    eventually("it cannot write", async || {
+        let refused = cluster.fill(KEYS).await.err();
+        Ok(refused.is_some_and(|error| format!("{error:#}").contains("MISCONF")))
+    })
+    .await?;
+    let drive = drive_pods(&cluster, &wanted(&cluster, true), NODE_TIMEOUT * 2).await;
+    let problems = drive.assessment.problems.iter();
+    let words: Vec<(Option<&str>, String)> =
+        problems.map(|one| (one.pod(), one.to_string())).collect();
+    let [(pod, words)] = words.as_slice() else {
+        anyhow::bail!("{words:?}")
+    };
+    ensure!(*pod == Some("test-1-0"), "{pod:?}");
+    for part in [
+        "cannot write its append-only file",
+        "make room on its volume",
+    ] {
+        ensure!(words.contains(part), "{words}");
+    }
+    ensure!(drive.done.is_empty(), "{:?}", drive.done);
+    ensure!(cluster.ids().await? == ids && cluster.slot_map().await? == slots);
+    cluster.check(KEYS).await
 }
 
 /// Before 7.0 slots are given one by one; later servers still know how.

@@ -209,6 +209,51 @@ async fn a_forgotten_operation_expires_by_itself() -> Result<()> {
     Ok(())
 }
 
+/// A cluster that was deleted while its slots moved, and created again: the lease of its predecessor does not keep its slots from moving.
+/// That of anything else does, also under the same name.
+#[tokio::test]
+async fn a_cluster_created_again_takes_over_at_once() -> Result<()> {
+    let server = api_server().await?;
+    let namespace = server.namespace("again").await?;
+    let before = OperationLeases::new(&runtime(&server, "a", &namespace)?);
+    let after = OperationLeases::new(&runtime(&server, "b", &namespace)?);
+    let cluster = |uid: &str| Holder {
+        kind: "RedisCluster".into(),
+        ..holder("cache", uid)
+    };
+    let long = Duration::from_mins(10);
+    let (old, new) = (cluster("u1"), cluster("u2"));
+    assert_eq!(
+        before.acquire(&namespace, "cache", &old, long).await?,
+        Operation::Held
+    );
+    // A backup waits, and so does a cluster of another name.
+    for other in [
+        holder("cache", "u2"),
+        Holder {
+            name: "other".into(),
+            ..new.clone()
+        },
+    ] {
+        assert_eq!(
+            after.acquire(&namespace, "cache", &other, long).await?,
+            Operation::HeldBy(old.clone())
+        );
+    }
+    // Also in the process that has just renewed it for the old one.
+    for leases in [&before, &after] {
+        assert_eq!(
+            leases.acquire(&namespace, "cache", &new, long).await?,
+            Operation::Held
+        );
+        assert_eq!(leases.holder(&namespace, "cache").await?, Some(new.clone()));
+    }
+    // What still ended for the old one releases nothing.
+    before.release(&namespace, "cache", &old).await?;
+    assert_eq!(after.holder(&namespace, "cache").await?, Some(new));
+    Ok(())
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn ten_holders_race_and_one_wins() -> Result<()> {
     let server = api_server().await?;

@@ -39,6 +39,9 @@ const CLAIM: &str = "data";
 const MEMORY: &str = "memory";
 /// The stop script takes up to 5 s, the server up to 10 s to let its replicas catch up, the rest is for a slow disk.
 const GRACE_SECONDS: i64 = 60;
+/// The same without a disk. It is also how long a pod that was deleted by force may still serve: until then no replica takes over from it
+/// without a majority.
+const MEMORY_GRACE_SECONDS: i64 = 20;
 
 /// The StatefulSet of one shard, whose pods have this ConfigMap.
 pub fn stateful_set(cluster: &ValidatedCluster, size: SetSize, configuration: &str) -> StatefulSet {
@@ -119,7 +122,7 @@ fn pod(cluster: &ValidatedCluster, shard: i32, configuration: &str) -> PodSpec {
         topology_spread_constraints: placement::spread_constraints(cluster, shard),
         automount_service_account_token: Some(false),
         enable_service_links: Some(false),
-        termination_grace_period_seconds: Some(GRACE_SECONDS),
+        termination_grace_period_seconds: Some(grace_seconds(cluster)),
         security_context: Some(pod_template::security_context(cluster)),
         containers: vec![container(cluster)],
         volumes: Some(volumes),
@@ -131,6 +134,14 @@ fn pod(cluster: &ValidatedCluster, shard: i32, configuration: &str) -> PodSpec {
     };
     pod_template::extend(cluster, &mut pod);
     pod
+}
+
+fn grace_seconds(cluster: &ValidatedCluster) -> i64 {
+    let usual = !cluster.config.contains_key("shutdown-timeout");
+    match cluster.storage {
+        None if usual => MEMORY_GRACE_SECONDS,
+        None | Some(_) => GRACE_SECONDS,
+    }
 }
 
 fn data_volume(cluster: &ValidatedCluster) -> &'static str {
@@ -193,6 +204,8 @@ fn container(cluster: &ValidatedCluster) -> Container {
             }),
             ..Lifecycle::default()
         }),
+        // What a server logged last before it failed is in the pod's status, and from there in the cluster's.
+        termination_message_policy: Some("FallbackToLogsOnError".to_owned()),
         // A server listens before it loads its data: this is the time for the start script, which may wait for a while before a server
         // without a memory of its own comes back, and no limit for loading.
         startup_probe: Some(Probe {

@@ -1,5 +1,6 @@
 //! What Kubernetes says of a pod. Pure.
 
+pub mod loading;
 pub mod replace;
 pub mod start;
 mod unscheduled;
@@ -9,7 +10,7 @@ pub use common::kubernetes::pods::{ip, is_terminating, started};
 use common::kubernetes::pods::server;
 use crds::{ANNOTATION_RESTART_HASH, CONDITION_SERVING, CONTAINER, LABEL_ROLE};
 use k8s_openapi::{
-    api::core::v1::{ContainerStatus, Pod, PodCondition},
+    api::core::v1::{ContainerStateTerminated, ContainerStatus, Pod, PodCondition},
     jiff::Timestamp,
 };
 use kube::ResourceExt;
@@ -18,6 +19,8 @@ use std::{collections::HashMap, sync::Arc};
 /// A kubelet's reason for `Ready=False` while the containers are ready and a readiness gate is not (`GeneratePodReadyCondition` in
 /// Kubernetes' `pkg/kubelet/status/generate.go`, 1.11 to 1.35).
 const GATES_NOT_READY: &str = "ReadinessGatesNotReady";
+/// Bytes of a line of a log that is shown. A longer one says little in a status.
+const LONGEST_WORDS: usize = 120;
 /// Reason of the serving condition of a node that gave no answer: all others follow from an answer.
 pub const NOT_ANSWERING: &str = "NotAnswering";
 
@@ -45,6 +48,26 @@ pub fn has_claim(pod: &Pod) -> bool {
 /// Name of the Kubernetes node that it runs on.
 pub fn kubernetes_node(pod: &Pod) -> Option<&str> {
     pod.spec.as_ref()?.node_name.as_deref()
+}
+
+/// Seconds that its containers have to end in once its kubelet ends them.
+pub fn grace_seconds(pod: &Pod) -> Option<u64> {
+    let grace = pod.spec.as_ref()?.termination_grace_period_seconds?;
+    u64::try_from(grace).ok()
+}
+
+/// When a kubelet first started its server, as far as the present run and the one before it say: it knows the pod by then.
+pub fn first_started(pod: &Pod) -> Option<Timestamp> {
+    let container = server(pod)?;
+    [&container.state, &container.last_state]
+        .into_iter()
+        .filter_map(|state| {
+            let state = state.as_ref()?;
+            let running = state.running.as_ref().map(|run| &run.started_at);
+            let ended = state.terminated.as_ref().map(|run| &run.started_at);
+            running.or(ended)?.as_ref().map(|time| time.0)
+        })
+        .min()
 }
 
 /// Whether the address in its status is sure to be its own. When a Kubernetes node stops reporting, the node controller sets `Ready` to
@@ -151,7 +174,10 @@ pub fn why_down(pod: Option<&Pod>) -> Option<String> {
         "CrashLoopBackOff" if out_of_memory(pod) => {
             Some("crash-looping (OOMKilled); raise spec.resources.limits.memory".to_owned())
         }
-        "CrashLoopBackOff" => Some("crash-looping; see kubectl logs --previous".to_owned()),
+        "CrashLoopBackOff" => Some(match last_words(pod) {
+            Some(words) => format!("crash-looping ({words}); see kubectl logs --previous"),
+            None => "crash-looping; see kubectl logs --previous".to_owned(),
+        }),
         "ErrImagePull" | "ImagePullBackOff" | "InvalidImageName" => {
             let image = &server(pod)?.image;
             // The last part of the runtime's message is the cause; before it, the image is named several times.
@@ -175,9 +201,31 @@ pub fn has_ended(pod: &Pod) -> bool {
 }
 
 fn out_of_memory(pod: &Pod) -> bool {
-    let last = server(pod).and_then(|container| container.last_state.as_ref());
-    let ended = last.and_then(|last| last.terminated.as_ref());
-    ended.is_some_and(|ended| ended.reason.as_deref() == Some("OOMKilled"))
+    last_end(pod).is_some_and(|ended| ended.reason.as_deref() == Some("OOMKilled"))
+}
+
+/// How often its server has ended, where it does so again and again and was ended for its memory last.
+pub fn ends_for_memory(pod: &Pod) -> Option<i32> {
+    let times = server(pod)?.restart_count;
+    (times > 1 && out_of_memory(pod)).then_some(times)
+}
+
+/// The run before the present one, or before the back-off.
+fn last_end(pod: &Pod) -> Option<&ContainerStateTerminated> {
+    let last = server(pod)?.last_state.as_ref()?;
+    last.terminated.as_ref()
+}
+
+/// The last line that the server has logged before it failed, without the process id and the time (`1:M 26 Nov 2026 10:00:00.000 # `).
+/// Pods of earlier versions do not report it.
+fn last_words(pod: &Pod) -> Option<&str> {
+    let log = last_end(pod)?.message.as_deref()?;
+    let line = log.lines().map(str::trim).rfind(|line| !line.is_empty())?;
+    let words = [" # ", " * "]
+        .into_iter()
+        .find_map(|level| Some(line.split_once(level)?.1))
+        .unwrap_or(line);
+    (words.len() < LONGEST_WORDS).then_some(words)
 }
 
 fn condition<'a>(pod: &'a Pod, kind: &str) -> Option<&'a PodCondition> {
@@ -335,5 +383,39 @@ mod tests {
         let words = waits("CrashLoopBackOff", "back-off 40s").unwrap();
         assert!(words.contains("logs --previous"), "{words}");
         assert_eq!(why(&json!({})), None);
+    }
+
+    /// What a kubelet shows of a server that ends again and again.
+    #[test]
+    fn the_cause_of_a_crash_loop_is_named() {
+        let ends = |reason: &str, log: &str| {
+            let mut status = json!({"containerStatuses": running("2026-01-01T09:00:00Z")});
+            let container = &mut status["containerStatuses"][0];
+            container["state"] =
+                json!({"waiting": {"reason": "CrashLoopBackOff", "message": "back-off 40s"}});
+            container["lastState"]["terminated"]["reason"] = reason.into();
+            container["lastState"]["terminated"]["message"] = log.into();
+            why_down(Some(&pod(&json!({}), &status))).unwrap()
+        };
+        assert_eq!(
+            ends("OOMKilled", ""),
+            "crash-looping (OOMKilled); raise spec.resources.limits.memory"
+        );
+        let log = "1:C 26 Nov 2026 10:00:00.000 * oO0OoO0OoO0Oo Redis is starting\n\
+                   1:M 26 Nov 2026 10:00:00.001 # Can't open the append-only file: No space left on device\n";
+        assert_eq!(
+            ends("Error", log),
+            "crash-looping (Can't open the append-only file: No space left on device); see kubectl logs --previous"
+        );
+        assert_eq!(
+            ends("Error", "Bad directive\n\n"),
+            "crash-looping (Bad directive); see kubectl logs --previous"
+        );
+        for log in ["", &"long ".repeat(100)] {
+            assert_eq!(
+                ends("Error", log),
+                "crash-looping; see kubectl logs --previous"
+            );
+        }
     }
 }

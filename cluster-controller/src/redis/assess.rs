@@ -1,10 +1,10 @@
 //! Whether the cluster is healthy: every node is asked, since `cluster_state:ok` from one of them is true too early.
 
 use super::{
-    member::{Answer, BUSY, ForeignNode, Member},
+    member::{Answer, BUSY, ForeignNode, Member, loading},
     survey::{Live, Survey},
 };
-use common::cluster::{slots::SLOT_COUNT, topology::NodeId};
+use common::cluster::{slots::SLOT_COUNT, topology::NodeId, version::ServerVersion};
 use std::fmt;
 
 /// One thing that is not as it should be.
@@ -28,6 +28,8 @@ pub enum Problem {
     Loading {
         /// Name of the node's pod.
         pod: String,
+        /// Why it is not through with it. None: it has not taken long yet.
+        why: Option<String>,
     },
     /// A node runs a script, and answers nothing else until that ends.
     Busy {
@@ -96,6 +98,17 @@ pub enum Problem {
         /// Name of the replica's pod.
         pod: String,
     },
+    /// A replica is not linked, and runs a server that may not read what its primary sends.
+    OlderThanPrimary {
+        /// Name of the replica's pod.
+        pod: String,
+        /// What it runs.
+        server: String,
+        /// The pod of its primary.
+        primary: String,
+        /// What the primary runs.
+        copied: String,
+    },
     /// A pod that the spec does not ask for any more.
     Leaving {
         /// Name of the pod, which is still there.
@@ -121,7 +134,7 @@ impl Problem {
         match self {
             Self::Absent { pod, .. }
             | Self::Unresponsive { pod, .. }
-            | Self::Loading { pod }
+            | Self::Loading { pod, .. }
             | Self::Busy { pod }
             | Self::DiskRefusesWrites { pod, .. }
             | Self::Foreign { pod, .. }
@@ -131,6 +144,7 @@ impl Problem {
             | Self::Unlinked { pod, .. }
             | Self::NotReplicating { pod }
             | Self::ReplicaUnlinked { pod }
+            | Self::OlderThanPrimary { pod, .. }
             | Self::Leaving { pod }
             | Self::OpenSlots { pod, .. } => Some(pod),
             Self::Uncovered { .. } | Self::NoPrimary { .. } | Self::NoSlots { .. } => None,
@@ -144,7 +158,7 @@ impl fmt::Display for Problem {
         match self {
             Self::Absent { why, .. } => write!(out, "{why}"),
             Self::Unresponsive { why, .. } => write!(out, "does not answer ({why})"),
-            Self::Loading { .. } => write!(out, "loading its data"),
+            Self::Loading { why, .. } => out.write_str(&loading(why.as_deref())),
             Self::Busy { .. } => out.write_str(BUSY),
             Self::DiskRefusesWrites { what, .. } => write!(
                 out,
@@ -163,6 +177,16 @@ impl fmt::Display for Problem {
             Self::Unlinked { count, .. } => write!(out, "does not reach {count} nodes"),
             Self::NotReplicating { .. } => write!(out, "does not replicate its shard's primary"),
             Self::ReplicaUnlinked { .. } => write!(out, "is not linked to its primary"),
+            Self::OlderThanPrimary {
+                server,
+                primary,
+                copied,
+                ..
+            } => write!(
+                out,
+                "is not linked to its primary {primary}: it runs {server}, which may not read a copy of {copied}; set spec.version or \
+                 spec.image back"
+            ),
             Self::Leaving { .. } => write!(out, "is leaving the cluster"),
             Self::NoSlots { shard } => write!(out, "shard {shard} has no slots yet"),
             Self::OpenSlots { count, .. } => write!(out, "has {count} open slots"),
@@ -274,7 +298,10 @@ fn missing(members: &[Member]) -> Vec<Problem> {
                     pod,
                     why: why.clone(),
                 }),
-                Answer::Loading => Some(Problem::Loading { pod }),
+                Answer::Loading => Some(Problem::Loading {
+                    pod,
+                    why: member.expected.why_loading.clone(),
+                }),
                 Answer::Busy => Some(Problem::Busy { pod }),
                 Answer::Foreign(foreign) => Some(Problem::Foreign {
                     pod,
@@ -335,6 +362,24 @@ pub fn is_linked(replica: Live<'_>, primary: Live<'_>) -> bool {
             .is_some_and(|link| link.up)
 }
 
+/// Why a replica is not linked, as far as the versions of both say. Valkey reads what Redis writes, and not the other way round.
+fn unlinked(replica: Live<'_>, primary: Live<'_>) -> Problem {
+    let pod = replica.pod().to_owned();
+    let (server, copied) = (&replica.report.server, &primary.report.server);
+    let versions = ServerVersion::of(server).zip(ServerVersion::of(copied));
+    let is_older = versions
+        .is_some_and(|(own, other)| own.is_older_series_than(&other) || own.family < other.family);
+    if !is_older {
+        return Problem::ReplicaUnlinked { pod };
+    }
+    Problem::OlderThanPrimary {
+        pod,
+        server: server.to_string(),
+        primary: primary.pod().to_owned(),
+        copied: copied.to_string(),
+    }
+}
+
 fn own_problems(survey: &Survey<'_>, one: Live<'_>) -> Vec<Problem> {
     let pod = || one.pod().to_owned();
     let mut problems = Vec::new();
@@ -391,7 +436,7 @@ fn own_problems(survey: &Survey<'_>, one: Live<'_>) -> Vec<Problem> {
         if one.report.own().primary != Some(primary.report.id()) {
             problems.push(Problem::NotReplicating { pod: pod() });
         } else if !is_linked(one, primary) {
-            problems.push(Problem::ReplicaUnlinked { pod: pod() });
+            problems.push(unlinked(one, primary));
         }
     }
     problems

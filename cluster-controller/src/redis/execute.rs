@@ -258,7 +258,7 @@ async fn assign(
         }
         Assignment::Joined => add(&mut commands, "ADDSLOTS", ranges, by_range),
         // In one transaction: between the commands the node must not gossip a claim with an old epoch.
-        Assignment::Recreated { listed } => {
+        Assignment::Recreated { listed } | Assignment::Restored { listed } => {
             commands.atomic();
             if !listed.is_empty() {
                 add(&mut commands, "DELSLOTS", listed, by_range);

@@ -2,6 +2,7 @@
 
 use common::cluster::{
     info::{PersistenceInfo, ReplicationInfo, ServerInfo},
+    slots::SlotSet,
     topology::{ClusterInfo, ClusterNode, NodeAddress, NodeId, NodesView},
 };
 use crds::{LostSlots, Takeover};
@@ -172,12 +173,16 @@ pub struct ExpectedNode {
     pub kubernetes_node: Option<String>,
     /// The zone of that Kubernetes node.
     pub zone: ZoneLabel,
+    /// Whether that Kubernetes node is known to be cordoned. It is read only when a primary is to be handed over to it.
+    pub cordoned: bool,
     /// Whether the pod is being deleted.
     pub terminating: bool,
     /// Start of the outage, not before the last start of the container. None while Kubernetes reports the pod as ready.
     pub down_since: Option<Timestamp>,
     /// The node ids that were last seen in this pod and do not answer now, with what is known of their processes.
     pub former: BTreeMap<NodeId, ProcessEvidence>,
+    /// Why its server, which is loading, is not through with it; with the cure. None: it has not taken long yet.
+    pub why_loading: Option<String>,
 }
 
 /// An expected node and what its server reported.
@@ -204,6 +209,14 @@ pub enum Answer {
     Foreign(ForeignNode),
     /// It answered.
     Report(Box<Report>),
+}
+
+/// What a server does that is loading, and why it is not through with it where that takes long.
+pub fn loading(why: Option<&str>) -> String {
+    match why {
+        Some(why) => format!("loading its data {why}"),
+        None => "loading its data".to_owned(),
+    }
 }
 
 /// A server at an expected address that is not this cluster's.
@@ -246,6 +259,8 @@ pub struct Report {
     pub refusal: WriteRefusal,
     /// Namespace, name and uid of the pod that it was started in.
     pub proof: String,
+    /// Slots that no node claims and of which it has keys. None: it was not asked, as it is while every slot is claimed.
+    pub unserved: Option<SlotSet>,
 }
 
 /// The settings by which a server refuses writes.
@@ -310,7 +325,7 @@ impl Member {
     pub fn explained(&self) -> (String, String) {
         let why = match &self.answer {
             Answer::Report(_) => "answers".to_owned(),
-            Answer::Loading => "loading its data".to_owned(),
+            Answer::Loading => loading(self.expected.why_loading.as_deref()),
             Answer::Busy => BUSY.to_owned(),
             Answer::Foreign(foreign) => foreign.to_string(),
             Answer::Absent(why) | Answer::Unresponsive(why) => why.clone(),

@@ -12,3 +12,4 @@ pub mod observe;
 pub mod plan;
 pub mod reshard;
 pub mod survey;
+pub mod unserved;

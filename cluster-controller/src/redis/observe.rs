@@ -112,6 +112,7 @@ async fn report(client: &NodeClient, lines: &SharedNodes) -> Result<Option<Repor
             snapshots: !value("save").is_empty(),
         },
         proof: value("syslog-ident").to_owned(),
+        unserved: None,
     }))
 }
 

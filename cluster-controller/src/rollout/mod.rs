@@ -231,9 +231,11 @@ fn next_in_shard<'a>(
     }
     let successors = survey.live_in(shard).filter(|one| is_linked(*one, primary));
     let best = successors.max_by_key(|one| {
+        let expected = &one.member.expected;
         (
+            !expected.cordoned,
             one.report.replication.offset,
-            std::cmp::Reverse(one.member.expected.ordinal),
+            std::cmp::Reverse(expected.ordinal),
         )
     });
     match best {

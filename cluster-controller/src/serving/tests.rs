@@ -34,6 +34,7 @@ fn answer(info: &str, nodes: &str) -> Answer {
         keys: 0,
         node_timeout: Duration::from_secs(5),
         proof: String::new(),
+        unserved: None,
         persistence: PersistenceInfo::default(),
         refusal: WriteRefusal::default(),
     }))
@@ -60,6 +61,8 @@ fn member(index: usize, answer: Answer) -> Member {
             down_since: None,
             zone: ZoneLabel::Absent,
             former: BTreeMap::new(),
+            why_loading: None,
+            cordoned: false,
         },
         answer,
     }

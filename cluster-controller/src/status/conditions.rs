@@ -2,16 +2,17 @@
 
 use super::{StatusInputs, failure_sentence};
 use crate::{
+    pods::{ends_for_memory, is_ready},
     redis::{assess::Problem, member::Member, plan::Blocker},
     rollout::RolloutStep,
+    support::VersionSupport,
+    upgrade::family,
     validate::Server,
 };
 use common::{
-    cluster::{info::Family, slots::SLOT_COUNT},
-    kubernetes::conditions::ConditionUpdate,
-    sentence::names,
+    cluster::slots::SLOT_COUNT, kubernetes::conditions::ConditionUpdate, sentence::names,
 };
-use crds::{Distribution, OperationKind};
+use crds::OperationKind;
 
 /// Why a cluster is not Ready when nothing more has to be said of it.
 pub const NOT_HEALTHY: &str = "NotHealthy";
@@ -30,6 +31,7 @@ pub(super) fn conditions(formed_before: bool, found: &StatusInputs<'_>) -> Vec<C
         replication(found),
         quorum(found),
         up_to_date(found),
+        supported(found),
         paused(found),
     ]
 }
@@ -69,9 +71,25 @@ fn ready(found: &StatusInputs<'_>) -> ConditionUpdate {
         .find(|blocker| blocker.is_named());
     ConditionUpdate::no(
         "Ready",
-        lost.map_or(NOT_HEALTHY, reason),
+        lost.map_or_else(|| problem_reason(found), reason),
         failure_sentence(found),
     )
+}
+
+/// The reason where no blocker is named: what only a person ends.
+fn problem_reason(found: &StatusInputs<'_>) -> &'static str {
+    let is = |problem: fn(&Problem) -> bool| found.assessment.problems.iter().any(problem);
+    let mut pods = found.observed.pods.values();
+    if pods.any(|pod| !is_ready(pod) && ends_for_memory(pod).is_some()) {
+        return "OutOfMemory";
+    }
+    if is(|problem| matches!(problem, Problem::DiskRefusesWrites { .. })) {
+        return "DiskRefusesWrites";
+    }
+    if is(|problem| matches!(problem, Problem::Loading { why: Some(_), .. })) {
+        return "LoadingSlow";
+    }
+    NOT_HEALTHY
 }
 
 fn under_way(kind: OperationKind) -> &'static str {
@@ -91,6 +109,7 @@ fn reason(blocker: &Blocker) -> &'static str {
         Blocker::PrimaryDown { .. } => "PrimaryDown",
         Blocker::EmptyCopy { .. } => "ReplicaEmpty",
         Blocker::SlotsUnassigned { .. } => "SlotsUnassigned",
+        Blocker::SlotsContested { .. } => "SlotsContested",
         Blocker::ScriptRunning { .. } => "ScriptRunning",
         Blocker::Unfenced { .. } | Blocker::RecreationUnfenced { .. } => "PrimaryNotFenced",
         Blocker::TakeoverManual { .. } => "TakeoverManual",
@@ -253,6 +272,9 @@ fn up_to_date(found: &StatusInputs<'_>) -> ConditionUpdate {
         let message = "unknown while the spec is invalid";
         return ConditionUpdate::unknown("UpToDate", "InvalidSpec", message);
     };
+    if let Some(refusal) = &cluster.server.refused {
+        return ConditionUpdate::no("UpToDate", refusal.reason(), refusal.to_string());
+    }
     let rollout = found.rollout;
     if !rollout.outdated.is_empty() {
         let pods = names("pod", &rollout.outdated);
@@ -288,13 +310,17 @@ fn up_to_date(found: &StatusInputs<'_>) -> ConditionUpdate {
     ConditionUpdate::yes("UpToDate", "UpToDate", "every pod runs what is wanted")
 }
 
+fn supported(found: &StatusInputs<'_>) -> ConditionUpdate {
+    match found.cluster.map(|cluster| &cluster.server) {
+        Some(server) => server.support.condition(server.entry.as_deref()),
+        None => VersionSupport::Unlisted.condition(None),
+    }
+}
+
 /// What the servers are, compared with what the catalog says.
 fn broken_promise(server: &Server, found: &StatusInputs<'_>) -> Option<String> {
     let (distribution, version) = server.promised.as_ref()?;
-    let family = match distribution {
-        Distribution::Redis => Family::Redis,
-        Distribution::Valkey => Family::Valkey,
-    };
+    let family = family(*distribution);
     let entry = server.entry.as_deref().unwrap_or_default();
     let other = found.observed.members.iter().find_map(|member| {
         let server = &member.report()?.server;

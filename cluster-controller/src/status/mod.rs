@@ -9,9 +9,9 @@ use crate::{
     fencing::{LastSeen, LastSeenNodes},
     observe::Observed,
     operation::Operation,
-    pods::{is_ready, kubernetes_node},
+    pods::{grace_seconds, is_ready, kubernetes_node},
     redis::{
-        assess::{Assessment, Shard, ShardNode},
+        assess::{Assessment, ShardNode},
         identity::KnownNodes,
         plan::Plan,
     },
@@ -62,6 +62,9 @@ pub fn last_seen_before(cluster: &RedisCluster) -> LastSeenNodes {
     let seen = |node: &KnownNode| LastSeen {
         pod_uid: node.pod_uid.clone(),
         kubernetes_node: node.kubernetes_node.clone(),
+        grace: node
+            .grace_seconds
+            .and_then(|seconds| seconds.try_into().ok()),
     };
     nodes
         .filter_map(|node| Some((node.node_id.parse().ok()?, seen(node))))
@@ -166,7 +169,7 @@ pub fn compute(
         },
         operation: operation(old.operation, found, now),
         topology_hash: assigned.then(|| topology_hash(views)),
-        shard_statuses: shard_statuses(&found.assessment.shards),
+        shard_statuses: shard_statuses(found),
         nodes: nodes(found, &last_seen_before(object)),
         takeover_done: takeover_done(object, found),
         conditions,
@@ -207,12 +210,18 @@ fn count(number: usize) -> i32 {
     i32::try_from(number).unwrap_or(i32::MAX)
 }
 
-fn shard_statuses(shards: &[Shard]) -> Vec<ShardStatus> {
+fn shard_statuses(found: &StatusInputs<'_>) -> Vec<ShardStatus> {
+    let server = |node: &ShardNode| {
+        let report = found.observed.members.get(node.index)?.report()?;
+        Some(report.server.to_string())
+    };
     let node = |node: &ShardNode| NodeStatus {
         pod: node.pod.clone(),
         node_id: node.id.to_string(),
+        server: server(node),
         linked: node.linked,
     };
+    let shards = &found.assessment.shards;
     shards
         .iter()
         .enumerate()
@@ -235,6 +244,7 @@ fn nodes(found: &StatusInputs<'_>, before: &LastSeenNodes) -> Vec<KnownNode> {
         Some(LastSeen {
             pod_uid: pod.metadata.uid.clone(),
             kubernetes_node: kubernetes_node(pod).map(ToOwned::to_owned),
+            grace: grace_seconds(pod),
         })
     };
     let mut nodes: Vec<KnownNode> = found
@@ -248,6 +258,7 @@ fn nodes(found: &StatusInputs<'_>, before: &LastSeenNodes) -> Vec<KnownNode> {
                 node_id: id.to_string(),
                 pod_uid: seen.pod_uid,
                 kubernetes_node: seen.kubernetes_node,
+                grace_seconds: seen.grace.and_then(|seconds| seconds.try_into().ok()),
             }
         })
         .collect();

@@ -84,6 +84,8 @@ fn member(index: usize) -> Member {
             down_since: None,
             zone: ZoneLabel::Absent,
             former: BTreeMap::new(),
+            why_loading: None,
+            cordoned: false,
         },
         answer: Answer::Report(Box::new(Report {
             view: NodesView::parse(&view).unwrap(),
@@ -111,6 +113,7 @@ fn member(index: usize) -> Member {
             persistence: PersistenceInfo::default(),
             refusal: WriteRefusal::default(),
             proof: String::new(),
+            unserved: None,
         })),
     }
 }
@@ -612,6 +615,50 @@ fn an_unlinked_replica_is_polled_until_it_is_linked() {
     assert_eq!(again(&object, &observed, later, Some(&refused)).1, 2000);
 }
 
+/// What only a person ends is a reason of its own, which makes an Event.
+#[test]
+fn what_a_person_has_to_end_is_named() {
+    let object = example();
+    let healthy = observed(&hash(&object));
+    let ready = |observed: &Observed| {
+        let status = status_of(&object, observed, 20);
+        let condition = find(&status.conditions, "Ready").unwrap();
+        (condition.reason.clone(), condition.message.clone())
+    };
+    let mut loading = healthy.clone();
+    loading.members[3].answer = Answer::Loading;
+    assert_eq!(ready(&loading).0, NOT_HEALTHY);
+    loading.members[3].expected.why_loading = Some("for more than an hour".into());
+    let (reason, words) = ready(&loading);
+    assert_eq!(reason, "LoadingSlow");
+    assert_eq!(
+        words,
+        "pod shop-1-1: loading its data for more than an hour"
+    );
+    let mut full = healthy.clone();
+    let Answer::Report(report) = &mut full.members[0].answer else {
+        panic!("no report")
+    };
+    report.persistence.append_failed = true;
+    let (reason, words) = ready(&full);
+    assert_eq!(reason, "DiskRefusesWrites");
+    assert!(
+        words.contains("shop-0-0") && words.contains("make room"),
+        "{words}"
+    );
+    let mut memory = healthy;
+    memory.members[3].answer = Answer::Unresponsive("crash-looping (OOMKilled)".into());
+    let pod = Arc::make_mut(memory.pods.get_mut("shop-1-1").unwrap());
+    pod.status = Some(
+        serde_json::from_value(serde_json::json!({"containerStatuses": [
+            {"name": crds::CONTAINER, "image": "", "imageID": "", "ready": false, "restartCount": 3,
+             "state": {"waiting": {"reason": "CrashLoopBackOff"}},
+             "lastState": {"terminated": {"exitCode": 137, "reason": "OOMKilled"}}}]}))
+        .unwrap(),
+    );
+    assert_eq!(ready(&memory).0, "OutOfMemory");
+}
+
 #[test]
 fn kstatus_reads_every_state() {
     let read = |object: &RedisCluster, status: RedisClusterStatus| {
@@ -671,7 +718,7 @@ fn a_node_keeps_where_it_was_last_seen() {
     for (name, pod) in &mut observed.pods {
         let pod = Arc::make_mut(pod);
         pod.metadata.uid = Some(format!("uid of {name}"));
-        let spec = serde_json::json!({"nodeName": "n1", "containers": []});
+        let spec = serde_json::json!({"nodeName": "n1", "containers": [], "terminationGracePeriodSeconds": 20});
         pod.spec = Some(serde_json::from_value(spec).unwrap());
     }
     object.status = Some(status_of(&object, &observed, 10));
@@ -684,6 +731,7 @@ fn a_node_keeps_where_it_was_last_seen() {
     let seen = &seen[&IDS[2].parse().unwrap()];
     assert_eq!(seen.pod_uid.as_deref(), Some("uid of shop-1-0"));
     assert_eq!(seen.kubernetes_node.as_deref(), Some("n1"));
+    assert_eq!(seen.grace, Some(20));
 }
 
 /// The annotation counts for a loss that is there, once, and never for one that is yet to come.

@@ -3,6 +3,8 @@
 use crate::{
     checkpoint::formed_before,
     redis::member::{Recovery, TakeoverRequest},
+    support::VersionSupport,
+    upgrade::{self, UpgradeRefusal},
 };
 use common::kubernetes::hash::canonical_hash;
 use crds::{
@@ -98,6 +100,10 @@ pub struct Server {
     pub entry: Option<String>,
     /// What the catalog says the image contains: family and version.
     pub promised: Option<(Distribution, String)>,
+    /// Why it is not the server that the spec names.
+    pub refused: Option<UpgradeRefusal>,
+    /// Whether it should still be run.
+    pub support: VersionSupport,
 }
 
 /// Inputs of the restart hash, and nothing else: an upgrade of the controller must never restart a database.
@@ -245,7 +251,10 @@ pub fn validate(
         .ok_or(InvalidSpec::Incomplete("uid"))?;
     settings(&spec.config)?;
     node_timeout(&spec.config)?;
-    let server = server(cluster, entry)?;
+    let mut server = server(cluster, entry)?;
+    if let Some(entry) = entry.filter(|entry| server.entry == entry.metadata.name) {
+        server.support = VersionSupport::of(&entry.spec, now);
+    }
     let pod_template = spec.pod_template.clone().unwrap_or_default();
     let restart_hash = canonical_hash(&RestartInputs {
         epoch: 2,
@@ -304,7 +313,8 @@ fn bounded(
     })
 }
 
-/// The image, which is resolved once for each value of `spec.version`: the catalog may be edited, the cluster does not follow.
+/// The image, which is resolved once for each value of `spec.version`: the catalog may be edited, the cluster does not follow. A version
+/// that the servers which run cannot change to is not resolved: what was before stays.
 fn server(cluster: &RedisCluster, entry: Option<&RedisVersion>) -> Result<Server, InvalidSpec> {
     let Some(name) = &cluster.spec.version else {
         let image = cluster.spec.image.clone().ok_or(InvalidSpec::NoServer)?;
@@ -312,15 +322,18 @@ fn server(cluster: &RedisCluster, entry: Option<&RedisVersion>) -> Result<Server
             image,
             entry: None,
             promised: None,
+            refused: None,
+            support: VersionSupport::Unlisted,
         });
     };
-    let promised = entry.map(|entry| (entry.spec.distribution, entry.spec.version.clone()));
-    let resolved = cluster
-        .status
-        .as_ref()
-        .map(|status| &status.version)
+    let before = cluster.status.as_ref().map(|status| &status.version);
+    let resolved = before
         .filter(|version| version.name.as_ref() == Some(name))
         .and_then(|version| version.image.clone());
+    if let Some(kept) = refused(cluster, (name, entry)).filter(|_| resolved.is_none()) {
+        return Ok(kept);
+    }
+    let promised = entry.map(|entry| (entry.spec.distribution, entry.spec.version.clone()));
     let image = resolved
         .or_else(|| entry.map(|entry| entry.spec.image.clone()))
         .ok_or_else(|| InvalidSpec::UnknownVersion(name.clone()))?;
@@ -328,6 +341,28 @@ fn server(cluster: &RedisCluster, entry: Option<&RedisVersion>) -> Result<Server
         image,
         entry: Some(name.clone()),
         promised,
+        refused: None,
+        support: VersionSupport::Unlisted,
+    })
+}
+
+/// What the pods keep where the servers that run cannot change to the entry. A cluster that has not been formed holds nothing yet.
+fn refused(cluster: &RedisCluster, (name, entry): (&str, Option<&RedisVersion>)) -> Option<Server> {
+    let status = cluster.status.as_ref().filter(|_| formed_before(cluster))?;
+    let image = status.version.image.clone()?;
+    let kept = status.version.name.clone();
+    let words = match &kept {
+        Some(name) => format!("spec.version back to {name}"),
+        None => format!("spec.image back to {image}"),
+    };
+    let running = upgrade::running(status);
+    let refusal = upgrade::refusal(&running, (name, &entry?.spec), &words)?;
+    Some(Server {
+        image,
+        entry: kept,
+        promised: None,
+        refused: Some(refusal),
+        support: VersionSupport::Unlisted,
     })
 }
 

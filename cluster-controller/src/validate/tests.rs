@@ -1,6 +1,10 @@
 use super::*;
 use crate::build::redis_conf;
-use crds::{RedisClusterSpec, RedisClusterStatus, RedisVersionSpec, Storage, VersionStatus};
+use common::kubernetes::conditions::{ConditionUpdate, merge};
+use crds::{
+    NodeStatus, RedisClusterSpec, RedisClusterStatus, RedisVersionSpec, ShardStatus, Storage,
+    VersionStatus,
+};
 
 /// A cluster of 3×1 with volumes.
 pub(crate) fn example() -> RedisCluster {
@@ -31,8 +35,95 @@ fn entry(image: &str) -> RedisVersion {
             version: "7.0.15".into(),
             distribution: Distribution::Redis,
             image: image.into(),
+            upgrades_from: Vec::new(),
+            deprecated: None,
+            end_of_life: None,
         },
     )
+}
+
+/// A formed cluster whose primaries run this, of the entry `redis-7` with the image `a:1`.
+fn formed(server: &str) -> RedisCluster {
+    let mut cluster = example();
+    cluster.spec.image = None;
+    cluster.spec.version = Some("redis-7".into());
+    let node = NodeStatus {
+        server: Some(server.into()),
+        ..NodeStatus::default()
+    };
+    let formed = ConditionUpdate::yes("Formed", "Formed", "");
+    cluster.status = Some(RedisClusterStatus {
+        version: VersionStatus {
+            name: Some("redis-7".into()),
+            image: Some("a:1".into()),
+            running: Some(server.into()),
+        },
+        shard_statuses: vec![ShardStatus {
+            primary: Some(node),
+            ..ShardStatus::default()
+        }],
+        conditions: merge(&[], &[formed], Some(1), Timestamp::UNIX_EPOCH),
+        ..RedisClusterStatus::default()
+    });
+    cluster
+}
+
+#[test]
+fn a_refused_version_changes_neither_image_nor_hash() {
+    let cluster = formed("Redis 8.0.2");
+    let resolve = |cluster: &RedisCluster| {
+        validate(cluster, Some(&entry("b:2")), Timestamp::UNIX_EPOCH).unwrap()
+    };
+    let before = resolve(&cluster);
+    assert_eq!(before.server.refused, None);
+    let mut changed = cluster.clone();
+    changed.spec.version = Some("redis-7.0.15".into());
+    let refused = resolve(&changed);
+    let refusal = refused.server.refused.as_ref().unwrap();
+    assert_eq!(refusal.reason(), "DowngradeRefused");
+    let words = refusal.to_string();
+    assert!(words.ends_with("spec.version back to redis-7"), "{words}");
+    assert_eq!(refused.server.image, "a:1");
+    assert_eq!(refused.server.entry.as_deref(), Some("redis-7"));
+    assert_eq!(refused.restart_hash, before.restart_hash);
+    // Other changes of the spec reach the pods all the same.
+    changed.spec.config.insert("maxmemory".into(), "1gb".into());
+    assert_ne!(resolve(&changed).restart_hash, before.restart_hash);
+    // What has not been formed is free, and so is a patch release.
+    changed.status.as_mut().unwrap().conditions.clear();
+    assert_eq!(resolve(&changed).server.image, "b:2");
+    let mut patch = formed("Redis 7.0.16");
+    patch.spec.version = Some("redis-7.0.15".into());
+    assert_eq!(resolve(&patch).server.image, "b:2");
+}
+
+/// The names of both are in the cure, and an image that the spec gave is one.
+#[test]
+fn a_cluster_of_an_image_is_refused_as_well() {
+    let mut cluster = formed("Redis 8.0.2");
+    cluster.status.as_mut().unwrap().version.name = None;
+    cluster.spec.version = Some("redis-7.0.15".into());
+    let kept = validate(&cluster, Some(&entry("b:2")), Timestamp::UNIX_EPOCH).unwrap();
+    let words = kept.server.refused.unwrap().to_string();
+    assert!(words.ends_with("spec.image back to a:1"), "{words}");
+    assert_eq!(
+        (kept.server.image.as_str(), kept.server.entry),
+        ("a:1", None)
+    );
+}
+
+#[test]
+fn the_catalog_says_how_long_a_version_is_supported() {
+    let mut deprecated = entry("b:2");
+    deprecated.metadata.name = Some("redis-7".into());
+    deprecated.spec.deprecated = Some("it is old".into());
+    let support = |cluster: &RedisCluster| {
+        let cluster = validate(cluster, Some(&deprecated), Timestamp::UNIX_EPOCH).unwrap();
+        cluster.server.support
+    };
+    let words = VersionSupport::Deprecated("it is old".into());
+    assert_eq!(support(&formed("Redis 7.0.15")), words);
+    assert_eq!(support(&example()), VersionSupport::Unlisted);
 }
 
 #[test]

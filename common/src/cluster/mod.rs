@@ -14,3 +14,4 @@ pub mod shared_lines;
 pub mod slot_map;
 pub mod slots;
 pub mod topology;
+pub mod version;

@@ -104,6 +104,8 @@ fn expected_node(index: usize, node: &RedisServer) -> ExpectedNode {
         down_since: None,
         zone: ZoneLabel::Absent,
         former: BTreeMap::new(),
+        why_loading: None,
+        cordoned: false,
     }
 }
 

@@ -19,7 +19,9 @@ use k8s_openapi::jiff::Timestamp;
 use redis::{cmd, pipe};
 use std::{
     collections::BTreeMap,
+    fs,
     net::SocketAddr,
+    os::unix::fs::symlink,
     sync::{Mutex, PoisonError},
     time::Duration,
 };
@@ -127,6 +129,8 @@ impl PodCluster {
             };
             ExpectedNode {
                 former: ids.map(|(id, _)| (*id, evidence.clone())).collect(),
+                why_loading: None,
+                cordoned: false,
                 pod: name,
                 shard,
                 ordinal,
@@ -264,6 +268,20 @@ impl PodCluster {
         self.pods[index].server.start_unattended(&slowly)
     }
 
+    /// Leaves a server that is down no room for more than the append-only file which [`PodCluster::rewrite`] has written.
+    pub fn fill_disk(&self, index: usize) -> Result<()> {
+        let files = self.server(index).directory().join("appendonlydir");
+        for entry in fs::read_dir(&files)? {
+            let file = entry?.path();
+            if file.to_string_lossy().ends_with(".incr.aof") {
+                fs::remove_file(&file)?;
+                // Every write to it fails with "No space left on device".
+                symlink("/dev/full", &file)?;
+            }
+        }
+        Ok(())
+    }
+
     /// Lets a server write its append-only file again, so that all its keys are in one piece.
     pub async fn rewrite(&self, index: usize) -> Result<()> {
         let server = self.server(index);
@@ -351,6 +369,13 @@ impl PodCluster {
             map.push(self.primary(shard).await?.1);
         }
         Ok(ShardSlots(map))
+    }
+
+    /// Slots of the shard's primary that have keys after [`PodCluster::fill`] with this count.
+    pub async fn slots_with_keys(&self, shard: usize, count: usize) -> Result<SlotSet> {
+        let (_, slots) = self.primary(shard).await?;
+        let keys = keys(count, &slots);
+        Ok(keys.map(|(key, _)| Slot::of_key(key.as_bytes())).collect())
     }
 
     /// Writes `count` keys, each on the primary of its slot.

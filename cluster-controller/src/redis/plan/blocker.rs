@@ -4,7 +4,7 @@ use super::Doubt;
 use crate::redis::member::{BUSY, ForeignNode};
 use common::{
     cluster::topology::{NodeAddress, NodeId},
-    sentence::grouped,
+    sentence::{grouped, names},
 };
 use crds::ANNOTATION_TAKEOVER;
 use std::fmt;
@@ -35,6 +35,15 @@ pub enum Blocker {
         /// The pod of the shard's primary.
         pod: String,
     },
+    /// No node claims these slots, and several primaries have keys of them.
+    SlotsContested {
+        /// As short text: the first ranges.
+        slots: String,
+        /// Number of these slots.
+        count: usize,
+        /// Pods of the primaries that have keys of them.
+        pods: Vec<String>,
+    },
     /// A primary has keys but no slots: it is left alone.
     KeysWithoutSlots {
         /// Name of the primary's pod.
@@ -62,7 +71,7 @@ pub enum Blocker {
         shard: usize,
         /// Node id of the primary that is down.
         id: NodeId,
-        /// A pod of the shard that is loading its data.
+        /// A pod of the shard that is loading its data, and what of it takes so long.
         loading: Option<String>,
     },
     /// A primary is busy with a script: it is alive, and nothing is done against it.
@@ -124,6 +133,7 @@ impl Blocker {
             | Self::RecreationUnfenced { .. } => true,
             Self::SlotsLost { .. }
             | Self::SlotsUnassigned { .. }
+            | Self::SlotsContested { .. }
             | Self::TakeoverManual { .. }
             | Self::KeysWithoutSlots { .. }
             | Self::ForeignNode { .. }
@@ -163,6 +173,12 @@ impl fmt::Display for Blocker {
                 "{count} slots ({slots}) belong to no node although {pod} has the data of their shard; nothing is given out \
                  in its place. Assign them: redis-cli cluster addslotsrange in {pod}, or redis-cli --cluster fix"
             ),
+            Self::SlotsContested { slots, count, pods } => write!(
+                out,
+                "{count} slots ({slots}) belong to no node, and {} have keys of them; none is preferred. To gather the keys in one: \
+                 redis-cli --cluster fix",
+                names("pod", pods)
+            ),
             Self::KeysWithoutSlots { pod } => write!(
                 out,
                 "{pod} is a primary with keys but without slots: it is left alone; if the keys are of no use, \
@@ -199,7 +215,7 @@ impl fmt::Display for Blocker {
                 loading: Some(pod),
             } => write!(
                 out,
-                "the primary of shard {shard} ({}) does not answer; waiting for {pod}, which is loading its data",
+                "the primary of shard {shard} ({}) does not answer; waiting for {pod}",
                 id.short()
             ),
             Self::PrimaryDown {

@@ -21,8 +21,9 @@ pub fn hand_over(survey: &Survey<'_>, plan: &mut Plan) {
             expected.wanted && !expected.terminating && is_linked(*one, primary)
         });
         let best = staying.max_by_key(|one| {
-            let ordinal = Reverse(one.member.expected.ordinal);
-            (one.report.replication.offset, ordinal)
+            let expected = &one.member.expected;
+            let ordinal = Reverse(expected.ordinal);
+            (!expected.cordoned, one.report.replication.offset, ordinal)
         });
         let Some(best) = best else {
             continue;

@@ -10,6 +10,7 @@ use crate::redis::{
     member::{Answer, Member, Report, TakeoverRequest},
     survey::Survey,
 };
+use common::cluster::slots::SlotSet;
 use crds::{LostSlots, Takeover};
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
 use proptest::prelude::*;
@@ -452,13 +453,17 @@ fn lost_slots_are_created_again_where_the_user_says_so() {
     }
 }
 
-/// Slots that CLUSTER DELSLOTS took from a primary with data are not lost.
+/// Slots that CLUSTER DELSLOTS took from a primary with data are not lost, even where no node has a key of them.
 #[test]
 fn slots_taken_by_hand_are_not_called_lost() {
     let mut world = formed(3, 1, true);
     world.take_slots_by_hand(primaries(&world)[0], 100);
     world.tick();
-    let seen = look(&world);
+    let mut members = world.members(NOW);
+    for member in &mut members {
+        report(member).unserved = Some(SlotSet::new());
+    }
+    let seen = plan(&world.wanted, &members, NOW);
     let taken = |blocker: &Blocker| matches!(blocker, Blocker::SlotsUnassigned { count: 100, .. });
     assert!(seen.blockers.iter().any(taken), "{seen:?}");
     let lost = |blocker: &Blocker| matches!(blocker, Blocker::SlotsLost { .. });
@@ -552,6 +557,19 @@ fn nothing_is_handed_over_while_it_may_harm() {
             }
         }
     }));
+    // A target that is cordoned is none; where the others have no better place, nothing is handed over.
+    let cordon = |node: &'static str| {
+        move |members: &mut Vec<Member>| {
+            for member in members {
+                let expected = &mut member.expected;
+                expected.cordoned = expected.kubernetes_node.as_deref() == Some(node);
+            }
+        }
+    };
+    assert!(hands_over(&cordon("two")) && hands_over(&cordon("three")));
+    assert!(!hands_over(&|members| members
+        .iter_mut()
+        .for_each(|member| member.expected.cordoned = true)));
     let mut held = world.clone();
     held.wanted.may_spread = false;
     assert!(!look(&held).hands_over());

@@ -15,6 +15,7 @@ mod meet;
 pub mod placement;
 mod promote;
 mod replicate;
+mod restore;
 mod slots;
 mod spread;
 
@@ -24,6 +25,8 @@ mod foreign_tests;
 mod loss_tests;
 #[cfg(test)]
 mod placement_tests;
+#[cfg(test)]
+mod restore_tests;
 #[cfg(test)]
 pub(crate) mod simulation;
 #[cfg(test)]
@@ -138,6 +141,11 @@ pub enum Assignment {
     },
     /// It knows others.
     Joined,
+    /// It has their keys, and serves them again.
+    Restored {
+        /// What it has to strike out of its own table first.
+        listed: Vec<SlotRange>,
+    },
     /// The slots are listed with nodes that are gone together with their data: it takes them over, empty.
     Recreated {
         /// What it has to strike out of its own table first.
@@ -159,7 +167,10 @@ impl Step {
     pub fn is_risky(&self) -> bool {
         match &self.action {
             Action::Promote { .. } | Action::Forget { .. } => true,
-            Action::AssignSlots { how, .. } => matches!(how, Assignment::Recreated { .. }),
+            Action::AssignSlots { how, .. } => matches!(
+                how,
+                Assignment::Recreated { .. } | Assignment::Restored { .. }
+            ),
             // The address may by now be that of a pod of another cluster, and two clusters that have met are hard to part.
             Action::Meet { first_contact, .. } => *first_contact,
             // The servers refuse it unless the replica is linked, and lose nothing by it.

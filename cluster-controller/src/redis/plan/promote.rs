@@ -144,9 +144,10 @@ fn decide(
     let down = || Blocker::PrimaryDown {
         shard,
         id,
-        loading: survey
-            .loading_in(shard)
-            .map(|member| member.expected.pod.clone()),
+        loading: survey.loading_in(shard).map(|member| {
+            let (pod, why) = member.explained();
+            format!("{pod}, which is {why}")
+        }),
     };
     // A primary that any of ours is linked to is alive, wherever it runs; and what one that is loading reads is the truth.
     if !lost.missing_node.is_lost() || home.is_some_and(|home| home.answer == Answer::Loading) {

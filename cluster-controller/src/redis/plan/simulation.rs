@@ -50,6 +50,8 @@ struct Node {
     banned: BTreeMap<NodeId, u32>,
     /// The newest epoch that it has received.
     heard: u64,
+    /// Slots that were taken from it by hand: it still has their keys.
+    left: SlotSet,
     /// How much it has of what was written to its shard: 0 is nothing, and each filling adds 1.
     data: u64,
     /// Whether it has been in step with its primary since it was started: one that has not never stands for election.
@@ -170,6 +172,7 @@ impl World {
             table: BTreeMap::new(),
             banned: BTreeMap::new(),
             heard: 0,
+            left: SlotSet::new(),
             data: 0,
             in_step: false,
             feeds: false,
@@ -255,12 +258,26 @@ impl World {
     /// CLUSTER DELSLOTS on every node.
     pub fn take_slots_by_hand(&mut self, from: usize, count: usize) {
         let taken: SlotSet = self.nodes[from].own.slots.iter().take(count).collect();
+        self.leave_keys(from, &taken);
         for node in &mut self.nodes {
             node.own.slots = node.own.slots.difference(&taken);
             for entry in node.table.values_mut() {
                 entry.slots = entry.slots.difference(&taken);
             }
         }
+    }
+
+    /// CLUSTER DELSLOTS on the node alone: the others list the slots on.
+    pub fn strike_out(&mut self, from: usize, count: usize) {
+        let taken: SlotSet = self.nodes[from].own.slots.iter().take(count).collect();
+        let node = &mut self.nodes[from];
+        node.own.slots = node.own.slots.difference(&taken);
+    }
+
+    /// A node has keys of slots that it does not serve.
+    pub fn leave_keys(&mut self, index: usize, slots: &SlotSet) {
+        let node = &mut self.nodes[index];
+        node.left = node.left.union(slots);
     }
 
     pub fn restart(&mut self, index: usize) {
@@ -433,6 +450,8 @@ impl World {
             Member {
                 expected: ExpectedNode {
                     former: ids.map(|(id, _)| (*id, self.evidence())).collect(),
+                    why_loading: None,
+                    cordoned: false,
                     pod,
                     shard,
                     ordinal,
@@ -511,6 +530,7 @@ impl World {
             node_timeout: self.wanted.node_timeout,
             persistence: PersistenceInfo::default(),
             refusal: WriteRefusal::default(),
+            unserved: Some(node.left.difference(&node.own.slots)),
             proof: if self.proving {
                 self.pod_of(index)
             } else {
@@ -623,6 +643,14 @@ impl World {
                     !others_data || node.data > 0,
                     "slots created although a node has their keys"
                 );
+            }
+            Assignment::Restored { listed } => {
+                let struck: SlotSet = listed.iter().copied().collect();
+                for entry in node.table.values_mut() {
+                    entry.slots = entry.slots.difference(&struck);
+                }
+                assert!(node.data > 0, "slots restored without their keys");
+                node.own.epoch = newest + 1;
             }
             Assignment::Recreated { .. } => {
                 let accepted = self.wanted.recovery.lost_slots == LostSlots::RecreateEmpty;

@@ -1,6 +1,12 @@
 //! Slots without a primary: given out when the cluster is formed, and again only where nothing can be lost by it.
 
-use super::{Action, Assignment, Blocker, Plan, begin::may_begin, fence, first_primaries, text};
+use super::{
+    Action, Assignment, Blocker, Plan,
+    begin::may_begin,
+    fence, first_primaries,
+    restore::{self, Unclaimed},
+    text,
+};
 use crate::redis::{
     member::Member,
     survey::{Live, Survey},
@@ -19,6 +25,11 @@ pub fn assign(survey: &Survey<'_>, now: Timestamp, plan: &mut Plan) -> bool {
     let orphaned = survey.free.union(&lost);
     if orphaned.is_empty() {
         return false;
+    }
+    match restore::assign_again(survey, plan) {
+        Unclaimed::Assigned => return true,
+        Unclaimed::Waiting => return false,
+        Unclaimed::Lost => {}
     }
     let wanted = survey.wanted;
     if wanted.persistent && (wanted.formed_before || !lost.is_empty()) {

@@ -124,7 +124,8 @@ fn spreadable<'a>(survey: &Survey<'a>, shard: usize) -> Option<Spreadable<'a>> {
         let Some(node) = node.filter(|node| *node != at) else {
             continue;
         };
-        if !can_take_over(one, primary) {
+        // Who drains it would move the primary once more.
+        if one.member.expected.cordoned || !can_take_over(one, primary) {
             continue;
         }
         let ordinal = |one: &Live<'_>| one.member.expected.ordinal;

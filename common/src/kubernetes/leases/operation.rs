@@ -11,9 +11,9 @@ use crate::{
     kubernetes::call::{ApiError, READ_TIMEOUT},
     runtime::Runtime,
 };
-use crds::{ANNOTATION_HOLDER_UID, LABEL_COMPONENT, LABEL_MANAGED_BY, MANAGED_BY};
+use crds::{ANNOTATION_HOLDER_UID, LABEL_COMPONENT, LABEL_MANAGED_BY, MANAGED_BY, RedisCluster};
 use k8s_openapi::api::coordination::v1::Lease;
-use kube::{Api, ResourceExt, api::ObjectMeta};
+use kube::{Api, Resource, ResourceExt, api::ObjectMeta};
 use std::{
     collections::{BTreeMap, HashMap},
     time::{Duration, Instant},
@@ -56,6 +56,16 @@ impl Holder {
             name: name.to_string(),
             uid: uid.cloned().unwrap_or_default(),
         }
+    }
+
+    /// Whether this holder is the cluster itself, and the other one was an earlier cluster of its name. Names are unique: the earlier object
+    /// is gone, and what worked for it ends with it. Of any other kind an earlier object may have workers that still need the cluster.
+    fn succeeds(&self, other: &Self, cluster: &str) -> bool {
+        self.kind == RedisCluster::kind(&())
+            && self.kind == other.kind
+            && self.name == cluster
+            && self.name == other.name
+            && self.uid != other.uid
     }
 }
 
@@ -110,7 +120,7 @@ impl OperationLeases {
     }
 
     /// Takes the lease of a cluster or renews it, for `duration` from now. Call it again before half of that has passed. One read,
-    /// and a write unless it was renewed just now.
+    /// and a write unless it was renewed just now. A cluster takes what an earlier cluster of its name has left behind at once.
     pub async fn acquire(
         &self,
         namespace: &str,
@@ -126,8 +136,10 @@ impl OperationLeases {
             let lease = match self.leases.get(&name).await? {
                 None => new_lease(&name),
                 Some(lease) => match self.current_holder(&lease).await {
-                    Some(other) if other != *holder => return Ok(Operation::HeldBy(other)),
-                    Some(_) if self.is_fresh(&lease, duration).await => {
+                    Some(other) if other != *holder && !holder.succeeds(&other, cluster) => {
+                        return Ok(Operation::HeldBy(other));
+                    }
+                    Some(same) if same == *holder && self.is_fresh(&lease, duration).await => {
                         return Ok(Operation::Held);
                     }
                     Some(_) | None => lease,

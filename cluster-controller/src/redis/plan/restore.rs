@@ -1,0 +1,132 @@
+//! Slots that no node claims although a living primary has them: taken from it by hand (`CLUSTER DELSLOTS`), or left over by an
+//! interrupted repair. The node that has their keys serves them again.
+//!
+//! Who had a slot is known by its keys, of which the primaries are asked; and where none has a key of it, by the tables of the others: a node
+//! that strikes out a slot does not tell them, and they list it on. A slot of which neither says anything is left to `super::slots`.
+
+use super::{Action, Assignment, Blocker, Plan, text};
+use crate::redis::survey::{Index, Live, Survey};
+use common::cluster::slots::SlotSet;
+use std::collections::BTreeMap;
+
+/// What becomes of the slots that no node claims.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unclaimed {
+    /// No living primary is known to have had one of them.
+    Lost,
+    /// Their primaries serve them again.
+    Assigned,
+    /// It is not known yet who has them, or only a person can say.
+    Waiting,
+}
+
+/// Plans that primaries serve again what they have. Only where every node of the cluster answered: one that is away may have more.
+pub fn assign_again(survey: &Survey<'_>, plan: &mut Plan) -> Unclaimed {
+    if survey.free.is_empty() || !survey.wanted.formed_before || !survey.all_live() {
+        return Unclaimed::Lost;
+    }
+    let Some(keys) = keys(survey) else {
+        return Unclaimed::Waiting;
+    };
+    let (with_keys, contested) = overlap(keys.values());
+    if !contested.is_empty() {
+        let holders = keys.iter().filter(|(_, slots)| meets(slots, &contested));
+        plan.blockers.push(Blocker::SlotsContested {
+            slots: text(&contested),
+            count: contested.len(),
+            pods: holders
+                .filter_map(|(index, _)| Some(survey.by_index(*index)?.pod().to_owned()))
+                .collect(),
+        });
+    }
+    let listed = listed(survey);
+    let (_, doubtful) = overlap(listed.values());
+    let mut assigned = false;
+    for one in primaries(survey) {
+        let of = |slots: &BTreeMap<Index, SlotSet>| slots.get(&one.index).cloned();
+        let own = of(&keys).unwrap_or_default().difference(&contested);
+        let empty = of(&listed).unwrap_or_default();
+        let empty = empty.difference(&with_keys).difference(&doubtful);
+        let slots = own.union(&empty);
+        if !slots.is_empty() {
+            assigned |= assign(survey, one, &slots, plan);
+        }
+    }
+    match (assigned, contested.is_empty()) {
+        (true, _) => Unclaimed::Assigned,
+        (false, true) => Unclaimed::Lost,
+        (false, false) => Unclaimed::Waiting,
+    }
+}
+
+fn primaries<'a>(survey: &'a Survey<'_>) -> impl Iterator<Item = Live<'a>> {
+    let live = survey.live.iter().copied();
+    live.filter(|one| one.report.own().is_primary())
+}
+
+fn meets(one: &SlotSet, other: &SlotSet) -> bool {
+    !one.intersection(other).is_empty()
+}
+
+/// The unclaimed slots of which each primary has keys; none while one has not counted.
+fn keys(survey: &Survey<'_>) -> Option<BTreeMap<Index, SlotSet>> {
+    let counted = primaries(survey).map(|one| {
+        let counted = one.report.unserved.as_ref()?;
+        Some((one.index, counted.intersection(&survey.free)))
+    });
+    counted.collect()
+}
+
+/// The unclaimed slots that the others list with each primary.
+fn listed(survey: &Survey<'_>) -> BTreeMap<Index, SlotSet> {
+    let mut listed: BTreeMap<Index, SlotSet> = BTreeMap::new();
+    let views = survey.live.iter().flat_map(|one| one.report.view.others());
+    for node in views.filter(|node| meets(&node.slots, &survey.free)) {
+        let primary = survey.by_id(node.id);
+        if let Some(one) = primary.filter(|one| one.report.own().is_primary()) {
+            let slots = listed.entry(one.index).or_default();
+            *slots = slots.union(&node.slots.intersection(&survey.free));
+        }
+    }
+    listed
+}
+
+/// All slots of these sets, and those that are in several.
+fn overlap<'a>(sets: impl Iterator<Item = &'a SlotSet>) -> (SlotSet, SlotSet) {
+    let (mut all, mut several) = (SlotSet::new(), SlotSet::new());
+    for slots in sets {
+        several = several.union(&all.intersection(slots));
+        all = all.union(slots);
+    }
+    (all, several)
+}
+
+/// Whether it can be done now: a node that has to take slots out of its own table needs the newest epoch, so that the others believe it.
+fn assign(survey: &Survey<'_>, primary: Live<'_>, slots: &SlotSet, plan: &mut Plan) -> bool {
+    let others = primary.report.view.others();
+    let listed = others.fold(SlotSet::new(), |all, node| all.union(&node.slots));
+    let listed = listed.intersection(slots);
+    let newest = survey
+        .live
+        .iter()
+        .flat_map(|one| one.report.view.nodes())
+        .map(|node| node.config_epoch)
+        .max();
+    if !listed.is_empty() && Some(primary.report.cluster.current_epoch) < newest {
+        return false;
+    }
+    let action = Action::AssignSlots {
+        member: primary.index,
+        ranges: slots.ranges(),
+        how: Assignment::Restored {
+            listed: listed.ranges(),
+        },
+    };
+    let reason = format!(
+        "no node claims the slots {} and {} has their keys: it serves them again",
+        text(slots),
+        primary.pod()
+    );
+    plan.step(action, reason);
+    true
+}

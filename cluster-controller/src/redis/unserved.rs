@@ -1,0 +1,65 @@
+//! Asks who has keys of the slots that no node claims: only where a cluster that has served has such slots, which takes a user's command
+//! (`CLUSTER DELSLOTS`) or a loss.
+
+use super::{
+    member::{Answer, Member, Wanted},
+    survey::Survey,
+};
+use common::cluster::{
+    endpoint::Endpoint,
+    node::{NodeClient, NodeError},
+    slots::{Slot, SlotSet},
+};
+use futures::{StreamExt, stream};
+use std::time::Duration;
+
+/// Nodes asked at the same time.
+const CONCURRENCY: usize = 16;
+
+/// Lets every primary count its keys in these slots. One that could not be asked leaves its answer open.
+pub async fn count_unserved(wanted: &Wanted, members: &mut [Member], timeout: Duration) {
+    if !wanted.formed_before {
+        return;
+    }
+    let free: Vec<Slot> = Survey::of(wanted, members).free.iter().collect();
+    if free.is_empty() {
+        return;
+    }
+    let questions: Vec<Option<Endpoint>> = members
+        .iter()
+        .map(|member| question(member, timeout))
+        .collect();
+    let counts: Vec<Option<SlotSet>> = stream::iter(questions)
+        .map(|question| async {
+            match question {
+                Some(endpoint) => count(&endpoint, &free).await.ok(),
+                None => Some(SlotSet::new()),
+            }
+        })
+        .buffered(CONCURRENCY)
+        .collect()
+        .await;
+    for (member, counted) in members.iter_mut().zip(counts) {
+        if let Answer::Report(report) = &mut member.answer {
+            report.unserved = counted;
+        }
+    }
+}
+
+/// Where a primary with keys is asked. Another node has nothing to count.
+fn question(member: &Member, timeout: Duration) -> Option<Endpoint> {
+    let report = member.report()?;
+    let has_keys = report.own().is_primary() && report.keys > 0;
+    let address = member.expected.address.filter(|_| has_keys)?;
+    Some(Endpoint::new(address.client(), timeout).expecting(report.id()))
+}
+
+async fn count(endpoint: &Endpoint, slots: &[Slot]) -> Result<SlotSet, NodeError> {
+    let node = NodeClient::connect(endpoint).await?;
+    let keys = node.count_keys_in_slots(slots).await?;
+    let counted = slots.iter().zip(keys);
+    Ok(counted
+        .filter(|(_, keys)| *keys > 0)
+        .map(|(slot, _)| *slot)
+        .collect())
+}
