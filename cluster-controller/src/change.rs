@@ -159,8 +159,7 @@ impl Change<'_> {
             context.resharding.cancel(self.place());
             return Ok(());
         };
-        let repaired = decision.plan.repairs_nothing() && decision.plan.blockers.is_empty();
-        if !decision.balance.needs_moves() || !repaired {
+        if !decision.balance.needs_moves() || !decision.plan.lets_slots_move() {
             return Ok(());
         }
         let staying = decision.balance.shards.iter().filter(|shard| shard.stays);

@@ -10,7 +10,7 @@ use crate::{
         survey::Survey,
     },
     rollout::{Rollout, RolloutStep, rollout},
-    sets::{ExistingSet, Sets, sets},
+    sets::{ExistingSet, Sets, lacks_kept_volumes, sets},
     validate::{Shape, ValidatedCluster},
 };
 use k8s_openapi::jiff::Timestamp;
@@ -41,6 +41,8 @@ pub struct Decision {
     pub balance: Balance,
     /// Pods that are to be replaced.
     pub rollout: Rollout,
+    /// Whether nodes are missing that may be in volumes which the spec does not ask for.
+    pub lacks_kept_volumes: bool,
 }
 
 /// Decides, from a survey that is built once.
@@ -52,6 +54,7 @@ pub fn decide(goal: &Goal<'_>, observed: Observed, now: Timestamp) -> Decision {
         .map(|cluster| rollout(cluster, &observed, &survey, (&assessment, &plan), now));
     Decision {
         sets: sets(goal.shape, goal.sets, &survey),
+        lacks_kept_volumes: lacks_kept_volumes(&survey),
         balance: balance(&survey),
         rollout: rollout.unwrap_or_default(),
         assessment,

@@ -3,9 +3,8 @@
 //! Data and decisions, pure: [`validate`], [`build`], [`checkpoint`], [`sets`], [`leftovers`], [`rollout`], [`operation`], [`decision`], [`pods`], [`roles`],
 //! [`serving`], [`fencing`], [`status`], [`upgrade`], [`support`], [`requeue`], [`metrics`], [`redis::survey`], [`redis::assess`], [`redis::balance`],
 //! [`redis::plan`].
-//! Input and output: [`observe`], [`children`], [`pod_events`], [`machines`], [`zones`], [`pod_patch`], [`replace`], [`change`], [`resharding`],
-//! [`connections`],
-//! [`redis::observe`], [`redis::execute`]. All together in [`reconcile`].
+//! Input and output: [`observe`], [`children`], [`pod_events`], [`machines`], [`zones`], [`kept_volumes`], [`pod_patch`], [`replace`], [`change`],
+//! [`resharding`], [`connections`], [`redis::observe`], [`redis::execute`]. All together in [`reconcile`].
 
 pub mod build;
 pub mod change;
@@ -19,6 +18,7 @@ pub mod events;
 pub mod fencing;
 pub mod hand_overs;
 pub mod held;
+pub mod kept_volumes;
 pub mod leftovers;
 pub mod machines;
 pub mod metrics;

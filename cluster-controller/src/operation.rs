@@ -83,6 +83,9 @@ impl Operation {
             ReshardState::Idle if balance.needs_moves() && paused => {
                 Some("spec.migration.paused is true: no slot begins to move".to_owned())
             }
+            ReshardState::Idle if balance.strays > 0 => {
+                Some("keys return to the primaries that serve their slots".to_owned())
+            }
             ReshardState::Idle | ReshardState::Waiting(_) if leaving.is_empty() => None,
             ReshardState::Idle | ReshardState::Waiting(_) => {
                 Some(format!("{} leaves the cluster", names("pod", leaving)))

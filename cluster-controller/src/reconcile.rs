@@ -9,6 +9,7 @@ use crate::{
     errors::{Failure, ReconcileError},
     events,
     hand_overs::{AFTER_FAILURE, WHILE_HELD},
+    kept_volumes,
     observe::{self, NODE_TIMEOUT, observe, observe_live},
     operation::Operation,
     pod_patch,
@@ -120,6 +121,11 @@ impl Reconcile<RedisCluster> for Reconciler {
             let mut observed = seen.observed;
             observed.mark_cordoned(&target);
             seen = decide(observed);
+        }
+        if seen.lacks_kept_volumes && confirmed {
+            let volumes = kept_volumes::of_nodes(context, &shape).await;
+            let volumes = keep(&mut failures, volumes.map_err(Into::into)).unwrap_or_default();
+            seen.sets = seen.sets.with_volumes(&volumes);
         }
         if let Some(cluster) = cluster.as_ref().filter(|_| !shape.paused) {
             context.leadership.ensure()?;

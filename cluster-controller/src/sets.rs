@@ -44,6 +44,38 @@ pub struct Sets {
     pub removed: Vec<i32>,
 }
 
+impl Sets {
+    /// The same with the pods of kept volumes, each given by shard and ordinal: see [`lacks_kept_volumes`].
+    #[must_use]
+    pub fn with_volumes(mut self, volumes: &[(i32, i32)]) -> Self {
+        for (shard, ordinal) in volumes {
+            let pods = ordinal.saturating_add(1);
+            match self.sizes.iter_mut().find(|size| size.shard == *shard) {
+                Some(size) => size.pods = size.pods.max(pods),
+                None => self.sizes.push(SetSize {
+                    shard: *shard,
+                    pods,
+                    keeps_volumes: true,
+                }),
+            }
+        }
+        self.sizes.sort_unstable_by_key(|size| size.shard);
+        let sizes = &self.sizes;
+        self.removed
+            .retain(|shard| sizes.iter().all(|size| size.shard != *shard));
+        self
+    }
+}
+
+/// Whether nodes with slots are missing that were never seen in a pod: after the cluster was created again with fewer shards than its kept
+/// volumes are of. What proves that they belong to it are the tables of the nodes that are here. Their pods are wanted like any that leaves,
+/// until others serve their slots and they say themselves that they hold nothing.
+pub fn lacks_kept_volumes(survey: &Survey<'_>) -> bool {
+    let mut missing = survey.missing.values();
+    survey.wanted.persistent
+        && missing.any(|node| !node.recorded && node.unreachable_by_all && !node.slots.is_empty())
+}
+
 /// Decides the sizes.
 pub fn sets(shape: &Shape, existing: &[ExistingSet], survey: &Survey<'_>) -> Sets {
     let existing: BTreeMap<i32, i32> = existing.iter().map(|set| (set.shard, set.pods)).collect();
@@ -145,9 +177,12 @@ fn may_leave(survey: &Survey<'_>, member: &Member) -> bool {
 mod tests {
     use super::*;
     use crate::{
-        redis::plan::{
-            simulation::{Fault, World},
-            tests::formed,
+        redis::{
+            identity::KnownNodes,
+            plan::{
+                simulation::{Fault, World},
+                tests::formed,
+            },
         },
         validate::{shape, tests::example},
     };
@@ -274,6 +309,49 @@ mod tests {
         // Another client has deleted the set.
         stage.1.remove(shard);
         assert_eq!(decide(&stage, &[replica]), (2, true));
+    }
+
+    #[test]
+    fn kept_volumes_of_more_shards_get_pods() {
+        let mut world = formed(3, 1, true);
+        let decided = |world: &World, known: KnownNodes, persistent| {
+            let mut members = world.members(Timestamp::UNIX_EPOCH);
+            // Those that the spec does not ask for have no pods.
+            members.retain(|member| member.expected.shard < 2);
+            let mut wanted = world.wanted.clone();
+            (wanted.shards, wanted.known, wanted.persistent) = (2, known, persistent);
+            lacks_kept_volumes(&Survey::of(&wanted, &members))
+        };
+        let members = world.members(Timestamp::UNIX_EPOCH);
+        let id = |member: &Member| Some((member.report()?.id(), member.expected.pod.clone()));
+        let all: KnownNodes = members.iter().filter_map(id).collect();
+        let nothing = KnownNodes::new;
+        assert!(!decided(&world, nothing(), true), "it lives elsewhere");
+        let down = Fault {
+            wiped: false,
+            moved: false,
+            down: 1000,
+            loading: 0,
+        };
+        for index in [4, 5] {
+            world.break_node(index, down);
+        }
+        (0..50).for_each(|_| world.tick());
+        assert!(decided(&world, nothing(), true));
+        assert!(!decided(&world, nothing(), false), "there are no volumes");
+        assert!(!decided(&world, all, true), "a recorded node has had a pod");
+        let found = Sets {
+            sizes: vec![SetSize {
+                shard: 0,
+                pods: 1,
+                keeps_volumes: true,
+            }],
+            removed: vec![1, 5],
+        };
+        let found = found.with_volumes(&[(1, 1), (1, 0), (0, 1), (4, 0)]);
+        assert_eq!(pods(&found), [(0, 2), (1, 2), (4, 1)]);
+        assert!(found.sizes.iter().all(|size| size.keeps_volumes));
+        assert_eq!(found.removed, [5]);
     }
 
     #[test]

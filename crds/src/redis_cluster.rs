@@ -364,7 +364,7 @@ pub struct RedisClusterStatus {
     /// Number of shards that have slots.
     #[serde(default)]
     pub shards: i32,
-    /// Label selector of the pods, for kubectl scale and autoscalers.
+    /// Label selector of the primaries' pods, for kubectl scale and autoscalers: one pod a shard.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub selector: Option<String>,
     /// Number of shards whose primary serves and whose replicas are all in sync.

@@ -22,6 +22,7 @@ pub mod reshard;
 pub mod s3;
 pub mod scenario;
 pub mod servers;
+pub mod shapes;
 pub mod verify;
 pub mod wait;
 pub mod writer;

@@ -95,7 +95,7 @@ fn rights() -> Vec<Rights> {
         some("", "configmaps", [applies_and_deletes, "", ""]),
         some("", "serviceaccounts", ["", keeps, ""]),
         none("", "serviceaccounts/token"),
-        none("", "persistentvolumeclaims"),
+        some("", "persistentvolumeclaims", ["list", "", ""]),
         none("", "namespaces"),
         some("", "nodes", ["get", "", ""]),
         none("", "users"),

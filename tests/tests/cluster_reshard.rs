@@ -3,7 +3,8 @@
 
 use anyhow::{Context, Result, ensure};
 use cluster_controller::redis::reshard::{
-    Engine, EngineChoice, ReshardEnd, ReshardError, ReshardLimits, ReshardProgress, SlotMove, run,
+    Engine, EngineChoice, ReshardEnd, ReshardError, ReshardLimits, ReshardPlan, ReshardProgress,
+    SlotMove, run,
 };
 use common::cluster::{
     endpoint::{Endpoint, NodeCredentials},
@@ -124,6 +125,7 @@ async fn grows_to_four_shards_and_back_under_a_writer() -> Result<()> {
     let cluster = filled(&[STAYING], KEYS).await?;
     let samples = samples("sample:");
     cluster.servers.fill(&samples).await?;
+    let started = Instant::now();
     let before = digests(&cluster, &samples).await?;
     ensure!(before.len() == samples.len() && before.values().all(|(digest, _)| digest.len() == 40));
     let writer = Writer::start(addresses(&cluster), 2000);
@@ -147,6 +149,7 @@ async fn grows_to_four_shards_and_back_under_a_writer() -> Result<()> {
         ensure!(cluster.plan(staying).await?.is_empty());
         unharmed(&cluster, KEYS).await?;
         let after = digests(&cluster, &samples).await?;
+        let elapsed = i64::try_from(started.elapsed().as_millis())?;
         for (key, (digest, lives)) in &before {
             let key_name = String::from_utf8_lossy(key);
             let (found, left) = after
@@ -154,7 +157,7 @@ async fn grows_to_four_shards_and_back_under_a_writer() -> Result<()> {
                 .with_context(|| format!("{key_name} is lost"))?;
             ensure!(found == digest, "{key_name} has another value");
             ensure!(
-                (*lives < 0 && left == lives) || (lives - left).abs() < 60_000,
+                (*lives < 0 && left == lives) || (-1000..=elapsed + 1000).contains(&(lives - left)),
                 "{key_name} lived for {lives} ms and then for {left} ms"
             );
         }
@@ -189,6 +192,25 @@ async fn a_target_that_does_not_know_the_primary_learns_it() -> Result<()> {
     })
     .await?;
     cluster.settled(&ALL).await?;
+    unharmed(&cluster, KEYS).await
+}
+
+/// A server refuses clients for 2 s after its start, whatever it knows: no client is sent there before.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_target_that_does_not_serve_yet_is_waited_for() -> Result<()> {
+    let mut cluster = filled(&LASTING, KEYS).await?;
+    cluster.servers.kill(3).await?;
+    cluster.servers.restart(3).await?;
+    let info: String = cluster.server(3).call("CLUSTER INFO").await?;
+    ensure!(info.contains("cluster_state:fail"), "{info}");
+    let writer = Writer::start(addresses(&cluster), 2000);
+    let plan = cluster.plan(&ALL).await?;
+    cluster.run(&plan, &ReshardLimits::default()).await?;
+    cluster.settled(&ALL).await?;
+    let errors: String = cluster.server(3).call("INFO errorstats").await?;
+    ensure!(!errors.contains("errorstat_CLUSTERDOWN"), "{errors}");
+    let report = writer.end(addresses(&cluster)).await?;
+    nothing_lost(&report)?;
     unharmed(&cluster, KEYS).await
 }
 
@@ -356,7 +378,7 @@ async fn large_values_move_alone_and_arrive() -> Result<()> {
         target: cluster.ids[3],
         slots: SlotRange::from(slot).into(),
     };
-    let plan = cluster_controller::redis::reshard::ReshardPlan {
+    let plan = ReshardPlan {
         moves: vec![one],
         ..Default::default()
     };
@@ -722,6 +744,105 @@ async fn open_slots_of_every_kind_are_repaired() -> Result<()> {
         }
     }
     ensure!(lost.is_empty(), "{lost:?}");
+    Ok(())
+}
+
+/// Left by a move that broke off and was closed by hand: no mark leads to them, only counting does.
+#[tokio::test]
+async fn keys_without_slots_return_to_their_primary() -> Result<()> {
+    let cluster = ReshardCluster::start(3, &[]).await?;
+    let cases = cases(&cluster, 2).await?;
+    // A node without slots, and one that serves others.
+    for (case, holder) in cases.iter().zip([3, 1]) {
+        case.mark(&cluster, holder, "IMPORTING", 0).await?;
+        case.mark(&cluster, 0, "MIGRATING", holder).await?;
+        case.migrate(&cluster, holder, 2).await?;
+        case.close(&cluster, 0).await?;
+        case.stale(&cluster, holder).await?;
+        case.close(&cluster, holder).await?;
+    }
+    let tables = cluster.tables().await?;
+    ensure!(tables.values().all(|table| table.open.is_empty()));
+    let plan = cluster.plan(&[0, 1, 2]).await?;
+    ensure!(
+        plan.moves.is_empty() && plan.open_slots.len() == 2,
+        "{plan:?}"
+    );
+    cluster.reach(&[0, 1, 2], &ReshardLimits::default()).await?;
+    cluster.settled(&[0, 1, 2]).await?;
+    let mut serving = cluster.server(0).connect().await?;
+    for case in &cases {
+        for key in &case.keys {
+            let value: Option<String> = cmd("GET").arg(key).query_async(&mut serving).await?;
+            ensure!(value.as_deref() == Some("right"), "{key}: {value:?}");
+        }
+        for holder in [3, 1] {
+            let held: u64 = cluster
+                .server(holder)
+                .call(&format!("CLUSTER COUNTKEYSINSLOT {}", case.slot))
+                .await?;
+            ensure!(held == 0, "{held} keys are left at node {holder}");
+        }
+    }
+    Ok(())
+}
+
+/// All data are in slots that would go to the new shard together.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn heavy_slots_are_spread_over_the_shards() -> Result<()> {
+    const KEYS_OF_SLOT: usize = 20;
+    let cluster = ReshardCluster::start(3, &[STAYING]).await?;
+    let by_count = cluster.plan(&ALL).await?;
+    let heavy = by_count
+        .moves
+        .iter()
+        .flat_map(|one| one.slots.iter().take(10));
+    let mut missing: std::collections::BTreeSet<Slot> = heavy.collect();
+    let keys = missing.len() * KEYS_OF_SLOT;
+    let value = "x".repeat(50_000);
+    for number in 0.. {
+        if missing.is_empty() {
+            break;
+        }
+        let tag = format!("{{heavy:{number}}}");
+        if !missing.remove(&Slot::of_key(tag.as_bytes())) {
+            continue;
+        }
+        let mut commands = pipe();
+        for key in 0..KEYS_OF_SLOT {
+            let set = commands.cmd("SET").arg(format!("{tag}{key}"));
+            set.arg(&value).ignore();
+        }
+        let owner = cluster.servers.shard_of(tag.as_bytes())?;
+        let mut connection = cluster.server(owner).connect().await?;
+        commands.query_async::<()>(&mut connection).await?;
+    }
+    let plan = cluster.plan(&ALL).await?;
+    let count = |plan: &ReshardPlan| -> Vec<usize> {
+        plan.moves.iter().map(|one| one.slots.len()).collect()
+    };
+    ensure!(
+        count(&plan) == count(&by_count),
+        "other numbers of slots: {plan:?}"
+    );
+    cluster.run(&plan, &ReshardLimits::default()).await?;
+    cluster.settled(&ALL).await?;
+    let mut held = Vec::new();
+    for server in cluster.servers.nodes() {
+        held.push(server.call::<usize>("DBSIZE").await?);
+    }
+    println!("{held:?}");
+    ensure!(held.iter().sum::<usize>() == keys, "{held:?}");
+    let (most, least) = (held.iter().max(), held.iter().min());
+    ensure!(
+        most.zip(least)
+            .is_some_and(|(most, least)| most - least <= 2 * KEYS_OF_SLOT),
+        "{held:?}"
+    );
+    ensure!(
+        cluster.plan(&ALL).await?.is_empty(),
+        "data alone moves slots"
+    );
     Ok(())
 }
 

@@ -33,7 +33,7 @@ use k8s_openapi::{
 use std::collections::BTreeMap;
 
 /// Name of the volume claim, and of the volume that Kubernetes makes of it in each pod.
-const CLAIM: &str = "data";
+pub const CLAIM: &str = "data";
 /// Name of the volume of pods in memory only. Not the claim's: a claim replaces a volume of its name, so that a StatefulSet which kept its
 /// claims would give their volumes to pods whose start script deletes what they find.
 const MEMORY: &str = "memory";

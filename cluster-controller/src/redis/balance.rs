@@ -18,12 +18,14 @@ pub struct Balance {
     pub misplaced: usize,
     /// Slots that a primary reports as open.
     pub open: usize,
+    /// Primaries without slots that hold keys: clients are sent to others for them.
+    pub strays: usize,
 }
 
 impl Balance {
     /// Whether there is something to do.
     pub fn needs_moves(&self) -> bool {
-        self.misplaced > 0 || self.open > 0
+        self.misplaced > 0 || self.open > 0 || self.strays > 0
     }
 }
 
@@ -49,6 +51,11 @@ pub fn balance(survey: &Survey<'_>) -> Balance {
         .collect();
     let open = survey.live.iter();
     let open = open.map(|one| one.report.own().open_slots.len()).sum();
+    let strays = survey.live.iter().filter(|one| {
+        let own = one.report.own();
+        own.is_primary() && own.slots.is_empty() && one.report.keys > 0
+    });
+    let strays = strays.count();
     let uneven = misplaced(&shards);
     let all: usize = shards.iter().map(|one| one.slots.len()).sum();
     let changed = shards.iter().any(|one| one.stays == one.slots.is_empty());
@@ -60,13 +67,14 @@ pub fn balance(survey: &Survey<'_>) -> Balance {
         },
         shards,
         open,
+        strays,
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::redis::plan::tests::formed;
+    use crate::redis::{member::Member, plan::tests::formed};
     use k8s_openapi::jiff::Timestamp;
 
     #[test]
@@ -75,6 +83,28 @@ mod tests {
         let members = world.members(Timestamp::UNIX_EPOCH);
         let found = balance(&Survey::of(&world.wanted, &members));
         assert_eq!((found.shards.len(), found.misplaced, found.open), (3, 0, 0));
+        assert!(!found.needs_moves());
+    }
+
+    /// Only once every slot has a primary that its keys can return to.
+    #[test]
+    fn keys_of_a_primary_without_slots_are_to_return() {
+        let world = formed(3, 1, true);
+        let mut members = world.members(Timestamp::UNIX_EPOCH);
+        let is_replica =
+            |member: &&mut Member| member.report().is_some_and(|one| one.own().is_replica());
+        let replica = members.iter_mut().find(is_replica).unwrap();
+        let Answer::Report(stray) = &mut replica.answer else {
+            unreachable!("it has a report");
+        };
+        let id = stray.id();
+        let lines = format!("{id} 10.0.9.9:6379@16379 myself,master - 0 0 9 connected\n");
+        stray.view = common::cluster::topology::NodesView::parse(&lines).unwrap();
+        stray.keys = 5;
+        let found = balance(&Survey::of(&world.wanted, &members));
+        assert_eq!((found.strays, found.needs_moves()), (1, true));
+        members[0].answer = Answer::Loading;
+        let found = balance(&Survey::of(&world.wanted, &members));
         assert!(!found.needs_moves());
     }
 

@@ -26,8 +26,8 @@ use common::{
 pub use conditions::NOT_HEALTHY;
 use conditions::{conditions, reconciling, stalled};
 use crds::{
-    KnownNode, LABEL_CLUSTER, NodeStatus, OperationKind, OperationStatus, RedisCluster,
-    RedisClusterStatus, ShardStatus, SlotsStatus, VersionStatus, endpoint,
+    KnownNode, LABEL_CLUSTER, LABEL_ROLE, NodeStatus, OperationKind, OperationStatus, ROLE_PRIMARY,
+    RedisCluster, RedisClusterStatus, ShardStatus, SlotsStatus, VersionStatus, endpoint,
 };
 use k8s_openapi::{
     apimachinery::pkg::apis::meta::v1::{Condition, Time},
@@ -159,7 +159,11 @@ pub fn compute(
         version: version(old.version, found),
         size: shape.shards * (1 + shape.replicas),
         shards: count(with_slots.count()),
-        selector: Some(format!("{LABEL_CLUSTER}={}", shape.name)),
+        // One pod a shard: an autoscaler takes what it counts for the number of shards.
+        selector: Some(format!(
+            "{LABEL_CLUSTER}={},{LABEL_ROLE}={ROLE_PRIMARY}",
+            shape.name
+        )),
         ready_shards: count(ready_shards.count()),
         ready_nodes: count(ready_nodes.count()),
         endpoint: Some(endpoint(&shape.name, &shape.namespace)),

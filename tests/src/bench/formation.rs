@@ -1,4 +1,4 @@
-//! `formation`: six lone processes become a cluster of 3 × 1, against `redis-cli --cluster create`.
+//! `formation`: lone processes become a cluster of 3, 10 or 50 shards with a replica each, against `redis-cli --cluster create`.
 
 use super::{
     report::{Goal, Measurement, Row},
@@ -17,56 +17,55 @@ use std::{
     time::{Duration, Instant},
 };
 
-const SHARDS: usize = 3;
-const NODES: usize = 6;
 /// Age of servers that run when they are needed: pods are ready some seconds before the last of them is.
 const RUNNING: Duration = Duration::from_secs(3);
-const LIMIT: Duration = Duration::from_mins(1);
+const LIMIT: Duration = Duration::from_mins(2);
 
 /// With servers that run for a while, and with servers that have just been started. Those serve no sooner than 2 s after their
 /// start, whatever is done with them (CLUSTER_WRITABLE_DELAY in the engine), which binds both sides. On running servers the
 /// rival's primaries see a minority while they join, and stay closed for a node timeout (5 s) after it.
-pub async fn run() -> Result<Vec<Row>> {
+pub async fn run(case: &'static str, shards: usize) -> Result<Vec<Row>> {
     let (mut running, mut fresh) = (Vec::new(), Vec::new());
     for round in rounds() {
         for (age, measured) in [(RUNNING, &mut running), (Duration::ZERO, &mut fresh)] {
-            let ours = async { ours(&nodes(age).await?).await };
-            let rival = async { rival(&nodes(age).await?).await };
+            let ours = async { ours(&nodes(shards, age).await?, shards).await };
+            let rival = async { rival(&nodes(shards, age).await?).await };
             let (ours, rival) = round.run(ours, rival).await?;
+            println!("{shards} shards: {ours:.2} s, {rival:.2} s");
             if round.measured {
                 measured.push(Measurement { ours, rival });
             }
         }
     }
-    let row = |rival, rounds: &[Measurement]| {
-        Row::new("formation", "s", rival, Goal::AtMost(0.7), rounds)
-    };
+    let row = |rival, rounds: &[Measurement]| Row::new(case, "s", rival, Goal::AtMost(0.7), rounds);
     Ok(vec![
         row("redis-cli --cluster create", &running),
         row("the same, servers just started", &fresh),
     ])
 }
 
-async fn nodes(age: Duration) -> Result<Vec<RedisServer>> {
+/// Two for each shard.
+async fn nodes(shards: usize, age: Duration) -> Result<Vec<RedisServer>> {
     let options = [
         ("repl-diskless-sync-delay", "0"),
         ("cluster-node-timeout", "5000"),
     ];
-    let mut nodes = try_join_all((0..NODES).map(|_| RedisServer::cluster_node(&options))).await?;
+    let mut nodes =
+        try_join_all((0..shards * 2).map(|_| RedisServer::cluster_node(&options))).await?;
     nodes.iter_mut().for_each(RedisServer::quiet);
     tokio::time::sleep(age).await;
     Ok(nodes)
 }
 
 /// Until every node says that the cluster is healthy, replicas linked.
-async fn ours(nodes: &[RedisServer]) -> Result<f64> {
+async fn ours(nodes: &[RedisServer], shards: usize) -> Result<f64> {
     let expected: Vec<ExpectedNode> = nodes
         .iter()
         .enumerate()
-        .map(|(index, node)| expected_node(index, node))
+        .map(|(index, node)| expected_node(index, node, shards))
         .collect();
     let wanted = Wanted {
-        shards: SHARDS,
+        shards,
         replicas_per_shard: 1,
         persistent: false,
         formed_before: false,
@@ -88,12 +87,12 @@ async fn ours(nodes: &[RedisServer]) -> Result<f64> {
     Ok(time.as_secs_f64())
 }
 
-fn expected_node(index: usize, node: &RedisServer) -> ExpectedNode {
+fn expected_node(index: usize, node: &RedisServer, shards: usize) -> ExpectedNode {
     let address = node.address();
     ExpectedNode {
         pod: format!("bench-{index}"),
-        shard: index % SHARDS,
-        ordinal: index / SHARDS,
+        shard: index % shards,
+        ordinal: index / shards,
         address: Some(NodeAddress::new(address.ip(), address.port())),
         wanted: true,
         exists: true,
@@ -136,7 +135,7 @@ async fn healthy(nodes: &[RedisServer]) -> Result<bool> {
         let replication: String = node.call("INFO replication").await?;
         anyhow::Ok(
             cluster.contains("cluster_state:ok")
-                && cluster.contains(&format!("cluster_known_nodes:{NODES}"))
+                && cluster.contains(&format!("cluster_known_nodes:{}\r\n", nodes.len()))
                 && (replication.contains("role:master")
                     || replication.contains("master_link_status:up")),
         )

@@ -3,6 +3,7 @@
 
 mod backup;
 mod formation;
+mod planning;
 mod report;
 mod reshard;
 mod restore;
@@ -50,15 +51,26 @@ impl Round {
 }
 
 /// The names of the cases, in the order they run.
-pub const CASES: [&str; 4] = ["backup-gzip", "restore-one-node", "formation", "reshard"];
+pub const CASES: [&str; 7] = [
+    "backup-gzip",
+    "restore-one-node",
+    "formation",
+    "formation-10",
+    "formation-50",
+    "reshard",
+    "planning",
+];
 
 /// Runs one case and answers a row for each of its rivals.
 pub async fn run(case: &str) -> Result<Vec<Row>> {
     match case {
         "backup-gzip" => backup::run().await,
         "restore-one-node" => restore::run().await,
-        "formation" => formation::run().await,
+        "formation" => formation::run("formation", 3).await,
+        "formation-10" => formation::run("formation-10", 10).await,
+        "formation-50" => formation::run("formation-50", 50).await,
         "reshard" => reshard::run_case().await,
+        "planning" => planning::run().await,
         other => bail!(
             "there is no case '{other}': choose one of {}",
             CASES.join(", ")

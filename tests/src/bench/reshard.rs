@@ -15,22 +15,33 @@ use common::cluster::{
     topology::NodeId,
 };
 use futures::future::try_join_all;
-use redis::{Cmd, cmd};
 use std::time::{Duration, Instant};
-use tokio::sync::watch;
+use tokio::{process::Command, sync::watch};
 use tokio_util::sync::CancellationToken;
 
 const SLOTS: u16 = 2_000;
 const KEYS_PER_SLOT: u64 = 61;
 const VALUE: u64 = 180;
 const LIMIT: Duration = Duration::from_secs(5);
-/// Between two questions of the client that measures how long the source answers nothing.
-const PING: Duration = Duration::from_micros(500);
 
 /// Each side moves the slots in its turn, there and back again: both ways are alike.
 pub async fn run_case() -> Result<Vec<Row>> {
+    let own = std::process::id().to_string();
+    let cores = std::fs::read_to_string("/proc/self/status")?;
+    let cores = cores
+        .lines()
+        .find_map(|line| line.strip_prefix("Cpus_allowed_list:"));
+    let cores = cores.context("no list of cores")?.trim();
+    let rows = measured().await;
+    // The other cases have all cores again.
+    run_on(cores, &own).await?;
+    rows
+}
+
+async fn measured() -> Result<Vec<Row>> {
     let mut pair = Pair::start().await?;
-    let (mut default, mut pipelined, mut block) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut default, mut pipelined) = (Vec::new(), Vec::new());
+    let mut block = Vec::new();
     for round in rounds() {
         let mut figures = [Figures::default(); 3];
         let order = if round.ours_first {
@@ -83,8 +94,19 @@ enum Side {
 #[derive(Clone, Copy, Debug, Default)]
 struct Figures {
     keys_per_second: f64,
-    /// The longest time in which the source answered nothing.
+    /// The longest command that the source carried out, by its own measurement.
     block: Duration,
+}
+
+/// Binds all threads of a process to cores. A client that takes the core of a server from it while the other server waits for its answer
+/// makes calls of milliseconds, whatever they carry: servers have one core, and both clients another one.
+async fn run_on(cores: &str, process: &str) -> Result<()> {
+    let mut command = Command::new("taskset");
+    command.args(["--all-tasks", "--pid", "--cpu-list", cores, process]);
+    let output = command.output().await?;
+    let problem = String::from_utf8_lossy(&output.stderr);
+    ensure!(output.status.success(), "taskset failed: {problem}");
+    Ok(())
 }
 
 /// Two primaries that have the slots in turn, and one with the others.
@@ -100,9 +122,14 @@ impl Pair {
         let options = [
             ("cluster-node-timeout", "15000"),
             ("cluster-allow-replica-migration", "no"),
+            ("latency-tracking-info-percentiles", "100 99 50"),
         ];
         let mut nodes = try_join_all((0..3).map(|_| RedisServer::cluster_node(&options))).await?;
         nodes.iter_mut().for_each(RedisServer::quiet);
+        for node in &nodes {
+            run_on("0", &node.info("process_id").await?).await?;
+        }
+        run_on("1", &std::process::id().to_string()).await?;
         for (node, range) in [(0, "0 1999"), (2, "2000 16383")] {
             let epoch = node + 1;
             nodes[node]
@@ -176,22 +203,7 @@ impl Pair {
     /// Lets one side move the slots to the other node.
     async fn measure(&mut self, side: Side) -> Result<Figures> {
         let (source, target) = (self.holder, 1 - self.holder);
-        let stop = CancellationToken::new();
-        let mut connection = self.nodes[source].connect().await?;
-        let pings = tokio::spawn({
-            let stop = stop.clone();
-            async move {
-                let mut longest = Duration::ZERO;
-                let question: Cmd = cmd("PING");
-                while !stop.is_cancelled() {
-                    let asked = Instant::now();
-                    question.query_async::<()>(&mut connection).await?;
-                    longest = longest.max(asked.elapsed());
-                    tokio::time::sleep(PING).await;
-                }
-                anyhow::Ok(longest)
-            }
-        });
+        self.nodes[source].call::<()>("CONFIG RESETSTAT").await?;
         let started = Instant::now();
         match side {
             Side::Ours => self.ours(source, target).await?,
@@ -202,8 +214,7 @@ impl Pair {
             }
         }
         let seconds = started.elapsed().as_secs_f64();
-        stop.cancel();
-        let block = pings.await??;
+        let block = longest_command(&self.nodes[source]).await?;
         self.holder = target;
         self.complete().await?;
         #[allow(clippy::cast_precision_loss)] // 61
@@ -250,6 +261,20 @@ impl Pair {
         ensure!(status.success(), "redis-cli --cluster reshard failed");
         Ok(())
     }
+}
+
+/// `INFO latencystats` has percentiles of each command: of all its calls is the longest one.
+async fn longest_command(server: &RedisServer) -> Result<Duration> {
+    let text: String = server.call("INFO latencystats").await?;
+    let times = text.lines().filter_map(|line| {
+        let (_, times) = line.split_once(":p100=")?;
+        let (micros, _) = times.split_once(',')?;
+        Some((micros.parse::<f64>().ok()?, line))
+    });
+    let longest = times.max_by(|(one, _), (other, _)| one.total_cmp(other));
+    let (micros, line) = longest.with_context(|| format!("no times of commands in {text:?}"))?;
+    println!("{line}");
+    Ok(Duration::from_secs_f64(micros / 1_000_000.0))
 }
 
 /// For each of the slots a hash tag.

@@ -48,6 +48,8 @@ pub enum Blocker {
     KeysWithoutSlots {
         /// Name of the primary's pod.
         pod: String,
+        /// Whether every slot has a primary, so that the keys return to those of their slots.
+        returning: bool,
     },
     /// The server at a pod's address belongs to another cluster: it gets no command.
     ForeignNode {
@@ -130,12 +132,17 @@ impl Blocker {
             | Self::PrimaryDown { .. }
             | Self::ScriptRunning { .. }
             | Self::Unfenced { .. }
+            | Self::KeysWithoutSlots {
+                returning: true, ..
+            }
             | Self::RecreationUnfenced { .. } => true,
             Self::SlotsLost { .. }
             | Self::SlotsUnassigned { .. }
             | Self::SlotsContested { .. }
             | Self::TakeoverManual { .. }
-            | Self::KeysWithoutSlots { .. }
+            | Self::KeysWithoutSlots {
+                returning: false, ..
+            }
             | Self::ForeignNode { .. }
             | Self::NodeWithoutPod { .. }
             | Self::EmptyCopy { .. } => false,
@@ -179,7 +186,14 @@ impl fmt::Display for Blocker {
                  redis-cli --cluster fix",
                 names("pod", pods)
             ),
-            Self::KeysWithoutSlots { pod } => write!(
+            Self::KeysWithoutSlots {
+                pod,
+                returning: true,
+            } => write!(
+                out,
+                "{pod} is a primary with keys but without slots: they return to the primaries of their slots"
+            ),
+            Self::KeysWithoutSlots { pod, .. } => write!(
                 out,
                 "{pod} is a primary with keys but without slots: it is left alone; if the keys are of no use, \
                  delete its volume and its pod"

@@ -209,6 +209,21 @@ impl Plan {
         steps.all(|step| matches!(step.action, Action::HandOver { .. }))
     }
 
+    /// Whether slots may move: nothing is to be repaired or waited for but keys, which move back to the primaries of their slots.
+    pub fn lets_slots_move(&self) -> bool {
+        let mut blockers = self.blockers.iter();
+        self.repairs_nothing()
+            && blockers.all(|blocker| {
+                matches!(
+                    blocker,
+                    Blocker::KeysWithoutSlots {
+                        returning: true,
+                        ..
+                    }
+                )
+            })
+    }
+
     /// Whether a primary is to hand its slots over.
     pub fn hands_over(&self) -> bool {
         let mut steps = self.steps.iter();

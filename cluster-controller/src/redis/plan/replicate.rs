@@ -15,6 +15,7 @@ pub fn attach(survey: &Survey<'_>, plan: &mut Plan) {
         if one.report.own().is_primary() && one.report.keys > 0 {
             plan.blockers.push(Blocker::KeysWithoutSlots {
                 pod: one.pod().to_owned(),
+                returning: survey.free.is_empty(),
             });
             continue;
         }

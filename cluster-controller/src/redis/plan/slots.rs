@@ -243,6 +243,7 @@ fn blocker(survey: &Survey<'_>, shard: usize, slots: &SlotSet, plan: &mut Plan) 
     plan.blockers.push(match with_keys {
         Some(one) => Blocker::KeysWithoutSlots {
             pod: one.pod().to_owned(),
+            returning: false,
         },
         None => Blocker::SlotsLost {
             slots: text(slots),

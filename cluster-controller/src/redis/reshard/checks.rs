@@ -10,7 +10,7 @@ use super::{
 use common::cluster::{
     info::Info,
     slots::Slot,
-    topology::{NodeId, NodesView},
+    topology::{ClusterInfo, NodeId, NodesView},
 };
 use futures::future::try_join_all;
 use redis::{Value, cmd};
@@ -115,9 +115,41 @@ pub(super) async fn owners(links: &NodeLinks, moves: &[SlotMove]) -> Result<(), 
 }
 
 /// Waits until every target knows who serves the slots that it is to import: it takes in no claim to a slot that is marked as imported
-/// (`clusterUpdateSlotsConfigWith` in the engine's `cluster.c`), and a node that has just joined learns the claims within seconds.
+/// (`clusterUpdateSlotsConfigWith` in the engine's `cluster.c`), and a node that has just joined learns the claims within seconds. Then it
+/// has to serve: for 2 s after its start, and a node timeout after it knew only a minority, it answers CLUSTERDOWN to the clients that are
+/// sent there.
 pub(super) async fn listed(links: &NodeLinks, moves: &[SlotMove]) -> Result<(), ReshardError> {
     let deadline = Instant::now() + LEARNING;
+    all_known(links, moves, deadline).await?;
+    let targets: BTreeMap<NodeId, Slot> = moves
+        .iter()
+        .filter_map(|one| Some((one.target, one.slots.iter().next()?)))
+        .collect();
+    try_join_all(targets.into_iter().map(|(target, slot)| async move {
+        let link = links.get(target)?;
+        while !serves(link).await? {
+            if Instant::now() >= deadline {
+                let message = format!("node {} does not serve yet", target.short());
+                return Err(ReshardError::ClusterDown { slot, message });
+            }
+            sleep(LOOK).await;
+        }
+        Ok(())
+    }))
+    .await?;
+    Ok(())
+}
+
+async fn serves(link: &NodeLink) -> Result<bool, ReshardError> {
+    let text: String = link.ask("CLUSTER INFO", cmd("CLUSTER").arg("INFO")).await?;
+    Ok(ClusterInfo::parse(&text).ok)
+}
+
+async fn all_known(
+    links: &NodeLinks,
+    moves: &[SlotMove],
+    deadline: Instant,
+) -> Result<(), ReshardError> {
     loop {
         let unknown = try_join_all(moves.iter().map(|one| async move {
             let link = links.get(one.target)?;
@@ -159,7 +191,8 @@ pub(super) async fn room(
 
 /// Refuses a target whose `maxmemory` does not hold so many bytes more.
 pub(super) async fn has_room(target: &NodeLink, needed: u64) -> Result<(), ReshardError> {
-    let info = info(target).await?;
+    let text: String = target.ask("INFO", cmd("INFO").arg("memory")).await?;
+    let info = Info::parse(&text);
     let (used, maxmemory) = (info.number("used_memory"), info.number("maxmemory"));
     if maxmemory > 0 && used.saturating_add(needed) > maxmemory {
         return Err(ReshardError::TargetFull {

@@ -84,6 +84,19 @@ pub enum ReshardError {
         /// What it said.
         message: String,
     },
+    /// A node that is about to get its first slot does not take the functions that the others have.
+    #[error(
+        "node {} does not take the functions of node {} ({message}): make their versions and modules the same, or load the functions there with FUNCTION LOAD",
+        node.short(), source_node.short()
+    )]
+    FunctionsRefused {
+        /// The node without slots.
+        node: NodeId,
+        /// The node that has the functions.
+        source_node: NodeId,
+        /// What the former said.
+        message: String,
+    },
     /// Keys stay where they are, though the source reports that it moves them.
     #[error("keys of slot {slot} stay on node {} after several attempts", node.short())]
     KeysRemain {
@@ -190,6 +203,7 @@ impl Classified for ReshardError {
             | Self::ClusterDown { .. }
             | Self::Unreachable { .. }
             | Self::Refused { .. }
+            | Self::FunctionsRefused { .. }
             | Self::KeysRemain { .. }
             | Self::MigrationFailed { .. }
             | Self::OtherMigration(_)
@@ -211,6 +225,7 @@ impl Classified for ReshardError {
             Self::ClusterDown { .. } => "ClusterDown",
             Self::Unreachable { .. } => "TargetUnreachable",
             Self::Refused { .. } => "SlotMoveRefused",
+            Self::FunctionsRefused { .. } => "FunctionsRefused",
             Self::KeysRemain { .. } => "KeysRemain",
             Self::MigrationFailed { .. } => "MigrationFailed",
             Self::OtherMigration(_) => "OtherMigration",

@@ -173,7 +173,7 @@ fn last(range: SlotRange, count: usize) -> Vec<Slot> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use common::cluster::slots::SLOT_COUNT;
     use proptest::prelude::*;
@@ -183,13 +183,13 @@ mod tests {
         NodeId::from_bytes([number.wrapping_mul(151); 20])
     }
 
-    fn range(start: u16, end: u16) -> SlotSet {
+    pub(in crate::redis::reshard) fn range(start: u16, end: u16) -> SlotSet {
         SlotRange::new(Slot::new(start).unwrap(), Slot::new(end).unwrap())
             .unwrap()
             .into()
     }
 
-    fn shard(number: u8, slots: SlotSet, stays: bool) -> ShardLoad {
+    pub(in crate::redis::reshard) fn shard(number: u8, slots: SlotSet, stays: bool) -> ShardLoad {
         ShardLoad {
             primary: id(number),
             slots,
@@ -197,7 +197,10 @@ mod tests {
         }
     }
 
-    fn apply(shards: &[ShardLoad], moves: &[SlotMove]) -> Vec<ShardLoad> {
+    pub(in crate::redis::reshard) fn apply(
+        shards: &[ShardLoad],
+        moves: &[SlotMove],
+    ) -> Vec<ShardLoad> {
         let mut shards = shards.to_vec();
         for one in moves {
             assert_ne!(one.source, one.target);
@@ -213,7 +216,7 @@ mod tests {
         shards
     }
 
-    fn covered_once(shards: &[ShardLoad]) -> bool {
+    pub(in crate::redis::reshard) fn covered_once(shards: &[ShardLoad]) -> bool {
         let all: usize = shards.iter().map(|one| one.slots.len()).sum();
         let union = shards
             .iter()
@@ -274,7 +277,7 @@ mod tests {
     }
 
     /// Shards as any history could have left them: cut at any places, handed out in any order.
-    fn any_shards() -> impl Strategy<Value = Vec<ShardLoad>> {
+    pub(in crate::redis::reshard) fn any_shards() -> impl Strategy<Value = Vec<ShardLoad>> {
         (
             1..9_u8,
             prop::collection::vec((0..9_u8, 1..SLOT_COUNT), 0..40),

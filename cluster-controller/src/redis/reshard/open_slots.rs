@@ -1,4 +1,5 @@
-//! What becomes of slots that are open, that is marked as migrating or importing by a node. Pure.
+//! What becomes of slots that are open, that is marked as migrating or importing by a node, and of keys at a node that does not serve their
+//! slot. Pure.
 //!
 //! It follows the rules of `redis-cli --cluster fix` where those are sound. The rule behind all of it: **the primary that serves the slot is
 //! right.** It is where clients are sent, it answers for every key that it holds, and only for one it lacks it sends them on. So a key that two
@@ -20,8 +21,11 @@ pub struct SlotTable {
     pub slots: SlotSet,
     /// Marks of slots that migrate or are imported.
     pub open: Vec<OpenSlot>,
-    /// How many keys it holds in those slots that are open on any node; a slot that is missing counts as 0.
+    /// How many keys it holds in each slot: in those that it serves, those that are open on any node, and those that it should hold none of.
+    /// A slot that is missing counts as 0.
     pub keys: BTreeMap<Slot, u64>,
+    /// Bytes of memory that an average key of it takes; 0 if that is not known.
+    pub bytes_per_key: u64,
     /// Slots of which its table names no primary at all.
     pub unlisted: SlotSet,
     /// The other primaries it knows, whether they answer or not.
@@ -110,9 +114,12 @@ impl fmt::Display for OpenSlotCause {
     }
 }
 
-/// What is to be done about every open slot. Empty if there is none.
+/// What is to be done about every open slot, and about every other one of which a node holds keys that does not serve it. Empty if there is
+/// none.
 pub fn open_slots(tables: &SlotTables) -> Vec<OpenSlotDecision> {
-    marked(tables)
+    let mut slots = marked(tables);
+    slots.extend(tables.values().flat_map(SlotTable::strays));
+    slots
         .into_iter()
         .flat_map(|slot| decide(slot, tables))
         .collect()
@@ -134,6 +141,13 @@ impl SlotTable {
 
     fn is_marked(&self, slot: Slot) -> bool {
         self.open.iter().any(|open| open.slot == slot)
+    }
+
+    /// Slots of which it holds keys that no client is sent to.
+    fn strays(&self) -> impl Iterator<Item = Slot> + '_ {
+        let held = self.keys.iter().filter(|(_, keys)| **keys > 0);
+        held.map(|(slot, _)| *slot)
+            .filter(|slot| !self.slots.contains(*slot))
     }
 
     fn holds(&self, slot: Slot) -> bool {

@@ -53,6 +53,7 @@ impl Model {
                     open: open.into_iter().collect(),
                     keys: [(slot(), node.keys.len() as u64)].into(),
                     primaries: ids().filter(|other| other != id).collect(),
+                    ..SlotTable::default()
                 };
                 (*id, table)
             })

@@ -3,6 +3,7 @@
 use super::{
     moves::{ShardLoad, SlotMove, moves},
     open_slots::{OpenSlotDecision, SlotTables, open_slots},
+    weights::{SlotWeights, even_out},
 };
 use common::cluster::{slots::SlotSet, topology::NodeId};
 use std::collections::BTreeMap;
@@ -45,7 +46,8 @@ pub fn plan(tables: &SlotTables, stays: impl Fn(NodeId) -> bool) -> ReshardPlan 
         .filter(|one| matches!(one, OpenSlotDecision::Undecided { .. }))
         .map(OpenSlotDecision::slot)
         .collect();
-    let moves = moves(&shards).into_iter().filter_map(|one| {
+    let found = even_out(&shards, moves(&shards), &weights(tables));
+    let moves = found.into_iter().filter_map(|one| {
         let slots = one.slots.difference(&undecided);
         (!slots.is_empty()).then_some(SlotMove { slots, ..one })
     });
@@ -53,6 +55,16 @@ pub fn plan(tables: &SlotTables, stays: impl Fn(NodeId) -> bool) -> ReshardPlan 
         moves: moves.collect(),
         open_slots,
     }
+}
+
+/// What the data of each slot weigh at the primary that serves it.
+fn weights(tables: &SlotTables) -> SlotWeights {
+    let served = tables.values().flat_map(|table| {
+        let keys = table.keys.iter();
+        keys.filter(|(slot, _)| table.slots.contains(**slot))
+            .map(|(slot, keys)| (*slot, keys.saturating_mul(table.bytes_per_key)))
+    });
+    served.collect()
 }
 
 impl ReshardPlan {

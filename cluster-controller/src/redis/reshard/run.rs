@@ -4,7 +4,7 @@ use super::{
     atomic, checks,
     context::{Context, locked},
     error::ReshardError,
-    legacy,
+    functions, legacy,
     limits::{Engine, RateLimiter, ReshardLimits},
     moves::SlotMove,
     nodes::{NodeEndpoints, NodeLinks},
@@ -129,6 +129,7 @@ async fn work(
     };
     let engine = prepare(&context, &finished, &plan.moves).await?;
     legacy::repair(&context, &plan.open_slots).await?;
+    functions::provide(&links, finished.iter().chain(&plan.moves)).await?;
     // Slots that are open are finished the way they were begun.
     legacy::move_slots(&context, &finished).await;
     if stop.is_cancelled() {

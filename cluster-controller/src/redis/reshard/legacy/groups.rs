@@ -5,7 +5,7 @@ use common::cluster::{slots::Slot, topology::NodeId};
 use std::collections::VecDeque;
 
 /// Workers of a source: each has one group open.
-const WORKERS: usize = 2;
+pub(super) const WORKERS: usize = 3;
 
 /// Slots that are opened, moved and handed over together.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -85,12 +85,13 @@ mod tests {
             .map(|group| (group.target, group.slots.len()))
             .collect();
         let expected = [
-            (a.target, 32),
-            (b.target, 32),
-            (a.target, 32),
-            (b.target, 8),
-            (a.target, 32),
-            (a.target, 4),
+            (a.target, 21),
+            (b.target, 21),
+            (a.target, 21),
+            (b.target, 19),
+            (a.target, 21),
+            (a.target, 21),
+            (a.target, 16),
         ];
         assert_eq!(turns, expected);
         // Large slots are opened one by one, and slots are never left out.
@@ -100,6 +101,6 @@ mod tests {
             keys_per_second: NonZeroU64::new(400),
             ..limits
         };
-        assert_eq!(groups(&[&a], &slow, |_| 10)[0].slots.len(), 10);
+        assert_eq!(groups(&[&a], &slow, |_| 10)[0].slots.len(), 6);
     }
 }

@@ -24,8 +24,9 @@ use tokio::{
     time::{sleep, timeout},
 };
 
-/// Calls of a source under way: between two of them it answers its clients.
-const CALLS: usize = 1;
+/// Calls of a source under way: while it carries one out the next one reaches it, so that it is never idle. Between two of them it answers
+/// its clients. A call with a large key goes alone: it takes longer than others are waited for.
+const CALLS: u32 = 2;
 /// Most keys of a slot that are listed at a time.
 const LISTED: usize = 500;
 /// Slots in one question for keys, and keys in one for sizes: the source answers no client while it answers these.
@@ -62,7 +63,7 @@ impl<'a> KeyMover<'a> {
             context,
             from,
             size: Mutex::new(CallSize::new(context.limits.largest_call())),
-            calls: Semaphore::new(CALLS),
+            calls: Semaphore::new(CALLS as usize),
             answered: Mutex::default(),
         }
     }
@@ -82,14 +83,12 @@ impl<'a> KeyMover<'a> {
         let mut rest = slots.to_vec();
         let mut empty_rounds = 0;
         loop {
-            let mut lists = self.list(&rest, right).await?;
-            lists.retain(|(_, keys)| !keys.is_empty());
-            rest = lists.iter().map(|(slot, _)| *slot).collect();
+            rest = self.with_keys(rest).await?;
             let Some(slot) = rest.first().copied() else {
                 return Ok(());
             };
             let mut gone = 0;
-            for (slot, mut keys) in lists {
+            for (slot, mut keys) in self.list(&rest, right).await? {
                 while !keys.is_empty() {
                     let call = locked(&self.size).take(&mut keys);
                     gone += self.deliver(slot, to, &call, right).await?;
@@ -101,6 +100,17 @@ impl<'a> KeyMover<'a> {
                 return Err(ReshardError::KeysRemain { slot, node });
             }
         }
+    }
+
+    /// Those of the slots of which the node holds keys.
+    async fn with_keys(&self, slots: Vec<Slot>) -> Result<Vec<Slot>, ReshardError> {
+        let counts = self.from.control.count_keys_in_slots(&slots).await;
+        let counts = counts.map_err(|error| self.from.lost(error))?;
+        let counted = slots.into_iter().zip(counts);
+        Ok(counted
+            .filter(|(_, keys)| *keys > 0)
+            .map(|(slot, _)| slot)
+            .collect())
     }
 
     /// The next keys of each slot, with their sizes.
@@ -122,21 +132,25 @@ impl<'a> KeyMover<'a> {
                 .ask_all("CLUSTER GETKEYSINSLOT", &questions)
                 .await;
             let answer = answer.map_err(|error| self.from.lost(error))?;
+            let mut sizes = self.measure(part, &answer, right).await?.into_iter();
             for (slot, keys) in part.iter().zip(answer) {
-                lists.push((*slot, self.measure(*slot, keys, right).await?));
+                let keys = keys.into_iter().zip(sizes.by_ref());
+                let keys = keys.map(|(key, bytes)| ListedKey { key, bytes });
+                lists.push((*slot, keys.collect()));
             }
         }
         Ok(lists)
     }
 
-    /// Asks for the memory of each key. One that is gone by now has none.
+    /// The memory of each key, in their order. One that is gone by now has none.
     async fn measure(
         &self,
-        slot: Slot,
-        keys: Vec<Vec<u8>>,
+        slots: &[Slot],
+        keys: &[Vec<Vec<u8>>],
         right: RightSide,
-    ) -> Result<VecDeque<ListedKey>, ReshardError> {
-        let mut measured = VecDeque::with_capacity(keys.len());
+    ) -> Result<Vec<u64>, ReshardError> {
+        let keys: Vec<&Vec<u8>> = keys.iter().flatten().collect();
+        let mut measured = Vec::with_capacity(keys.len());
         for part in keys.chunks(SIZES_AT_ONCE) {
             let mut questions = pipe();
             for key in part {
@@ -148,13 +162,10 @@ impl<'a> KeyMover<'a> {
             }
             let sizes = self
                 .from
-                .each::<Option<u64>>(&[slot], "MEMORY USAGE", questions)
+                .each::<Option<u64>>(slots, "MEMORY USAGE", questions)
                 .await?;
             let sizes = sizes.into_iter().map(|size| size.ok().flatten());
-            measured.extend(part.iter().zip(sizes).map(|(key, bytes)| ListedKey {
-                key: key.clone(),
-                bytes: bytes.unwrap_or_default(),
-            }));
+            measured.extend(sizes.map(Option::unwrap_or_default));
         }
         Ok(measured)
     }
@@ -231,8 +242,10 @@ impl<'a> KeyMover<'a> {
         }
         let wait = self.context.limits.timeout(call.bytes);
         let command = migrate(to, call, replace, wait);
+        let is_large = call.bytes > self.context.limits.bytes_per_call;
         // Never closed.
-        let _turn = self.calls.acquire().await.ok();
+        let turn = self.calls.acquire_many(if is_large { CALLS } else { 1 });
+        let _turn = turn.await.ok();
         let sent = Instant::now();
         // The server bounds each of its steps by `wait`; another call may be before this one.
         let patience = wait * 4 + self.context.limits.call_timeout * 4;
@@ -253,9 +266,10 @@ impl<'a> KeyMover<'a> {
     fn answered(&self, call: &MigrateCall, sent: Instant) {
         let now = Instant::now();
         let before = locked(&self.answered).replace(now);
+        let waited = before.is_some_and(|before| before > sent);
         let began = before.map_or(sent, |before| before.max(sent));
         let took = now.saturating_duration_since(began);
-        locked(&self.size).adapt(call, took);
+        locked(&self.size).adapt(call, took, waited);
         self.context.tracker.called(took);
     }
 

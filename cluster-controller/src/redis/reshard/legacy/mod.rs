@@ -1,7 +1,7 @@
 //! The engine that every server has: `CLUSTER SETSLOT` and `MIGRATE`, many slots at once.
 //!
-//! Two workers share the slots of a source. While one moves keys, the other opens, lists or hands over, so that the calls
-//! follow each other; one is under way at a time, and in between the source answers its clients.
+//! A few workers share the slots of a source. While two move keys, the other opens, lists or hands over, so that the calls follow each
+//! other without a pause; the source carries out one at a time, and in between it answers its clients.
 
 mod calls;
 mod groups;
@@ -20,7 +20,7 @@ use super::{
 };
 use common::cluster::{slots::Slot, topology::NodeId};
 use futures::{StreamExt, future::join_all, stream};
-use groups::{SlotGroup, groups};
+use groups::{SlotGroup, WORKERS, groups};
 use keys::{KeyMover, RightSide};
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -60,7 +60,7 @@ async fn move_from(context: &Context<'_>, source: NodeId, moves: Vec<&SlotMove>)
             }
         }
     };
-    tokio::join!(worker(), worker());
+    join_all((0..WORKERS).map(|_| worker())).await;
 }
 
 fn next(queue: &Mutex<VecDeque<SlotGroup>>) -> Option<SlotGroup> {

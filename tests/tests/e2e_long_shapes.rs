@@ -1,0 +1,41 @@
+//! A RedisCluster that is created again over the kept volumes of another number of shards ends Ready with every key.
+
+use anyhow::{Result, ensure};
+use tests::{
+    kubectl::Kubectl,
+    scenario::{self, FilledCluster, LIMIT, Volumes},
+};
+
+const KEYS: u64 = 20_000;
+
+/// Deletes the cluster, whose volumes stay, and creates it again with so many shards of two nodes.
+async fn created_again(kubectl: &Kubectl, shop: &FilledCluster<'_>, shards: i32) -> Result<()> {
+    kubectl.run("delete rediscluster shop").await?;
+    let gone = async || Ok(scenario::pods(kubectl, "shop").await?.is_empty());
+    kubectl.until("the pods are gone", LIMIT, gone).await?;
+    scenario::cluster(kubectl, "shop", shards, Volumes::Kept).await?;
+    let shards = usize::try_from(shards)?;
+    let equal = async || {
+        let slots = scenario::slot_map(kubectl, "shop").await?;
+        let pods = scenario::pods(kubectl, "shop").await?.len();
+        Ok(slots.len() == shards && pods == shards * 2)
+    };
+    let what = format!("{shards} shards serve, and no other pod is left");
+    let time = kubectl.until(&what, LIMIT, equal).await?;
+    scenario::formed(kubectl, "shop", shards * 2).await?;
+    println!("{shards} shards after {:.1} s", time.as_secs_f64());
+    shop.has_its_values(&format!("{shards} shards")).await?;
+    let sets = kubectl.list("statefulsets").await?.len();
+    ensure!(sets == shards, "{sets} StatefulSets for {shards} shards");
+    scenario::no_data_was_dropped(kubectl, "shop").await
+}
+
+#[tokio::test]
+async fn kept_volumes_serve_another_number_of_shards() -> Result<()> {
+    scenario::run("e2e-shapes", async |kubectl| {
+        let shop = FilledCluster::create(kubectl, "shop", 3, Volumes::Kept, KEYS).await?;
+        created_again(kubectl, &shop, 5).await?;
+        created_again(kubectl, &shop, 3).await
+    })
+    .await
+}
