@@ -138,6 +138,8 @@ impl Shards {
                 proof: None,
                 kubernetes_node: None,
                 zone: ZoneLabel::Absent,
+                cordoned: false,
+                why_loading: None,
                 terminating: false,
                 down_since: None,
                 former: BTreeMap::new(),

@@ -209,6 +209,8 @@ fn expected(number: usize, address: NodeAddress) -> ExpectedNode {
         proof: None,
         kubernetes_node: None,
         zone: ZoneLabel::Absent,
+        cordoned: false,
+        why_loading: None,
         terminating: false,
         down_since: None,
         former: BTreeMap::new(),
