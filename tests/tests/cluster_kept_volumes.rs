@@ -98,7 +98,7 @@ impl Stage {
         let timeout = NODE_TIMEOUT.as_millis().to_string();
         let object = json!({
             "apiVersion": "redis.danieldorado.github.io/v1alpha1", "kind": "RedisCluster", "metadata": {"name": "shop"},
-            "spec": {"image": "redis", "shards": shards, "config": {"cluster-node-timeout": timeout},
+            "spec": {"image": "redis", "shards": shards, "replicasPerShard": 0, "config": {"cluster-node-timeout": timeout},
                      "storage": {"size": "1Gi", "whenDeleted": "Retain"}, "update": {"strategy": "OnDelete"}},
         });
         let object: RedisCluster = serde_json::from_value(object)?;
