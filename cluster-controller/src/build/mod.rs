@@ -4,9 +4,11 @@ mod config;
 mod placement;
 mod pod_template;
 mod services;
+mod start_script;
 mod stateful_set;
 
-pub use config::{redis_conf, start_script};
+pub use config::redis_conf;
+pub use start_script::start_script;
 pub use stateful_set::CLAIM;
 
 use crate::{sets::SetSize, validate::ValidatedCluster};

@@ -1,0 +1,84 @@
+//! What a container runs before its server. It runs in whatever shell the image has, so it keeps to POSIX.
+
+use crds::headless_service_name;
+
+/// The start script. It is part of the pod template and never mounted: a pod keeps the script that it was created with, so that a spec
+/// that changes cannot reach the data of running pods.
+pub fn start_script(persistent: bool, has_replicas: bool) -> String {
+    let (settings, data) = match (persistent, has_replicas) {
+        (true, _) => ("--appendonly yes", KEEP_SCRIPT.to_owned()),
+        (false, true) => (MEMORY_SETTINGS, format!("{WAIT_SCRIPT}{WIPE_SCRIPT}")),
+        (false, false) => (MEMORY_SETTINGS, WIPE_SCRIPT.to_owned()),
+    };
+    START_SCRIPT
+        .replace("@SETTINGS@", settings)
+        // In the shell: the name of a pod begins with that of its cluster.
+        .replace("@HEADLESS@", &headless_service_name("${POD_NAME%-*-*}"))
+        .replace("@DATA@\n", &data)
+}
+
+/// The file a replica was copied by must not be found by the next process.
+const MEMORY_SETTINGS: &str = "--appendonly no --rdb-del-sync-files yes";
+
+const START_SCRIPT: &str = r#"set -eu
+role='myself,(slave|master.* connected [0-9])'
+server=$(command -v valkey-server || command -v redis-server)
+# The pod's address changes, so it is announced at every start. Nothing else uses the name in the system log: by it a server without a role
+# proves to the controller which pod it runs in.
+set -- /config/redis.conf --dir /data --cluster-config-file nodes.conf --appendfilename appendonly.aof @SETTINGS@ \
+  --cluster-announce-ip "$POD_IP" --syslog-ident "$POD_NAMESPACE/$POD_NAME/$POD_UID"
+case $("$server" --version) in
+  *v=[1-6].*) old=yes ;;
+  *)
+    old=no
+    set -- "$@" --appenddirname appendonlydir
+    # For clients that want a name, which stays while addresses change. The nodes find each other by addresses (a setting that came with 7.0).
+    set -- "$@" --cluster-announce-hostname "$POD_NAME.@HEADLESS@.$POD_NAMESPACE.svc"
+    # Replicas stay with their shard (a setting that came with 7.0).
+    grep -q '^cluster-allow-replica-migration ' /config/redis.conf || set -- "$@" --cluster-allow-replica-migration no
+    ;;
+esac
+@DATA@
+# A server without a role of its own feeds no replica until the controller has given it one: the replica of a primary that came back
+# empty at the same address would copy the emptiness.
+grep -Eqs "$role" /data/nodes.conf ||
+  set -- "$@" --user default on nopass '~*' '&*' +@all -psync -sync
+exec "$server" "$@"
+"#;
+
+/// For pods with a volume.
+const KEEP_SCRIPT: &str = r#"# A role without the data that belongs to it: under its old identity the server would empty its replicas. The files are kept aside, and
+# it starts as a new node. nodes.conf is moved last: an interruption leaves it, and the next start goes on.
+has_data() { [ -e /data/appendonly.aof ] || [ -e /data/appendonlydir/appendonly.aof.manifest ]; }
+if [ "$old" = yes ] && [ -e /data/appendonlydir ]; then
+  echo "/data/appendonlydir was written by a server of 7.0 or newer: this version cannot read it; correct spec.image or spec.version" >&2
+  exit 1
+fi
+if grep -Eqs "$role" /data/nodes.conf && ! has_data; then
+  aside=/data/set-aside-$(date -u +%Y%m%dT%H%M%SZ)
+  echo "/data/nodes.conf names a role, but the append-only file is missing: starting as a new node; the old files are in $aside"
+  mkdir -p "$aside"
+  for file in /data/appendonlydir /data/dump.rdb /data/nodes.conf; do
+    [ ! -e "$file" ] || mv "$file" "$aside"
+  done
+fi
+"#;
+
+/// For pods in memory only, of shards with replicas. Seconds: a node timeout, and 4 for the agreement and the election.
+const WAIT_SCRIPT: &str = r"# The data died with the process before this one, so its identity must not return without it. The others need some time without an
+# answer from this address before they elect a replica; one that answers with another id is never counted as failed.
+if [ -e /data/started ]; then
+  timeout=$(sed -n 's/^cluster-node-timeout //p' /config/redis.conf)
+  trap 'exit 0' TERM
+  sleep $((timeout / 1000 + 4)) & wait $!
+  trap - TERM
+fi
+";
+
+/// For pods in memory only.
+const WIPE_SCRIPT: &str = r"rm -rf /data/*
+: > /data/started
+";
+
+#[cfg(test)]
+pub(crate) mod tests;
