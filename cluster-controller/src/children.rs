@@ -1,8 +1,14 @@
 //! Puts the rendered objects into the cluster, in an order that lets pods start at once.
 
 use crate::{
-    build::Children, context::Context, errors::Failure, leftovers::unused_config_maps, pods::Pods,
-    sets::ExistingSet, validate::Shape,
+    build::Children,
+    context::Context,
+    errors::Failure,
+    leftovers::unused_config_maps,
+    pods::Pods,
+    sets::{ExistingSet, SetSize},
+    validate::{Shape, ValidatedCluster},
+    volumes::{applicable, is_outgrown},
 };
 use common::kubernetes::{
     apply::Child,
@@ -68,9 +74,12 @@ pub async fn apply(
         one(context, owner, &caches.config_maps, config_map).await,
         one(context, owner, &caches.services, headless_service).await,
     ];
-    let sets = stateful_sets
-        .into_iter()
-        .map(|set| one(context, owner, &caches.stateful_sets, set));
+    let sets = stateful_sets.into_iter().filter_map(|set| {
+        let observed = ObjectRef::<StatefulSet>::new(&set.name_any()).within(&owner.namespace);
+        let observed = caches.stateful_sets.get(&observed);
+        let set = applicable(set, observed.as_deref())?;
+        Some(one(context, owner, &caches.stateful_sets, set))
+    });
     results.extend(futures::future::join_all(sets).await);
     results.push(one(context, owner, &caches.services, client_service).await);
     results.push(budget(context, owner, disruption_budget).await);
@@ -116,6 +125,41 @@ where
         .apply(owner, wanted, observed.as_ref())
         .await
         .map(drop)
+}
+
+/// Deletes a StatefulSet whose claims have another size, so that the next reconcile creates it again. Its pods run on. One at a time, and
+/// none while another one is away.
+pub async fn recreate_outgrown(
+    context: &Context,
+    owner: &OwnerKey,
+    cluster: &ValidatedCluster,
+    sizes: &[SetSize],
+) -> Result<(), ApiError> {
+    let cache = &context.caches.stateful_sets;
+    let mut sets = of_cluster(cache, &owner.namespace, &owner.name);
+    let now = Instant::now();
+    let is_settled = |set: &Arc<StatefulSet>| {
+        let freshness = context
+            .expectations
+            .check(owner, &set.name_any(), cache, now);
+        set.metadata.deletion_timestamp.is_none() && freshness == Freshness::Current
+    };
+    if sets.len() < sizes.len() || !sets.iter().all(is_settled) {
+        return Ok(());
+    }
+    sets.retain(|set| is_outgrown(cluster, set));
+    match sets.iter().min_by_key(|set| set.name_any()) {
+        Some(set) => {
+            let (namespace, name) = (&owner.namespace, set.name_any());
+            tracing::info!(
+                namespace,
+                name,
+                "StatefulSet is created again: its volumes have grown"
+            );
+            context.applier.orphan(owner, set.as_ref()).await
+        }
+        None => Ok(()),
+    }
 }
 
 async fn remove_sets(context: &Context, owner: &OwnerKey, removed: &[i32]) -> Result<(), ApiError> {

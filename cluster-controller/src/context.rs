@@ -2,7 +2,7 @@
 
 use crate::{
     connections::close_unneeded, hand_overs::HandOverTracker, held::HeldClusters,
-    machines::Machines, pod_events::PodEvents, resharding::Resharding,
+    machines::Machines, pod_events::PodEvents, resharding::Resharding, resizes::ResizeTracker,
     unresponsive::UnresponsiveTracker, zones::KubernetesZones,
 };
 use common::{
@@ -19,7 +19,7 @@ use common::{
 use crds::{MANAGER_CLUSTER, RedisCluster, RedisVersion};
 use k8s_openapi::api::{
     apps::v1::StatefulSet,
-    core::v1::{ConfigMap, Pod, Service},
+    core::v1::{ConfigMap, PersistentVolumeClaim, Pod, Service},
     policy::v1::PodDisruptionBudget,
 };
 use kube::{Client, runtime::reflector::Store};
@@ -36,6 +36,8 @@ pub struct Caches {
     pub config_maps: Store<ConfigMap>,
     /// Disruption budgets of all clusters.
     pub disruption_budgets: Store<PodDisruptionBudget>,
+    /// Volume claims of all clusters.
+    pub claims: Store<PersistentVolumeClaim>,
     /// Pods of all clusters.
     pub pods: Store<Pod>,
     /// RedisVersions, by which `spec.version` becomes an image.
@@ -57,6 +59,8 @@ pub struct Context {
     pub pod_events: Arc<PodEvents>,
     /// When primaries may be handed over again.
     pub hand_overs: Arc<HandOverTracker>,
+    /// Sizes that volumes were not allowed to have.
+    pub resizes: Arc<ResizeTracker>,
     /// What is known of Kubernetes nodes.
     pub machines: Arc<Machines>,
     /// The zones of Kubernetes nodes.
@@ -106,6 +110,7 @@ impl Context {
             expectations,
             unresponsive: Arc::default(),
             hand_overs: Arc::default(),
+            resizes: Arc::default(),
             machines: Arc::new(Machines::new(runtime.client.clone())),
             zones: Arc::new(KubernetesZones::new(runtime.client.clone())),
             operations,

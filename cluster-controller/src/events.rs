@@ -6,7 +6,7 @@ use crate::{
         execute::Done,
         plan::{Action, Assignment},
     },
-    status::NOT_HEALTHY,
+    status::{HIBERNATED, HIBERNATING, NOT_HEALTHY},
     support,
 };
 use common::kubernetes::{conditions::find, events::EventNote};
@@ -66,6 +66,7 @@ fn of_phase(old: Option<&str>, status: &RedisClusterStatus) -> Option<EventNote>
             Some(EventNote::normal("Recovered", "Repair", message))
         }
         (_, Some("Ready")) => Some(EventNote::normal("Ready", "Form", message)),
+        (_, Some(HIBERNATED)) => Some(EventNote::normal(HIBERNATED, "Hibernate", message)),
         (_, Some(phase @ ("Down" | "Degraded"))) => {
             Some(EventNote::warning(phase, "Observe", message))
         }
@@ -76,7 +77,8 @@ fn of_phase(old: Option<&str>, status: &RedisClusterStatus) -> Option<EventNote>
 /// What a person has to do something about, if that is why the cluster is not Ready: reason and words.
 fn needs_person(status: &RedisClusterStatus) -> Option<(&str, &str)> {
     let ready = find(&status.conditions, "Ready").filter(|ready| ready.status == "False")?;
-    (ready.reason != NOT_HEALTHY).then_some((&ready.reason, &ready.message))
+    let is_known = [NOT_HEALTHY, HIBERNATED, HIBERNATING].contains(&ready.reason.as_str());
+    (!is_known).then_some((&ready.reason, &ready.message))
 }
 
 fn of_step(action: &Action, why: &str, formed: bool) -> EventNote {

@@ -1,8 +1,8 @@
 //! Lists the volume claims of a cluster: only while nodes are missing that may be in volumes which the spec does not ask for.
 
-use crate::{build::CLAIM, context::Context, validate::Shape};
+use crate::{context::Context, validate::Shape};
 use common::kubernetes::call::{self, ApiError};
-use crds::{LABEL_CLUSTER, node_of_pod};
+use crds::{CLAIM, LABEL_CLUSTER, node_of_pod};
 use k8s_openapi::api::core::v1::PersistentVolumeClaim;
 use kube::{Api, ResourceExt, api::ListParams};
 

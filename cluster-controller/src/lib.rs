@@ -1,9 +1,9 @@
 //! The cluster-controller: forms and repairs Redis Clusters on Kubernetes.
 //!
 //! Data and decisions, pure: [`validate`], [`build`], [`checkpoint`], [`sets`], [`leftovers`], [`rollout`], [`operation`], [`decision`], [`pods`], [`roles`],
-//! [`serving`], [`fencing`], [`status`], [`upgrade`], [`support`], [`requeue`], [`metrics`], [`redis::survey`], [`redis::assess`], [`redis::balance`],
+//! [`serving`], [`fencing`], [`volumes`], [`status`], [`upgrade`], [`support`], [`requeue`], [`metrics`], [`redis::survey`], [`redis::assess`], [`redis::balance`],
 //! [`redis::plan`].
-//! Input and output: [`observe`], [`children`], [`pod_events`], [`machines`], [`zones`], [`kept_volumes`], [`pod_patch`], [`replace`], [`change`],
+//! Input and output: [`observe`], [`children`], [`volume_claims`], [`pod_events`], [`machines`], [`zones`], [`kept_volumes`], [`pod_patch`], [`replace`], [`change`], [`hibernate`],
 //! [`resharding`], [`connections`], [`redis::observe`], [`redis::execute`]. All together in [`reconcile`].
 
 pub mod build;
@@ -18,6 +18,7 @@ pub mod events;
 pub mod fencing;
 pub mod hand_overs;
 pub mod held;
+pub mod hibernate;
 pub mod kept_volumes;
 pub mod leftovers;
 pub mod machines;
@@ -32,6 +33,7 @@ pub mod redis;
 pub mod replace;
 pub mod requeue;
 pub mod resharding;
+pub mod resizes;
 pub mod roles;
 pub mod rollout;
 pub mod run;
@@ -42,4 +44,6 @@ pub mod support;
 pub mod unresponsive;
 pub mod upgrade;
 pub mod validate;
+pub mod volume_claims;
+pub mod volumes;
 pub mod zones;

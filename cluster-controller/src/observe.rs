@@ -212,14 +212,6 @@ pub fn absent_are_blank(shape: &Shape, pods: &Pods) -> bool {
     !shape.persistent && !pods.values().any(|pod| pods::has_claim(pod))
 }
 
-/// Whether every pod has its Kubernetes node: the scheduler has written to their volume claims for the last time.
-pub fn all_scheduled(shape: &Shape, pods: &Pods) -> bool {
-    names(shape).all(|(_, _, name)| {
-        pods.get(&name)
-            .is_some_and(|pod| pods::kubernetes_node(pod).is_some())
-    })
-}
-
 fn names(shape: &Shape) -> impl Iterator<Item = (i32, i32, String)> + '_ {
     (0..shape.shards).flat_map(move |shard| {
         (0..=shape.replicas)

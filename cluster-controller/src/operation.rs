@@ -15,7 +15,7 @@ use crds::OperationKind;
 pub struct Operation {
     /// What is done.
     pub kind: OperationKind,
-    /// How much is done: pods of an update, slots of a scaling.
+    /// How much is done: pods of an update or a hibernation, slots of a scaling.
     pub done: usize,
     /// How much there is in all.
     pub total: usize,
@@ -100,12 +100,25 @@ impl Operation {
         })
     }
 
+    /// A hibernation, of so many pods, that waits for this.
+    pub fn of_hibernation(total: usize, waits_for: &str) -> Self {
+        Self {
+            kind: OperationKind::Hibernate,
+            done: 0,
+            total,
+            next: Some(format!(
+                "waiting for {waits_for}, which needs the pods to stay"
+            )),
+        }
+    }
+
     /// The progress, in words.
     pub fn progress(&self) -> String {
         let Self { done, total, .. } = self;
         match self.kind {
             OperationKind::Update => format!("{done} of {total} pods have the wanted template"),
             OperationKind::Scale => format!("{done} of {total} slots are in the wanted shard"),
+            OperationKind::Hibernate => format!("{done} of {total} pods are stopped"),
         }
     }
 }

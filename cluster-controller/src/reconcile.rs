@@ -9,18 +9,21 @@ use crate::{
     errors::{Failure, ReconcileError},
     events,
     hand_overs::{AFTER_FAILURE, WHILE_HELD},
+    hibernate::{self, WRITE_PAUSE},
     kept_volumes,
     observe::{self, NODE_TIMEOUT, observe, observe_live},
     operation::Operation,
     pod_patch,
     redis::{
-        execute::{Done, execute},
+        execute::{Done, execute, pause_writes},
         identity::{has_unrecorded, known_nodes},
     },
     requeue, roles, rollout, serving,
     status::{self, StatusInputs},
     support::VersionSupport,
     validate::{Shape, ValidatedCluster, shape, validate},
+    volume_claims,
+    volumes::{self, ClaimChange, Growth},
 };
 use common::kubernetes::{
     call::{self, ApiError},
@@ -81,7 +84,7 @@ impl Reconcile<RedisCluster> for Reconciler {
         // Whatever is wrong with the spec or refused by the API server, the nodes are repaired: failures are collected, and the
         // first one decides what the status says.
         let mut failures = Vec::new();
-        let cluster = keep(&mut failures, validated(context, &object, &shape));
+        let cluster = keep(&mut failures, validated(context, &object));
         let known = status::known_before(&object);
         let last_seen = status::last_seen_before(&object);
         let mut wanted = observe::wanted(&shape, status::formed_before(&object), known);
@@ -90,6 +93,20 @@ impl Reconcile<RedisCluster> for Reconciler {
             && !rollout::is_due(cluster.as_ref(), &pods);
         wanted.absent_are_blank = observe::absent_are_blank(&shape, &pods);
         let sets = children::existing_sets(context, &shape);
+        let mut awaited = None;
+        let mut hibernates = shape.hibernate;
+        if shape.hibernate {
+            context.resharding.cancel(place);
+            let asked = hibernate::waits_for(context, &object, &shape, (&sets, &pods)).await;
+            awaited = keep(&mut failures, asked).unwrap_or_default();
+            let may_stop = failures.is_empty() && awaited.is_none();
+            hibernates = may_stop || pods.is_empty();
+        }
+        let may_change = !shape.hibernate;
+        let shape = Shape {
+            hibernate: hibernates,
+            ..shape.clone()
+        };
         let goal = Goal {
             shape: &shape,
             cluster: cluster.as_ref(),
@@ -101,7 +118,17 @@ impl Reconcile<RedisCluster> for Reconciler {
         if seen.observed.passed_over {
             return Ok(Outcome::waiting("AnswerMissed", requeue::SOON));
         }
-        let mut confirmed = !shape.paused;
+        if shape.hibernate {
+            // When its pods start again, they have been away for no time.
+            context.unresponsive.forget(place.0, place.1);
+            if !pods.is_empty() {
+                context.leadership.ensure()?;
+                let connections = context.connections.of(place);
+                let members = &seen.observed.members;
+                pause_writes(members, &connections, WRITE_PAUSE, NODE_TIMEOUT).await;
+            }
+        }
+        let mut confirmed = !shape.paused && !shape.hibernate;
         if confirmed && seen.plan.is_risky() {
             let live = observe_live(context, &shape, &wanted, &last_seen).await;
             match keep(&mut failures, live.map_err(Into::into)) {
@@ -127,10 +154,11 @@ impl Reconcile<RedisCluster> for Reconciler {
             let volumes = keep(&mut failures, volumes.map_err(Into::into)).unwrap_or_default();
             seen.sets = seen.sets.with_volumes(&volumes);
         }
+        let mut growth = None;
         if let Some(cluster) = cluster.as_ref().filter(|_| !shape.paused) {
             context.leadership.ensure()?;
             let applied = apply(context, &object, cluster, &seen);
-            keep(&mut failures, applied.await.map_err(Into::into));
+            growth = keep(&mut failures, applied.await.map_err(Into::into));
         }
         let known = known_nodes(&wanted, &seen.observed.members);
         let is_new = has_unrecorded(&wanted, &known);
@@ -148,18 +176,19 @@ impl Reconcile<RedisCluster> for Reconciler {
             decision: &seen,
         };
         let mut changed = Changed::default();
-        if confirmed && !is_new {
+        if confirmed && !is_new && may_change {
             let carried = change.carry_out(context).await;
             changed = keep(&mut failures, carried).unwrap_or_default();
         }
         let moves = context.resharding.state(place);
-        let operation = cluster
-            .as_ref()
-            .and_then(|cluster| Operation::of(&seen, cluster, &moves, changed.holder.as_deref()));
+        let operation = cluster.as_ref().and_then(|cluster| match &awaited {
+            Some(awaited) => Some(Operation::of_hibernation(pods.len(), awaited)),
+            None => Operation::of(&seen, cluster, &moves, changed.holder.as_deref()),
+        });
         done.extend(changed.done);
         // Readiness is a report, as the status is: also of a cluster that is paused.
         let mut patches = serving::changes(&seen.observed, Timestamp::now());
-        if !shape.paused {
+        if !shape.paused && !shape.hibernate {
             patches.extend(roles::changes(&seen.observed, &seen.assessment));
         }
         let written = pod_patch::write(context, &shape.namespace, patches).await;
@@ -177,6 +206,7 @@ impl Reconcile<RedisCluster> for Reconciler {
             plan: &seen.plan,
             rollout: &seen.rollout,
             operation: operation.as_ref(),
+            growth: growth.as_ref(),
         };
         let now = Timestamp::now();
         let status = status::compute(&object, &found, now);
@@ -210,6 +240,7 @@ impl Reconcile<RedisCluster> for Reconciler {
         self.context.pod_events.forget(namespace, name);
         self.context.hand_overs.forget(namespace, name);
         self.context.resharding.forget(namespace, name);
+        self.context.resizes.forget(namespace, name);
         self.context.held.remove((namespace, name));
         self.context.connections.forget(namespace, name);
     }
@@ -236,16 +267,23 @@ async fn current(context: &Context, object: Arc<RedisCluster>) -> Result<Current
     })
 }
 
-/// Makes the children what they are to be.
+/// Makes the children what they are to be, and the volumes.
 async fn apply(
     context: &Context,
     object: &RedisCluster,
     cluster: &ValidatedCluster,
     seen: &Decision,
-) -> Result<(), ApiError> {
+) -> Result<Growth, ApiError> {
     let (sets, pods) = (&seen.sets, &seen.observed.pods);
     let children = build(cluster, &sets.sizes);
     let owner = OwnerKey::of(object);
+    let namespace = owner.namespace.as_str();
+    let claims = volume_claims::cached(context, &cluster.shape);
+    let (untied, tied) = volumes::ties(cluster, &sets.sizes, &claims)
+        .into_iter()
+        .partition(|patch| matches!(patch.change, ClaimChange::Untie { .. }));
+    // Before a StatefulSet shrinks: the volume of a pod that leaves goes with its last owner.
+    volume_claims::write_ties(context, namespace, untied).await?;
     // Boxed: a typed StatefulSet makes the future of every caller many kilobytes long.
     Box::pin(children::apply(
         context,
@@ -254,7 +292,16 @@ async fn apply(
         &sets.removed,
         pods,
     ))
-    .await
+    .await?;
+    volume_claims::write_ties(context, namespace, tied).await?;
+    let (place, now) = ((namespace, owner.name.as_str()), Timestamp::now());
+    let refusal = context.resizes.refusal(place);
+    let mut growth = volumes::growth(cluster, &sets.sizes, &claims, refusal, now);
+    volume_claims::ask_for_more(context, place, &mut growth).await?;
+    if growth.is_asked_for() {
+        children::recreate_outgrown(context, &owner, cluster, &sets.sizes).await?;
+    }
+    Ok(growth)
 }
 
 /// Takes the steps of the plan. A hand-over waits until no operation needs the roles to stay, and after a failure for longer.
@@ -293,11 +340,7 @@ fn keep<T>(failures: &mut Vec<ReconcileError>, result: Result<T, ReconcileError>
     result.map_err(|error| failures.push(error)).ok()
 }
 
-fn validated(
-    context: &Context,
-    object: &RedisCluster,
-    shape: &Shape,
-) -> Result<ValidatedCluster, ReconcileError> {
+fn validated(context: &Context, object: &RedisCluster) -> Result<ValidatedCluster, ReconcileError> {
     let versions = &context.caches.versions;
     let entry = |name: &str| versions.get(&ObjectRef::<RedisVersion>::new(name));
     let named = object.spec.version.as_deref().and_then(entry);
@@ -306,10 +349,6 @@ fn validated(
     let kept = cluster.server.entry.as_deref().and_then(entry);
     if let Some(kept) = kept.filter(|_| cluster.server.refused.is_some()) {
         cluster.server.support = VersionSupport::of(&kept.spec, now);
-    }
-    if let Some(storage) = cluster.storage.as_mut().filter(|storage| !storage.settled) {
-        let pods = observe::cached(&context.caches.pods, shape);
-        storage.settled = observe::all_scheduled(shape, &pods);
     }
     Ok(cluster)
 }

@@ -4,7 +4,7 @@ use crate::{
     pods::{changed, started},
     redis::{member::Answer, plan::Blocker},
     serving::is_awaited,
-    status::StatusInputs,
+    status::{HIBERNATED, HIBERNATING, StatusInputs},
 };
 use common::kubernetes::{conditions::find, outcome::Outcome};
 use crds::RedisClusterStatus;
@@ -34,6 +34,13 @@ const HOPE: Duration = Duration::from_mins(10);
 
 /// The outcome of a reconcile without a failure.
 pub fn outcome(status: &RedisClusterStatus, found: &StatusInputs<'_>, now: Timestamp) -> Outcome {
+    if found.shape.hibernate {
+        return if found.observed.pods.is_empty() {
+            Outcome::waiting(HIBERNATED, IDLE)
+        } else {
+            Outcome::progressing(HIBERNATING, LATER)
+        };
+    }
     if found.shape.paused && found.is_healthy() {
         return Outcome::waiting("Paused", healthy(found));
     }

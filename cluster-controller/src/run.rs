@@ -15,7 +15,7 @@ use common::{
     },
 };
 use crds::{LABEL_CLUSTER, RedisCluster};
-use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod};
 use kube::{Api, ResourceExt, runtime::reflector::ObjectRef};
 use std::{process::ExitCode, sync::Arc, time::Duration};
 
@@ -59,7 +59,12 @@ pub async fn start(runtime: Runtime) -> Result<(), BoxError> {
         services: controller.owns(runtime.api(), labelled()),
         config_maps: controller.owns(runtime.api(), labelled()),
         disruption_budgets: controller.owns(runtime.api(), labelled()),
-        pods: controller.watches(runtime.api(), labelled(), cluster_of_pod),
+        pods: controller.watches(runtime.api(), labelled(), cluster_of::<Pod>),
+        claims: controller.watches(
+            runtime.api(),
+            labelled(),
+            cluster_of::<PersistentVolumeClaim>,
+        ),
         versions: controller.watches(
             Api::all(runtime.client.clone()),
             runtime.watch(),
@@ -79,10 +84,10 @@ pub async fn start(runtime: Runtime) -> Result<(), BoxError> {
     Ok(())
 }
 
-/// Pods belong to StatefulSets; the label says whose they are in the end.
-fn cluster_of_pod(pod: &Pod) -> Vec<ObjectRef<RedisCluster>> {
-    let namespace = pod.namespace().unwrap_or_default();
-    let name = pod.labels().get(LABEL_CLUSTER);
+/// Pods and volume claims belong to StatefulSets; the label says whose they are in the end.
+fn cluster_of<K: ResourceExt>(object: &K) -> Vec<ObjectRef<RedisCluster>> {
+    let namespace = object.namespace().unwrap_or_default();
+    let name = object.labels().get(LABEL_CLUSTER);
     name.map(|name| ObjectRef::new(name).within(&namespace))
         .into_iter()
         .collect()

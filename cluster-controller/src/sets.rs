@@ -1,7 +1,9 @@
 //! How many pods the StatefulSet of each shard has. Pure.
 //!
 //! A set grows as soon as the spec says so. It shrinks only by pods that nothing depends on: every slot is served by a living node that
-//! stays, and the pod's own node says that it has neither slots nor keys of its own. A set without pods is deleted.
+//! stays, and the pod's own node says that it has neither slots nor keys of its own. A set without pods is deleted then.
+//!
+//! While the cluster hibernates no set has pods, and none is deleted.
 
 use crate::{
     redis::{
@@ -80,6 +82,9 @@ pub fn lacks_kept_volumes(survey: &Survey<'_>) -> bool {
 pub fn sets(shape: &Shape, existing: &[ExistingSet], survey: &Survey<'_>) -> Sets {
     let existing: BTreeMap<i32, i32> = existing.iter().map(|set| (set.shard, set.pods)).collect();
     let last = existing.keys().next_back().map_or(0, |last| last + 1);
+    if shape.hibernate {
+        return stopped(shape.shards.max(last));
+    }
     let covered = is_covered(survey);
     let mut sets = Sets::default();
     for shard in 0..shape.shards.max(last) {
@@ -90,14 +95,19 @@ pub fn sets(shape: &Shape, existing: &[ExistingSet], survey: &Survey<'_>) -> Set
         };
         let certain = needed(shape, survey, shard, answers).max(wanted);
         let needed = needed(shape, survey, shard, |_| true).max(wanted);
+        let running = members_from(survey, shard, 0).filter_map(last_pod).max();
         let pods = match existing.get(&shard) {
             Some(pods) if !covered => certain.max(*pods),
             // A pod that ends because of an earlier decision answers no more. A set that grew for it would start it again.
             Some(pods) => certain.max(needed.min(*pods)),
+            // Pods run on without their set: one that was deleted to be created again, or by mistake.
+            None if !covered => needed.max(running.unwrap_or(0)),
             None => needed,
         };
         let leaving = covered && members_from(survey, shard, pods).next().is_some();
-        if pods == 0 && !leaving {
+        // A set that has hibernated may be the one of slots that no node has spoken of yet.
+        let is_needless = covered || !existing.contains_key(&shard);
+        if pods == 0 && !leaving && is_needless {
             sets.removed
                 .extend(existing.contains_key(&shard).then_some(shard));
             continue;
@@ -111,19 +121,37 @@ pub fn sets(shape: &Shape, existing: &[ExistingSet], survey: &Survey<'_>) -> Set
     sets
 }
 
+/// No pod at all.
+fn stopped(shards: i32) -> Sets {
+    let size = |shard| SetSize {
+        shard,
+        pods: 0,
+        keeps_volumes: true,
+    };
+    Sets {
+        sizes: (0..shards).map(size).collect(),
+        removed: Vec::new(),
+    }
+}
+
+/// How many pods a set needs to have this one.
+fn last_pod(member: &Member) -> Option<i32> {
+    let ordinal = i32::try_from(member.expected.ordinal).ok()?;
+    ordinal.checked_add(1)
+}
+
 /// The fewest pods that the shard's set may have: above them are only pods that may leave, or whose answers do not count. The pod of a
 /// missing node with slots, which another client has deleted together with its set, is needed too.
 fn needed(shape: &Shape, survey: &Survey<'_>, shard: i32, counts: fn(&Answer) -> bool) -> i32 {
     let existing = members_from(survey, shard, 0)
         .filter(|member| counts(&member.answer) && !may_leave(survey, member));
-    let existing = existing.filter_map(|member| i32::try_from(member.expected.ordinal).ok());
+    let existing = existing.filter_map(last_pod);
     let missing = survey.missing.iter().filter_map(|(id, node)| {
         let pod = survey.wanted.known.get(id)?;
         let (of_shard, ordinal) = node_of_pod(&shape.name, pod)?;
-        (of_shard == shard && !node.slots.is_empty()).then_some(ordinal)
+        (of_shard == shard && !node.slots.is_empty()).then_some(ordinal + 1)
     });
-    let last = existing.chain(missing).max();
-    last.map_or(0, |ordinal| ordinal + 1)
+    existing.chain(missing).max().unwrap_or(0)
 }
 
 fn answers(answer: &Answer) -> bool {
@@ -361,5 +389,55 @@ mod tests {
         existing.push(ExistingSet { shard: 3, pods: 0 });
         let found = decide(&world, &(shape, existing));
         assert_eq!((found.sizes.len(), found.removed), (3, vec![3]));
+    }
+
+    /// Slots of a shard that is to go are on its volumes: its set is needed when the cluster is resumed.
+    #[test]
+    fn a_hibernating_cluster_has_no_pods_and_all_sets() {
+        let world = formed(3, 1, true);
+        let mut stage = stage(3, 1);
+        stage.0.shards = 2;
+        stage.0.hibernate = true;
+        let found = decide(&world, &stage);
+        assert_eq!(pods(&found), [(0, 0), (1, 0), (2, 0)]);
+        assert!(found.sizes.iter().all(|size| size.keeps_volumes));
+        assert!(found.removed.is_empty());
+
+        let mut asleep = formed(3, 1, true);
+        let down = Fault {
+            wiped: false,
+            moved: false,
+            down: 0,
+            loading: 0,
+        };
+        for index in 0..6 {
+            asleep.break_node(index, down);
+        }
+        for set in &mut stage.1 {
+            set.pods = 0;
+        }
+        stage.0.hibernate = false;
+        let mut resumed = decide(&asleep, &stage);
+        assert!(resumed.removed.is_empty(), "{resumed:?}");
+        resumed.sizes.truncate(2);
+        assert_eq!(pods(&resumed), [(0, 2), (1, 2)]);
+    }
+
+    /// The pods of a StatefulSet that was deleted run on.
+    #[test]
+    fn a_set_that_was_deleted_keeps_its_pods() {
+        let mut world = formed(3, 1, true);
+        let down = Fault {
+            wiped: false,
+            moved: false,
+            down: 0,
+            loading: 0,
+        };
+        let primary = (0..6).find(|index| world.owns(*index)).unwrap();
+        world.break_node(primary, down);
+        let (shape, mut existing) = stage(3, 0);
+        existing.clear();
+        let found = decide(&world, &(shape, existing));
+        assert_eq!(pods(&found), [(0, 2), (1, 2), (2, 2)]);
     }
 }

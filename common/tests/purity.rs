@@ -34,6 +34,7 @@ const PURE: [(&str, &[&str]); 4] = [
             "redis/identity.rs",
             "status",
             "validate",
+            "volumes",
             "events.rs",
             "decision.rs",
             "fencing.rs",

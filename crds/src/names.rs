@@ -63,6 +63,8 @@ pub const ANNOTATION_HOLDER_UID: &str = "redis.danieldorado.github.io/holder-uid
 /// Annotation on a RedisCluster: lets replicas take over although their primaries may still acknowledge writes. `all`, or the numbers of
 /// shards with commas between them. It counts once; what follows an `@` makes the same shards another request.
 pub const ANNOTATION_TAKEOVER: &str = "redis.danieldorado.github.io/takeover";
+/// Annotation on a RedisCluster: `namespace/name` of the RedisCluster whose volumes its pods may use from now on.
+pub const ANNOTATION_ADOPT_VOLUMES: &str = "redis.danieldorado.github.io/adopt-volumes";
 /// Taint by which an administrator says that the machine of a Kubernetes node is off.
 pub const TAINT_OUT_OF_SERVICE: &str = "node.kubernetes.io/out-of-service";
 /// Annotation that client-side `kubectl apply` leaves behind: a second copy of the object.
@@ -82,6 +84,10 @@ pub const CLIENT_PORT: u16 = 6379;
 pub const BUS_PORT: u16 = 16379;
 /// Name of the container that runs the server.
 pub const CONTAINER: &str = "redis";
+/// Name of the volume claim in the StatefulSets, and of the volume that Kubernetes makes of it in each pod.
+pub const CLAIM: &str = "data";
+/// Variable of that container: the value of [`ANNOTATION_ADOPT_VOLUMES`] that its pod was created with.
+pub const ENV_ADOPT_VOLUMES: &str = "ADOPT_VOLUMES";
 
 /// StatefulSet of one shard.
 pub fn stateful_set_name(cluster: &str, shard: i32) -> String {

@@ -43,6 +43,7 @@ use std::collections::BTreeMap;
 )]
 #[x_kube(
     validation = Rule::new("has(self.version) != has(self.image)").message("give exactly one of version (the name of a RedisVersion) and image"),
+    validation = Rule::new("!(has(self.hibernate) && self.hibernate) || has(self.storage)").message("hibernate needs storage: a cluster in memory would lose all its keys; back it up and delete it instead"),
     validation = Rule::new("has(self.storage) == has(oldSelf.storage)").message("storage can neither be added nor removed: restore a backup into a new cluster"),
     validation = RedisClusterSpec::one_zone_constraint()
 )]
@@ -94,6 +95,14 @@ pub struct RedisClusterSpec {
     /// the readiness of pods.
     #[serde(default)]
     pub paused: bool,
+    /// While true, the cluster has no pods: the servers are stopped, and what is on the volumes stays, the id of every node with it. Back
+    /// to false, the same nodes start with the same keys. A backup or restore that is under way ends first. Needs storage.
+    #[serde(default)]
+    pub hibernate: bool,
+    /// While true, the RedisCluster cannot be deleted, and neither can its namespace: the API server refuses it by the
+    /// ValidatingAdmissionPolicies redis-operator-deletion and redis-operator-namespace-deletion, which are installed with the controllers.
+    #[serde(default)]
+    pub deletion_protection: bool,
     /// How a changed image, configuration, pod template, placement or resources reach the pods.
     #[serde(default)]
     pub update: UpdatePolicy,
@@ -123,11 +132,13 @@ fn yes() -> bool {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 #[x_kube(
-    validation = Rule::new("self.size == oldSelf.size").message("the size of the volumes cannot be changed yet: restore a backup into a new cluster"),
+    validation = Rule::new("quantity(self.size).compareTo(quantity(oldSelf.size)) >= 0").message("storage.size can only grow: volumes cannot be made smaller; restore a backup into a new cluster"),
     validation = Rule::new("has(self.storageClassName) == has(oldSelf.storageClassName) && (!has(self.storageClassName) || self.storageClassName == oldSelf.storageClassName)").message("storageClassName cannot be changed: restore a backup into a new cluster")
 )]
 pub struct Storage {
-    /// Size of each volume, for example 10Gi: about three times the memory of the shard's data. Cannot be changed later.
+    /// Size of each volume, for example 10Gi: about three times the memory of the shard's data. It can grow later, where the StorageClass
+    /// allows it; the pods are not restarted, and the condition VolumesResized says how far it is.
+    #[x_kube(validation = Rule::new("isQuantity(self) && quantity(self).isGreaterThan(quantity('0'))").message("storage.size is a quantity of bytes, for example 10Gi"))]
     pub size: Quantity,
     /// StorageClass of the volumes. Absent: the default class of the Kubernetes cluster. Cannot be changed later.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -137,7 +148,7 @@ pub struct Storage {
     )]
     pub storage_class_name: Option<String>,
     /// What happens to the volumes when the RedisCluster is deleted. Can be changed at any time. Retain: they are kept, and a new
-    /// RedisCluster of the same name uses them. Delete: they are deleted.
+    /// RedisCluster of the same name uses them. Delete: they are deleted. A StatefulSet that is deleted takes none with it.
     #[serde(default)]
     pub when_deleted: DeletionPolicy,
 }
@@ -349,7 +360,8 @@ pub struct RedisClusterStatus {
     /// The generation of the spec that this status describes; -1 until the controller has seen the object.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub observed_generation: Option<i64>,
-    /// Summary in one word: Pending, Forming, Ready, Updating, Scaling, Degraded, Down or Paused. Scripts should read the conditions instead.
+    /// Summary in one word: Pending, Forming, Ready, Updating, Scaling, Hibernating, Hibernated, Resuming, Degraded, Down or
+    /// Paused. Scripts should read the conditions instead.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub phase: Option<String>,
     /// What the cluster waits for, or what is wrong with it.
@@ -396,8 +408,8 @@ pub struct RedisClusterStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub takeover_done: Option<String>,
     /// Ready: the cluster is as desired. Reconciling: the controller works on it. Stalled: it waits for a person. Available: every
-    /// slot is served. In detail: Progressing, Formed, SlotsCovered, ReplicationHealthy, QuorumHealthy, UpToDate, VersionSupported, Paused,
-    /// SchedulesAccepted.
+    /// slot is served. In detail: Progressing, Formed, SlotsCovered, ReplicationHealthy, QuorumHealthy, UpToDate, VersionSupported,
+    /// VolumesResized, Paused, SchedulesAccepted.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(schema_with = "conditions_schema")]
     pub conditions: Vec<Condition>,
@@ -411,7 +423,7 @@ pub struct OperationStatus {
     pub kind: OperationKind,
     /// When it began.
     pub start_time: Time,
-    /// How much is done: pods of an update, slots of a scaling.
+    /// How much is done: pods of an update or a hibernation, slots of a scaling.
     pub done: i32,
     /// How much there is in all.
     pub total: i32,
@@ -426,6 +438,8 @@ pub enum OperationKind {
     Update,
     /// Slots move to the shards that are wanted, and pods that are not wanted any more leave.
     Scale,
+    /// Pods are to be stopped; their volumes stay.
+    Hibernate,
 }
 
 /// The server that new pods run, and the servers that run now.

@@ -6,7 +6,7 @@ use anyhow::{Context, Result, ensure};
 use futures::{StreamExt, TryStreamExt, stream};
 use k8s_openapi::api::{
     authorization::v1::{ResourceAttributes, SubjectAccessReview, SubjectAccessReviewSpec},
-    core::v1::Pod,
+    core::v1::{PersistentVolumeClaim, Pod},
 };
 use kube::{
     Api, Client,
@@ -95,7 +95,7 @@ fn rights() -> Vec<Rights> {
         some("", "configmaps", [applies_and_deletes, "", ""]),
         some("", "serviceaccounts", ["", keeps, ""]),
         none("", "serviceaccounts/token"),
-        some("", "persistentvolumeclaims", ["list", "", ""]),
+        some("", "persistentvolumeclaims", ["list watch patch", "", ""]),
         none("", "namespaces"),
         some("", "nodes", ["get", "", ""]),
         none("", "users"),
@@ -384,6 +384,143 @@ async fn the_cluster_controller_changes_and_deletes_only_redis_pods() -> Result<
     })
     .await?;
     delete("ours").await.map_err(anyhow::Error::msg)
+}
+
+#[tokio::test]
+async fn the_cluster_controller_changes_only_owner_and_size_of_claims() -> Result<()> {
+    let server = installed().await?;
+    let namespace = server.namespace("claims").await?;
+    let claims = Api::<PersistentVolumeClaim>::namespaced(server.client.clone(), &namespace);
+    let class = json!({"apiVersion": "storage.k8s.io/v1", "kind": "StorageClass", "metadata": {"name": "rights-grow"},
+        "provisioner": "example.com/none", "allowVolumeExpansion": true});
+    let create = ["create", "--filename", "-"];
+    server.kubectl(&create, &class.to_string()).await?;
+    for (name, labels) in [
+        ("ours", json!({crds::LABEL_CLUSTER: "cart"})),
+        ("other", json!({"app": "web"})),
+    ] {
+        let claim = json!({"metadata": {"name": name, "labels": labels}, "spec": {"accessModes": ["ReadWriteOnce"],
+            "storageClassName": "rights-grow", "resources": {"requests": {"storage": "1Gi"}}}});
+        let claim: PersistentVolumeClaim = serde_json::from_value(claim)?;
+        claims.create(&PostParams::default(), &claim).await?;
+        let bound = json!({"status": {"phase": "Bound", "capacity": {"storage": "1Gi"}}});
+        let parameters = PatchParams::default();
+        claims
+            .patch_status(name, &parameters, &Patch::Merge(bound))
+            .await?;
+    }
+    let account = server.as_account(SYSTEM, ACCOUNTS[0]).await?;
+    let theirs = Api::<PersistentVolumeClaim>::namespaced(account.client, &namespace);
+    let write = async |claim: &str, patch: &Value| {
+        let (parameters, patch) = (PatchParams::default(), Patch::Strategic(patch));
+        let written = theirs.patch(claim, &parameters, &patch).await;
+        written.map(drop).map_err(|error| error.to_string())
+    };
+    let is_refused = async |claim: &str, patch: &Value, words: &str| {
+        eventually(&format!("{claim}: {words}"), async || {
+            let refusal = write(claim, patch).await.err();
+            Ok(refusal.filter(|text| text.contains(words)).map(drop))
+        })
+        .await
+    };
+    let owner = |kind: &str, uid: &str| {
+        let owner = json!({"apiVersion": "redis.danieldorado.github.io/v1alpha1", "kind": kind, "name": "cart", "uid": uid});
+        json!({"metadata": {"ownerReferences": [owner]}})
+    };
+    let larger = json!({"spec": {"resources": {"requests": {"storage": "2Gi"}}}});
+    is_refused("other", &larger, "only volume claims with the label").await?;
+    for patch in [
+        json!({"metadata": {"labels": {"app": "web"}}}),
+        json!({"metadata": {"labels": {crds::LABEL_CLUSTER: null}}}),
+        json!({"metadata": {"annotations": {"team": "web"}}}),
+        json!({"metadata": {"finalizers": ["example.com/kept"]}}),
+    ] {
+        is_refused("ours", &patch, "no labels, annotations or finalizers").await?;
+    }
+    is_refused("ours", &owner("Pod", "1"), "no owner of volume claims").await?;
+    let quality = json!({"spec": {"volumeAttributesClassName": "gold"}});
+    is_refused("ours", &quality, "nothing of volume claims but their size").await?;
+    for patch in [
+        &owner("RedisCluster", "2"),
+        &larger,
+        &json!({"metadata": {"ownerReferences": [{"$patch": "delete", "uid": "2"}]}}),
+    ] {
+        write("ours", patch).await.map_err(anyhow::Error::msg)?;
+    }
+    let claim = claims.get("ours").await?;
+    ensure!(claim.metadata.owner_references.is_none(), "{claim:?}");
+    server
+        .kubectl(&["delete", "storageclass", "rights-grow"], "")
+        .await?;
+    Ok(())
+}
+
+/// By name, with all others, and with its namespace; and afterwards all of that is possible again.
+#[tokio::test]
+async fn a_protected_cluster_is_not_deleted() -> Result<()> {
+    let server = installed().await?;
+    let namespace = server.namespace("protected").await?;
+    let in_namespace = format!("--namespace={namespace}");
+    let cluster = |name: &str, protected: bool| {
+        json!({"apiVersion": "redis.danieldorado.github.io/v1alpha1", "kind": "RedisCluster",
+            "metadata": {"name": name, "namespace": namespace},
+            "spec": {"image": "redis:7", "shards": 3, "deletionProtection": protected}})
+        .to_string()
+    };
+    let create = ["create", "--filename", "-"];
+    for name in ["shop", "cart"] {
+        server
+            .kubectl(&create, &cluster(name, name == "shop"))
+            .await?;
+    }
+    let all = ["delete", "redisclusters", "--all", &in_namespace];
+    let whole = ["delete", "namespace", namespace.as_str(), "--wait=false"];
+    let one = ["delete", "rediscluster", "shop", &in_namespace];
+    for (command, words) in [
+        (&one[..], "RedisCluster shop is protected from deletion"),
+        (&all[..], "RedisCluster shop is protected from deletion"),
+        (&whole[..], "RedisCluster shop in it is protected"),
+    ] {
+        // A new policy is enforced a moment later. Not really deleted: the first answers may come before that.
+        let mut dry = command.to_vec();
+        dry.push("--dry-run=server");
+        let mut last = String::new();
+        let refused = eventually("the deletion is refused", async || {
+            let answer = server.kubectl(&dry, "").await;
+            last = answer.unwrap_or_else(|error| format!("{error:#}"));
+            Ok(last.contains(words))
+        });
+        refused.await.with_context(|| last.clone())?;
+        ensure!(server.kubectl(command, "").await.is_err(), "{command:?}");
+    }
+    let clusters = ["get", "redisclusters", "--output=name", &in_namespace];
+    let left = server.kubectl(&clusters, "").await?;
+    ensure!(left.contains("/shop"), "{left}");
+    // Other namespaces are none of its business.
+    let empty = server.namespace("unprotected").await?;
+    server
+        .kubectl(&["delete", "namespace", &empty, "--wait=false"], "")
+        .await?;
+
+    let off = r#"{"spec":{"deletionProtection":false}}"#;
+    let patch = [
+        "patch",
+        "rediscluster",
+        "shop",
+        &in_namespace,
+        "--type=merge",
+        "--patch",
+        off,
+    ];
+    server.kubectl(&patch, "").await?;
+    eventually("the namespace may go", async || {
+        let mut dry = whole.to_vec();
+        dry.push("--dry-run=server");
+        Ok(server.kubectl(&dry, "").await.is_ok())
+    })
+    .await?;
+    server.kubectl(&one, "").await?;
+    Ok(())
 }
 
 #[tokio::test]

@@ -102,6 +102,29 @@ fn cluster_creations() -> Vec<Case> {
             json!({"spec": {"shards": 501}}),
             "less than or equal to 500",
         ),
+        refused(
+            kind,
+            "a size that is none",
+            json!({"spec": {"storage": {"size": "big"}}}),
+            "storage.size is a quantity",
+        ),
+        refused(
+            kind,
+            "volumes of no size",
+            json!({"spec": {"storage": {"size": "0"}}}),
+            "storage.size is a quantity",
+        ),
+        refused(
+            kind,
+            "hibernation without volumes",
+            json!({"spec": {"hibernate": true}}),
+            "hibernate needs storage",
+        ),
+        taken(
+            kind,
+            "hibernation with volumes, and protection",
+            json!({"spec": {"hibernate": true, "deletionProtection": true, "storage": {"size": "1Gi"}}}),
+        ),
         taken(
             kind,
             "no replicas",
@@ -628,9 +651,34 @@ fn updates() -> Vec<(&'static str, Case)> {
             "stored",
             refused(
                 cluster,
-                "larger volumes",
-                storage(json!({"size": "2Gi"})),
-                "size of the volumes cannot be changed",
+                "smaller volumes",
+                storage(json!({"size": "1000Mi"})),
+                "storage.size can only grow",
+            ),
+        ),
+        (
+            "stored",
+            taken(
+                cluster,
+                "the same volumes in other words",
+                storage(json!({"size": "1024Mi"})),
+            ),
+        ),
+        (
+            "stored",
+            taken(cluster, "larger volumes", storage(json!({"size": "2Gi"}))),
+        ),
+        (
+            "stored",
+            taken(cluster, "hibernation", spec(json!({"hibernate": true}))),
+        ),
+        (
+            "good",
+            refused(
+                cluster,
+                "hibernation of a cluster in memory",
+                spec(json!({"hibernate": true})),
+                "hibernate needs storage",
             ),
         ),
         (

@@ -121,6 +121,10 @@ fn pod_condition<'a>(pod: &'a Pod, kind: &str) -> Option<&'a PodCondition> {
 
 impl ClusterStage {
     async fn new() -> Result<Self> {
+        Self::with(PodStorage::Memory).await
+    }
+
+    async fn with(storage: PodStorage) -> Result<Self> {
         let server = api_server().await?;
         let namespace = server.namespace("cluster").await?;
         let pods = Api::namespaced(server.client.clone(), &namespace);
@@ -128,7 +132,7 @@ impl ClusterStage {
             server,
             namespace,
             kubelet: tokio::spawn(keep_ready(pods)),
-            nodes: PodCluster::start_at(addresses(), PodStorage::Memory).await?,
+            nodes: PodCluster::start_at(addresses(), storage).await?,
         })
     }
 
@@ -1019,6 +1023,77 @@ async fn a_version_without_a_path_changes_no_template() -> Result<()> {
     let events: Vec<String> = events.collect();
     for reason in ["VersionEndOfLife", "DowngradeRefused", "UpgradePathMissing"] {
         ensure!(events.iter().any(|one| one == reason), "{events:?}");
+    }
+    stage.nodes.unharmed(&slots, KEYS).await?;
+    replica.end(ReplicaEnd::Orderly)
+}
+
+/// All pods go, and come back with the same ids, the same primaries, and every value.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_cluster_that_hibernated_comes_back_as_it_was() -> Result<()> {
+    let mut stage = ClusterStage::with(PodStorage::Volume).await?;
+    let replica = stage.replica("a", None);
+    let storage = json!({"size": "1Gi"});
+    stage.create(json!({ "storage": storage })).await?;
+    stage.run_pods().await?;
+    let slots = stage.fill().await?;
+    let ids = stage.nodes.ids().await?;
+    let recorded = stage.until("ready", serves).await?.nodes;
+    let mut primaries = Vec::new();
+    for shard in 0..PodCluster::SHARDS {
+        primaries.push(stage.nodes.primary_of(shard).await?);
+    }
+
+    stage.change(json!({"hibernate": true})).await?;
+    let sets = stage.api::<StatefulSet>();
+    let pods_wanted = async |pods: i32| {
+        within(LIMIT, "the size of the StatefulSets", async || {
+            let sets = sets.list(&ListParams::default()).await?.items;
+            let mut sizes = sets.iter().map(|set| set.spec.replicas);
+            Ok(sets.len() == PodCluster::SHARDS && sizes.all(|size| size == Some(pods)))
+        })
+        .await
+    };
+    pods_wanted(0).await?;
+    // No write is acknowledged any more that a replica may not get.
+    let write = async |primary: usize| {
+        let written = stage.nodes.server(primary).call::<()>("SET late 1");
+        tokio::time::timeout(Duration::from_secs(1), written).await
+    };
+    for primary in &primaries {
+        let written = write(*primary).await;
+        ensure!(
+            written.is_err() || written.is_ok_and(|answer| answer.is_err()),
+            "a primary accepts writes while its pods go"
+        );
+    }
+    stage.nodes.kill_all().await?;
+    let pods = stage.api::<Pod>();
+    for index in 0..stage.nodes.len() {
+        let parameters = DeleteParams::default().grace_period(0);
+        pods.delete(&pod_name(index), &parameters).await?;
+    }
+    let phase = |status: &RedisClusterStatus| status.phase.as_deref() == Some("Hibernated");
+    let asleep = stage.until("it hibernates", phase).await?;
+    ensure!(reason(&asleep, "Ready") == "Hibernated");
+    let recorded_ids = |nodes: &[crds::KnownNode]| {
+        let ids = nodes.iter().map(|node| node.node_id.clone());
+        ids.collect::<Vec<_>>()
+    };
+    ensure!(recorded_ids(&asleep.nodes) == recorded_ids(&recorded));
+
+    stage.change(json!({"hibernate": false})).await?;
+    pods_wanted(2).await?;
+    stage.nodes.restart_all().await?;
+    stage.run_pods().await?;
+    let ready = |status: &RedisClusterStatus| holds(&status.conditions, "Ready");
+    stage.until("it is back", ready).await?;
+    ensure!(stage.nodes.ids().await? == ids, "other ids");
+    for (shard, primary) in primaries.into_iter().enumerate() {
+        ensure!(
+            stage.nodes.primary_of(shard).await? == primary,
+            "shard {shard} has another primary"
+        );
     }
     stage.nodes.unharmed(&slots, KEYS).await?;
     replica.end(ReplicaEnd::Orderly)

@@ -9,7 +9,6 @@ mod stateful_set;
 
 pub use config::redis_conf;
 pub use start_script::start_script;
-pub use stateful_set::CLAIM;
 
 use crate::{sets::SetSize, validate::ValidatedCluster};
 use crds::{LABEL_CLUSTER, LABEL_INSTANCE, LABEL_MANAGED_BY, LABEL_NAME, LABEL_SHARD, MANAGED_BY};

@@ -8,8 +8,8 @@ use crate::{
     validate::{ValidatedCluster, Volume},
 };
 use crds::{
-    ANNOTATION_RESTART_HASH, BUS_PORT, CLIENT_PORT, CONDITION_SERVING, CONTAINER, DeletionPolicy,
-    LABEL_CLUSTER, LABEL_SHARD, headless_service_name, stateful_set_name,
+    ANNOTATION_RESTART_HASH, BUS_PORT, CLAIM, CLIENT_PORT, CONDITION_SERVING, CONTAINER,
+    ENV_ADOPT_VOLUMES, LABEL_CLUSTER, LABEL_SHARD, headless_service_name, stateful_set_name,
 };
 use k8s_openapi::{
     api::{
@@ -32,8 +32,6 @@ use k8s_openapi::{
 };
 use std::collections::BTreeMap;
 
-/// Name of the volume claim, and of the volume that Kubernetes makes of it in each pod.
-pub const CLAIM: &str = "data";
 /// Name of the volume of pods in memory only. Not the claim's: a claim replaces a volume of its name, so that a StatefulSet which kept its
 /// claims would give their volumes to pods whose start script deletes what they find.
 const MEMORY: &str = "memory";
@@ -87,7 +85,7 @@ pub fn stateful_set(cluster: &ValidatedCluster, size: SetSize, configuration: &s
             persistent_volume_claim_retention_policy: cluster
                 .storage
                 .as_ref()
-                .map(|storage| retention(storage, size.keeps_volumes)),
+                .map(|_| retention(size.keeps_volumes)),
             ..StatefulSetSpec::default()
         },
         ..StatefulSet::default()
@@ -184,12 +182,7 @@ fn container(cluster: &ValidatedCluster) -> Container {
             "-c".to_owned(),
             start_script(cluster.storage.is_some(), cluster.shape.replicas > 0),
         ]),
-        env: Some(vec![
-            of_pod("POD_IP", "status.podIP"),
-            of_pod("POD_NAMESPACE", "metadata.namespace"),
-            of_pod("POD_NAME", "metadata.name"),
-            of_pod("POD_UID", "metadata.uid"),
-        ]),
+        env: Some(environment(cluster)),
         ports: Some(vec![port("client", CLIENT_PORT), port("bus", BUS_PORT)]),
         resources: cluster.resources.clone(),
         volume_mounts: Some(vec![
@@ -238,6 +231,26 @@ fn container(cluster: &ValidatedCluster) -> Container {
         }),
         ..Container::default()
     }
+}
+
+/// What the start script knows of its pod, and whose volumes it may take over.
+fn environment(cluster: &ValidatedCluster) -> Vec<EnvVar> {
+    let mut variables = vec![
+        of_pod("POD_IP", "status.podIP"),
+        of_pod("POD_NAMESPACE", "metadata.namespace"),
+        of_pod("POD_NAME", "metadata.name"),
+        of_pod("POD_UID", "metadata.uid"),
+    ];
+    let adopts = cluster
+        .storage
+        .as_ref()
+        .and_then(|storage| storage.adopts.clone());
+    variables.extend(adopts.map(|value| EnvVar {
+        name: ENV_ADOPT_VOLUMES.to_owned(),
+        value: Some(value),
+        ..EnvVar::default()
+    }));
+    variables
 }
 
 /// A variable with a field of the pod.
@@ -300,16 +313,10 @@ fn claim(cluster: &ValidatedCluster, storage: &Volume) -> PersistentVolumeClaim 
     }
 }
 
-fn retention(
-    storage: &Volume,
-    keeps_volumes: bool,
-) -> StatefulSetPersistentVolumeClaimRetentionPolicy {
-    let when_deleted = match storage.when_deleted {
-        DeletionPolicy::Delete if storage.settled => "Delete",
-        DeletionPolicy::Delete | DeletionPolicy::Retain => "Retain",
-    };
+/// Volumes go with the RedisCluster, never with a StatefulSet: one that is deleted by mistake, or to be created again, takes none with it.
+fn retention(keeps_volumes: bool) -> StatefulSetPersistentVolumeClaimRetentionPolicy {
     StatefulSetPersistentVolumeClaimRetentionPolicy {
-        when_deleted: Some(when_deleted.to_owned()),
+        when_deleted: Some("Retain".to_owned()),
         when_scaled: Some(if keeps_volumes { "Retain" } else { "Delete" }.to_owned()),
     }
 }

@@ -8,7 +8,7 @@ mod unscheduled;
 pub use common::kubernetes::pods::{ip, is_terminating, started};
 
 use common::kubernetes::pods::server;
-use crds::{ANNOTATION_RESTART_HASH, CONDITION_SERVING, CONTAINER, LABEL_ROLE};
+use crds::{ANNOTATION_RESTART_HASH, CONDITION_SERVING, CONTAINER, ENV_ADOPT_VOLUMES, LABEL_ROLE};
 use k8s_openapi::{
     api::core::v1::{ContainerStateTerminated, ContainerStatus, Pod, PodCondition},
     jiff::Timestamp,
@@ -21,6 +21,8 @@ use std::{collections::HashMap, sync::Arc};
 const GATES_NOT_READY: &str = "ReadinessGatesNotReady";
 /// Bytes of a line of a log that is shown. A longer one says little in a status.
 const LONGEST_WORDS: usize = 120;
+/// Exit code of a start script that starts no server and says why (`build::start_script`).
+const REFUSED: i32 = 78;
 /// Reason of the serving condition of a node that gave no answer: all others follow from an answer.
 pub const NOT_ANSWERING: &str = "NotAnswering";
 
@@ -43,6 +45,14 @@ pub fn has_claim(pod: &Pod) -> bool {
     let volumes = pod.spec.iter().filter_map(|spec| spec.volumes.as_ref());
     let mut volumes = volumes.flatten();
     volumes.any(|volume| volume.persistent_volume_claim.is_some())
+}
+
+/// `namespace/name` of the RedisCluster whose volumes it may take over.
+pub fn adopts(pod: &Pod) -> Option<&str> {
+    let containers = pod.spec.iter().flat_map(|spec| &spec.containers);
+    let mut variables = containers.flat_map(|container| container.env.iter().flatten());
+    let adopts = variables.find(|variable| variable.name == ENV_ADOPT_VOLUMES)?;
+    adopts.value.as_deref()
 }
 
 /// Name of the Kubernetes node that it runs on.
@@ -165,7 +175,12 @@ pub fn why_down(pod: Option<&Pod>) -> Option<String> {
         let words = unscheduled.message.as_deref().unwrap_or_default();
         return Some(unscheduled::explained(words));
     }
-    let waiting = server(pod)?.state.as_ref()?.waiting.as_ref()?;
+    let container = server(pod)?;
+    let state = container.state.as_ref()?;
+    if let Some(words) = state.terminated.as_ref().and_then(refusal) {
+        return Some(words);
+    }
+    let waiting = state.waiting.as_ref()?;
     let (reason, words) = (waiting.reason.as_deref()?, waiting.message.as_deref());
     match reason {
         // How every container begins.
@@ -174,12 +189,15 @@ pub fn why_down(pod: Option<&Pod>) -> Option<String> {
         "CrashLoopBackOff" if out_of_memory(pod) => {
             Some("crash-looping (OOMKilled); raise spec.resources.limits.memory".to_owned())
         }
+        "CrashLoopBackOff" if last_end(pod).is_some_and(|run| refusal(run).is_some()) => {
+            last_end(pod).and_then(refusal)
+        }
         "CrashLoopBackOff" => Some(match last_words(pod) {
             Some(words) => format!("crash-looping ({words}); see kubectl logs --previous"),
             None => "crash-looping; see kubectl logs --previous".to_owned(),
         }),
         "ErrImagePull" | "ImagePullBackOff" | "InvalidImageName" => {
-            let image = &server(pod)?.image;
+            let image = &container.image;
             // The last part of the runtime's message is the cause; before it, the image is named several times.
             let cause = words.and_then(|words| words.rsplit(": ").next());
             let cause = cause.filter(|cause| cause.len() < 80).unwrap_or(reason);
@@ -192,6 +210,12 @@ pub fn why_down(pod: Option<&Pod>) -> Option<String> {
             None => reason.to_owned(),
         }),
     }
+}
+
+/// What the start script has left in the termination log: why it starts no server, and what can be done.
+fn refusal(run: &ContainerStateTerminated) -> Option<String> {
+    let words = run.message.as_deref()?.trim();
+    (run.exit_code == REFUSED && !words.is_empty()).then(|| words.to_owned())
 }
 
 /// Whether its server runs no more, or not yet, as far as its kubelet has reported.
@@ -382,6 +406,15 @@ mod tests {
         assert_eq!(waits("ImagePullBackOff", again), Some(pull));
         let words = waits("CrashLoopBackOff", "back-off 40s").unwrap();
         assert!(words.contains("logs --previous"), "{words}");
+        let mut refused = json!({"containerStatuses": running("2026-01-01T09:00:00Z")});
+        let ended = json!({"terminated": {"exitCode": REFUSED, "message": "the volume belongs to another\n"}});
+        let waiting = json!({"waiting": {"reason": "CrashLoopBackOff"}});
+        for (state, last) in [(&waiting, &ended), (&ended, &json!({}))] {
+            refused["containerStatuses"][0]["state"] = state.clone();
+            refused["containerStatuses"][0]["lastState"] = last.clone();
+            let words = why(&refused).unwrap();
+            assert_eq!(words, "the volume belongs to another");
+        }
         assert_eq!(why(&json!({})), None);
     }
 

@@ -109,6 +109,45 @@ impl Nodes<'_> {
     }
 }
 
+/// Lets no primary accept writes for a while: their replicas get all that was acknowledged before both are stopped. A server that
+/// cannot do it (`CLIENT PAUSE … WRITE` came with 6.2) or does not answer is left to its own shutdown, which waits for replicas from 7.0 on.
+pub async fn pause_writes(
+    members: &[Member],
+    connections: &ClusterConnections,
+    how_long: Duration,
+    timeout: Duration,
+) {
+    let nodes = Nodes {
+        members,
+        connections,
+        timeout,
+    };
+    let primary = |member: &Member| {
+        let report = member.report()?;
+        let serves = report.own().is_primary() && !report.own().slots.is_empty();
+        let (id, address) = (report.id(), member.expected.address?);
+        serves.then_some(Peer { id, address })
+    };
+    let primaries: Vec<Peer> = members.iter().filter_map(primary).collect();
+    let mut pause = cmd("CLIENT");
+    pause
+        .arg("PAUSE")
+        .arg(how_long.as_millis().to_string())
+        .arg("WRITE");
+    let pause = &pause;
+    stream::iter(primaries)
+        .for_each_concurrent(CONCURRENCY, |primary| async move {
+            let paused = async {
+                let node = nodes.prove(primary).await?;
+                node.ask::<()>("CLIENT PAUSE", pause).await
+            };
+            if let Err(error) = paused.await {
+                tracing::info!(%error, "writes were not paused");
+            }
+        })
+        .await;
+}
+
 async fn act(action: &Action, nodes: Nodes<'_>) -> Result<(), NodeError> {
     match action {
         Action::AssignSlots {

@@ -90,9 +90,11 @@ pub fn rollout(
     let is_automatic = cluster.update.strategy == UpdateStrategy::RollingUpdate;
     let mut broken = Vec::new();
     if is_automatic {
-        let cannot_run = outdated
-            .iter()
-            .filter(|member| cannot_run(observed, member, now));
+        let cannot_run = survey.members.iter().filter(|member| {
+            let other =
+                is_outdated(cluster, observed, member) || may_not_adopt(cluster, observed, member);
+            member.expected.wanted && other && cannot_run(observed, member, now)
+        });
         broken.extend(cannot_run.filter_map(|member| replacement(observed, member)));
     }
     let idle = assessment.is_healthy() && plan.steps.is_empty() && are_settled(observed, survey);
@@ -120,6 +122,13 @@ fn pod_of<'a>(observed: &'a Observed, member: &Member) -> Option<&'a Arc<Pod>> {
 fn is_outdated(cluster: &ValidatedCluster, observed: &Observed, member: &Member) -> bool {
     pod_of(observed, member)
         .is_some_and(|pod| pods::restart_hash(pod) != Some(&cluster.restart_hash))
+}
+
+/// Whether the volumes that it may take over are not those that it is to take over by now: where its server runs, that does not matter.
+fn may_not_adopt(cluster: &ValidatedCluster, observed: &Observed, member: &Member) -> bool {
+    let storage = cluster.storage.as_ref();
+    let wanted = storage.and_then(|storage| storage.adopts.as_deref());
+    wanted.is_some() && pod_of(observed, member).is_some_and(|pod| pods::adopts(pod) != wanted)
 }
 
 /// Whether no server runs in the pod and none will with the template that it has.

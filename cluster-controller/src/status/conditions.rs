@@ -1,6 +1,6 @@
 //! The conditions: each question answered from what was found.
 
-use super::{StatusInputs, failure_sentence};
+use super::{HIBERNATING, StatusInputs, failure_sentence};
 use crate::{
     pods::{ends_for_memory, is_ready},
     redis::{assess::Problem, member::Member, plan::Blocker},
@@ -20,7 +20,9 @@ pub const NOT_HEALTHY: &str = "NotHealthy";
 /// All conditions. `formed_before`: what the status has said of `Formed` until now.
 pub(super) fn conditions(formed_before: bool, found: &StatusInputs<'_>) -> Vec<ConditionUpdate> {
     let (ready, progressing) = (ready(found), progressing(found));
-    vec![
+    let growth = found.growth;
+    let volumes = growth.and_then(|growth| growth.condition(found.cluster));
+    let mut all = vec![
         reconciling(&progressing),
         stalled(&ready, &progressing),
         ready,
@@ -33,7 +35,9 @@ pub(super) fn conditions(formed_before: bool, found: &StatusInputs<'_>) -> Vec<C
         up_to_date(found),
         supported(found),
         paused(found),
-    ]
+    ];
+    all.extend(volumes);
+    all
 }
 
 /// Whether every slot has a living primary, and every node that answers serves.
@@ -96,6 +100,7 @@ fn under_way(kind: OperationKind) -> &'static str {
     match kind {
         OperationKind::Update => "Updating",
         OperationKind::Scale => "Scaling",
+        OperationKind::Hibernate => HIBERNATING,
     }
 }
 

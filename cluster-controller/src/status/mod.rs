@@ -2,6 +2,7 @@
 //! unchanged cluster is not written.
 
 mod conditions;
+mod hibernation;
 
 pub use crate::checkpoint::formed_before;
 use crate::{
@@ -17,6 +18,7 @@ use crate::{
     },
     rollout::Rollout,
     validate::{InvalidSpec, Shape, ValidatedCluster, takeover_annotation},
+    volumes::Growth,
 };
 use common::{
     cluster::{slot_map::topology_hash, slots::SLOT_COUNT, topology::NodeId},
@@ -29,6 +31,7 @@ use crds::{
     KnownNode, LABEL_CLUSTER, LABEL_ROLE, NodeStatus, OperationKind, OperationStatus, ROLE_PRIMARY,
     RedisCluster, RedisClusterStatus, ShardStatus, SlotsStatus, VersionStatus, endpoint,
 };
+pub use hibernation::{HIBERNATED, HIBERNATING};
 use k8s_openapi::{
     apimachinery::pkg::apis::meta::v1::{Condition, Time},
     jiff::Timestamp,
@@ -115,6 +118,8 @@ pub struct StatusInputs<'a> {
     pub rollout: &'a Rollout,
     /// What is being done to the running cluster.
     pub operation: Option<&'a Operation>,
+    /// How far the volumes have grown; none where they were not looked at.
+    pub growth: Option<&'a Growth>,
 }
 
 impl StatusInputs<'_> {
@@ -142,7 +147,7 @@ pub fn compute(
         Some(failure) if failure.transient => old.observed_generation,
         _ => object.metadata.generation,
     };
-    let all = conditions(formed_before(object), found);
+    let all = all_conditions(object, found);
     let conditions = merge(&old.conditions, &all, generation, now);
     let phase = phase(&old, found, &conditions, now);
     let members = found.observed.members.iter();
@@ -158,7 +163,11 @@ pub fn compute(
         message: Some(list(&message(found, phase))),
         version: version(old.version, found),
         size: shape.shards * (1 + shape.replicas),
-        shards: count(with_slots.count()),
+        shards: if shape.hibernate {
+            old.shards
+        } else {
+            count(with_slots.count())
+        },
         // One pod a shard: an autoscaler takes what it counts for the number of shards.
         selector: Some(format!(
             "{LABEL_CLUSTER}={},{LABEL_ROLE}={ROLE_PRIMARY}",
@@ -178,6 +187,12 @@ pub fn compute(
         takeover_done: takeover_done(object, found),
         conditions,
     }
+}
+
+fn all_conditions(object: &RedisCluster, found: &StatusInputs<'_>) -> Vec<ConditionUpdate> {
+    let mut all = conditions(formed_before(object), found);
+    hibernation::replace(&mut all, found);
+    all
 }
 
 fn operation(
@@ -301,6 +316,9 @@ fn phase(
     }
     let served = found.assessment.slots_ok == usize::from(SLOT_COUNT);
     let operation = found.operation.filter(|_| served).map(|one| one.kind);
+    if let Some(phase) = hibernation::phase(old.phase.as_deref(), found, served) {
+        return phase;
+    }
     match find(conditions, "Formed").filter(|formed| formed.status == "True") {
         None => {
             let members = &found.observed.members;
@@ -309,6 +327,7 @@ fn phase(
         }
         Some(_) if operation == Some(OperationKind::Update) => "Updating",
         Some(_) if operation == Some(OperationKind::Scale) => "Scaling",
+        Some(_) if operation == Some(OperationKind::Hibernate) => HIBERNATING,
         Some(_) if found.is_healthy() && found.refused().is_none() => "Ready",
         Some(formed) if served && is_still_forming(old, formed, now) => "Forming",
         Some(_) if served => "Degraded",
@@ -335,7 +354,7 @@ pub fn new_texts(
         texts.push(full_message(status, found));
     }
     let message = |conditions, kind| find(conditions, kind).map(|one| one.message.clone());
-    for update in conditions(formed_before(object), found) {
+    for update in all_conditions(object, found) {
         let shown = message(&status.conditions, update.kind);
         let is_cut = shown.as_ref() != Some(&update.message);
         let is_new = shown != message(&old.conditions, update.kind);
@@ -357,9 +376,12 @@ fn message(found: &StatusInputs<'_>, phase: &str) -> Vec<String> {
     if let Some(refused) = found.refused() {
         return vec![refused.message.clone()];
     }
+    if found.shape.hibernate {
+        return vec![hibernation::sentence(found)];
+    }
     if let Some(operation) = found
         .operation
-        .filter(|_| matches!(phase, "Updating" | "Scaling"))
+        .filter(|_| matches!(phase, "Updating" | "Scaling" | HIBERNATING))
     {
         let doing = operation.next.iter().cloned();
         let waiting = operation.next.is_none().then(|| failure_sentences(found));

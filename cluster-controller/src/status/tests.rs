@@ -228,6 +228,7 @@ fn explain(
         plan: &plan,
         rollout: &rollout,
         operation: operation.as_ref(),
+        growth: None,
     };
     let status = compute(object, &found, now);
     let outcome = match found.failure {
@@ -823,4 +824,96 @@ fn the_step_after_an_introduction_follows_at_once() {
     };
     let (_, again) = look(&old, &observed, 200, None, None);
     assert!(again > requeue::SOON, "{again:?}");
+}
+
+#[test]
+fn a_cluster_hibernates_and_resumes() {
+    let mut object = example();
+    let mut seen = observed(&hash(&object));
+    object.status = Some(status_of(&object, &seen, 10));
+    let ids = object.status.as_ref().map(|status| status.nodes.clone());
+    object.spec.hibernate = true;
+    object.metadata.generation = Some(2);
+    let (stopping, again) = look(&object, &seen, 20, None, None);
+    assert_eq!(stopping.phase.as_deref(), Some("Hibernating"));
+    assert!(again > Duration::from_secs(1), "{again:?}");
+    let words = stopping.message.clone().unwrap();
+    assert!(
+        words.starts_with("6 pods (shop-0-0, shop-0-1, …)"),
+        "{words}"
+    );
+    assert_eq!(
+        condition_of(&stopping, "Progressing"),
+        ("True".into(), "Hibernating".into())
+    );
+
+    object.status = Some(stopping);
+    seen.pods.clear();
+    for member in &mut seen.members {
+        member.expected.exists = false;
+        member.expected.address = None;
+        member.answer = Answer::Absent("the pod does not exist".into());
+    }
+    let (asleep, again) = look(&object, &seen, 30, None, None);
+    assert_eq!(again, Duration::from_secs(30));
+    assert_eq!(asleep.phase.as_deref(), Some("Hibernated"));
+    assert_eq!(asleep.observed_generation, Some(2));
+    assert_eq!(Some(asleep.nodes.clone()), ids, "the identity of the nodes");
+    assert_eq!((asleep.shards, asleep.ready_nodes), (3, 0));
+    let words = asleep.message.clone().unwrap();
+    assert!(words.contains("set spec.hibernate to false"), "{words}");
+    for (kind, status) in [
+        ("Ready", "False"),
+        ("Reconciling", "False"),
+        ("Stalled", "True"),
+        ("Progressing", "False"),
+        ("Available", "False"),
+        ("SlotsCovered", "Unknown"),
+        ("ReplicationHealthy", "Unknown"),
+        ("QuorumHealthy", "Unknown"),
+    ] {
+        let expected = (status.to_owned(), "Hibernated".to_owned());
+        assert_eq!(condition_of(&asleep, kind), expected, "{kind}");
+    }
+    assert_eq!(condition_of(&asleep, "Formed").0, "True");
+
+    object.status = Some(asleep);
+    object.spec.hibernate = false;
+    let resuming = status_of(&object, &seen, 40);
+    assert_eq!(resuming.phase.as_deref(), Some("Resuming"));
+    assert_eq!(condition_of(&resuming, "Available").0, "False");
+    object.status = Some(resuming);
+    let ready = status_of(&object, &observed(&hash(&object)), 50);
+    assert_eq!(ready.phase.as_deref(), Some("Ready"));
+    object.status = Some(ready);
+    let down = status_of(&object, &seen, 60);
+    assert_eq!(down.phase.as_deref(), Some("Down"));
+}
+
+/// A backup is under way, or the API server refuses something.
+#[test]
+fn what_delays_a_hibernation_is_named() {
+    let waiting = Operation::of_hibernation(6, "RedisBackup team/nightly");
+    let words = waiting.next.clone().unwrap();
+    assert_eq!(
+        words,
+        "waiting for RedisBackup team/nightly, which needs the pods to stay"
+    );
+    assert_eq!(waiting.progress(), "0 of 6 pods are stopped");
+
+    let mut object = example();
+    let seen = observed(&hash(&object));
+    object.spec.hibernate = true;
+    let refused = Failure {
+        reason: "RefusedByServer",
+        message: "StatefulSet team/shop-0: no".into(),
+        transient: false,
+    };
+    let status = look(&object, &seen, 20, Some(&refused), None).0;
+    let (holds, reason) = condition_of(&status, "Ready");
+    assert_eq!(
+        (holds.as_str(), reason.as_str()),
+        ("False", "RefusedByServer")
+    );
+    assert_eq!(condition_of(&status, "Progressing").0, "False");
 }

@@ -8,13 +8,13 @@ use crate::{
 };
 use common::kubernetes::hash::canonical_hash;
 use crds::{
-    ANNOTATION_TAKEOVER, DeletionPolicy, Distribution, MigrationPolicy, PlacementPolicy,
-    PodTemplate, RESERVED_SETTINGS, RedisCluster, RedisVersion, UpdatePolicy,
+    ANNOTATION_ADOPT_VOLUMES, ANNOTATION_TAKEOVER, DeletionPolicy, Distribution, MigrationPolicy,
+    PlacementPolicy, PodTemplate, RESERVED_SETTINGS, RedisCluster, RedisVersion, UpdatePolicy,
 };
 use k8s_openapi::{
     api::core::v1::ResourceRequirements,
     apimachinery::pkg::{api::resource::Quantity, apis::meta::v1::OwnerReference},
-    jiff::{SignedDuration, Timestamp},
+    jiff::Timestamp,
 };
 use kube::{Resource, ResourceExt};
 use serde::Serialize;
@@ -22,8 +22,6 @@ use std::{collections::BTreeMap, time::Duration};
 
 /// Node timeout where the spec gives none: half the server's own default of 15 s would still be long for a failover.
 const NODE_TIMEOUT: Duration = Duration::from_secs(5);
-/// After this time the pods of a new cluster count as scheduled, or as unschedulable.
-const SETTLING: Duration = Duration::from_mins(1);
 
 /// What repairing the nodes needs. Most of it cannot be changed later, so it holds even where the rest of the spec is wrong.
 #[derive(Clone, Debug, PartialEq)]
@@ -42,6 +40,8 @@ pub struct Shape {
     pub node_timeout: Duration,
     /// Hands off.
     pub paused: bool,
+    /// Whether the cluster is to have no pods. Never while it is paused, nor without volumes.
+    pub hibernate: bool,
     /// What may be done about losses. It can be changed, and where it is wrong the defaults count.
     pub recovery: Recovery,
 }
@@ -86,9 +86,8 @@ pub struct Volume {
     pub class: Option<String>,
     /// Whether it goes with the cluster.
     pub when_deleted: DeletionPolicy,
-    /// Whether the volumes may be tied to their StatefulSet already. Tying them while pods are being scheduled makes the scheduler's
-    /// own write fail, and it waits 10 s before it tries again.
-    pub settled: bool,
+    /// `namespace/name` of another RedisCluster whose volumes are taken over.
+    pub adopts: Option<String>,
 }
 
 /// The server to run.
@@ -158,6 +157,11 @@ pub enum InvalidSpec {
     /// The node timeout is not a number of milliseconds.
     #[error("config: cluster-node-timeout is \"{0}\": give milliseconds, at least 500")]
     NodeTimeout(String),
+    /// Hibernation would lose everything.
+    #[error(
+        "hibernate needs storage: a cluster in memory would lose all its keys; back it up and delete it instead"
+    )]
+    NothingToKeep,
     /// It does not serialise.
     #[error("the resources cannot be written as JSON: {0}")]
     Resources(String),
@@ -175,6 +179,7 @@ impl InvalidSpec {
             | Self::SettingReserved(_)
             | Self::SettingValue(_)
             | Self::NodeTimeout(_)
+            | Self::NothingToKeep
             | Self::Resources(_) => "InvalidSpec",
         }
     }
@@ -195,6 +200,7 @@ pub fn shape(cluster: &RedisCluster) -> Result<Shape, InvalidSpec> {
         persistent: spec.storage.is_some(),
         node_timeout: node_timeout(&spec.config).unwrap_or(NODE_TIMEOUT),
         paused: spec.paused,
+        hibernate: spec.hibernate && !spec.paused && spec.storage.is_some(),
         recovery: recovery(cluster),
     })
 }
@@ -251,6 +257,9 @@ pub fn validate(
         .ok_or(InvalidSpec::Incomplete("uid"))?;
     settings(&spec.config)?;
     node_timeout(&spec.config)?;
+    if spec.hibernate && spec.storage.is_none() {
+        return Err(InvalidSpec::NothingToKeep);
+    }
     let mut server = server(cluster, entry)?;
     if let Some(entry) = entry.filter(|entry| server.entry == entry.metadata.name) {
         server.support = VersionSupport::of(&entry.spec, now);
@@ -273,7 +282,7 @@ pub fn validate(
             size: storage.size.clone(),
             class: storage.storage_class_name.clone(),
             when_deleted: storage.when_deleted,
-            settled: formed_before(cluster) || is_older(cluster, now),
+            adopts: cluster.annotations().get(ANNOTATION_ADOPT_VOLUMES).cloned(),
         }),
         resources: spec.resources.clone(),
         config: spec.config.clone(),
@@ -287,13 +296,6 @@ pub fn validate(
             .enabled
             .then_some(spec.pod_disruption_budget.max_unavailable),
         restart_hash,
-    })
-}
-
-fn is_older(cluster: &RedisCluster, now: Timestamp) -> bool {
-    let created = cluster.metadata.creation_timestamp.as_ref();
-    created.is_none_or(|created| {
-        now.duration_since(created.0) > SignedDuration::try_from(SETTLING).unwrap_or_default()
     })
 }
 

@@ -274,3 +274,20 @@ fn pod_template_and_placement_restart_only_when_given() {
         assert!(seen.insert(with(other.clone())), "{other}");
     }
 }
+
+/// A pause changes nothing, and without volumes nothing would come back.
+#[test]
+fn only_a_cluster_with_volumes_hibernates() {
+    let mut cluster = example();
+    assert!(!shape(&cluster).unwrap().hibernate);
+    cluster.spec.hibernate = true;
+    assert!(shape(&cluster).unwrap().hibernate);
+    assert!(validate(&cluster, None, Timestamp::UNIX_EPOCH).is_ok());
+    cluster.spec.paused = true;
+    assert!(!shape(&cluster).unwrap().hibernate);
+    cluster.spec.paused = false;
+    cluster.spec.storage = None;
+    assert!(!shape(&cluster).unwrap().hibernate);
+    let error = validate(&cluster, None, Timestamp::UNIX_EPOCH).unwrap_err();
+    assert_eq!(error, InvalidSpec::NothingToKeep);
+}

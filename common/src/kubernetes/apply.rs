@@ -132,10 +132,26 @@ impl Applier {
 
     /// Deletes an object if it is still the one that was observed; gone already is fine. Its own children go in the background.
     pub async fn delete<K: Child>(&self, owner: &OwnerKey, observed: &K) -> Result<(), ApiError> {
+        let children = PropagationPolicy::Background;
+        self.delete_with(owner, observed, children).await
+    }
+
+    /// The same, and its own children stay.
+    pub async fn orphan<K: Child>(&self, owner: &OwnerKey, observed: &K) -> Result<(), ApiError> {
+        let children = PropagationPolicy::Orphan;
+        self.delete_with(owner, observed, children).await
+    }
+
+    async fn delete_with<K: Child>(
+        &self,
+        owner: &OwnerKey,
+        observed: &K,
+        children: PropagationPolicy,
+    ) -> Result<(), ApiError> {
         let name = observed.name_any();
         let uid = observed.uid();
         let parameters = DeleteParams {
-            propagation_policy: Some(PropagationPolicy::Background),
+            propagation_policy: Some(children),
             preconditions: Some(Preconditions {
                 uid: uid.clone(),
                 resource_version: None,

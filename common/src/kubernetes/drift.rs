@@ -52,7 +52,7 @@ fn is_nothing(value: &Value) -> bool {
 }
 
 fn same_quantity(a: &str, b: &str) -> bool {
-    match (parse_quantity(a), parse_quantity(b)) {
+    match (quantity(a), quantity(b)) {
         (Some(a), Some(b)) => a == b,
         (None, _) | (_, None) => false,
     }
@@ -61,7 +61,7 @@ fn same_quantity(a: &str, b: &str) -> bool {
 /// A Kubernetes quantity in thousand-millionths, as far as it is exact: digits, at most one point, a suffix
 /// (<https://kubernetes.io/docs/reference/kubernetes-api/common-definitions/quantity/>). The suffix E is not the exponent of `12E3`,
 /// which is not read.
-fn parse_quantity(text: &str) -> Option<i128> {
+pub fn quantity(text: &str) -> Option<i128> {
     let split = text
         .find(|c: char| !c.is_ascii_digit() && c != '.')
         .unwrap_or(text.len());

@@ -46,14 +46,31 @@ grep -Eqs "$role" /data/nodes.conf ||
 exec "$server" "$@"
 "#;
 
-/// For pods with a volume.
-const KEEP_SCRIPT: &str = r#"# A role without the data that belongs to it: under its old identity the server would empty its replicas. The files are kept aside, and
+/// For pods with a volume. Its words for the status go to the termination log, where the kubelet finds them.
+const KEEP_SCRIPT: &str = r#"refuse() {
+  echo "$1" >&2
+  echo "$1" 2> /dev/null > /dev/termination-log || :
+  exit 78
+}
+# A volume belongs to one RedisCluster: its name is stamped on it. One that was written before there were stamps is stamped now.
+cluster=$POD_NAMESPACE/${POD_NAME%-*-*}
+stamp=$(cat /data/cluster 2> /dev/null || :)
+case $stamp in
+  "" | "$cluster" | "${ADOPT_VOLUMES-}") ;;
+  *)
+    refuse "the volume belongs to RedisCluster $stamp; to give it to this one: kubectl annotate -n $POD_NAMESPACE rediscluster ${cluster#*/} redis.danieldorado.github.io/adopt-volumes=$stamp"
+    ;;
+esac
+if [ "$old" = yes ] && [ -e /data/appendonlydir ]; then
+  refuse "/data/appendonlydir was written by a server of 7.0 or newer: this version cannot read it; correct spec.image or spec.version"
+fi
+# In one step, so that no interruption leaves half a name. A full disk keeps no server from starting.
+if [ "$stamp" != "$cluster" ]; then
+  { echo "$cluster" > /data/cluster.new && mv /data/cluster.new /data/cluster; } || echo "/data/cluster cannot be written"
+fi
+# A role without the data that belongs to it: under its old identity the server would empty its replicas. The files are kept aside, and
 # it starts as a new node. nodes.conf is moved last: an interruption leaves it, and the next start goes on.
 has_data() { [ -e /data/appendonly.aof ] || [ -e /data/appendonlydir/appendonly.aof.manifest ]; }
-if [ "$old" = yes ] && [ -e /data/appendonlydir ]; then
-  echo "/data/appendonlydir was written by a server of 7.0 or newer: this version cannot read it; correct spec.image or spec.version" >&2
-  exit 1
-fi
 if grep -Eqs "$role" /data/nodes.conf && ! has_data; then
   aside=/data/set-aside-$(date -u +%Y%m%dT%H%M%SZ)
   echo "/data/nodes.conf names a role, but the append-only file is missing: starting as a new node; the old files are in $aside"

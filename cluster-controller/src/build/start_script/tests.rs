@@ -1,4 +1,5 @@
 use super::*;
+use std::process::Output;
 
 /// A program that another thread's child still holds open for writing cannot be run.
 pub(crate) static PROGRAMS: std::sync::Mutex<()> = std::sync::Mutex::new(());
@@ -16,15 +17,48 @@ fn list(dir: &std::path::Path, below: &str, names: &mut Vec<String>) {
     }
 }
 
-/// Runs the start script with these files below /data. What the server was started with, and the files afterwards.
+/// The stamp of the cluster whose pods the scripts run in.
+const STAMP: &str = "team/shop\n";
+
+/// Runs the start script with these files below /data. What the server was started with, and the files afterwards but for the stamp.
 fn start(script: &str, files: &[(&str, &str)]) -> (String, Vec<String>) {
     let (ended, names) = run(script, files, "7.0.15");
     assert!(ended.status.success(), "{ended:?}\n{script}");
     (String::from_utf8_lossy(&ended.stdout).into_owned(), names)
 }
 
-/// The same with a server of this version, however it ends.
-fn run(script: &str, files: &[(&str, &str)], version: &str) -> (std::process::Output, Vec<String>) {
+/// The same with a server of this version, however it ends. Where it ends well on a volume, that is stamped.
+fn run(script: &str, files: &[(&str, &str)], version: &str) -> (Output, Vec<String>) {
+    let Ended {
+        output,
+        mut names,
+        stamp,
+        last_words,
+    } = run_as(script, files, version, &[]);
+    if output.status.success() && script.contains("--appendonly yes") {
+        assert_eq!(stamp.as_deref(), Some(STAMP), "{script}");
+    }
+    assert_eq!(output.status.success(), last_words.is_empty(), "{output:?}");
+    names.retain(|name| name != "cluster");
+    (output, names)
+}
+
+/// The end of a start script.
+struct Ended {
+    output: Output,
+    names: Vec<String>,
+    stamp: Option<String>,
+    /// What the termination log has.
+    last_words: String,
+}
+
+/// The same, with more variables.
+fn run_as(
+    script: &str,
+    files: &[(&str, &str)],
+    version: &str,
+    variables: &[(&str, &str)],
+) -> Ended {
     use std::{os::unix::fs::PermissionsExt, process::Command};
     static NUMBER: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(0);
     let _one = PROGRAMS.lock();
@@ -44,23 +78,33 @@ fn run(script: &str, files: &[(&str, &str)], version: &str) -> (std::process::Ou
     let text = format!("#!/bin/sh\necho \"v={version}. $*\"\n");
     std::fs::write(&server, text).unwrap();
     std::fs::set_permissions(&server, std::fs::Permissions::from_mode(0o755)).unwrap();
+    let log = root.join("termination-log");
     let script = script
+        .replace("/dev/termination-log", log.to_str().unwrap())
         .replace("/data", data.to_str().unwrap())
         .replace("/config", config.to_str().unwrap());
-    let ended = Command::new("/bin/sh")
+    let output = Command::new("/bin/sh")
         .args(["-c", &script])
         .env("PATH", format!("{}:/usr/bin:/bin", bin.display()))
         .env("POD_IP", "10.0.0.1")
         .env("POD_NAMESPACE", "team")
         .env("POD_NAME", "shop-0-0")
         .env("POD_UID", "uid")
+        .envs(variables.iter().copied())
         .output()
         .unwrap();
     let mut names = Vec::new();
     list(&data, "", &mut names);
     names.sort_unstable();
+    let stamp = std::fs::read_to_string(data.join("cluster")).ok();
+    let last_words = std::fs::read_to_string(&log).unwrap_or_default();
     std::fs::remove_dir_all(&root).unwrap();
-    (ended, names)
+    Ended {
+        output,
+        names,
+        stamp,
+        last_words,
+    }
 }
 
 const PRIMARY: (&str, &str) = (
@@ -208,4 +252,64 @@ fn a_server_in_memory_starts_with_nothing() {
     assert_eq!(names, ["started"]);
     assert!(started.contains("-psync -sync") && started.contains("--appendonly no"));
     assert!(start_script(false, true).contains("sleep") && !script.contains("sleep"));
+}
+
+/// With every set of files: a volume of another cluster is left as it is, and one without a stamp gets it.
+#[test]
+fn a_server_refuses_the_volume_of_another_cluster() {
+    let script = start_script(true, true);
+    let owned = |stamp| ("cluster", stamp);
+    for files in [&[][..], &[PRIMARY, NEW], &[PRIMARY], &[BLANK], &[OLD]] {
+        for (stamp, adopts, starts) in [
+            ("", "", true),
+            (STAMP, "", true),
+            (STAMP, "team/other", true),
+            ("team/other\n", "", false),
+            ("prod/shop\n", "team/shop", false),
+            ("team/shop-2\n", "", false),
+            ("team/other\n", "team/another", false),
+            ("team/other\n", "team/*", false),
+            ("team/other\n", "team/other", true),
+        ] {
+            let mut files = files.to_vec();
+            files.push(owned(stamp));
+            let variables = [(crds::ENV_ADOPT_VOLUMES, adopts)];
+            let ended = run_as(&script, &files, "7.0.15", &variables);
+            let what = format!("{stamp:?} with {adopts:?}: {:?}", ended.output);
+            assert_eq!(ended.output.status.success(), starts, "{what}");
+            let expected = if starts { STAMP } else { stamp };
+            assert_eq!(ended.stamp.as_deref(), Some(expected), "{what}");
+            if starts {
+                assert!(ended.last_words.is_empty(), "{}", ended.last_words);
+                continue;
+            }
+            let cure = format!(
+                "kubectl annotate -n team rediscluster shop {}={}",
+                crds::ANNOTATION_ADOPT_VOLUMES,
+                stamp.trim()
+            );
+            // By it the words count as ours, not as the end of a server's log (`pods`).
+            assert_eq!(ended.output.status.code(), Some(78), "{what}");
+            assert!(ended.last_words.contains(&cure), "{}", ended.last_words);
+            let printed = String::from_utf8_lossy(&ended.output.stderr);
+            assert!(printed.contains(&cure), "{printed}");
+            let aside = ended.names.iter().any(|name| name.contains("set-aside"));
+            assert!(!aside && ended.names.len() == files.len(), "{what}");
+        }
+    }
+}
+
+/// A full disk, or one that cannot be written: whether the server starts is its own decision.
+#[test]
+fn a_stamp_that_cannot_be_written_stops_no_server() {
+    let script = start_script(true, true).replace("echo \"$cluster\" >", "false >");
+    let ended = run_as(&script, &[PRIMARY, NEW], "7.0.15", &[]);
+    assert!(ended.output.status.success(), "{:?}", ended.output);
+    assert_eq!(ended.stamp, None);
+}
+
+#[test]
+fn a_server_in_memory_has_no_stamp() {
+    let ended = run_as(&start_script(false, false), &[], "7.0.15", &[]);
+    assert_eq!(ended.stamp, None);
 }
