@@ -1005,7 +1005,10 @@ async fn a_version_without_a_path_changes_no_template() -> Result<()> {
         ensure!(images(&stage).await? == ["redis:now".to_owned()].into());
     }
     stage.change(json!({"version": entry("now")})).await?;
-    let ready = |status: &RedisClusterStatus| holds(&status.conditions, "UpToDate");
+    // Pods of this stage have no hash of their template, so `UpToDate` calls them outdated.
+    let ready = |status: &RedisClusterStatus| {
+        holds(&status.conditions, "Ready") && reason(status, "UpToDate") == "PodsOutdated"
+    };
     stage
         .until("the spec that was set back is kept to", ready)
         .await?;
