@@ -2,11 +2,8 @@
 
 use super::Claims;
 use crate::validate::Shape;
+use crds::ANNOTATION_PROVISIONER;
 use k8s_openapi::{api::core::v1::PersistentVolumeClaim, apimachinery::pkg::apis::meta::v1::Time};
-
-/// Set by the volume controller when it asks a provisioner for a new volume, not when it binds a volume that there is
-/// (`setClaimProvisioner` in Kubernetes' `pkg/controller/volume/persistentvolume`).
-const PROVISIONED: &str = "volume.kubernetes.io/storage-provisioner";
 
 /// Whether each wanted pod has a claim of a new volume. `created`: when the RedisCluster was; an older claim was kept from another one.
 pub fn are_blank(shape: &Shape, created: Option<&Time>, claims: &Claims) -> bool {
@@ -27,7 +24,7 @@ fn is_blank(claim: &PersistentVolumeClaim, created: &Time) -> bool {
         .as_ref()
         .is_none_or(|spec| spec.data_source.is_some() || spec.data_source_ref.is_some());
     time.is_some_and(|time| time.0 >= created.0)
-        && annotations.is_some_and(|all| all.contains_key(PROVISIONED))
+        && annotations.is_some_and(|all| all.contains_key(ANNOTATION_PROVISIONER))
         && !copies
 }
 
@@ -46,7 +43,7 @@ mod tests {
             .flat_map(|shard| (0..=shape.replicas).map(move |ordinal| (shard, ordinal)));
         let mut claims: Claims = nodes
             .map(|node| {
-                let object = json!({"metadata": {"creationTimestamp": CREATED, "annotations": {PROVISIONED: "local"}}, "spec": {}});
+                let object = json!({"metadata": {"creationTimestamp": CREATED, "annotations": {ANNOTATION_PROVISIONER: "local"}}, "spec": {}});
                 (node, Arc::new(serde_json::from_value(object).unwrap()))
             })
             .collect();
@@ -60,7 +57,7 @@ mod tests {
 
     #[test]
     fn a_volume_that_may_have_data_is_waited_for() {
-        let new = json!({"metadata": {"creationTimestamp": "2026-01-02T03:04:06Z", "annotations": {PROVISIONED: "local"}}, "spec": {}});
+        let new = json!({"metadata": {"creationTimestamp": "2026-01-02T03:04:06Z", "annotations": {ANNOTATION_PROVISIONER: "local"}}, "spec": {}});
         let changed = |path: &str, value: Value| {
             let mut claim = new.clone();
             *claim.pointer_mut(path).unwrap() = value;
