@@ -12,13 +12,14 @@ use crate::{
         unserved::count_unserved,
     },
     validate::Shape,
+    volumes::{self, Claims},
 };
 use common::{
     cluster::topology::{NodeAddress, NodeId},
     kubernetes::call::{self, ApiError},
 };
 use crds::{CLIENT_PORT, LABEL_CLUSTER, node_of_pod, pod_name};
-use k8s_openapi::{api::core::v1::Pod, jiff::Timestamp};
+use k8s_openapi::{api::core::v1::Pod, apimachinery::pkg::apis::meta::v1::Time, jiff::Timestamp};
 use kube::{Api, ResourceExt, api::ListParams, runtime::reflector::Store};
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -207,9 +208,19 @@ pub fn cached(store: &Store<Pod>, shape: &Shape) -> Pods {
     by_name(shape, pods)
 }
 
-/// Whether pods that have not answered yet have no data: the spec asks for no volumes, and no pod is left of a cluster that had some.
-pub fn absent_are_blank(shape: &Shape, pods: &Pods) -> bool {
-    !shape.persistent && !pods.values().any(|pod| pods::has_claim(pod))
+/// Whether pods that have not answered yet have no data: their volumes are new, or the spec asks for none and no pod is left of a cluster
+/// that had some. `created`: when the RedisCluster was.
+pub fn absent_are_blank(
+    shape: &Shape,
+    created: Option<&Time>,
+    pods: &Pods,
+    claims: &Claims,
+) -> bool {
+    if shape.persistent {
+        volumes::are_blank(shape, created, claims)
+    } else {
+        !pods.values().any(|pod| pods::has_claim(pod))
+    }
 }
 
 fn names(shape: &Shape) -> impl Iterator<Item = (i32, i32, String)> + '_ {

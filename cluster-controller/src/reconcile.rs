@@ -91,7 +91,10 @@ impl Reconcile<RedisCluster> for Reconciler {
         let pods = observe::cached(&context.caches.pods, &shape);
         wanted.may_spread = context.hand_overs.may_try(place, Timestamp::now())
             && !rollout::is_due(cluster.as_ref(), &pods);
-        wanted.absent_are_blank = observe::absent_are_blank(&shape, &pods);
+        let created = object.metadata.creation_timestamp.as_ref();
+        let claims = volume_claims::cached(context, &shape);
+        wanted.absent_are_blank =
+            !wanted.formed_before && observe::absent_are_blank(&shape, created, &pods, &claims);
         let sets = children::existing_sets(context, &shape);
         let mut awaited = None;
         let mut hibernates = shape.hibernate;

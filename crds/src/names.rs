@@ -50,6 +50,10 @@ pub const LABEL_JOB_NAME: &str = "batch.kubernetes.io/job-name";
 /// Value of [`LABEL_MANAGED_BY`].
 pub const MANAGED_BY: &str = "redis-operator";
 
+/// Annotation of Kubernetes on volume claims. The volume controller sets it when it asks a provisioner for a new volume, not when it binds a
+/// volume that there is (`setClaimProvisioner` in `pkg/controller/volume/persistentvolume`).
+pub const ANNOTATION_PROVISIONER: &str = "volume.kubernetes.io/storage-provisioner";
+
 /// Annotation on every child object: hash of the object as it was rendered, so that defaults of the API server do not look like a change.
 pub const ANNOTATION_APPLIED_HASH: &str = "redis.danieldorado.github.io/applied-hash";
 /// Annotation on the pod template: hash of the inputs whose change needs a restart.

@@ -6,8 +6,10 @@
 //! (`attemptToDeleteItem` in Kubernetes' `pkg/controller/garbagecollector`, `updateClaimOwnerRefForSetAndPod` in
 //! `pkg/controller/statefulset`, 1.33 to 1.35).
 
+mod blank;
 mod growth;
 
+pub use blank::are_blank;
 pub use growth::{Growth, Refusal, growth};
 
 use crate::{
