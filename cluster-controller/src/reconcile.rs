@@ -202,12 +202,12 @@ impl Reconcile<RedisCluster> for Reconciler {
             set = keep(&mut failures, outcomes.map_err(Into::into)).unwrap_or_default();
         }
         let moves = context.resharding.state(place);
-        let operation = cluster.as_ref().and_then(|cluster| match &awaited {
-            Some(awaited) => Some(Operation::of_hibernation(pods.len(), awaited)),
-            None => {
-                let gate = &trial.decision.gate;
-                Operation::of(&seen, cluster, &moves, gate, changed.holder.as_deref())
+        let operation = cluster.as_ref().and_then(|cluster| {
+            if let Some(awaited) = &awaited {
+                return Some(Operation::of_hibernation(pods.len(), awaited));
             }
+            let gate = &trial.decision.gate;
+            Operation::of(&seen, cluster, &moves, gate, changed.holder.as_deref())
         });
         done.extend(changed.done);
         // Readiness is a report, as the status is: also of a cluster that is paused.

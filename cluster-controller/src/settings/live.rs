@@ -107,9 +107,9 @@ mod tests {
         outcomes[2].result = LiveResult::OnlyAtStart;
         assert_eq!(events(&outcomes).len(), 1);
         let same = LiveResult::Reads("10000".into());
-        outcomes
-            .iter_mut()
-            .for_each(|one| one.result = same.clone());
+        for one in &mut outcomes {
+            one.result = same.clone();
+        }
         assert!(events(&outcomes).is_empty());
     }
 }

@@ -214,8 +214,8 @@ fn a_pod_without_an_answer_is_made_again() {
 fn without_room_the_pods_that_run_are_kept() {
     let mut stage = Stage::new();
     stage.create(90, &unscheduled());
-    let state = json!({"running": {"startedAt": "2026-01-01T09:00:00Z"}});
-    let container = json!({"name": crds::CONTAINER, "image": "a:1", "imageID": "", "ready": true, "restartCount": 0, "state": state});
+    let runs = json!({"running": {"startedAt": "2026-01-01T09:00:00Z"}});
+    let container = json!({"name": crds::CONTAINER, "image": "a:1", "imageID": "", "ready": true, "restartCount": 0, "state": runs});
     let running = json!({"phase": "Running", "containerStatuses": [container]});
     stage.pods = [("shop-0-0".to_owned(), pod("shop-0-0", 900, &running))].into();
     assert!(matches!(
@@ -230,9 +230,9 @@ fn without_room_the_pods_that_run_are_kept() {
 fn pods_of_earlier_trials_are_deleted() {
     let mut stage = Stage::new();
     stage.create(5, &json!({"phase": "Running"}));
-    let stale = pod("shop-trial-00000000", 5, &json!({"phase": "Running"}));
-    stage.trials.push(Arc::clone(&stale));
-    assert_eq!(stage.decide().delete, [stale]);
+    let earlier = pod("shop-trial-00000000", 5, &json!({"phase": "Running"}));
+    stage.trials.push(Arc::clone(&earlier));
+    assert_eq!(stage.decide().delete, [earlier]);
 }
 
 #[test]
