@@ -98,7 +98,7 @@ impl Stage {
         let text = redis_conf(&cluster);
         let text = text.lines().filter(|line| !line.starts_with("maxmemory "));
         let started = Configuration {
-            text: text.map(|line| format!("{line}\n")).collect(),
+            text: text.flat_map(|line| [line, "\n"]).collect(),
             trials: Vec::new(),
         };
         let pod = |name: &str| {
@@ -307,7 +307,7 @@ async fn try_out(config: &[(&str, &str)]) -> Result<(ExitStatus, String)> {
     // The end of a container ends its server; here that of a process group does.
     let mut child = run.process_group(0).spawn()?;
     let group = child.id().context("it has ended")?;
-    let status = tokio::time::timeout(Duration::from_secs(60), child.wait()).await;
+    let status = tokio::time::timeout(Duration::from_mins(1), child.wait()).await;
     Command::new("kill")
         .args(["-9", "--", &format!("-{group}")])
         .output()
