@@ -7,6 +7,10 @@ use crate::{
     leftovers::unused_config_maps,
     pods::Pods,
     sets::{ExistingSet, SetSize},
+    settings::{
+        file::{Configuration, Configurations},
+        template::{NamedTemplate, NamedTemplates},
+    },
     validate::{Shape, ValidatedCluster},
     volumes::{applicable, is_outgrown},
 };
@@ -28,7 +32,8 @@ use std::{sync::Arc, time::Instant};
 
 /// The StatefulSets of a cluster, as the cache shows them.
 pub fn existing_sets(context: &Context, shape: &Shape) -> Vec<ExistingSet> {
-    let sets = of_cluster(&context.caches.stateful_sets, &shape.namespace, &shape.name);
+    let sets = &context.caches.stateful_sets;
+    let sets = of_cluster(sets, LABEL_CLUSTER, &shape.namespace, &shape.name);
     let size = |set: &Arc<StatefulSet>| {
         let shard = set.labels().get(LABEL_SHARD)?.parse().ok()?;
         let pods = set.spec.replicas?;
@@ -38,15 +43,36 @@ pub fn existing_sets(context: &Context, shape: &Shape) -> Vec<ExistingSet> {
     sets.iter().filter_map(size).collect()
 }
 
-/// The cached objects that carry the label of a cluster.
-fn of_cluster<K>(cache: &Store<K>, namespace: &str, name: &str) -> Vec<Arc<K>>
+/// What the StatefulSets of a cluster name, as the cache shows them.
+pub fn templates(context: &Context, shape: &Shape) -> NamedTemplates {
+    let sets = &context.caches.stateful_sets;
+    let sets = of_cluster(sets, LABEL_CLUSTER, &shape.namespace, &shape.name);
+    let named = sets.iter().filter_map(|set| {
+        let shard = set.labels().get(LABEL_SHARD)?.parse().ok()?;
+        Some((shard, NamedTemplate::of(set)?))
+    });
+    named.collect()
+}
+
+/// The configurations of a cluster, as the cache shows them.
+pub fn configurations(context: &Context, shape: &Shape) -> Configurations {
+    let maps = &context.caches.config_maps;
+    let maps = of_cluster(maps, LABEL_CLUSTER, &shape.namespace, &shape.name);
+    let read = maps
+        .iter()
+        .filter_map(|map| Some((map.name_any(), Configuration::of(map)?)));
+    read.collect()
+}
+
+/// The cached objects that carry the name of a cluster in this label.
+pub fn of_cluster<K>(cache: &Store<K>, label: &str, namespace: &str, name: &str) -> Vec<Arc<K>>
 where
     K: Resource<DynamicType = ()> + Clone + 'static,
 {
     let mut objects = cache.state();
     objects.retain(|object| {
         object.meta().namespace.as_deref() == Some(namespace)
-            && object.labels().get(LABEL_CLUSTER).map(String::as_str) == Some(name)
+            && object.labels().get(label).map(String::as_str) == Some(name)
     });
     objects
 }
@@ -96,7 +122,8 @@ pub async fn apply(
     }
 }
 
-async fn one<K>(
+/// Makes one child what it is wanted to be.
+pub async fn one<K>(
     context: &Context,
     owner: &OwnerKey,
     cache: &Store<K>,
@@ -136,7 +163,7 @@ pub async fn recreate_outgrown(
     sizes: &[SetSize],
 ) -> Result<(), ApiError> {
     let cache = &context.caches.stateful_sets;
-    let mut sets = of_cluster(cache, &owner.namespace, &owner.name);
+    let mut sets = of_cluster(cache, LABEL_CLUSTER, &owner.namespace, &owner.name);
     let now = Instant::now();
     let is_settled = |set: &Arc<StatefulSet>| {
         let freshness = context
@@ -178,8 +205,8 @@ async fn remove_config_maps(
 ) -> Result<(), ApiError> {
     let caches = &context.caches;
     let (namespace, name) = (&owner.namespace, &owner.name);
-    let maps = of_cluster(&caches.config_maps, namespace, name);
-    let sets = of_cluster(&caches.stateful_sets, namespace, name);
+    let maps = of_cluster(&caches.config_maps, LABEL_CLUSTER, namespace, name);
+    let sets = of_cluster(&caches.stateful_sets, LABEL_CLUSTER, namespace, name);
     for unused in unused_config_maps(current, maps, pods, &sets) {
         delete_owned(context, owner, &caches.config_maps, &unused.name_any()).await?;
     }

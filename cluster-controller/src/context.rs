@@ -3,7 +3,7 @@
 use crate::{
     connections::close_unneeded, hand_overs::HandOverTracker, held::HeldClusters,
     machines::Machines, pod_events::PodEvents, resharding::Resharding, resizes::ResizeTracker,
-    unresponsive::UnresponsiveTracker, zones::KubernetesZones,
+    settings::tracker::SettingsTracker, unresponsive::UnresponsiveTracker, zones::KubernetesZones,
 };
 use common::{
     cluster::kept_connections::KeptConnections,
@@ -40,6 +40,8 @@ pub struct Caches {
     pub claims: Store<PersistentVolumeClaim>,
     /// Pods of all clusters.
     pub pods: Store<Pod>,
+    /// Pods that try a configuration before the pods of a cluster get it.
+    pub trials: Store<Pod>,
     /// RedisVersions, by which `spec.version` becomes an image.
     pub versions: Store<RedisVersion>,
 }
@@ -71,6 +73,8 @@ pub struct Context {
     pub held: Arc<HeldClusters>,
     /// Connections to nodes, kept from one reconcile to the next.
     pub connections: Arc<KeptConnections>,
+    /// What servers answered when their settings were changed.
+    pub settings: Arc<SettingsTracker>,
     /// Moves of slots.
     pub resharding: Arc<Resharding>,
     /// Applies children.
@@ -116,6 +120,7 @@ impl Context {
             operations,
             held: Arc::default(),
             connections,
+            settings: Arc::default(),
             resharding: Arc::new(resharding),
             pod_events: Arc::new(PodEvents::new(runtime.client.clone())),
             events: runtime.events.clone(),

@@ -11,6 +11,10 @@ use crate::{
     },
     rollout::{Rollout, RolloutStep, rollout},
     sets::{ExistingSet, Sets, lacks_kept_volumes, sets},
+    settings::{
+        assess::{self, ClusterSettings, SettingsGoal},
+        tracker::ClusterAnswers,
+    },
     validate::{Shape, ValidatedCluster},
 };
 use k8s_openapi::jiff::Timestamp;
@@ -25,6 +29,8 @@ pub struct Goal<'a> {
     pub wanted: &'a Wanted,
     /// The StatefulSets that exist.
     pub sets: &'a [ExistingSet],
+    /// The settings that the servers are to have; none where the spec is wrong.
+    pub settings: Option<&'a SettingsGoal>,
 }
 
 /// What was observed, and what follows from it.
@@ -39,24 +45,37 @@ pub struct Decision {
     pub sets: Sets,
     /// Slots that are to move.
     pub balance: Balance,
+    /// What the servers have of the wanted settings.
+    pub settings: ClusterSettings,
     /// Pods that are to be replaced.
     pub rollout: Rollout,
     /// Whether nodes are missing that may be in volumes which the spec does not ask for.
     pub lacks_kept_volumes: bool,
 }
 
-/// Decides, from a survey that is built once.
-pub fn decide(goal: &Goal<'_>, observed: Observed, now: Timestamp) -> Decision {
+/// Decides, from a survey that is built once. `answers`: what servers answered when their settings were changed.
+pub fn decide(
+    goal: &Goal<'_>,
+    observed: Observed,
+    answers: &ClusterAnswers,
+    now: Timestamp,
+) -> Decision {
     let survey = Survey::of(goal.wanted, &observed.members);
     let (assessment, plan) = (assess(&survey), plan(&survey, now));
+    let settings = goal
+        .settings
+        .map(|settings| assess::assess(settings, &observed.members, &observed.pods, answers, now));
+    let settings = settings.unwrap_or_default();
+    let decided = (&assessment, &plan);
     let rollout = goal
         .cluster
-        .map(|cluster| rollout(cluster, &observed, &survey, (&assessment, &plan), now));
+        .map(|cluster| rollout(cluster, &observed, &survey, decided, &settings.restart, now));
     Decision {
         sets: sets(goal.shape, goal.sets, &survey),
         lacks_kept_volumes: lacks_kept_volumes(&survey),
         balance: balance(&survey),
         rollout: rollout.unwrap_or_default(),
+        settings,
         assessment,
         plan,
         observed,

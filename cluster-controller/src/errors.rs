@@ -1,6 +1,6 @@
 //! What goes wrong in a reconcile.
 
-use crate::{upgrade::UpgradeRefusal, validate::InvalidSpec};
+use crate::{settings::trial::TrialError, upgrade::UpgradeRefusal, validate::InvalidSpec};
 use common::kubernetes::{
     call::ApiError,
     errors::{Classified, ErrorClass},
@@ -27,6 +27,9 @@ pub enum ReconcileError {
     /// The servers that run cannot change to what the spec names.
     #[error(transparent)]
     Upgrade(#[from] UpgradeRefusal),
+    /// A server does not start with the wanted configuration.
+    #[error(transparent)]
+    Trial(#[from] TrialError),
 }
 
 impl Classified for ReconcileError {
@@ -34,6 +37,7 @@ impl Classified for ReconcileError {
         match self {
             Self::Api(error) => error.class(),
             Self::NotLeader(error) => error.class(),
+            Self::Trial(error) => error.class(),
             Self::OldDefinition | Self::Invalid(_) | Self::Upgrade(_) => ErrorClass::InvalidSpec,
         }
     }
@@ -45,6 +49,7 @@ impl Classified for ReconcileError {
             Self::OldDefinition => "OldDefinition",
             Self::Invalid(error) => error.reason(),
             Self::Upgrade(refusal) => refusal.reason(),
+            Self::Trial(error) => error.reason(),
         }
     }
 }

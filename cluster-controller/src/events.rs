@@ -33,6 +33,7 @@ pub fn events(
         before.and_then(|one| one.phase.as_deref()),
         status,
     ));
+    events.extend(refused_setting(before, status));
     if let Some((reason, words)) = needs_person(status)
         && before.and_then(needs_person).map(|(old, _)| old) != Some(reason)
     {
@@ -72,6 +73,25 @@ fn of_phase(old: Option<&str>, status: &RedisClusterStatus) -> Option<EventNote>
         }
         _ => None,
     }
+}
+
+/// A setting that servers refuse while the cluster stays Ready.
+fn refused_setting(
+    before: Option<&RedisClusterStatus>,
+    status: &RedisClusterStatus,
+) -> Option<EventNote> {
+    const REASONS: [&str; 2] = ["SettingRefused", "MemoryExceeded"];
+    let condition = |status: &RedisClusterStatus| {
+        let found = find(&status.conditions, "ConfigApplied")?;
+        let is_refused = REASONS.contains(&found.reason.as_str());
+        is_refused.then(|| (found.reason.clone(), found.message.clone()))
+    };
+    let (reason, words) = condition(status)?;
+    let is_known = before
+        .and_then(condition)
+        .is_some_and(|(old, _)| old == reason);
+    let is_said = needs_person(status).is_some_and(|(said, _)| said == reason);
+    (!is_known && !is_said).then(|| EventNote::warning(&reason, "Configure", &words))
 }
 
 /// What a person has to do something about, if that is why the cluster is not Ready: reason and words.

@@ -1,10 +1,10 @@
 //! The cluster-controller: forms and repairs Redis Clusters on Kubernetes.
 //!
 //! Data and decisions, pure: [`validate`], [`build`], [`checkpoint`], [`sets`], [`leftovers`], [`rollout`], [`operation`], [`decision`], [`pods`], [`roles`],
-//! [`serving`], [`fencing`], [`volumes`], [`status`], [`upgrade`], [`support`], [`requeue`], [`metrics`], [`redis::survey`], [`redis::assess`], [`redis::balance`],
+//! [`serving`], [`settings`], [`fencing`], [`volumes`], [`status`], [`upgrade`], [`support`], [`requeue`], [`metrics`], [`redis::survey`], [`redis::assess`], [`redis::balance`],
 //! [`redis::plan`].
 //! Input and output: [`observe`], [`children`], [`volume_claims`], [`pod_events`], [`machines`], [`zones`], [`kept_volumes`], [`pod_patch`], [`replace`], [`change`], [`hibernate`],
-//! [`resharding`], [`connections`], [`redis::observe`], [`redis::execute`]. All together in [`reconcile`].
+//! [`resharding`], [`connections`], [`trials`], [`live_settings`], [`redis::observe`], [`redis::execute`]. All together in [`reconcile`].
 
 pub mod build;
 pub mod change;
@@ -21,6 +21,7 @@ pub mod held;
 pub mod hibernate;
 pub mod kept_volumes;
 pub mod leftovers;
+pub mod live_settings;
 pub mod machines;
 pub mod metrics;
 pub mod observe;
@@ -39,8 +40,10 @@ pub mod rollout;
 pub mod run;
 pub mod serving;
 pub mod sets;
+pub mod settings;
 pub mod status;
 pub mod support;
+pub mod trials;
 pub mod unresponsive;
 pub mod upgrade;
 pub mod validate;

@@ -53,15 +53,16 @@ impl Observed {
     }
 }
 
-/// Reads the pods from the cache and asks their nodes.
+/// Reads the pods from the cache and asks their nodes, for the settings of these names as well.
 pub async fn observe(
     context: &Context,
     shape: &Shape,
     wanted: &Wanted,
     last_seen: &LastSeenNodes,
+    settings: &BTreeSet<String>,
 ) -> Observed {
     let pods = cached(&context.caches.pods, shape);
-    ask(context, shape, wanted, last_seen, pods).await
+    ask(context, shape, wanted, last_seen, settings, pods).await
 }
 
 /// Reads the pods live and asks their nodes: before something is done that could lose data.
@@ -70,13 +71,14 @@ pub async fn observe_live(
     shape: &Shape,
     wanted: &Wanted,
     last_seen: &LastSeenNodes,
+    settings: &BTreeSet<String>,
 ) -> Result<Observed, ApiError> {
     let api: Api<Pod> = Api::namespaced(context.client.clone(), &shape.namespace);
     let parameters = ListParams::default().labels(&format!("{LABEL_CLUSTER}={}", shape.name));
     let what = format!("list the pods of {}/{}", shape.namespace, shape.name);
     let list = call::read(what, api.list(&parameters)).await?;
     let pods = by_name(shape, list.items.into_iter().map(Arc::new));
-    Ok(ask(context, shape, wanted, last_seen, pods).await)
+    Ok(ask(context, shape, wanted, last_seen, settings, pods).await)
 }
 
 /// Those whose name is that of a node.
@@ -92,12 +94,14 @@ async fn ask(
     shape: &Shape,
     wanted: &Wanted,
     last_seen: &LastSeenNodes,
+    settings: &BTreeSet<String>,
     pods: Pods,
 ) -> Observed {
     let expected = expected(shape, &pods);
     let cluster = (shape.namespace.as_str(), shape.name.as_str());
     let connections = context.connections.of(cluster);
-    let mut members = observe::observe(&expected, &connections, NODE_TIMEOUT).await;
+    let mut members =
+        observe::observe_settings(&expected, settings, &connections, NODE_TIMEOUT).await;
     recognize(wanted, &mut members);
     count_unserved(wanted, &mut members, NODE_TIMEOUT).await;
     let exists = |name: &str| pods.contains_key(name);

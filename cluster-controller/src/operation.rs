@@ -5,6 +5,7 @@ use crate::{
     redis::{balance::Balance, reshard::ReshardProgress},
     resharding::ReshardState,
     rollout::{Rollout, RolloutStep},
+    settings::trial::Gate,
     validate::ValidatedCluster,
 };
 use common::{cluster::slots::SLOT_COUNT, sentence::names};
@@ -29,6 +30,7 @@ impl Operation {
         decision: &Decision,
         cluster: &ValidatedCluster,
         moves: &ReshardState,
+        gate: &Gate,
         holder: Option<&str>,
     ) -> Option<Self> {
         if !cluster.formed {
@@ -39,7 +41,21 @@ impl Operation {
         let nodes = usize::try_from(nodes).unwrap_or_default();
         let paused = cluster.migration.paused;
         Self::of_scaling(&decision.balance, moves, paused, &decision.leaving())
+            .or_else(|| Self::of_trial(gate, nodes))
             .or_else(|| Self::of_rollout(&decision.rollout, nodes, holder))
+    }
+
+    /// The trial of a configuration, of so many pods in all.
+    fn of_trial(gate: &Gate, total: usize) -> Option<Self> {
+        let Gate::Trying(pod) = gate else {
+            return None;
+        };
+        Some(Self {
+            kind: OperationKind::Update,
+            done: 0,
+            total,
+            next: Some(format!("pod {pod} tries the new image and configuration")),
+        })
     }
 
     /// A rollout, of so many pods in all. `holder`: who needs the pods to stay as they are.

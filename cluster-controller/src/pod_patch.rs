@@ -1,4 +1,4 @@
-//! Writes to pods: the role label and the serving condition, which is their readiness gate.
+//! Writes to pods: the role label, the serving condition, which is their readiness gate, and annotations about settings.
 
 use crate::context::Context;
 use common::kubernetes::call::{self, ApiError};
@@ -31,6 +31,8 @@ pub enum PodChange {
     Role(&'static str),
     /// The serving condition.
     Serving(PodCondition),
+    /// An annotation: its name and its value.
+    Annotation(&'static str, String),
 }
 
 /// Writes them all. A pod that was replaced in the meantime is left alone.
@@ -58,6 +60,11 @@ async fn send(api: Api<Pod>, namespace: &str, one: PodPatch) -> Result<(), ApiEr
         PodChange::Role(role) => {
             let what = format!("label Pod {namespace}/{name} as {role}");
             let body = json!({"metadata": {"uid": uid, "labels": {LABEL_ROLE: role}}});
+            call::write(what, api.patch(&name, &parameters, &Patch::Merge(&body))).await
+        }
+        PodChange::Annotation(key, value) => {
+            let what = format!("annotate Pod {namespace}/{name} with {key}");
+            let body = json!({"metadata": {"uid": uid, "annotations": {*key: value}}});
             call::write(what, api.patch(&name, &parameters, &Patch::Merge(&body))).await
         }
         PodChange::Serving(condition) => {

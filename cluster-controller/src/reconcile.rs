@@ -1,7 +1,7 @@
 //! One reconcile of one cluster: validate, observe, plan, build, apply, record new nodes, execute, report readiness and roles, status.
 
 use crate::{
-    build::build,
+    build::{build, redis_conf},
     change::{Change, Changed},
     children,
     context::Context,
@@ -10,7 +10,7 @@ use crate::{
     events,
     hand_overs::{AFTER_FAILURE, WHILE_HELD},
     hibernate::{self, WRITE_PAUSE},
-    kept_volumes,
+    kept_volumes, live_settings,
     observe::{self, NODE_TIMEOUT, observe, observe_live},
     operation::Operation,
     pod_patch,
@@ -19,8 +19,10 @@ use crate::{
         identity::{has_unrecorded, known_nodes},
     },
     requeue, roles, rollout, serving,
+    settings::{assess::SettingsGoal, live},
     status::{self, StatusInputs},
     support::VersionSupport,
+    trials::{self, Trial},
     validate::{Shape, ValidatedCluster, shape, validate},
     volume_claims,
     volumes::{self, ClaimChange, Growth},
@@ -84,13 +86,20 @@ impl Reconcile<RedisCluster> for Reconciler {
         // Whatever is wrong with the spec or refused by the API server, the nodes are repaired: failures are collected, and the
         // first one decides what the status says.
         let mut failures = Vec::new();
-        let cluster = keep(&mut failures, validated(context, &object));
+        let mut cluster = keep(&mut failures, validated(context, &object));
+        let trial = trials::gate(context, &shape, cluster.as_mut());
+        let refused = trial.decision.gate.error().cloned();
+        failures.extend(refused.map(ReconcileError::from));
+        let settings = cluster.as_ref().map(|cluster| {
+            SettingsGoal::of(cluster, redis_conf(cluster), trial.configurations.clone())
+        });
         let known = status::known_before(&object);
         let last_seen = status::last_seen_before(&object);
         let mut wanted = observe::wanted(&shape, status::formed_before(&object), known);
         let pods = observe::cached(&context.caches.pods, &shape);
         wanted.may_spread = context.hand_overs.may_try(place, Timestamp::now())
-            && !rollout::is_due(cluster.as_ref(), &pods);
+            && !rollout::is_due(cluster.as_ref(), &pods)
+            && !context.settings.restart_due(place);
         let created = object.metadata.creation_timestamp.as_ref();
         let claims = volume_claims::cached(context, &shape);
         wanted.absent_are_blank =
@@ -115,9 +124,13 @@ impl Reconcile<RedisCluster> for Reconciler {
             cluster: cluster.as_ref(),
             wanted: &wanted,
             sets: &sets,
+            settings: settings.as_ref(),
         };
-        let decide = |observed| decide(&goal, observed, Timestamp::now());
-        let mut seen = decide(observe(context, &shape, &wanted, &last_seen).await);
+        let names = settings.as_ref().map(|settings| settings.names(&pods));
+        let names = names.unwrap_or_default();
+        let answers = context.settings.answers(place);
+        let decide = |observed| decide(&goal, observed, &answers, Timestamp::now());
+        let mut seen = decide(observe(context, &shape, &wanted, &last_seen, &names).await);
         if seen.observed.passed_over {
             return Ok(Outcome::waiting("AnswerMissed", requeue::SOON));
         }
@@ -133,7 +146,7 @@ impl Reconcile<RedisCluster> for Reconciler {
         }
         let mut confirmed = !shape.paused && !shape.hibernate;
         if confirmed && seen.plan.is_risky() {
-            let live = observe_live(context, &shape, &wanted, &last_seen).await;
+            let live = observe_live(context, &shape, &wanted, &last_seen, &names).await;
             match keep(&mut failures, live.map_err(Into::into)) {
                 Some(live) => seen = decide(live),
                 None => confirmed = false,
@@ -160,7 +173,7 @@ impl Reconcile<RedisCluster> for Reconciler {
         let mut growth = None;
         if let Some(cluster) = cluster.as_ref().filter(|_| !shape.paused) {
             context.leadership.ensure()?;
-            let applied = apply(context, &object, cluster, &seen);
+            let applied = apply(context, &object, cluster, &seen, &trial);
             growth = keep(&mut failures, applied.await.map_err(Into::into));
         }
         let known = known_nodes(&wanted, &seen.observed.members);
@@ -183,10 +196,21 @@ impl Reconcile<RedisCluster> for Reconciler {
             let carried = change.carry_out(context).await;
             changed = keep(&mut failures, carried).unwrap_or_default();
         }
+        let mut set = Vec::new();
+        if let Some(settings) = settings.as_ref().filter(|_| confirmed && !is_new) {
+            context.leadership.ensure()?;
+            let (decided, outcomes) =
+                Box::pin(live_settings::carry_out(context, &goal, settings, seen)).await;
+            seen = decided;
+            set = keep(&mut failures, outcomes.map_err(Into::into)).unwrap_or_default();
+        }
         let moves = context.resharding.state(place);
-        let operation = cluster.as_ref().and_then(|cluster| match &awaited {
-            Some(awaited) => Some(Operation::of_hibernation(pods.len(), awaited)),
-            None => Operation::of(&seen, cluster, &moves, changed.holder.as_deref()),
+        let operation = cluster.as_ref().and_then(|cluster| {
+            if let Some(awaited) = &awaited {
+                return Some(Operation::of_hibernation(pods.len(), awaited));
+            }
+            let gate = &trial.decision.gate;
+            Operation::of(&seen, cluster, &moves, gate, changed.holder.as_deref())
         });
         done.extend(changed.done);
         // Readiness is a report, as the status is: also of a cluster that is paused.
@@ -210,13 +234,14 @@ impl Reconcile<RedisCluster> for Reconciler {
             rollout: &seen.rollout,
             operation: operation.as_ref(),
             growth: growth.as_ref(),
+            gate: &trial.decision.gate,
+            settings: &seen.settings,
         };
         let now = Timestamp::now();
         let status = status::compute(&object, &found, now);
-        context.events.publish_all(
-            &object.object_ref(&()),
-            events::events(&object, &status, &done, &changed.replaced),
-        );
+        let mut events = events::events(&object, &status, &done, &changed.replaced);
+        events.extend(live::events(&set));
+        context.events.publish_all(&object.object_ref(&()), events);
         for message in status::new_texts(&object, &status, &found) {
             let (namespace, name) = place;
             let phase = &status.phase;
@@ -233,6 +258,8 @@ impl Reconcile<RedisCluster> for Reconciler {
             // Tried again soon, and then less and less often.
             (Some(error), Some(failure)) if failure.transient && found.is_healthy() => Err(error),
             (Some(error), _) => Ok(requeue::failed(error.reason(), &status, &found, now)),
+            // What the servers answered decides what is next.
+            (None, _) if !set.is_empty() => Ok(Outcome::progressing("SettingsSent", requeue::SOON)),
             (None, _) => Ok(requeue::outcome(&status, &found, now)),
         }
     }
@@ -246,6 +273,7 @@ impl Reconcile<RedisCluster> for Reconciler {
         self.context.resizes.forget(namespace, name);
         self.context.held.remove((namespace, name));
         self.context.connections.forget(namespace, name);
+        self.context.settings.forget(namespace, name);
     }
 }
 
@@ -270,12 +298,13 @@ async fn current(context: &Context, object: Arc<RedisCluster>) -> Result<Current
     })
 }
 
-/// Makes the children what they are to be, and the volumes.
+/// Makes the children what they are to be, then the pod that tries their configuration, and the volumes.
 async fn apply(
     context: &Context,
     object: &RedisCluster,
     cluster: &ValidatedCluster,
     seen: &Decision,
+    trial: &Trial,
 ) -> Result<Growth, ApiError> {
     let (sets, pods) = (&seen.sets, &seen.observed.pods);
     let children = build(cluster, &sets.sizes);
@@ -296,6 +325,7 @@ async fn apply(
         pods,
     ))
     .await?;
+    trials::carry_out(context, &owner, cluster, trial).await?;
     volume_claims::write_ties(context, namespace, tied).await?;
     let (place, now) = ((namespace, owner.name.as_str()), Timestamp::now());
     let refusal = context.resizes.refusal(place);

@@ -14,7 +14,7 @@ use common::{
         run::{BoxError, Runtime, run},
     },
 };
-use crds::{LABEL_CLUSTER, RedisCluster};
+use crds::{LABEL_CLUSTER, LABEL_TRIAL, RedisCluster};
 use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod};
 use kube::{Api, ResourceExt, runtime::reflector::ObjectRef};
 use std::{process::ExitCode, sync::Arc, time::Duration};
@@ -65,6 +65,7 @@ pub async fn start(runtime: Runtime) -> Result<(), BoxError> {
             labelled(),
             cluster_of::<PersistentVolumeClaim>,
         ),
+        trials: controller.owns(runtime.api(), runtime.watch().labels(LABEL_TRIAL)),
         versions: controller.watches(
             Api::all(runtime.client.clone()),
             runtime.watch(),

@@ -46,6 +46,7 @@ const PURE: [(&str, &[&str]); 4] = [
             "rollout",
             "serving",
             "sets.rs",
+            "settings",
             "support.rs",
             "upgrade.rs",
         ],

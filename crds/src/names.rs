@@ -21,6 +21,9 @@ pub const ROLE_REPLICA: &str = "replica";
 pub const LABEL_RESTORED_BY: &str = "redis.danieldorado.github.io/restored-by";
 /// Label on the Leases of a controller's replicas: the name of the controller.
 pub const LABEL_MEMBER_OF: &str = "redis.danieldorado.github.io/member-of";
+/// Label on the pod that tries a new configuration: the name of the RedisCluster. Such a pod never has [`LABEL_CLUSTER`], by which
+/// Services and budgets select.
+pub const LABEL_TRIAL: &str = "redis.danieldorado.github.io/trial";
 /// Label recommended by Kubernetes: the application.
 pub const LABEL_NAME: &str = "app.kubernetes.io/name";
 /// Label recommended by Kubernetes: the instance of the application.
@@ -58,6 +61,12 @@ pub const ANNOTATION_PROVISIONER: &str = "volume.kubernetes.io/storage-provision
 pub const ANNOTATION_APPLIED_HASH: &str = "redis.danieldorado.github.io/applied-hash";
 /// Annotation on the pod template: hash of the inputs whose change needs a restart.
 pub const ANNOTATION_RESTART_HASH: &str = "redis.danieldorado.github.io/restart-hash";
+/// Annotation on pods, a JSON object: settings that were changed while the server ran and that its redis.conf does not have, each with the
+/// value that the server had before.
+pub const ANNOTATION_LIVE_SETTINGS: &str = "redis.danieldorado.github.io/live-settings";
+/// Annotation on ConfigMaps, JSON: the images whose servers have been started with this configuration before any pod was, and how that
+/// ended.
+pub const ANNOTATION_TRIALS: &str = "redis.danieldorado.github.io/trials";
 /// Annotation on scheduled backups: the minute of the schedule, RFC 3339.
 pub const ANNOTATION_SCHEDULED_AT: &str = "redis.danieldorado.github.io/scheduled-at";
 /// Annotation on RedisClusters that a restore has created: the uid of the RedisRestore.
@@ -96,6 +105,11 @@ pub const ENV_ADOPT_VOLUMES: &str = "ADOPT_VOLUMES";
 /// StatefulSet of one shard.
 pub fn stateful_set_name(cluster: &str, shard: i32) -> String {
     format!("{cluster}-{shard}")
+}
+
+/// Pod that tries a new configuration. `digits` name the configuration and the image.
+pub fn trial_pod_name(cluster: &str, digits: &str) -> String {
+    format!("{cluster}-trial-{digits}")
 }
 
 /// Pod of one node. The ordinal does not determine the role.

@@ -78,7 +78,10 @@ pub struct RedisClusterSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub resources: Option<ResourceRequirements>,
     /// Settings of redis.conf by name, at most 128, each value a single line of at most 1024 characters. Settings that the
-    /// controller writes itself are refused. A change reaches the pods as update says.
+    /// controller writes itself are refused. A server in a pod of its own starts with a changed configuration first: what it refuses is
+    /// named in the condition ConfigApplied and reaches no other pod. What a server can change while it runs is changed on all of them,
+    /// and set again when it differs; for the rest and for settings that are removed, pods are replaced as update says. Without a
+    /// maxmemory it is three quarters of the memory limit in resources, if there is one.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     #[schemars(transform = reserved_settings::refuse, extend("maxProperties" = 128, "additionalProperties" = {"type": "string", "maxLength": 1024}))]
     #[x_kube(validation = Rule::new("self.all(key, key.matches('^[a-z0-9.-]+$'))").message("config: names of settings consist of lower case letters, digits, dashes and dots"))]
@@ -409,7 +412,7 @@ pub struct RedisClusterStatus {
     pub takeover_done: Option<String>,
     /// Ready: the cluster is as desired. Reconciling: the controller works on it. Stalled: it waits for a person. Available: every
     /// slot is served. In detail: Progressing, Formed, SlotsCovered, ReplicationHealthy, QuorumHealthy, UpToDate, VersionSupported,
-    /// VolumesResized, Paused, SchedulesAccepted.
+    /// ConfigApplied, VolumesResized, Paused, SchedulesAccepted.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(schema_with = "conditions_schema")]
     pub conditions: Vec<Condition>,

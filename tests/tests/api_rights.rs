@@ -76,12 +76,12 @@ fn rights() -> Vec<Rights> {
         ours("redisbackups/status", ["", "patch", ""]),
         ours("redisrestores", ["", "", reads]),
         ours("redisrestores/status", ["", "", "patch"]),
-        some("", "pods", ["list watch patch delete", "list", "list"]),
+        some("", "pods", [applies_and_deletes, "list", "list"]),
         in_namespace(
             SYSTEM,
             "",
             "pods",
-            ["list watch patch delete", "get list", "list"],
+            [applies_and_deletes, "get list", "list"],
         ),
         some("", "pods/status", ["patch", "", ""]),
         none("", "pods/attach"),
@@ -327,10 +327,14 @@ async fn the_cluster_controller_changes_and_deletes_only_redis_pods() -> Result<
     for patch in [&other_label, &no_label] {
         is_refused("ours", patch, "no label but the role").await?;
     }
-    for patch in [&annotation, &finalizer, &owner] {
-        is_refused("ours", patch, "not their annotations").await?;
+    is_refused("ours", &annotation, "no annotation but").await?;
+    for patch in [&finalizer, &owner] {
+        is_refused("ours", patch, "not their finalizers").await?;
     }
-    write("ours", &label).await.map_err(anyhow::Error::msg)?;
+    let own = json!({"metadata": {"annotations": {crds::ANNOTATION_LIVE_SETTINGS: "{}", crds::ANNOTATION_RESTART_HASH: "1"}}});
+    for patch in [&label, &own] {
+        write("ours", patch).await.map_err(anyhow::Error::msg)?;
+    }
     // A pod that was replaced is recognized by this answer (`pod_patch`).
     let replaced = json!({"metadata": {"uid": "of-an-earlier-pod"}});
     is_refused("ours", &replaced, "metadata.uid").await?;
@@ -451,6 +455,58 @@ async fn the_cluster_controller_changes_only_owner_and_size_of_claims() -> Resul
     ensure!(claim.metadata.owner_references.is_none(), "{claim:?}");
     server
         .kubectl(&["delete", "storageclass", "rights-grow"], "")
+        .await?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn the_cluster_controller_creates_only_pods_that_try_configurations() -> Result<()> {
+    let server = installed().await?;
+    let namespace = server.namespace("trials").await?;
+    let default = json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "default", "namespace": namespace}});
+    server
+        .kubectl(&["create", "--filename", "-"], &default.to_string())
+        .await?;
+    let account = server.as_account(SYSTEM, ACCOUNTS[0]).await?;
+    let pods = Api::<Pod>::namespaced(account.client, &namespace);
+    let trial = json!({
+        "metadata": {"name": "shop-trial-1", "labels": {crds::LABEL_TRIAL: "shop"}, "ownerReferences":
+            [{"apiVersion": format!("{}/v1alpha1", crds::GROUP), "kind": "RedisCluster", "name": "shop", "uid": "1"}]},
+        "spec": {"automountServiceAccountToken": false, "restartPolicy": "Never", "activeDeadlineSeconds": 60,
+                 "containers": [{"name": "redis", "image": "redis:7"}]},
+    });
+    let create = async |pod: &Value| {
+        let pod: Pod = serde_json::from_value(pod.clone())?;
+        anyhow::Ok(pods.create(&PostParams::default(), &pod).await.map(drop))
+    };
+    for (pointer, value, words) in [
+        (
+            "/metadata/labels",
+            json!({crds::LABEL_CLUSTER: "shop"}),
+            "only pods with the label",
+        ),
+        (
+            "/metadata/ownerReferences/0/kind",
+            json!("ConfigMap"),
+            "that a RedisCluster owns",
+        ),
+        (
+            "/spec/automountServiceAccountToken",
+            json!(true),
+            "only pods that end",
+        ),
+        ("/spec/restartPolicy", json!("Always"), "only pods that end"),
+    ] {
+        let mut other = trial.clone();
+        *other.pointer_mut(pointer).context("no such field")? = value;
+        eventually(&format!("refused: {words}"), async || {
+            let refusal = create(&other).await?.err().map(|error| error.to_string());
+            Ok(refusal.filter(|text| text.contains(words)).map(drop))
+        })
+        .await?;
+    }
+    create(&trial).await??;
+    pods.delete("shop-trial-1", &DeleteParams::default())
         .await?;
     Ok(())
 }

@@ -2,7 +2,9 @@
 
 use anyhow::{Context, Result, ensure};
 use common::kubernetes::conditions::{find, holds};
-use crds::{CLIENT_PORT, LABEL_CLUSTER, RedisCluster, RedisClusterStatus, RedisVersion};
+use crds::{
+    CLIENT_PORT, LABEL_CLUSTER, LABEL_TRIAL, RedisCluster, RedisClusterStatus, RedisVersion,
+};
 use k8s_openapi::{
     NamespaceResourceScope,
     api::{
@@ -1015,6 +1017,7 @@ async fn a_version_without_a_path_changes_no_template() -> Result<()> {
 
     // One step of the path is allowed.
     stage.change(json!({"version": entry("next")})).await?;
+    stage.tried(0, "").await?;
     let taken = |status: &RedisClusterStatus| {
         status.version.image.as_deref() == Some("redis:next")
             && reason(status, "VersionSupported") == "Supported"
@@ -1097,6 +1100,161 @@ async fn a_cluster_that_hibernated_comes_back_as_it_was() -> Result<()> {
             stage.nodes.primary_of(shard).await? == primary,
             "shard {shard} has another primary"
         );
+    }
+    stage.nodes.unharmed(&slots, KEYS).await?;
+    replica.end(ReplicaEnd::Orderly)
+}
+
+impl ClusterStage {
+    /// Waits for the pod that tries a configuration, and says as a kubelet would how its container has ended.
+    async fn tried(&self, exit_code: i32, message: &str) -> Result<String> {
+        let pods = self.api::<Pod>();
+        let selector = ListParams::default().labels(&format!("{LABEL_TRIAL}=shop"));
+        let pod = eventually("a pod tries the configuration", async || {
+            let found = pods.list(&selector).await?.items.into_iter();
+            let mut running = found.filter(|pod| pod.metadata.deletion_timestamp.is_none());
+            Ok(running.next())
+        })
+        .await?;
+        let name = pod.metadata.name.context("no name")?;
+        let (phase, reason) = match exit_code {
+            0 => ("Succeeded", "Completed"),
+            _ => ("Failed", "Error"),
+        };
+        let end = json!({"exitCode": exit_code, "reason": reason, "message": message});
+        let status = json!({"phase": phase, "containerStatuses": [{"name": crds::CONTAINER, "image": "redis", "imageID": "",
+            "ready": false, "restartCount": 0, "state": {"terminated": end}}]});
+        let patch = Patch::Merge(json!({ "status": status }));
+        pods.patch_status(&name, &PatchParams::default(), &patch)
+            .await?;
+        within(LIMIT, "the pod is deleted", async || {
+            Ok(pods.get_opt(&name).await?.is_none())
+        })
+        .await?;
+        Ok(name)
+    }
+
+    /// The ConfigMaps that the StatefulSets name.
+    async fn named(&self) -> Result<BTreeSet<String>> {
+        let sets = self
+            .api::<StatefulSet>()
+            .list(&ListParams::default())
+            .await?;
+        let templates = sets
+            .items
+            .into_iter()
+            .filter_map(|set| set.spec.template.spec);
+        let volumes = templates.flat_map(|pod| pod.volumes.unwrap_or_default());
+        let maps = volumes.filter_map(|volume| Some(volume.config_map?.name));
+        Ok(maps.collect())
+    }
+
+    /// A setting on every server.
+    async fn setting(&self, name: &str) -> Result<BTreeSet<String>> {
+        let mut values = BTreeSet::new();
+        for index in 0..self.nodes.len() {
+            let server = self.nodes.server(index);
+            let answer: Vec<String> = server.call(&format!("CONFIG GET {name}")).await?;
+            values.extend(answer.into_iter().nth(1));
+        }
+        Ok(values)
+    }
+
+    async fn uids(&self) -> Result<BTreeSet<Option<String>>> {
+        let selector = ListParams::default().labels(&format!("{LABEL_CLUSTER}=shop"));
+        let pods = self.api::<Pod>().list(&selector).await?.items;
+        Ok(pods.into_iter().map(|pod| pod.metadata.uid).collect())
+    }
+}
+
+/// A server that has no pod of the cluster starts with a configuration first. What it refuses reaches no StatefulSet and no server; what it
+/// takes is set on the running servers, and set again; pods are replaced for nothing but what servers take only at their start.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_configuration_is_tried_before_the_pods_get_it() -> Result<()> {
+    let stage = ClusterStage::new().await?;
+    let replica = stage.replica("a", None);
+    stage.create(json!({})).await?;
+    stage.run_pods().await?;
+    let slots = stage.fill().await?;
+    let is = |kind: &'static str, wanted: &'static str| {
+        move |status: &RedisClusterStatus| reason(status, kind) == wanted
+    };
+    let applied = is("ConfigApplied", "Applied");
+    stage
+        .until("the first one needs no trial", &applied)
+        .await?;
+    let (before, pods) = (stage.named().await?, stage.uids().await?);
+    ensure!(before.len() == 1, "{before:?}");
+
+    stage
+        .change(json!({"config": {"maxclients": "many"}}))
+        .await?;
+    let trying = stage
+        .until("it is tried", is("ConfigApplied", "Trying"))
+        .await?;
+    ensure!(trying.phase.as_deref() == Some("Updating"), "{trying:?}");
+    ensure!(stage.named().await? == before);
+    let words = "*** FATAL CONFIG FILE ERROR (Redis 7.0.15) ***\nReading the configuration file, at line 3\n>>> 'maxclients many'\n\
+                 argument couldn't be parsed into an integer\n";
+    let first = stage.tried(1, words).await?;
+    let refused = is("ConfigApplied", "SettingRefused");
+    let status = stage.until("it is named", refused).await?;
+    let said = message(&status, "ConfigApplied");
+    ensure!(said.contains("maxclients many: argument"), "{said}");
+    ensure!(holds(&status.conditions, "Available") && !holds(&status.conditions, "Ready"));
+    ensure!(stage.named().await? == before && stage.uids().await? == pods);
+
+    stage
+        .change(json!({"config": {"maxclients": "2000"}}))
+        .await?;
+    let second = stage.tried(0, "").await?;
+    ensure!(first != second);
+    stage.until("it is applied", &applied).await?;
+    let named = stage.named().await?;
+    ensure!(named.len() == 1 && named != before, "{named:?}");
+    let has = async |value: &str| {
+        anyhow::Ok(stage.setting("maxclients").await? == BTreeSet::from([value.to_owned()]))
+    };
+    ensure!(has("2000").await?);
+    let changed = "CONFIG SET maxclients 3000";
+    stage.nodes.server(1).call::<()>(changed).await?;
+    within(LIMIT, "drift is undone", async || has("2000").await).await?;
+
+    // What the StatefulSets name needs no other trial.
+    stage
+        .change(json!({"config": {"maxclients": "many"}}))
+        .await?;
+    stage.tried(1, words).await?;
+    stage.until("it is refused again", refused).await?;
+    stage
+        .change(json!({"config": {"maxclients": "2000"}}))
+        .await?;
+    stage.until("it is applied again", &applied).await?;
+
+    stage
+        .change(json!({"config": {"maxclients": "2000", "databases": "20"}}))
+        .await?;
+    stage.tried(0, "").await?;
+    let status = stage
+        .until("a restart is needed", is("ConfigApplied", "RestartNeeded"))
+        .await?;
+    let said = message(&status, "ConfigApplied");
+    ensure!(
+        said.contains("6 pods") && said.contains("databases"),
+        "{said}"
+    );
+    stage
+        .until("the pods are outdated", is("UpToDate", "PodsOutdated"))
+        .await?;
+    ensure!(stage.uids().await? == pods, "pods were replaced");
+    let events = stage.api::<Event>().list(&ListParams::default()).await?;
+    let reasons: BTreeSet<String> = events
+        .items
+        .into_iter()
+        .filter_map(|event| event.reason)
+        .collect();
+    for reason in ["SettingChanged", "SettingDrifted", "SettingRefused"] {
+        ensure!(reasons.contains(reason), "{reasons:?}");
     }
     stage.nodes.unharmed(&slots, KEYS).await?;
     replica.end(ReplicaEnd::Orderly)

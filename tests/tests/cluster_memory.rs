@@ -11,6 +11,7 @@ use cluster_controller::{
         member::{ExpectedNode, Member, ZoneLabel},
         observe::observe,
     },
+    settings::tracker::ClusterAnswers,
     validate::shape,
 };
 use common::cluster::{
@@ -115,9 +116,10 @@ impl Look {
                 cluster: None,
                 wanted: &wanted,
                 sets: &[],
+                settings: None,
             };
             let before = processor_time()?;
-            let decision = decide(&goal, observed, Timestamp::now());
+            let decision = decide(&goal, observed, &ClusterAnswers::new(), Timestamp::now());
             used += processor_time()?.saturating_sub(before);
             let (plan, problems) = (decision.plan, decision.assessment.problems);
             ensure!(plan.steps.is_empty(), "{plan:?}");

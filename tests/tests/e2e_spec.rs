@@ -26,7 +26,7 @@ async fn each_mutable_field_takes_effect() -> Result<()> {
         catalog(kubectl).await?;
 
         let by_hand = json!({"update": {"strategy": "OnDelete"},
-                             "config": {"maxmemory-policy": "allkeys-lru"}});
+                             "config": {"databases": "20"}});
         spec(kubectl, by_hand).await?;
         let words = reports(kubectl, "UpToDate", "False", "PodsOutdated").await?;
         ensure!(
@@ -35,10 +35,10 @@ async fn each_mutable_field_takes_effect() -> Result<()> {
         );
         spec(kubectl, json!({"update": {"strategy": "RollingUpdate"}})).await?;
         reports(kubectl, "UpToDate", "True", "UpToDate").await?;
-        let setting = "redis-cli config get maxmemory-policy";
+        let setting = "redis-cli config get databases";
         for pod in scenario::pod_names(kubectl, "shop").await? {
             let value = kubectl.exec(&pod, setting).await?;
-            ensure!(value.contains("allkeys-lru"), "{pod}: {value}");
+            ensure!(value.contains("20"), "{pod}: {value}");
         }
         Ok(())
     })

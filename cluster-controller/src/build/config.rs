@@ -51,6 +51,8 @@ pub fn redis_conf(cluster: &ValidatedCluster) -> String {
         // With volumes the append-only file keeps everything; without, nothing is to be kept.
         ("save", ""),
     ]);
+    let maxmemory = cluster.default_maxmemory.map(|bytes| bytes.to_string());
+    settings.extend(maxmemory.iter().map(|bytes| ("maxmemory", bytes.as_str())));
     settings.extend(
         cluster
             .config

@@ -6,9 +6,11 @@ mod pod_template;
 mod services;
 mod start_script;
 mod stateful_set;
+mod trial;
 
 pub use config::redis_conf;
 pub use start_script::start_script;
+pub use trial::trial_pod;
 
 use crate::{sets::SetSize, validate::ValidatedCluster};
 use crds::{LABEL_CLUSTER, LABEL_INSTANCE, LABEL_MANAGED_BY, LABEL_NAME, LABEL_SHARD, MANAGED_BY};
@@ -38,6 +40,11 @@ pub struct Children {
     pub stateful_sets: Vec<StatefulSet>,
 }
 
+/// Name of the ConfigMap with the wanted configuration.
+pub fn configuration_name(cluster: &ValidatedCluster) -> String {
+    config::config_map(cluster).name_any()
+}
+
 /// Renders all objects; the StatefulSets with these sizes.
 pub fn build(cluster: &ValidatedCluster, sizes: &[SetSize]) -> Children {
     let config_map = config::config_map(cluster);
@@ -49,7 +56,10 @@ pub fn build(cluster: &ValidatedCluster, sizes: &[SetSize]) -> Children {
         disruption_budget: services::disruption_budget(cluster),
         stateful_sets: sizes
             .iter()
-            .map(|size| stateful_set::stateful_set(cluster, *size, &configuration))
+            .map(|size| {
+                let (cluster, kept) = cluster.of_shard(size.shard);
+                stateful_set::stateful_set(&cluster, *size, kept.unwrap_or(&configuration))
+            })
             .collect(),
     }
 }

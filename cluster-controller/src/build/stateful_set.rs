@@ -98,7 +98,7 @@ fn shard_labels(cluster: &ValidatedCluster, shard: i32) -> BTreeMap<String, Stri
     labels
 }
 
-fn pod(cluster: &ValidatedCluster, shard: i32, configuration: &str) -> PodSpec {
+pub(super) fn pod(cluster: &ValidatedCluster, shard: i32, configuration: &str) -> PodSpec {
     let mut volumes = vec![
         volume("config", |volume| {
             volume.config_map = Some(ConfigMapVolumeSource {

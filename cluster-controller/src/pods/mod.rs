@@ -160,6 +160,11 @@ fn ended(container: &ContainerStatus) -> Option<Timestamp> {
         .max()
 }
 
+/// Whether the scheduler finds no place for it.
+pub fn is_unscheduled(pod: &Pod) -> bool {
+    condition(pod, "PodScheduled").is_some_and(|one| one.status == "False")
+}
+
 /// Why its server does not answer, as far as Kubernetes knows, and what can be done.
 pub fn why_down(pod: Option<&Pod>) -> Option<String> {
     let Some(pod) = pod else {

@@ -1,13 +1,16 @@
 //! Whether a pod will ever start its server. Pure.
 
-use super::{condition, server};
+use super::{is_unscheduled, server};
 use k8s_openapi::{api::core::v1::Pod, jiff::Timestamp};
 use std::time::Duration;
+
+/// A container that has not started this long after its pod was created is kept from it by something that waiting does not end.
+pub const STARTED_BY: Duration = Duration::from_mins(1);
 
 /// Whether no server runs in it, and none will as it is: it finds no room, its image cannot be pulled, its container ends at once, or it has not
 /// started for so long.
 pub fn cannot_start(pod: &Pod, patience: Duration, now: Timestamp) -> bool {
-    if condition(pod, "PodScheduled").is_some_and(|one| one.status == "False") {
+    if is_unscheduled(pod) {
         return true;
     }
     let state = server(pod).and_then(|container| container.state.as_ref());

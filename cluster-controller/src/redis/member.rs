@@ -261,6 +261,10 @@ pub struct Report {
     pub proof: String,
     /// Slots that no node claims and of which it has keys. None: it was not asked, as it is while every slot is claimed.
     pub unserved: Option<SlotSet>,
+    /// The settings that it was asked for, as it reports them; those that it does not know are missing.
+    pub settings: BTreeMap<String, String>,
+    /// Bytes of memory in use.
+    pub used_memory: u64,
 }
 
 /// The settings by which a server refuses writes.

@@ -10,7 +10,10 @@ use common::cluster::{
 };
 use futures::{StreamExt, stream};
 use redis::pipe;
-use std::{collections::HashSet, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet, HashSet},
+    time::Duration,
+};
 
 /// Nodes asked at the same time.
 const CONCURRENCY: usize = 64;
@@ -32,6 +35,16 @@ pub async fn observe(
     connections: &ClusterConnections,
     timeout: Duration,
 ) -> Vec<Member> {
+    observe_settings(expected, &BTreeSet::new(), connections, timeout).await
+}
+
+/// The same, and each node is asked for the settings of these names as well.
+pub async fn observe_settings(
+    expected: &[ExpectedNode],
+    settings: &BTreeSet<String>,
+    connections: &ClusterConnections,
+    timeout: Duration,
+) -> Vec<Member> {
     let lines = &SharedNodes::default();
     let processes: HashSet<ServerProcess> = if expected.len() > MOST_KEPT {
         HashSet::new()
@@ -43,12 +56,21 @@ pub async fn observe(
     stream::iter(expected.iter().cloned())
         .map(|expected| async move {
             let process = process(&expected).filter(|_| keeps);
-            let answer = ask(&expected, process, connections, lines, timeout).await;
+            let asked = Asked { settings, lines };
+            let answer = ask(&expected, process, connections, asked, timeout).await;
             Member { expected, answer }
         })
         .buffered(CONCURRENCY)
         .collect()
         .await
+}
+
+/// What is asked of every node of a cluster.
+#[derive(Clone, Copy)]
+struct Asked<'a> {
+    /// Names of settings.
+    settings: &'a BTreeSet<String>,
+    lines: &'a SharedNodes,
 }
 
 /// The process that is to answer. None where the pod's start script lets its server prove nothing.
@@ -61,7 +83,7 @@ async fn ask(
     expected: &ExpectedNode,
     process: Option<ServerProcess>,
     connections: &ClusterConnections,
-    lines: &SharedNodes,
+    asked: Asked<'_>,
     timeout: Duration,
 ) -> Answer {
     let Some(address) = expected.address else {
@@ -69,9 +91,9 @@ async fn ask(
     };
     // Connecting and the answer each have this bound already; together they have it once more.
     let endpoint = Endpoint::new(address.client(), timeout);
-    let question = |client: NodeClient| async move { report(&client, lines).await };
-    let asked = connections.ask(process.as_ref(), &endpoint, question);
-    match tokio::time::timeout(timeout * 2, asked).await {
+    let question = |client: NodeClient| async move { report(&client, asked).await };
+    let answer = connections.ask(process.as_ref(), &endpoint, question);
+    match tokio::time::timeout(timeout * 2, answer).await {
         Ok(Ok((Some(report), client))) => {
             if let Some(process) = process.filter(|process| report.proof == process.pod()) {
                 connections.keep(process, client);
@@ -86,14 +108,18 @@ async fn ask(
 }
 
 /// The node's report; none while it is loading.
-async fn report(client: &NodeClient, lines: &SharedNodes) -> Result<Option<Report>, NodeError> {
+async fn report(client: &NodeClient, asked: Asked<'_>) -> Result<Option<Report>, NodeError> {
     let mut questions = pipe();
-    for name in SETTINGS {
+    // Each alone: 6.2 takes one name at a time.
+    for name in SETTINGS
+        .into_iter()
+        .chain(asked.settings.iter().map(String::as_str))
+    {
         questions.cmd("CONFIG").arg("GET").arg(name);
     }
     // All at once: one round trip.
     let (node, settings): (_, Vec<Vec<String>>) = tokio::try_join!(
-        read_sharing(client, lines),
+        read_sharing(client, asked.lines),
         client.ask_all("CONFIG GET", &questions)
     )?;
     let value = |name: &str| setting(&settings, name);
@@ -113,7 +139,18 @@ async fn report(client: &NodeClient, lines: &SharedNodes) -> Result<Option<Repor
         },
         proof: value("syslog-ident").to_owned(),
         unserved: None,
+        settings: reported(&settings, asked.settings),
+        used_memory: node.used_memory,
     }))
+}
+
+/// The settings of these names that the server knows.
+fn reported(answers: &[Vec<String>], asked: &BTreeSet<String>) -> BTreeMap<String, String> {
+    let pairs = answers.iter().filter_map(|answer| match answer.as_slice() {
+        [name, value] if asked.contains(name) => Some((name.clone(), value.clone())),
+        _ => None,
+    });
+    pairs.collect()
 }
 
 /// The value in answers to `CONFIG GET`, each of which is name and value; nothing where the server does not know the setting.

@@ -15,14 +15,12 @@ use crate::{
         plan::{Action, HandOverReason, Plan, Step},
         survey::{Live, Survey},
     },
+    settings::stamp,
     validate::ValidatedCluster,
 };
-use crds::UpdateStrategy;
+use crds::{UpdateStrategy, node_of_pod};
 use k8s_openapi::{api::core::v1::Pod, jiff::Timestamp};
-use std::{sync::Arc, time::Duration};
-
-/// A container that has not started this long after its pod was created is kept from it by something that waiting does not end.
-const STARTED_BY: Duration = Duration::from_mins(1);
+use std::{collections::BTreeSet, sync::Arc};
 
 /// What is left to do, and what of it now.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -66,26 +64,33 @@ impl Rollout {
 /// Whether the controller is to replace a pod: primaries then stay where the rollout puts them.
 pub fn is_due(cluster: Option<&ValidatedCluster>, pods: &Pods) -> bool {
     let is_outdated = |cluster: &ValidatedCluster| {
-        let mut pods = pods.values();
-        pods.any(|pod| pods::restart_hash(pod) != Some(&cluster.restart_hash))
+        let mut nodes = pods.iter().filter_map(|(name, pod)| {
+            let (shard, _) = node_of_pod(&cluster.shape.name, name)?;
+            Some((usize::try_from(shard).ok()?, pod))
+        });
+        nodes.any(|(shard, pod)| stamp::is_outdated(cluster, shard, pod))
     };
     cluster
         .filter(|cluster| cluster.update.strategy == UpdateStrategy::RollingUpdate)
         .is_some_and(is_outdated)
 }
 
-/// Decides what is next.
+/// Decides what is next. `restart`: pods whose settings only a restart brings to what is wanted.
 pub fn rollout(
     cluster: &ValidatedCluster,
     observed: &Observed,
     survey: &Survey<'_>,
     (assessment, plan): (&Assessment, &Plan),
+    restart: &BTreeSet<String>,
     now: Timestamp,
 ) -> Rollout {
+    let is_older = |member: &Member| {
+        is_outdated(cluster, observed, member) || restart.contains(&member.expected.pod)
+    };
     let outdated: Vec<&Member> = survey
         .members
         .iter()
-        .filter(|member| member.expected.wanted && is_outdated(cluster, observed, member))
+        .filter(|member| member.expected.wanted && is_older(member))
         .collect();
     let is_automatic = cluster.update.strategy == UpdateStrategy::RollingUpdate;
     let mut broken = Vec::new();
@@ -121,7 +126,7 @@ fn pod_of<'a>(observed: &'a Observed, member: &Member) -> Option<&'a Arc<Pod>> {
 /// Whether its pod was created from another template than the next one would be.
 fn is_outdated(cluster: &ValidatedCluster, observed: &Observed, member: &Member) -> bool {
     pod_of(observed, member)
-        .is_some_and(|pod| pods::restart_hash(pod) != Some(&cluster.restart_hash))
+        .is_some_and(|pod| stamp::is_outdated(cluster, member.expected.shard, pod))
 }
 
 /// Whether the volumes that it may take over are not those that it is to take over by now: where its server runs, that does not matter.
@@ -136,7 +141,8 @@ fn cannot_run(observed: &Observed, member: &Member, now: Timestamp) -> bool {
     let silent = matches!(member.answer, Answer::Absent(_) | Answer::Unresponsive(_));
     silent
         && pod_of(observed, member).is_some_and(|pod| {
-            !pods::is_terminating(pod) && pods::start::cannot_start(pod, STARTED_BY, now)
+            !pods::is_terminating(pod)
+                && pods::start::cannot_start(pod, pods::start::STARTED_BY, now)
         })
 }
 

@@ -28,6 +28,8 @@ struct Stage {
     hashes: Vec<String>,
     /// Pods that cannot run.
     stuck: BTreeSet<usize>,
+    /// Pods whose settings need a restart.
+    restart: BTreeSet<String>,
 }
 
 impl Stage {
@@ -41,6 +43,7 @@ impl Stage {
             hashes: vec!["older".to_owned(); NODES],
             object,
             stuck: BTreeSet::new(),
+            restart: BTreeSet::new(),
         }
     }
 
@@ -94,6 +97,7 @@ impl Stage {
             &observed,
             &survey,
             (&assessment, &plan),
+            &self.restart,
             now,
         )
     }
@@ -111,6 +115,7 @@ impl Stage {
         let index = self.index(pod);
         self.hashes[index] = self.cluster().restart_hash;
         self.stuck.remove(&index);
+        self.restart.remove(pod);
         let fault = Fault {
             wiped: !self.world.wanted.persistent,
             moved: true,

@@ -35,6 +35,8 @@ fn answer(info: &str, nodes: &str) -> Answer {
         node_timeout: Duration::from_secs(5),
         proof: String::new(),
         unserved: None,
+        settings: std::collections::BTreeMap::new(),
+        used_memory: 0,
         persistence: PersistenceInfo::default(),
         refusal: WriteRefusal::default(),
     }))

@@ -1,6 +1,10 @@
 //! The conditions: each question answered from what was found.
 
-use super::{HIBERNATING, StatusInputs, failure_sentence};
+use super::{
+    HIBERNATING, StatusInputs,
+    configuration::{config_applied, kept_back},
+    failure_sentence,
+};
 use crate::{
     pods::{ends_for_memory, is_ready},
     redis::{assess::Problem, member::Member, plan::Blocker},
@@ -34,6 +38,7 @@ pub(super) fn conditions(formed_before: bool, found: &StatusInputs<'_>) -> Vec<C
         quorum(found),
         up_to_date(found),
         supported(found),
+        config_applied(found),
         paused(found),
     ];
     all.extend(volumes);
@@ -279,6 +284,9 @@ fn up_to_date(found: &StatusInputs<'_>) -> ConditionUpdate {
     };
     if let Some(refusal) = &cluster.server.refused {
         return ConditionUpdate::no("UpToDate", refusal.reason(), refusal.to_string());
+    }
+    if let Some((reason, message)) = kept_back(found.gate) {
+        return ConditionUpdate::no("UpToDate", reason, message);
     }
     let rollout = found.rollout;
     if !rollout.outdated.is_empty() {

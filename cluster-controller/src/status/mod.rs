@@ -2,6 +2,7 @@
 //! unchanged cluster is not written.
 
 mod conditions;
+mod configuration;
 mod hibernation;
 
 pub use crate::checkpoint::formed_before;
@@ -17,6 +18,7 @@ use crate::{
         plan::Plan,
     },
     rollout::Rollout,
+    settings::{assess::ClusterSettings, trial::Gate},
     validate::{InvalidSpec, Shape, ValidatedCluster, takeover_annotation},
     volumes::Growth,
 };
@@ -120,6 +122,10 @@ pub struct StatusInputs<'a> {
     pub operation: Option<&'a Operation>,
     /// How far the volumes have grown; none where they were not looked at.
     pub growth: Option<&'a Growth>,
+    /// Whether the wanted configuration may reach the pods.
+    pub gate: &'a Gate,
+    /// What the servers have of the wanted settings.
+    pub settings: &'a ClusterSettings,
 }
 
 impl StatusInputs<'_> {

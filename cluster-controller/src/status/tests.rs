@@ -13,6 +13,7 @@ use crate::{
     },
     requeue,
     rollout::rollout,
+    settings::{assess::ClusterSettings, trial::Gate},
     validate::{shape, tests::example, validate},
 };
 use common::{
@@ -32,7 +33,7 @@ use k8s_openapi::{
     apimachinery::pkg::apis::meta::v1::ObjectMeta,
 };
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     sync::Arc,
     time::Duration,
 };
@@ -114,6 +115,8 @@ fn member(index: usize) -> Member {
             refusal: WriteRefusal::default(),
             proof: String::new(),
             unserved: None,
+            settings: BTreeMap::new(),
+            used_memory: 0,
         })),
     }
 }
@@ -213,9 +216,16 @@ fn explain(
         },
         None => plan(&survey, now),
     };
-    let rollout = validated
-        .as_ref()
-        .map(|cluster| rollout(cluster, observed, &survey, (&assessment, &plan), now));
+    let rollout = validated.as_ref().map(|cluster| {
+        rollout(
+            cluster,
+            observed,
+            &survey,
+            (&assessment, &plan),
+            &BTreeSet::new(),
+            now,
+        )
+    });
     let rollout = rollout.unwrap_or_default();
     let operation = Operation::of_rollout(&rollout, 6, None);
     let found = StatusInputs {
@@ -229,6 +239,8 @@ fn explain(
         rollout: &rollout,
         operation: operation.as_ref(),
         growth: None,
+        gate: &Gate::Open,
+        settings: &ClusterSettings::default(),
     };
     let status = compute(object, &found, now);
     let outcome = match found.failure {
@@ -346,7 +358,7 @@ fn outdated_pods_are_named_with_the_cure() {
     let mut object = example();
     let observed = observed(&hash(&object));
     object.status = Some(status_of(&object, &observed, 10));
-    object.spec.config.insert("maxmemory".into(), "65mb".into());
+    object.spec.image = Some("other:2".into());
     object.spec.update.strategy = UpdateStrategy::OnDelete;
     let status = status_of(&object, &observed, 20);
     assert_eq!(
@@ -367,7 +379,7 @@ fn an_update_is_an_operation_until_it_ends() {
     let mut object = example();
     let observed = observed(&hash(&object));
     object.status = Some(status_of(&object, &observed, 10));
-    object.spec.config.insert("maxmemory".into(), "65mb".into());
+    object.spec.image = Some("other:2".into());
     let status = status_of(&object, &observed, 20);
     assert_eq!(status.phase.as_deref(), Some("Updating"));
     for condition in ["Ready", "UpToDate"] {

@@ -3,6 +3,7 @@
 use crate::{
     checkpoint::formed_before,
     redis::member::{Recovery, TakeoverRequest},
+    settings::{template::NamedTemplates, values::default_maxmemory},
     support::VersionSupport,
     upgrade::{self, UpgradeRefusal},
 };
@@ -18,7 +19,7 @@ use k8s_openapi::{
 };
 use kube::{Resource, ResourceExt};
 use serde::Serialize;
-use std::{collections::BTreeMap, time::Duration};
+use std::{borrow::Cow, collections::BTreeMap, time::Duration};
 
 /// Node timeout where the spec gives none: half the server's own default of 15 s would still be long for a failover.
 const NODE_TIMEOUT: Duration = Duration::from_secs(5);
@@ -65,6 +66,8 @@ pub struct ValidatedCluster {
     pub pod_template: PodTemplate,
     /// Where the pods run.
     pub placement: PlacementPolicy,
+    /// `maxmemory` in bytes, where the user gives none and there is a memory limit.
+    pub default_maxmemory: Option<u64>,
     /// How a change reaches the pods.
     pub update: UpdatePolicy,
     /// How slots move.
@@ -73,8 +76,36 @@ pub struct ValidatedCluster {
     pub formed: bool,
     /// Pods that may be evicted at the same time; none: no budget at all.
     pub max_unavailable: Option<i32>,
-    /// Hash of everything that a running server only takes in by a restart.
+    /// Hash of everything that a running server only takes in by a restart, without the settings: of those, the servers say so.
     pub restart_hash: String,
+    /// The same with the settings, as earlier versions of the controller wrote it.
+    pub former_hash: String,
+    /// What the StatefulSets name and keep, by shard, while a new configuration has not been tried or is refused. Empty: they get what
+    /// is wanted.
+    pub held: NamedTemplates,
+}
+
+impl ValidatedCluster {
+    /// The cluster as the pods of a shard are to be made of it, and the ConfigMap that they keep, if they keep one. A new shard is like
+    /// the first one.
+    pub fn of_shard(&self, shard: i32) -> (Cow<'_, Self>, Option<&str>) {
+        let held = self.held.get(&shard).or_else(|| self.held.values().next());
+        let Some(held) = held else {
+            return (Cow::Borrowed(self), None);
+        };
+        let mut kept = self.clone();
+        kept.server.image.clone_from(&held.image);
+        kept.resources.clone_from(&held.resources);
+        kept.restart_hash.clone_from(&held.restart_hash);
+        (Cow::Owned(kept), Some(&held.configuration))
+    }
+
+    /// The restart hash of the template of a shard's pods.
+    pub fn restart_hash_of(&self, shard: usize) -> &str {
+        let shard = i32::try_from(shard).unwrap_or(i32::MAX);
+        let held = self.held.get(&shard).or_else(|| self.held.values().next());
+        held.map_or(&self.restart_hash, |held| &held.restart_hash)
+    }
 }
 
 /// The volume of every node.
@@ -265,15 +296,19 @@ pub fn validate(
         server.support = VersionSupport::of(&entry.spec, now);
     }
     let pod_template = spec.pod_template.clone().unwrap_or_default();
-    let restart_hash = canonical_hash(&RestartInputs {
-        epoch: 2,
-        image: &server.image,
-        resources: &spec.resources,
-        config: &spec.config,
-        pod_template: Some(&pod_template).filter(|more| **more != PodTemplate::default()),
-        placement: Some(&spec.placement).filter(|one| **one != PlacementPolicy::default()),
-    })
-    .map_err(|error| InvalidSpec::Resources(error.to_string()))?;
+    let hash = |config| {
+        let inputs = RestartInputs {
+            epoch: 2,
+            image: &server.image,
+            resources: &spec.resources,
+            config,
+            pod_template: Some(&pod_template).filter(|more| **more != PodTemplate::default()),
+            placement: Some(&spec.placement).filter(|one| **one != PlacementPolicy::default()),
+        };
+        canonical_hash(&inputs).map_err(|error| InvalidSpec::Resources(error.to_string()))
+    };
+    let (restart_hash, former_hash) = (hash(&BTreeMap::new())?, hash(&spec.config)?);
+    let has_maxmemory = spec.config.contains_key("maxmemory");
     Ok(ValidatedCluster {
         shape,
         owner,
@@ -288,6 +323,7 @@ pub fn validate(
         config: spec.config.clone(),
         pod_template,
         placement: spec.placement.clone(),
+        default_maxmemory: default_maxmemory(spec.resources.as_ref()).filter(|_| !has_maxmemory),
         update: spec.update.clone(),
         migration: spec.migration.clone(),
         formed: formed_before(cluster),
@@ -296,6 +332,8 @@ pub fn validate(
             .enabled
             .then_some(spec.pod_disruption_budget.max_unavailable),
         restart_hash,
+        former_hash,
+        held: NamedTemplates::new(),
     })
 }
 

@@ -537,6 +537,8 @@ impl World {
                 String::new()
             },
             view: NodesView::of(lines).unwrap(),
+            settings: BTreeMap::new(),
+            used_memory: 0,
         }
     }
 

@@ -1,0 +1,146 @@
+//! Sets on the servers what `CONFIG SET` can change while they run.
+
+use crate::{
+    context::Context,
+    decision::{Decision, Goal, decide},
+    observe::NODE_TIMEOUT,
+    pod_patch,
+    redis::member::{Answer, Member},
+    settings::{
+        answer::{LiveChange, LiveOutcome, LiveResult, refusal},
+        assess::SettingsGoal,
+        live, stamp,
+    },
+    validate::ValidatedCluster,
+};
+use common::{
+    cluster::{
+        endpoint::Endpoint,
+        node::{NodeClient, NodeError},
+        topology::NodeAddress,
+    },
+    kubernetes::call::ApiError,
+};
+use crds::UpdateStrategy;
+use futures::{StreamExt, stream};
+use k8s_openapi::jiff::Timestamp;
+use redis::cmd;
+use std::collections::BTreeMap;
+
+/// Servers that are changed at the same time.
+const CONCURRENCY: usize = 64;
+
+/// Sets them all, those of one server one after the other. What was not answered is missing: the next reconcile tries it again. A server
+/// that is not the one which was observed gets no command.
+pub async fn set(changes: Vec<LiveChange>, members: &[Member]) -> Vec<LiveOutcome> {
+    let mut of_member: BTreeMap<usize, Vec<LiveChange>> = BTreeMap::new();
+    for change in changes {
+        of_member.entry(change.member).or_default().push(change);
+    }
+    let known = of_member.into_iter().filter_map(|(index, changes)| {
+        let address = members.get(index)?.expected.address?;
+        Some((address, changes))
+    });
+    let outcomes: Vec<Vec<LiveOutcome>> = stream::iter(known)
+        .map(|(address, changes)| of_server(address, changes))
+        .buffered(CONCURRENCY)
+        .collect()
+        .await;
+    outcomes.into_iter().flatten().collect()
+}
+
+async fn of_server(address: NodeAddress, changes: Vec<LiveChange>) -> Vec<LiveOutcome> {
+    let Some(node) = changes.first().map(|change| change.node) else {
+        return Vec::new();
+    };
+    let endpoint = Endpoint::new(address.client(), NODE_TIMEOUT).expecting(node);
+    let client = match NodeClient::connect(&endpoint).await {
+        Ok(client) => client,
+        Err(error) => {
+            tracing::info!(%error, "settings wait for the node");
+            return Vec::new();
+        }
+    };
+    let mut outcomes = Vec::with_capacity(changes.len());
+    for change in changes {
+        match one(&client, &change).await {
+            Ok(result) => {
+                let LiveChange {
+                    pod, name, value, ..
+                } = &change;
+                tracing::info!(pod, name, value, ?result, "setting sent");
+                outcomes.push(LiveOutcome { change, result });
+            }
+            Err(error) => {
+                tracing::info!(%error, "settings wait for the node");
+                break;
+            }
+        }
+    }
+    outcomes
+}
+
+async fn one(client: &NodeClient, change: &LiveChange) -> Result<LiveResult, NodeError> {
+    if let Err(error) = client.config_set(&change.name, &change.value).await {
+        return match error.refusal() {
+            Some(words) => Ok(refusal(words)),
+            None => Err(error),
+        };
+    }
+    let mut question = cmd("CONFIG");
+    question.arg("GET").arg(&change.name);
+    let answer: Vec<String> = client.ask("CONFIG GET", &question).await?;
+    Ok(LiveResult::Reads(
+        answer.into_iter().nth(1).unwrap_or_default(),
+    ))
+}
+
+/// Sets what differs and remembers the answers. A pod first says what a setting was before: one that is taken out of the spec becomes that
+/// again. The decision that comes back knows the answers.
+pub async fn carry_out(
+    context: &Context,
+    goal: &Goal<'_>,
+    wanted: &SettingsGoal,
+    mut seen: Decision,
+) -> (Decision, Result<Vec<LiveOutcome>, ApiError>) {
+    let place = (goal.shape.namespace.as_str(), goal.shape.name.as_str());
+    let pods = &seen.observed.pods;
+    let mut patches = live::annotations(&seen.settings, pods);
+    patches.extend(
+        goal.cluster
+            .into_iter()
+            .flat_map(|one| stamp::changes(one, pods)),
+    );
+    if let Err(error) = pod_patch::write(context, place.0, patches).await {
+        return (seen, Err(error));
+    }
+    let outcomes = set(live::changes(&seen.settings), &seen.observed.members).await;
+    if !outcomes.is_empty() {
+        let now = Timestamp::now();
+        context.settings.note(place, &outcomes, now);
+        update(&mut seen.observed.members, &outcomes);
+        // The StatefulSets are applied already.
+        let Decision { observed, sets, .. } = seen;
+        seen = decide(goal, observed, &context.settings.answers(place), now);
+        seen.sets = sets;
+    }
+    let members = seen.observed.members.iter();
+    let nodes = members.filter_map(|member| Some(member.report()?.id()));
+    let names = wanted.names(&seen.observed.pods);
+    let rolls = |one: &ValidatedCluster| one.update.strategy == UpdateStrategy::RollingUpdate;
+    let restart_due = goal.cluster.is_some_and(rolls) && !seen.settings.restart.is_empty();
+    let is_wanted = |name: &str| names.contains(name);
+    let tracker = &context.settings;
+    tracker.keep(place, &nodes.collect(), is_wanted, restart_due);
+    (seen, Ok(outcomes))
+}
+
+/// Puts what servers report after a change into what was observed.
+pub fn update(members: &mut [Member], outcomes: &[LiveOutcome]) {
+    for LiveOutcome { change, result } in outcomes {
+        let answer = members.get_mut(change.member).map(|one| &mut one.answer);
+        if let (Some(Answer::Report(report)), LiveResult::Reads(value)) = (answer, result) {
+            report.settings.insert(change.name.clone(), value.clone());
+        }
+    }
+}
