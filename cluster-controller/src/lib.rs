@@ -23,6 +23,8 @@ pub mod kept_volumes;
 pub mod leftovers;
 pub mod machines;
 pub mod metrics;
+#[cfg(test)]
+mod model;
 pub mod observe;
 pub mod operation;
 pub mod pod_events;
