@@ -170,6 +170,15 @@ impl Model {
         let robbed = self.kubernetes.pods.iter();
         let robbed = robbed.filter(|(_, pod)| pod.is_robbed && !self.persistent());
         lost.extend(robbed.map(|(seat, _)| self.node(*seat)));
+        // A pod that leaves takes its volume with it.
+        let sets = &self.kubernetes.sets;
+        let stays = |seat: &Seat| sets.get(&seat.0).is_some_and(|set| seat.1 < set.pods);
+        let leaving = self
+            .kubernetes
+            .nodes
+            .iter()
+            .filter(|(seat, _)| !stays(seat));
+        lost.extend(leaving.map(|(_, node)| *node));
         let mut seats = seats.iter().map(|seat| self.node(*seat));
         seats.all(|node| self.world.has_copy_elsewhere(node, &lost))
     }

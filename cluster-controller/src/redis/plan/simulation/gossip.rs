@@ -255,14 +255,20 @@ impl World {
     /// slot goes to.
     pub fn fill(&mut self) {
         self.written += 1;
-        let number = self.written;
+        let mut written = SlotSet::new();
         for index in 0..self.nodes.len() {
             let node = &self.nodes[index];
             let serves = node.answers() && node.owns() && !self.is_foreign(index);
             if !serves || !self.has_majority(index) {
                 continue;
             }
-            let id = self.nodes[index].id;
+            let (id, slots) = (self.nodes[index].id, self.nodes[index].own.slots.clone());
+            // Two primaries of a slot take different writes.
+            if !written.intersection(&slots).is_empty() {
+                self.written += 1;
+            }
+            written = written.union(&slots);
+            let number = self.written;
             let migrating: SlotSet = self.nodes[index].migrating.keys().copied().collect();
             for key in 0..KEYS {
                 let node = &mut self.nodes[index];
@@ -286,7 +292,10 @@ impl World {
             }
             // A replica that has missed it does not stand for election.
             for other in 0..self.nodes.len() {
-                if self.nodes[other].own.primary == Some(id) && !self.nodes[other].linked {
+                let replica = &self.nodes[other];
+                let is_linked = replica.linked
+                    && self.reach(other, self.nodes[index].own.address) == Some(index);
+                if replica.own.primary == Some(id) && !is_linked {
                     self.nodes[other].in_step = false;
                 }
             }
