@@ -1,4 +1,4 @@
-//! What is so, whoever sees it: who has the keys, and who serves which slots.
+//! What is so, not what any node or the controller believes: who has the keys, and who serves which slots.
 
 use super::{World, content::Content, node::Node};
 use common::cluster::{slots::SlotSet, topology::NodeId};
