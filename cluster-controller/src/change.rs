@@ -15,7 +15,7 @@ use crate::{
         reshard::{EngineChoice, NodeEndpoints, ReshardLimits},
     },
     replace::replace,
-    resharding::ReshardOrder,
+    resharding::{ReshardOrder, ReshardState},
     rollout::RolloutStep,
     validate::{Shape, ValidatedCluster},
 };
@@ -74,6 +74,8 @@ impl Change<'_> {
                     self.release(context).await?;
                 }
             }
+            // One disruption at a time: a primary that changes ends the move of its slots.
+            RolloutStep::HandOver(_) | RolloutStep::Replace(_) if self.is_moving(context) => {}
             RolloutStep::HandOver(step) => {
                 let may_try = context.hand_overs.may_try(self.place(), Timestamp::now());
                 if may_try && self.holds(context, &mut changed).await? {
@@ -89,6 +91,13 @@ impl Change<'_> {
             }
         }
         Ok(changed)
+    }
+
+    fn is_moving(&self, context: &Context) -> bool {
+        matches!(
+            context.resharding.state(self.place()),
+            ReshardState::Moving(_)
+        )
     }
 
     async fn replace(
@@ -159,14 +168,15 @@ impl Change<'_> {
             context.resharding.cancel(self.place());
             return Ok(());
         };
-        if !decision.balance.needs_moves() || !decision.plan.lets_slots_move() {
+        let staying = decision.balance.staying();
+        context.resharding.keep_to(self.place(), &staying);
+        if !decision.is_ready_to_move() {
             return Ok(());
         }
-        let staying = decision.balance.shards.iter().filter(|shard| shard.stays);
         let order = ReshardOrder {
             holder: Holder::of(self.object),
             nodes: primaries(&decision.observed.members),
-            staying: staying.map(|shard| shard.primary).collect(),
+            staying,
             limits: limits(migration),
         };
         context.leadership.ensure()?;

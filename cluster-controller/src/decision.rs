@@ -99,6 +99,12 @@ impl Decision {
         let target = targets.next().filter(|target| !target.cordoned)?;
         target.kubernetes_node.clone()
     }
+
+    /// Whether slots are to move, and nothing has to be repaired before.
+    pub fn is_ready_to_move(&self) -> bool {
+        self.balance.needs_moves() && self.plan.lets_slots_move()
+    }
+
     /// Pods that the spec does not ask for any more.
     pub fn leaving(&self) -> Vec<String> {
         let leaving = self.observed.members.iter();

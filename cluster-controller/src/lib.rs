@@ -24,6 +24,8 @@ pub mod leftovers;
 pub mod live_settings;
 pub mod machines;
 pub mod metrics;
+#[cfg(test)]
+mod model;
 pub mod observe;
 pub mod operation;
 pub mod pod_events;

@@ -75,6 +75,7 @@ struct Shared {
 #[derive(Clone)]
 struct Entry {
     progress: watch::Receiver<ReshardProgress>,
+    staying: BTreeSet<NodeId>,
     ended: Option<(Instant, Option<String>)>,
 }
 
@@ -123,6 +124,7 @@ impl Resharding {
         self.tasks.start(task, |cancel| {
             let entry = Entry {
                 progress,
+                staying: order.staying.clone(),
                 ended: None,
             };
             shared.lock().insert(key, entry);
@@ -133,6 +135,15 @@ impl Resharding {
     /// Stops within a second; what is open then is finished by the next start.
     pub fn cancel(&self, (namespace, name): (&str, &str)) {
         self.tasks.cancel(&format!("{namespace}/{name}"));
+    }
+
+    /// Stops moves that have another goal: the spec has changed meanwhile. `staying`: the primaries of the shards that stay; none: not known.
+    pub fn keep_to(&self, (namespace, name): (&str, &str), staying: &BTreeSet<NodeId>) {
+        let key = (namespace.to_owned(), name.to_owned());
+        let differs = |entry: &Entry| entry.ended.is_none() && entry.staying != *staying;
+        if !staying.is_empty() && self.shared.lock().get(&key).is_some_and(differs) {
+            self.cancel((namespace, name));
+        }
     }
 
     /// How the moves of a cluster are.

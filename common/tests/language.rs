@@ -82,7 +82,7 @@ const ALLOWED: &[(&str, &str, &str)] = &[
 ];
 
 /// Test code beside the product: it may be longer than a file of the product.
-const TEST_FILES: &[&str] = &["tests.rs", "simulation.rs"];
+const TEST_FILES: &[&str] = &["tests.rs"];
 
 /// Written by programs, or by others.
 const GENERATED: &[&str] = &["Cargo.lock", "go.sum", "go.mod", "LICENSE", "golden.json"];

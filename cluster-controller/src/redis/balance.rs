@@ -5,6 +5,8 @@ use super::{
     reshard::{ShardLoad, misplaced},
     survey::Survey,
 };
+use common::cluster::topology::NodeId;
+use std::collections::BTreeSet;
 
 /// Slots that a shard may have more or fewer than its share, in per cent: less is not worth a move.
 const TOLERANCE: usize = 2;
@@ -23,6 +25,12 @@ pub struct Balance {
 }
 
 impl Balance {
+    /// The primaries of shards that stay; none while the balance is not known.
+    pub fn staying(&self) -> BTreeSet<NodeId> {
+        let staying = self.shards.iter().filter(|shard| shard.stays);
+        staying.map(|shard| shard.primary).collect()
+    }
+
     /// Whether there is something to do.
     pub fn needs_moves(&self) -> bool {
         self.misplaced > 0 || self.open > 0 || self.strays > 0
@@ -34,7 +42,10 @@ impl Balance {
 pub fn balance(survey: &Survey<'_>) -> Balance {
     let silent = |answer: &Answer| !matches!(answer, Answer::Report(_));
     let has_silent = survey.members.iter().any(|one| silent(&one.answer));
-    if !survey.free.is_empty() || !survey.missing.is_empty() || has_silent {
+    // One that is gone and has no slots is no obstacle: a node that expects slots of it lists it until they are settled.
+    let mut missing = survey.missing.values();
+    let is_doubtful = missing.any(|one| !one.slots.is_empty() || !one.is_lost());
+    if !survey.free.is_empty() || is_doubtful || has_silent {
         return Balance::default();
     }
     let primaries = survey.primaries.iter().enumerate();

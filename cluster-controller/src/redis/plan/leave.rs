@@ -1,12 +1,17 @@
 //! Primaries whose pods leave hand over to a node of their shard that stays.
 
 use super::{Action, HandOverReason, Plan};
-use crate::redis::{assess::is_linked, survey::Survey};
+use crate::redis::{
+    assess::is_linked,
+    survey::{Live, Survey},
+};
 use std::cmp::Reverse;
 
 /// Plans at most one hand-over, and only where nothing is to be repaired.
 pub fn hand_over(survey: &Survey<'_>, plan: &mut Plan) {
-    if !plan.steps.is_empty() {
+    // A replica that takes over knows nothing of slots that are open on its primary: their keys on both sides would stay apart.
+    let has_open_slots = |one: &Live<'_>| !one.report.own().open_slots.is_empty();
+    if !plan.steps.is_empty() || survey.live.iter().any(has_open_slots) {
         return;
     }
     for shard in 0..survey.wanted.shards {

@@ -1,0 +1,356 @@
+//! A reconcile, as `reconcile` and `change` carry it out. The controller can end between any two effects, and forgets what it remembers.
+
+use super::{
+    Model,
+    kubernetes::{CLUSTER, NAMESPACE, Seat, SetState},
+    mover::Mover,
+};
+use crate::{
+    decision::{Decision, Goal, decide},
+    fencing::{self, FencingInputs, LastSeen},
+    hand_overs::{AFTER_FAILURE, HandOverTracker, WHILE_HELD},
+    observe::{self, Observed},
+    pod_patch::PodChange,
+    pods::{Pods, replace::ReplacePod},
+    redis::{
+        identity::{has_unrecorded, known_nodes, recognize},
+        member::{Answer, Member, Wanted, ZoneLabel},
+        plan::{Action, Plan},
+        survey::Survey,
+    },
+    rollout::{self, RolloutStep},
+    serving,
+    sets::ExistingSet,
+    unresponsive::UnresponsiveTracker,
+};
+use common::cluster::topology::NodeId;
+use crds::node_of_pod;
+use kube::ResourceExt;
+use std::fmt;
+
+const PLACE: (&str, &str) = (NAMESPACE, CLUSTER);
+
+/// What a controller remembers: it may be lost at any moment.
+#[derive(Default)]
+pub struct Controller {
+    unresponsive: UnresponsiveTracker,
+    hand_overs: HandOverTracker,
+    pub(super) mover: Option<Mover>,
+    /// When slots may move again after a failure.
+    pub(super) moves_after: i64,
+    /// Effects until it ends.
+    pub(super) ends_after: Option<u32>,
+}
+
+/// A copy of a model begins with a new controller.
+impl Clone for Controller {
+    fn clone(&self) -> Self {
+        Self::default()
+    }
+}
+
+impl fmt::Debug for Controller {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.mover.fmt(out)
+    }
+}
+
+impl Model {
+    /// Before each effect: whether the controller is still there.
+    pub(super) fn may_act(&mut self) -> bool {
+        match &mut self.controller.ends_after {
+            Some(0) => {
+                self.note("the controller ends and another one starts");
+                self.controller = Controller::default();
+                false
+            }
+            Some(left) => {
+                *left -= 1;
+                true
+            }
+            None => true,
+        }
+    }
+
+    pub(super) fn wanted(&self) -> Wanted {
+        observe::wanted(&self.cluster.shape, self.formed, self.known.clone())
+    }
+
+    /// What the controller sees and concludes. None: it looks again first.
+    pub(super) fn look(&mut self) -> Option<Decision> {
+        let now = self.kubernetes.timestamp();
+        let pods = self.kubernetes.shown();
+        let mut wanted = self.wanted();
+        wanted.may_spread = self.controller.hand_overs.may_try(PLACE, now)
+            && !rollout::is_due(Some(&self.cluster), &pods);
+        wanted.absent_are_blank = observe::absent_are_blank(&self.cluster.shape, &pods);
+        let observed = self.observe(&wanted, pods);
+        let sets = self.kubernetes.sets.iter();
+        let number = |value: usize| i32::try_from(value).unwrap();
+        let existing: Vec<ExistingSet> = sets
+            .map(|(shard, set)| ExistingSet {
+                shard: number(*shard),
+                pods: number(set.pods),
+            })
+            .collect();
+        let goal = Goal {
+            shape: &self.cluster.shape,
+            cluster: Some(&self.cluster),
+            wanted: &wanted,
+            sets: &existing,
+        };
+        let passed_over = observed.passed_over;
+        self.world.wanted = wanted.clone();
+        let mut seen = decide(&goal, observed, now);
+        self.sabotage(&mut seen);
+        (!passed_over).then_some(seen)
+    }
+
+    fn observe(&mut self, wanted: &Wanted, pods: Pods) -> Observed {
+        let expected = observe::expected(&self.cluster.shape, &pods);
+        let mut members: Vec<Member> = expected
+            .into_iter()
+            .map(|mut expected| {
+                expected.zone = ZoneLabel::Absent;
+                let answer = if expected.address.is_some() {
+                    self.world.answer_at(expected.address)
+                } else {
+                    Answer::Absent("it has no address".to_owned())
+                };
+                Member { expected, answer }
+            })
+            .collect();
+        recognize(wanted, &mut members);
+        let exists = |name: &str| pods.contains_key(name);
+        let now = self.kubernetes.timestamp();
+        let unresponsive = &self.controller.unresponsive;
+        let passed_over = unresponsive.note(PLACE, &mut members, exists, &wanted.known, now);
+        self.add_evidence(wanted, &pods, &mut members);
+        Observed {
+            pods,
+            members,
+            passed_over,
+        }
+    }
+
+    fn add_evidence(&self, wanted: &Wanted, pods: &Pods, members: &mut [Member]) {
+        let survey = Survey::of(wanted, members);
+        if survey.has_quorum() {
+            return;
+        }
+        let lost: Vec<(NodeId, usize, &str)> = survey
+            .lost_primaries()
+            .filter_map(|(id, missing)| Some((id, missing.home?, wanted.known.get(&id)?.as_str())))
+            .collect();
+        let away: Vec<(NodeId, &str)> = lost.iter().map(|(id, _, pod)| (*id, *pod)).collect();
+        let names = fencing::machines(&away, &self.last_seen, pods);
+        let machines = self.kubernetes.machine_states(&names);
+        let inputs = FencingInputs {
+            last_seen: &self.last_seen,
+            pods,
+            machines: &machines,
+            gone_since: &self.controller.unresponsive.gone_since(PLACE),
+            now: self.kubernetes.timestamp(),
+        };
+        for (id, home, _) in lost {
+            let evidence = fencing::evidence(id, &members[home], &inputs);
+            members[home].expected.former.insert(id, evidence);
+        }
+    }
+
+    /// Whatever is found is done, in the order of the product.
+    pub(super) fn reconcile(&mut self) {
+        let Some(seen) = self.look() else {
+            return;
+        };
+        if !self.apply_sets(&seen) {
+            return;
+        }
+        let wanted = self.world.wanted.clone();
+        let known = known_nodes(&wanted, &seen.observed.members);
+        let is_new = has_unrecorded(&wanted, &known);
+        if !is_new && !(self.take_steps(&seen) && self.change(&seen)) {
+            return;
+        }
+        let changes = serving::changes(&seen.observed, self.kubernetes.timestamp());
+        for patch in changes {
+            if let (PodChange::Serving(condition), Some(seat)) =
+                (patch.change, seat_of(&patch.pod.name_any()))
+            {
+                self.kubernetes.set_serving(seat, condition);
+            }
+        }
+        self.formed |= seen.assessment.is_healthy();
+        self.record(&seen, known);
+    }
+
+    fn record(&mut self, seen: &Decision, known: crate::redis::identity::KnownNodes) {
+        for member in &seen.observed.members {
+            let pod = seen.observed.pods.get(&member.expected.pod);
+            if let Some((report, pod)) = member.report().zip(pod) {
+                let last = LastSeen {
+                    pod_uid: pod.metadata.uid.clone(),
+                    kubernetes_node: member.expected.kubernetes_node.clone(),
+                    ..LastSeen::default()
+                };
+                self.last_seen.insert(report.id(), last);
+            }
+        }
+        self.last_seen.retain(|id, _| known.contains_key(id));
+        self.known = known;
+    }
+
+    /// False: the controller has ended.
+    fn apply_sets(&mut self, seen: &Decision) -> bool {
+        for size in &seen.sets.sizes {
+            let state = SetState {
+                pods: usize::try_from(size.pods).unwrap(),
+                keeps_volumes: size.keeps_volumes,
+            };
+            let shard = usize::try_from(size.shard).unwrap();
+            if self.kubernetes.sets.get(&shard) == Some(&state) {
+                continue;
+            }
+            if !self.may_act() {
+                return false;
+            }
+            self.note(format!("set of shard {shard}: {state:?}"));
+            self.check_leaving(shard, state.pods);
+            self.kubernetes.sets.insert(shard, state);
+        }
+        for shard in &seen.sets.removed {
+            if !self.may_act() {
+                return false;
+            }
+            let shard = usize::try_from(*shard).unwrap();
+            self.note(format!("set of shard {shard} is removed"));
+            self.check_leaving(shard, 0);
+            self.kubernetes.sets.remove(&shard);
+        }
+        true
+    }
+
+    /// Nothing may be lost with the pods of a set that becomes smaller.
+    fn check_leaving(&self, shard: usize, pods: usize) {
+        let claims = self.world.claims();
+        let leaving = self.kubernetes.pods.keys();
+        for seat in leaving.filter(|seat| seat.0 == shard && seat.1 >= pods) {
+            let node = self.node(*seat);
+            assert!(
+                claims.get(&node).is_none_or(|slots| slots.is_empty()),
+                "a pod with slots leaves: {seat:?}"
+            );
+            let unique = self.world.unique(node);
+            assert!(
+                unique.is_empty(),
+                "the pod with the last copy leaves: {seat:?} {unique:?}"
+            );
+        }
+    }
+
+    fn take_steps(&mut self, seen: &Decision) -> bool {
+        let now = self.kubernetes.timestamp();
+        if seen.plan.hands_over() && self.controller.mover.is_some() {
+            self.controller.hand_overs.postpone(PLACE, now + WHILE_HELD);
+            return true;
+        }
+        self.carry_out(&seen.plan, &seen.observed.members)
+    }
+
+    /// Step by step. False: the controller has ended.
+    fn carry_out(&mut self, plan: &Plan, members: &[Member]) -> bool {
+        for step in &plan.steps {
+            if !self.may_act() {
+                return false;
+            }
+            self.note(format!("{}: {}", kind(&step.action), step.reason));
+            let one = Plan {
+                steps: vec![step.clone()],
+                blockers: Vec::new(),
+            };
+            let refused = self.world.refused.len();
+            self.world.carry_out(&one, members, || true);
+            if let Some(why) = self.world.refused.get(refused).cloned() {
+                self.note(format!("refused: {why}"));
+                if matches!(step.action, Action::HandOver { .. }) {
+                    let until = self.kubernetes.timestamp() + AFTER_FAILURE;
+                    self.controller.hand_overs.postpone(PLACE, until);
+                }
+            }
+        }
+        true
+    }
+
+    /// Moves of slots and rollouts, as `change` does.
+    fn change(&mut self, seen: &Decision) -> bool {
+        if !self.start_moves(seen) {
+            return false;
+        }
+        for pod in &seen.rollout.broken {
+            if !self.replace(pod, false) {
+                return false;
+            }
+        }
+        match &seen.rollout.next {
+            _ if self.controller.mover.is_some() => true,
+            RolloutStep::None | RolloutStep::Refused { .. } => true,
+            RolloutStep::HandOver(step) => {
+                let now = self.kubernetes.timestamp();
+                if !self.controller.hand_overs.may_try(PLACE, now) {
+                    return true;
+                }
+                let plan = Plan {
+                    steps: vec![step.clone()],
+                    blockers: Vec::new(),
+                };
+                self.carry_out(&plan, &seen.observed.members)
+            }
+            RolloutStep::Replace(pods) => pods.iter().all(|pod| self.replace(pod, true)),
+        }
+    }
+
+    fn replace(&mut self, pod: &ReplacePod, is_rollout: bool) -> bool {
+        if !self.may_act() {
+            return false;
+        }
+        let seat = seat_of(&pod.pod).unwrap();
+        let uid = self.kubernetes.pods.get(&seat).map(|pod| pod.uid.clone());
+        if uid.as_ref() != Some(&pod.uid) {
+            return true;
+        }
+        self.note(pod.to_string());
+        let node = self.node(seat);
+        if is_rollout {
+            assert!(
+                !self.world.owns(node) || self.world.linked_replicas_of(node).is_empty(),
+                "a primary is replaced although a replica could take over: {seat:?}"
+            );
+        }
+        if !self.persistent() {
+            assert!(
+                self.world.unique(node).is_empty(),
+                "the last copy is replaced: {seat:?}"
+            );
+        }
+        let persistent = self.persistent();
+        self.kubernetes.delete(&mut self.world, seat, persistent);
+        true
+    }
+}
+
+pub fn seat_of(pod: &str) -> Option<Seat> {
+    let (shard, ordinal) = node_of_pod(CLUSTER, pod)?;
+    Some((usize::try_from(shard).ok()?, usize::try_from(ordinal).ok()?))
+}
+
+fn kind(action: &Action) -> &'static str {
+    match action {
+        Action::AssignSlots { .. } => "assign slots",
+        Action::Meet { .. } => "meet",
+        Action::Promote { .. } => "promote",
+        Action::HandOver { .. } => "hand over",
+        Action::Replicate { .. } => "replicate",
+        Action::RestoreNodeTimeout { .. } => "restore node timeout",
+        Action::Forget { .. } => "forget",
+    }
+}

@@ -1,0 +1,247 @@
+//! What happens to a cluster while the controller works on it.
+
+use super::{Model, kubernetes::Seat};
+use common::cluster::slots::SlotSet;
+use proptest::prelude::*;
+use std::collections::BTreeSet;
+
+/// Something that happens. Pods and Kubernetes nodes are counted among those that there are.
+#[derive(Clone, Debug)]
+pub enum Event {
+    /// The process in a pod is killed, and starts again.
+    Kill { pod: usize, down: u8, loading: u8 },
+    /// A user deletes a pod.
+    Delete { pod: usize },
+    /// A pod goes with its volume, where others have a copy.
+    LoseVolume { pod: usize },
+    /// A Kubernetes node is cut off.
+    Cut { machine: usize, seconds: u8 },
+    /// The same, and a server of another cluster gets the address of a pod on it.
+    Rob {
+        pod: usize,
+        seconds: u8,
+        company: u32,
+    },
+    /// A Kubernetes node is off for good, and is deleted.
+    LoseMachine { machine: usize },
+    /// The controller ends after so many effects.
+    EndController { after: u32 },
+    /// Clients write to every slot.
+    Write,
+    /// A user has begun to move slots and stopped in the middle.
+    LeaveHalfMoved {
+        from: usize,
+        to: usize,
+        count: usize,
+        stage: u32,
+    },
+    /// The spec asks for another size.
+    Scale { shards: i32, replicas: i32 },
+    /// The spec asks for another image.
+    Roll,
+}
+
+/// Events, each with the seconds that pass before the next one.
+pub type Events = Vec<(Event, usize)>;
+
+pub fn fault() -> impl Strategy<Value = Event> {
+    prop_oneof![
+        4 => (0..12_usize, 0..13_u8, 0..9_u8)
+            .prop_map(|(pod, down, loading)| Event::Kill { pod, down, loading }),
+        2 => (0..12_usize).prop_map(|pod| Event::Delete { pod }),
+        2 => (0..12_usize).prop_map(|pod| Event::LoseVolume { pod }),
+        2 => (0..3_usize, 1..90_u8).prop_map(|(machine, seconds)| Event::Cut { machine, seconds }),
+        1 => (0..12_usize, 1..60_u8, prop_oneof![Just(0_u32), Just(1), Just(3)])
+            .prop_map(|(pod, seconds, company)| Event::Rob { pod, seconds, company }),
+        1 => (0..3_usize).prop_map(|machine| Event::LoseMachine { machine }),
+        2 => (0..12_u32).prop_map(|after| Event::EndController { after }),
+        2 => Just(Event::Write),
+        2 => (0..12_usize, 0..12_usize, 1..6_usize, 1..5_u32)
+            .prop_map(|(from, to, count, stage)| Event::LeaveHalfMoved { from, to, count, stage }),
+    ]
+}
+
+pub fn scale() -> impl Strategy<Value = Event> {
+    (3..6_i32, 0..3_i32).prop_map(|(shards, replicas)| Event::Scale { shards, replicas })
+}
+
+/// Faults, and changes of the spec between them.
+pub fn events(
+    change: impl Strategy<Value = Event> + 'static,
+    most: usize,
+) -> impl Strategy<Value = Events> {
+    let event = prop_oneof![3 => fault().boxed(), 1 => change.boxed()];
+    prop::collection::vec((event, 0..8_usize), 1..most)
+}
+
+impl Model {
+    /// Does what is possible of it.
+    pub(super) fn happen(&mut self, event: &Event) {
+        self.note(format!("-- {event:?}"));
+        let persistent = self.persistent();
+        match event {
+            Event::Kill { pod, down, loading } => {
+                let Some(seat) = self.running_pod(*pod) else {
+                    return;
+                };
+                if self.spares(&[seat]) || (!persistent && !self.can_lose(&[seat])) {
+                    return self.note("left out");
+                }
+                let (down, loading) = (i64::from(*down), u32::from(*loading));
+                let kubernetes = &mut self.kubernetes;
+                kubernetes.end_process(&mut self.world, seat, down, loading, persistent);
+            }
+            Event::Delete { pod } => {
+                let Some(seat) = self.running_pod(*pod) else {
+                    return;
+                };
+                if self.spares(&[seat]) || (!persistent && !self.can_lose(&[seat])) {
+                    return self.note("left out");
+                }
+                self.kubernetes.delete(&mut self.world, seat, persistent);
+            }
+            Event::LoseVolume { pod } => {
+                let Some(seat) = self.running_pod(*pod) else {
+                    return;
+                };
+                if self.spares(&[seat]) || !self.can_lose(&[seat]) {
+                    return self.note("left out");
+                }
+                self.kubernetes
+                    .end_process(&mut self.world, seat, 0, 0, false);
+                self.kubernetes.volumes.remove(&seat);
+                self.kubernetes.pods.remove(&seat);
+            }
+            Event::Cut { machine, seconds } => self.cut(*machine, i64::from(*seconds)),
+            Event::Rob {
+                pod,
+                seconds,
+                company,
+            } => self.rob(*pod, i64::from(*seconds), *company),
+            Event::LoseMachine { machine } => {
+                let seats = self.kubernetes.on(*machine);
+                if !persistent && !self.can_lose(&seats) {
+                    return self.note("the last copy is there: left out");
+                }
+                if seats
+                    .iter()
+                    .any(|seat| self.kubernetes.pods[seat].is_robbed)
+                {
+                    return;
+                }
+                let kubernetes = &mut self.kubernetes;
+                kubernetes.lose_machine(&mut self.world, *machine, persistent);
+            }
+            Event::EndController { after } => self.controller.ends_after = Some(*after),
+            Event::Write => self.world.fill(),
+            Event::LeaveHalfMoved {
+                from,
+                to,
+                count,
+                stage,
+            } => self.leave_half_moved(*from, *to, *count, *stage),
+            Event::Scale { shards, replicas } => {
+                self.object.spec.shards = *shards;
+                self.object.spec.replicas_per_shard = *replicas;
+                self.read_spec();
+            }
+            Event::Roll => {
+                let number = self.kubernetes.now;
+                self.object.spec.image = Some(format!("docker.io/local/redis:{number}"));
+                self.read_spec();
+            }
+        }
+    }
+
+    fn running_pod(&self, number: usize) -> Option<Seat> {
+        let pods = self.kubernetes.pods.iter();
+        let running = pods.filter(|(seat, pod)| {
+            let is_cut = self.world.is_cut_off(self.node(**seat));
+            pod.running.is_some() && pod.gone.is_none() && !is_cut
+        });
+        let running: Vec<Seat> = running.map(|(seat, _)| *seat).collect();
+        running.get(number % running.len().max(1)).copied()
+    }
+
+    /// Whether others of their shards have copies of what these nodes have, so that nothing is lost with them.
+    fn can_lose(&self, seats: &[Seat]) -> bool {
+        let mut lost: BTreeSet<usize> = seats.iter().map(|seat| self.node(*seat)).collect();
+        // In memory, what is in a pod whose sandbox will be created again is lost already.
+        let robbed = self.kubernetes.pods.iter();
+        let robbed = robbed.filter(|(_, pod)| pod.is_robbed && !self.persistent());
+        lost.extend(robbed.map(|(seat, _)| self.node(*seat)));
+        // A pod that leaves takes its volume with it.
+        let sets = &self.kubernetes.sets;
+        let stays = |seat: &Seat| sets.get(&seat.0).is_some_and(|set| seat.1 < set.pods);
+        let leaving = self
+            .kubernetes
+            .nodes
+            .iter()
+            .filter(|(seat, _)| !stays(seat));
+        lost.extend(leaving.map(|(_, node)| *node));
+        let mut seats = seats.iter().map(|seat| self.node(*seat));
+        seats.all(|node| self.world.has_copy_elsewhere(node, &lost))
+    }
+
+    /// Whether these are spared, since they have the last mark of slots that are half moved. What becomes of such slots after failovers on
+    /// both sides is not decided by the product.
+    fn spares(&self, seats: &[Seat]) -> bool {
+        let nodes = seats.iter().map(|seat| self.node(*seat));
+        !self.world.keeps_marks(&nodes.collect())
+    }
+
+    fn cut(&mut self, machine: usize, seconds: i64) {
+        let now = self.kubernetes.now;
+        let seats = self.kubernetes.on(machine);
+        if self.kubernetes.machines[machine].cut.is_some() || self.spares(&seats) {
+            return self.note("left out");
+        }
+        self.kubernetes.machines[machine].cut = Some((now, now + seconds));
+        for seat in seats {
+            self.world.cut_off(self.node(seat), true);
+        }
+    }
+
+    fn rob(&mut self, pod: usize, seconds: i64, company: u32) {
+        let Some(seat) = self.running_pod(pod) else {
+            return;
+        };
+        // Its sandbox is created again when the network is back.
+        if self.world.has_foreign() || (!self.persistent() && !self.can_lose(&[seat])) {
+            return;
+        }
+        let state = &self.kubernetes.pods[&seat];
+        let (Some(machine), address) = (state.machine, state.address) else {
+            return;
+        };
+        self.cut(machine, seconds);
+        if !self.world.is_cut_off(self.node(seat)) {
+            return;
+        }
+        let foreign = match company {
+            0 => self.world.add_blank_foreign(),
+            count => self.world.add_foreign(count)[0],
+        };
+        self.world.take_address(foreign, address);
+        if let Some(pod) = self.kubernetes.pods.get_mut(&seat) {
+            pod.is_robbed = true;
+        }
+    }
+
+    fn leave_half_moved(&mut self, from: usize, to: usize, count: usize, stage: u32) {
+        let owners: Vec<usize> = self.world.claims().into_keys().collect();
+        let owners: Vec<usize> = owners
+            .into_iter()
+            .filter(|node| self.world.has_loaded(*node) && !self.world.is_cut_off(*node))
+            .collect();
+        if owners.len() < 2 || self.controller.mover.is_some() {
+            return;
+        }
+        let from = from % owners.len();
+        let to = (from + 1 + to % (owners.len() - 1)) % owners.len();
+        let (from, to) = (owners[from], owners[to]);
+        let (slots, _) = self.world.slots_of(from);
+        let slots: SlotSet = slots.iter().take(count).collect();
+        self.world.leave_half_moved(from, to, &slots, stage);
+    }
+}

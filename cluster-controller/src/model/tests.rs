@@ -1,0 +1,245 @@
+//! Whatever happens: no key is lost, no command reaches another cluster, and the goal is reached.
+
+use super::{
+    Model,
+    faults::{Event, Events, events, fault, scale},
+    sabotage::Sabotage,
+};
+use proptest::{
+    prelude::*,
+    strategy::ValueTree,
+    test_runner::{Config, RngAlgorithm, TestRng, TestRunner},
+};
+use std::{
+    collections::BTreeMap,
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::{LazyLock, Mutex, PoisonError},
+};
+
+/// Cases of each property.
+const CASES: u32 = 500;
+
+/// Shards, replicas, and whether there are volumes.
+type Size = (i32, i32, bool);
+
+static FORMED: LazyLock<Mutex<BTreeMap<Size, Model>>> = LazyLock::new(Mutex::default);
+
+/// A cluster that serves. Formed once.
+fn formed((shards, replicas, persistent): Size) -> Model {
+    let mut formed = FORMED.lock().unwrap_or_else(PoisonError::into_inner);
+    formed
+        .entry((shards, replicas, persistent))
+        .or_insert_with(|| Model::formed(shards, replicas, persistent))
+        .clone()
+}
+
+/// Lets everything happen, and then the controller come to its goal. The error has the history.
+fn run(model: &mut Model, events: &Events) -> Result<usize, String> {
+    let lived = catch_unwind(AssertUnwindSafe(|| {
+        for (event, seconds) in events {
+            model.happen(event);
+            for _ in 0..*seconds {
+                model.advance();
+            }
+        }
+        // Until every cut network is back.
+        while model
+            .kubernetes
+            .machines
+            .iter()
+            .any(|one| one.cut.is_some())
+        {
+            model.advance();
+        }
+        model.settle()
+    }));
+    let result = lived.unwrap_or_else(|panic| {
+        let text = panic.downcast_ref::<String>().cloned();
+        let text = text.or_else(|| panic.downcast_ref::<&str>().map(ToString::to_string));
+        Err(text.unwrap_or_default())
+    });
+    result.map_err(|why| model.report(&why))
+}
+
+/// So many cases unless `PROPTEST_CASES` says another number.
+fn cases() -> ProptestConfig {
+    let usual = ProptestConfig::default();
+    let is_set = std::env::var_os("PROPTEST_CASES").is_some();
+    ProptestConfig {
+        cases: if is_set { usual.cases } else { CASES },
+        max_shrink_iters: 200,
+        failure_persistence: None,
+        ..usual
+    }
+}
+
+fn persistence() -> impl Strategy<Value = bool> {
+    prop::bool::weighted(0.7)
+}
+
+#[test]
+fn a_cluster_is_formed_from_nothing() {
+    for size in [(3, 0, true), (3, 1, true), (4, 1, false)] {
+        let model = formed(size);
+        assert!(model.formed, "{size:?}");
+    }
+}
+
+proptest! {
+    #![proptest_config(cases())]
+
+    #[test]
+    fn faults_lose_nothing_and_are_repaired(
+        replicas in 0..3_i32,
+        persistent in persistence(),
+        events in events(fault(), 6),
+    ) {
+        let mut model = formed((3, replicas, persistent));
+        let result = run(&mut model, &events);
+        prop_assert!(result.is_ok(), "{}", result.unwrap_err());
+    }
+
+    #[test]
+    fn scaling_amid_faults_reaches_the_size(
+        shards in 3..5_i32,
+        replicas in 0..2_i32,
+        persistent in persistence(),
+        first in scale(),
+        after in 0..25_usize,
+        events in events(scale(), 5),
+    ) {
+        let mut model = formed((shards, replicas, persistent));
+        let mut all = vec![(first, after)];
+        all.extend(events);
+        let result = run(&mut model, &all);
+        prop_assert!(result.is_ok(), "{}", result.unwrap_err());
+    }
+
+    #[test]
+    fn rolling_amid_faults_replaces_every_pod(
+        replicas in 0..3_i32,
+        persistent in persistence(),
+        after in 0..25_usize,
+        events in events(Just(Event::Roll), 5),
+    ) {
+        let mut model = formed((3, replicas, persistent));
+        let mut all = vec![(Event::Roll, after)];
+        all.extend(events);
+        let result = run(&mut model, &all);
+        prop_assert!(result.is_ok(), "{}", result.unwrap_err());
+    }
+
+    #[test]
+    fn scaling_and_rolling_at_once_reach_the_goal(
+        persistent in persistence(),
+        first in scale(),
+        after in 0..15_usize,
+        events in events(prop_oneof![scale(), Just(Event::Roll)], 5),
+    ) {
+        let mut model = formed((3, 1, persistent));
+        let mut all = vec![(first, after), (Event::Roll, 3)];
+        all.extend(events);
+        let result = run(&mut model, &all);
+        prop_assert!(result.is_ok(), "{}", result.unwrap_err());
+    }
+}
+
+/// Whether the properties notice what a controller does wrong, in so many cases; the failure.
+fn noticed(
+    sabotage: Sabotage,
+    size: Size,
+    most: usize,
+    strategy: impl Strategy<Value = Events>,
+) -> String {
+    let rng = TestRng::deterministic_rng(RngAlgorithm::ChaCha);
+    let mut runner = TestRunner::new_with_rng(Config::default(), rng);
+    for _ in 0..most {
+        let events = strategy.new_tree(&mut runner).unwrap().current();
+        let mut model = formed(size);
+        model.sabotage = sabotage;
+        if let Err(why) = run(&mut model, &events) {
+            return why;
+        }
+    }
+    panic!("{sabotage:?} was not noticed in {most} cases");
+}
+
+#[test]
+fn a_pod_with_slots_that_leaves_is_noticed() {
+    let down = |shards, replicas| Just(vec![(Event::Scale { shards, replicas }, 1)]);
+    let why = noticed(Sabotage::ShrinksAtOnce, (4, 1, true), 1, down(3, 1));
+    assert!(why.contains("with slots leaves"), "{why}");
+}
+
+#[test]
+fn slots_that_move_to_a_foreign_node_are_noticed() {
+    let rob = Event::Rob {
+        pod: 0,
+        seconds: 3,
+        company: 3,
+    };
+    let grow = Event::Scale {
+        shards: 4,
+        replicas: 1,
+    };
+    let events = Just(vec![(rob, 5), (grow, 30)]);
+    let why = noticed(Sabotage::MovesToForeignNodes, (3, 1, true), 1, events);
+    assert!(why.contains("foreign"), "{why}");
+}
+
+#[test]
+fn a_primary_replaced_without_a_hand_over_is_noticed() {
+    for persistent in [true, false] {
+        let events = Just(vec![(Event::Roll, 1)]);
+        let why = noticed(Sabotage::ReplacesPrimaries, (3, 1, persistent), 1, events);
+        assert!(why.contains("a replica could take over"), "{why}");
+    }
+}
+
+/// Two Kubernetes nodes with the majority of the primaries are cut off, and clients on their side go on writing.
+#[test]
+fn a_takeover_without_a_fence_is_noticed() {
+    let cut = |machine| Event::Cut {
+        machine,
+        seconds: 89,
+    };
+    let all = vec![(cut(0), 0), (cut(1), 50), (Event::Write, 5)];
+    let why = noticed(
+        Sabotage::TakesOverUnfenced,
+        (3, 1, true),
+        1,
+        Just(all.clone()),
+    );
+    assert!(why.contains("copied less than it had"), "{why}");
+    let result = run(&mut formed((3, 1, true)), &all);
+    assert!(result.is_ok(), "{}", result.unwrap_err());
+}
+
+#[test]
+fn slots_created_again_beside_their_keys_are_noticed() {
+    let why = noticed(
+        Sabotage::CreatesSlotsAgain,
+        (3, 1, true),
+        100,
+        events(fault(), 6),
+    );
+    assert!(why.contains("recreated"), "{why}");
+}
+
+#[test]
+fn a_node_with_slots_that_is_forgotten_is_noticed() {
+    let why = noticed(
+        Sabotage::ForgetsTheLiving,
+        (3, 1, true),
+        100,
+        events(fault(), 6),
+    );
+    assert!(why.contains("forgotten"), "{why}");
+}
+
+#[test]
+fn a_step_at_the_goal_is_noticed() {
+    let nothing = Just(vec![(Event::Write, 1)]);
+    let why = noticed(Sabotage::IsNeverDone, (3, 1, true), 1, nothing);
+    assert!(why.contains("goal"), "{why}");
+}

@@ -1,0 +1,273 @@
+//! The commands of the controller, and what the servers refuse of them. It panics where data is destroyed.
+
+use super::{World, content::Content, node::Entry};
+use crate::redis::{
+    identity::known_nodes,
+    member::Member,
+    plan::{Action, Assignment, Plan},
+    survey::Index,
+};
+use common::cluster::{
+    node::FailoverMode,
+    slots::SlotSet,
+    topology::{NodeAddress, NodeId},
+};
+use crds::LostSlots;
+use k8s_openapi::jiff::Timestamp;
+
+/// Ticks after which a primary is not waited for any more (`spec.recovery.after`).
+const WAITED: u64 = 30;
+
+impl World {
+    /// Does the steps for which `done` says so: the others are those that a controller did not get to. The ids are recorded before.
+    pub fn execute(&mut self, plan: &Plan, done: impl FnMut() -> bool) {
+        let members = self.members(Timestamp::UNIX_EPOCH);
+        self.wanted.known = known_nodes(&self.wanted, &members);
+        self.carry_out(plan, &members, done);
+    }
+
+    /// Does the steps of a plan that was made of these answers.
+    pub fn carry_out(&mut self, plan: &Plan, members: &[Member], mut done: impl FnMut() -> bool) {
+        for step in &plan.steps {
+            if done() {
+                self.act(&step.action, members);
+            }
+        }
+    }
+
+    /// The node that a command to a member reaches: its server proves its id before.
+    fn reached(&self, members: &[Member], member: Index) -> Option<usize> {
+        let member = &members[member];
+        let (id, address) = (member.report()?.id(), member.expected.address?);
+        let index = self.answering_at(address)?;
+        assert!(
+            !self.foreign.contains_key(&index),
+            "a command reached a foreign node"
+        );
+        (self.nodes[index].id == id).then_some(index)
+    }
+
+    fn act(&mut self, action: &Action, members: &[Member]) {
+        match action {
+            Action::AssignSlots {
+                member,
+                ranges,
+                how,
+            } => {
+                let slots: SlotSet = ranges.iter().copied().collect();
+                if let Some(index) = self.reached(members, *member) {
+                    self.assign(index, &slots, how);
+                }
+            }
+            Action::Meet { member, others, .. } => {
+                if let Some(index) = self.reached(members, *member) {
+                    for other in others {
+                        self.meet(index, other.address);
+                    }
+                }
+            }
+            Action::Promote {
+                member,
+                mode,
+                empty,
+                ..
+            } => {
+                if let Some(index) = self.reached(members, *member) {
+                    assert!(
+                        *empty || self.has_copied(index),
+                        "a replica without a copy was promoted silently"
+                    );
+                    self.promote(index, *mode);
+                }
+            }
+            Action::HandOver { to, from, .. } => {
+                let to = self.reached(members, *to);
+                if let Some((to, from)) = to.zip(self.reached(members, *from)) {
+                    self.hand_over(to, from);
+                }
+            }
+            Action::Replicate { member, primary } => {
+                if let Some(index) = self.reached(members, *member) {
+                    self.replicate(index, *primary);
+                }
+            }
+            Action::Forget { id, on } => {
+                for index in on {
+                    if let Some(index) = self.reached(members, *index) {
+                        self.forget(index, *id);
+                    }
+                }
+            }
+            Action::RestoreNodeTimeout { .. } => {}
+        }
+    }
+
+    /// Whether a replica has a copy, or there is nothing to copy.
+    fn has_copied(&self, index: usize) -> bool {
+        let node = &self.nodes[index];
+        let primary = node.own.primary.and_then(|id| node.table.get(&id));
+        let slots = primary.map(|entry| entry.slots.clone()).unwrap_or_default();
+        !node.content.is_empty() || self.everything().within(&slots).is_empty()
+    }
+
+    fn forget(&mut self, index: usize, id: NodeId) {
+        let node = &mut self.nodes[index];
+        if node.own.primary == Some(id) {
+            return self.refuse("FORGET of the own primary");
+        }
+        let forgotten = node.table.remove(&id);
+        assert!(
+            forgotten.is_none_or(|entry| entry.slots.is_empty()),
+            "a node with slots was forgotten"
+        );
+        node.banned.insert(id, 60);
+    }
+
+    fn assign(&mut self, index: usize, slots: &SlotSet, how: &Assignment) {
+        let everything = self.in_pods().within(slots);
+        let newest = self.nodes[index].newest_epoch();
+        let node = &mut self.nodes[index];
+        let listed = node
+            .table
+            .values()
+            .fold(SlotSet::new(), |all, entry| all.union(&entry.slots));
+        match how {
+            Assignment::Alone { epoch, .. } => {
+                if !node.table.is_empty() || node.own.epoch != 0 {
+                    return self.refuse("SET-CONFIG-EPOCH");
+                }
+                assert!(
+                    everything.is_empty(),
+                    "slots created although a node has their keys"
+                );
+                node.own.epoch = *epoch;
+            }
+            Assignment::Joined => {
+                if !listed.intersection(slots).is_empty() {
+                    return self.refuse("ADDSLOTS: busy");
+                }
+                assert!(
+                    everything.beyond(&node.content).is_empty(),
+                    "slots created although a node has their keys"
+                );
+            }
+            Assignment::Restored { listed } => {
+                let struck: SlotSet = listed.iter().copied().collect();
+                for entry in node.table.values_mut() {
+                    entry.slots = entry.slots.difference(&struck);
+                }
+                assert!(
+                    everything.beyond(&node.content).is_empty(),
+                    "slots restored without their keys"
+                );
+                node.own.epoch = newest + 1;
+            }
+            Assignment::Recreated { .. } => {
+                let accepted = self.wanted.recovery.lost_slots == LostSlots::RecreateEmpty;
+                assert!(
+                    !self.wanted.persistent || accepted,
+                    "slots of volumes recreated"
+                );
+                assert!(
+                    everything.is_empty(),
+                    "slots recreated although a node has their keys"
+                );
+                for entry in node.table.values_mut() {
+                    entry.slots = entry.slots.difference(slots);
+                }
+                node.own.epoch = newest + 1;
+            }
+        }
+        assert!(node.own.primary.is_none(), "slots given to a replica");
+        node.own.slots = node.own.slots.union(slots);
+        node.feeds = true;
+    }
+
+    fn meet(&mut self, index: usize, address: NodeAddress) {
+        let Some(other) = self.answering_at(address) else {
+            return;
+        };
+        if other == index {
+            return;
+        }
+        assert!(
+            !self.foreign.contains_key(&other),
+            "a foreign node was introduced"
+        );
+        for (from, to) in [(index, other), (other, index)] {
+            let entry = Entry {
+                primary: self.nodes[to].own.primary,
+                ..Entry::new(self.nodes[to].own.address)
+            };
+            let (id, live) = (self.nodes[to].id, self.nodes[to].own.address);
+            let known = self.nodes[from].table.entry(id).or_insert(entry);
+            known.address = live;
+            known.failed = false;
+        }
+    }
+
+    fn promote(&mut self, index: usize, mode: FailoverMode) {
+        let Some(primary) = self.nodes[index].own.primary else {
+            return self.refuse("FAILOVER on a primary");
+        };
+        if mode == FailoverMode::Force && !self.has_majority(index) {
+            return self.refuse("election lost");
+        }
+        if let Some(old) = self.nodes.iter().find(|node| node.id == primary)
+            && old.away >= WAITED
+        {
+            let lost = old.content.beyond(&self.nodes[index].content);
+            self.forfeited.take_newer(&lost);
+        }
+        self.take_over(index, primary);
+    }
+
+    /// The replica has everything before it takes over, and the old primary follows it.
+    fn hand_over(&mut self, to: usize, from: usize) {
+        let primary = self.nodes[from].id;
+        let linked = self.nodes[to].linked && self.nodes[to].own.primary == Some(primary);
+        if !linked || !self.has_majority(to) {
+            return self.refuse("FAILOVER: not linked, or no majority");
+        }
+        self.nodes[to].content = self.nodes[from].content.clone();
+        self.take_over(to, primary);
+        // The old primary answers no client until it knows of the new one.
+        self.learn(from, to);
+    }
+
+    fn replicate(&mut self, index: usize, primary: NodeId) {
+        // The controller admits a primary that was given no role yet, where the replica has nothing to lose.
+        let has_nothing = self.nodes[index].content.is_empty();
+        let mut nodes = self.nodes.iter_mut();
+        let admitted = nodes.find(|node| has_nothing && node.id == primary && node.answers());
+        if let Some(admitted) = admitted
+            && admitted.own.primary.is_none()
+            && admitted.own.slots.is_empty()
+        {
+            admitted.feeds = true;
+        }
+        let node = &mut self.nodes[index];
+        node.feeds = true;
+        if !node.table.contains_key(&primary) {
+            return self.refuse("REPLICATE: unknown node");
+        }
+        if node.own.primary.is_none() && (!node.content.is_empty() || !node.own.slots.is_empty()) {
+            return self.refuse("REPLICATE: not empty");
+        }
+        if node.own.primary == Some(primary) {
+            return;
+        }
+        // Its copy goes; there has to be another.
+        assert!(self.unique(index).is_empty(), "the last copy was replaced");
+        let node = &mut self.nodes[index];
+        node.content = Content::default();
+        node.own.primary = Some(primary);
+        self.close_all(index);
+        self.nodes[index].linked = false;
+        self.nodes[index].in_step = false;
+    }
+
+    pub(super) fn refuse(&mut self, why: &str) {
+        self.refused.push(why.to_owned());
+    }
+}
