@@ -21,7 +21,9 @@ use crate::{
     rollout::{self, RolloutStep},
     serving,
     sets::ExistingSet,
+    settings::tracker::ClusterAnswers,
     unresponsive::UnresponsiveTracker,
+    volumes::Claims,
 };
 use common::cluster::topology::NodeId;
 use crds::node_of_pod;
@@ -83,7 +85,8 @@ impl Model {
         let mut wanted = self.wanted();
         wanted.may_spread = self.controller.hand_overs.may_try(PLACE, now)
             && !rollout::is_due(Some(&self.cluster), &pods);
-        wanted.absent_are_blank = observe::absent_are_blank(&self.cluster.shape, &pods);
+        wanted.absent_are_blank = !wanted.formed_before
+            && observe::absent_are_blank(&self.cluster.shape, None, &pods, &Claims::default());
         let observed = self.observe(&wanted, pods);
         let sets = self.kubernetes.sets.iter();
         let number = |value: usize| i32::try_from(value).unwrap();
@@ -98,10 +101,11 @@ impl Model {
             cluster: Some(&self.cluster),
             wanted: &wanted,
             sets: &existing,
+            settings: None,
         };
         let passed_over = observed.passed_over;
         self.world.wanted = wanted.clone();
-        let mut seen = decide(&goal, observed, now);
+        let mut seen = decide(&goal, observed, &ClusterAnswers::new(), now);
         self.sabotage(&mut seen);
         (!passed_over).then_some(seen)
     }
