@@ -15,7 +15,7 @@ use crate::{
         reshard::{EngineChoice, NodeEndpoints, ReshardLimits},
     },
     replace::replace,
-    resharding::{ReshardOrder, ReshardState},
+    resharding::ReshardOrder,
     rollout::RolloutStep,
     validate::{Shape, ValidatedCluster},
 };
@@ -75,7 +75,8 @@ impl Change<'_> {
                 }
             }
             // One disruption at a time: a primary that changes ends the move of its slots.
-            RolloutStep::HandOver(_) | RolloutStep::Replace(_) if self.is_moving(context) => {}
+            RolloutStep::HandOver(_) | RolloutStep::Replace(_)
+                if context.resharding.is_moving(self.place()) => {}
             RolloutStep::HandOver(step) => {
                 let may_try = context.hand_overs.may_try(self.place(), Timestamp::now());
                 if may_try && self.holds(context, &mut changed).await? {
@@ -91,13 +92,6 @@ impl Change<'_> {
             }
         }
         Ok(changed)
-    }
-
-    fn is_moving(&self, context: &Context) -> bool {
-        matches!(
-            context.resharding.state(self.place()),
-            ReshardState::Moving(_)
-        )
     }
 
     async fn replace(

@@ -29,6 +29,8 @@ pub struct Goal<'a> {
     pub wanted: &'a Wanted,
     /// The StatefulSets that exist.
     pub sets: &'a [ExistingSet],
+    /// Whether slots were moving when the nodes were asked: one that had nothing may have keys by now.
+    pub moving: bool,
     /// The settings that the servers are to have; none where the spec is wrong.
     pub settings: Option<&'a SettingsGoal>,
 }
@@ -71,7 +73,7 @@ pub fn decide(
         .cluster
         .map(|cluster| rollout(cluster, &observed, &survey, decided, &settings.restart, now));
     Decision {
-        sets: sets(goal.shape, goal.sets, &survey),
+        sets: sets(goal.shape, goal.sets, &survey, goal.moving),
         lacks_kept_volumes: lacks_kept_volumes(&survey),
         balance: balance(&survey),
         rollout: rollout.unwrap_or_default(),

@@ -124,6 +124,7 @@ impl Reconcile<RedisCluster> for Reconciler {
             cluster: cluster.as_ref(),
             wanted: &wanted,
             sets: &sets,
+            moving: context.resharding.is_moving(place),
             settings: settings.as_ref(),
         };
         let names = settings.as_ref().map(|settings| settings.names(&pods));

@@ -146,6 +146,11 @@ impl Resharding {
         }
     }
 
+    /// Whether slots of the cluster are moving.
+    pub fn is_moving(&self, place: (&str, &str)) -> bool {
+        matches!(self.state(place), ReshardState::Moving(_))
+    }
+
     /// How the moves of a cluster are.
     pub fn state(&self, (namespace, name): (&str, &str)) -> ReshardState {
         let clusters = self.shared.lock();

@@ -78,14 +78,14 @@ pub fn lacks_kept_volumes(survey: &Survey<'_>) -> bool {
         && missing.any(|node| !node.recorded && node.unreachable_by_all && !node.slots.is_empty())
 }
 
-/// Decides the sizes.
-pub fn sets(shape: &Shape, existing: &[ExistingSet], survey: &Survey<'_>) -> Sets {
+/// Decides the sizes. `moving`: slots move, perhaps to a node that had nothing when it was asked; no pod leaves meanwhile.
+pub fn sets(shape: &Shape, existing: &[ExistingSet], survey: &Survey<'_>, moving: bool) -> Sets {
     let existing: BTreeMap<i32, i32> = existing.iter().map(|set| (set.shard, set.pods)).collect();
     let last = existing.keys().next_back().map_or(0, |last| last + 1);
     if shape.hibernate {
         return stopped(shape.shards.max(last));
     }
-    let covered = is_covered(survey);
+    let covered = is_covered(survey) && !moving;
     let mut sets = Sets::default();
     for shard in 0..shape.shards.max(last) {
         let wanted = if shard < shape.shards {
@@ -226,7 +226,7 @@ mod tests {
     }
 
     fn decide(world: &World, stage: &(Shape, Vec<ExistingSet>)) -> Sets {
-        decide_with(world, stage, &[])
+        decide_with(world, stage, &[], false)
     }
 
     /// `silent` do not answer, while other nodes still have links to them.
@@ -234,6 +234,7 @@ mod tests {
         world: &World,
         (shape, existing): &(Shape, Vec<ExistingSet>),
         silent: &[usize],
+        moving: bool,
     ) -> Sets {
         let mut members = world.members(Timestamp::UNIX_EPOCH);
         let mut wanted = world.wanted.clone();
@@ -247,7 +248,7 @@ mod tests {
             expected.wanted =
                 expected.shard < wanted.shards && expected.ordinal <= wanted.replicas_per_shard;
         }
-        sets(shape, existing, &Survey::of(&wanted, &members))
+        sets(shape, existing, &Survey::of(&wanted, &members), moving)
     }
 
     fn pods(sets: &Sets) -> Vec<(i32, i32)> {
@@ -317,6 +318,15 @@ mod tests {
         assert_eq!(found.removed, Vec::<i32>::new());
     }
 
+    /// A node that said that it has nothing may have been given keys since.
+    #[test]
+    fn no_pod_leaves_while_slots_move() {
+        let world = formed(3, 1, true);
+        let found = decide_with(&world, &stage(3, 0), &[], true);
+        assert_eq!(pods(&found), [(0, 2), (1, 2), (2, 2)]);
+        assert!(found.sizes.iter().all(|size| size.keeps_volumes));
+    }
+
     /// Its set shrank already; a set that grew again would start it again, with a volume that nothing would delete.
     #[test]
     fn a_pod_that_ends_does_not_come_back() {
@@ -326,7 +336,7 @@ mod tests {
         let shard = shard.unwrap();
         let (primary, replica) = (shard * 2, shard * 2 + 1);
         let decide = |stage: &(Shape, Vec<ExistingSet>), silent: &[usize]| {
-            let size = decide_with(&world, stage, silent).sizes[shard];
+            let size = decide_with(&world, stage, silent, false).sizes[shard];
             (size.pods, size.keeps_volumes)
         };
         assert_eq!(decide(&stage, &[replica]), (2, true), "not decided yet");

@@ -116,6 +116,7 @@ impl Look {
                 cluster: None,
                 wanted: &wanted,
                 sets: &[],
+                moving: false,
                 settings: None,
             };
             let before = processor_time()?;

@@ -101,6 +101,7 @@ impl Model {
             cluster: Some(&self.cluster),
             wanted: &wanted,
             sets: &existing,
+            moving: self.controller.mover.is_some(),
             settings: None,
         };
         let passed_over = observed.passed_over;

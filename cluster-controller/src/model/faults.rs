@@ -133,7 +133,14 @@ impl Model {
                 kubernetes.lose_machine(&mut self.world, *machine, persistent);
             }
             Event::EndController { after } => self.controller.ends_after = Some(*after),
-            Event::Write => self.world.fill(),
+            Event::Write => {
+                // What a pod in memory takes while it is cut off, and before its sandbox is created again, nobody can save.
+                let mut pods = self.kubernetes.pods.values();
+                if !persistent && pods.any(|pod| pod.is_robbed) {
+                    return self.note("left out");
+                }
+                self.world.fill();
+            }
             Event::LeaveHalfMoved {
                 from,
                 to,

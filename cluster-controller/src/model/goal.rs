@@ -41,7 +41,10 @@ impl Model {
         match self.missing() {
             None if self.history.len() == before => Ok(()),
             None => Err("something is done at the goal".to_owned()),
-            Some(missing) => Err(format!("the goal was left: {missing}")),
+            Some(missing) => {
+                let seen = self.look().map(|seen| (seen.plan, seen.balance));
+                Err(format!("the goal was left: {missing} {seen:?}"))
+            }
         }
     }
 

@@ -153,6 +153,7 @@ fn noticed(
 ) -> String {
     let rng = TestRng::deterministic_rng(RngAlgorithm::ChaCha);
     let mut runner = TestRunner::new_with_rng(Config::default(), rng);
+    let mut last = String::new();
     for _ in 0..most {
         let events = strategy.new_tree(&mut runner).unwrap().current();
         let mut model = formed(size);
@@ -160,8 +161,9 @@ fn noticed(
         if let Err(why) = run(&mut model, &events) {
             return why;
         }
+        last = model.report("nothing");
     }
-    panic!("{sabotage:?} was not noticed in {most} cases");
+    panic!("{sabotage:?} was not noticed in {most} cases, the last: {last}");
 }
 
 #[test]
@@ -203,7 +205,7 @@ fn a_takeover_without_a_fence_is_noticed() {
         machine,
         seconds: 89,
     };
-    let all = vec![(cut(0), 0), (cut(1), 50), (Event::Write, 5)];
+    let all = vec![(cut(0), 0), (cut(1), 5), (Event::Write, 60)];
     let why = noticed(
         Sabotage::TakesOverUnfenced,
         (3, 1, true),
@@ -213,6 +215,27 @@ fn a_takeover_without_a_fence_is_noticed() {
     assert!(why.contains("copied less than it had"), "{why}");
     let result = run(&mut formed((3, 1, true)), &all);
     assert!(result.is_ok(), "{}", result.unwrap_err());
+}
+
+/// A new shard in memory loses its first primary before it gets slots: the replica follows a node that will never be back.
+#[test]
+fn a_new_shard_survives_its_first_primary() {
+    let grow = Event::Scale {
+        shards: 5,
+        replicas: 1,
+    };
+    let kill = Event::Kill {
+        pod: 6,
+        down: 0,
+        loading: 0,
+    };
+    for roll in [None, Some((Event::Roll, 3))] {
+        let mut all = vec![(grow.clone(), 0)];
+        all.extend(roll);
+        all.extend([(Event::EndController { after: 0 }, 3), (kill.clone(), 1)]);
+        let result = run(&mut formed((3, 1, false)), &all);
+        assert!(result.is_ok(), "{}", result.unwrap_err());
+    }
 }
 
 #[test]

@@ -334,6 +334,21 @@ impl<'a> Survey<'a> {
     }
 }
 
+/// Whether a node that members of the shard copy is gone for good, and had neither slots nor keys to copy: it was lost before its shard
+/// got slots, and what runs in its pod now has another id.
+fn left_nothing(survey: &Survey<'_>, shard: usize, id: NodeId) -> bool {
+    let is_gone = survey.missing.get(&id).is_some_and(|missing_node| {
+        missing_node.is_gone()
+            && missing_node.pod.is_none()
+            && !missing_node.listed_with_slots
+            && missing_node.slots.is_empty()
+    });
+    let mut copies = survey
+        .live_in(shard)
+        .filter(|one| one.report.own().primary == Some(id));
+    is_gone && survey.shard_all_live(shard) && copies.all(|one| one.report.keys == 0)
+}
+
 /// The node that a shard without slots begins with: the one that others of it copy already, else a blank one on the Kubernetes node with
 /// the fewest primaries. None while the shard may have had slots before: their node, or a copy of it, may still come back.
 fn first_primary(survey: &Survey<'_>, shard: usize) -> Option<Index> {
@@ -349,7 +364,10 @@ fn first_primary(survey: &Survey<'_>, shard: usize) -> Option<Index> {
         .live_in(shard)
         .filter_map(|one| one.report.own().primary)
         .collect();
-    if !copied.is_subset(&ids) {
+    if copied
+        .difference(&ids)
+        .any(|id| !left_nothing(survey, shard, *id))
+    {
         return None;
     }
     let load = |one: &Live<'_>| {
