@@ -217,7 +217,8 @@ fn a_takeover_without_a_fence_is_noticed() {
     assert!(result.is_ok(), "{}", result.unwrap_err());
 }
 
-/// A new shard in memory loses its first primary before it gets slots: the replica follows a node that will never be back.
+/// A new shard in memory loses its first primary, before or while it gets slots. The replica follows a node that will never be back, and
+/// may have the only copy of keys.
 #[test]
 fn a_new_shard_survives_its_first_primary() {
     let grow = Event::Scale {
@@ -229,12 +230,13 @@ fn a_new_shard_survives_its_first_primary() {
         down: 0,
         loading: 0,
     };
-    for roll in [None, Some((Event::Roll, 3))] {
-        let mut all = vec![(grow.clone(), 0)];
-        all.extend(roll);
-        all.extend([(Event::EndController { after: 0 }, 3), (kill.clone(), 1)]);
-        let result = run(&mut formed((3, 1, false)), &all);
-        assert!(result.is_ok(), "{}", result.unwrap_err());
+    for loss in [kill, Event::LoseMachine { machine: 0 }] {
+        for after in 3..9 {
+            let roll = (Event::Roll, after);
+            let all = vec![(grow.clone(), 0), roll, (loss.clone(), 1)];
+            let result = run(&mut formed((3, 1, false)), &all);
+            assert!(result.is_ok(), "{}", result.unwrap_err());
+        }
     }
 }
 

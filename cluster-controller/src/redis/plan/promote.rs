@@ -21,6 +21,20 @@ use std::{cmp::Reverse, time::Duration};
 pub fn promote(survey: &Survey<'_>, now: Timestamp, plan: &mut Plan) {
     for (id, missing_node) in &survey.missing {
         if missing_node.slots.is_empty() {
+            if let Some(replica) = heir_of_keys(survey, *id, missing_node) {
+                let action = Action::Promote {
+                    member: replica.index,
+                    primary: *id,
+                    mode: FailoverMode::Takeover,
+                    empty: false,
+                };
+                let why = format!(
+                    "the primary of {pod} is gone for good, before it got the slots of keys that it had: {pod} has them, and no slots to take over",
+                    pod = replica.pod()
+                );
+                plan.step(action, why);
+                return;
+            }
             continue;
         }
         let Some(choice) = choose(survey, *id, missing_node) else {
@@ -47,6 +61,23 @@ pub fn promote(survey: &Survey<'_>, now: Timestamp, plan: &mut Plan) {
             Err(blocker) => plan.blockers.push(blocker),
         }
     }
+}
+
+/// The replica of a primary that was lost while slots moved to it: keys that it had been given already are nowhere else. As a primary it
+/// gives them back to those who serve their slots.
+fn heir_of_keys<'a>(
+    survey: &Survey<'a>,
+    id: NodeId,
+    missing_node: &MissingNode,
+) -> Option<Live<'a>> {
+    if missing_node.listed_with_slots || missing_node.pod.is_some() || !missing_node.is_gone() {
+        return None;
+    }
+    let choice = choose(survey, id, missing_node)?;
+    let shard = choice.replica.shard();
+    let is_needed = choice.is_copy && choice.replica.report.keys > 0;
+    (is_needed && survey.primary_of(shard).is_none() && survey.shard_all_live(shard))
+        .then_some(choice.replica)
 }
 
 /// A primary that gives no report.

@@ -215,6 +215,8 @@ impl World {
         }
         if let Some(old) = self.nodes.iter().find(|node| node.id == primary)
             && old.away >= WAITED
+            // One that runs goes on taking writes where it is: only an election, or its end, makes that impossible.
+            && (mode == FailoverMode::Force || !old.up)
         {
             let lost = old.content.beyond(&self.nodes[index].content);
             self.forfeited.take_newer(&lost);
