@@ -12,7 +12,10 @@ use crate::{
     },
     validate::Shape,
 };
-use common::cluster::slots::{SLOT_COUNT, SlotSet};
+use common::cluster::{
+    slots::{SLOT_COUNT, SlotSet},
+    topology::{NodeId, OpenSlotKind},
+};
 use crds::node_of_pod;
 use std::collections::BTreeMap;
 
@@ -187,18 +190,29 @@ fn may_leave(survey: &Survey<'_>, member: &Member) -> bool {
     }
     match &member.answer {
         Answer::Report(report) => {
-            report.own().slots.is_empty() && (report.own().is_replica() || report.keys == 0)
+            let own = report.own();
+            let is_copy = own.primary.is_some_and(|id| survey.by_id(id).is_some());
+            own.slots.is_empty() && (is_copy || report.keys == 0)
         }
-        // No server runs in it.
-        Answer::Absent(_) => true,
-        Answer::Unresponsive(_) => {
-            let mut nodes = survey.missing.values();
-            nodes.all(|node| {
-                node.pod.as_ref() != Some(&member.expected.pod) || node.unreachable_by_all
-            })
+        // No server runs in it, and what was in memory is gone.
+        Answer::Absent(_) if !survey.wanted.persistent => true,
+        Answer::Absent(_) | Answer::Unresponsive(_) => {
+            let of_pod = survey.missing.iter();
+            let mut of_pod =
+                of_pod.filter(|(_, node)| node.pod.as_ref() == Some(&member.expected.pod));
+            of_pod.all(|(id, node)| node.unreachable_by_all && !is_given_slots(survey, *id))
         }
         Answer::Loading | Answer::Busy | Answer::Foreign(_) => false,
     }
+}
+
+/// Whether a living node is giving slots to this one, which may have keys of them already.
+fn is_given_slots(survey: &Survey<'_>, id: NodeId) -> bool {
+    let mut open = survey
+        .live
+        .iter()
+        .flat_map(|one| &one.report.own().open_slots);
+    open.any(|slot| slot.kind == OpenSlotKind::Migrating && slot.peer == id)
 }
 
 #[cfg(test)]

@@ -241,8 +241,9 @@ impl Model {
             .into_iter()
             .filter(|node| self.world.has_loaded(*node) && !self.world.is_cut_off(*node))
             .collect();
-        if owners.len() < 2 || self.controller.mover.is_some() {
-            return;
+        let is_cut = self.kubernetes.machines.iter().any(|one| one.cut.is_some());
+        if owners.len() < 2 || self.controller.mover.is_some() || is_cut {
+            return self.note("left out");
         }
         let from = from % owners.len();
         let to = (from + 1 + to % (owners.len() - 1)) % owners.len();

@@ -240,6 +240,26 @@ fn a_new_shard_survives_its_first_primary() {
     }
 }
 
+/// The spec takes a shard back while slots move to it, and its node cannot be asked what it has got of them.
+#[test]
+fn a_leaving_pod_keeps_keys_that_it_was_given() {
+    let scale = |shards| Event::Scale {
+        shards,
+        replicas: 1,
+    };
+    let cut = Event::Cut {
+        machine: 1,
+        seconds: 4,
+    };
+    for persistent in [false, true] {
+        for after in 4..9 {
+            let all = vec![(scale(5), after), (cut.clone(), 0), (scale(3), 1)];
+            let result = run(&mut formed((3, 1, persistent)), &all);
+            assert!(result.is_ok(), "{}", result.unwrap_err());
+        }
+    }
+}
+
 #[test]
 fn slots_created_again_beside_their_keys_are_noticed() {
     let why = noticed(
