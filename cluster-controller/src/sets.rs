@@ -158,7 +158,7 @@ fn needed(shape: &Shape, survey: &Survey<'_>, shard: i32, counts: fn(&Answer) ->
 }
 
 fn answers(answer: &Answer) -> bool {
-    !matches!(answer, Answer::Unresponsive(_))
+    !matches!(answer, Answer::Unresponsive(_) | Answer::Absent(_))
 }
 
 /// The members of a shard from this ordinal on whose pods exist.

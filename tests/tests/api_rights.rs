@@ -63,8 +63,7 @@ fn rights() -> Vec<Rights> {
     let applies = "get list watch create patch";
     let applies_and_deletes = "get list watch create patch delete";
     let keeps = "get list create patch delete";
-    let leader = "get create update";
-    let members = "get list create update delete";
+    let whole_life = "get list create update delete";
     let events = "create patch";
     let rbac = "rbac.authorization.k8s.io";
     vec![
@@ -119,7 +118,7 @@ fn rights() -> Vec<Rights> {
         // All Leases are in the operator's own namespace.
         leases("shop", ["", "", ""]),
         leases("kube-node-lease", ["", "", ""]),
-        leases(SYSTEM, [leader, members, members]),
+        leases(SYSTEM, [whole_life, whole_life, whole_life]),
     ]
 }
 

@@ -255,6 +255,14 @@ async fn a_cluster_changes_its_size_under_load() -> Result<()> {
         shop.has_its_values("four").await?;
         kubectl.run("scale rediscluster shop --replicas=3").await?;
         let fewer = scenario::has_shards(kubectl, "shop", 3, 1).await?;
+        let released = async || {
+            let leases = "get leases --namespace redis-operator-system --output name";
+            let leases = kubectl.run(leases).await?;
+            Ok(!leases.contains("e2e-scaling.shop-operation"))
+        };
+        kubectl
+            .until("the operation is over", LIMIT, released)
+            .await?;
         shop.has_its_values("three").await?;
         let sets = kubectl.list("statefulsets").await?.len();
         ensure!(sets == 3, "{sets} StatefulSets");

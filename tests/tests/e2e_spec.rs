@@ -180,6 +180,11 @@ async fn cron_jobs_make_backups() -> Result<()> {
 async fn a_quota_that_refuses_pods_is_quoted() -> Result<()> {
     scenario::run("e2e-quota", async |kubectl| {
         kubectl.run("create quota small --hard=pods=4").await?;
+        let counts = async || {
+            let quota = kubectl.get("resourcequota small").await?;
+            Ok(quota["status"]["used"]["pods"].is_string())
+        };
+        kubectl.until("the quota counts", LIMIT, counts).await?;
         scenario::cluster(kubectl, "shop", 3, Volumes::None).await?;
         let mut message = String::new();
         let quoted = async || {
