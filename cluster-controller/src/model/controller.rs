@@ -25,7 +25,7 @@ use crate::{
     unresponsive::UnresponsiveTracker,
     volumes::Claims,
 };
-use common::cluster::topology::NodeId;
+use common::cluster::{slots::SlotSet, topology::NodeId};
 use crds::node_of_pod;
 use kube::ResourceExt;
 use std::fmt;
@@ -174,7 +174,8 @@ impl Model {
         let wanted = self.world.wanted.clone();
         let known = known_nodes(&wanted, &seen.observed.members);
         let is_new = has_unrecorded(&wanted, &known);
-        if !is_new && !(self.take_steps(&seen) && self.change(&seen)) {
+        let goes_on = is_new || (self.take_steps(&seen) && self.change(&seen));
+        if !goes_on {
             return;
         }
         let changes = serving::changes(&seen.observed, self.kubernetes.timestamp());
@@ -242,7 +243,7 @@ impl Model {
         for seat in leaving.filter(|seat| seat.0 == shard && seat.1 >= pods) {
             let node = self.node(*seat);
             assert!(
-                claims.get(&node).is_none_or(|slots| slots.is_empty()),
+                claims.get(&node).is_none_or(SlotSet::is_empty),
                 "a pod with slots leaves: {seat:?}"
             );
             let unique = self.world.unique(node);

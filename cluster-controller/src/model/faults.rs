@@ -178,8 +178,10 @@ impl Model {
         let robbed = robbed.filter(|(_, pod)| pod.is_robbed && !self.persistent());
         lost.extend(robbed.map(|(seat, _)| self.node(*seat)));
         // A pod that leaves takes its volume with it.
-        let sets = &self.kubernetes.sets;
-        let stays = |seat: &Seat| sets.get(&seat.0).is_some_and(|set| seat.1 < set.pods);
+        let stays = |seat: &Seat| {
+            let set = self.kubernetes.sets.get(&seat.0);
+            set.is_some_and(|set| seat.1 < set.pods)
+        };
         let leaving = self
             .kubernetes
             .nodes

@@ -123,7 +123,7 @@ impl Model {
             }
             held.take_newer(content);
         }
-        if !served.is_full() || i32::try_from(primaries) != Ok(self.cluster.shape.shards) {
+        if !served.is_full() || primaries != self.cluster.shape.shards {
             return Some(format!(
                 "{primaries} primaries serve {} slots",
                 served.len()

@@ -98,9 +98,11 @@ impl Model {
 }
 
 fn take_over(seen: &mut Decision) {
-    let unfenced = seen.plan.blockers.iter().find_map(|blocker| match blocker {
-        Blocker::Unfenced { replica, .. } => Some(replica.clone()),
-        _ => None,
+    let unfenced = seen.plan.blockers.iter().find_map(|blocker| {
+        let Blocker::Unfenced { replica, .. } = blocker else {
+            return None;
+        };
+        Some(replica.clone())
     });
     let Some(replica) = unfenced else {
         return;

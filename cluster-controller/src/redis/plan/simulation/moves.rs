@@ -218,17 +218,18 @@ impl World {
     /// What the marks of slots that are half moved look like: part of the keys are at the target.
     pub fn leave_half_moved(&mut self, from: usize, to: usize, slots: &SlotSet, stage: u32) {
         let (source, target) = (self.nodes[from].id, self.nodes[to].id);
-        let steps: [&dyn Fn(&mut Self) -> Result<(), Refusal>; 4] = [
-            &|world| world.import(target, source, slots),
-            &|world| world.migrate_slots(source, target, slots),
-            &|world| world.move_keys((source, target), (0, slots), false, stage == 3),
-            &|world| world.move_keys((source, target), (1, slots), false, stage == 4),
-        ];
-        for step in steps
-            .iter()
-            .take(usize::try_from(stage).unwrap_or_default())
-        {
-            if step(self).is_err() {
+        for step in 1..=stage.min(4) {
+            let done = match step {
+                1 => self.import(target, source, slots).map(drop),
+                2 => self.migrate_slots(source, target, slots).map(drop),
+                3 => self
+                    .move_keys((source, target), (0, slots), false, stage == 3)
+                    .map(drop),
+                _ => self
+                    .move_keys((source, target), (1, slots), false, stage == 4)
+                    .map(drop),
+            };
+            if done.is_err() {
                 return;
             }
         }
