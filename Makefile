@@ -57,7 +57,7 @@ components: packages ## Compile the local Kubernetes into the cache (once; minut
 .PHONY: test test-unit test-long test-processes test-servers test-end-to-end scenarios scenarios-readme local-only
 test-unit: ## Unit and property tests: seconds
 	cargo test --quiet --locked --workspace --exclude tests --tests
-test-long: ## The simulated clusters of test-unit in 100,000 cases instead of 2,000; not part of test
+test-long: ## The simulated clusters of test-unit in 100,000 random cases; not part of test
 	PROPTEST_CASES=25000 cargo test --release --locked --package cluster-controller --lib model::tests
 PROCESS_SUITES = $(filter-out e2e_%,$(basename $(notdir $(wildcard tests/tests/*.rs))))
 test-processes: components ## Suites against real Redis processes, a real S3 server and a real API server

@@ -134,7 +134,7 @@ impl Model {
             }
             Event::EndController { after } => self.controller.ends_after = Some(*after),
             Event::Write => {
-                // What a pod in memory takes while it is cut off, and before its sandbox is created again, nobody can save.
+                // What a pod in memory takes while it is cut off, and before its sandbox is created again, is in no other place.
                 let mut pods = self.kubernetes.pods.values();
                 if !persistent && pods.any(|pod| pod.is_robbed) {
                     return self.note("left out");
