@@ -77,11 +77,9 @@ pub struct RedisClusterSpec {
     /// Requests and limits of the server in each pod. A change reaches the pods as update says.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub resources: Option<ResourceRequirements>,
-    /// Settings of redis.conf by name, at most 128, each value a single line of at most 1024 characters. Settings that the
-    /// controller writes itself are refused. A server in a pod of its own starts with a changed configuration first: what it refuses is
-    /// named in the condition ConfigApplied and reaches no other pod. What a server can change while it runs is changed on all of them,
-    /// and set again when it differs; for the rest and for settings that are removed, pods are replaced as update says. Without a
-    /// maxmemory it is three quarters of the memory limit in resources, if there is one.
+    /// Settings of redis.conf by name; those that the controller writes are refused. A server in a pod of its own tries a change first:
+    /// what it refuses is named in the condition ConfigApplied and goes no further. What can be changed while servers run is, and is set
+    /// again when it differs; else pods are replaced as update says. maxmemory is three quarters of the memory limit unless it is given.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     #[schemars(transform = reserved_settings::refuse, extend("maxProperties" = 128, "additionalProperties" = {"type": "string", "maxLength": 1024}))]
     #[x_kube(validation = Rule::new("self.all(key, key.matches('^[a-z0-9.-]+$'))").message("config: names of settings consist of lower case letters, digits, dashes and dots"))]

@@ -153,7 +153,7 @@ mod tests {
         trial_pod(&cluster, "shop-trial-0", "shop-config-0")
     }
 
-    /// Clients and budgets never count it, it takes no room, and nothing of it outlives it.
+    /// Services and budgets never count it, it takes no room, and nothing of it outlives it.
     #[test]
     fn the_pod_is_no_pod_of_the_cluster() {
         for persistent in [true, false] {
