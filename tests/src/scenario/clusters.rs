@@ -127,7 +127,9 @@ fn reports_health(view: &str, nodes: usize) -> bool {
         && (has("role:master") || has("master_link_status:up"))
         && members.len() == nodes
         && members.iter().all(|line| {
-            !line.contains("fail") && !line.contains("disconnected") && !line.contains('[')
+            // A host name may have any of these words.
+            let word = |index| line.split_whitespace().nth(index).unwrap_or_default();
+            !word(2).contains("fail") && word(7) == "connected" && !line.contains('[')
         })
 }
 
