@@ -134,21 +134,9 @@ mod tests {
         let mut last = None;
         for (second, answer, kubernetes) in looks {
             let expected = ExpectedNode {
-                pod: "shop-0-0".into(),
-                shard: 0,
-                ordinal: 0,
-                address: None,
-                wanted: true,
-                exists: true,
-                address_is_current: true,
-                proof: None,
-                kubernetes_node: None,
-                terminating: false,
                 down_since: kubernetes.map(at),
                 zone: ZoneLabel::Absent,
-                former: BTreeMap::new(),
-                why_loading: None,
-                cordoned: false,
+                ..ExpectedNode::new("shop-0-0".into(), 0, 0)
             };
             let mut members = [Member {
                 expected,
@@ -201,21 +189,8 @@ mod tests {
     fn silent_member() -> Member {
         Member {
             expected: ExpectedNode {
-                pod: "shop-0-0".into(),
-                shard: 0,
-                ordinal: 0,
-                address: None,
-                wanted: true,
-                exists: true,
-                address_is_current: true,
-                proof: None,
-                kubernetes_node: None,
-                terminating: false,
-                down_since: None,
                 zone: ZoneLabel::Absent,
-                former: BTreeMap::new(),
-                why_loading: None,
-                cordoned: false,
+                ..ExpectedNode::new("shop-0-0".into(), 0, 0)
             },
             answer: Answer::Unresponsive("no answer in time".into()),
         }

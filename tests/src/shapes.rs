@@ -19,7 +19,7 @@ use common::cluster::{
 };
 use k8s_openapi::jiff::Timestamp;
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeSet,
     time::{Duration, Instant},
 };
 use tokio::{sync::watch, time::sleep};
@@ -128,21 +128,10 @@ impl Shards {
         let expected = servers.map(|(shard, server)| {
             let address = server.address();
             ExpectedNode {
-                pod: format!("shape-{shard}-0"),
-                shard,
-                ordinal: 0,
                 wanted: shard < shards,
-                exists: true,
                 address: Some(NodeAddress::new(address.ip(), address.port())),
-                address_is_current: true,
-                proof: None,
-                kubernetes_node: None,
                 zone: ZoneLabel::Absent,
-                cordoned: false,
-                why_loading: None,
-                terminating: false,
-                down_since: None,
-                former: BTreeMap::new(),
+                ..ExpectedNode::new(format!("shape-{shard}-0"), shard, 0)
             }
         });
         expected.collect()

@@ -5,7 +5,7 @@ use anyhow::{Context, Result, ensure};
 use cluster_controller::redis::{
     execute::execute,
     identity::KnownNodes,
-    member::{Answer, ExpectedNode, Member, Recovery, Wanted, ZoneLabel},
+    member::{Answer, ExpectedNode, Member, Recovery, Wanted},
     observe::observe,
     plan::{Action, Assignment, Peer, Plan, Step},
 };
@@ -16,7 +16,6 @@ use common::cluster::{
     topology::{NodeAddress, NodeId},
 };
 use std::{
-    collections::BTreeMap,
     net::SocketAddr,
     sync::{
         Arc,
@@ -323,21 +322,9 @@ async fn three() -> Result<(Vec<RedisServer>, Vec<ExpectedNode>)> {
         let address = server.address();
         servers.push(server);
         expected.push(ExpectedNode {
-            pod: format!("shop-{shard}-0"),
-            shard,
-            ordinal: 0,
             address: Some(NodeAddress::new(address.ip(), address.port())),
-            wanted: true,
-            exists: true,
-            address_is_current: true,
             proof: Some(proof),
-            kubernetes_node: None,
-            zone: ZoneLabel::Unread,
-            terminating: false,
-            down_since: None,
-            former: BTreeMap::new(),
-            why_loading: None,
-            cordoned: false,
+            ..ExpectedNode::new(format!("shop-{shard}-0"), shard, 0)
         });
     }
     Ok((servers, expected))

@@ -146,23 +146,13 @@ fn cluster(nodes: usize) -> Result<RedisCluster> {
 }
 
 fn expected((index, port): (usize, &u16)) -> ExpectedNode {
+    let (shard, ordinal) = (index / 2, index % 2);
     ExpectedNode {
-        pod: format!("shop-{}-{}", index / 2, index % 2),
-        shard: index / 2,
-        ordinal: index % 2,
         address: Some(NodeAddress::new(Ipv4Addr::LOCALHOST.into(), *port)),
-        wanted: true,
-        exists: true,
-        address_is_current: true,
-        proof: None,
         // The two of a shard run on different ones, and each has the same number of primaries.
-        kubernetes_node: Some(format!("node-{}", (index / 2 + index % 2 * 25) % 50)),
+        kubernetes_node: Some(format!("node-{}", (shard + ordinal * 25) % 50)),
         zone: ZoneLabel::Absent,
-        terminating: false,
-        down_since: None,
-        former: BTreeMap::new(),
-        why_loading: None,
-        cordoned: false,
+        ..ExpectedNode::new(format!("shop-{shard}-{ordinal}"), shard, ordinal)
     }
 }
 

@@ -185,6 +185,29 @@ pub struct ExpectedNode {
     pub why_loading: Option<String>,
 }
 
+impl ExpectedNode {
+    /// A wanted node whose pod exists, and of which no more is known.
+    pub fn new(pod: String, shard: usize, ordinal: usize) -> Self {
+        Self {
+            pod,
+            shard,
+            ordinal,
+            wanted: true,
+            exists: true,
+            address: None,
+            address_is_current: true,
+            proof: None,
+            kubernetes_node: None,
+            zone: ZoneLabel::Unread,
+            cordoned: false,
+            why_loading: None,
+            terminating: false,
+            down_since: None,
+            former: BTreeMap::new(),
+        }
+    }
+}
+
 /// An expected node and what its server reported.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Member {

@@ -5,10 +5,7 @@ use common::cluster::{
     topology::{ClusterInfo, NodeId, NodesView},
 };
 use serde_json::{Value, json};
-use std::{
-    collections::{BTreeMap, HashMap},
-    sync::Arc,
-};
+use std::{collections::HashMap, sync::Arc};
 
 const PRIMARY: &str = "loading:0\nasync_loading:0\nrole:master\n";
 const SERVES: &str = "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa 10.0.0.1:6379@16379 myself,master - 0 0 1 connected 0-5461\n";
@@ -50,21 +47,9 @@ fn member(index: usize, answer: Answer) -> Member {
     let address = format!("10.0.0.{}", index + 1).parse().unwrap();
     Member {
         expected: ExpectedNode {
-            pod: format!("shop-{index}-0"),
-            shard: index,
-            ordinal: 0,
             address: Some(NodeAddress::new(address, 6379)),
-            wanted: true,
-            exists: true,
-            address_is_current: true,
-            proof: None,
-            kubernetes_node: None,
-            terminating: false,
-            down_since: None,
             zone: ZoneLabel::Absent,
-            former: BTreeMap::new(),
-            why_loading: None,
-            cordoned: false,
+            ..ExpectedNode::new(format!("shop-{index}-0"), index, 0)
         },
         answer,
     }

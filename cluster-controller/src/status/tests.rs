@@ -69,24 +69,16 @@ fn member(index: usize) -> Member {
     let view: String = (0..6).map(|other| line(other, other == index)).collect();
     Member {
         expected: ExpectedNode {
-            pod: format!("shop-{}-{}", index / 2, index % 2),
-            shard: index / 2,
-            ordinal: index % 2,
             address: Some(NodeAddress::new(
                 format!("10.0.0.{}", index + 1).parse().unwrap(),
                 6379,
             )),
-            wanted: true,
-            exists: true,
-            address_is_current: true,
-            proof: None,
-            kubernetes_node: None,
-            terminating: false,
-            down_since: None,
             zone: ZoneLabel::Absent,
-            former: BTreeMap::new(),
-            why_loading: None,
-            cordoned: false,
+            ..ExpectedNode::new(
+                format!("shop-{}-{}", index / 2, index % 2),
+                index / 2,
+                index % 2,
+            )
         },
         answer: Answer::Report(Box::new(Report {
             view: NodesView::parse(&view).unwrap(),

@@ -12,10 +12,7 @@ use cluster_controller::redis::{
 };
 use common::cluster::topology::NodeAddress;
 use futures::future::try_join_all;
-use std::{
-    collections::BTreeMap,
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
 /// Age of servers that run when they are needed: pods are ready some seconds before the last of them is.
 const RUNNING: Duration = Duration::from_secs(3);
@@ -90,21 +87,9 @@ async fn ours(nodes: &[RedisServer], shards: usize) -> Result<f64> {
 fn expected_node(index: usize, node: &RedisServer, shards: usize) -> ExpectedNode {
     let address = node.address();
     ExpectedNode {
-        pod: format!("bench-{index}"),
-        shard: index % shards,
-        ordinal: index / shards,
         address: Some(NodeAddress::new(address.ip(), address.port())),
-        wanted: true,
-        exists: true,
-        address_is_current: true,
-        proof: None,
-        kubernetes_node: None,
-        terminating: false,
-        down_since: None,
         zone: ZoneLabel::Absent,
-        former: BTreeMap::new(),
-        why_loading: None,
-        cordoned: false,
+        ..ExpectedNode::new(format!("bench-{index}"), index % shards, index / shards)
     }
 }
 

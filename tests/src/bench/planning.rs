@@ -23,7 +23,6 @@ use common::cluster::{
 };
 use k8s_openapi::jiff::Timestamp;
 use std::{
-    collections::BTreeMap,
     fmt::Write,
     net::{IpAddr, Ipv4Addr},
     time::{Duration, Instant},
@@ -199,20 +198,8 @@ fn table(own: usize, slots: &[SlotSet]) -> String {
 
 fn expected(number: usize, address: NodeAddress) -> ExpectedNode {
     ExpectedNode {
-        pod: format!("bench-{number}-0"),
-        shard: number,
-        ordinal: 0,
-        wanted: true,
-        exists: true,
         address: Some(address),
-        address_is_current: true,
-        proof: None,
-        kubernetes_node: None,
         zone: ZoneLabel::Absent,
-        cordoned: false,
-        why_loading: None,
-        terminating: false,
-        down_since: None,
-        former: BTreeMap::new(),
+        ..ExpectedNode::new(format!("bench-{number}-0"), number, 0)
     }
 }

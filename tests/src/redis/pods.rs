@@ -129,20 +129,12 @@ impl PodCluster {
             };
             ExpectedNode {
                 former: ids.map(|(id, _)| (*id, evidence.clone())).collect(),
-                why_loading: None,
-                cordoned: false,
-                pod: name,
-                shard,
-                ordinal,
                 address: Some(NodeAddress::new(address.ip(), address.port())),
-                wanted: true,
-                exists: true,
-                address_is_current: true,
                 proof: Some(PodFiles::proof(address)),
                 kubernetes_node: pod.kubernetes_node.clone(),
                 zone: ZoneLabel::Absent,
-                terminating: false,
                 down_since: pod.down_since,
+                ..ExpectedNode::new(name, shard, ordinal)
             }
         });
         expected.collect()

@@ -1,7 +1,7 @@
 use super::*;
 use crate::{
     build::{configuration_name, redis_conf},
-    redis::member::{Answer, ExpectedNode, WriteRefusal, ZoneLabel},
+    redis::member::{Answer, ExpectedNode, WriteRefusal},
     settings::{answer::LiveOutcome, file::Configuration, live::changes, tracker::SettingsTracker},
     validate::{tests::example, validate},
 };
@@ -190,23 +190,7 @@ fn memory(cluster: &ValidatedCluster) -> Option<u64> {
 fn member(settings: Values, used_memory: u64) -> Member {
     let nodes = "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa 10.0.0.1:6379@16379 myself,master - 0 0 1 connected 0-5461\n";
     Member {
-        expected: ExpectedNode {
-            pod: POD.into(),
-            shard: 0,
-            ordinal: 0,
-            address: None,
-            wanted: true,
-            exists: true,
-            address_is_current: true,
-            proof: None,
-            kubernetes_node: None,
-            terminating: false,
-            down_since: None,
-            zone: ZoneLabel::Unread,
-            cordoned: false,
-            why_loading: None,
-            former: BTreeMap::new(),
-        },
+        expected: ExpectedNode::new(POD.into(), 0, 0),
         answer: Answer::Report(Box::new(Report {
             view: NodesView::parse(nodes).unwrap(),
             cluster: ClusterInfo::default(),

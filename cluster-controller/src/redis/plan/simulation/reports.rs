@@ -38,20 +38,13 @@ impl World {
             Member {
                 expected: ExpectedNode {
                     former: ids.map(|(id, _)| (*id, self.evidence())).collect(),
-                    pod,
-                    shard,
-                    ordinal,
                     address: node.own.address,
-                    wanted: true,
-                    exists: true,
                     address_is_current: !self.not_current.contains(&index),
                     proof: self.proving.then(|| self.nodes[index].proof.clone()),
                     kubernetes_node: Some(self.kubernetes_nodes[index].to_owned()),
                     zone: ZoneLabel::Absent,
-                    why_loading: None,
-                    cordoned: false,
-                    terminating: false,
                     down_since: (!node.answers()).then(|| now - self.down_for),
+                    ..ExpectedNode::new(pod, shard, ordinal)
                 },
                 answer: match (node.up && !node.is_cut_off, node.loading) {
                     (true, _) if self.busy.contains(&index) => Answer::Busy,
