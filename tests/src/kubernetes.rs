@@ -3,12 +3,13 @@
 //! Each test program has one of its own (etcd and kube-apiserver on free loopback ports, started at the first use), which ends with
 //! the program, however that ends. With `TEST_KUBECONFIG` the API server named there is used instead.
 
-use crate::wait::eventually;
+use crate::wait::{eventually, within};
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use common::{
     kubernetes::events::Events,
     runtime::{CommonArguments, Program, Runtime, client},
 };
+use crds::{RedisCluster, RedisClusterStatus};
 use k8s_openapi::{
     api::core::v1::Namespace,
     apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition,
@@ -255,4 +256,24 @@ fn start() -> Result<PathBuf> {
     }
     let path = String::from_utf8_lossy(&output.stdout).trim().to_string();
     Ok(path.into())
+}
+
+/// Waits for a status of a RedisCluster that answers its present spec.
+pub async fn status_within(
+    limit: Duration,
+    (api, name): (&Api<RedisCluster>, &str),
+    what: &str,
+    is_so: impl Fn(&RedisClusterStatus) -> bool,
+) -> Result<RedisClusterStatus> {
+    let mut last = None;
+    let found = within(limit, what, async || {
+        let object = api.get(name).await?;
+        let generation = object.metadata.generation;
+        last.clone_from(&object.status);
+        Ok(object
+            .status
+            .filter(|status| status.observed_generation == generation && is_so(status)))
+    });
+    let found = found.await;
+    found.with_context(|| format!("the status is {last:#?}"))
 }

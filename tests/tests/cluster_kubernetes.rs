@@ -30,7 +30,7 @@ use std::{
 };
 use tests::{
     api_proxy::ApiProxy,
-    kubernetes::{ApiServer, api_server},
+    kubernetes::{ApiServer, api_server, status_within},
     pod_template,
     redis::{NODE_TIMEOUT, PodCluster, PodStorage, ShardSlots, executed},
     replica::{Replica, ReplicaEnd, ReplicaSettings},
@@ -285,23 +285,27 @@ impl ClusterStage {
         Ok(())
     }
 
+    /// Creates the Kubernetes node of the pods, whose condition Ready has this status since then; its name.
+    async fn create_kubernetes_node(&self, ready: &str, since: &str) -> Result<String> {
+        let nodes: Api<Node> = Api::all(self.server.client.clone());
+        let name = self.kubernetes_node();
+        let node: Node = serde_json::from_value(json!({"metadata": {"name": &name}}))?;
+        nodes.create(&PostParams::default(), &node).await?;
+        let ready = json!([{"type": "Ready", "status": ready, "lastHeartbeatTime": since, "lastTransitionTime": since}]);
+        let patch = Patch::Merge(json!({"status": {"conditions": ready}}));
+        nodes
+            .patch_status(&name, &PatchParams::default(), &patch)
+            .await?;
+        Ok(name)
+    }
+
     /// Waits for a status that answers the present spec.
     async fn until(
         &self,
         what: &str,
         is_so: impl Fn(&RedisClusterStatus) -> bool,
     ) -> Result<RedisClusterStatus> {
-        let mut last = None;
-        let found = within(LIMIT, what, async || {
-            let object = self.api::<RedisCluster>().get("shop").await?;
-            let generation = object.metadata.generation;
-            last.clone_from(&object.status);
-            Ok(object
-                .status
-                .filter(|status| status.observed_generation == generation && is_so(status)))
-        });
-        let found = found.await;
-        found.with_context(|| format!("the status is {last:#?}"))
+        status_within(LIMIT, (&self.api(), "shop"), what, is_so).await
     }
 
     /// Waits until the cluster serves, then fills it.
@@ -569,17 +573,8 @@ async fn a_successor_completes_what_a_killed_leader_began() -> Result<()> {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_majority_that_may_live_is_not_overruled() -> Result<()> {
     let mut stage = ClusterStage::new().await?;
-    let nodes: Api<Node> = Api::all(stage.server.client.clone());
-    let name = stage.kubernetes_node();
-    let node: Node = serde_json::from_value(json!({"metadata": {"name": &name}}))?;
-    nodes.create(&PostParams::default(), &node).await?;
     let now = Timestamp::now().to_string();
-    let silent = json!([{"type": "Ready", "status": "Unknown", "lastHeartbeatTime": &now, "lastTransitionTime": &now}]);
-    let patch = Patch::Merge(json!({"status": {"conditions": silent}}));
-    nodes
-        .patch_status(&name, &PatchParams::default(), &patch)
-        .await?;
-
+    let name = stage.create_kubernetes_node("Unknown", &now).await?;
     let replica = stage.replica("a", None);
     stage.create(json!({"recovery": {"after": "3s"}})).await?;
     stage.run_pods().await?;
@@ -614,6 +609,7 @@ async fn a_majority_that_may_live_is_not_overruled() -> Result<()> {
         let role = stage.nodes.server(replica.0).info("role").await?;
         ensure!(role == "slave", "{replica:?} is {role}");
     }
+    let nodes: Api<Node> = Api::all(stage.server.client.clone());
     nodes.delete(&name, &DeleteParams::default()).await?;
     let serves_again = |status: &RedisClusterStatus| holds(&status.conditions, "Available");
     stage
@@ -629,16 +625,8 @@ async fn a_majority_that_may_live_is_not_overruled() -> Result<()> {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_majority_deleted_by_force_is_replaced_early() -> Result<()> {
     let mut stage = ClusterStage::new().await?;
-    let nodes: Api<Node> = Api::all(stage.server.client.clone());
-    let name = stage.kubernetes_node();
-    let node: Node = serde_json::from_value(json!({"metadata": {"name": &name}}))?;
-    nodes.create(&PostParams::default(), &node).await?;
     let past = (Timestamp::now() - Duration::from_hours(1)).to_string();
-    let ready = json!([{"type": "Ready", "status": "True", "lastHeartbeatTime": &past, "lastTransitionTime": &past}]);
-    let patch = Patch::Merge(json!({"status": {"conditions": ready}}));
-    nodes
-        .patch_status(&name, &PatchParams::default(), &patch)
-        .await?;
+    let name = stage.create_kubernetes_node("True", &past).await?;
     let replica = stage.replica("a", None);
     stage.create(json!({"recovery": {"after": "3s"}})).await?;
     stage.run_pods().await?;

@@ -22,7 +22,7 @@ use kube::{
 use serde_json::{Value, json};
 use std::{collections::BTreeMap, time::Duration};
 use tests::{
-    kubernetes::{ApiServer, api_server},
+    kubernetes::{ApiServer, api_server, status_within},
     replica::{Replica, ReplicaEnd, ReplicaSettings},
     wait::within,
 };
@@ -154,17 +154,7 @@ impl VolumeStage {
         what: &str,
         is_so: impl Fn(&RedisClusterStatus) -> bool,
     ) -> Result<RedisClusterStatus> {
-        let mut last = None;
-        let found = within(LIMIT, what, async || {
-            let object = self.api::<RedisCluster>().get("shop").await?;
-            let generation = object.metadata.generation;
-            last.clone_from(&object.status);
-            Ok(object
-                .status
-                .filter(|status| status.observed_generation == generation && is_so(status)))
-        });
-        let found = found.await;
-        found.with_context(|| format!("the status is {last:#?}"))
+        status_within(LIMIT, (&self.api(), "shop"), what, is_so).await
     }
 
     /// Waits until `VolumesResized` has this reason; its message.
