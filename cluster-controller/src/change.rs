@@ -19,16 +19,10 @@ use crate::{
     rollout::RolloutStep,
     validate::{Shape, ValidatedCluster},
 };
-use common::{
-    cluster::endpoint::Endpoint,
-    kubernetes::leases::{Holder, Operation},
-};
+use common::{cluster::endpoint::Endpoint, kubernetes::leases::Holder};
 use crds::{MigrationEngine, MigrationPolicy, RedisCluster};
 use k8s_openapi::jiff::Timestamp;
-use std::{num::NonZeroU64, time::Duration};
-
-/// How long the Lease is promised at each step of a rollout; a new pod needs a while until the next one.
-const LEASE: Duration = Duration::from_mins(2);
+use std::num::NonZeroU64;
 
 /// What was done.
 #[derive(Debug, Default)]
@@ -71,7 +65,8 @@ impl Change<'_> {
         match &rollout.next {
             RolloutStep::None | RolloutStep::Refused { .. } => {
                 if !rollout.is_under_way() {
-                    self.release(context).await?;
+                    let holder = Holder::of(self.object);
+                    context.held.release(self.place(), &holder).await?;
                 }
             }
             // One disruption at a time: a primary that changes ends the move of its slots.
@@ -129,29 +124,10 @@ impl Change<'_> {
         changed: &mut Changed,
     ) -> Result<bool, ReconcileError> {
         context.leadership.ensure()?;
-        let (namespace, name) = self.place();
         let holder = Holder::of(self.object);
-        let lease = context.operations.acquire(namespace, name, &holder, LEASE);
-        match lease.await? {
-            Operation::Held => {
-                context.held.insert(self.place());
-                Ok(true)
-            }
-            Operation::HeldBy(other) => {
-                changed.holder = Some(other.to_string());
-                Ok(false)
-            }
-        }
-    }
-
-    /// Releases what a rollout has taken. One that another replica has taken expires by itself.
-    async fn release(&self, context: &Context) -> Result<(), ReconcileError> {
-        let (namespace, name) = self.place();
-        if context.held.remove(self.place()) {
-            let holder = Holder::of(self.object);
-            context.operations.release(namespace, name, &holder).await?;
-        }
-        Ok(())
+        let other = context.held.take(self.place(), &holder).await?;
+        changed.holder = other.map(|other| other.to_string());
+        Ok(changed.holder.is_none())
     }
 
     /// Starts to move slots where only that is left to do, and stops it where the user says so.

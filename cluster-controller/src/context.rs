@@ -69,7 +69,7 @@ pub struct Context {
     pub zones: Arc<KubernetesZones>,
     /// Who holds a cluster for an operation.
     pub operations: Arc<OperationLeases>,
-    /// The clusters whose operation Lease a rollout has taken.
+    /// The clusters whose operation Lease a rollout or a hibernation has taken.
     pub held: Arc<HeldClusters>,
     /// Connections to nodes, kept from one reconcile to the next.
     pub connections: Arc<KeptConnections>,
@@ -117,8 +117,8 @@ impl Context {
             resizes: Arc::default(),
             machines: Arc::new(Machines::new(runtime.client.clone())),
             zones: Arc::new(KubernetesZones::new(runtime.client.clone())),
+            held: Arc::new(HeldClusters::new(Arc::clone(&operations))),
             operations,
-            held: Arc::default(),
             connections,
             settings: Arc::default(),
             resharding: Arc::new(resharding),

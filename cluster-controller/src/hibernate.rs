@@ -1,17 +1,20 @@
 //! Makes sure that the pods of a cluster which is to hibernate may go: nothing that needs them is under way.
 
 use crate::{
-    context::Context, errors::ReconcileError, pods::Pods, resharding::ReshardState,
-    sets::ExistingSet, validate::Shape,
+    context::Context,
+    errors::ReconcileError,
+    observe::NODE_TIMEOUT,
+    pods::Pods,
+    redis::{execute::pause_writes, member::Member},
+    sets::ExistingSet,
+    validate::Shape,
 };
-use common::kubernetes::leases::{Holder, Operation};
+use common::kubernetes::leases::Holder;
 use crds::RedisCluster;
 use std::time::Duration;
 
 /// How long writes are paused, again in each reconcile until the pods are gone.
-pub const WRITE_PAUSE: Duration = Duration::from_secs(10);
-/// How long the operation Lease is promised: pods have 60 s to end.
-const LEASE: Duration = Duration::from_mins(2);
+const WRITE_PAUSE: Duration = Duration::from_secs(10);
 
 /// What has to end before the pods may go; none: they may. The operation Lease is held from then on until they are gone, so that no backup
 /// begins meanwhile.
@@ -22,28 +25,39 @@ pub async fn waits_for(
     (sets, pods): (&[ExistingSet], &Pods),
 ) -> Result<Option<String>, ReconcileError> {
     let place = (shape.namespace.as_str(), shape.name.as_str());
+    context.resharding.cancel(place);
     let holder = Holder::of(object);
     if has_begun(shape, sets) {
-        if pods.is_empty() && context.held.remove(place) {
-            let released = context.operations.release(place.0, place.1, &holder).await;
-            if let Err(error) = released {
-                tracing::info!(%error, "the operation Lease was not released: it expires");
-            }
+        if pods.is_empty()
+            && let Err(error) = context.held.release(place, &holder).await
+        {
+            tracing::info!(%error, "the operation Lease was not released: it expires");
         }
         return Ok(None);
     }
-    if matches!(context.resharding.state(place), ReshardState::Moving(_)) {
+    if context.resharding.is_moving(place) {
         return Ok(Some("the move of slots".to_owned()));
     }
     context.leadership.ensure()?;
-    let lease = context.operations.acquire(place.0, place.1, &holder, LEASE);
-    match lease.await? {
-        Operation::Held => {
-            context.held.insert(place);
-            Ok(None)
-        }
-        Operation::HeldBy(other) => Ok(Some(other.to_string())),
+    let other = context.held.take(place, &holder).await?;
+    Ok(other.map(|other| other.to_string()))
+}
+
+/// Holds the writes of clients until the pods are gone.
+pub async fn hold_writes(
+    context: &Context,
+    place: (&str, &str),
+    members: &[Member],
+    pods: &Pods,
+) -> Result<(), ReconcileError> {
+    // When its pods start again, they have been away for no time.
+    context.unresponsive.forget(place.0, place.1);
+    if !pods.is_empty() {
+        context.leadership.ensure()?;
+        let connections = context.connections.of(place);
+        pause_writes(members, &connections, WRITE_PAUSE, NODE_TIMEOUT).await;
     }
+    Ok(())
 }
 
 /// Whether pods have been stopped already: from then on only the spec brings them back.

@@ -3,7 +3,7 @@
 //! Data and decisions, pure: [`validate`], [`build`], [`checkpoint`], [`sets`], [`leftovers`], [`rollout`], [`operation`], [`decision`], [`pods`], [`roles`],
 //! [`serving`], [`settings`], [`fencing`], [`volumes`], [`status`], [`upgrade`], [`support`], [`requeue`], [`metrics`], [`redis::survey`], [`redis::assess`], [`redis::balance`],
 //! [`redis::plan`].
-//! Input and output: [`observe`], [`children`], [`volume_claims`], [`pod_events`], [`machines`], [`zones`], [`kept_volumes`], [`pod_patch`], [`replace`], [`change`], [`hibernate`],
+//! Input and output: [`observe`], [`children`], [`volume_claims`], [`pod_events`], [`machines`], [`zones`], [`pod_patch`], [`replace`], [`change`], [`hibernate`],
 //! [`resharding`], [`connections`], [`trials`], [`live_settings`], [`redis::observe`], [`redis::execute`]. All together in [`reconcile`].
 
 pub mod build;
@@ -19,7 +19,6 @@ pub mod fencing;
 pub mod hand_overs;
 pub mod held;
 pub mod hibernate;
-pub mod kept_volumes;
 pub mod leftovers;
 pub mod live_settings;
 pub mod machines;

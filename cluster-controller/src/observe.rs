@@ -1,12 +1,13 @@
 //! What there is: the pods of a cluster as the API server knows them, and what the nodes in them say.
 
 use crate::{
+    children::of_cluster,
     context::Context,
     fencing::{self, FencingInputs, LastSeenNodes},
     pods::{self, Pods},
     redis::{
         identity::{KnownNodes, recognize},
-        member::{Answer, ExpectedNode, Member, Report, Wanted, ZoneLabel},
+        member::{Answer, ExpectedNode, Member, Report, Wanted},
         observe,
         survey::Survey,
         unserved::count_unserved,
@@ -82,8 +83,8 @@ pub async fn observe_live(
 }
 
 /// Those whose name is that of a node.
-fn by_name(shape: &Shape, pods: impl Iterator<Item = Arc<Pod>>) -> Pods {
-    let named = pods.map(|pod| (pod.name_any(), pod));
+fn by_name(shape: &Shape, pods: impl IntoIterator<Item = Arc<Pod>>) -> Pods {
+    let named = pods.into_iter().map(|pod| (pod.name_any(), pod));
     named
         .filter(|(name, _)| node_of_pod(&shape.name, name).is_some())
         .collect()
@@ -204,11 +205,7 @@ fn explain(member: &mut Member, pods: &Pods, missing: &BTreeMap<String, String>,
 
 /// The pods that the cache has, those that leave among them.
 pub fn cached(store: &Store<Pod>, shape: &Shape) -> Pods {
-    let of_cluster = |pod: &Pod| {
-        pod.metadata.namespace.as_ref() == Some(&shape.namespace)
-            && pod.labels().get(LABEL_CLUSTER) == Some(&shape.name)
-    };
-    let pods = store.state().into_iter().filter(|pod| of_cluster(pod));
+    let pods = of_cluster(store, LABEL_CLUSTER, &shape.namespace, &shape.name);
     by_name(shape, pods)
 }
 
@@ -247,8 +244,6 @@ pub fn expected(shape: &Shape, pods: &Pods) -> Vec<ExpectedNode> {
             let name = pod_name(&shape.name, shard, ordinal);
             let pod = pods.get(&name).map(Arc::as_ref);
             ExpectedNode {
-                shard: usize::try_from(shard).unwrap_or_default(),
-                ordinal: usize::try_from(ordinal).unwrap_or_default(),
                 wanted,
                 exists: pod.is_some(),
                 address: pod
@@ -259,11 +254,11 @@ pub fn expected(shape: &Shape, pods: &Pods) -> Vec<ExpectedNode> {
                 kubernetes_node: pod.and_then(pods::kubernetes_node).map(ToOwned::to_owned),
                 terminating: pod.is_some_and(pods::is_terminating),
                 down_since: pod.and_then(pods::down_since),
-                zone: ZoneLabel::Unread,
-                former: BTreeMap::new(),
-                why_loading: None,
-                cordoned: false,
-                pod: name,
+                ..ExpectedNode::new(
+                    name,
+                    usize::try_from(shard).unwrap_or_default(),
+                    usize::try_from(ordinal).unwrap_or_default(),
+                )
             }
         })
         .collect()

@@ -9,13 +9,12 @@ use crate::{
     errors::{Failure, ReconcileError},
     events,
     hand_overs::{AFTER_FAILURE, WHILE_HELD},
-    hibernate::{self, WRITE_PAUSE},
-    kept_volumes, live_settings,
-    observe::{self, NODE_TIMEOUT, observe, observe_live},
+    hibernate, live_settings,
+    observe::{self, NODE_TIMEOUT, Observed, observe, observe_live},
     operation::Operation,
     pod_patch,
     redis::{
-        execute::{Done, execute, pause_writes},
+        execute::{Done, execute},
         identity::{has_unrecorded, known_nodes},
     },
     requeue, roles, rollout, serving,
@@ -25,7 +24,7 @@ use crate::{
     trials::{self, Trial},
     validate::{Shape, ValidatedCluster, shape, validate},
     volume_claims,
-    volumes::{self, ClaimChange, Growth},
+    volumes::{self, ClaimChange, Claims, Growth},
 };
 use common::kubernetes::{
     call::{self, ApiError},
@@ -108,7 +107,6 @@ impl Reconcile<RedisCluster> for Reconciler {
         let mut awaited = None;
         let mut hibernates = shape.hibernate;
         if shape.hibernate {
-            context.resharding.cancel(place);
             let asked = hibernate::waits_for(context, &object, &shape, (&sets, &pods)).await;
             awaited = keep(&mut failures, asked).unwrap_or_default();
             let may_stop = failures.is_empty() && awaited.is_none();
@@ -136,14 +134,7 @@ impl Reconcile<RedisCluster> for Reconciler {
             return Ok(Outcome::waiting("AnswerMissed", requeue::SOON));
         }
         if shape.hibernate {
-            // When its pods start again, they have been away for no time.
-            context.unresponsive.forget(place.0, place.1);
-            if !pods.is_empty() {
-                context.leadership.ensure()?;
-                let connections = context.connections.of(place);
-                let members = &seen.observed.members;
-                pause_writes(members, &connections, WRITE_PAUSE, NODE_TIMEOUT).await;
-            }
+            hibernate::hold_writes(context, place, &seen.observed.members, &pods).await?;
         }
         let mut confirmed = !shape.paused && !shape.hibernate;
         if confirmed && seen.plan.is_risky() {
@@ -153,28 +144,17 @@ impl Reconcile<RedisCluster> for Reconciler {
                 None => confirmed = false,
             }
         }
-        // A hand-over is decided again without the Kubernetes nodes that turn out to be cordoned.
-        for _ in 0..MOST_CORDONED {
-            let target = seen.takes_a_primary().filter(|_| confirmed);
-            let Some(target) = target else {
-                break;
-            };
-            if !context.machines.is_cordoned(&target).await {
-                break;
-            }
-            let mut observed = seen.observed;
-            observed.mark_cordoned(&target);
-            seen = decide(observed);
+        if confirmed {
+            seen = without_cordoned(context, seen, decide).await;
         }
         if seen.lacks_kept_volumes && confirmed {
-            let volumes = kept_volumes::of_nodes(context, &shape).await;
-            let volumes = keep(&mut failures, volumes.map_err(Into::into)).unwrap_or_default();
+            let volumes: Vec<(i32, i32)> = claims.keys().copied().collect();
             seen.sets = seen.sets.with_volumes(&volumes);
         }
         let mut growth = None;
         if let Some(cluster) = cluster.as_ref().filter(|_| !shape.paused) {
             context.leadership.ensure()?;
-            let applied = apply(context, &object, cluster, &seen, &trial);
+            let applied = apply(context, &object, cluster, (&seen, &trial, &claims));
             growth = keep(&mut failures, applied.await.map_err(Into::into));
         }
         let known = known_nodes(&wanted, &seen.observed.members);
@@ -243,11 +223,7 @@ impl Reconcile<RedisCluster> for Reconciler {
         let mut events = events::events(&object, &status, &done, &changed.replaced);
         events.extend(live::events(&set));
         context.events.publish_all(&object.object_ref(&()), events);
-        for message in status::new_texts(&object, &status, &found) {
-            let (namespace, name) = place;
-            let phase = &status.phase;
-            tracing::info!(namespace, name, phase, message, "status changed");
-        }
+        log_changes(&object, &status, &found);
         let written = write_status(context, &object, &status).await?;
         if confirmed && is_new && !seen.plan.steps.is_empty() {
             if written.is_some_and(|written| written.nodes != status.nodes) {
@@ -272,7 +248,7 @@ impl Reconcile<RedisCluster> for Reconciler {
         self.context.hand_overs.forget(namespace, name);
         self.context.resharding.forget(namespace, name);
         self.context.resizes.forget(namespace, name);
-        self.context.held.remove((namespace, name));
+        self.context.held.forget(namespace, name);
         self.context.connections.forget(namespace, name);
         self.context.settings.forget(namespace, name);
     }
@@ -304,15 +280,13 @@ async fn apply(
     context: &Context,
     object: &RedisCluster,
     cluster: &ValidatedCluster,
-    seen: &Decision,
-    trial: &Trial,
+    (seen, trial, claims): (&Decision, &Trial, &Claims),
 ) -> Result<Growth, ApiError> {
     let (sets, pods) = (&seen.sets, &seen.observed.pods);
     let children = build(cluster, &sets.sizes);
     let owner = OwnerKey::of(object);
     let namespace = owner.namespace.as_str();
-    let claims = volume_claims::cached(context, &cluster.shape);
-    let (untied, tied) = volumes::ties(cluster, &sets.sizes, &claims)
+    let (untied, tied) = volumes::ties(cluster, &sets.sizes, claims)
         .into_iter()
         .partition(|patch| matches!(patch.change, ClaimChange::Untie { .. }));
     // Before a StatefulSet shrinks: the volume of a pod that leaves goes with its last owner.
@@ -330,12 +304,40 @@ async fn apply(
     volume_claims::write_ties(context, namespace, tied).await?;
     let (place, now) = ((namespace, owner.name.as_str()), Timestamp::now());
     let refusal = context.resizes.refusal(place);
-    let mut growth = volumes::growth(cluster, &sets.sizes, &claims, refusal, now);
+    let mut growth = volumes::growth(cluster, &sets.sizes, claims, refusal, now);
     volume_claims::ask_for_more(context, place, &mut growth).await?;
     if growth.is_asked_for() {
         children::recreate_outgrown(context, &owner, cluster, &sets.sizes).await?;
     }
     Ok(growth)
+}
+
+/// Decides a hand-over again without the Kubernetes nodes that turn out to be cordoned.
+async fn without_cordoned(
+    context: &Context,
+    mut seen: Decision,
+    decide: impl Fn(Observed) -> Decision,
+) -> Decision {
+    for _ in 0..MOST_CORDONED {
+        let Some(target) = seen.takes_a_primary() else {
+            break;
+        };
+        if !context.machines.is_cordoned(&target).await {
+            break;
+        }
+        let mut observed = seen.observed;
+        observed.mark_cordoned(&target);
+        seen = decide(observed);
+    }
+    seen
+}
+
+fn log_changes(object: &RedisCluster, status: &RedisClusterStatus, found: &StatusInputs<'_>) {
+    let (namespace, name) = (&found.shape.namespace, &found.shape.name);
+    for message in status::new_texts(object, status, found) {
+        let phase = &status.phase;
+        tracing::info!(namespace, name, phase, message, "status changed");
+    }
 }
 
 /// Takes the steps of the plan. A hand-over waits until no operation needs the roles to stay, and after a failure for longer.

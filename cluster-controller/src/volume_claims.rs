@@ -1,6 +1,7 @@
 //! Reads and writes the volume claims of a cluster.
 
 use crate::{
+    children::of_cluster,
     context::Context,
     validate::Shape,
     volumes::{self, ClaimChange, ClaimPatch, Claims, Growth, Refusal},
@@ -29,12 +30,9 @@ const RETRY: SignedDuration = SignedDuration::from_mins(1);
 
 /// The claims that the cache has.
 pub fn cached(context: &Context, shape: &Shape) -> Claims {
-    let of_cluster = |claim: &PersistentVolumeClaim| {
-        claim.metadata.namespace.as_ref() == Some(&shape.namespace)
-            && claim.labels().get(LABEL_CLUSTER) == Some(&shape.name)
-    };
-    let claims = context.caches.claims.state().into_iter();
-    volumes::of_cluster(&shape.name, claims.filter(|claim| of_cluster(claim)))
+    let claims = &context.caches.claims;
+    let claims = of_cluster(claims, LABEL_CLUSTER, &shape.namespace, &shape.name);
+    volumes::of_cluster(&shape.name, claims)
 }
 
 /// Writes owner references. A claim that was deleted or created again in the meantime is left alone.

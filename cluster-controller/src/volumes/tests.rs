@@ -139,9 +139,14 @@ fn only_claims_of_pods_count() {
         "other-shop-0-0",
         "data-cart-0-0",
         "datashop-0-0",
+        "data-shop-4-1",
+        "data-shop-x-1",
+        "data-shop",
+        "logs-shop-4-1",
+        "data-shops-4-1",
     ];
     let found = of_cluster("shop", names.map(|name| claim(name, &json!({}))));
-    assert_eq!(found.keys().collect::<Vec<_>>(), [&(0, 0)]);
+    assert_eq!(found.keys().collect::<Vec<_>>(), [&(0, 0), &(4, 1)]);
 }
 
 fn grown(size: &str, more: &Value, refusal: Option<Refusal>) -> Growth {
