@@ -22,6 +22,7 @@ const PURE: [(&str, &[&str]); 4] = [
             "checkpoint.rs",
             "redis/assess.rs",
             "redis/balance.rs",
+            "redis/election.rs",
             "redis/member.rs",
             "redis/plan",
             "redis/reshard/moves.rs",

@@ -4,6 +4,7 @@
 use anyhow::{Result, ensure};
 use cluster_controller::redis::{
     assess::assess,
+    election::would_win,
     execute::execute,
     identity::KnownNodes,
     member::{Answer, Recovery, Wanted},
@@ -11,9 +12,7 @@ use cluster_controller::redis::{
     plan::{Action, HandOverReason, Plan, Step, plan},
     survey::Survey,
 };
-use common::cluster::{
-    kept_connections::ClusterConnections, node::FailoverMode, topology::NodesView,
-};
+use common::cluster::{kept_connections::ClusterConnections, node::FailoverMode};
 use crds::LostSlots;
 use k8s_openapi::jiff::Timestamp;
 use std::time::Duration;
@@ -25,6 +24,8 @@ use tests::{
 
 const LIMIT: Duration = Duration::from_secs(40);
 const KEYS: usize = 3000;
+/// Of a question to a node.
+const TIMEOUT: Duration = Duration::from_secs(1);
 
 fn wanted(cluster: &PodCluster, formed_before: bool) -> Wanted {
     Wanted {
@@ -372,7 +373,7 @@ async fn a_primary_that_comes_back_slowly_keeps_its_role() -> Result<()> {
     cluster.start_slowly(primary, Duration::from_millis(4))?;
     let connections = ClusterConnections::default();
     eventually("the primary loads", async || {
-        let members = observe(&cluster.expected(), &connections, Duration::from_secs(1)).await;
+        let members = observe(&cluster.expected(), &connections, TIMEOUT).await;
         Ok(members[primary].answer == Answer::Loading)
     })
     .await?;
@@ -448,7 +449,7 @@ async fn forms_with_the_commands_of_older_servers() -> Result<()> {
     let expected = cluster.expected();
     let connections = ClusterConnections::default();
     eventually("formed as servers of 6.2 are", async || {
-        let mut members = observe(&expected, &connections, Duration::from_secs(1)).await;
+        let mut members = observe(&expected, &connections, TIMEOUT).await;
         for member in &mut members {
             if let Answer::Report(report) = &mut member.answer {
                 report.server.version = "6.2.14".into();
@@ -456,7 +457,7 @@ async fn forms_with_the_commands_of_older_servers() -> Result<()> {
         }
         let survey = Survey::of(&wanted, &members);
         let steps = plan(&survey, Timestamp::now());
-        let done = execute(&steps, &members, &connections, Duration::from_secs(1)).await;
+        let done = execute(&steps, &members, &connections, TIMEOUT).await;
         for one in done {
             one.result?;
         }
@@ -538,21 +539,16 @@ async fn restart_elsewhere(cluster: &mut PodCluster, index: usize) -> Result<()>
 }
 
 async fn hand_over(cluster: &PodCluster, from: usize, to: usize) -> Result<()> {
-    // A primary ignores the request of a node that it does not yet take for its replica; it hears of a new one within a second.
-    let (primary, replica) = (
-        cluster.server(from).id().await?,
-        cluster.server(to).id().await?,
-    );
-    eventually("the primary knows its replica", async || {
-        let table: String = cluster.server(from).call("CLUSTER NODES").await?;
-        let view = NodesView::parse(&table)?;
-        Ok(view
-            .get(replica)
-            .is_some_and(|node| node.primary == Some(primary)))
+    let connections = ClusterConnections::default();
+    let wanted = wanted(cluster, true);
+    let members = eventually("the others know the replica", async || {
+        let members = observe(&cluster.expected(), &connections, TIMEOUT).await;
+        let survey = Survey::of(&wanted, &members);
+        let both = survey.by_index(to).zip(survey.by_index(from));
+        let is_known = both.is_some_and(|(to, from)| would_win(&survey, to, from));
+        Ok(is_known.then_some(members))
     })
     .await?;
-    let connections = ClusterConnections::default();
-    let members = observe(&cluster.expected(), &connections, Duration::from_secs(1)).await;
     let action = Action::HandOver {
         to,
         from,
@@ -563,7 +559,7 @@ async fn hand_over(cluster: &PodCluster, from: usize, to: usize) -> Result<()> {
         steps: vec![Step { action, reason }],
         ..Plan::default()
     };
-    for done in execute(&steps, &members, &connections, Duration::from_secs(1)).await {
+    for done in execute(&steps, &members, &connections, TIMEOUT).await {
         done.result?;
     }
     Ok(())
@@ -664,7 +660,7 @@ async fn a_busy_primary_keeps_its_slots() -> Result<()> {
     };
     let connections = ClusterConnections::default();
     let busy = eventually("the primary is busy", async || {
-        let members = observe(&cluster.expected(), &connections, Duration::from_secs(1)).await;
+        let members = observe(&cluster.expected(), &connections, TIMEOUT).await;
         Ok((members[primary].answer == Answer::Busy).then_some(members))
     })
     .await?;

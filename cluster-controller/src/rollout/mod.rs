@@ -11,6 +11,7 @@ use crate::{
     },
     redis::{
         assess::{Assessment, is_linked},
+        election::would_win,
         member::{Answer, Member},
         plan::{Action, HandOverReason, Plan, Step},
         survey::{Live, Survey},
@@ -254,7 +255,8 @@ fn next_in_shard<'a>(
         )
     });
     match best {
-        Some(best) => ShardStep::HandOver(primary, best),
+        Some(best) if would_win(survey, best, primary) => ShardStep::HandOver(primary, best),
+        Some(_) => ShardStep::None,
         None if cluster.shape.persistent => ShardStep::Replace(primary.member),
         None => ShardStep::Refused(primary.member),
     }

@@ -3,6 +3,7 @@
 use super::{Action, HandOverReason, Plan};
 use crate::redis::{
     assess::is_linked,
+    election::would_win,
     survey::{Live, Survey},
 };
 use std::cmp::Reverse;
@@ -30,7 +31,7 @@ pub fn hand_over(survey: &Survey<'_>, plan: &mut Plan) {
             let ordinal = Reverse(expected.ordinal);
             (!expected.cordoned, one.report.replication.offset, ordinal)
         });
-        let Some(best) = best else {
+        let Some(best) = best.filter(|best| would_win(survey, *best, primary)) else {
             continue;
         };
         let action = Action::HandOver {

@@ -6,6 +6,7 @@ use super::{
 };
 use crate::redis::{
     assess::assess,
+    election::would_win,
     member::{Member, ZoneLabel},
     survey::{Live, Survey},
 };
@@ -43,6 +44,9 @@ pub fn spread(survey: &Survey<'_>, plan: &mut Plan) {
     else {
         return;
     };
+    if !would_win(survey, *to, shard.primary) {
+        return;
+    }
     let reason = format!(
         "{}: {} hands its slots over to {} on {}",
         why(&placements, &zones, (shard.at, relocation)),

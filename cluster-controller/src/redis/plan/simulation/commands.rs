@@ -1,6 +1,10 @@
 //! The commands of the controller, and what the servers refuse of them. It panics where data is destroyed.
 
-use super::{World, content::Content, node::Entry};
+use super::{
+    World,
+    content::Content,
+    node::{Entry, Node},
+};
 use crate::redis::{
     identity::known_nodes,
     member::Member,
@@ -231,10 +235,28 @@ impl World {
         if !linked || !self.has_majority(to) {
             return self.refuse("FAILOVER: not linked, or no majority");
         }
+        assert!(
+            self.is_elected(to, from),
+            "a hand-over was asked for that the voters refuse: clients wait for seconds"
+        );
         self.nodes[to].content = self.nodes[from].content.clone();
         self.take_over(to, primary);
         // The old primary answers no client until it knows of the new one.
         self.learn(from, to);
+    }
+
+    /// Whether the primary and a majority of the primaries list the node as its replica: others do not vote for it.
+    fn is_elected(&self, replica: usize, primary: usize) -> bool {
+        let (id, of) = (self.nodes[replica].id, self.nodes[primary].id);
+        let lists_it = |node: &Node| {
+            let entry = node.table.get(&id);
+            entry.is_some_and(|entry| entry.primary == Some(of))
+        };
+        let knows = |node: &Node| node.id == of || self.nodes[primary].table.contains_key(&node.id);
+        let voters = self.nodes.iter().filter(|node| node.owns() && knows(node));
+        let (in_favour, against): (Vec<&Node>, Vec<&Node>) =
+            voters.partition(|node| node.answers() && lists_it(node));
+        lists_it(&self.nodes[primary]) && in_favour.len() > against.len()
     }
 
     fn replicate(&mut self, index: usize, primary: NodeId) {
