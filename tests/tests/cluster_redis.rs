@@ -292,7 +292,7 @@ async fn slots_taken_by_hand_are_served_again() -> Result<()> {
         let drive = repair(&cluster, true).await?;
         let restored = |drive: &Drive| {
             let done = drive.done.iter();
-            done.filter(|one| one.step.reason.contains("no node claims the slots"))
+            done.filter(|one| one.step.reason.contains("no living node owns the slots"))
                 .count()
         };
         ensure!(restored(&drive) > 0, "{:?}", drive.done);

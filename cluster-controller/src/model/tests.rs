@@ -245,6 +245,29 @@ fn a_new_shard_survives_its_first_primary() {
     }
 }
 
+/// A replica takes slots over on the other side of a network that is cut, and is gone with all that it had when the network is back. The
+/// primary on this side has their keys.
+#[test]
+fn slots_taken_over_by_a_gone_node_come_back() {
+    let grow = Event::Scale {
+        shards: 3,
+        replicas: 2,
+    };
+    let rob = Event::Rob {
+        pod: 5,
+        seconds: 5,
+        company: 0,
+    };
+    let all = vec![
+        (grow, 0),
+        (Event::Roll, 3),
+        (Event::LoseMachine { machine: 2 }, 3),
+        (rob, 0),
+    ];
+    let result = run(&mut formed((3, 1, false)), &all);
+    assert!(result.is_ok(), "{}", result.unwrap_err());
+}
+
 /// The spec takes a shard back while slots move to it, and its node cannot be asked what it has got of them.
 #[test]
 fn a_leaving_pod_keeps_keys_that_it_was_given() {

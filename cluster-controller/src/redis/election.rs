@@ -44,7 +44,7 @@ mod tests {
     const PRIMARIES: [usize; 3] = [0, 2, 4];
     const REPLICA: usize = 1;
 
-    fn verdict(world: &World, members: &[Member]) -> bool {
+    fn is_elected(world: &World, members: &[Member]) -> bool {
         let survey = Survey::of(&world.wanted, members);
         let one = |index| survey.by_index(index).unwrap();
         would_win(&survey, one(REPLICA), one(PRIMARIES[0]))
@@ -76,15 +76,15 @@ mod tests {
     #[test]
     fn a_majority_that_knows_the_replica_elects_it() {
         let (world, mut members) = stage();
-        assert!(verdict(&world, &members));
+        assert!(is_elected(&world, &members));
         list(&mut members, PRIMARIES[2], REPLICA, |node| {
             node.primary = None;
         });
-        assert!(verdict(&world, &members), "two of three");
+        assert!(is_elected(&world, &members), "two of three");
         list(&mut members, PRIMARIES[1], REPLICA, |node| {
             node.primary = None;
         });
-        assert!(!verdict(&world, &members), "one of three");
+        assert!(!is_elected(&world, &members), "one of three");
     }
 
     #[test]
@@ -93,7 +93,7 @@ mod tests {
         list(&mut members, PRIMARIES[0], REPLICA, |node| {
             node.primary = None;
         });
-        assert!(!verdict(&world, &members));
+        assert!(!is_elected(&world, &members));
     }
 
     #[test]
@@ -102,11 +102,11 @@ mod tests {
         list(&mut members, REPLICA, PRIMARIES[0], |node| {
             node.config_epoch -= 1;
         });
-        assert!(!verdict(&world, &members), "an older configuration");
+        assert!(!is_elected(&world, &members), "an older configuration");
         let (world, mut members) = stage();
         list(&mut members, REPLICA, PRIMARIES[0], |node| {
             node.slots = SlotSet::new();
         });
-        assert!(!verdict(&world, &members), "slots are missing");
+        assert!(!is_elected(&world, &members), "slots are missing");
     }
 }

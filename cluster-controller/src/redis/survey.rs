@@ -199,6 +199,15 @@ impl<'a> Survey<'a> {
         self.wanted.nodes() + leaving.count()
     }
 
+    /// Slots of nodes that are gone for certain and that no member replicates. A living node keeps its slots, wherever it runs.
+    pub fn lost(&self) -> SlotSet {
+        let lost = self.missing.values();
+        lost.filter(|missing_node| missing_node.replicas.is_empty() && missing_node.is_gone())
+            .fold(SlotSet::new(), |lost, missing_node| {
+                lost.union(&missing_node.slots)
+            })
+    }
+
     /// The slots whose newest claim is the node's; none if there is no such slot.
     pub fn owned_by(&self, id: NodeId) -> Option<&SlotSet> {
         self.owned.get(&id)

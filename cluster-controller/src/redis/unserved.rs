@@ -1,5 +1,5 @@
-//! Asks who has keys of the slots that no node claims: only where a cluster that has served has such slots, which takes a user's command
-//! (`CLUSTER DELSLOTS`) or a loss.
+//! Asks who has keys of the slots that no node claims, or one that is gone: only where a cluster that has served has such slots, which takes
+//! a user's command (`CLUSTER DELSLOTS`) or a loss.
 
 use super::{
     member::{Answer, Member, Wanted},
@@ -21,8 +21,9 @@ pub async fn count_unserved(wanted: &Wanted, members: &mut [Member], timeout: Du
     if !wanted.formed_before {
         return;
     }
-    let free: Vec<Slot> = Survey::of(wanted, members).free.iter().collect();
-    if free.is_empty() {
+    let survey = Survey::of(wanted, members);
+    let orphaned: Vec<Slot> = survey.free.union(&survey.lost()).iter().collect();
+    if orphaned.is_empty() {
         return;
     }
     let questions: Vec<Option<Endpoint>> = members
@@ -32,7 +33,7 @@ pub async fn count_unserved(wanted: &Wanted, members: &mut [Member], timeout: Du
     let counts: Vec<Option<SlotSet>> = stream::iter(questions)
         .map(|question| async {
             match question {
-                Some(endpoint) => count(&endpoint, &free).await.ok(),
+                Some(endpoint) => count(&endpoint, &orphaned).await.ok(),
                 None => Some(SlotSet::new()),
             }
         })

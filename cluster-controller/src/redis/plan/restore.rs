@@ -1,5 +1,5 @@
-//! Slots that no node claims although a living primary has them: taken from it by hand (`CLUSTER DELSLOTS`), or left over by an
-//! interrupted repair. The node that has their keys serves them again.
+//! Slots that no living node owns although a living primary has their keys: taken from it by hand (`CLUSTER DELSLOTS`), left over by an
+//! interrupted repair, or taken over by a node that is gone since, with all that it had. The node that has their keys serves them again.
 //!
 //! Who had a slot is known by its keys, of which the primaries are asked; and where none has a key of it, by the tables of the others: a node
 //! that strikes out a slot does not tell them, and they list it on. A slot of which neither says anything is left to `super::slots`.
@@ -9,7 +9,7 @@ use crate::redis::survey::{Index, Live, Survey};
 use common::cluster::slots::SlotSet;
 use std::collections::BTreeMap;
 
-/// What becomes of the slots that no node claims.
+/// What becomes of slots that no living node owns.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Unclaimed {
     /// No living primary is known to have had one of them.
@@ -20,12 +20,13 @@ pub enum Unclaimed {
     Waiting,
 }
 
-/// Plans that primaries serve again what they have. Only where every node of the cluster answered: one that is away may have more.
-pub fn assign_again(survey: &Survey<'_>, plan: &mut Plan) -> Unclaimed {
-    if survey.free.is_empty() || !survey.wanted.formed_before || !survey.all_live() {
+/// Plans that primaries serve again what they have of these slots, which no living node owns. The caller has made sure that none which is
+/// away may have more of them.
+pub fn assign_again(survey: &Survey<'_>, orphaned: &SlotSet, plan: &mut Plan) -> Unclaimed {
+    if orphaned.is_empty() || !survey.wanted.formed_before {
         return Unclaimed::Lost;
     }
-    let Some(keys) = keys(survey) else {
+    let Some(keys) = keys(survey, orphaned) else {
         return Unclaimed::Waiting;
     };
     let (with_keys, contested) = overlap(keys.values());
@@ -39,7 +40,7 @@ pub fn assign_again(survey: &Survey<'_>, plan: &mut Plan) -> Unclaimed {
                 .collect(),
         });
     }
-    let listed = listed(survey);
+    let listed = listed(survey, orphaned);
     let (_, doubtful) = overlap(listed.values());
     let mut assigned = false;
     for one in primaries(survey) {
@@ -68,24 +69,24 @@ fn meets(one: &SlotSet, other: &SlotSet) -> bool {
     !one.intersection(other).is_empty()
 }
 
-/// The unclaimed slots of which each primary has keys; none while one has not counted.
-fn keys(survey: &Survey<'_>) -> Option<BTreeMap<Index, SlotSet>> {
+/// The slots of which each primary has keys; none while one has not counted.
+fn keys(survey: &Survey<'_>, orphaned: &SlotSet) -> Option<BTreeMap<Index, SlotSet>> {
     let counted = primaries(survey).map(|one| {
         let counted = one.report.unserved.as_ref()?;
-        Some((one.index, counted.intersection(&survey.free)))
+        Some((one.index, counted.intersection(orphaned)))
     });
     counted.collect()
 }
 
-/// The unclaimed slots that the others list with each primary.
-fn listed(survey: &Survey<'_>) -> BTreeMap<Index, SlotSet> {
+/// The slots that the others list with each primary.
+fn listed(survey: &Survey<'_>, orphaned: &SlotSet) -> BTreeMap<Index, SlotSet> {
     let mut listed: BTreeMap<Index, SlotSet> = BTreeMap::new();
     let views = survey.live.iter().flat_map(|one| one.report.view.others());
-    for node in views.filter(|node| meets(&node.slots, &survey.free)) {
+    for node in views.filter(|node| meets(&node.slots, orphaned)) {
         let primary = survey.by_id(node.id);
         if let Some(one) = primary.filter(|one| one.report.own().is_primary()) {
             let slots = listed.entry(one.index).or_default();
-            *slots = slots.union(&node.slots.intersection(&survey.free));
+            *slots = slots.union(&node.slots.intersection(orphaned));
         }
     }
     listed
@@ -103,8 +104,8 @@ fn overlap<'a>(sets: impl Iterator<Item = &'a SlotSet>) -> (SlotSet, SlotSet) {
 
 /// Whether it can be done now: a node that has to take slots out of its own table needs the newest epoch, so that the others believe it.
 fn assign(survey: &Survey<'_>, primary: Live<'_>, slots: &SlotSet, plan: &mut Plan) -> bool {
-    let others = primary.report.view.others();
-    let listed = others.fold(SlotSet::new(), |all, node| all.union(&node.slots));
+    let nodes = primary.report.view.nodes().iter();
+    let listed = nodes.fold(SlotSet::new(), |all, node| all.union(&node.slots));
     let listed = listed.intersection(slots);
     let newest = survey
         .live
@@ -123,7 +124,7 @@ fn assign(survey: &Survey<'_>, primary: Live<'_>, slots: &SlotSet, plan: &mut Pl
         },
     };
     let reason = format!(
-        "no node claims the slots {} and {} has their keys: it serves them again",
+        "no living node owns the slots {} and {} has their keys: it serves them again",
         text(slots),
         primary.pod()
     );

@@ -21,15 +21,17 @@ const FORMATION_NODE_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Plans who gets the slots that have no primary. Whether there is such a step.
 pub fn assign(survey: &Survey<'_>, now: Timestamp, plan: &mut Plan) -> bool {
-    let lost = lost(survey);
+    let lost = survey.lost();
     let orphaned = survey.free.union(&lost);
     if orphaned.is_empty() {
         return false;
     }
-    match restore::assign_again(survey, plan) {
-        Unclaimed::Assigned => return true,
-        Unclaimed::Waiting => return false,
-        Unclaimed::Lost => {}
+    if survey.all_live() {
+        match restore::assign_again(survey, &survey.free, plan) {
+            Unclaimed::Assigned => return true,
+            Unclaimed::Waiting => return false,
+            Unclaimed::Lost => {}
+        }
     }
     let wanted = survey.wanted;
     if wanted.persistent && (wanted.formed_before || !lost.is_empty()) {
@@ -71,7 +73,12 @@ pub fn assign(survey: &Survey<'_>, now: Timestamp, plan: &mut Plan) -> bool {
         });
         return false;
     }
-    give_out(survey, &orphaned, &lost, plan)
+    // A node that is gone may have taken over slots of one that lives on with their keys.
+    match restore::assign_again(survey, &orphaned, plan) {
+        Unclaimed::Assigned => true,
+        Unclaimed::Waiting => false,
+        Unclaimed::Lost => give_out(survey, &orphaned, &lost, plan),
+    }
 }
 
 /// The pod of a living primary of a shard to which some of these slots belong: it has the shard's data, so that the slots were taken from
@@ -99,17 +106,6 @@ pub fn restore_node_timeout(survey: &Survey<'_>, plan: &mut Plan) {
             plan.step(action, format!("{} serves now", one.pod()));
         }
     }
-}
-
-/// Slots of nodes that are gone for certain and that no member replicates. A living node keeps its slots, wherever it runs.
-fn lost(survey: &Survey<'_>) -> SlotSet {
-    survey
-        .missing
-        .values()
-        .filter(|missing_node| missing_node.replicas.is_empty() && missing_node.is_gone())
-        .fold(SlotSet::new(), |lost, missing_node| {
-            lost.union(&missing_node.slots)
-        })
 }
 
 /// Whether no node with the keys of the orphaned slots is still to come. Where slots have moved, their keys may be in any pod.

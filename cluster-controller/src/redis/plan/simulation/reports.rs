@@ -131,7 +131,10 @@ impl World {
             node_timeout: self.wanted.node_timeout,
             persistence: PersistenceInfo::default(),
             refusal: WriteRefusal::default(),
-            unserved: Some(unserved(node)),
+            unserved: Some(match node.own.primary {
+                None => node.content.any(),
+                Some(_) => SlotSet::new(),
+            }),
             proof: if self.proving {
                 node.proof.clone()
             } else {
