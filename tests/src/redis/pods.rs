@@ -384,7 +384,9 @@ impl PodCluster {
         Ok(())
     }
 
-    /// Waits until every replica has everything its primary has written.
+    /// Waits until every replica has everything its primary has written, and until all of them have given it to the operating system. While
+    /// a file is synchronised the engine keeps what is written meanwhile to itself, for up to two seconds (`flushAppendOnlyFile` in `aof.c`
+    /// with `appendfsync everysec`): a process that is killed then loses it.
     pub async fn replicated(&self) -> Result<()> {
         for shard in 0..Self::SHARDS {
             let server = self.server(self.primary_of(shard).await?);
@@ -395,6 +397,15 @@ impl PodCluster {
                 reached >= self.replicas,
                 "shard {shard}: WAIT reached {reached}"
             );
+        }
+        if self.storage() == PodStorage::Memory {
+            return Ok(());
+        }
+        for pod in 0..self.len() {
+            eventually("everything is in the append-only file", async || {
+                Ok(self.server(pod).info("aof_buffer_length").await? == "0")
+            })
+            .await?;
         }
         Ok(())
     }

@@ -66,6 +66,26 @@ impl World {
         entry.failed = false;
         self.learn(from, to);
         self.learn(to, from);
+        self.update(from, to);
+        self.update(to, from);
+    }
+
+    /// A node that claims slots hears of their newer owner from every node that knows of it, wherever that owner is: an UPDATE message
+    /// (`clusterProcessPacket` in `cluster.c`).
+    fn update(&mut self, claimant: usize, other: usize) {
+        let own = &self.nodes[claimant];
+        let owners = self.nodes[other].table.iter();
+        let owners = owners.filter(|(id, entry)| {
+            let known = own.table.get(id);
+            known.is_some_and(|known| known.epoch < entry.epoch)
+                && entry.primary.is_none()
+                && entry.epoch > own.own.epoch
+                && !entry.slots.intersection(&own.own.slots).is_empty()
+        });
+        let owners: Vec<(NodeId, Entry)> = owners.map(|(id, entry)| (*id, entry.clone())).collect();
+        for (id, entry) in owners {
+            self.learn_claims(claimant, id, &entry);
+        }
     }
 
     /// `pupil` takes in what `teacher` says of itself and whom it knows.
