@@ -2,7 +2,8 @@
 
 use crate::{
     connections::close_unneeded, hand_overs::HandOverTracker, held::HeldClusters,
-    machines::Machines, pod_events::PodEvents, resharding::Resharding, resizes::ResizeTracker,
+    machines::Machines, pod_events::PodEvents, progress::ProgressTracker,
+    redis::strays::StrayTracker, resharding::Resharding, resizes::ResizeTracker,
     settings::tracker::SettingsTracker, unresponsive::UnresponsiveTracker, zones::KubernetesZones,
 };
 use common::{
@@ -61,6 +62,10 @@ pub struct Context {
     pub pod_events: Arc<PodEvents>,
     /// When primaries may be handed over again.
     pub hand_overs: Arc<HandOverTracker>,
+    /// Keys that no client finds.
+    pub strays: Arc<StrayTracker>,
+    /// When statuses were written.
+    pub progress: Arc<ProgressTracker>,
     /// Sizes that volumes were not allowed to have.
     pub resizes: Arc<ResizeTracker>,
     /// What is known of Kubernetes nodes.
@@ -114,6 +119,8 @@ impl Context {
             expectations,
             unresponsive: Arc::default(),
             hand_overs: Arc::default(),
+            strays: Arc::default(),
+            progress: Arc::default(),
             resizes: Arc::default(),
             machines: Arc::new(Machines::new(runtime.client.clone())),
             zones: Arc::new(KubernetesZones::new(runtime.client.clone())),

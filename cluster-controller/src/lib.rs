@@ -30,6 +30,7 @@ pub mod operation;
 pub mod pod_events;
 pub mod pod_patch;
 pub mod pods;
+pub mod progress;
 pub mod reconcile;
 pub mod redis;
 pub mod replace;

@@ -9,6 +9,7 @@ use crate::{
         identity::{KnownNodes, recognize},
         member::{Answer, ExpectedNode, Member, Report, Wanted},
         observe,
+        strays::count_strays,
         survey::Survey,
         unserved::count_unserved,
     },
@@ -104,7 +105,13 @@ async fn ask(
     let mut members =
         observe::observe_settings(&expected, settings, &connections, NODE_TIMEOUT).await;
     recognize(wanted, &mut members);
-    count_unserved(wanted, &mut members, NODE_TIMEOUT).await;
+    count_unserved(wanted, &mut members, &connections, NODE_TIMEOUT).await;
+    if context.resharding.is_moving(cluster) {
+        context.strays.forget(shape.namespace.as_str(), &shape.name);
+    } else if wanted.formed_before {
+        let tracker = &context.strays;
+        count_strays(cluster, tracker, &mut members, &connections, NODE_TIMEOUT).await;
+    }
     let exists = |name: &str| pods.contains_key(name);
     let now = Timestamp::now();
     let passed_over = context

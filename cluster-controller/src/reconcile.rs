@@ -220,6 +220,8 @@ impl Reconcile<RedisCluster> for Reconciler {
         };
         let now = Timestamp::now();
         let status = status::compute(&object, &found, now);
+        let before = object.status.as_ref();
+        let status = context.progress.paced(place, before, status, now);
         let mut events = events::events(&object, &status, &done, &changed.replaced);
         events.extend(live::events(&set));
         context.events.publish_all(&object.object_ref(&()), events);
@@ -246,6 +248,8 @@ impl Reconcile<RedisCluster> for Reconciler {
         self.context.unresponsive.forget(namespace, name);
         self.context.pod_events.forget(namespace, name);
         self.context.hand_overs.forget(namespace, name);
+        self.context.progress.forget(namespace, name);
+        self.context.strays.forget(namespace, name);
         self.context.resharding.forget(namespace, name);
         self.context.resizes.forget(namespace, name);
         self.context.held.forget(namespace, name);

@@ -50,7 +50,7 @@ pub async fn drive(wanted: &Wanted, expected: &[ExpectedNode], patience: Duratio
     loop {
         let mut members = observe(expected, &connections, TIMEOUT).await;
         recognize(&wanted, &mut members);
-        count_unserved(&wanted, &mut members, TIMEOUT).await;
+        count_unserved(&wanted, &mut members, &connections, TIMEOUT).await;
         let known = known_nodes(&wanted, &members);
         let is_new = has_unrecorded(&wanted, &known);
         wanted.known = known;

@@ -17,7 +17,7 @@ impl Model {
         for second in 0..LIMIT {
             let before = self.history.len();
             self.advance();
-            measure.fall_to(self)?;
+            measure.fall_to(self, before)?;
             let is_idle = self.history.len() == before;
             if is_idle && self.missing().is_none() {
                 return self.stays().map(|()| second);
@@ -147,7 +147,8 @@ struct Measure {
 }
 
 impl Measure {
-    fn fall_to(&mut self, model: &Model) -> Result<(), String> {
+    /// `since`: where the history of the last second begins.
+    fn fall_to(&mut self, model: &Model, since: usize) -> Result<(), String> {
         let seats = model.wanted_seats();
         let pods = &model.kubernetes.pods;
         let claims = model.world.claims();
@@ -166,7 +167,11 @@ impl Measure {
                 .count(),
             in_leaving_shard.sum(),
         ];
-        let compared = if model.moves_to_leaving() { 2 } else { 3 };
+        // A replica takes over what its shard had, and moves that were begun are finished, also in shards that leave.
+        let mut done = model.history.iter().skip(since);
+        let takes_over = done.any(|text| text.contains("promote"));
+        let finishes = takes_over || model.moves_to_leaving() || model.world.has_open_slots();
+        let compared = if finishes { 2 } else { 3 };
         if let Some(before) = self.before
             && now
                 .iter()

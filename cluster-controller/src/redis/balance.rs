@@ -20,7 +20,7 @@ pub struct Balance {
     pub misplaced: usize,
     /// Slots that a primary reports as open.
     pub open: usize,
-    /// Primaries without slots that hold keys: clients are sent to others for them.
+    /// Primaries that hold keys of slots which others serve: clients are sent to those for them.
     pub strays: usize,
 }
 
@@ -64,7 +64,8 @@ pub fn balance(survey: &Survey<'_>) -> Balance {
     let open = open.map(|one| one.report.own().open_slots.len()).sum();
     let strays = survey.live.iter().filter(|one| {
         let own = one.report.own();
-        own.is_primary() && own.slots.is_empty() && one.report.keys > 0
+        let hidden = one.report.strays > 0 || own.slots.is_empty() && one.report.keys > 0;
+        own.is_primary() && hidden
     });
     let strays = strays.count();
     let uneven = misplaced(&shards);

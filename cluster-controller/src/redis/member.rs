@@ -284,6 +284,8 @@ pub struct Report {
     pub proof: String,
     /// Slots that no node claims and of which it has keys. None: it was not asked, as it is while every slot is claimed.
     pub unserved: Option<SlotSet>,
+    /// Keys that it has of slots which others serve, as far as it was asked.
+    pub strays: u64,
     /// The settings that it was asked for, as it reports them; those that it does not know are missing.
     pub settings: BTreeMap<String, String>,
     /// Bytes of memory in use.

@@ -12,5 +12,6 @@ pub mod member;
 pub mod observe;
 pub mod plan;
 pub mod reshard;
+pub mod strays;
 pub mod survey;
 pub mod unserved;

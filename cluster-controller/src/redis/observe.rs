@@ -139,6 +139,7 @@ async fn report(client: &NodeClient, asked: Asked<'_>) -> Result<Option<Report>,
         },
         proof: value("syslog-ident").to_owned(),
         unserved: None,
+        strays: 0,
         settings: reported(&settings, asked.settings),
         used_memory: node.used_memory,
     }))

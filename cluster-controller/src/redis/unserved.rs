@@ -3,11 +3,13 @@
 
 use super::{
     member::{Answer, Member, Wanted},
+    observe::process,
     survey::Survey,
 };
 use common::cluster::{
     endpoint::Endpoint,
-    node::{NodeClient, NodeError},
+    kept_connections::{ClusterConnections, ServerProcess},
+    node::NodeError,
     slots::{Slot, SlotSet},
 };
 use futures::{StreamExt, stream};
@@ -17,7 +19,12 @@ use std::time::Duration;
 const CONCURRENCY: usize = 16;
 
 /// Lets every primary count its keys in these slots. One that could not be asked leaves its answer open.
-pub async fn count_unserved(wanted: &Wanted, members: &mut [Member], timeout: Duration) {
+pub async fn count_unserved(
+    wanted: &Wanted,
+    members: &mut [Member],
+    connections: &ClusterConnections,
+    timeout: Duration,
+) {
     if !wanted.formed_before {
         return;
     }
@@ -26,14 +33,14 @@ pub async fn count_unserved(wanted: &Wanted, members: &mut [Member], timeout: Du
     if orphaned.is_empty() {
         return;
     }
-    let questions: Vec<Option<Endpoint>> = members
+    let questions: Vec<Option<Question>> = members
         .iter()
         .map(|member| question(member, timeout))
         .collect();
     let counts: Vec<Option<SlotSet>> = stream::iter(questions)
         .map(|question| async {
             match question {
-                Some(endpoint) => count(&endpoint, &orphaned).await.ok(),
+                Some(question) => count(&question, connections, &orphaned).await.ok(),
                 None => Some(SlotSet::new()),
             }
         })
@@ -47,16 +54,24 @@ pub async fn count_unserved(wanted: &Wanted, members: &mut [Member], timeout: Du
     }
 }
 
+/// The process that is asked, and where.
+type Question = (Option<ServerProcess>, Endpoint);
+
 /// Where a primary with keys is asked. Another node has nothing to count.
-fn question(member: &Member, timeout: Duration) -> Option<Endpoint> {
+fn question(member: &Member, timeout: Duration) -> Option<Question> {
     let report = member.report()?;
     let has_keys = report.own().is_primary() && report.keys > 0;
     let address = member.expected.address.filter(|_| has_keys)?;
-    Some(Endpoint::new(address.client(), timeout).expecting(report.id()))
+    let endpoint = Endpoint::new(address.client(), timeout).expecting(report.id());
+    Some((process(&member.expected), endpoint))
 }
 
-async fn count(endpoint: &Endpoint, slots: &[Slot]) -> Result<SlotSet, NodeError> {
-    let node = NodeClient::connect(endpoint).await?;
+async fn count(
+    (process, endpoint): &Question,
+    connections: &ClusterConnections,
+    slots: &[Slot],
+) -> Result<SlotSet, NodeError> {
+    let node = connections.proven(process.as_ref(), endpoint).await?;
     let keys = node.count_keys_in_slots(slots).await?;
     let counted = slots.iter().zip(keys);
     Ok(counted

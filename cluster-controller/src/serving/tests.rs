@@ -32,6 +32,7 @@ fn answer(info: &str, nodes: &str) -> Answer {
         node_timeout: Duration::from_secs(5),
         proof: String::new(),
         unserved: None,
+        strays: 0,
         settings: std::collections::BTreeMap::new(),
         used_memory: 0,
         persistence: PersistenceInfo::default(),

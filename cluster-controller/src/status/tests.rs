@@ -107,6 +107,7 @@ fn member(index: usize) -> Member {
             refusal: WriteRefusal::default(),
             proof: String::new(),
             unserved: None,
+            strays: 0,
             settings: BTreeMap::new(),
             used_memory: 0,
         })),

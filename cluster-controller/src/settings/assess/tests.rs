@@ -200,6 +200,7 @@ fn member(settings: Values, used_memory: u64) -> Member {
             node_timeout: Duration::from_secs(5),
             proof: String::new(),
             unserved: None,
+            strays: 0,
             settings,
             used_memory,
             persistence: PersistenceInfo::default(),

@@ -200,6 +200,20 @@ impl World {
             self.nodes[index].orphaned += 1;
             if self.nodes[index].orphaned > 2 && self.nodes[index].in_step {
                 self.take_over(index, primary);
+                self.announce(index);
+            }
+        }
+    }
+
+    /// Who wins an election tells everybody at once (`clusterFailoverReplaceYourMaster` in `cluster.c`), and nobody votes for another replica
+    /// of the same primary.
+    fn announce(&mut self, winner: usize) {
+        let (id, address) = (self.nodes[winner].id, self.nodes[winner].own.address);
+        for other in 0..self.nodes.len() {
+            let node = &self.nodes[other];
+            let hears = other != winner && node.answers() && node.table.contains_key(&id);
+            if hears && self.reach(other, address) == Some(winner) {
+                self.learn(other, winner);
             }
         }
     }

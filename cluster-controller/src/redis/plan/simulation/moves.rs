@@ -43,6 +43,12 @@ impl World {
         }))
     }
 
+    /// Whether any node has a mark of a slot that moves.
+    pub fn has_open_slots(&self) -> bool {
+        let mut nodes = self.nodes.iter();
+        nodes.any(|node| !node.migrating.is_empty() || !node.importing.is_empty())
+    }
+
     /// Slots that a primary does not serve and of which it has keys.
     pub fn unserved_by(&self, id: NodeId) -> Result<SlotSet, Refusal> {
         let index = self.answering(id)?;

@@ -135,6 +135,7 @@ impl World {
                 None => node.content.any(),
                 Some(_) => SlotSet::new(),
             }),
+            strays: unserved(node).len() as u64,
             proof: if self.proving {
                 node.proof.clone()
             } else {

@@ -1,0 +1,143 @@
+//! How often the progress of an operation is written to the status: memory that may be lost.
+//!
+//! Slots move by the hundred a second. A status that follows each of them would be written several times a second, and every write starts the
+//! next reconcile.
+
+use crds::{RedisClusterStatus, ShardStatus};
+use k8s_openapi::jiff::{SignedDuration, Timestamp};
+use std::{
+    collections::HashMap,
+    sync::{Mutex, PoisonError},
+};
+
+/// The shortest time between two writes that differ in the progress only.
+pub const INTERVAL: SignedDuration = SignedDuration::from_secs(1);
+
+/// When the statuses of clusters were written last.
+#[derive(Debug, Default)]
+pub struct ProgressTracker {
+    written: Mutex<HashMap<(String, String), Timestamp>>,
+}
+
+impl ProgressTracker {
+    /// The status to write now: the old one while it lacks nothing but the newest progress and was written a moment ago.
+    pub fn paced(
+        &self,
+        (namespace, name): (&str, &str),
+        old: Option<&RedisClusterStatus>,
+        new: RedisClusterStatus,
+        now: Timestamp,
+    ) -> RedisClusterStatus {
+        let mut written = self.written.lock().unwrap_or_else(PoisonError::into_inner);
+        let place = (namespace.to_owned(), name.to_owned());
+        let last = written.get(&place).copied();
+        let Some(old) = old.filter(|old| **old != new) else {
+            return new;
+        };
+        let is_early = last.is_some_and(|last| now < last + INTERVAL);
+        if is_early && differs_in_progress_only(old, &new) {
+            return old.clone();
+        }
+        written.insert(place, now);
+        new
+    }
+
+    /// The cluster is gone.
+    pub fn forget(&self, namespace: &str, name: &str) {
+        let mut written = self.written.lock().unwrap_or_else(PoisonError::into_inner);
+        written.remove(&(namespace.to_owned(), name.to_owned()));
+    }
+}
+
+/// Whether two statuses of one operation differ in nothing but how far it is: in numbers, in words, and in which slots have moved.
+fn differs_in_progress_only(old: &RedisClusterStatus, new: &RedisClusterStatus) -> bool {
+    let (Some(before), Some(after)) = (&old.operation, &new.operation) else {
+        return false;
+    };
+    if before.kind != after.kind || before.total != after.total {
+        return false;
+    }
+    let mut same = new.clone();
+    same.operation.clone_from(&old.operation);
+    same.message.clone_from(&old.message);
+    same.topology_hash.clone_from(&old.topology_hash);
+    for (shard, before) in same.shard_statuses.iter_mut().zip(&old.shard_statuses) {
+        copy_slots(shard, before);
+    }
+    for (condition, before) in same.conditions.iter_mut().zip(&old.conditions) {
+        condition.message.clone_from(&before.message);
+    }
+    same == *old
+}
+
+fn copy_slots(shard: &mut ShardStatus, before: &ShardStatus) {
+    // The first slots of a shard, and its last, are more than progress.
+    if shard.slot_ranges.is_empty() == before.slot_ranges.is_empty() {
+        shard.slot_ranges.clone_from(&before.slot_ranges);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crds::{OperationKind, OperationStatus};
+    use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+
+    const PLACE: (&str, &str) = ("team", "shop");
+
+    fn at(milliseconds: i64) -> Timestamp {
+        Timestamp::from_millisecond(milliseconds).unwrap()
+    }
+
+    fn scaling(done: i32, slots: &str) -> RedisClusterStatus {
+        RedisClusterStatus {
+            phase: Some("Scaling".to_owned()),
+            message: Some(format!("{done} slots")),
+            topology_hash: Some(slots.to_owned()),
+            operation: Some(OperationStatus {
+                kind: OperationKind::Scale,
+                start_time: Time(at(0)),
+                done,
+                total: 16384,
+                message: format!("{done} slots moved"),
+            }),
+            shard_statuses: vec![ShardStatus {
+                slot_ranges: vec![slots.to_owned()],
+                ..ShardStatus::default()
+            }],
+            ..RedisClusterStatus::default()
+        }
+    }
+
+    #[test]
+    fn progress_alone_is_written_once_a_second() {
+        let tracker = ProgressTracker::default();
+        let old = scaling(1, "0-1");
+        let first = tracker.paced(PLACE, Some(&old), scaling(2, "0-2"), at(1000));
+        assert_eq!(first, scaling(2, "0-2"), "nothing was written before");
+        let early = tracker.paced(PLACE, Some(&first), scaling(3, "0-3"), at(1300));
+        assert_eq!(early, first);
+        let later = tracker.paced(PLACE, Some(&first), scaling(9, "0-9"), at(2000));
+        assert_eq!(later, scaling(9, "0-9"));
+    }
+
+    #[test]
+    fn whatever_else_changes_is_written_at_once() {
+        let changes: [fn(&mut RedisClusterStatus); 5] = [
+            |status| status.operation = None,
+            |status| status.ready_nodes += 1,
+            |status| status.phase = Some("Repairing".to_owned()),
+            |status| status.slots.ok += 1,
+            |status| status.shard_statuses[0].slot_ranges.clear(),
+        ];
+        for change in changes {
+            let tracker = ProgressTracker::default();
+            let old = tracker.paced(PLACE, None, scaling(1, "0-1"), at(1000));
+            let old = tracker.paced(PLACE, Some(&old), scaling(2, "0-2"), at(1000));
+            let mut new = scaling(3, "0-3");
+            change(&mut new);
+            let written = tracker.paced(PLACE, Some(&old), new.clone(), at(1100));
+            assert_eq!(written, new);
+        }
+    }
+}
