@@ -364,6 +364,7 @@ async fn no_command_goes_to_a_server_with_another_id() -> Result<()> {
             member: 1,
             primary: ids[2],
             mode: FailoverMode::Takeover,
+            unheard: Vec::new(),
             empty: false,
         },
         Action::Replicate {

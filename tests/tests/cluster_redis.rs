@@ -12,7 +12,9 @@ use cluster_controller::redis::{
     plan::{Action, HandOverReason, Plan, Step, plan},
     survey::Survey,
 };
-use common::cluster::{kept_connections::ClusterConnections, node::FailoverMode};
+use common::cluster::{
+    kept_connections::ClusterConnections, node::FailoverMode, topology::NodesView,
+};
 use crds::LostSlots;
 use k8s_openapi::jiff::Timestamp;
 use std::time::Duration;
@@ -153,6 +155,29 @@ async fn a_replica_that_lost_its_volume_copies_again() -> Result<()> {
     repair(&cluster, true).await?;
     ensure!(cluster.replica_of(2).await? == victim);
     cluster.unharmed(&slots, KEYS).await
+}
+
+/// A primary is lost before its replica has heard what it serves (seen half a second after a cluster was formed).
+#[tokio::test]
+async fn a_replica_takes_over_slots_that_it_never_heard_of() -> Result<()> {
+    for storage in [PodStorage::Volume, PodStorage::Memory] {
+        let (mut cluster, slots) = filled(1, storage).await?;
+        let (victim, replica) = (cluster.primary_of(1).await?, cluster.replica_of(1).await?);
+        let table: String = cluster.server(victim).call("CLUSTER NODES").await?;
+        let served = NodesView::parse(&table)?.myself().slots.clone();
+        cluster.kill(victim).await?;
+        let numbers = served.iter().map(|slot| slot.get().to_string());
+        let forget = format!("CLUSTER DELSLOTS {}", numbers.collect::<Vec<_>>().join(" "));
+        cluster.server(replica).call::<()>(&forget).await?;
+        cluster.mark_down_since(&[victim], Timestamp::now());
+        let drive = drive_pods(&cluster, &wanted(&cluster, true), NODE_TIMEOUT * 6).await;
+        let promoted = promotions(&drive);
+        ensure!(promoted == [FailoverMode::Takeover], "{:?}", drive.done);
+        ensure!(cluster.primary_of(1).await? == replica);
+        cluster.check(KEYS).await?;
+        ensure!(cluster.slot_map().await? == slots);
+    }
+    Ok(())
 }
 
 #[tokio::test]

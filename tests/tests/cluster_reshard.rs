@@ -2,13 +2,20 @@
 //! there with its value, every slot has one primary, no slot is open, and every node agrees.
 
 use anyhow::{Context, Result, ensure};
-use cluster_controller::redis::reshard::{
-    Engine, EngineChoice, ReshardEnd, ReshardError, ReshardLimits, ReshardPlan, ReshardProgress,
-    SlotMove, run,
+use cluster_controller::redis::{
+    member::ExpectedNode,
+    observe::observe,
+    reshard::{
+        Engine, EngineChoice, ReshardEnd, ReshardError, ReshardLimits, ReshardPlan,
+        ReshardProgress, SlotMove, run,
+    },
+    strays::{StrayTracker, count_strays},
 };
 use common::cluster::{
     endpoint::{Endpoint, NodeCredentials},
+    kept_connections::ClusterConnections,
     slots::{Slot, SlotRange},
+    topology::NodeAddress,
 };
 use redis::{Value, cmd, pipe};
 use secrecy::SecretString;
@@ -22,7 +29,7 @@ use tests::{
     client::ClusterClient,
     dataset,
     noise::Noise,
-    redis::{RedisServer, Sample, executed, samples},
+    redis::{NODE_TIMEOUT, RedisServer, Sample, executed, samples},
     reshard::ReshardCluster,
     servers, verify,
     wait::eventually,
@@ -763,6 +770,13 @@ async fn keys_without_slots_return_to_their_primary() -> Result<()> {
     }
     let tables = cluster.tables().await?;
     ensure!(tables.values().all(|table| table.open.is_empty()));
+    let tracker = StrayTracker::default();
+    let found = strays(&cluster, &tracker).await?;
+    ensure!(
+        found[1] > 0 && found.iter().sum::<u64>() == found[1],
+        "node 3 shows by its number of keys what it has: {found:?}"
+    );
+    ensure!(strays(&cluster, &tracker).await? == found, "remembered");
     let plan = cluster.plan(&[0, 1, 2]).await?;
     ensure!(
         plan.moves.is_empty() && plan.open_slots.len() == 2,
@@ -784,7 +798,29 @@ async fn keys_without_slots_return_to_their_primary() -> Result<()> {
             ensure!(held == 0, "{held} keys are left at node {holder}");
         }
     }
+    let found = strays(&cluster, &StrayTracker::default()).await?;
+    ensure!(found == [0; 4], "{found:?}");
     Ok(())
+}
+
+/// How many keys of slots that others serve each node is found to have.
+async fn strays(cluster: &ReshardCluster, tracker: &StrayTracker) -> Result<Vec<u64>> {
+    let expected = ALL.map(|index| {
+        let address = cluster.server(index).address();
+        ExpectedNode {
+            address: Some(NodeAddress::new(address.ip(), address.port())),
+            ..ExpectedNode::new(format!("test-{index}-0"), index, 0)
+        }
+    });
+    let connections = ClusterConnections::default();
+    let mut members = observe(&expected, &connections, NODE_TIMEOUT).await;
+    let place = ("team", "shop");
+    count_strays(place, tracker, &mut members, &connections, NODE_TIMEOUT).await;
+    let reports = members.iter().map(|member| {
+        let report = member.report().context("a node does not answer")?;
+        Ok(report.strays)
+    });
+    reports.collect()
 }
 
 /// All data are in slots that would go to the new shard together.

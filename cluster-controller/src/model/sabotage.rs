@@ -122,6 +122,7 @@ fn take_over(seen: &mut Decision) {
             member,
             primary,
             mode: FailoverMode::Takeover,
+            unheard: Vec::new(),
             empty: false,
         },
         reason: "without a fence".to_owned(),

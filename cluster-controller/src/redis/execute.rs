@@ -10,7 +10,7 @@ use common::cluster::{
     endpoint::Endpoint,
     kept_connections::ClusterConnections,
     node::{COORDINATED_LIMIT, FailoverMode, NodeClient, NodeError},
-    slots::SlotRange,
+    slots::{SlotRange, SlotSet},
     topology::{NodeId, NodesView},
 };
 use futures::{StreamExt, stream};
@@ -167,11 +167,21 @@ async fn act(action: &Action, nodes: Nodes<'_>) -> Result<(), NodeError> {
             };
             meet(&node, others, nodes).await
         }
-        Action::Promote { member, mode, .. } => {
+        Action::Promote {
+            member,
+            mode,
+            unheard,
+            ..
+        } => {
             let Some(node) = nodes.connect(*member).await? else {
                 return Ok(());
             };
-            node.failover(*mode).await
+            node.failover(*mode).await?;
+            if unheard.is_empty() {
+                return Ok(());
+            }
+            let by_range = knows_ranges(nodes.members, *member);
+            claim(&node, unheard, by_range).await
         }
         Action::HandOver { to, .. } => {
             let Some(node) = nodes.connect(*to).await? else {
@@ -309,6 +319,24 @@ async fn assign(
     admit(node).await?;
     let _replies: Vec<redis::Value> = node.ask_all("CLUSTER ADDSLOTS", &commands).await?;
     Ok(())
+}
+
+/// Claims slots that the node's own table may list with others. A server answers a takeover once it is a primary.
+async fn claim(node: &NodeClient, slots: &[SlotRange], by_range: bool) -> Result<(), NodeError> {
+    let address = node.address();
+    let text: String = node.ask("CLUSTER NODES", &table()).await?;
+    let view = NodesView::parse(&text).map_err(|source| NodeError::Topology { address, source })?;
+    let wanted: SlotSet = slots.iter().copied().collect();
+    let missing = wanted.difference(&view.myself().slots);
+    if missing.is_empty() {
+        return Ok(());
+    }
+    let nodes = view.nodes().iter();
+    let listed = nodes.fold(SlotSet::new(), |all, other| all.union(&other.slots));
+    let how = Assignment::Restored {
+        listed: listed.intersection(&missing).ranges(),
+    };
+    assign(node, &missing.ranges(), &how, by_range).await
 }
 
 fn add(commands: &mut Pipeline, what: &str, ranges: &[SlotRange], by_range: bool) {

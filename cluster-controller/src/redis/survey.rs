@@ -199,6 +199,11 @@ impl<'a> Survey<'a> {
         self.wanted.nodes() + leaving.count()
     }
 
+    /// Whether there may be data: it has been recorded that the cluster served, or a node has keys, which takes no record.
+    pub fn may_have_data(&self) -> bool {
+        self.wanted.formed_before || self.live.iter().any(|one| one.report.keys > 0)
+    }
+
     /// Slots of nodes that are gone for certain and that no member replicates. A living node keeps its slots, wherever it runs.
     pub fn lost(&self) -> SlotSet {
         let lost = self.missing.values();

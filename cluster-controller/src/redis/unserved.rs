@@ -1,4 +1,4 @@
-//! Asks who has keys of the slots that no node claims, or one that is gone: only where a cluster that has served has such slots, which takes
+//! Asks who has keys of the slots that no node claims, or one that is gone: only where a cluster that may have data has such slots, which takes
 //! a user's command (`CLUSTER DELSLOTS`) or a loss.
 
 use super::{
@@ -25,10 +25,10 @@ pub async fn count_unserved(
     connections: &ClusterConnections,
     timeout: Duration,
 ) {
-    if !wanted.formed_before {
+    let survey = Survey::of(wanted, members);
+    if !survey.may_have_data() {
         return;
     }
-    let survey = Survey::of(wanted, members);
     let orphaned: Vec<Slot> = survey.free.union(&survey.lost()).iter().collect();
     if orphaned.is_empty() {
         return;

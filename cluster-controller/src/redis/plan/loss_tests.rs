@@ -10,7 +10,11 @@ use crate::redis::{
     member::{Answer, Member, Report, TakeoverRequest},
     survey::Survey,
 };
-use common::cluster::slots::SlotSet;
+use common::cluster::{
+    node::FailoverMode,
+    slots::SlotSet,
+    topology::{ClusterNode, NodesView},
+};
 use crds::{LostSlots, Takeover};
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
 use proptest::prelude::*;
@@ -650,4 +654,44 @@ proptest! {
             prop_assert!(world.owns(index));
         }
     }
+}
+
+/// A primary that is lost before it has told its replica what it serves: the replica would take over nothing, and the slots would stay with
+/// the dead.
+#[test]
+fn a_replica_claims_slots_that_it_has_not_heard_of() {
+    let mut world = formed(3, 1, true);
+    world.down_for = SignedDuration::from_hours(3);
+    let victim = primaries(&world)[0];
+    let slots = world.slots_of(victim).0;
+    world.break_node(victim, DOWN);
+    let mut members = world.members(NOW);
+    let promoted = |members: &[Member]| {
+        let plan = plan(&world.wanted, members, NOW);
+        plan.steps.into_iter().find_map(|step| match step.action {
+            Action::Promote {
+                member,
+                mode,
+                unheard,
+                ..
+            } => Some((member, mode, unheard)),
+            _ => None,
+        })
+    };
+    let (replica, mode, unheard) = promoted(&members).unwrap();
+    assert_eq!(
+        (mode, unheard.as_slice()),
+        (FailoverMode::Force, [].as_slice())
+    );
+    let report = report(&mut members[replica]);
+    let nodes = report.view.nodes().iter().map(|node| {
+        let mut node = ClusterNode::clone(node);
+        if node.slots == slots {
+            node.slots = SlotSet::new();
+        }
+        node
+    });
+    report.view = NodesView::of(nodes.collect()).unwrap();
+    let found = promoted(&members).unwrap();
+    assert_eq!(found, (replica, FailoverMode::Takeover, slots.ranges()));
 }

@@ -73,6 +73,8 @@ pub enum Action {
         primary: NodeId,
         /// With or without an election.
         mode: FailoverMode,
+        /// Slots of the primary that the replica has not heard of: it takes over only what it knows, and claims these afterwards.
+        unheard: Vec<SlotRange>,
         /// Whether the replica has no copy, so that the keys of the shard are lost.
         empty: bool,
     },

@@ -12,7 +12,7 @@ use crate::redis::{
     member::{Answer, Report},
     survey::{Live, MissingNode, Survey},
 };
-use common::cluster::{node::FailoverMode, topology::NodeId};
+use common::cluster::{node::FailoverMode, slots::SlotSet, topology::NodeId};
 use crds::{LostSlots, Takeover};
 use k8s_openapi::jiff::Timestamp;
 use std::{cmp::Reverse, time::Duration};
@@ -26,6 +26,7 @@ pub fn promote(survey: &Survey<'_>, now: Timestamp, plan: &mut Plan) {
                     member: replica.index,
                     primary: *id,
                     mode: FailoverMode::Takeover,
+                    unheard: Vec::new(),
                     empty: false,
                 };
                 let why = format!(
@@ -49,10 +50,17 @@ pub fn promote(survey: &Survey<'_>, now: Timestamp, plan: &mut Plan) {
         };
         match decide(survey, &lost, &choice, now) {
             Ok((mode, why)) => {
+                let unheard = unheard(choice.replica, *id, missing_node);
                 let action = Action::Promote {
                     member: choice.replica.index,
                     primary: *id,
-                    mode,
+                    // It does not stand for election with a primary that it knows no slots of, and would be elected without some.
+                    mode: if unheard.is_empty() {
+                        mode
+                    } else {
+                        FailoverMode::Takeover
+                    },
+                    unheard: unheard.ranges(),
                     empty: !choice.is_copy,
                 };
                 plan.step(action, why);
@@ -61,6 +69,13 @@ pub fn promote(survey: &Survey<'_>, now: Timestamp, plan: &mut Plan) {
             Err(blocker) => plan.blockers.push(blocker),
         }
     }
+}
+
+/// Slots of the primary that its replica does not list: the primary was lost before it had told all nodes what it serves.
+fn unheard(replica: Live<'_>, id: NodeId, missing_node: &MissingNode) -> SlotSet {
+    let listed = replica.report.view.get(id);
+    let listed = listed.map(|node| node.slots.clone()).unwrap_or_default();
+    missing_node.slots.difference(&listed)
 }
 
 /// The replica of a primary that was lost while slots moved to it: keys that it had been given already are nowhere else. As a primary it

@@ -23,7 +23,7 @@ pub enum Unclaimed {
 /// Plans that primaries serve again what they have of these slots, which no living node owns. The caller has made sure that none which is
 /// away may have more of them.
 pub fn assign_again(survey: &Survey<'_>, orphaned: &SlotSet, plan: &mut Plan) -> Unclaimed {
-    if orphaned.is_empty() || !survey.wanted.formed_before {
+    if orphaned.is_empty() || !survey.may_have_data() {
         return Unclaimed::Lost;
     }
     let Some(keys) = keys(survey, orphaned) else {

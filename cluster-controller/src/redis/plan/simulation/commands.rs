@@ -74,8 +74,13 @@ impl World {
                 member,
                 mode,
                 empty,
+                unheard,
                 ..
             } => {
+                assert!(
+                    unheard.is_empty(),
+                    "a simulated node hears of slots at once"
+                );
                 if let Some(index) = self.reached(members, *member) {
                     assert!(
                         *empty || self.has_copied(index),
