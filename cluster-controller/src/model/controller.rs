@@ -20,7 +20,7 @@ use crate::{
     },
     rollout::{self, RolloutStep},
     serving,
-    sets::ExistingSet,
+    sets::{ExistingSet, SetSize},
     settings::tracker::ClusterAnswers,
     unresponsive::UnresponsiveTracker,
     volumes::Claims,
@@ -206,14 +206,16 @@ impl Model {
         self.known = known;
     }
 
+    /// Whether every set is as it is to be.
+    pub(super) fn has_its_sets(&self, seen: &Decision) -> bool {
+        let mut sizes = seen.sets.sizes.iter().map(set_state);
+        let has = sizes.all(|(shard, state)| self.kubernetes.sets.get(&shard) == Some(&state));
+        has && seen.sets.removed.is_empty()
+    }
+
     /// False: the controller has ended.
     fn apply_sets(&mut self, seen: &Decision) -> bool {
-        for size in &seen.sets.sizes {
-            let state = SetState {
-                pods: usize::try_from(size.pods).unwrap(),
-                keeps_volumes: size.keeps_volumes,
-            };
-            let shard = usize::try_from(size.shard).unwrap();
+        for (shard, state) in seen.sets.sizes.iter().map(set_state) {
             if self.kubernetes.sets.get(&shard) == Some(&state) {
                 continue;
             }
@@ -342,6 +344,14 @@ impl Model {
         self.kubernetes.delete(&mut self.world, seat, persistent);
         true
     }
+}
+
+fn set_state(size: &SetSize) -> (usize, SetState) {
+    let state = SetState {
+        pods: usize::try_from(size.pods).unwrap(),
+        keeps_volumes: size.keeps_volumes,
+    };
+    (usize::try_from(size.shard).unwrap(), state)
 }
 
 pub fn seat_of(pod: &str) -> Option<Seat> {

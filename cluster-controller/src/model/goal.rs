@@ -73,6 +73,9 @@ impl Model {
         let Some(seen) = self.look() else {
             return Some("the controller looks again".to_owned());
         };
+        if !self.has_its_sets(&seen) {
+            return Some("a set is to change".to_owned());
+        }
         self.undone(&seen).or_else(|| self.unserved(&seats))
     }
 

@@ -75,7 +75,7 @@ impl StrayTracker {
         clusters.entry(place).or_default().insert(found, (keys, at));
     }
 
-    /// The cluster is gone, or its keys move: whoever had such keys is asked again.
+    /// The cluster is gone, or its keys move: a primary that had such keys is asked again.
     pub fn forget(&self, namespace: &str, name: &str) {
         let mut clusters = self.clusters.lock().unwrap_or_else(PoisonError::into_inner);
         clusters.remove(&(namespace.to_owned(), name.to_owned()));
@@ -175,7 +175,7 @@ mod tests {
 
     const PLACE: (&str, &str) = ("team", "shop");
 
-    /// Those that are asked are told apart by what they are: an answer holds until the primary has another configuration.
+    /// An answer holds until the primary has another configuration.
     #[test]
     fn a_primary_is_asked_once_for_each_configuration() {
         let mut world = formed(3, 1, true);

@@ -52,13 +52,6 @@ fn is_served(found: &StatusInputs<'_>) -> bool {
         && !problems.any(|problem| matches!(problem, Problem::NotServing { .. }))
 }
 
-/// Whether every node that answers says that every slot is served. Without `cluster-require-full-coverage` nodes that do not know each
-/// other serve, too.
-fn is_agreed(found: &StatusInputs<'_>) -> bool {
-    let mut problems = found.assessment.problems.iter();
-    !problems.any(|problem| matches!(problem, Problem::DoubtsSlots { .. }))
-}
-
 fn ready(found: &StatusInputs<'_>) -> ConditionUpdate {
     if let Some(refused) = found.refused() {
         return ConditionUpdate::no("Ready", refused.reason, &refused.message);
@@ -139,7 +132,8 @@ fn available(found: &StatusInputs<'_>) -> ConditionUpdate {
 
 /// Stays True: what was served once may have been written to, and is never created again without the user.
 fn formed(before: bool, found: &StatusInputs<'_>) -> ConditionUpdate {
-    if before || (is_served(found) && is_agreed(found)) {
+    // Not only once all nodes agree: clients may write from now on.
+    if before || is_served(found) {
         let message = "every slot has been served once: lost slots are not created again while a volume may hold their keys";
         return ConditionUpdate::yes("Formed", "Formed", message);
     }

@@ -656,7 +656,7 @@ proptest! {
     }
 }
 
-/// A primary that is lost before it has told its replica what it serves: the replica would take over nothing, and the slots would stay with
+/// A primary that is lost before its replica has heard what it serves: the replica would take over nothing, and the slots would stay with
 /// the dead.
 #[test]
 fn a_replica_claims_slots_that_it_has_not_heard_of() {
@@ -668,14 +668,17 @@ fn a_replica_claims_slots_that_it_has_not_heard_of() {
     let mut members = world.members(NOW);
     let promoted = |members: &[Member]| {
         let plan = plan(&world.wanted, members, NOW);
-        plan.steps.into_iter().find_map(|step| match step.action {
-            Action::Promote {
+        plan.steps.into_iter().find_map(|step| {
+            let Action::Promote {
                 member,
                 mode,
                 unheard,
                 ..
-            } => Some((member, mode, unheard)),
-            _ => None,
+            } = step.action
+            else {
+                return None;
+            };
+            Some((member, mode, unheard))
         })
     };
     let (replica, mode, unheard) = promoted(&members).unwrap();

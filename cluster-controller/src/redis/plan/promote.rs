@@ -71,7 +71,7 @@ pub fn promote(survey: &Survey<'_>, now: Timestamp, plan: &mut Plan) {
     }
 }
 
-/// Slots of the primary that its replica does not list: the primary was lost before it had told all nodes what it serves.
+/// Slots of the primary that its replica does not list: the primary was lost before all nodes had heard what it serves.
 fn unheard(replica: Live<'_>, id: NodeId, missing_node: &MissingNode) -> SlotSet {
     let listed = replica.report.view.get(id);
     let listed = listed.map(|node| node.slots.clone()).unwrap_or_default();

@@ -205,8 +205,8 @@ impl World {
         }
     }
 
-    /// Who wins an election tells everybody at once (`clusterFailoverReplaceYourMaster` in `cluster.c`), and nobody votes for another replica
-    /// of the same primary.
+    /// The node that wins an election tells every other at once (`clusterFailoverReplaceYourMaster` in `cluster.c`), and no primary votes for
+    /// another replica of the same primary.
     fn announce(&mut self, winner: usize) {
         let (id, address) = (self.nodes[winner].id, self.nodes[winner].own.address);
         for other in 0..self.nodes.len() {
