@@ -5,7 +5,10 @@ use crate::{
     decision::{Decision, Goal, decide},
     observe::NODE_TIMEOUT,
     pod_patch,
-    redis::member::{Answer, Member},
+    redis::{
+        member::{Answer, Member},
+        observe::process,
+    },
     settings::{
         answer::{LiveChange, LiveOutcome, LiveResult, refusal},
         assess::SettingsGoal,
@@ -16,8 +19,8 @@ use crate::{
 use common::{
     cluster::{
         endpoint::Endpoint,
+        kept_connections::ClusterConnections,
         node::{NodeClient, NodeError},
-        topology::NodeAddress,
     },
     kubernetes::call::ApiError,
 };
@@ -32,38 +35,44 @@ const CONCURRENCY: usize = 64;
 
 /// Sets them all, those of one server one after the other. What was not answered is missing: the next reconcile tries it again. A server
 /// that is not the one which was observed gets no command.
-pub async fn set(changes: Vec<LiveChange>, members: &[Member]) -> Vec<LiveOutcome> {
+pub async fn set(
+    changes: Vec<LiveChange>,
+    members: &[Member],
+    connections: &ClusterConnections,
+) -> Vec<LiveOutcome> {
     let mut of_member: BTreeMap<usize, Vec<LiveChange>> = BTreeMap::new();
     for change in changes {
         of_member.entry(change.member).or_default().push(change);
     }
     let known = of_member.into_iter().filter_map(|(index, changes)| {
-        let address = members.get(index)?.expected.address?;
-        Some((address, changes))
+        let expected = &members.get(index)?.expected;
+        let endpoint = Endpoint::new(expected.address?.client(), NODE_TIMEOUT);
+        Some((process(expected), endpoint, changes))
     });
     let outcomes: Vec<Vec<LiveOutcome>> = stream::iter(known)
-        .map(|(address, changes)| of_server(address, changes))
+        .map(|(process, endpoint, changes)| async move {
+            let Some(change) = changes.first() else {
+                return Vec::new();
+            };
+            let endpoint = endpoint.expecting(change.node);
+            match connections.proven(process.as_ref(), &endpoint).await {
+                Ok(client) => of_server(&client, changes).await,
+                Err(error) => {
+                    tracing::info!(%error, "settings wait for the node");
+                    Vec::new()
+                }
+            }
+        })
         .buffered(CONCURRENCY)
         .collect()
         .await;
     outcomes.into_iter().flatten().collect()
 }
 
-async fn of_server(address: NodeAddress, changes: Vec<LiveChange>) -> Vec<LiveOutcome> {
-    let Some(node) = changes.first().map(|change| change.node) else {
-        return Vec::new();
-    };
-    let endpoint = Endpoint::new(address.client(), NODE_TIMEOUT).expecting(node);
-    let client = match NodeClient::connect(&endpoint).await {
-        Ok(client) => client,
-        Err(error) => {
-            tracing::info!(%error, "settings wait for the node");
-            return Vec::new();
-        }
-    };
+async fn of_server(client: &NodeClient, changes: Vec<LiveChange>) -> Vec<LiveOutcome> {
     let mut outcomes = Vec::with_capacity(changes.len());
     for change in changes {
-        match one(&client, &change).await {
+        match one(client, &change).await {
             Ok(result) => {
                 let LiveChange {
                     pod, name, value, ..
@@ -114,7 +123,9 @@ pub async fn carry_out(
     if let Err(error) = pod_patch::write(context, place.0, patches).await {
         return (seen, Err(error));
     }
-    let outcomes = set(live::changes(&seen.settings), &seen.observed.members).await;
+    let connections = context.connections.of(place);
+    let changes = live::changes(&seen.settings);
+    let outcomes = set(changes, &seen.observed.members, &connections).await;
     if !outcomes.is_empty() {
         let now = Timestamp::now();
         context.settings.note(place, &outcomes, now);

@@ -152,7 +152,7 @@ impl Stage {
         ensure!(found.nodes.len() == 3, "{found:?}");
         let wanted = changes(&found);
         let count = wanted.len();
-        let outcomes = set(wanted, &members).await;
+        let outcomes = set(wanted, &members, &self.connections).await;
         ensure!(outcomes.len() == count, "{outcomes:?}");
         self.tracker.note(PLACE, &outcomes, Timestamp::now());
         Ok(outcomes)

@@ -74,7 +74,7 @@ struct Asked<'a> {
 }
 
 /// The process that is to answer. None where the pod's start script lets its server prove nothing.
-pub(super) fn process(expected: &ExpectedNode) -> Option<ServerProcess> {
+pub fn process(expected: &ExpectedNode) -> Option<ServerProcess> {
     let proof = expected.proof.clone()?;
     Some(ServerProcess::new(expected.address?.client(), proof))
 }
