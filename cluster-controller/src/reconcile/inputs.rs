@@ -1,0 +1,167 @@
+//! What is wanted, and what the caches show of it: everything that a decision needs besides the answers of the nodes.
+
+use super::failures::Failures;
+use crate::{
+    build::redis_conf,
+    children,
+    context::Context,
+    decision::{Decision, Goal, decide},
+    errors::ReconcileError,
+    fencing::LastSeenNodes,
+    hibernate,
+    observe::{self, Observed},
+    pods::Pods,
+    redis::member::Wanted,
+    rollout,
+    sets::ExistingSet,
+    settings::{assess::SettingsGoal, tracker::ClusterAnswers},
+    status,
+    support::VersionSupport,
+    trials::{self, Trial},
+    validate::{Shape, ValidatedCluster, validate},
+    volume_claims,
+    volumes::Claims,
+};
+use crds::{RedisCluster, RedisVersion};
+use k8s_openapi::jiff::Timestamp;
+use kube::runtime::reflector::ObjectRef;
+use std::{collections::BTreeSet, sync::Arc};
+
+/// What is known before the nodes are asked.
+pub(super) struct Inputs {
+    /// The object.
+    pub(super) object: Arc<RedisCluster>,
+    /// What repairing the nodes needs. It hibernates only once it may.
+    pub(super) shape: Shape,
+    /// Whether the spec asks for hibernation: nothing else is changed then.
+    pub(super) is_to_hibernate: bool,
+    /// What a hibernation waits for.
+    pub(super) awaited: Option<String>,
+    /// What is wanted besides; none where the spec is wrong.
+    pub(super) cluster: Option<ValidatedCluster>,
+    /// The trial of its configuration.
+    pub(super) trial: Trial,
+    /// Its settings.
+    pub(super) settings: Option<SettingsGoal>,
+    /// Names of the settings that every server is asked for.
+    pub(super) names: BTreeSet<String>,
+    /// Where nodes were last seen.
+    pub(super) last_seen: LastSeenNodes,
+    /// What is wanted of the Redis half.
+    pub(super) wanted: Wanted,
+    /// The StatefulSets that exist.
+    pub(super) sets: Vec<ExistingSet>,
+    /// The volume claims that exist.
+    pub(super) claims: Claims,
+    /// The pods that the cache shows.
+    pub(super) pods: Pods,
+    moving: bool,
+    answers: ClusterAnswers,
+}
+
+impl Inputs {
+    /// Reads everything. What is wrong with the spec is kept among the failures.
+    pub(super) async fn read(
+        context: &Context,
+        object: Arc<RedisCluster>,
+        shape: Shape,
+        failures: &mut Failures,
+    ) -> Self {
+        let place = (shape.namespace.as_str(), shape.name.as_str());
+        let mut cluster = failures.keep(validated(context, &object));
+        let trial = trials::gate(context, &shape, cluster.as_mut());
+        if let Some(refused) = trial.decision.gate.error().cloned() {
+            failures.push(refused);
+        }
+        let settings = cluster.as_ref().map(|cluster| {
+            SettingsGoal::of(cluster, redis_conf(cluster), trial.configurations.clone())
+        });
+        let pods = observe::cached(&context.caches.pods, &shape);
+        let claims = volume_claims::cached(context, &shape);
+        let sets = children::existing_sets(context, &shape);
+        let wanted = wanted(context, &object, (&shape, cluster.as_ref()), &pods, &claims);
+        let mut awaited = None;
+        let mut hibernates = shape.hibernate;
+        if shape.hibernate {
+            let asked = hibernate::waits_for(context, &object, &shape, (&sets, &pods)).await;
+            awaited = failures.keep(asked).unwrap_or_default();
+            let may_stop = failures.is_empty() && awaited.is_none();
+            hibernates = may_stop || pods.is_empty();
+        }
+        let names = settings.as_ref().map(|settings| settings.names(&pods));
+        Self {
+            is_to_hibernate: shape.hibernate,
+            awaited,
+            names: names.unwrap_or_default(),
+            last_seen: status::last_seen_before(&object),
+            moving: context.resharding.is_moving(place),
+            answers: context.settings.answers(place),
+            shape: Shape {
+                hibernate: hibernates,
+                ..shape
+            },
+            object,
+            cluster,
+            trial,
+            settings,
+            wanted,
+            sets,
+            claims,
+            pods,
+        }
+    }
+
+    /// Namespace and name.
+    pub(super) fn place(&self) -> (&str, &str) {
+        (&self.shape.namespace, &self.shape.name)
+    }
+
+    /// What decisions are made for.
+    pub(super) fn goal(&self) -> Goal<'_> {
+        Goal {
+            shape: &self.shape,
+            cluster: self.cluster.as_ref(),
+            wanted: &self.wanted,
+            sets: &self.sets,
+            moving: self.moving,
+            settings: self.settings.as_ref(),
+        }
+    }
+
+    /// What follows from what was observed.
+    pub(super) fn decide(&self, observed: Observed) -> Decision {
+        decide(&self.goal(), observed, &self.answers, Timestamp::now())
+    }
+}
+
+fn wanted(
+    context: &Context,
+    object: &RedisCluster,
+    (shape, cluster): (&Shape, Option<&ValidatedCluster>),
+    pods: &Pods,
+    claims: &Claims,
+) -> Wanted {
+    let place = (shape.namespace.as_str(), shape.name.as_str());
+    let known = status::known_before(object);
+    let mut wanted = observe::wanted(shape, status::formed_before(object), known);
+    wanted.may_spread = context.hand_overs.may_try(place, Timestamp::now())
+        && !rollout::is_due(cluster, pods)
+        && !context.settings.restart_due(place);
+    let created = object.metadata.creation_timestamp.as_ref();
+    wanted.absent_are_blank =
+        !wanted.formed_before && observe::absent_are_blank(shape, created, pods, claims);
+    wanted
+}
+
+fn validated(context: &Context, object: &RedisCluster) -> Result<ValidatedCluster, ReconcileError> {
+    let versions = &context.caches.versions;
+    let entry = |name: &str| versions.get(&ObjectRef::<RedisVersion>::new(name));
+    let named = object.spec.version.as_deref().and_then(entry);
+    let now = Timestamp::now();
+    let mut cluster = validate(object, named.as_deref(), now)?;
+    let kept = cluster.server.entry.as_deref().and_then(entry);
+    if let Some(kept) = kept.filter(|_| cluster.server.refused.is_some()) {
+        cluster.server.support = VersionSupport::of(&kept.spec, now);
+    }
+    Ok(cluster)
+}
