@@ -3,6 +3,7 @@
 pub mod api_proxy;
 pub mod bench;
 pub mod client;
+pub mod cluster_stage;
 pub mod crash;
 pub mod dataset;
 pub mod drive;

@@ -28,7 +28,7 @@ impl Failures {
         self.0.first().map(Failure::of)
     }
 
-    /// The first.
+    /// The one that decides about the outcome.
     pub(super) fn into_first(self) -> Option<ReconcileError> {
         self.0.into_iter().next()
     }

@@ -29,7 +29,7 @@ use std::{collections::BTreeSet, sync::Arc};
 
 /// What is known before the nodes are asked.
 pub(super) struct Inputs {
-    /// The object.
+    /// As the cache shows it, or the API server where the cache is behind.
     pub(super) object: Arc<RedisCluster>,
     /// What repairing the nodes needs. It hibernates only once it may.
     pub(super) shape: Shape,
@@ -41,7 +41,7 @@ pub(super) struct Inputs {
     pub(super) cluster: Option<ValidatedCluster>,
     /// The trial of its configuration.
     pub(super) trial: Trial,
-    /// Its settings.
+    /// The settings that its servers are to have.
     pub(super) settings: Option<SettingsGoal>,
     /// Names of the settings that every server is asked for.
     pub(super) names: BTreeSet<String>,

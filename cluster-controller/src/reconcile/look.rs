@@ -14,7 +14,7 @@ const MOST_CORDONED: usize = 8;
 
 /// What was seen, and what follows.
 pub(super) struct Seen {
-    /// The decision.
+    /// What is to be done.
     pub(super) decision: Decision,
     /// Whether it may be carried out.
     pub(super) confirmed: bool,
