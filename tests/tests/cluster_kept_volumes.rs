@@ -14,12 +14,13 @@ use k8s_openapi::{
     jiff::Timestamp,
 };
 use kube::{
-    Api, Resource, ResourceExt,
+    Api, Client, Resource, ResourceExt,
     api::{DeleteParams, ListParams, Patch, PatchParams, PostParams},
 };
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use std::{
+    collections::BTreeSet,
     fmt::Debug,
     net::{Ipv4Addr, SocketAddr},
     process,
@@ -34,6 +35,7 @@ use tests::{
     verify,
     wait::within,
 };
+use tokio::task::JoinHandle;
 
 const LIMIT: Duration = Duration::from_mins(2);
 const LEASE: Duration = Duration::from_secs(3);
@@ -46,6 +48,49 @@ struct Stage {
     server: ApiServer,
     namespace: String,
     nodes: PodCluster,
+    collector: JoinHandle<()>,
+}
+
+impl Drop for Stage {
+    fn drop(&mut self) {
+        self.collector.abort();
+    }
+}
+
+/// Deletes what a cluster owned that is gone, as a garbage collector does: a reconcile that was under way may have made some of it since.
+async fn collect_garbage(client: Client, namespace: String) {
+    let clusters: Api<RedisCluster> = Api::namespaced(client.clone(), &namespace);
+    loop {
+        // A list that fails is tried again.
+        if let Ok(found) = clusters.list(&ListParams::default()).await {
+            let living = found.items.iter().filter_map(ResourceExt::uid).collect();
+            delete_orphans::<StatefulSet>(&client, &namespace, &living).await;
+            delete_orphans::<Service>(&client, &namespace, &living).await;
+            delete_orphans::<ConfigMap>(&client, &namespace, &living).await;
+            delete_orphans::<PodDisruptionBudget>(&client, &namespace, &living).await;
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+}
+
+async fn delete_orphans<K>(client: &Client, namespace: &str, living: &BTreeSet<String>)
+where
+    K: Resource<DynamicType = (), Scope = NamespaceResourceScope>
+        + Clone
+        + Debug
+        + DeserializeOwned,
+{
+    let api: Api<K> = Api::namespaced(client.clone(), namespace);
+    let listed = api.list(&ListParams::default()).await;
+    for object in listed.into_iter().flatten() {
+        let owners = object.owner_references();
+        let is_orphan = !owners.is_empty() && owners.iter().all(|one| !living.contains(&one.uid));
+        if is_orphan {
+            let at_once = DeleteParams::default().grace_period(0);
+            // One that fails is tried again.
+            let _ = api.delete(&object.name_any(), &at_once).await;
+        }
+    }
 }
 
 /// Pods have the port of the product; the second and third number keep runs apart.
@@ -65,7 +110,9 @@ impl Stage {
         let server = api_server().await?;
         let namespace = server.namespace("kept").await?;
         let nodes = PodCluster::start_at(addresses(), PodStorage::Volume).await?;
+        let collector = collect_garbage(server.client.clone(), namespace.clone());
         Ok(Self {
+            collector: tokio::spawn(collector),
             server,
             namespace,
             nodes,
@@ -142,19 +189,6 @@ impl Stage {
         Ok(())
     }
 
-    async fn delete_all<K>(&self) -> Result<()>
-    where
-        K: Resource<DynamicType = (), Scope = NamespaceResourceScope>
-            + Clone
-            + Debug
-            + DeserializeOwned,
-    {
-        let at_once = DeleteParams::default().grace_period(0);
-        let labels = ListParams::default().labels(&format!("{LABEL_CLUSTER}=shop"));
-        self.api::<K>().delete_collection(&at_once, &labels).await?;
-        Ok(())
-    }
-
     /// Deletes the cluster, with what a garbage collector would delete after it.
     async fn delete_cluster(&mut self) -> Result<()> {
         let clusters = self.api::<RedisCluster>();
@@ -163,11 +197,15 @@ impl Stage {
             Ok(clusters.get_opt("shop").await?.is_none())
         })
         .await?;
-        self.delete_all::<StatefulSet>().await?;
-        self.delete_all::<Service>().await?;
-        self.delete_all::<ConfigMap>().await?;
-        self.delete_all::<PodDisruptionBudget>().await?;
-        self.delete_all::<Pod>().await?;
+        within(LIMIT, "its StatefulSets are gone", async || {
+            Ok(self.sets().await?.is_empty())
+        })
+        .await?;
+        // No StatefulSet controller has made them.
+        let at_once = DeleteParams::default().grace_period(0);
+        let labels = ListParams::default().labels(&format!("{LABEL_CLUSTER}=shop"));
+        let pods = self.api::<Pod>();
+        pods.delete_collection(&at_once, &labels).await?;
         self.nodes.kill_all().await
     }
 

@@ -245,6 +245,30 @@ fn a_new_shard_survives_its_first_primary() {
     }
 }
 
+/// Its first primary gave its first slots away again, and its replica follows them: to the engine that looks like a takeover
+/// (`clusterUpdateSlotsConfigWith` in `cluster.c`).
+#[test]
+fn a_new_shard_gets_its_replica_back() {
+    let grow = Event::Scale {
+        shards: 5,
+        replicas: 1,
+    };
+    let half = Event::LeaveHalfMoved {
+        from: 3,
+        to: 0,
+        count: 1,
+        stage: 2,
+    };
+    let kill = Event::Kill {
+        pod: 0,
+        down: 0,
+        loading: 0,
+    };
+    let all = vec![(grow, 2), (half, 7), (kill, 0)];
+    let result = run(&mut formed((3, 0, false)), &all);
+    assert!(result.is_ok(), "{}", result.unwrap_err());
+}
+
 /// A replica takes slots over on the other side of a network that is cut, and is gone with all that it had when the network is back. The
 /// primary on this side has their keys.
 #[test]

@@ -378,10 +378,11 @@ fn first_primary(survey: &Survey<'_>, shard: usize) -> Option<Index> {
         .live_in(shard)
         .filter_map(|one| one.report.own().primary)
         .collect();
-    if copied
+    // A copy of a primary that lives in another shard keeps nothing that this one had.
+    let mut elsewhere = copied
         .difference(&ids)
-        .any(|id| !left_nothing(survey, shard, *id))
-    {
+        .filter(|id| survey.by_id(**id).is_none());
+    if elsewhere.any(|id| !left_nothing(survey, shard, *id)) {
         return None;
     }
     let load = |one: &Live<'_>| {

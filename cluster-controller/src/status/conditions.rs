@@ -45,13 +45,6 @@ pub(super) fn conditions(formed_before: bool, found: &StatusInputs<'_>) -> Vec<C
     all
 }
 
-/// Whether every slot has a living primary, and every node that answers serves.
-fn is_served(found: &StatusInputs<'_>) -> bool {
-    let mut problems = found.assessment.problems.iter();
-    found.assessment.slots_ok == usize::from(SLOT_COUNT)
-        && !problems.any(|problem| matches!(problem, Problem::NotServing { .. }))
-}
-
 fn ready(found: &StatusInputs<'_>) -> ConditionUpdate {
     if let Some(refused) = found.refused() {
         return ConditionUpdate::no("Ready", refused.reason, &refused.message);
@@ -119,12 +112,16 @@ fn reason(blocker: &Blocker) -> &'static str {
     }
 }
 
-/// A node that has just come up empty does not serve, and takes nothing away from those that do.
-fn available(found: &StatusInputs<'_>) -> ConditionUpdate {
+/// Whether clients can write to every slot. A node that has just come up empty does not serve, and takes nothing away from those that do.
+fn is_available(found: &StatusInputs<'_>) -> bool {
     let reports = found.observed.members.iter().filter_map(Member::report);
     let mut primaries = reports.filter(|report| !report.own().slots.is_empty());
     let covered = found.assessment.slots_ok == usize::from(SLOT_COUNT);
-    if covered && primaries.all(|primary| primary.cluster.ok) {
+    covered && primaries.all(|primary| primary.cluster.ok)
+}
+
+fn available(found: &StatusInputs<'_>) -> ConditionUpdate {
+    if is_available(found) {
         return ConditionUpdate::yes("Available", "AllSlotsServed", "every slot is served");
     }
     ConditionUpdate::no("Available", "SlotsNotServed", failure_sentence(found))
@@ -132,8 +129,7 @@ fn available(found: &StatusInputs<'_>) -> ConditionUpdate {
 
 /// Stays True: what was served once may have been written to, and is never created again without the user.
 fn formed(before: bool, found: &StatusInputs<'_>) -> ConditionUpdate {
-    // Not only once all nodes agree: clients may write from now on.
-    if before || is_served(found) {
+    if before || is_available(found) {
         let message = "every slot has been served once: lost slots are not created again while a volume may hold their keys";
         return ConditionUpdate::yes("Formed", "Formed", message);
     }

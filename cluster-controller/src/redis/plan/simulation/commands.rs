@@ -250,17 +250,21 @@ impl World {
         self.learn(from, to);
     }
 
-    /// Whether the primary and a majority of the primaries list the node as its replica: others do not vote for it.
+    /// Whether the primary and a majority of the primaries, as the replica knows them, list it as that one's replica: others do not vote for
+    /// it.
     fn is_elected(&self, replica: usize, primary: usize) -> bool {
         let (id, of) = (self.nodes[replica].id, self.nodes[primary].id);
         let lists_it = |node: &Node| {
             let entry = node.table.get(&id);
             entry.is_some_and(|entry| entry.primary == Some(of))
         };
-        let knows = |node: &Node| node.id == of || self.nodes[primary].table.contains_key(&node.id);
-        let voters = self.nodes.iter().filter(|node| node.owns() && knows(node));
-        let (in_favour, against): (Vec<&Node>, Vec<&Node>) =
-            voters.partition(|node| node.answers() && lists_it(node));
+        let known = self.nodes[replica].table.iter();
+        let voters = known.filter(|(_, entry)| !entry.slots.is_empty());
+        let (in_favour, against): (Vec<NodeId>, Vec<NodeId>) =
+            voters.map(|(id, _)| *id).partition(|id| {
+                let mut nodes = self.nodes.iter();
+                nodes.any(|node| node.id == *id && node.answers() && lists_it(node))
+            });
         lists_it(&self.nodes[primary]) && in_favour.len() > against.len()
     }
 
