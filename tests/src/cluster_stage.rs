@@ -61,7 +61,7 @@ pub fn pod_name(index: usize) -> String {
 pub struct ClusterStage {
     /// The API server.
     pub server: ApiServer,
-    /// Its namespace.
+    /// Where its objects are.
     pub namespace: String,
     /// The servers of its pods.
     pub nodes: PodCluster,
