@@ -5,7 +5,10 @@ use std::time::{Duration, Instant};
 use tests::{
     crash::Killers,
     kubectl::Kubectl,
-    scenario::{self, Area, FilledCluster, LIMIT, NODE_TIMEOUT, ScenarioRow, Volumes, Writer},
+    scenario::{
+        self, Area, FilledCluster, LIMIT, NODE_TIMEOUT, ScenarioRow, Volumes, Writer,
+        roles_are_labelled,
+    },
 };
 
 const KEYS: u64 = 20_000;
@@ -117,12 +120,8 @@ async fn a_killed_primary_in_memory_is_replaced_by_its_replica() -> Result<()> {
             .lost(0)
             .writes(&writer.finish().await?)
             .record()?;
-        let pod = kubectl.get(&format!("pod {primary}")).await?;
-        let label = &pod["metadata"]["labels"][crds::LABEL_ROLE];
-        ensure!(
-            label == crds::ROLE_REPLICA,
-            "{primary} was replaced as a primary, and its label says {label}"
-        );
+        // That its replica took over is proven by the keys. By now the primaries may have been spread again, and the slots be back.
+        roles_are_labelled(kubectl, "cache").await?;
         killers.end().await
     })
     .await
