@@ -35,6 +35,8 @@ async fn each_mutable_field_takes_effect() -> Result<()> {
         );
         spec(kubectl, json!({"update": {"strategy": "RollingUpdate"}})).await?;
         reports(kubectl, "UpToDate", "True", "UpToDate").await?;
+        // The last pod may be on its way still.
+        reports(kubectl, "Ready", "True", "Healthy").await?;
         let setting = "redis-cli config get databases";
         for pod in scenario::pod_names(kubectl, "shop").await? {
             let value = kubectl.exec(&pod, setting).await?;

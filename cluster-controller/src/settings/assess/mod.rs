@@ -178,13 +178,13 @@ pub fn assess(
     let mut found = ClusterSettings::default();
     let no_answers = NodeAnswers::new();
     for (index, member) in members.iter().enumerate() {
-        let pod = pods.get(&member.expected.pod);
-        let Some(pod) = pod.filter(|pod| !pods::is_terminating(pod)) else {
+        let Some(pod) = pods.get(&member.expected.pod) else {
             continue;
         };
         let Some(report) = member.report() else {
             // A server that does not start with what it has is given the corrected configuration.
-            if goal.is_older(pod) && cannot_start(pod, pods::start::STARTED_BY, now) {
+            let ends = pods::is_terminating(pod);
+            if !ends && goal.is_older(pod) && cannot_start(pod, pods::start::STARTED_BY, now) {
                 found.restart.insert(member.expected.pod.clone());
             }
             continue;
@@ -211,6 +211,10 @@ pub fn assess(
             .any(|one| one.state == SettingState::NeedsRestart);
         if restarts || !removed.is_empty() {
             found.restart.insert(member.expected.pod.clone());
+        }
+        // One that ends is not replaced before it has ended, and gets no commands any more.
+        if pods::is_terminating(pod) {
+            continue;
         }
         found.nodes.push(NodeSettings {
             member: index,

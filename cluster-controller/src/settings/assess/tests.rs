@@ -34,6 +34,7 @@ struct Stage {
     /// Memory limit of its pod, in bytes.
     limit: Option<u64>,
     annotation: Option<Values>,
+    is_ending: bool,
     reported: Values,
     used_memory: u64,
     tracker: SettingsTracker,
@@ -49,6 +50,7 @@ impl Stage {
             configurations: Configurations::new(),
             limit,
             annotation: None,
+            is_ending: false,
             reported: Values::new(),
             used_memory: 0,
             tracker: SettingsTracker::default(),
@@ -102,6 +104,9 @@ impl Stage {
         if let Some(annotation) = &self.annotation {
             metadata["annotations"] =
                 json!({ANNOTATION_LIVE_SETTINGS: json!(annotation).to_string()});
+        }
+        if self.is_ending {
+            metadata["deletionTimestamp"] = json!(self.now);
         }
         let pod = json!({
             "metadata": metadata,
@@ -412,6 +417,20 @@ fn held_shards_keep_their_settings() {
     )]
     .into();
     assert!(stage.look().nodes.is_empty() && stage.look().restart.is_empty());
+}
+
+/// A rollout is not over while the server of its last pod still answers.
+#[test]
+fn a_pod_that_ends_is_outdated_and_gets_no_command() {
+    let mut stage = Stage::new(&values([]), None);
+    stage.change(&values([("databases", "20")]), None);
+    assert!(stage.settle().restart.contains(POD));
+    stage.is_ending = true;
+    let found = stage.look();
+    assert!(
+        found.restart.contains(POD) && found.nodes.is_empty(),
+        "{found:?}"
+    );
 }
 
 #[derive(Clone, Debug)]
