@@ -218,11 +218,7 @@ async fn hand_over(node: &NodeClient) -> Result<(), NodeError> {
     let deadline = Instant::now() + HAND_OVER_LIMIT;
     while Instant::now() < deadline {
         sleep(HAND_OVER_POLL).await;
-        let table: String = node.ask("CLUSTER NODES", &table()).await?;
-        let address = node.address();
-        let view =
-            NodesView::parse(&table).map_err(|source| NodeError::Topology { address, source })?;
-        if view.myself().is_primary() {
+        if view(node).await?.myself().is_primary() {
             return Ok(());
         }
     }
@@ -232,10 +228,13 @@ async fn hand_over(node: &NodeClient) -> Result<(), NodeError> {
     })
 }
 
-fn table() -> Cmd {
+/// What the node lists now.
+async fn view(node: &NodeClient) -> Result<NodesView, NodeError> {
     let mut command = cmd("CLUSTER");
     command.arg("NODES");
-    command
+    let table: String = node.ask("CLUSTER NODES", &command).await?;
+    let address = node.address();
+    NodesView::parse(&table).map_err(|source| NodeError::Topology { address, source })
 }
 
 /// `ADDSLOTSRANGE` and `DELSLOTSRANGE` came with 7.0.
@@ -323,9 +322,7 @@ async fn assign(
 
 /// Claims slots that the node's own table may list with others. A server answers a takeover once it is a primary.
 async fn claim(node: &NodeClient, slots: &[SlotRange], by_range: bool) -> Result<(), NodeError> {
-    let address = node.address();
-    let text: String = node.ask("CLUSTER NODES", &table()).await?;
-    let view = NodesView::parse(&text).map_err(|source| NodeError::Topology { address, source })?;
+    let view = view(node).await?;
     let wanted: SlotSet = slots.iter().copied().collect();
     let missing = wanted.difference(&view.myself().slots);
     if missing.is_empty() {

@@ -21,8 +21,6 @@ use std::{
 
 /// Primaries that are asked in one look, at most, all at once: the others are asked in the next ones.
 const MOST: usize = 8;
-/// Slots in one question: the server answers no client while it counts them, which takes it less than a millisecond.
-const SLOTS_AT_ONCE: usize = 1024;
 /// How soon to ask again where there were such keys.
 const AGAIN: Duration = Duration::from_secs(10);
 
@@ -155,12 +153,8 @@ impl Question {
     async fn ask(&self, connections: &ClusterConnections) -> Result<u64, NodeError> {
         let process = self.process.as_ref();
         let node = connections.proven(process, &self.endpoint).await?;
-        let mut found = 0;
-        for part in self.slots.chunks(SLOTS_AT_ONCE) {
-            let keys = node.count_keys_in_slots(part).await?;
-            found += keys.into_iter().sum::<u64>();
-        }
-        Ok(found)
+        let keys = node.count_keys_in_slots(&self.slots).await?;
+        Ok(keys.into_iter().sum())
     }
 }
 

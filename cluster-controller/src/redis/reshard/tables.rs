@@ -15,9 +15,6 @@ use futures::future::try_join_all;
 use redis::cmd;
 use std::collections::{BTreeMap, BTreeSet};
 
-/// Slots in one question: the server answers no client while it counts them, which takes it less than a millisecond.
-const SLOTS_AT_ONCE: usize = 1024;
-
 /// What every one of these nodes that is a primary says of itself. A replica among them is left out, and one that does not answer is an error:
 /// the plan needs all primaries.
 pub async fn tables(nodes: &NodeEndpoints) -> Result<SlotTables, ReshardError> {
@@ -85,13 +82,9 @@ async fn count(
 /// The slots of these that have keys, with their number.
 async fn count_in(link: &NodeLink, slots: &SlotSet) -> Result<BTreeMap<Slot, u64>, NodeError> {
     let slots: Vec<Slot> = slots.iter().collect();
-    let mut found = BTreeMap::new();
-    for part in slots.chunks(SLOTS_AT_ONCE) {
-        let counts = link.control.count_keys_in_slots(part).await?;
-        let counts = part.iter().copied().zip(counts);
-        found.extend(counts.filter(|(_, keys)| *keys > 0));
-    }
-    Ok(found)
+    let counts = link.control.count_keys_in_slots(&slots).await?;
+    let counts = slots.into_iter().zip(counts);
+    Ok(counts.filter(|(_, keys)| *keys > 0).collect())
 }
 
 /// The table in a view, without keys.
