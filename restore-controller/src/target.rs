@@ -17,8 +17,6 @@ use std::time::Duration;
 const NODE_TIMEOUT: Duration = Duration::from_secs(5);
 /// Primaries that count at the same time.
 const CONCURRENCY: usize = 32;
-/// Slots counted in one round trip.
-const SLOTS_AT_ONCE: usize = 1024;
 
 /// Asks every node: which slots the primaries serve, how many keys they hold, what runs.
 pub async fn look(seeds: &Seeds) -> Result<TargetState, NotSettled> {
@@ -63,12 +61,8 @@ async fn count_at(report: &NodeReport) -> Result<Vec<(Slot, u64)>, NodeError> {
     let endpoint = Endpoint::new(report.address, NODE_TIMEOUT).expecting(myself.id);
     let client = NodeClient::connect(&endpoint).await?;
     let owned: Vec<Slot> = myself.slots.iter().collect();
-    let mut counts = Vec::with_capacity(owned.len());
-    for slots in owned.chunks(SLOTS_AT_ONCE) {
-        let keys = client.count_keys_in_slots(slots).await?;
-        counts.extend(slots.iter().copied().zip(keys));
-    }
-    Ok(counts)
+    let keys = client.count_keys_in_slots(&owned).await?;
+    Ok(owned.into_iter().zip(keys).collect())
 }
 
 /// Every node of the target that answers, if the primaries among them together have each slot exactly once and none is being moved.

@@ -24,9 +24,6 @@ use tokio::time::sleep;
 const LEARNING: Duration = Duration::from_secs(30);
 const LOOK: Duration = Duration::from_millis(50);
 
-/// Slots in one question.
-const SLOTS_AT_ONCE: usize = 2048;
-
 /// What was counted beforehand.
 #[derive(Debug, Default)]
 pub(super) struct Census {
@@ -59,11 +56,8 @@ pub(super) async fn census(links: &NodeLinks, moves: &[SlotMove]) -> Result<Cens
         let link = links.get(one.source)?;
         let info = info(link).await?;
         let slots: Vec<Slot> = one.slots.iter().collect();
-        let mut counts = Vec::with_capacity(slots.len());
-        for part in slots.chunks(SLOTS_AT_ONCE) {
-            let answer = link.control.count_keys_in_slots(part).await;
-            counts.extend(answer.map_err(|error| link.lost(error))?);
-        }
+        let counts = link.control.count_keys_in_slots(&slots).await;
+        let counts = counts.map_err(|error| link.lost(error))?;
         let bytes = info.number("used_memory_dataset") / info.keys().max(1);
         Ok::<_, ReshardError>((one.source, bytes, slots.into_iter().zip(counts)))
     }))
