@@ -31,13 +31,13 @@ pub fn would_win(survey: &Survey<'_>, replica: Live<'_>, primary: Live<'_>) -> b
 mod tests {
     use super::*;
     use crate::redis::{
-        member::{Answer, Member},
-        plan::{simulation::World, tests::formed},
+        member::Member,
+        plan::{
+            simulation::World,
+            tests::{formed, relist},
+        },
     };
-    use common::cluster::{
-        slots::SlotSet,
-        topology::{ClusterNode, NodesView},
-    };
+    use common::cluster::{slots::SlotSet, topology::ClusterNode};
     use k8s_openapi::jiff::Timestamp;
 
     /// Where the three primaries are, and the replica of the first.
@@ -60,17 +60,7 @@ mod tests {
     /// Lets a member list a node in another way.
     fn list(members: &mut [Member], index: usize, node: usize, change: impl Fn(&mut ClusterNode)) {
         let id = members[node].report().unwrap().id();
-        let Answer::Report(report) = &mut members[index].answer else {
-            panic!("it answers");
-        };
-        let nodes = report.view.nodes().iter().map(|listed| {
-            let mut listed = ClusterNode::clone(listed);
-            if listed.id == id {
-                change(&mut listed);
-            }
-            listed
-        });
-        report.view = NodesView::of(nodes.collect()).unwrap();
+        relist(&mut members[index], id, change);
     }
 
     #[test]

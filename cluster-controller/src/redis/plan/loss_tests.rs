@@ -3,18 +3,14 @@
 use super::{
     Action, Blocker, Plan,
     simulation::{Fault, World, wanted},
-    tests::{dice, fault, formed, is_healthy, plan, repair, strike},
+    tests::{dice, fault, formed, is_healthy, plan, relist, repair, strike},
 };
 use crate::redis::{
     assess::assess,
     member::{Answer, Member, Report, TakeoverRequest},
     survey::Survey,
 };
-use common::cluster::{
-    node::FailoverMode,
-    slots::SlotSet,
-    topology::{ClusterNode, NodesView},
-};
+use common::cluster::{node::FailoverMode, slots::SlotSet};
 use crds::{LostSlots, Takeover};
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
 use proptest::prelude::*;
@@ -664,6 +660,7 @@ fn a_replica_claims_slots_that_it_has_not_heard_of() {
     world.down_for = SignedDuration::from_hours(3);
     let victim = primaries(&world)[0];
     let slots = world.slots_of(victim).0;
+    let id = world.members(NOW)[victim].report().unwrap().id();
     world.break_node(victim, DOWN);
     let mut members = world.members(NOW);
     let promoted = |members: &[Member]| {
@@ -686,15 +683,9 @@ fn a_replica_claims_slots_that_it_has_not_heard_of() {
         (mode, unheard.as_slice()),
         (FailoverMode::Force, [].as_slice())
     );
-    let report = report(&mut members[replica]);
-    let nodes = report.view.nodes().iter().map(|node| {
-        let mut node = ClusterNode::clone(node);
-        if node.slots == slots {
-            node.slots = SlotSet::new();
-        }
-        node
+    relist(&mut members[replica], id, |node| {
+        node.slots = SlotSet::new();
     });
-    report.view = NodesView::of(nodes.collect()).unwrap();
     let found = promoted(&members).unwrap();
     assert_eq!(found, (replica, FailoverMode::Takeover, slots.ranges()));
 }

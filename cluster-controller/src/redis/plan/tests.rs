@@ -9,6 +9,7 @@ use crate::redis::{
     member::{Answer, Member, Wanted},
     survey::Survey,
 };
+use common::cluster::topology::{ClusterNode, NodeId, NodesView};
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
 use proptest::prelude::*;
 use std::collections::BTreeSet;
@@ -54,6 +55,21 @@ pub(crate) fn formed(shards: usize, replicas: usize, persistent: bool) -> World 
     world.tick();
     world.age(3600);
     world
+}
+
+/// Lets a member that answers list a node in another way.
+pub(crate) fn relist(member: &mut Member, id: NodeId, change: impl Fn(&mut ClusterNode)) {
+    let Answer::Report(report) = &mut member.answer else {
+        panic!("it answers");
+    };
+    let nodes = report.view.nodes().iter().map(|listed| {
+        let mut listed = ClusterNode::clone(listed);
+        if listed.id == id {
+            change(&mut listed);
+        }
+        listed
+    });
+    report.view = NodesView::of(nodes.collect()).unwrap();
 }
 
 const HOURS: SignedDuration = SignedDuration::from_hours(3);
