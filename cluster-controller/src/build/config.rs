@@ -1,6 +1,6 @@
 //! redis.conf and the scripts that are mounted beside it. The scripts run in whatever shell the image has, so they keep to POSIX.
 
-use super::metadata;
+use super::{metadata, stop_script::STOP_SCRIPT};
 use crate::validate::ValidatedCluster;
 use common::kubernetes::hash::hash_value;
 use crds::{CLIENT_PORT, config_map_name};
@@ -102,28 +102,11 @@ echo "a primary without slots"
 exit 1
 "#;
 
-const STOP_SCRIPT: &str = r#"# Before the server stops: a primary hands over to a replica, so that its shard goes on without an election.
-cli=$(command -v redis-cli || command -v valkey-cli)
-"$cli" -h 127.0.0.1 info replication | tr -d '\r' |
-  sed -n 's/^slave[0-9]*:ip=\([^,]*\),port=\([0-9]*\),state=online.*/\1 \2/p' |
-  while read -r ip port; do
-    "$cli" -h "$ip" -p "$port" cluster failover 2>/dev/null | grep -q OK || continue
-    tries=0
-    while [ "$tries" -lt 20 ]; do
-      "$cli" -h 127.0.0.1 role | grep -q slave && break 2
-      tries=$((tries + 1))
-      sleep 0.2
-    done
-    break
-  done
-exit 0
-"#;
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::{
-        build::start_script::tests::PROGRAMS,
+        build::start_script::tests::run_with_client,
         validate::{tests::example, validate},
     };
     use k8s_openapi::jiff::Timestamp;
@@ -173,22 +156,12 @@ mod tests {
 
     /// Runs a probe with a client that prints these answers to the commands.
     fn probe(script: &str, answers: &[(&str, &str)]) -> bool {
-        use std::{os::unix::fs::PermissionsExt, process::Command};
-        let _one = PROGRAMS.lock();
-        let dir = std::env::temp_dir().join(format!("probe-{}", std::process::id()));
-        std::fs::create_dir(&dir).unwrap();
-        let mut client = "#!/bin/sh\ncase \"$3 $4\" in\n".to_owned();
+        let mut client = "case \"$3 $4\" in\n".to_owned();
         for (command, answer) in answers {
             let _ = writeln!(client, "'{command}') printf '%s\\n' '{answer}' ;;");
         }
         client.push_str("esac\n");
-        let file = dir.join("redis-cli");
-        std::fs::write(&file, client).unwrap();
-        std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o755)).unwrap();
-        let path = format!("{}:/usr/bin:/bin", dir.display());
-        let mut run = Command::new("/bin/sh");
-        let ended = run.args(["-c", script]).env("PATH", path).output().unwrap();
-        std::fs::remove_dir_all(&dir).unwrap();
+        let (ended, _) = run_with_client(script, &client);
         ended.status.success()
     }
 

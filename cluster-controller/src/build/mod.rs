@@ -6,6 +6,7 @@ mod pod_template;
 mod services;
 mod start_script;
 mod stateful_set;
+mod stop_script;
 mod trial;
 
 pub use config::redis_conf;

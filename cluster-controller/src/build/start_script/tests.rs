@@ -2,7 +2,41 @@ use super::*;
 use std::process::Output;
 
 /// A program that another thread's child still holds open for writing cannot be run.
-pub(crate) static PROGRAMS: std::sync::Mutex<()> = std::sync::Mutex::new(());
+static PROGRAMS: std::sync::Mutex<()> = std::sync::Mutex::new(());
+
+/// Runs a script in a folder of its own, with a client that is this script. How it ended, and the files that it left.
+pub(crate) fn run_with_client(script: &str, client: &str) -> (Output, Vec<(String, String)>) {
+    use std::{os::unix::fs::PermissionsExt, process::Command};
+    static NUMBER: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(0);
+    let _one = PROGRAMS.lock();
+    let number = NUMBER.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+    let root = std::env::temp_dir().join(format!("client-{}-{number}", std::process::id()));
+    let [bin, work] = ["bin", "work"].map(|name| root.join(name));
+    for dir in [&bin, &work] {
+        std::fs::create_dir_all(dir).unwrap();
+    }
+    let file = bin.join("redis-cli");
+    std::fs::write(&file, format!("#!/bin/sh\n{client}")).unwrap();
+    std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o755)).unwrap();
+    let path = format!("{}:/usr/bin:/bin", bin.display());
+    let mut run = Command::new("/bin/sh");
+    let run = run
+        .args(["-c", script])
+        .env("PATH", path)
+        .current_dir(&work);
+    let ended = run.output().unwrap();
+    let mut names = Vec::new();
+    list(&work, "", &mut names);
+    let text = |name: String| {
+        (
+            name.clone(),
+            std::fs::read_to_string(work.join(name)).unwrap(),
+        )
+    };
+    let files = names.into_iter().map(text).collect();
+    std::fs::remove_dir_all(&root).unwrap();
+    (ended, files)
+}
 
 /// The files below a folder.
 fn list(dir: &std::path::Path, below: &str, names: &mut Vec<String>) {

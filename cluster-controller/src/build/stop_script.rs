@@ -1,0 +1,83 @@
+//! What a container runs before its server stops. It runs in whatever shell the image has, so it keeps to POSIX.
+
+/// Hands a primary over. Every question has its limit: a replica that goes at the same time may leave an address that swallows packets, and
+/// a connect to it would last until the grace period of the pod has passed.
+pub(super) const STOP_SCRIPT: &str = r#"# Before the server stops: a primary hands over to a replica, so that its shard goes on without an election.
+cli=$(command -v redis-cli || command -v valkey-cli)
+ask() {
+  "$cli" "$@" 2>/dev/null & answer=$!
+  { sleep 2; kill "$answer"; } >/dev/null 2>&1 & limit=$!
+  wait "$answer"
+  kill "$limit" 2>/dev/null
+}
+ask -h 127.0.0.1 info replication | tr -d '\r' |
+  sed -n 's/^slave[0-9]*:ip=\([^,]*\),port=\([0-9]*\),state=online.*/\1 \2/p' |
+  while read -r ip port; do
+    ask -h "$ip" -p "$port" cluster failover | grep -q OK || continue
+    tries=0
+    while [ "$tries" -lt 20 ]; do
+      ask -h 127.0.0.1 role | grep -q slave && break 2
+      tries=$((tries + 1))
+      sleep 0.2
+    done
+    break
+  done
+exit 0
+"#;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::build::start_script::tests::run_with_client;
+
+    const REPLICAS: &str = "slave0:ip=10.0.0.2,port=6379,state=online,offset=1,lag=0
+slave1:ip=10.0.0.3,port=6379,state=wait_bgsave,offset=0,lag=0
+slave2:ip=10.0.0.4,port=6379,state=online,offset=1,lag=0";
+
+    /// Which servers were asked for what. `client`: what the client does for replicas, by address.
+    fn stop(role: &str, replicas: &str, client: &str) -> Vec<String> {
+        let client = format!(
+            "echo \"$*\" >> asked\ncase \"$2 $3 $4\" in\n\
+             '127.0.0.1 info replication') echo 'role:{role}'; echo '{replicas}' ;;\n\
+             '127.0.0.1 role '*) echo slave ;;\n\
+             {client}\nesac\n"
+        );
+        let (ended, dir) = run_with_client(STOP_SCRIPT, &client);
+        assert!(ended.status.success(), "{ended:?}");
+        let asked = dir.into_iter().find(|(name, _)| name == "asked");
+        let asked = asked.map(|(_, text)| text).unwrap_or_default();
+        asked.lines().map(ToOwned::to_owned).collect()
+    }
+
+    #[test]
+    fn a_primary_hands_over_to_a_linked_replica() {
+        let asked = stop("master", REPLICAS, "'10.0.0.2 '*) echo OK ;;");
+        let orders = asked.iter().filter(|one| one.ends_with("cluster failover"));
+        let orders: Vec<&String> = orders.collect();
+        assert_eq!(
+            orders,
+            ["-h 10.0.0.2 -p 6379 cluster failover"],
+            "{asked:?}"
+        );
+        assert_eq!(asked.last().unwrap(), "-h 127.0.0.1 role");
+    }
+
+    /// The client would wait for longer than any grace period.
+    #[test]
+    fn a_replica_that_is_gone_is_passed_over() {
+        let gone = "'10.0.0.2 '*) exec sleep 600 ;;\n'10.0.0.4 '*) echo OK ;;";
+        let asked = stop("master", REPLICAS, gone);
+        let last = asked.iter().rev().take(2).rev();
+        let last: Vec<&String> = last.collect();
+        assert_eq!(
+            last,
+            ["-h 10.0.0.4 -p 6379 cluster failover", "-h 127.0.0.1 role"],
+            "{asked:?}"
+        );
+    }
+
+    #[test]
+    fn a_replica_orders_nothing() {
+        assert_eq!(stop("slave", "", ""), ["-h 127.0.0.1 info replication"]);
+    }
+}
