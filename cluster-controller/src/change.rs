@@ -138,15 +138,15 @@ impl Change<'_> {
             context.resharding.cancel(self.place());
             return Ok(());
         };
-        let staying = decision.balance.staying();
-        context.resharding.keep_to(self.place(), &staying);
+        let goal = decision.balance.goal();
+        context.resharding.keep_to(self.place(), &goal);
         if !decision.is_ready_to_move() {
             return Ok(());
         }
         let order = ReshardOrder {
             holder: Holder::of(self.object),
             nodes: primaries(&decision.observed.members),
-            staying,
+            goal,
             limits: limits(migration),
         };
         context.leadership.ensure()?;

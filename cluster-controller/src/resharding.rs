@@ -1,10 +1,10 @@
 //! Moves of slots under way: a supervised task for each cluster, which holds the operation Lease and ends with this process's leadership.
 
-use crate::redis::reshard::{
-    self, NodeEndpoints, ReshardEnd, ReshardError, ReshardLimits, ReshardProgress,
+use crate::redis::{
+    balance::ReshardGoal,
+    reshard::{self, NodeEndpoints, ReshardEnd, ReshardError, ReshardLimits, ReshardProgress},
 };
 use common::{
-    cluster::topology::NodeId,
     errors::{Classified, ErrorClass},
     kubernetes::{
         call::ApiError,
@@ -19,7 +19,7 @@ use common::{
 use crds::RedisCluster;
 use futures::{FutureExt, future::BoxFuture};
 use std::{
-    collections::{BTreeSet, HashMap},
+    collections::HashMap,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
@@ -43,8 +43,8 @@ pub struct ReshardOrder {
     pub holder: Holder,
     /// How every primary is reached.
     pub nodes: NodeEndpoints,
-    /// Primaries of shards that stay.
-    pub staying: BTreeSet<NodeId>,
+    /// Which shards are to have the slots.
+    pub goal: ReshardGoal,
     /// How fast.
     pub limits: ReshardLimits,
 }
@@ -75,7 +75,7 @@ struct Shared {
 #[derive(Clone)]
 struct Entry {
     progress: watch::Receiver<ReshardProgress>,
-    staying: BTreeSet<NodeId>,
+    goal: ReshardGoal,
     ended: Option<(Instant, Option<String>)>,
 }
 
@@ -124,7 +124,7 @@ impl Resharding {
         self.tasks.start(task, |cancel| {
             let entry = Entry {
                 progress,
-                staying: order.staying.clone(),
+                goal: order.goal.clone(),
                 ended: None,
             };
             shared.lock().insert(key, entry);
@@ -137,11 +137,11 @@ impl Resharding {
         self.tasks.cancel(&format!("{namespace}/{name}"));
     }
 
-    /// Stops moves that have another goal: the spec has changed meanwhile. `staying`: the primaries of the shards that stay; none: not known.
-    pub fn keep_to(&self, (namespace, name): (&str, &str), staying: &BTreeSet<NodeId>) {
+    /// Stops moves that have another goal: the spec has changed meanwhile.
+    pub fn keep_to(&self, (namespace, name): (&str, &str), goal: &ReshardGoal) {
         let key = (namespace.to_owned(), name.to_owned());
-        let differs = |entry: &Entry| entry.ended.is_none() && entry.staying != *staying;
-        if !staying.is_empty() && self.shared.lock().get(&key).is_some_and(differs) {
+        let differs = |entry: &Entry| entry.ended.is_none() && entry.goal.is_outdated_by(goal);
+        if self.shared.lock().get(&key).is_some_and(differs) {
             self.cancel((namespace, name));
         }
     }
@@ -267,7 +267,7 @@ fn moves<'a>(
     let moves = async move {
         loop {
             let tables = reshard::tables(&order.nodes).await?;
-            let plan = reshard::plan(&tables, |id| order.staying.contains(&id));
+            let plan = reshard::plan(&tables, |id| order.goal.staying.contains(&id));
             if plan.is_empty() {
                 return Ok(());
             }

@@ -114,9 +114,7 @@ impl Shards {
                     println!("  {}: {:?}", done.step.reason, done.result);
                 }
                 if steps.lets_slots_move() && balance.needs_moves() {
-                    let staying = balance.shards.iter().filter(|shard| shard.stays);
-                    let staying = staying.map(|shard| shard.primary).collect();
-                    move_slots(&members, &staying).await?;
+                    move_slots(&members, &balance.goal().staying).await?;
                 }
             }
             sleep(INTERVAL).await;

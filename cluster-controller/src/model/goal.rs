@@ -173,7 +173,7 @@ impl Measure {
         // A replica takes over what its shard had, and moves that were begun are finished, also in shards that leave.
         let mut done = model.history.iter().skip(since);
         let takes_over = done.any(|text| text.contains("promote"));
-        let finishes = takes_over || model.moves_to_leaving() || model.world.has_open_slots();
+        let finishes = takes_over || model.world.has_open_slots();
         let compared = if finishes { 2 } else { 3 };
         if let Some(before) = self.before
             && now

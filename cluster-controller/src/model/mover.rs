@@ -4,6 +4,7 @@ use super::Model;
 use crate::{
     decision::Decision,
     redis::{
+        balance::ReshardGoal,
         member::Member,
         plan::simulation::{KEYS, Refusal, World},
         reshard::{self, OpenSlotDecision, ReshardPlan, SlotTables},
@@ -23,7 +24,7 @@ const RETRY: i64 = 5;
 #[derive(Clone, Debug)]
 pub struct Mover {
     nodes: Vec<NodeId>,
-    staying: BTreeSet<NodeId>,
+    goal: ReshardGoal,
     commands: VecDeque<SlotCommand>,
 }
 
@@ -64,10 +65,9 @@ type SlotCommand = (MoveCommand, SlotSet);
 impl Model {
     /// Starts to move slots under the conditions of the product. False: the controller has ended.
     pub(super) fn start_moves(&mut self, seen: &Decision) -> bool {
-        let staying = seen.balance.staying();
+        let goal = seen.balance.goal();
         if let Some(mover) = &self.controller.mover
-            && !staying.is_empty()
-            && mover.staying != staying
+            && mover.goal.is_outdated_by(&goal)
         {
             self.note("the goal of the moves has changed: they are cancelled");
             self.controller.mover = None;
@@ -89,23 +89,10 @@ impl Model {
         };
         self.controller.mover = Some(Mover {
             nodes: seen.observed.members.iter().filter_map(primary).collect(),
-            staying,
+            goal,
             commands: VecDeque::new(),
         });
         true
-    }
-
-    /// Whether a move is under way that goes on although the spec has changed.
-    pub(super) fn moves_to_leaving(&self) -> bool {
-        let shards = usize::try_from(self.cluster.shape.shards).unwrap();
-        let leaving = self
-            .kubernetes
-            .nodes
-            .iter()
-            .filter(|(seat, _)| seat.0 >= shards);
-        let mut leaving = leaving.map(|(_, node)| self.world.id_of(*node));
-        let mover = self.controller.mover.as_ref();
-        mover.is_some_and(|mover| leaving.any(|id| mover.staying.contains(&id)))
     }
 
     /// The next commands.
@@ -140,7 +127,7 @@ impl Model {
             return result.map(|()| true);
         }
         let tables = self.tables(&mover.nodes)?;
-        let plan = reshard::plan(&tables, |id| mover.staying.contains(&id));
+        let plan = reshard::plan(&tables, |id| mover.goal.staying.contains(&id));
         if plan.is_empty() {
             return Ok(false);
         }

@@ -11,9 +11,28 @@ use std::collections::BTreeSet;
 /// Slots that a shard may have more or fewer than its share, in per cent: less is not worth a move.
 const TOLERANCE: usize = 2;
 
+/// Which shards are to have the slots.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ReshardGoal {
+    /// How many shards the spec asks for.
+    pub shards: usize,
+    /// Their primaries; none while the balance is not known.
+    pub staying: BTreeSet<NodeId>,
+}
+
+impl ReshardGoal {
+    /// Whether moves with this goal have to stop, given the goal that there is now. The spec alone can say so: moves would otherwise go on
+    /// to shards that leave for as long as a node does not answer.
+    pub fn is_outdated_by(&self, now: &Self) -> bool {
+        self.shards != now.shards || !now.staying.is_empty() && self.staying != now.staying
+    }
+}
+
 /// How the slots are distributed, compared with how they are to be.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Balance {
+    /// Shards that the spec asks for.
+    pub wanted: usize,
     /// The shards with a primary, as the planner of moves needs them.
     pub shards: Vec<ShardLoad>,
     /// Slots that are to be in another shard.
@@ -25,10 +44,13 @@ pub struct Balance {
 }
 
 impl Balance {
-    /// The primaries of shards that stay; none while the balance is not known.
-    pub fn staying(&self) -> BTreeSet<NodeId> {
+    /// What moves of slots aim at.
+    pub fn goal(&self) -> ReshardGoal {
         let staying = self.shards.iter().filter(|shard| shard.stays);
-        staying.map(|shard| shard.primary).collect()
+        ReshardGoal {
+            shards: self.wanted,
+            staying: staying.map(|shard| shard.primary).collect(),
+        }
     }
 
     /// Whether there is something to do.
@@ -46,7 +68,10 @@ pub fn balance(survey: &Survey<'_>) -> Balance {
     let mut missing = survey.missing.values();
     let is_doubtful = missing.any(|one| !one.slots.is_empty() || !one.is_lost());
     if !survey.free.is_empty() || is_doubtful || has_silent {
-        return Balance::default();
+        return Balance {
+            wanted: survey.wanted.shards,
+            ..Balance::default()
+        };
     }
     let primaries = survey.primaries.iter().enumerate();
     let shards: Vec<ShardLoad> = primaries
@@ -72,6 +97,7 @@ pub fn balance(survey: &Survey<'_>) -> Balance {
     let all: usize = shards.iter().map(|one| one.slots.len()).sum();
     let changed = shards.iter().any(|one| one.stays == one.slots.is_empty());
     Balance {
+        wanted: survey.wanted.shards,
         misplaced: if changed || uneven * 100 > all * TOLERANCE {
             uneven
         } else {
@@ -132,9 +158,15 @@ mod tests {
         let found = balance(&Survey::of(&wanted, &members));
         assert_eq!(found.misplaced, found.shards[2].slots.len());
         assert!(!found.shards[2].stays);
-        // The primary of another shard does not answer: nothing moves.
+        let before = found.goal();
+        // The primary of another shard does not answer: nothing moves, and moves that were begun go on.
         members[0].answer = Answer::Loading;
         let found = balance(&Survey::of(&wanted, &members));
         assert!(!found.needs_moves());
+        assert!(!before.is_outdated_by(&found.goal()));
+        // They stop as soon as the spec asks for something else.
+        wanted.shards = 3;
+        let found = balance(&Survey::of(&wanted, &members));
+        assert!(before.is_outdated_by(&found.goal()));
     }
 }

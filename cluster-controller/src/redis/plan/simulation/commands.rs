@@ -1,10 +1,6 @@
 //! The commands of the controller, and what the servers refuse of them. It panics where data is destroyed.
 
-use super::{
-    World,
-    content::Content,
-    node::{Entry, Node},
-};
+use super::{World, content::Content, node::Entry};
 use crate::redis::{
     identity::known_nodes,
     member::Member,
@@ -219,18 +215,26 @@ impl World {
         let Some(primary) = self.nodes[index].own.primary else {
             return self.refuse("FAILOVER on a primary");
         };
-        if mode == FailoverMode::Force && !self.has_majority(index) {
+        if mode == FailoverMode::Force && !self.wins_election(index, primary) {
             return self.refuse("election lost");
         }
-        if let Some(old) = self.nodes.iter().find(|node| node.id == primary)
-            && old.away >= WAITED
+        let old = self.nodes.iter().find(|node| node.id == primary);
+        let is_given_up = old.is_none_or(|old| {
             // One that runs goes on taking writes where it is: only an election, or its end, makes that impossible.
-            && (mode == FailoverMode::Force || !old.up)
-        {
-            let lost = old.content.beyond(&self.nodes[index].content);
+            old.away >= WAITED && (mode == FailoverMode::Force || !old.up)
+        });
+        let copies = self.nodes.iter().filter(|node| {
+            let is_of_shard = node.id == primary || node.own.primary == Some(primary);
+            is_given_up && is_of_shard && node.away >= WAITED
+        });
+        for copy in copies {
+            let lost = copy.content.beyond(&self.nodes[index].content);
             self.forfeited.take_newer(&lost);
         }
-        self.take_over(index, primary);
+        match mode {
+            FailoverMode::Force | FailoverMode::Coordinated => self.be_elected(index, primary),
+            FailoverMode::Takeover => self.take_over(index, primary),
+        }
     }
 
     /// The replica has everything before it takes over, and the old primary follows it.
@@ -240,32 +244,14 @@ impl World {
         if !linked || !self.has_majority(to) {
             return self.refuse("FAILOVER: not linked, or no majority");
         }
+        let listed = self.nodes[from].table.get(&self.nodes[to].id);
+        let is_listed = listed.is_some_and(|entry| entry.primary == Some(primary));
         assert!(
-            self.is_elected(to, from),
+            is_listed && self.wins_election(to, primary),
             "a hand-over was asked for that the voters refuse: clients wait for seconds"
         );
         self.nodes[to].content = self.nodes[from].content.clone();
-        self.take_over(to, primary);
-        // The old primary answers no client until it knows of the new one.
-        self.learn(from, to);
-    }
-
-    /// Whether the primary and a majority of the primaries, as the replica knows them, list it as that one's replica: others do not vote for
-    /// it.
-    fn is_elected(&self, replica: usize, primary: usize) -> bool {
-        let (id, of) = (self.nodes[replica].id, self.nodes[primary].id);
-        let lists_it = |node: &Node| {
-            let entry = node.table.get(&id);
-            entry.is_some_and(|entry| entry.primary == Some(of))
-        };
-        let known = self.nodes[replica].table.iter();
-        let voters = known.filter(|(_, entry)| !entry.slots.is_empty());
-        let (in_favour, against): (Vec<NodeId>, Vec<NodeId>) =
-            voters.map(|(id, _)| *id).partition(|id| {
-                let mut nodes = self.nodes.iter();
-                nodes.any(|node| node.id == *id && node.answers() && lists_it(node))
-            });
-        lists_it(&self.nodes[primary]) && in_favour.len() > against.len()
+        self.be_elected(to, primary);
     }
 
     fn replicate(&mut self, index: usize, primary: NodeId) {

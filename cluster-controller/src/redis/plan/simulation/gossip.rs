@@ -70,17 +70,20 @@ impl World {
         self.update(to, from);
     }
 
-    /// A node that claims slots hears of their newer owner from every node that knows of it, wherever that owner is: an UPDATE message
-    /// (`clusterProcessPacket` in `cluster.c`).
+    /// A node that claims slots, for itself or for its primary, hears of their newer owner from every node that knows of it, wherever that
+    /// owner is: an UPDATE message (`clusterProcessPacket` in `cluster.c`).
     fn update(&mut self, claimant: usize, other: usize) {
         let own = &self.nodes[claimant];
+        let primary = own.own.primary;
+        let claim = primary.map_or(Some(&own.own), |primary| own.table.get(&primary));
+        let Some(claim) = claim else { return };
         let owners = self.nodes[other].table.iter();
         let owners = owners.filter(|(id, entry)| {
             let known = own.table.get(id);
             known.is_some_and(|known| known.epoch < entry.epoch)
                 && entry.primary.is_none()
-                && entry.epoch > own.own.epoch
-                && !entry.slots.intersection(&own.own.slots).is_empty()
+                && entry.epoch > claim.epoch
+                && !entry.slots.intersection(&claim.slots).is_empty()
         });
         let owners: Vec<(NodeId, Entry)> = owners.map(|(id, entry)| (*id, entry.clone())).collect();
         for (id, entry) in owners {
@@ -196,18 +199,18 @@ impl World {
             return;
         }
         self.nodes[index].linked = false;
-        if stands && self.has_majority(index) {
+        if stands && self.wins_election(index, primary) {
             self.nodes[index].orphaned += 1;
             if self.nodes[index].orphaned > 2 && self.nodes[index].in_step {
-                self.take_over(index, primary);
-                self.announce(index);
+                self.be_elected(index, primary);
             }
         }
     }
 
-    /// The node that wins an election tells every other at once (`clusterFailoverReplaceYourMaster` in `cluster.c`), and no primary votes for
-    /// another replica of the same primary.
-    fn announce(&mut self, winner: usize) {
+    /// The node that wins an election tells every other at once (`clusterFailoverReplaceYourMaster` in `cluster.c`): no primary votes for
+    /// another replica of the same primary, and none gives itself the epoch of the election.
+    pub(super) fn be_elected(&mut self, winner: usize, primary: NodeId) {
+        self.take_over(winner, primary);
         let (id, address) = (self.nodes[winner].id, self.nodes[winner].own.address);
         for other in 0..self.nodes.len() {
             let node = &self.nodes[other];
@@ -231,12 +234,19 @@ impl World {
         self.nodes[index].content = self.nodes[source].content.clone();
     }
 
-    /// Those that are linked to a primary have at once what it was given.
+    /// Those that are linked to a primary have at once what it was given. One that has missed it does not stand for election: what a primary
+    /// takes while its replicas are cut off from it is not safe before it has them back.
     pub(super) fn replicate_now(&mut self, primary: usize) {
+        let (id, address) = (self.nodes[primary].id, self.nodes[primary].own.address);
         let content = self.nodes[primary].content.clone();
-        for replica in self.linked_replicas_of(primary) {
-            if self.reach(replica, self.nodes[primary].own.address) == Some(primary) {
+        for replica in 0..self.nodes.len() {
+            if self.nodes[replica].own.primary != Some(id) {
+                continue;
+            }
+            if self.nodes[replica].linked && self.reach(replica, address) == Some(primary) {
                 self.nodes[replica].content.clone_from(&content);
+            } else if self.nodes[replica].content != content {
+                self.nodes[replica].in_step = false;
             }
         }
     }
@@ -251,6 +261,26 @@ impl World {
         node.own.epoch = newest + 1;
         node.linked = false;
         node.orphaned = 0;
+    }
+
+    /// Whether most of the primaries that a replica knows vote for it in the place of its primary.
+    pub(super) fn wins_election(&self, index: usize, primary: NodeId) -> bool {
+        let node = &self.nodes[index];
+        let Some(claim) = node.table.get(&primary) else {
+            return false;
+        };
+        let known = node.table.iter();
+        let voters = known.filter(|(_, entry)| !entry.slots.is_empty());
+        let (granted, refused): (Vec<bool>, Vec<bool>) = voters
+            .map(|(id, entry)| {
+                let voter = self.reach(index, entry.address);
+                let voter = voter.map(|voter| &self.nodes[voter]);
+                voter.is_some_and(|voter| {
+                    voter.id == *id && voter.votes_for(node.id, (primary, claim))
+                })
+            })
+            .partition(|vote| *vote);
+        granted.len() > refused.len()
     }
 
     /// Whether most of the primaries in the node's table answer at the addresses it has.
@@ -322,15 +352,6 @@ impl World {
                         self.nodes[target].content.write(key, &slot, number);
                         self.replicate_now(target);
                     }
-                }
-            }
-            // A replica that has missed it does not stand for election.
-            for other in 0..self.nodes.len() {
-                let replica = &self.nodes[other];
-                let is_linked = replica.linked
-                    && self.reach(other, self.nodes[index].own.address) == Some(index);
-                if replica.own.primary == Some(id) && !is_linked {
-                    self.nodes[other].in_step = false;
                 }
             }
             self.replicate_now(index);

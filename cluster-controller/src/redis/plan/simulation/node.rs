@@ -77,6 +77,19 @@ impl Node {
         self.own.primary.is_none() && !self.own.slots.is_empty()
     }
 
+    /// Whether it votes for a replica that claims the slots of its primary: it has to list it as that one's, and to know no newer owner of
+    /// any of them (`clusterSendFailoverAuthIfNeeded` in `cluster.c`).
+    pub(super) fn votes_for(&self, replica: NodeId, (primary, claim): (NodeId, &Entry)) -> bool {
+        let listed = self.table.get(&replica);
+        let mut owners = self.table.values().chain([&self.own]);
+        listed.is_some_and(|entry| entry.primary == Some(primary))
+            && !owners.any(|owner| {
+                owner.primary.is_none()
+                    && owner.epoch > claim.epoch
+                    && !owner.slots.intersection(&claim.slots).is_empty()
+            })
+    }
+
     /// The newest epoch it knows of: what a bump goes beyond.
     pub(super) fn newest_epoch(&self) -> u64 {
         let known = self.table.values().map(|entry| entry.epoch);

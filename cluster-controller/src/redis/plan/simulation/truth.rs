@@ -63,10 +63,6 @@ impl World {
         &self.nodes[index].content
     }
 
-    pub fn id_of(&self, index: usize) -> NodeId {
-        self.nodes[index].id
-    }
-
     /// How many slots it expects.
     pub fn imported_by(&self, index: usize) -> usize {
         self.nodes[index].importing.len()
