@@ -269,6 +269,48 @@ fn a_new_shard_gets_its_replica_back() {
     assert!(result.is_ok(), "{}", result.unwrap_err());
 }
 
+/// The replicas go before the new shard has slots, and its primary is one of them: a hand-over of no slots does not take place.
+#[test]
+fn a_new_shard_keeps_a_node_that_can_serve() {
+    let scale = |replicas| Event::Scale {
+        shards: 4,
+        replicas,
+    };
+    let kill = Event::Kill {
+        pod: 3,
+        down: 0,
+        loading: 4,
+    };
+    for persistent in [false, true] {
+        for seconds in 0..4 {
+            let all = vec![(scale(2), 2), (kill.clone(), seconds), (scale(0), 0)];
+            let result = run(&mut formed((3, 0, persistent)), &all);
+            assert!(result.is_ok(), "{}", result.unwrap_err());
+        }
+    }
+}
+
+/// Slots were on their way to a shard that the spec takes back, while a node does not answer: moves to it stop all the same.
+#[test]
+fn moves_to_a_shard_that_leaves_stop_at_once() {
+    let grow = Event::Scale {
+        shards: 5,
+        replicas: 1,
+    };
+    let kill = Event::Kill {
+        pod: 4,
+        down: 5,
+        loading: 0,
+    };
+    let shrink = Event::Scale {
+        shards: 3,
+        replicas: 0,
+    };
+    let all = vec![(grow, 9), (kill, 0), (shrink, 0)];
+    let result = run(&mut formed((3, 0, false)), &all);
+    assert!(result.is_ok(), "{}", result.unwrap_err());
+}
+
 /// A replica takes slots over on the other side of a network that is cut, and is gone with all that it had when the network is back. The
 /// primary on this side has their keys.
 #[test]

@@ -6,6 +6,7 @@
 use super::survey::{Live, Survey};
 
 /// Whether the election would be won as the nodes see each other now:
+/// the primary has slots, since for none the replica does not even stand (`clusterHandleSlaveFailover`);
 /// the primary answers only the request of a node that it lists as its replica;
 /// a voter, a primary with slots, only one that it lists as the replica of a primary, and more than half of them must agree;
 /// and no slot may have a newer configuration than the replica knows.
@@ -24,7 +25,8 @@ pub fn would_win(survey: &Survey<'_>, replica: Live<'_>, primary: Live<'_>) -> b
         own.is_primary() && !own.slots.is_empty() && lists_it(**one)
     });
     let (_, all) = survey.quorum();
-    is_up_to_date && lists_it(primary) && in_favour.count() * 2 > all
+    let has_slots = !primary.report.own().slots.is_empty();
+    has_slots && is_up_to_date && lists_it(primary) && in_favour.count() * 2 > all
 }
 
 #[cfg(test)]

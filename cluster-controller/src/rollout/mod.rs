@@ -245,6 +245,10 @@ fn next_in_shard<'a>(
     if let Some(replica) = replica {
         return ShardStep::Replace(replica);
     }
+    // An election for no slots does not take place.
+    if primary.report.is_blank() {
+        return ShardStep::Replace(primary.member);
+    }
     let successors = survey.live_in(shard).filter(|one| is_linked(*one, primary));
     let best = successors.max_by_key(|one| {
         let expected = &one.member.expected;

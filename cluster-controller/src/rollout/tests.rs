@@ -8,11 +8,12 @@ use crate::{
         plan::{
             plan,
             simulation::{Fault, World},
-            tests::{formed, repair},
+            tests::{formed, relist, repair},
         },
     },
     validate::{tests::example, validate},
 };
+use common::cluster::slots::SlotSet;
 use crds::{ANNOTATION_RESTART_HASH, RedisCluster};
 use k8s_openapi::jiff::Timestamp;
 use proptest::prelude::*;
@@ -263,6 +264,37 @@ fn the_only_copy_in_memory_is_not_replaced() {
     stage.world = formed(3, 0, true);
     stage.object.spec.replicas_per_shard = 0;
     assert_eq!(replaced(&stage.rollout()).len(), 1);
+}
+
+/// A new shard whose slots have yet to come: no replica would be elected, and there is nothing to lose.
+#[test]
+fn a_primary_without_slots_is_replaced_at_once() {
+    let stage = Stage::new(false);
+    let cluster = stage.cluster();
+    let mut members = stage.world.members(Timestamp::UNIX_EPOCH);
+    let owners: Vec<usize> = (0..NODES)
+        .filter(|index| stage.world.owns(*index))
+        .collect();
+    let (blank, rest) = owners.split_last().unwrap();
+    let slots = |index: usize| members[index].report().unwrap().own().slots.clone();
+    let (moved, kept) = (slots(*blank), slots(rest[0]));
+    for (index, slots) in [(*blank, SlotSet::new()), (rest[0], kept.union(&moved))] {
+        let id = members[index].report().unwrap().id();
+        relist(&mut members[index], id, |node| node.slots = slots.clone());
+    }
+    let Answer::Report(report) = &mut members[*blank].answer else {
+        panic!("it answers");
+    };
+    report.keys = 0;
+    let survey = Survey::of(&stage.world.wanted, &members);
+    let primary = &members[*blank];
+    let shard = primary.expected.shard;
+    let step = next_in_shard(&cluster, &survey, shard, &[primary]);
+    assert!(matches!(step, ShardStep::Replace(one) if one.expected.pod == primary.expected.pod));
+    // One with slots hands over before.
+    let primary = &members[rest[0]];
+    let step = next_in_shard(&cluster, &survey, primary.expected.shard, &[primary]);
+    assert!(matches!(step, ShardStep::HandOver(..) | ShardStep::None));
 }
 
 #[test]

@@ -21,22 +21,28 @@ use std::{cmp::Reverse, time::Duration};
 pub fn promote(survey: &Survey<'_>, now: Timestamp, plan: &mut Plan) {
     for (id, missing_node) in &survey.missing {
         if missing_node.slots.is_empty() {
-            if let Some(replica) = heir_of_keys(survey, *id, missing_node) {
-                let action = Action::Promote {
-                    member: replica.index,
-                    primary: *id,
-                    mode: FailoverMode::Takeover,
-                    unheard: Vec::new(),
-                    empty: false,
-                };
-                let why = format!(
-                    "the primary of {pod} is gone for good, before it got the slots of keys that it had: {pod} has them, and no slots to take over",
-                    pod = replica.pod()
-                );
-                plan.step(action, why);
-                return;
-            }
-            continue;
+            let Some(heir) = heir_without_slots(survey, *id, missing_node) else {
+                continue;
+            };
+            let action = Action::Promote {
+                member: heir.index,
+                primary: *id,
+                mode: FailoverMode::Takeover,
+                unheard: Vec::new(),
+                empty: heir.report.keys == 0,
+            };
+            let pod = heir.pod();
+            let why = if heir.report.keys == 0 {
+                format!(
+                    "the primary of {pod} is gone for good, before it got slots: {pod} becomes the primary that will get them"
+                )
+            } else {
+                format!(
+                    "the primary of {pod} is gone for good, before it got the slots of keys that it had: {pod} has them, and no slots to take over"
+                )
+            };
+            plan.step(action, why);
+            return;
         }
         let Some(choice) = choose(survey, *id, missing_node) else {
             continue;
@@ -78,9 +84,9 @@ fn unheard(replica: Live<'_>, id: NodeId, missing_node: &MissingNode) -> SlotSet
     missing_node.slots.difference(&listed)
 }
 
-/// The replica of a primary that was lost while slots moved to it: keys that it had been given already are nowhere else. As a primary it
-/// gives them back to those who serve their slots.
-fn heir_of_keys<'a>(
+/// The replica of a primary that was lost before it had slots. Keys that it had been given already are nowhere else, and as a primary the
+/// replica gives them back to those who serve their slots. Without keys it is needed where no other node can be the shard's primary.
+fn heir_without_slots<'a>(
     survey: &Survey<'a>,
     id: NodeId,
     missing_node: &MissingNode,
@@ -90,9 +96,12 @@ fn heir_of_keys<'a>(
     }
     let choice = choose(survey, id, missing_node)?;
     let shard = choice.replica.shard();
-    let is_needed = choice.is_copy && choice.replica.report.keys > 0;
-    (is_needed && survey.primary_of(shard).is_none() && survey.shard_all_live(shard))
-        .then_some(choice.replica)
+    let has_keys = choice.is_copy && choice.replica.report.keys > 0;
+    let begins_shard = survey.free.is_empty() && shard < survey.wanted.shards;
+    ((has_keys || begins_shard)
+        && survey.primary_of(shard).is_none()
+        && survey.shard_all_live(shard))
+    .then_some(choice.replica)
 }
 
 /// A primary that gives no report.

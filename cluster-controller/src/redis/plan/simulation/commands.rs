@@ -73,16 +73,13 @@ impl World {
                 unheard,
                 ..
             } => {
-                assert!(
-                    unheard.is_empty(),
-                    "a simulated node hears of slots at once"
-                );
                 if let Some(index) = self.reached(members, *member) {
                     assert!(
                         *empty || self.has_copied(index),
                         "a replica without a copy was promoted silently"
                     );
                     self.promote(index, *mode);
+                    self.claim(index, &unheard.iter().copied().collect());
                 }
             }
             Action::HandOver { to, from, .. } => {
@@ -237,6 +234,18 @@ impl World {
         }
     }
 
+    /// `DELSLOTS` and `ADDSLOTS` of slots that a primary is to serve under the epoch that it has.
+    fn claim(&mut self, index: usize, slots: &SlotSet) {
+        let node = &mut self.nodes[index];
+        if node.own.primary.is_some() {
+            return;
+        }
+        for entry in node.table.values_mut() {
+            entry.slots = entry.slots.difference(slots);
+        }
+        node.own.slots = node.own.slots.union(slots);
+    }
+
     /// The replica has everything before it takes over, and the old primary follows it.
     fn hand_over(&mut self, to: usize, from: usize) {
         let primary = self.nodes[from].id;
@@ -245,6 +254,10 @@ impl World {
             return self.refuse("FAILOVER: not linked, or no majority");
         }
         let listed = self.nodes[from].table.get(&self.nodes[to].id);
+        assert!(
+            self.nodes[from].owns(),
+            "a hand-over of no slots was asked for: the replica does not stand for it"
+        );
         let is_listed = listed.is_some_and(|entry| entry.primary == Some(primary));
         assert!(
             is_listed && self.wins_election(to, primary),

@@ -266,7 +266,9 @@ impl World {
     /// Whether most of the primaries that a replica knows vote for it in the place of its primary.
     pub(super) fn wins_election(&self, index: usize, primary: NodeId) -> bool {
         let node = &self.nodes[index];
-        let Some(claim) = node.table.get(&primary) else {
+        let claim = node.table.get(&primary);
+        // Without slots it does not stand (`clusterHandleSlaveFailover` in `cluster.c`).
+        let Some(claim) = claim.filter(|claim| !claim.slots.is_empty()) else {
             return false;
         };
         let known = node.table.iter();
