@@ -9,18 +9,25 @@ use std::collections::BTreeSet;
 const LIMIT: usize = 500;
 /// Seconds for which it is looked at afterwards.
 const AFTERWARDS: usize = 3;
+/// How often the goal may be left again: a primary is spread once its voters know a new replica, and nothing says so before.
+const RETURNS: usize = 2;
 
 impl Model {
     /// Lets the controller work until nothing is left to do. The seconds that it took.
     pub(super) fn settle(&mut self) -> Result<usize, String> {
         let mut measure = Measure::default();
+        let mut left = 0;
         for second in 0..LIMIT {
             let before = self.history.len();
             self.advance();
             measure.fall_to(self, before)?;
             let is_idle = self.history.len() == before;
             if is_idle && self.missing().is_none() {
-                return self.stays().map(|()| second);
+                match self.stays() {
+                    Ok(()) => return Ok(second),
+                    Err(why) if left == RETURNS => return Err(why),
+                    Err(_) => left += 1,
+                }
             }
         }
         let missing = self.missing().unwrap_or_default();

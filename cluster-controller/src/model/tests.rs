@@ -17,7 +17,7 @@ use std::{
 };
 
 /// Cases of each property, the same ones in every run.
-const CASES: u32 = 500;
+const CASES: u32 = 1000;
 
 /// Shards, replicas, and whether there are volumes.
 type Size = (i32, i32, bool);
@@ -288,6 +288,24 @@ fn a_new_shard_keeps_a_node_that_can_serve() {
             assert!(result.is_ok(), "{}", result.unwrap_err());
         }
     }
+}
+
+/// Their pods are away while the others forget a node, and their volumes remember it.
+#[test]
+fn a_forgotten_node_that_comes_up_again_is_forgotten() {
+    let scale = |replicas| Event::Scale {
+        shards: 3,
+        replicas,
+    };
+    let all = vec![
+        (scale(2), 4),
+        (scale(1), 1),
+        (Event::LoseVolume { pod: 0 }, 0),
+        (Event::LoseMachine { machine: 0 }, 5),
+        (scale(2), 0),
+    ];
+    let result = run(&mut formed((3, 0, true)), &all);
+    assert!(result.is_ok(), "{}", result.unwrap_err());
 }
 
 /// Slots were on their way to a shard that the spec takes back, while a node does not answer: moves to it stop all the same.

@@ -215,10 +215,12 @@ impl World {
         if mode == FailoverMode::Force && !self.wins_election(index, primary) {
             return self.refuse("election lost");
         }
-        let old = self.nodes.iter().find(|node| node.id == primary);
+        let old = self.nodes.iter().position(|node| node.id == primary);
         let is_given_up = old.is_none_or(|old| {
-            // One that runs goes on taking writes where it is: only an election, or its end, makes that impossible.
-            old.away >= WAITED && (mode == FailoverMode::Force || !old.up)
+            // One that runs in a majority goes on taking writes where it is: only an election, or its end, makes that impossible.
+            let is_fenced =
+                mode == FailoverMode::Force || !self.nodes[old].up || !self.has_majority(old);
+            self.nodes[old].away >= WAITED && is_fenced
         });
         let copies = self.nodes.iter().filter(|node| {
             let is_of_shard = node.id == primary || node.own.primary == Some(primary);
