@@ -19,8 +19,9 @@ impl Model {
         let mut left = 0;
         for second in 0..LIMIT {
             let before = self.history.len();
+            let takeovers = self.world.takeovers();
             self.advance();
-            measure.fall_to(self, before)?;
+            measure.fall_to(self, takeovers)?;
             let is_idle = self.history.len() == before;
             if is_idle && self.missing().is_none() {
                 match self.stays() {
@@ -157,8 +158,8 @@ struct Measure {
 }
 
 impl Measure {
-    /// `since`: where the history of the last second begins.
-    fn fall_to(&mut self, model: &Model, since: usize) -> Result<(), String> {
+    /// `takeovers`: how many there had been a second ago.
+    fn fall_to(&mut self, model: &Model, takeovers: usize) -> Result<(), String> {
         let seats = model.wanted_seats();
         let pods = &model.kubernetes.pods;
         let claims = model.world.claims();
@@ -178,9 +179,7 @@ impl Measure {
             in_leaving_shard.sum(),
         ];
         // A replica takes over what its shard had, and moves that were begun are finished, also in shards that leave.
-        let mut done = model.history.iter().skip(since);
-        let takes_over = done.any(|text| text.contains("promote"));
-        let finishes = takes_over || model.world.has_open_slots();
+        let finishes = model.world.takeovers() > takeovers || model.world.has_open_slots();
         let compared = if finishes { 2 } else { 3 };
         if let Some(before) = self.before
             && now

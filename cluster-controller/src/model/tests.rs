@@ -290,6 +290,21 @@ fn a_new_shard_keeps_a_node_that_can_serve() {
     }
 }
 
+/// The primary of a new shard stays what it is while it has keys and no slots yet: moves that looked to another goal would stop.
+#[test]
+fn slots_move_to_new_shards_in_one_go() {
+    let mut model = formed((3, 1, true));
+    let grow = Event::Scale {
+        shards: 5,
+        replicas: 1,
+    };
+    let result = run(&mut model, &vec![(grow, 0)]);
+    assert!(result.is_ok(), "{}", result.unwrap_err());
+    let begun = model.history.iter();
+    let begun = begun.filter(|text| text.contains("moves of slots begin"));
+    assert_eq!(begun.count(), 1, "{:#?}", model.history);
+}
+
 /// Their pods are away while the others forget a node, and their volumes remember it.
 #[test]
 fn a_forgotten_node_that_comes_up_again_is_forgotten() {

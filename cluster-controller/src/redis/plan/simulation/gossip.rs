@@ -252,6 +252,7 @@ impl World {
     }
 
     pub(super) fn take_over(&mut self, index: usize, primary: NodeId) {
+        self.takeovers += 1;
         let newest = self.nodes[index].newest_epoch();
         let node = &mut self.nodes[index];
         if let Some(entry) = node.table.get_mut(&primary) {

@@ -56,6 +56,8 @@ pub struct World {
     pub not_current: BTreeSet<usize>,
     /// The last write.
     written: u64,
+    /// How often a replica has taken over.
+    takeovers: usize,
     /// What was given up with a primary that had been away for as long as it is waited for.
     forfeited: Content,
 }
@@ -91,6 +93,7 @@ impl World {
             proving: true,
             not_current: BTreeSet::new(),
             written: 0,
+            takeovers: 0,
             forfeited: Content::default(),
             wanted,
         }

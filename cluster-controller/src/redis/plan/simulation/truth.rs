@@ -159,6 +159,11 @@ impl World {
             .all(|index| marks(index).difference(&kept).is_empty())
     }
 
+    /// How often a replica has taken over, by whatever means.
+    pub fn takeovers(&self) -> usize {
+        self.takeovers
+    }
+
     /// What was given up, as the policy allows it.
     pub fn forfeited(&self) -> &Content {
         &self.forfeited
