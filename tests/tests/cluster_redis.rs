@@ -7,7 +7,7 @@ use cluster_controller::redis::{
     election::would_win,
     execute::execute,
     identity::KnownNodes,
-    member::{Answer, Recovery, Wanted},
+    member::{Answer, ExpectedNode, Recovery, Wanted},
     observe::observe,
     plan::{Action, HandOverReason, Plan, Step, plan},
     survey::Survey,
@@ -19,7 +19,7 @@ use crds::LostSlots;
 use k8s_openapi::jiff::Timestamp;
 use std::time::Duration;
 use tests::{
-    drive::{Drive, RECONCILE_INTERVAL, drive_pods},
+    drive::{Drive, RECONCILE_INTERVAL, drive, drive_pods},
     redis::{NODE_TIMEOUT, PodCluster, PodStorage, ShardSlots, nothing_destroyed},
     wait::{eventually, within},
 };
@@ -178,6 +178,48 @@ async fn a_replica_takes_over_slots_that_it_never_heard_of() -> Result<()> {
         ensure!(cluster.slot_map().await? == slots);
     }
     Ok(())
+}
+
+/// A new shard loses its primary before it gets slots, and the spec has taken the replicas back: no other pod of it will come.
+#[tokio::test]
+async fn a_lone_replica_begins_a_shard_without_slots() -> Result<()> {
+    let mut cluster = PodCluster::start(1, PodStorage::Memory).await?;
+    let two = cluster.expected().into_iter().filter(|one| one.shard < 2);
+    let smaller = Wanted {
+        shards: 2,
+        ..wanted(&cluster, false)
+    };
+    let formed = drive(&smaller, &two.collect::<Vec<_>>(), LIMIT).await;
+    ensure!(formed.assessment.is_healthy(), "{:?}", formed.assessment);
+    cluster.record(&formed.known);
+    drive_pods(&cluster, &wanted(&cluster, true), NODE_TIMEOUT * 4).await;
+    let view = async |index: usize| -> Result<NodesView> {
+        let table: String = cluster.server(index).call("CLUSTER NODES").await?;
+        Ok(NodesView::parse(&table)?)
+    };
+    let is_primary = view(4).await?.myself().is_primary();
+    let (primary, replica) = if is_primary { (4, 5) } else { (5, 4) };
+    let (own, others) = (view(primary).await?, view(replica).await?);
+    ensure!(own.myself().slots.is_empty() && others.myself().primary == Some(own.myself().id));
+    cluster.kill(primary).await?;
+
+    let left = cluster.expected().into_iter().enumerate();
+    let left = left.filter(|(index, _)| *index != primary);
+    let left = left.map(|(index, one)| ExpectedNode {
+        wanted: one.ordinal == 0 || index == replica,
+        ..one
+    });
+    let alone = Wanted {
+        replicas_per_shard: 0,
+        known: cluster.known(),
+        ..wanted(&cluster, true)
+    };
+    let ended = drive(&alone, &left.collect::<Vec<_>>(), NODE_TIMEOUT * 6).await;
+    let promoted = promotions(&ended);
+    ensure!(promoted == [FailoverMode::Takeover], "{:?}", ended.done);
+    let table: String = cluster.server(replica).call("CLUSTER NODES").await?;
+    ensure!(NodesView::parse(&table)?.myself().is_primary(), "{table}");
+    cluster.nothing_destroyed().await
 }
 
 #[tokio::test]
