@@ -14,7 +14,7 @@ use crate::{
 };
 use common::cluster::{
     slots::{SLOT_COUNT, SlotSet},
-    topology::{NodeId, OpenSlotKind},
+    topology::OpenSlotKind,
 };
 use crds::node_of_pod;
 use std::collections::BTreeMap;
@@ -200,19 +200,26 @@ fn may_leave(survey: &Survey<'_>, member: &Member) -> bool {
             let of_pod = survey.missing.iter();
             let mut of_pod =
                 of_pod.filter(|(_, node)| node.pod.as_ref() == Some(&member.expected.pod));
-            of_pod.all(|(id, node)| node.unreachable_by_all && !is_given_slots(survey, *id))
+            let is_unreachable = of_pod.all(|(_, node)| node.unreachable_by_all);
+            is_unreachable && !is_given_slots(survey, member.expected.shard)
         }
         Answer::Loading | Answer::Busy | Answer::Foreign(_) => false,
     }
 }
 
-/// Whether a living node is giving slots to this one, which may have keys of them already.
-fn is_given_slots(survey: &Survey<'_>, id: NodeId) -> bool {
-    let mut open = survey
+/// Whether a living node is giving slots to a node of this shard that does not answer. It may have keys of them already, and a copy of it,
+/// which is in no table, may have the only ones.
+fn is_given_slots(survey: &Survey<'_>, shard: usize) -> bool {
+    let open = survey
         .live
         .iter()
         .flat_map(|one| &one.report.own().open_slots);
-    open.any(|slot| slot.kind == OpenSlotKind::Migrating && slot.peer == id)
+    let mut given = open.filter(|slot| slot.kind == OpenSlotKind::Migrating);
+    given.any(|slot| {
+        let home = survey.missing.get(&slot.peer);
+        let home = home.and_then(|missing| survey.home_shard(missing));
+        survey.by_id(slot.peer).is_none() && home.is_none_or(|home| home == shard)
+    })
 }
 
 #[cfg(test)]

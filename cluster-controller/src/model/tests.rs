@@ -305,6 +305,35 @@ fn slots_move_to_new_shards_in_one_go() {
     assert_eq!(begun.count(), 1, "{:#?}", model.history);
 }
 
+/// The primary of the shard that leaves is gone with keys that it had been given, and its replica, which has them, does not answer.
+#[test]
+fn a_silent_replica_with_given_keys_stays() {
+    let scale = |shards| Event::Scale {
+        shards,
+        replicas: 1,
+    };
+    let kill = Event::Kill {
+        pod: 6,
+        down: 0,
+        loading: 0,
+    };
+    let cut = Event::Cut {
+        machine: 1,
+        seconds: 4,
+    };
+    for after in 0..6 {
+        let all = vec![
+            (scale(4), after),
+            (Event::Roll, 3),
+            (kill.clone(), 0),
+            (cut.clone(), 0),
+            (scale(3), 0),
+        ];
+        let result = run(&mut formed((3, 1, false)), &all);
+        assert!(result.is_ok(), "{}", result.unwrap_err());
+    }
+}
+
 /// Their pods are away while the others forget a node, and their volumes remember it.
 #[test]
 fn a_forgotten_node_that_comes_up_again_is_forgotten() {
