@@ -17,7 +17,7 @@ use std::{
 };
 
 /// Cases of each property, the same ones in every run.
-const CASES: u32 = 1000;
+const CASES: u32 = 500;
 
 /// Shards, replicas, and whether there are volumes.
 type Size = (i32, i32, bool);
