@@ -149,6 +149,26 @@ proptest! {
     }
 }
 
+/// A history that has to end at the goal.
+fn ends_well(size: Size, all: &Events) {
+    let result = run(&mut formed(size), all);
+    assert!(result.is_ok(), "{}", result.unwrap_err());
+}
+
+fn scale_to(shards: i32, replicas: i32) -> Event {
+    Event::Scale { shards, replicas }
+}
+
+/// A pod whose process is back at once.
+fn kill(pod: usize) -> Event {
+    let (down, loading) = (0, 0);
+    Event::Kill { pod, down, loading }
+}
+
+fn cut(machine: usize, seconds: u8) -> Event {
+    Event::Cut { machine, seconds }
+}
+
 /// Whether the properties notice what a controller does wrong, in so many cases; the failure.
 fn noticed(
     sabotage: Sabotage,
@@ -173,8 +193,8 @@ fn noticed(
 
 #[test]
 fn a_pod_with_slots_that_leaves_is_noticed() {
-    let down = |shards, replicas| Just(vec![(Event::Scale { shards, replicas }, 1)]);
-    let why = noticed(Sabotage::ShrinksAtOnce, (4, 1, true), 1, down(3, 1));
+    let down = Just(vec![(scale_to(3, 1), 1)]);
+    let why = noticed(Sabotage::ShrinksAtOnce, (4, 1, true), 1, down);
     assert!(why.contains("with slots leaves"), "{why}");
 }
 
@@ -185,10 +205,7 @@ fn slots_that_move_to_a_foreign_node_are_noticed() {
         seconds: 3,
         company: 3,
     };
-    let grow = Event::Scale {
-        shards: 4,
-        replicas: 1,
-    };
+    let grow = scale_to(4, 1);
     let events = Just(vec![(rob, 5), (grow, 30)]);
     let why = noticed(Sabotage::MovesToForeignNodes, (3, 1, true), 1, events);
     assert!(why.contains("foreign"), "{why}");
@@ -206,11 +223,7 @@ fn a_primary_replaced_without_a_hand_over_is_noticed() {
 /// Two Kubernetes nodes with the majority of the primaries are cut off, and clients on their side go on writing.
 #[test]
 fn a_takeover_without_a_fence_is_noticed() {
-    let cut = |machine| Event::Cut {
-        machine,
-        seconds: 89,
-    };
-    let all = vec![(cut(0), 0), (cut(1), 5), (Event::Write, 60)];
+    let all = vec![(cut(0, 89), 0), (cut(1, 89), 5), (Event::Write, 60)];
     let why = noticed(
         Sabotage::TakesOverUnfenced,
         (3, 1, true),
@@ -218,29 +231,20 @@ fn a_takeover_without_a_fence_is_noticed() {
         Just(all.clone()),
     );
     assert!(why.contains("copied less than it had"), "{why}");
-    let result = run(&mut formed((3, 1, true)), &all);
-    assert!(result.is_ok(), "{}", result.unwrap_err());
+    ends_well((3, 1, true), &all);
 }
 
 /// A new shard in memory loses its first primary, before or while it gets slots. The replica follows a node that will never be back, and
 /// may have the only copy of keys.
 #[test]
 fn a_new_shard_survives_its_first_primary() {
-    let grow = Event::Scale {
-        shards: 5,
-        replicas: 1,
-    };
-    let kill = Event::Kill {
-        pod: 6,
-        down: 0,
-        loading: 0,
-    };
+    let grow = scale_to(5, 1);
+    let kill = kill(6);
     for loss in [kill, Event::LoseMachine { machine: 0 }] {
         for after in 3..9 {
             let roll = (Event::Roll, after);
             let all = vec![(grow.clone(), 0), roll, (loss.clone(), 1)];
-            let result = run(&mut formed((3, 1, false)), &all);
-            assert!(result.is_ok(), "{}", result.unwrap_err());
+            ends_well((3, 1, false), &all);
         }
     }
 }
@@ -249,33 +253,22 @@ fn a_new_shard_survives_its_first_primary() {
 /// (`clusterUpdateSlotsConfigWith` in `cluster.c`).
 #[test]
 fn a_new_shard_gets_its_replica_back() {
-    let grow = Event::Scale {
-        shards: 5,
-        replicas: 1,
-    };
+    let grow = scale_to(5, 1);
     let half = Event::LeaveHalfMoved {
         from: 3,
         to: 0,
         count: 1,
         stage: 2,
     };
-    let kill = Event::Kill {
-        pod: 0,
-        down: 0,
-        loading: 0,
-    };
+    let kill = kill(0);
     let all = vec![(grow, 2), (half, 7), (kill, 0)];
-    let result = run(&mut formed((3, 0, false)), &all);
-    assert!(result.is_ok(), "{}", result.unwrap_err());
+    ends_well((3, 0, false), &all);
 }
 
 /// The replicas go before the new shard has slots, and its primary is one of them: a hand-over of no slots does not take place.
 #[test]
 fn a_new_shard_keeps_a_node_that_can_serve() {
-    let scale = |replicas| Event::Scale {
-        shards: 4,
-        replicas,
-    };
+    let scale = |replicas| scale_to(4, replicas);
     let kill = Event::Kill {
         pod: 3,
         down: 0,
@@ -284,8 +277,7 @@ fn a_new_shard_keeps_a_node_that_can_serve() {
     for persistent in [false, true] {
         for seconds in 0..4 {
             let all = vec![(scale(2), 2), (kill.clone(), seconds), (scale(0), 0)];
-            let result = run(&mut formed((3, 0, persistent)), &all);
-            assert!(result.is_ok(), "{}", result.unwrap_err());
+            ends_well((3, 0, persistent), &all);
         }
     }
 }
@@ -294,10 +286,7 @@ fn a_new_shard_keeps_a_node_that_can_serve() {
 #[test]
 fn slots_move_to_new_shards_in_one_go() {
     let mut model = formed((3, 1, true));
-    let grow = Event::Scale {
-        shards: 5,
-        replicas: 1,
-    };
+    let grow = scale_to(5, 1);
     let result = run(&mut model, &vec![(grow, 0)]);
     assert!(result.is_ok(), "{}", result.unwrap_err());
     let begun = model.history.iter();
@@ -308,19 +297,9 @@ fn slots_move_to_new_shards_in_one_go() {
 /// The primary of the shard that leaves is gone with keys that it had been given, and its replica, which has them, does not answer.
 #[test]
 fn a_silent_replica_with_given_keys_stays() {
-    let scale = |shards| Event::Scale {
-        shards,
-        replicas: 1,
-    };
-    let kill = Event::Kill {
-        pod: 6,
-        down: 0,
-        loading: 0,
-    };
-    let cut = Event::Cut {
-        machine: 1,
-        seconds: 4,
-    };
+    let scale = |shards| scale_to(shards, 1);
+    let kill = kill(6);
+    let cut = cut(1, 4);
     for after in 0..6 {
         let all = vec![
             (scale(4), after),
@@ -329,18 +308,14 @@ fn a_silent_replica_with_given_keys_stays() {
             (cut.clone(), 0),
             (scale(3), 0),
         ];
-        let result = run(&mut formed((3, 1, false)), &all);
-        assert!(result.is_ok(), "{}", result.unwrap_err());
+        ends_well((3, 1, false), &all);
     }
 }
 
 /// Their pods are away while the others forget a node, and their volumes remember it.
 #[test]
 fn a_forgotten_node_that_comes_up_again_is_forgotten() {
-    let scale = |replicas| Event::Scale {
-        shards: 3,
-        replicas,
-    };
+    let scale = |replicas| scale_to(3, replicas);
     let all = vec![
         (scale(2), 4),
         (scale(1), 1),
@@ -348,39 +323,28 @@ fn a_forgotten_node_that_comes_up_again_is_forgotten() {
         (Event::LoseMachine { machine: 0 }, 5),
         (scale(2), 0),
     ];
-    let result = run(&mut formed((3, 0, true)), &all);
-    assert!(result.is_ok(), "{}", result.unwrap_err());
+    ends_well((3, 0, true), &all);
 }
 
 /// Slots were on their way to a shard that the spec takes back, while a node does not answer: moves to it stop all the same.
 #[test]
 fn moves_to_a_shard_that_leaves_stop_at_once() {
-    let grow = Event::Scale {
-        shards: 5,
-        replicas: 1,
-    };
+    let grow = scale_to(5, 1);
     let kill = Event::Kill {
         pod: 4,
         down: 5,
         loading: 0,
     };
-    let shrink = Event::Scale {
-        shards: 3,
-        replicas: 0,
-    };
+    let shrink = scale_to(3, 0);
     let all = vec![(grow, 9), (kill, 0), (shrink, 0)];
-    let result = run(&mut formed((3, 0, false)), &all);
-    assert!(result.is_ok(), "{}", result.unwrap_err());
+    ends_well((3, 0, false), &all);
 }
 
 /// A replica takes slots over on the other side of a network that is cut, and is gone with all that it had when the network is back. The
 /// primary on this side has their keys.
 #[test]
 fn slots_taken_over_by_a_gone_node_come_back() {
-    let grow = Event::Scale {
-        shards: 3,
-        replicas: 2,
-    };
+    let grow = scale_to(3, 2);
     let rob = Event::Rob {
         pod: 5,
         seconds: 5,
@@ -392,26 +356,18 @@ fn slots_taken_over_by_a_gone_node_come_back() {
         (Event::LoseMachine { machine: 2 }, 3),
         (rob, 0),
     ];
-    let result = run(&mut formed((3, 1, false)), &all);
-    assert!(result.is_ok(), "{}", result.unwrap_err());
+    ends_well((3, 1, false), &all);
 }
 
 /// The spec takes a shard back while slots move to it, and its node cannot be asked what it has got of them.
 #[test]
 fn a_leaving_pod_keeps_keys_that_it_was_given() {
-    let scale = |shards| Event::Scale {
-        shards,
-        replicas: 1,
-    };
-    let cut = Event::Cut {
-        machine: 1,
-        seconds: 4,
-    };
+    let scale = |shards| scale_to(shards, 1);
+    let cut = cut(1, 4);
     for persistent in [false, true] {
         for after in 4..9 {
             let all = vec![(scale(5), after), (cut.clone(), 0), (scale(3), 1)];
-            let result = run(&mut formed((3, 1, persistent)), &all);
-            assert!(result.is_ok(), "{}", result.unwrap_err());
+            ends_well((3, 1, persistent), &all);
         }
     }
 }
