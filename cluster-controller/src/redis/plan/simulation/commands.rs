@@ -154,10 +154,7 @@ impl World {
                 );
             }
             Assignment::Restored { listed } => {
-                let struck: SlotSet = listed.iter().copied().collect();
-                for entry in node.table.values_mut() {
-                    entry.slots = entry.slots.difference(&struck);
-                }
+                node.strike(&listed.iter().copied().collect());
                 assert!(
                     everything.beyond(&node.content).is_empty(),
                     "slots restored without their keys"
@@ -174,9 +171,7 @@ impl World {
                     everything.is_empty(),
                     "slots recreated although a node has their keys"
                 );
-                for entry in node.table.values_mut() {
-                    entry.slots = entry.slots.difference(slots);
-                }
+                node.strike(slots);
                 node.own.epoch = newest + 1;
             }
         }
@@ -242,9 +237,7 @@ impl World {
         if node.own.primary.is_some() {
             return;
         }
-        for entry in node.table.values_mut() {
-            entry.slots = entry.slots.difference(slots);
-        }
+        node.strike(slots);
         node.own.slots = node.own.slots.union(slots);
     }
 
@@ -255,12 +248,11 @@ impl World {
         if !linked || !self.has_majority(to) {
             return self.refuse("FAILOVER: not linked, or no majority");
         }
-        let listed = self.nodes[from].table.get(&self.nodes[to].id);
         assert!(
             self.nodes[from].owns(),
             "a hand-over of no slots was asked for: the replica does not stand for it"
         );
-        let is_listed = listed.is_some_and(|entry| entry.primary == Some(primary));
+        let is_listed = self.nodes[from].lists(self.nodes[to].id, primary);
         assert!(
             is_listed && self.wins_election(to, primary),
             "a hand-over was asked for that the voters refuse: clients wait for seconds"

@@ -1,6 +1,10 @@
 //! What the servers do among themselves: pings, gossip, failure, election, replication.
 
-use super::{World, content::KEYS, node::Entry};
+use super::{
+    World,
+    content::KEYS,
+    node::{Entry, Node},
+};
 use common::cluster::{
     slots::{SlotRange, SlotSet},
     topology::{NodeAddress, NodeId},
@@ -272,35 +276,34 @@ impl World {
         let Some(claim) = claim.filter(|claim| !claim.slots.is_empty()) else {
             return false;
         };
-        let known = node.table.iter();
-        let voters = known.filter(|(_, entry)| !entry.slots.is_empty());
-        let (granted, refused): (Vec<bool>, Vec<bool>) = voters
-            .map(|(id, entry)| {
-                let voter = self.reach(index, entry.address);
-                let voter = voter.map(|voter| &self.nodes[voter]);
-                voter.is_some_and(|voter| {
-                    voter.id == *id && voter.votes_for(node.id, (primary, claim))
-                })
-            })
-            .partition(|vote| *vote);
-        granted.len() > refused.len()
+        let votes = |voter: &Node| voter.votes_for(node.id, (primary, claim));
+        let (mut all, mut granted) = (0, 0);
+        for voter in self.listed_primaries(index) {
+            all += 1;
+            granted += usize::from(voter.is_some_and(votes));
+        }
+        granted * 2 > all
     }
 
     /// Whether most of the primaries in the node's table answer at the addresses it has.
     pub(super) fn has_majority(&self, index: usize) -> bool {
-        let node = &self.nodes[index];
-        let primaries = node
-            .table
-            .iter()
-            .filter(|(_, entry)| !entry.slots.is_empty());
-        let (mut all, mut reached) = (usize::from(!node.own.slots.is_empty()), 0);
-        reached += all;
-        for (id, entry) in primaries {
+        let own = usize::from(!self.nodes[index].own.slots.is_empty());
+        let (mut all, mut reached) = (own, own);
+        for primary in self.listed_primaries(index) {
             all += 1;
-            let other = self.reach(index, entry.address);
-            reached += usize::from(other.is_some_and(|other| self.nodes[other].id == *id));
+            reached += usize::from(primary.is_some());
         }
         reached * 2 > all
+    }
+
+    /// The primaries with slots that a node lists; none for one that does not answer at the address it has.
+    fn listed_primaries(&self, index: usize) -> impl Iterator<Item = Option<&Node>> {
+        let listed = self.nodes[index].table.iter();
+        let primaries = listed.filter(|(_, entry)| !entry.slots.is_empty());
+        primaries.map(move |(id, entry)| {
+            let other = &self.nodes[self.reach(index, entry.address)?];
+            (other.id == *id).then_some(other)
+        })
     }
 
     /// The node that answers another one at an address.

@@ -183,9 +183,7 @@ impl World {
         for slot in slots.iter() {
             node.migrating.remove(&slot);
         }
-        for entry in node.table.values_mut() {
-            entry.slots = entry.slots.difference(slots);
-        }
+        node.strike(slots);
         if node.id == target {
             let imported = slots.iter().any(|slot| node.importing.contains_key(&slot));
             for slot in slots.iter() {

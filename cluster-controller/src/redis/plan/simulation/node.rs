@@ -77,12 +77,24 @@ impl Node {
         self.own.primary.is_none() && !self.own.slots.is_empty()
     }
 
+    /// Strikes slots out of the lines of all others.
+    pub(super) fn strike(&mut self, slots: &SlotSet) {
+        for entry in self.table.values_mut() {
+            entry.slots = entry.slots.difference(slots);
+        }
+    }
+
+    /// Whether it lists a node as the replica of this primary.
+    pub(super) fn lists(&self, replica: NodeId, primary: NodeId) -> bool {
+        let entry = self.table.get(&replica);
+        entry.is_some_and(|entry| entry.primary == Some(primary))
+    }
+
     /// Whether it votes for a replica that claims the slots of its primary: it has to list it as that one's, and to know no newer owner of
     /// any of them (`clusterSendFailoverAuthIfNeeded` in `cluster.c`).
     pub(super) fn votes_for(&self, replica: NodeId, (primary, claim): (NodeId, &Entry)) -> bool {
-        let listed = self.table.get(&replica);
         let mut owners = self.table.values().chain([&self.own]);
-        listed.is_some_and(|entry| entry.primary == Some(primary))
+        self.lists(replica, primary)
             && !owners.any(|owner| {
                 owner.primary.is_none()
                     && owner.epoch > claim.epoch
