@@ -1,30 +1,46 @@
 use super::*;
-use std::process::Output;
+use std::{
+    path::{Path, PathBuf},
+    process::{Command, Output},
+};
 
 /// A program that another thread's child still holds open for writing cannot be run.
 static PROGRAMS: std::sync::Mutex<()> = std::sync::Mutex::new(());
 
-/// Runs a script in a folder of its own, with a client that is this script. How it ended, and the files that it left.
-pub(crate) fn run_with_client(script: &str, client: &str) -> (Output, Vec<(String, String)>) {
-    use std::{os::unix::fs::PermissionsExt, process::Command};
+/// A folder for one run, and these in it.
+fn folders<const COUNT: usize>(names: [&str; COUNT]) -> (PathBuf, [PathBuf; COUNT]) {
     static NUMBER: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(0);
-    let _one = PROGRAMS.lock();
     let number = NUMBER.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-    let root = std::env::temp_dir().join(format!("client-{}-{number}", std::process::id()));
-    let [bin, work] = ["bin", "work"].map(|name| root.join(name));
-    for dir in [&bin, &work] {
+    let root = std::env::temp_dir().join(format!("script-{}-{number}", std::process::id()));
+    let folders = names.map(|name| root.join(name));
+    for dir in &folders {
         std::fs::create_dir_all(dir).unwrap();
     }
-    let file = bin.join("redis-cli");
-    std::fs::write(&file, format!("#!/bin/sh\n{client}")).unwrap();
+    (root, folders)
+}
+
+/// Puts a program that is this shell script where a run finds it.
+fn install(bin: &Path, name: &str, script: &str) {
+    use std::os::unix::fs::PermissionsExt;
+    let file = bin.join(name);
+    std::fs::write(&file, format!("#!/bin/sh\n{script}")).unwrap();
     std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o755)).unwrap();
-    let path = format!("{}:/usr/bin:/bin", bin.display());
+}
+
+/// The shell that runs a script with the programs of this folder.
+fn shell(script: &str, bin: &Path) -> Command {
     let mut run = Command::new("/bin/sh");
-    let run = run
-        .args(["-c", script])
-        .env("PATH", path)
-        .current_dir(&work);
-    let ended = run.output().unwrap();
+    let path = format!("{}:/usr/bin:/bin", bin.display());
+    run.args(["-c", script]).env("PATH", path);
+    run
+}
+
+/// Runs a script in a folder of its own, with a client that is this script. How it ended, and the files that it left.
+pub(crate) fn run_with_client(script: &str, client: &str) -> (Output, Vec<(String, String)>) {
+    let _one = PROGRAMS.lock();
+    let (root, [bin, work]) = folders(["bin", "work"]);
+    install(&bin, "redis-cli", client);
+    let ended = shell(script, &bin).current_dir(&work).output().unwrap();
     let mut names = Vec::new();
     list(&work, "", &mut names);
     let text = |name: String| {
@@ -39,7 +55,7 @@ pub(crate) fn run_with_client(script: &str, client: &str) -> (Output, Vec<(Strin
 }
 
 /// The files below a folder.
-fn list(dir: &std::path::Path, below: &str, names: &mut Vec<String>) {
+fn list(dir: &Path, below: &str, names: &mut Vec<String>) {
     for entry in std::fs::read_dir(dir).unwrap() {
         let entry = entry.unwrap();
         let name = format!("{below}{}", entry.file_name().to_str().unwrap());
@@ -93,33 +109,22 @@ fn run_as(
     version: &str,
     variables: &[(&str, &str)],
 ) -> Ended {
-    use std::{os::unix::fs::PermissionsExt, process::Command};
-    static NUMBER: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(0);
     let _one = PROGRAMS.lock();
-    let number = NUMBER.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-    let root = std::env::temp_dir().join(format!("start-{}-{number}", std::process::id()));
-    let [data, config, bin] = ["data", "config", "bin"].map(|name| root.join(name));
-    for dir in [&data, &config, &bin] {
-        std::fs::create_dir_all(dir).unwrap();
-    }
+    let (root, [data, config, bin]) = folders(["data", "config", "bin"]);
     std::fs::write(config.join("redis.conf"), "cluster-node-timeout 500\n").unwrap();
     for (name, text) in files {
         let file = data.join(name);
         std::fs::create_dir_all(file.parent().unwrap()).unwrap();
         std::fs::write(file, text).unwrap();
     }
-    let server = bin.join("redis-server");
-    let text = format!("#!/bin/sh\necho \"v={version}. $*\"\n");
-    std::fs::write(&server, text).unwrap();
-    std::fs::set_permissions(&server, std::fs::Permissions::from_mode(0o755)).unwrap();
+    let server = format!("echo \"v={version}. $*\"\n");
+    install(&bin, "redis-server", &server);
     let log = root.join("termination-log");
     let script = script
         .replace("/dev/termination-log", log.to_str().unwrap())
         .replace("/data", data.to_str().unwrap())
         .replace("/config", config.to_str().unwrap());
-    let output = Command::new("/bin/sh")
-        .args(["-c", &script])
-        .env("PATH", format!("{}:/usr/bin:/bin", bin.display()))
+    let output = shell(&script, &bin)
         .env("POD_IP", "10.0.0.1")
         .env("POD_NAMESPACE", "team")
         .env("POD_NAME", "shop-0-0")
