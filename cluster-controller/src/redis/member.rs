@@ -3,7 +3,7 @@
 use common::cluster::{
     info::{PersistenceInfo, ReplicationInfo, ServerInfo},
     slots::SlotSet,
-    topology::{ClusterInfo, ClusterNode, NodeAddress, NodeId, NodesView},
+    topology::{ClusterInfo, ClusterNode, NodeAddress, NodeId, NodesView, OpenSlotKind},
 };
 use crds::{LostSlots, Takeover};
 use k8s_openapi::jiff::Timestamp;
@@ -321,6 +321,14 @@ impl Report {
     /// Whether it is a primary without keys and slots: nothing is lost by giving it any role.
     pub fn is_blank(&self) -> bool {
         self.own().is_primary() && self.own().slots.is_empty() && self.keys == 0
+    }
+
+    /// Whether it is a primary that its first slots are moving to: it may have keys of them already.
+    pub fn gets_first_slots(&self) -> bool {
+        let own = self.own();
+        let mut open = own.open_slots.iter();
+        let expects = open.any(|slot| slot.kind == OpenSlotKind::Importing);
+        own.is_primary() && own.slots.is_empty() && expects
     }
 
     /// Whether it knows no other node.

@@ -6,7 +6,7 @@ use super::{
 };
 use common::cluster::{
     slots::{SLOT_COUNT, Slot, SlotSet},
-    topology::{Flag, NodeAddress, NodeId, OpenSlotKind},
+    topology::{Flag, NodeAddress, NodeId},
 };
 use k8s_openapi::jiff::Timestamp;
 use std::{
@@ -364,7 +364,8 @@ fn left_nothing(survey: &Survey<'_>, shard: usize, id: NodeId) -> bool {
 }
 
 /// The node that a shard without slots begins with: the one that slots are moving to, else the one that others of it copy already, else a
-/// blank one on the Kubernetes node with the fewest primaries. None while the shard may have had slots before: their node, or a copy of it, may still come back.
+/// blank one on the Kubernetes node with the fewest primaries. None while the shard may have had slots before: their node, or a copy of it,
+/// may still come back.
 fn first_primary(survey: &Survey<'_>, shard: usize) -> Option<Index> {
     let had_slots = |missing: &MissingNode| {
         survey.home_shard(missing) == Some(shard)
@@ -395,20 +396,14 @@ fn first_primary(survey: &Survey<'_>, shard: usize) -> Option<Index> {
             })
             .count()
     };
-    // The one that its first slots are moving to has keys of them already.
-    let gets_slots = |one: &Live<'_>| {
-        let own = one.report.own();
-        let mut open = own.open_slots.iter();
-        let expects = open.any(|slot| slot.kind == OpenSlotKind::Importing);
-        own.is_primary() && own.slots.is_empty() && expects
-    };
-    let members = survey.live_in(shard);
-    let candidates = members.filter(|one| one.report.is_blank() || gets_slots(one));
+    let candidates = survey
+        .live_in(shard)
+        .filter(|one| one.report.is_blank() || one.report.gets_first_slots());
     let chosen = candidates.min_by_key(|one| {
         let expected = &one.member.expected;
         let is_copied = copied.contains(&one.report.id());
         (
-            !gets_slots(one),
+            !one.report.gets_first_slots(),
             !is_copied,
             expected.terminating,
             load(one),

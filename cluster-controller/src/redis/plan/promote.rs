@@ -24,25 +24,7 @@ pub fn promote(survey: &Survey<'_>, now: Timestamp, plan: &mut Plan) {
             let Some(heir) = heir_without_slots(survey, *id, missing_node) else {
                 continue;
             };
-            let action = Action::Promote {
-                member: heir.index,
-                primary: *id,
-                mode: FailoverMode::Takeover,
-                unheard: Vec::new(),
-                empty: heir.report.keys == 0,
-            };
-            let pod = heir.pod();
-            let why = if heir.report.keys == 0 {
-                format!(
-                    "the primary of {pod} is gone for good, before it got slots: {pod} becomes the primary that will get them"
-                )
-            } else {
-                format!(
-                    "the primary of {pod} is gone for good, before it got the slots of keys that it had: {pod} has them, and no slots to take over"
-                )
-            };
-            plan.step(action, why);
-            return;
+            return inherit(heir, *id, plan);
         }
         let Some(choice) = choose(survey, *id, missing_node) else {
             continue;
@@ -102,6 +84,27 @@ fn heir_without_slots<'a>(
         && survey.primary_of(shard).is_none()
         && survey.shard_all_live(shard))
     .then_some(choice.replica)
+}
+
+fn inherit(heir: Live<'_>, primary: NodeId, plan: &mut Plan) {
+    let (pod, empty) = (heir.pod(), heir.report.keys == 0);
+    let why = if empty {
+        format!(
+            "the primary of {pod} is gone for good, before it got slots: {pod} becomes the primary that will get them"
+        )
+    } else {
+        format!(
+            "the primary of {pod} is gone for good, before it got the slots of keys that it had: {pod} has them, and no slots to take over"
+        )
+    };
+    let action = Action::Promote {
+        member: heir.index,
+        primary,
+        mode: FailoverMode::Takeover,
+        unheard: Vec::new(),
+        empty,
+    };
+    plan.step(action, why);
 }
 
 /// A primary that gives no report.
