@@ -81,6 +81,12 @@ async fn filled(replicas: usize, storage: PodStorage) -> Result<(PodCluster, Sha
     Ok((cluster, slots))
 }
 
+/// What a server lists.
+async fn view(cluster: &PodCluster, index: usize) -> Result<NodesView> {
+    let table: String = cluster.server(index).call("CLUSTER NODES").await?;
+    Ok(NodesView::parse(&table)?)
+}
+
 fn promotions(drive: &Drive) -> Vec<FailoverMode> {
     let modes = drive.done.iter().filter_map(|done| match done.step.action {
         Action::Promote { mode, .. } => Some(mode),
@@ -163,8 +169,7 @@ async fn a_replica_takes_over_slots_that_it_never_heard_of() -> Result<()> {
     for storage in [PodStorage::Volume, PodStorage::Memory] {
         let (mut cluster, slots) = filled(1, storage).await?;
         let (victim, replica) = (cluster.primary_of(1).await?, cluster.replica_of(1).await?);
-        let table: String = cluster.server(victim).call("CLUSTER NODES").await?;
-        let served = NodesView::parse(&table)?.myself().slots.clone();
+        let served = view(&cluster, victim).await?.myself().slots.clone();
         cluster.kill(victim).await?;
         let numbers = served.iter().map(|slot| slot.get().to_string());
         let forget = format!("CLUSTER DELSLOTS {}", numbers.collect::<Vec<_>>().join(" "));
@@ -193,13 +198,12 @@ async fn a_lone_replica_begins_a_shard_without_slots() -> Result<()> {
     ensure!(formed.assessment.is_healthy(), "{:?}", formed.assessment);
     cluster.record(&formed.known);
     drive_pods(&cluster, &wanted(&cluster, true), NODE_TIMEOUT * 4).await;
-    let view = async |index: usize| -> Result<NodesView> {
-        let table: String = cluster.server(index).call("CLUSTER NODES").await?;
-        Ok(NodesView::parse(&table)?)
-    };
-    let is_primary = view(4).await?.myself().is_primary();
+    let is_primary = view(&cluster, 4).await?.myself().is_primary();
     let (primary, replica) = if is_primary { (4, 5) } else { (5, 4) };
-    let (own, others) = (view(primary).await?, view(replica).await?);
+    let (own, others) = (
+        view(&cluster, primary).await?,
+        view(&cluster, replica).await?,
+    );
     ensure!(own.myself().slots.is_empty() && others.myself().primary == Some(own.myself().id));
     cluster.kill(primary).await?;
 
@@ -217,8 +221,8 @@ async fn a_lone_replica_begins_a_shard_without_slots() -> Result<()> {
     let ended = drive(&alone, &left.collect::<Vec<_>>(), NODE_TIMEOUT * 6).await;
     let promoted = promotions(&ended);
     ensure!(promoted == [FailoverMode::Takeover], "{:?}", ended.done);
-    let table: String = cluster.server(replica).call("CLUSTER NODES").await?;
-    ensure!(NodesView::parse(&table)?.myself().is_primary(), "{table}");
+    let table = view(&cluster, replica).await?;
+    ensure!(table.myself().is_primary(), "{table:?}");
     cluster.nothing_destroyed().await
 }
 
