@@ -252,7 +252,10 @@ impl Schedules {
     ) -> Result<(Option<ConditionUpdate>, Option<Duration>), ScheduleError> {
         let plan = cluster.spec.backup.as_ref();
         if plan.is_none_or(|plan| plan.schedules.is_empty()) {
-            self.apply(cluster, Wanted::default()).await?;
+            // What is to go was made for an earlier spec.
+            if cluster.metadata.generation != Some(1) {
+                self.apply(cluster, Wanted::default()).await?;
+            }
             return Ok((None, None));
         }
         let Some(image) = &self.image else {

@@ -1,6 +1,7 @@
 //! Why a StatefulSet has not created a pod: the newest FailedCreate Event of its controller, which is the only place that says it.
 //!
-//! Nothing is read while all pods exist; a set whose pod is missing is read after a few seconds, and then seldom.
+//! Nothing is read while all pods exist. The API server has no index of Events: it reads all those of a namespace for each list, and with a
+//! thousand of them that takes it a tenth of a second. One answer serves every cluster of its namespace for a while.
 
 use crate::pods::Pods;
 use common::kubernetes::call::{self, ApiError};
@@ -13,13 +14,11 @@ use std::{
 };
 
 /// A pod that has been missing for less is being created.
-const PATIENCE: Duration = Duration::from_secs(3);
+const PATIENCE: Duration = Duration::from_secs(5);
 /// How long an answer is good for.
 const FRESH: Duration = Duration::from_secs(15);
-/// Sets read in one reconcile at most: they mostly have the same reason.
-const MOST_READS: usize = 3;
-/// Events of one set that are looked at.
-const MOST_EVENTS: u32 = 50;
+/// Events of a namespace that are looked at.
+const MOST_EVENTS: u32 = 500;
 
 /// A cluster by namespace and name.
 type Key = (String, String);
@@ -27,23 +26,24 @@ type Key = (String, String);
 /// What is known of the sets whose pods are missing.
 pub struct PodEvents {
     client: Client,
-    missing: Mutex<HashMap<Key, HashMap<String, Missing>>>,
+    known: Mutex<Known>,
 }
 
-#[derive(Clone, Debug)]
-struct Missing {
-    since: Instant,
-    read: Option<Instant>,
-    why: Option<String>,
+#[derive(Debug, Default)]
+struct Known {
+    /// Since when pods of sets are missing, by cluster and set.
+    missing: HashMap<Key, HashMap<String, Instant>>,
+    /// By namespace.
+    answers: HashMap<String, AnsweredEvents>,
 }
 
-impl Missing {
-    fn is_due(&self, now: Instant) -> bool {
-        match self.read {
-            None => now.saturating_duration_since(self.since) >= PATIENCE,
-            Some(read) => now.saturating_duration_since(read) >= FRESH,
-        }
-    }
+/// What the API server has answered last for a namespace.
+#[derive(Debug)]
+struct AnsweredEvents {
+    /// When it was asked.
+    at: Instant,
+    /// Why sets miss pods.
+    why: HashMap<String, String>,
 }
 
 impl PodEvents {
@@ -51,7 +51,7 @@ impl PodEvents {
     pub fn new(client: Client) -> Self {
         Self {
             client,
-            missing: Mutex::default(),
+            known: Mutex::default(),
         }
     }
 
@@ -65,15 +65,14 @@ impl PodEvents {
         let absent: Vec<String> = names.filter(|name| !pods.contains_key(name)).collect();
         let sets: BTreeSet<&str> = absent.iter().map(|pod| set_of(pod)).collect();
         let key = (namespace.to_owned(), cluster.to_owned());
-        for set in self.due(&key, &sets, Instant::now()) {
-            match self.read(namespace, &set).await {
-                Ok(why) => self.note(&key, &set, why),
-                Err(error) => tracing::debug!(%error, "the Events of a StatefulSet were not read"),
+        if self.is_due(&key, &sets, Instant::now()) {
+            match self.read(namespace).await {
+                Ok(why) => self.note(namespace, why),
+                Err(error) => tracing::debug!(%error, "Events of StatefulSets were not read"),
             }
         }
         let known = self.lock();
-        let of_cluster = known.get(&key);
-        let why = |pod: &String| of_cluster?.get(set_of(pod))?.why.clone();
+        let why = |pod: &String| known.answers.get(namespace)?.why.get(set_of(pod)).cloned();
         absent
             .iter()
             .filter_map(|pod| Some((pod.clone(), why(pod)?)))
@@ -83,69 +82,85 @@ impl PodEvents {
     /// The cluster is gone.
     pub fn forget(&self, namespace: &str, cluster: &str) {
         let key = (namespace.to_owned(), cluster.to_owned());
-        self.lock().remove(&key);
+        self.lock().forget(&key);
     }
 
-    /// Takes note of the sets with missing pods; returns those to be read now.
-    fn due(&self, key: &Key, sets: &BTreeSet<&str>, now: Instant) -> Vec<String> {
-        let mut missing = self.lock();
+    /// Takes note of the sets with missing pods; returns whether the Events of the namespace are to be read now.
+    fn is_due(&self, key: &Key, sets: &BTreeSet<&str>, now: Instant) -> bool {
+        let mut known = self.lock();
         if sets.is_empty() {
-            missing.remove(key);
-            return Vec::new();
+            known.forget(key);
+            return false;
         }
-        let known = missing.entry(key.clone()).or_default();
-        known.retain(|set, _| sets.contains(set.as_str()));
+        let missing = known.missing.entry(key.clone()).or_default();
+        missing.retain(|set, _| sets.contains(set.as_str()));
         for set in sets {
-            known.entry((*set).to_owned()).or_insert(Missing {
-                since: now,
-                read: None,
-                why: None,
-            });
+            missing.entry((*set).to_owned()).or_insert(now);
         }
-        let mut due: Vec<String> = known
-            .iter()
-            .filter(|(_, missing)| missing.is_due(now))
-            .map(|(set, _)| set.clone())
-            .collect();
-        due.sort_unstable();
-        due.truncate(MOST_READS);
-        // Noted before the answer, so that a failure is not repeated at once.
-        for set in &due {
-            if let Some(missing) = known.get_mut(set) {
-                missing.read = Some(now);
-            }
+        let passed = |since: Instant| now.saturating_duration_since(since);
+        let is_late = missing.values().any(|since| passed(*since) >= PATIENCE);
+        let answer = known.answers.get(&key.0);
+        if !is_late || answer.is_some_and(|answer| passed(answer.at) < FRESH) {
+            return false;
         }
-        due
+        // Noted before the answer, so that a failure is not repeated at once, and others do not ask meanwhile.
+        let why = known.answers.remove(&key.0).map(|old| old.why);
+        let why = why.unwrap_or_default();
+        known
+            .answers
+            .insert(key.0.clone(), AnsweredEvents { at: now, why });
+        true
     }
 
-    fn note(&self, key: &Key, set: &str, why: Option<String>) {
-        let mut missing = self.lock();
-        if let Some(missing) = missing.get_mut(key).and_then(|sets| sets.get_mut(set)) {
-            missing.why = why;
+    fn note(&self, namespace: &str, why: HashMap<String, String>) {
+        if let Some(answer) = self.lock().answers.get_mut(namespace) {
+            answer.why = why;
         }
     }
 
-    async fn read(&self, namespace: &str, set: &str) -> Result<Option<String>, ApiError> {
+    async fn read(&self, namespace: &str) -> Result<HashMap<String, String>, ApiError> {
         let api: Api<Event> = Api::namespaced(self.client.clone(), namespace);
-        let selector = format!(
-            "involvedObject.kind=StatefulSet,involvedObject.name={set},reason=FailedCreate"
-        );
-        let parameters = ListParams::default().fields(&selector).limit(MOST_EVENTS);
-        let what = format!("list the Events of StatefulSet {namespace}/{set}");
+        let selector = "involvedObject.kind=StatefulSet,reason=FailedCreate";
+        let parameters = ListParams::default().fields(selector).limit(MOST_EVENTS);
+        let what = format!("list the Events of StatefulSets in {namespace}");
         let events = call::read(what, api.list(&parameters)).await?;
-        Ok(newest(&events.items).map(explain))
+        Ok(explained(&events.items))
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<Key, HashMap<String, Missing>>> {
-        self.missing.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, Known> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+impl Known {
+    /// No pods of this cluster are missing; an answer goes with the last cluster of its namespace.
+    fn forget(&mut self, key: &Key) {
+        self.missing.remove(key);
+        if !self.missing.keys().any(|other| other.0 == key.0) {
+            self.answers.remove(&key.0);
+        }
+    }
+}
+
+/// The newest Event of each set, in words.
+fn explained(events: &[Event]) -> HashMap<String, String> {
+    let mut of_sets: HashMap<&str, Vec<&Event>> = HashMap::new();
+    for event in events {
+        if let Some(set) = event.involved_object.name.as_deref() {
+            of_sets.entry(set).or_default().push(event);
+        }
+    }
+    let newest = of_sets
+        .into_iter()
+        .filter_map(|(set, events)| Some((set.to_owned(), explain(newest(&events)?))));
+    newest.collect()
 }
 
 fn set_of(pod: &str) -> &str {
     pod.rsplit_once('-').map_or(pod, |(set, _)| set)
 }
 
-fn newest(events: &[Event]) -> Option<&str> {
+fn newest<'a>(events: &[&'a Event]) -> Option<&'a str> {
     let at = |event: &Event| {
         let last = event.last_timestamp.as_ref().map(|time| time.0);
         last.or_else(|| event.event_time.as_ref().map(|time| time.0))
@@ -181,10 +196,16 @@ fn explain(message: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use k8s_openapi::{apimachinery::pkg::apis::meta::v1::Time, jiff::Timestamp};
+    use k8s_openapi::{
+        api::core::v1::ObjectReference, apimachinery::pkg::apis::meta::v1::Time, jiff::Timestamp,
+    };
 
-    fn event(second: i64, message: &str) -> Event {
+    fn event(set: &str, second: i64, message: &str) -> Event {
         Event {
+            involved_object: ObjectReference {
+                name: Some(set.to_owned()),
+                ..ObjectReference::default()
+            },
             last_timestamp: Some(Time(Timestamp::from_second(second).unwrap())),
             message: Some(message.to_owned()),
             ..Event::default()
@@ -195,31 +216,40 @@ mod tests {
     fn a_quota_is_quoted_with_its_cure() {
         // As written by kube-controller-manager.
         let refused = r#"create Pod shop-0-1 in StatefulSet shop-0 failed error: pods "shop-0-1" is forbidden: exceeded quota: small, requested: pods=1, used: pods=2, limited: pods=2"#;
-        let events = [event(5, "older"), event(9, refused), event(7, "old")];
+        let events = [
+            event("shop-0", 5, "older"),
+            event("shop-0", 9, refused),
+            event("shop-0", 7, "old"),
+            event("shop-1", 10, "no node"),
+        ];
+        let why = explained(&events);
         assert_eq!(
-            newest(&events).map(explain).unwrap(),
+            why["shop-0"],
             "Kubernetes does not create it: exceeded quota: small, requested: pods=1, used: pods=2, limited: pods=2; \
              raise the ResourceQuota or ask for less"
         );
-        assert_eq!(newest(&[]), None);
+        assert_eq!(why["shop-1"], "Kubernetes does not create it: no node");
+        assert!(explained(&[]).is_empty());
     }
 
     #[tokio::test]
-    async fn a_set_is_read_after_a_while_and_then_seldom() {
+    async fn a_namespace_is_read_after_a_while_and_then_seldom() {
         // Another test may have installed it.
         let _ = common::runtime::client::install_crypto_provider();
         let config = kube::Config::new("http://127.0.0.1:9".parse().unwrap());
         let events = PodEvents::new(Client::try_from(config).unwrap());
-        let key = ("shop".to_owned(), "demo".to_owned());
-        let sets = BTreeSet::from(["demo-0", "demo-1", "demo-2", "demo-3"]);
+        let key = |cluster: &str| ("shop".to_owned(), cluster.to_owned());
+        let sets = BTreeSet::from(["demo-0", "demo-1"]);
         let begun = Instant::now();
-        let due = |after: Duration| events.due(&key, &sets, begun + after);
-        assert!(due(Duration::ZERO).is_empty());
-        assert_eq!(due(PATIENCE), ["demo-0", "demo-1", "demo-2"]);
-        assert_eq!(due(PATIENCE), ["demo-3"]);
-        assert!(due(PATIENCE + FRESH / 2).is_empty());
-        assert_eq!(due(PATIENCE + FRESH).len(), 3);
-        assert!(events.due(&key, &BTreeSet::new(), begun).is_empty());
-        assert!(events.lock().is_empty());
+        let due = |cluster, after| events.is_due(&key(cluster), &sets, begun + after);
+        assert!(!due("demo", Duration::ZERO) && !due("other", Duration::ZERO));
+        assert!(due("demo", PATIENCE));
+        assert!(!due("other", PATIENCE), "the answer serves both");
+        assert!(!due("demo", PATIENCE + FRESH / 2));
+        assert!(due("other", PATIENCE + FRESH));
+        assert!(!events.is_due(&key("demo"), &BTreeSet::new(), begun));
+        assert!(!events.lock().answers.is_empty());
+        events.forget("shop", "other");
+        assert!(events.lock().answers.is_empty() && events.lock().missing.is_empty());
     }
 }

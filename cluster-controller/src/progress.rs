@@ -1,7 +1,7 @@
-//! How often the progress of an operation is written to the status: memory that may be lost.
+//! How often words and progress are written to the status: memory that may be lost.
 //!
-//! Slots move by the hundred a second. A status that follows each of them would be written several times a second, and every write starts the
-//! next reconcile.
+//! Slots move by the hundred a second, and of a hundred pods that start each changes what is waited for. A status that follows each of them
+//! would be written several times a second, and every write starts the next reconcile.
 
 use crds::{RedisClusterStatus, ShardStatus};
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
@@ -10,7 +10,7 @@ use std::{
     sync::{Mutex, PoisonError},
 };
 
-/// The shortest time between two writes that differ in the progress only.
+/// The shortest time between two writes that differ in words and progress only.
 pub const INTERVAL: SignedDuration = SignedDuration::from_secs(1);
 
 /// When the statuses of clusters were written last.
@@ -20,7 +20,8 @@ pub struct ProgressTracker {
 }
 
 impl ProgressTracker {
-    /// The status to write now: the old one while it lacks nothing but the newest progress and was written a moment ago.
+    /// The status to write now: the old one while it lacks nothing but the newest words and progress and was written a moment ago. Then
+    /// the next look is due within [`INTERVAL`].
     pub fn paced(
         &self,
         (namespace, name): (&str, &str),
@@ -35,7 +36,7 @@ impl ProgressTracker {
             return new;
         };
         let is_early = last.is_some_and(|last| now < last + INTERVAL);
-        if is_early && differs_in_progress_only(old, &new) {
+        if is_early && differs_little(old, &new) {
             return old.clone();
         }
         written.insert(place, now);
@@ -49,21 +50,22 @@ impl ProgressTracker {
     }
 }
 
-/// Whether two statuses of one operation differ in nothing but how far it is: in numbers, in words, and in which slots have moved.
-fn differs_in_progress_only(old: &RedisClusterStatus, new: &RedisClusterStatus) -> bool {
-    let (Some(before), Some(after)) = (&old.operation, &new.operation) else {
-        return false;
-    };
-    if before.kind != after.kind || before.total != after.total {
-        return false;
-    }
+/// Whether two statuses differ in nothing but words, and where they are of one operation, in how far it is: in numbers, and in which slots
+/// have moved.
+fn differs_little(old: &RedisClusterStatus, new: &RedisClusterStatus) -> bool {
     let mut same = new.clone();
-    same.operation.clone_from(&old.operation);
-    same.message.clone_from(&old.message);
-    same.topology_hash.clone_from(&old.topology_hash);
-    for (shard, before) in same.shard_statuses.iter_mut().zip(&old.shard_statuses) {
-        copy_slots(shard, before);
+    match (&old.operation, &new.operation) {
+        (None, None) => {}
+        (Some(before), Some(after)) if before.kind == after.kind && before.total == after.total => {
+            same.operation.clone_from(&old.operation);
+            same.topology_hash.clone_from(&old.topology_hash);
+            for (shard, before) in same.shard_statuses.iter_mut().zip(&old.shard_statuses) {
+                copy_slots(shard, before);
+            }
+        }
+        (None | Some(_), Some(_)) | (Some(_), None) => return false,
     }
+    same.message.clone_from(&old.message);
     for (condition, before) in same.conditions.iter_mut().zip(&old.conditions) {
         condition.message.clone_from(&before.message);
     }
@@ -107,6 +109,23 @@ mod tests {
             }],
             ..RedisClusterStatus::default()
         }
+    }
+
+    #[test]
+    fn words_alone_are_written_once_a_second() {
+        let waiting = |words: &str| RedisClusterStatus {
+            phase: Some("Forming".to_owned()),
+            message: Some(words.to_owned()),
+            ..RedisClusterStatus::default()
+        };
+        let tracker = ProgressTracker::default();
+        let old = waiting("3 pods");
+        let first = tracker.paced(PLACE, Some(&old), waiting("2 pods"), at(1000));
+        assert_eq!(first, waiting("2 pods"), "nothing was written before");
+        let early = tracker.paced(PLACE, Some(&first), waiting("1 pod"), at(1300));
+        assert_eq!(early, first);
+        let later = tracker.paced(PLACE, Some(&first), waiting("no pod"), at(2000));
+        assert_eq!(later, waiting("no pod"));
     }
 
     #[test]

@@ -6,7 +6,7 @@ use crds::{LABEL_CLUSTER, RedisCluster, RedisClusterStatus};
 use k8s_openapi::{
     api::{
         apps::v1::StatefulSet,
-        core::v1::{ConfigMap, Node, Pod},
+        core::v1::{ConfigMap, Node, Pod, Service},
         events::v1::Event,
         policy::v1::PodDisruptionBudget,
     },
@@ -51,7 +51,7 @@ async fn nodes_are_repaired_whatever_is_wrong_with_the_spec() -> Result<()> {
     let maps = stage.api::<ConfigMap>();
     let selector = ListParams::default().labels(&format!("{LABEL_CLUSTER}=shop"));
     ensure!(maps.list(&selector).await?.items.len() == 1);
-    stage.api::<PodDisruptionBudget>().get("shop").await?;
+    stage.api::<Service>().get("shop").await?;
     let words = message(&refused, "Formed");
     ensure!(words.contains("the pod does not exist"), "{words}");
 
@@ -59,6 +59,11 @@ async fn nodes_are_repaired_whatever_is_wrong_with_the_spec() -> Result<()> {
     let formed = stage.until("formed nevertheless", serves).await?;
     ensure!(holds(&formed.conditions, "Formed"));
     ensure!(!holds(&formed.conditions, "Ready"));
+    let budgets = stage.api::<PodDisruptionBudget>();
+    eventually("a budget, now that there is data", async || {
+        Ok(budgets.get_opt("shop").await?.is_some())
+    })
+    .await?;
     let slots = stage.fill().await?;
 
     stage.change(json!({"resources": null})).await?;

@@ -49,6 +49,7 @@ fn names() -> impl Iterator<Item = String> {
 }
 
 async fn bare(kubectl: &Kubectl) -> Result<Duration> {
+    scenario::idle_machine().await?;
     let time = scenario::bare_pods(kubectl, CLUSTERS * SHARDS, PERIOD).await?;
     scenario::delete_bare_pods(kubectl).await?;
     Ok(time)
@@ -63,6 +64,7 @@ async fn clusters(kubectl: &Kubectl) -> Result<Duration> {
             .to_string()
     });
     let objects: Vec<String> = objects.collect();
+    scenario::idle_machine().await?;
     let started = Instant::now();
     kubectl.apply(&objects.join("\n---\n")).await?;
     let ready = async || {

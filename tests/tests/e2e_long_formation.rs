@@ -18,10 +18,12 @@ async fn forming_costs_little_more_than_the_pods() -> Result<()> {
         let (mut formed, mut alone) = (Vec::new(), Vec::new());
         for round in 0..ROUNDS {
             let name = format!("shop{round}");
+            scenario::idle_machine().await?;
             let begun = Instant::now();
             scenario::cluster(kubectl, &name, 3, Volumes::DeletedWithCluster).await?;
             scenario::formed(kubectl, &name, NODES).await?;
             formed.push(begun.elapsed());
+            scenario::idle_machine().await?;
             alone.push(scenario::pods_alone(kubectl, &name, NODES).await?);
             deleted(kubectl, &name).await?;
         }

@@ -144,7 +144,8 @@ mod tests {
             if !storage {
                 cluster.spec.storage = None;
             }
-            let cluster = validate(&cluster, None, Timestamp::UNIX_EPOCH).unwrap();
+            let mut cluster = validate(&cluster, None, Timestamp::UNIX_EPOCH).unwrap();
+            cluster.formed = true;
             let children = build(&cluster, &sizes(3));
             let objects: Vec<Value> = [
                 serde_json::to_value(&children.config_map),
@@ -198,7 +199,8 @@ mod tests {
     fn the_budget_can_be_switched_off() {
         let mut cluster = example();
         cluster.spec.pod_disruption_budget.enabled = false;
-        let cluster = validate(&cluster, None, Timestamp::UNIX_EPOCH).unwrap();
+        let mut cluster = validate(&cluster, None, Timestamp::UNIX_EPOCH).unwrap();
+        cluster.formed = true;
         assert!(build(&cluster, &sizes(3)).disruption_budget.is_none());
     }
 }

@@ -49,9 +49,10 @@ fn port(name: &str, number: u16) -> ServicePort {
     }
 }
 
-/// One budget over all pods: a pod under two budgets could not be evicted at all.
+/// One budget over all pods: a pod under two budgets could not be evicted at all. None before every slot was served once: no pod is ready
+/// until then, and nodes without data must not keep a Kubernetes node from being drained.
 pub fn disruption_budget(cluster: &ValidatedCluster) -> Option<PodDisruptionBudget> {
-    let max_unavailable = cluster.max_unavailable?;
+    let max_unavailable = cluster.max_unavailable.filter(|_| cluster.formed)?;
     let mut metadata = metadata(cluster, cluster.shape.name.clone());
     metadata.labels = Some(labels(cluster));
     Some(PodDisruptionBudget {
@@ -62,8 +63,6 @@ pub fn disruption_budget(cluster: &ValidatedCluster) -> Option<PodDisruptionBudg
                 match_labels: Some(selector(cluster)),
                 ..LabelSelector::default()
             }),
-            // No pod is ready before there are slots: nodes without data must not keep a Kubernetes node from being drained.
-            unhealthy_pod_eviction_policy: (!cluster.formed).then(|| "AlwaysAllow".to_owned()),
             ..PodDisruptionBudgetSpec::default()
         }),
         ..PodDisruptionBudget::default()
@@ -79,12 +78,8 @@ mod tests {
     #[test]
     fn the_budget_protects_data_and_not_empty_nodes() {
         let mut cluster = validate(&example(), None, Timestamp::UNIX_EPOCH).unwrap();
-        let policy = |cluster: &ValidatedCluster| {
-            let spec = disruption_budget(cluster).and_then(|budget| budget.spec);
-            spec.and_then(|spec| spec.unhealthy_pod_eviction_policy)
-        };
-        assert_eq!(policy(&cluster).as_deref(), Some("AlwaysAllow"));
+        assert_eq!(disruption_budget(&cluster), None);
         cluster.formed = true;
-        assert_eq!(policy(&cluster), None);
+        assert!(disruption_budget(&cluster).is_some());
     }
 }

@@ -6,7 +6,7 @@ use crate::{
     errors::ReconcileError,
     events,
     operation::Operation,
-    pod_patch, requeue, roles, serving,
+    pod_patch, progress, requeue, roles, serving,
     settings::live,
     status::{self, StatusInputs},
 };
@@ -79,10 +79,10 @@ pub(super) async fn report(
         settings: &seen.settings,
     };
     let now = Timestamp::now();
-    let status = status::compute(object, &found, now);
-    let status = context
-        .progress
-        .paced(place, object.status.as_ref(), status, now);
+    let newest = status::compute(object, &found, now);
+    let old = object.status.as_ref();
+    let status = context.progress.paced(place, old, newest.clone(), now);
+    let is_held_back = status != newest;
     let mut events = events::events(object, &status, &effects.done, &effects.changed.replaced);
     events.extend(live::events(&effects.set));
     context.events.publish_all(&object.object_ref(&()), events);
@@ -94,16 +94,21 @@ pub(super) async fn report(
         }
         return Ok(Outcome::progressing("NodesRecorded", RECORDED));
     }
-    match (failures.into_first(), &failure) {
+    let outcome = match (failures.into_first(), &failure) {
         // Tried again soon, and then less and less often.
-        (Some(error), Some(failure)) if failure.transient && found.is_healthy() => Err(error),
-        (Some(error), _) => Ok(requeue::failed(error.reason(), &status, &found, now)),
-        // What the servers answered decides what is next.
-        (None, _) if !effects.set.is_empty() => {
-            Ok(Outcome::progressing("SettingsSent", requeue::SOON))
+        (Some(error), Some(failure)) if failure.transient && found.is_healthy() => {
+            return Err(error);
         }
-        (None, _) => Ok(requeue::outcome(&status, &found, now)),
-    }
+        (Some(error), _) => requeue::failed(error.reason(), &status, &found, now),
+        // What the servers answered decides what is next.
+        (None, _) if !effects.set.is_empty() => Outcome::progressing("SettingsSent", requeue::SOON),
+        (None, _) => requeue::outcome(&status, &found, now),
+    };
+    Ok(if is_held_back {
+        outcome.within(progress::INTERVAL.unsigned_abs())
+    } else {
+        outcome
+    })
 }
 
 fn log_changes(object: &RedisCluster, status: &RedisClusterStatus, found: &StatusInputs<'_>) {

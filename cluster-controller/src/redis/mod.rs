@@ -13,5 +13,6 @@ pub mod observe;
 pub mod plan;
 pub mod reshard;
 pub mod strays;
+pub mod successor;
 pub mod survey;
 pub mod unserved;

@@ -10,10 +10,11 @@ use crate::{
         replace::{ReplacePod, ReplaceReason},
     },
     redis::{
-        assess::{Assessment, is_linked},
+        assess::Assessment,
         election::would_win,
         member::{Answer, Member},
         plan::{Action, HandOverReason, Plan, Step},
+        successor::successor,
         survey::{Live, Survey},
     },
     settings::stamp,
@@ -249,16 +250,7 @@ fn next_in_shard<'a>(
     if primary.report.is_blank() {
         return ShardStep::Replace(primary.member);
     }
-    let successors = survey.live_in(shard).filter(|one| is_linked(*one, primary));
-    let best = successors.max_by_key(|one| {
-        let expected = &one.member.expected;
-        (
-            !expected.cordoned,
-            one.report.replication.offset,
-            std::cmp::Reverse(expected.ordinal),
-        )
-    });
-    match best {
+    match successor(survey, shard, primary, |_| true) {
         Some(best) if would_win(survey, best, primary) => ShardStep::HandOver(primary, best),
         Some(_) => ShardStep::None,
         None if cluster.shape.persistent => ShardStep::Replace(primary.member),

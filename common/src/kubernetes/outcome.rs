@@ -63,6 +63,16 @@ impl Outcome {
         }
     }
 
+    /// The same, and look again after `limit` at the latest.
+    #[must_use]
+    pub fn within(self, limit: Duration) -> Self {
+        let again = self.again.map_or(limit, |again| again.min(limit));
+        Self {
+            again: Some(again),
+            ..self
+        }
+    }
+
     /// Waiting for something outside; look again after `delay` at the latest.
     pub fn waiting(reason: &'static str, delay: Duration) -> Self {
         Self {

@@ -2,11 +2,10 @@
 
 use super::{Action, HandOverReason, Plan};
 use crate::redis::{
-    assess::is_linked,
     election::would_win,
+    successor::successor,
     survey::{Live, Survey},
 };
-use std::cmp::Reverse;
 
 /// Plans at most one hand-over, and only where nothing is to be repaired.
 pub fn hand_over(survey: &Survey<'_>, plan: &mut Plan) {
@@ -22,14 +21,9 @@ pub fn hand_over(survey: &Survey<'_>, plan: &mut Plan) {
         if primary.member.expected.wanted {
             continue;
         }
-        let staying = survey.live_in(shard).filter(|one| {
+        let best = successor(survey, shard, primary, |one| {
             let expected = &one.member.expected;
-            expected.wanted && !expected.terminating && is_linked(*one, primary)
-        });
-        let best = staying.max_by_key(|one| {
-            let expected = &one.member.expected;
-            let ordinal = Reverse(expected.ordinal);
-            (!expected.cordoned, one.report.replication.offset, ordinal)
+            expected.wanted && !expected.terminating
         });
         let Some(best) = best.filter(|best| would_win(survey, *best, primary)) else {
             continue;

@@ -364,6 +364,54 @@ fn the_copy_of_another_primary_is_no_copy() {
     assert!(seen.blockers.iter().any(empty), "{seen:?}");
 }
 
+/// A shard's primary was lost before it had slots, and its replica is alone. Keys that no other node has make it a primary, and so does
+/// having none; with those of a primary that lives it would return values that clients have changed since.
+#[test]
+fn keys_of_a_living_primary_begin_no_shard() {
+    let world = formed(3, 1, true);
+    let all = primaries(&world);
+    let (lost, other) = (all[0], all[1]);
+    let replica = 1 - lost;
+    let mut members = world.members(NOW);
+    let id = members[lost].report().unwrap().id();
+    let (other_id, mut slots) = (
+        members[other].report().unwrap().id(),
+        world.slots_of(other).0,
+    );
+    slots = slots.union(&world.slots_of(lost).0);
+    for index in (0..members.len()).filter(|index| *index != lost) {
+        relist(&mut members[index], id, |node| {
+            node.slots = SlotSet::new();
+            node.linked = false;
+        });
+        relist(&mut members[index], other_id, |node| {
+            node.slots = slots.clone();
+        });
+    }
+    let mut wanted = world.wanted.clone();
+    wanted.known = ids(&world);
+    wanted.replicas_per_shard = 0;
+    members[replica].expected.wanted = true;
+    report(&mut members[replica]).keys = 0;
+    report(&mut members[other]).replication.id = "b".into();
+    members.remove(lost);
+    let replica = replica.saturating_sub(usize::from(lost < replica));
+    assert_eq!(
+        promoted(&plan(&wanted, &members, NOW)),
+        [replica],
+        "no keys"
+    );
+    report(&mut members[replica]).keys = 7;
+    assert_eq!(
+        promoted(&plan(&wanted, &members, NOW)),
+        [replica],
+        "its own"
+    );
+    report(&mut members[replica]).replication.id = "b".into();
+    let seen = plan(&wanted, &members, NOW);
+    assert_eq!(promoted(&seen), [0_usize; 0], "{seen:?}");
+}
+
 /// A script blocks a primary for a minute: it keeps its slots, is named, and nothing is done against it.
 #[test]
 fn a_busy_primary_is_alive() {

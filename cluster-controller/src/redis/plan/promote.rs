@@ -67,7 +67,8 @@ fn unheard(replica: Live<'_>, id: NodeId, missing_node: &MissingNode) -> SlotSet
 }
 
 /// The replica of a primary that was lost before it had slots. Keys that it had been given already are nowhere else, and as a primary the
-/// replica gives them back to those who serve their slots. Without keys it is needed where no other node can be the shard's primary.
+/// replica gives them back to those who serve their slots. Without keys it is needed where no other node can be the shard's primary. Keys
+/// of a primary that lives would come back from it as they were.
 fn heir_without_slots<'a>(
     survey: &Survey<'a>,
     id: NodeId,
@@ -78,12 +79,14 @@ fn heir_without_slots<'a>(
     }
     let choice = choose(survey, id, missing_node)?;
     let shard = choice.replica.shard();
-    let has_keys = choice.is_copy && choice.replica.report.keys > 0;
-    let begins_shard = survey.free.is_empty() && shard < survey.wanted.shards;
-    ((has_keys || begins_shard)
-        && survey.primary_of(shard).is_none()
-        && survey.shard_all_live(shard))
-    .then_some(choice.replica)
+    let has_keys = choice.replica.report.keys > 0;
+    let is_needed = if has_keys {
+        choice.is_copy
+    } else {
+        survey.free.is_empty() && shard < survey.wanted.shards
+    };
+    (is_needed && survey.primary_of(shard).is_none() && survey.shard_all_live(shard))
+        .then_some(choice.replica)
 }
 
 fn inherit(heir: Live<'_>, primary: NodeId, plan: &mut Plan) {
