@@ -370,6 +370,7 @@ async fn no_command_goes_to_a_server_with_another_id() -> Result<()> {
         Action::Replicate {
             member: 1,
             primary: ids[0],
+            formation_node_timeout: Some(NODE_TIMEOUT / 2),
         },
         Action::AssignSlots {
             member: 1,

@@ -101,6 +101,14 @@ async fn forms_with_and_without_replicas() -> Result<()> {
         let cluster = PodCluster::start(replicas, PodStorage::Volume).await?;
         let drive = repair(&cluster, false).await?;
         ensure!(drive.assessment.slots_ok == 16384);
+        for server in 0..3 * (replicas + 1) {
+            let read = "CONFIG GET cluster-node-timeout";
+            let (_, value): (String, String) = cluster.server(server).call(read).await?;
+            ensure!(
+                value == NODE_TIMEOUT.as_millis().to_string(),
+                "{server}: {value}"
+            );
+        }
         let again = repair(&cluster, true).await?;
         ensure!(
             again.done.is_empty(),

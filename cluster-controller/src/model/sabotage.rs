@@ -66,6 +66,7 @@ impl Model {
                         action: Action::Replicate {
                             member: to,
                             primary: own.primary.unwrap(),
+                            formation_node_timeout: None,
                         },
                         reason: "once more".to_owned(),
                     });

@@ -189,12 +189,20 @@ async fn act(action: &Action, nodes: Nodes<'_>) -> Result<(), NodeError> {
             };
             hand_over(&node).await
         }
-        Action::Replicate { member, primary } => {
+        Action::Replicate {
+            member,
+            primary,
+            formation_node_timeout,
+        } => {
             let Some(node) = nodes.connect(*member).await? else {
                 return Ok(());
             };
             admit(&node).await?;
             admit_primary(*member, *primary, nodes).await?;
+            if let Some(formation_node_timeout) = formation_node_timeout {
+                let value = formation_node_timeout.as_millis().to_string();
+                node.config_set("cluster-node-timeout", &value).await?;
+            }
             node.replicate(*primary).await
         }
         Action::RestoreNodeTimeout {

@@ -12,6 +12,7 @@ mod foreign;
 mod forget;
 mod leave;
 mod meet;
+mod node_timeout;
 pub mod placement;
 mod promote;
 mod replicate;
@@ -93,10 +94,12 @@ pub enum Action {
         member: Index,
         /// Node id of the primary that it copies.
         primary: NodeId,
+        /// Node timeout of a new node until it serves.
+        formation_node_timeout: Option<Duration>,
     },
     /// Gives a node its node timeout back.
     RestoreNodeTimeout {
-        /// A primary that was formed with a shorter timeout.
+        /// A node that came in with a shorter timeout.
         member: Index,
         /// What its spec asks for.
         node_timeout: Duration,
@@ -137,8 +140,7 @@ pub enum Assignment {
     Alone {
         /// The epoch, different for each shard.
         epoch: u64,
-        /// Node timeout to run with until it serves. A primary that has seen no majority (and without slots there is none) waits
-        /// for as long as the node timeout, at most 5 s, before it serves.
+        /// Node timeout to run with until it serves.
         formation_node_timeout: Option<Duration>,
     },
     /// It knows others.
@@ -266,7 +268,7 @@ pub fn plan(survey: &Survey<'_>, now: Timestamp) -> Plan {
     }
     replicate::attach(survey, &mut plan);
     forget::forget(survey, &mut plan);
-    slots::restore_node_timeout(survey, &mut plan);
+    node_timeout::restore(survey, &mut plan);
     leave::hand_over(survey, &mut plan);
     spread::spread(survey, &mut plan);
     plan

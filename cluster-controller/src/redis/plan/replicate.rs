@@ -1,6 +1,6 @@
 //! Replicas: every node that is not its shard's primary copies the primary.
 
-use super::{Action, Blocker, Plan};
+use super::{Action, Blocker, Plan, node_timeout::formation_node_timeout};
 use crate::redis::survey::{Live, Survey};
 
 /// Plans whom the nodes without slots are to replicate.
@@ -23,6 +23,8 @@ pub fn attach(survey: &Survey<'_>, plan: &mut Plan) {
             let action = Action::Replicate {
                 member: one.index,
                 primary: primary.report.id(),
+                formation_node_timeout: formation_node_timeout(survey)
+                    .filter(|_| one.report.is_blank()),
             };
             plan.step(action, reason);
         }

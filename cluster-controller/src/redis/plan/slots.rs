@@ -4,6 +4,7 @@ use super::{
     Action, Assignment, Blocker, Plan,
     begin::may_begin,
     fence, first_primaries,
+    node_timeout::formation_node_timeout,
     restore::{self, Unclaimed},
     text,
 };
@@ -14,10 +15,6 @@ use crate::redis::{
 use common::cluster::slots::{Slot, SlotSet};
 use crds::LostSlots;
 use k8s_openapi::jiff::Timestamp;
-use std::time::Duration;
-
-/// Node timeout of a primary that is being formed.
-const FORMATION_NODE_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Plans who gets the slots that have no primary. Whether there is such a step.
 pub fn assign(survey: &Survey<'_>, now: Timestamp, plan: &mut Plan) -> bool {
@@ -90,22 +87,6 @@ fn has_their_data(survey: &Survey<'_>, slots: &SlotSet) -> Option<String> {
         .into_iter()
         .filter_map(|shard| survey.primary_of(shard));
     primaries.next().map(|one| one.pod().to_owned())
-}
-
-/// Plans to give primaries that serve by now their node timeout back.
-pub fn restore_node_timeout(survey: &Survey<'_>, plan: &mut Plan) {
-    let node_timeout = survey.wanted.node_timeout;
-    for one in &survey.live {
-        let forming = one.report.node_timeout == FORMATION_NODE_TIMEOUT
-            && node_timeout != FORMATION_NODE_TIMEOUT;
-        if forming && one.report.cluster.ok {
-            let action = Action::RestoreNodeTimeout {
-                member: one.index,
-                node_timeout,
-            };
-            plan.step(action, format!("{} serves now", one.pod()));
-        }
-    }
 }
 
 /// Whether no node with the keys of the orphaned slots is still to come. Where slots have moved, their keys may be in any pod.
@@ -203,8 +184,7 @@ fn how(
     if primary.report.is_alone() && own.config_epoch == 0 {
         return Some(Assignment::Alone {
             epoch: shard as u64 + 1,
-            formation_node_timeout: (survey.wanted.node_timeout > FORMATION_NODE_TIMEOUT)
-                .then_some(FORMATION_NODE_TIMEOUT),
+            formation_node_timeout: formation_node_timeout(survey),
         });
     }
     Some(Assignment::Joined)

@@ -88,7 +88,9 @@ impl World {
                     self.hand_over(to, from);
                 }
             }
-            Action::Replicate { member, primary } => {
+            Action::Replicate {
+                member, primary, ..
+            } => {
                 if let Some(index) = self.reached(members, *member) {
                     self.replicate(index, *primary);
                 }
