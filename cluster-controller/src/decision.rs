@@ -104,7 +104,8 @@ impl Decision {
 
     /// Whether slots are to move, and nothing has to be repaired before.
     pub fn is_ready_to_move(&self) -> bool {
-        self.balance.needs_moves() && self.plan.lets_slots_move()
+        let is_copied = self.balance.misplaced == 0 || self.balance.copying == 0;
+        self.balance.needs_moves() && is_copied && self.plan.lets_slots_move()
     }
 
     /// Pods that the spec does not ask for any more.

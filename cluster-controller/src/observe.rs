@@ -117,8 +117,13 @@ async fn ask(
     let passed_over = context
         .unresponsive
         .note(cluster, &mut members, exists, &wanted.known, now);
-    let names = names(shape).map(|(_, _, name)| name);
-    let missing = context.pod_events.why_missing(cluster, names, &pods).await;
+    let missing = if shape.hibernate {
+        context.pod_events.forget(cluster.0, cluster.1);
+        BTreeMap::new()
+    } else {
+        let names = names(shape).map(|(_, _, name)| name);
+        context.pod_events.why_missing(cluster, names, &pods).await
+    };
     for member in &mut members {
         explain(member, &pods, &missing, now);
     }
@@ -281,8 +286,10 @@ pub fn wanted(shape: &Shape, formed_before: bool, known: KnownNodes) -> Wanted {
         node_timeout: shape.node_timeout,
         patience: PATIENCE,
         recovery: shape.recovery.clone(),
+        may_hand_over: true,
         may_spread: true,
         absent_are_blank: false,
+        absent_have_data: false,
         known,
     }
 }

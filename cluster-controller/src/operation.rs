@@ -22,6 +22,8 @@ pub struct Operation {
     pub total: usize,
     /// What is done next; none where the cluster has to be healthy first.
     pub next: Option<String>,
+    /// Whether that waits for a person, another operation or a pod, which may take long.
+    pub waits: bool,
 }
 
 impl Operation {
@@ -55,6 +57,7 @@ impl Operation {
             done: 0,
             total,
             next: Some(format!("pod {pod} tries the new image and configuration")),
+            waits: true,
         })
     }
 
@@ -79,6 +82,7 @@ impl Operation {
             done: total.saturating_sub(rollout.outdated.len()),
             total,
             next,
+            waits: holder.is_some(),
         })
     }
 
@@ -113,6 +117,11 @@ impl Operation {
             done: all.saturating_sub(balance.misplaced),
             total: all,
             next,
+            waits: match state {
+                ReshardState::Moving(_) => false,
+                ReshardState::Waiting(_) => true,
+                ReshardState::Idle => paused,
+            },
         })
     }
 
@@ -125,6 +134,7 @@ impl Operation {
             next: Some(format!(
                 "waiting for {waits_for}, which needs the pods to stay"
             )),
+            waits: true,
         }
     }
 
@@ -148,5 +158,26 @@ fn speed(progress: &ReshardProgress) -> String {
     match progress.remaining() {
         Some(left) if left.as_secs() > 0 => format!("{moved}, about {} s left", left.as_secs()),
         Some(_) | None => moved,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_may_take_long_is_known() {
+        let balance = Balance {
+            misplaced: 5,
+            ..Balance::default()
+        };
+        let waits = |state: ReshardState, paused| {
+            let operation = Operation::of_scaling(&balance, &state, paused, &[]);
+            operation.unwrap().waits
+        };
+        assert!(!waits(ReshardState::Idle, false));
+        assert!(waits(ReshardState::Idle, true));
+        assert!(waits(ReshardState::Waiting("a backup".into()), false));
+        assert!(Operation::of_hibernation(6, "a backup").waits);
     }
 }

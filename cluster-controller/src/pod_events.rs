@@ -5,18 +5,23 @@
 
 use crate::pods::Pods;
 use common::kubernetes::call::{self, ApiError};
-use k8s_openapi::api::core::v1::Event;
+use k8s_openapi::{
+    api::core::v1::Event,
+    jiff::{SignedDuration, Timestamp},
+};
 use kube::{Api, Client, api::ListParams};
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
     sync::{Mutex, MutexGuard, PoisonError},
-    time::{Duration, Instant},
 };
 
 /// A pod that has been missing for less is being created.
-const PATIENCE: Duration = Duration::from_secs(5);
+const PATIENCE: SignedDuration = SignedDuration::from_secs(5);
 /// How long an answer is good for.
-const FRESH: Duration = Duration::from_secs(15);
+const FRESH: SignedDuration = SignedDuration::from_secs(15);
+/// An Event that is older than this when a pod is first seen to be missing says nothing about that pod. The StatefulSet controller tries
+/// again after a quarter of an hour at most, so that a controller that starts finds the newest one.
+const OLDEST: SignedDuration = SignedDuration::from_mins(17);
 /// Events of a namespace that are looked at.
 const MOST_EVENTS: u32 = 500;
 
@@ -32,7 +37,7 @@ pub struct PodEvents {
 #[derive(Debug, Default)]
 struct Known {
     /// Since when pods of sets are missing, by cluster and set.
-    missing: HashMap<Key, HashMap<String, Instant>>,
+    missing: HashMap<Key, HashMap<String, Timestamp>>,
     /// By namespace.
     answers: HashMap<String, AnsweredEvents>,
 }
@@ -41,9 +46,17 @@ struct Known {
 #[derive(Debug)]
 struct AnsweredEvents {
     /// When it was asked.
-    at: Instant,
+    at: Timestamp,
     /// Why sets miss pods.
-    why: HashMap<String, String>,
+    why: HashMap<String, Explanation>,
+}
+
+/// Why a set misses a pod.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Explanation {
+    /// When it was said.
+    at: Timestamp,
+    words: String,
 }
 
 impl PodEvents {
@@ -65,14 +78,14 @@ impl PodEvents {
         let absent: Vec<String> = names.filter(|name| !pods.contains_key(name)).collect();
         let sets: BTreeSet<&str> = absent.iter().map(|pod| set_of(pod)).collect();
         let key = (namespace.to_owned(), cluster.to_owned());
-        if self.is_due(&key, &sets, Instant::now()) {
+        if self.is_due(&key, &sets, Timestamp::now()) {
             match self.read(namespace).await {
                 Ok(why) => self.note(namespace, why),
                 Err(error) => tracing::debug!(%error, "Events of StatefulSets were not read"),
             }
         }
         let known = self.lock();
-        let why = |pod: &String| known.answers.get(namespace)?.why.get(set_of(pod)).cloned();
+        let why = |pod: &String| known.why(&key, set_of(pod));
         absent
             .iter()
             .filter_map(|pod| Some((pod.clone(), why(pod)?)))
@@ -86,7 +99,7 @@ impl PodEvents {
     }
 
     /// Takes note of the sets with missing pods; returns whether the Events of the namespace are to be read now.
-    fn is_due(&self, key: &Key, sets: &BTreeSet<&str>, now: Instant) -> bool {
+    fn is_due(&self, key: &Key, sets: &BTreeSet<&str>, now: Timestamp) -> bool {
         let mut known = self.lock();
         if sets.is_empty() {
             known.forget(key);
@@ -97,7 +110,7 @@ impl PodEvents {
         for set in sets {
             missing.entry((*set).to_owned()).or_insert(now);
         }
-        let passed = |since: Instant| now.saturating_duration_since(since);
+        let passed = |since: Timestamp| now.duration_since(since);
         let is_late = missing.values().any(|since| passed(*since) >= PATIENCE);
         let answer = known.answers.get(&key.0);
         if !is_late || answer.is_some_and(|answer| passed(answer.at) < FRESH) {
@@ -112,13 +125,13 @@ impl PodEvents {
         true
     }
 
-    fn note(&self, namespace: &str, why: HashMap<String, String>) {
+    fn note(&self, namespace: &str, why: HashMap<String, Explanation>) {
         if let Some(answer) = self.lock().answers.get_mut(namespace) {
             answer.why = why;
         }
     }
 
-    async fn read(&self, namespace: &str) -> Result<HashMap<String, String>, ApiError> {
+    async fn read(&self, namespace: &str) -> Result<HashMap<String, Explanation>, ApiError> {
         let api: Api<Event> = Api::namespaced(self.client.clone(), namespace);
         let selector = "involvedObject.kind=StatefulSet,reason=FailedCreate";
         let parameters = ListParams::default().fields(selector).limit(MOST_EVENTS);
@@ -133,6 +146,12 @@ impl PodEvents {
 }
 
 impl Known {
+    fn why(&self, key: &Key, set: &str) -> Option<String> {
+        let since = self.missing.get(key)?.get(set)?;
+        let explanation = self.answers.get(&key.0)?.why.get(set)?;
+        (explanation.at >= *since - OLDEST).then(|| explanation.words.clone())
+    }
+
     /// No pods of this cluster are missing; an answer goes with the last cluster of its namespace.
     fn forget(&mut self, key: &Key) {
         self.missing.remove(key);
@@ -143,37 +162,31 @@ impl Known {
 }
 
 /// The newest Event of each set, in words.
-fn explained(events: &[Event]) -> HashMap<String, String> {
-    let mut of_sets: HashMap<&str, Vec<&Event>> = HashMap::new();
+fn explained(events: &[Event]) -> HashMap<String, Explanation> {
+    let mut newest: HashMap<String, Explanation> = HashMap::new();
     for event in events {
-        if let Some(set) = event.involved_object.name.as_deref() {
-            of_sets.entry(set).or_default().push(event);
+        let set = event.involved_object.name.as_ref();
+        let (Some(set), Some(at), Some(message)) = (set, time(event), &event.message) else {
+            continue;
+        };
+        if newest.get(set).is_none_or(|known| known.at < at) {
+            let words = explain(message);
+            newest.insert(set.clone(), Explanation { at, words });
         }
     }
-    let newest = of_sets
-        .into_iter()
-        .filter_map(|(set, events)| Some((set.to_owned(), explain(newest(&events)?))));
-    newest.collect()
+    newest
+}
+
+/// When an Event happened last.
+fn time(event: &Event) -> Option<Timestamp> {
+    let last = event.last_timestamp.as_ref().map(|time| time.0);
+    let only = event.event_time.as_ref().map(|time| time.0);
+    let created = event.metadata.creation_timestamp.as_ref();
+    last.or(only).or_else(|| created.map(|time| time.0))
 }
 
 fn set_of(pod: &str) -> &str {
     pod.rsplit_once('-').map_or(pod, |(set, _)| set)
-}
-
-fn newest<'a>(events: &[&'a Event]) -> Option<&'a str> {
-    let at = |event: &Event| {
-        let last = event.last_timestamp.as_ref().map(|time| time.0);
-        last.or_else(|| event.event_time.as_ref().map(|time| time.0))
-            .or_else(|| {
-                event
-                    .metadata
-                    .creation_timestamp
-                    .as_ref()
-                    .map(|time| time.0)
-            })
-    };
-    let newest = events.iter().max_by_key(|event| at(event))?;
-    newest.message.as_deref()
 }
 
 /// `create Pod shop-0-0 in StatefulSet shop-0 failed error: pods "shop-0-0" is forbidden: exceeded quota: …` without what differs from
@@ -224,11 +237,14 @@ mod tests {
         ];
         let why = explained(&events);
         assert_eq!(
-            why["shop-0"],
+            why["shop-0"].words,
             "Kubernetes does not create it: exceeded quota: small, requested: pods=1, used: pods=2, limited: pods=2; \
              raise the ResourceQuota or ask for less"
         );
-        assert_eq!(why["shop-1"], "Kubernetes does not create it: no node");
+        assert_eq!(
+            why["shop-1"].words,
+            "Kubernetes does not create it: no node"
+        );
         assert!(explained(&[]).is_empty());
     }
 
@@ -240,13 +256,21 @@ mod tests {
         let events = PodEvents::new(Client::try_from(config).unwrap());
         let key = |cluster: &str| ("shop".to_owned(), cluster.to_owned());
         let sets = BTreeSet::from(["demo-0", "demo-1"]);
-        let begun = Instant::now();
+        let begun = Timestamp::from_second(10_000).unwrap();
         let due = |cluster, after| events.is_due(&key(cluster), &sets, begun + after);
-        assert!(!due("demo", Duration::ZERO) && !due("other", Duration::ZERO));
+        assert!(!due("demo", SignedDuration::ZERO) && !due("other", SignedDuration::ZERO));
         assert!(due("demo", PATIENCE));
         assert!(!due("other", PATIENCE), "the answer serves both");
         assert!(!due("demo", PATIENCE + FRESH / 2));
         assert!(due("other", PATIENCE + FRESH));
+        let old = begun - OLDEST - PATIENCE;
+        for (at, counts) in [(old, false), (begun, true)] {
+            let words = "no room".to_owned();
+            let why = HashMap::from([("demo-1".to_owned(), Explanation { at, words })]);
+            events.note("shop", why);
+            let found = events.lock().why(&key("demo"), "demo-1");
+            assert_eq!(found.is_some(), counts, "{found:?}");
+        }
         assert!(!events.is_due(&key("demo"), &BTreeSet::new(), begun));
         assert!(!events.lock().answers.is_empty());
         events.forget("shop", "other");

@@ -46,6 +46,7 @@ pub fn outcome(status: &RedisClusterStatus, found: &StatusInputs<'_>, now: Times
     }
     if found.is_healthy() && found.plan.steps.is_empty() {
         return match found.operation {
+            Some(operation) if operation.waits => Outcome::progressing("Updating", LATER),
             Some(_) => Outcome::progressing("Updating", SOON),
             None => Outcome::settled(healthy(found)),
         };

@@ -15,6 +15,7 @@ use crate::{
 use common::kubernetes::{
     call::{self, ApiError},
     expectations::OwnerKey,
+    hash,
 };
 use crds::{ANNOTATION_TRIALS, LABEL_TRIAL, MANAGER_CLUSTER};
 use k8s_openapi::{
@@ -44,12 +45,16 @@ pub fn gate(context: &Context, shape: &Shape, cluster: Option<&mut ValidatedClus
     };
     let configurations = configurations(context, shape);
     let templates = templates(context, shape);
+    let name = configuration_name(cluster);
+    let pod =
+        hash::hash_value(&serde_json::to_value(trial_pod(cluster, "", &name)).unwrap_or_default());
     let mut decision = decide(
         &TrialInputs {
             cluster: &shape.name,
             formed: cluster.formed,
             image: &cluster.server.image,
-            name: &configuration_name(cluster),
+            name: &name,
+            pod: &pod,
             text: &redis_conf(cluster),
             memory_by_limit: cluster.default_maxmemory.is_some(),
             templates: &templates,

@@ -10,7 +10,7 @@ use serde_json::json;
 ///
 /// Left to the user on purpose: `loadmodule` (a module is part of the image, which the user chooses), `save` and `appendfsync`
 /// (how much a crash may lose), `cluster-allow-replica-migration`, `cluster-require-full-coverage`.
-pub const RESERVED_SETTINGS: [&str; 47] = [
+pub const RESERVED_SETTINGS: [&str; 48] = [
     // Names of data files and folders. Changed on a cluster with data, the server starts empty under its old identity, and its
     // replica copies the emptiness.
     "appenddirname",
@@ -18,6 +18,8 @@ pub const RESERVED_SETTINGS: [&str; 47] = [
     "cluster-config-file",
     "dbfilename",
     "dir",
+    // Keys of other databases than the first would stay behind when their slots move, and a backup would not have them.
+    "cluster-databases",
     // Whether data is kept: follows from spec.storage.
     "appendonly",
     "rdb-del-sync-files",

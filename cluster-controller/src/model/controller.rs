@@ -83,8 +83,8 @@ impl Model {
         let now = self.kubernetes.timestamp();
         let pods = self.kubernetes.shown();
         let mut wanted = self.wanted();
-        wanted.may_spread = self.controller.hand_overs.may_try(PLACE, now)
-            && !rollout::is_due(Some(&self.cluster), &pods);
+        wanted.may_hand_over = self.controller.hand_overs.may_try(PLACE, now);
+        wanted.may_spread = wanted.may_hand_over && !rollout::is_due(Some(&self.cluster), &pods);
         wanted.absent_are_blank = !wanted.formed_before
             && observe::absent_are_blank(&self.cluster.shape, None, &pods, &Claims::default());
         let observed = self.observe(&wanted, pods);

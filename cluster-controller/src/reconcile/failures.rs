@@ -18,11 +18,6 @@ impl Failures {
         self.0.push(error.into());
     }
 
-    /// Whether there is none.
-    pub(super) fn is_empty(&self) -> bool {
-        self.0.is_empty()
-    }
-
     /// What the status says of the first.
     pub(super) fn first(&self) -> Option<Failure> {
         self.0.first().map(Failure::of)

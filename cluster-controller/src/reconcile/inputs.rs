@@ -20,7 +20,7 @@ use crate::{
     trials::{self, Trial},
     validate::{Shape, ValidatedCluster, validate},
     volume_claims,
-    volumes::Claims,
+    volumes::{self, Claims},
 };
 use crds::{RedisCluster, RedisVersion};
 use k8s_openapi::jiff::Timestamp;
@@ -83,9 +83,14 @@ impl Inputs {
         let mut awaited = None;
         let mut hibernates = shape.hibernate;
         if shape.hibernate {
-            let asked = hibernate::waits_for(context, &object, &shape, (&sets, &pods)).await;
-            awaited = failures.keep(asked).unwrap_or_default();
-            let may_stop = failures.is_empty() && awaited.is_none();
+            // Without a valid spec nothing can be stopped, and backups are not to wait for it. A configuration that is refused is no matter.
+            let mut may_stop = false;
+            if cluster.is_some() {
+                let asked = hibernate::waits_for(context, &object, &shape, (&sets, &pods)).await;
+                let answer = failures.keep(asked);
+                may_stop = answer.as_ref().is_some_and(Option::is_none);
+                awaited = answer.flatten();
+            }
             hibernates = may_stop || pods.is_empty();
         }
         let names = settings.as_ref().map(|settings| settings.names(&pods));
@@ -144,12 +149,15 @@ fn wanted(
     let place = (shape.namespace.as_str(), shape.name.as_str());
     let known = status::known_before(object);
     let mut wanted = observe::wanted(shape, status::formed_before(object), known);
-    wanted.may_spread = context.hand_overs.may_try(place, Timestamp::now())
+    wanted.may_hand_over = context.hand_overs.may_try(place, Timestamp::now());
+    wanted.may_spread = wanted.may_hand_over
         && !rollout::is_due(cluster, pods)
         && !context.settings.restart_due(place);
     let created = object.metadata.creation_timestamp.as_ref();
     wanted.absent_are_blank =
         !wanted.formed_before && observe::absent_are_blank(shape, created, pods, claims);
+    wanted.absent_have_data =
+        !wanted.formed_before && shape.persistent && volumes::are_kept(shape, created, claims);
     wanted
 }
 

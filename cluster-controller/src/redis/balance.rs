@@ -3,9 +3,9 @@
 use super::{
     member::Answer,
     reshard::{ShardLoad, misplaced},
-    survey::Survey,
+    survey::{Live, Survey},
 };
-use common::cluster::topology::NodeId;
+use common::cluster::{slots::SLOT_COUNT, topology::NodeId};
 use std::collections::BTreeSet;
 
 /// Slots that a shard may have more or fewer than its share, in per cent: less is not worth a move.
@@ -41,6 +41,9 @@ pub struct Balance {
     pub open: usize,
     /// Primaries that hold keys of slots which others serve: clients are sent to those for them.
     pub strays: usize,
+    /// Replicas that do not follow yet, of shards that are to get slots: the source deletes each key that has moved, and it would be in one
+    /// place only.
+    pub copying: usize,
 }
 
 impl Balance {
@@ -93,6 +96,7 @@ pub fn balance(survey: &Survey<'_>) -> Balance {
         own.is_primary() && hidden
     });
     let strays = strays.count();
+    let copying = copying(survey, &shards);
     let uneven = misplaced(&shards);
     let all: usize = shards.iter().map(|one| one.slots.len()).sum();
     let changed = shards.iter().any(|one| one.stays == one.slots.is_empty());
@@ -106,7 +110,25 @@ pub fn balance(survey: &Survey<'_>) -> Balance {
         shards,
         open,
         strays,
+        copying,
     }
+}
+
+fn copying(survey: &Survey<'_>, shards: &[ShardLoad]) -> usize {
+    let share = usize::from(SLOT_COUNT) / survey.wanted.shards.max(1);
+    let gets_slots = |id: NodeId| {
+        let mut shards = shards.iter();
+        shards.any(|one| one.primary == id && one.stays && one.slots.len() < share)
+    };
+    let replicas = survey
+        .live
+        .iter()
+        .filter(|one| one.report.own().primary.is_some_and(gets_slots));
+    let follows = |one: &&Live<'_>| {
+        let link = one.report.replication.upstream.as_ref();
+        link.is_some_and(|link| link.up && !link.syncing)
+    };
+    replicas.filter(|one| !follows(one)).count()
 }
 
 #[cfg(test)]
@@ -122,6 +144,26 @@ mod tests {
         let found = balance(&Survey::of(&world.wanted, &members));
         assert_eq!((found.shards.len(), found.misplaced, found.open), (3, 0, 0));
         assert!(!found.needs_moves());
+    }
+
+    /// Its replica does not follow while the shard is to get slots; afterwards that is no matter.
+    #[test]
+    fn slots_wait_for_the_replicas_of_their_new_shard() {
+        let world = formed(3, 1, true);
+        let mut members = world.members(Timestamp::UNIX_EPOCH);
+        let is_replica =
+            |member: &&mut Member| member.report().is_some_and(|one| one.own().is_replica());
+        let replica = members.iter_mut().find(is_replica).unwrap();
+        let Answer::Report(report) = &mut replica.answer else {
+            unreachable!("it has a report");
+        };
+        report.replication.upstream.as_mut().unwrap().up = false;
+        let copying = |shards: usize| {
+            let mut wanted = world.wanted.clone();
+            wanted.shards = shards;
+            balance(&Survey::of(&wanted, &members)).copying
+        };
+        assert_eq!([copying(3), copying(2)], [0, 1]);
     }
 
     /// Only once every slot has a primary that its keys can return to.

@@ -38,11 +38,14 @@ pub struct Wanted {
     pub patience: Duration,
     /// What may be done about losses that the servers cannot repair themselves.
     pub recovery: Recovery,
-    /// Whether primaries may be spread over the Kubernetes nodes now. Not while an operation needs the roles to stay, nor soon after a
-    /// hand-over that failed.
+    /// Whether primaries may be handed over now: not while an operation needs the roles to stay, nor soon after a hand-over that failed.
+    pub may_hand_over: bool,
+    /// Whether they may be handed over only to be spread: not before pods that are to be replaced.
     pub may_spread: bool,
     /// Whether a pod that has not answered yet comes without data: a new cluster does not wait for those.
     pub absent_are_blank: bool,
+    /// Whether the volumes of pods that have not answered yet were kept from an earlier cluster: a new one waits for those.
+    pub absent_have_data: bool,
     /// The node ids recorded in the status. Empty: nothing is recorded yet.
     pub known: KnownNodes,
 }

@@ -206,10 +206,24 @@ impl<'a> Survey<'a> {
 
     /// Slots of nodes that are gone for certain and that no member replicates. A living node keeps its slots, wherever it runs.
     pub fn lost(&self) -> SlotSet {
-        let lost = self.missing.values();
-        lost.filter(|missing_node| missing_node.replicas.is_empty() && missing_node.is_gone())
-            .fold(SlotSet::new(), |lost, missing_node| {
+        self.missing
+            .iter()
+            .filter(|(id, missing_node)| {
+                missing_node.replicas.is_empty() && missing_node.is_gone() && !self.may_return(**id)
+            })
+            .fold(SlotSet::new(), |lost, (_, missing_node)| {
                 lost.union(&missing_node.slots)
+            })
+    }
+
+    /// Whether the pod that a missing node was last seen in does not exist and is not wanted, while its volume may: the StatefulSet is made
+    /// large enough for it (`sets`), and then it answers or is gone. So it is with a shard that leaves when a cluster is resumed.
+    pub fn may_return(&self, id: NodeId) -> bool {
+        let pod = self.wanted.known.get(&id);
+        self.wanted.persistent
+            && pod.is_some_and(|pod| {
+                let mut members = self.members.iter();
+                members.all(|one| one.expected.pod != *pod)
             })
     }
 

@@ -6,8 +6,8 @@ use kube::ResourceExt;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
-/// Settings that are not compared: the start script and the pod template depend on them, and `cluster-node-timeout` is restored by the
-/// plan, which raises it while a cluster forms.
+/// Settings that are not compared: the start script and the pod template depend on them, and the plan sees to `cluster-node-timeout`, which is
+/// another one while a server comes into its cluster.
 pub const OWNED: [&str; 4] = [
     "cluster-enabled",
     "cluster-node-timeout",
@@ -28,6 +28,9 @@ pub struct TrialRecord {
     /// Why it does not start, in its own words; none where it started.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub refused: Option<String>,
+    /// Hash of the pod that it ran in. What was refused is tried again in another one, with other mounts or another user.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub pod: String,
 }
 
 /// The content of a ConfigMap.

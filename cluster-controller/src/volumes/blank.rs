@@ -15,6 +15,19 @@ pub fn are_blank(shape: &Shape, created: Option<&Time>, claims: &Claims) -> bool
     })
 }
 
+/// Whether a wanted pod has a claim that is older than the RedisCluster.
+pub fn are_kept(shape: &Shape, created: Option<&Time>, claims: &Claims) -> bool {
+    let mut wanted = claims
+        .iter()
+        .filter(|((shard, ordinal), _)| *shard < shape.shards && *ordinal <= shape.replicas);
+    created.is_some_and(|created| {
+        wanted.any(|(_, claim)| {
+            let time = claim.metadata.creation_timestamp.as_ref();
+            time.is_some_and(|time| time.0 < created.0)
+        })
+    })
+}
+
 fn is_blank(claim: &PersistentVolumeClaim, created: &Time) -> bool {
     let metadata = &claim.metadata;
     let time = metadata.creation_timestamp.as_ref();
@@ -87,5 +100,23 @@ mod tests {
             assert_eq!(blank, expected, "{claim}");
             assert!(!are_blank(&shape, None, &claims(&claim)));
         }
+    }
+
+    #[test]
+    fn an_older_claim_was_kept() {
+        let shape = shape(&example()).unwrap();
+        let created: Time = serde_json::from_value(json!(CREATED)).unwrap();
+        for (second, kept) in [("04", true), ("05", false), ("06", false)] {
+            let time = format!("2026-01-02T03:04:{second}Z");
+            let claim = json!({"metadata": {"creationTimestamp": time}, "spec": {}});
+            let found = are_kept(&shape, Some(&created), &claims(&claim));
+            assert_eq!(found, kept, "{claim}");
+        }
+        let unwanted =
+            json!({"metadata": {"creationTimestamp": "2026-01-01T00:00:00Z"}, "spec": {}});
+        let unwanted = Arc::new(serde_json::from_value(unwanted).unwrap());
+        let mut claims = claims(&Value::Null);
+        claims.insert((shape.shards, 0), unwanted);
+        assert!(!are_kept(&shape, Some(&created), &claims));
     }
 }

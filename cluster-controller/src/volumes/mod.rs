@@ -9,7 +9,7 @@
 mod blank;
 mod growth;
 
-pub use blank::are_blank;
+pub use blank::{are_blank, are_kept};
 pub use growth::{Growth, Refusal, growth};
 
 use crate::{

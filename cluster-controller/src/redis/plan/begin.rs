@@ -8,8 +8,8 @@ use crate::redis::{member::Answer, survey::Survey};
 use k8s_openapi::jiff::Timestamp;
 use std::collections::HashSet;
 
-/// A new cluster goes without the nodes that have been missing for long, and begins without those that come without data; slots that
-/// existed once are created again only when every node has been asked.
+/// A new cluster goes without the nodes that have been missing for long, unless their volumes were kept from an earlier one, and begins
+/// without those that come without data; slots that existed once are created again only when every node has been asked.
 pub fn may_begin(survey: &Survey<'_>, now: Timestamp) -> bool {
     if survey.all_live() {
         return true;
@@ -31,7 +31,8 @@ pub fn may_begin(survey: &Survey<'_>, now: Timestamp) -> bool {
             .clone()
             .all(|shard| survey.live_in(shard).next().is_some())
         && (wanted.absent_are_blank && is_spread(survey)
-            || shards.all(|shard| survey.is_overdue(shard, wanted.patience, now)))
+            || !wanted.absent_have_data
+                && shards.all(|shard| survey.is_overdue(shard, wanted.patience, now)))
 }
 
 /// Whether primaries among the nodes that are here can stay where they are when the others come.
@@ -96,6 +97,18 @@ mod tests {
             assert!(is_healthy(&world));
             assert!(absent.iter().all(|index| !world.owns(*index)));
             assert!(world.refused.is_empty(), "{:?}", world.refused);
+        }
+    }
+
+    /// They have no keys here, and the nodes of the earlier cluster would be called foreign from then on.
+    #[test]
+    fn kept_volumes_are_waited_for() {
+        let mut world = world(&[1, 3, 5], false);
+        let late = Timestamp::from_second(3600).unwrap();
+        for (have_data, begins) in [(false, true), (true, false)] {
+            world.wanted.absent_have_data = have_data;
+            let steps = plan(&world.wanted, &world.members(Timestamp::UNIX_EPOCH), late).steps;
+            assert_eq!(!steps.is_empty(), begins, "{steps:?}");
         }
     }
 

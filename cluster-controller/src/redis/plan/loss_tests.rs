@@ -364,6 +364,69 @@ fn the_copy_of_another_primary_is_no_copy() {
     assert!(seen.blockers.iter().any(empty), "{seen:?}");
 }
 
+/// A cluster is resumed while slots are still on a shard that leaves, whose pods do not exist yet: what is on their volumes is not lost.
+#[test]
+fn a_leaving_shard_without_pods_has_its_volumes() {
+    let mut world = formed(4, 1, true);
+    let mut wanted = world.wanted.clone();
+    wanted.known = ids(&world);
+    wanted.shards = 3;
+    wanted.recovery.lost_slots = LostSlots::RecreateEmpty;
+    let leaving = [6, 7];
+    for index in leaving {
+        world.break_node(index, DOWN);
+    }
+    world.tick();
+    world.age(3600);
+    let mut members = world.members(NOW);
+    members.truncate(6);
+    let survey = Survey::of(&wanted, &members);
+    assert!(survey.lost().is_empty());
+    let seen = plan(&wanted, &members, NOW);
+    let given = |step: &super::Step| matches!(step.action, Action::AssignSlots { .. });
+    assert!(!seen.steps.iter().any(given), "{seen:?}");
+
+    // Its pods came back without data.
+    wanted.shards = 3;
+    let mut members = world.members(NOW);
+    for index in leaving {
+        members[index].expected.wanted = false;
+    }
+    let survey = Survey::of(&wanted, &members[..7]);
+    assert_eq!(survey.lost().len(), 4096, "the other pod exists");
+}
+
+/// Of the replicas of a lost primary, the one with the most takes over, also when its pod is about to go; of equals the one that stays.
+#[test]
+fn the_newest_copy_goes_before_the_one_that_stays() {
+    for (ahead, chosen) in [(100, 0), (0, 1)] {
+        let mut world = formed(3, 2, true);
+        let primary = primaries(&world)[0];
+        let replicas: Vec<usize> = (0..3).filter(|index| *index != primary).collect();
+        let wiped = Fault {
+            wiped: true,
+            ..DOWN
+        };
+        world.break_node(primary, wiped);
+        world.restart(primary);
+        let mut found = Vec::new();
+        for second in 0..40 {
+            let now = Timestamp::from_second(second).unwrap();
+            let mut members = world.members(now);
+            members[replicas[0]].expected.terminating = true;
+            report(&mut members[replicas[0]]).replication.offset += ahead;
+            let seen = plan(&world.wanted, &members, now);
+            found = promoted(&seen);
+            if !found.is_empty() {
+                break;
+            }
+            world.execute(&seen, || true);
+            world.tick();
+        }
+        assert_eq!(found, [replicas[chosen]], "{}", world.tables());
+    }
+}
+
 /// A shard's primary was lost before it had slots, and its replica is alone. Keys that no other node has make it a primary, and so does
 /// having none; with those of a primary that lives it would return values that clients have changed since.
 #[test]

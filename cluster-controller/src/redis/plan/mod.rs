@@ -97,9 +97,9 @@ pub enum Action {
         /// Node timeout of a new node until it serves.
         formation_node_timeout: Option<Duration>,
     },
-    /// Gives a node its node timeout back.
+    /// Gives a node the node timeout of its spec.
     RestoreNodeTimeout {
-        /// A node that came in with a shorter timeout.
+        /// A node that has another one.
         member: Index,
         /// What its spec asks for.
         node_timeout: Duration,

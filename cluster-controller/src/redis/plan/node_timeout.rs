@@ -1,4 +1,4 @@
-//! A short node timeout for servers that come into a cluster, until they serve.
+//! The node timeout of the spec on every server, and a short one for servers that come into a cluster, until they serve.
 //!
 //! A server pings each node that it has not heard from for half its node timeout (`clusterCron` in the engine's `cluster.c`), and learns from the
 //! answers who serves which slots. A primary that has seen no majority (and without slots there is none) waits for as long as the node
@@ -16,19 +16,30 @@ pub fn formation_node_timeout(survey: &Survey<'_>) -> Option<Duration> {
     (survey.wanted.node_timeout > FORMATION_NODE_TIMEOUT).then_some(FORMATION_NODE_TIMEOUT)
 }
 
-/// Plans to give servers that serve by now their node timeout back.
+/// Plans to give servers the node timeout of the spec: those that serve by now, and those that have another one.
 pub fn restore(survey: &Survey<'_>, plan: &mut Plan) {
     let node_timeout = survey.wanted.node_timeout;
     for one in &survey.live {
-        let forming = one.report.node_timeout == FORMATION_NODE_TIMEOUT
-            && node_timeout != FORMATION_NODE_TIMEOUT;
-        if forming && one.report.cluster.ok {
-            let action = Action::RestoreNodeTimeout {
-                member: one.index,
-                node_timeout,
-            };
-            plan.step(action, format!("{} serves now", one.pod()));
-        }
+        let (pod, running) = (one.pod(), one.report.node_timeout);
+        let why = if running == node_timeout {
+            continue;
+        } else if running == FORMATION_NODE_TIMEOUT {
+            if !one.report.cluster.ok {
+                continue;
+            }
+            format!("{pod} serves now")
+        } else {
+            format!(
+                "{pod} has a node timeout of {} ms, spec.config asks for {} ms",
+                running.as_millis(),
+                node_timeout.as_millis()
+            )
+        };
+        let action = Action::RestoreNodeTimeout {
+            member: one.index,
+            node_timeout,
+        };
+        plan.step(action, why);
     }
 }
 
@@ -94,9 +105,15 @@ mod tests {
     }
 
     #[test]
-    fn who_serves_gets_its_node_timeout_back() {
+    fn every_server_gets_the_node_timeout_of_the_spec() {
         let world = formed(3, 1, true);
-        for (timeout, ok, restored) in [(1, true, 1), (1, false, 0), (5, true, 0)] {
+        for (timeout, ok, restored) in [
+            (1, true, 1),
+            (1, false, 0),
+            (5, true, 0),
+            (15, true, 1),
+            (15, false, 1),
+        ] {
             let mut members = world.members(NOW);
             let Answer::Report(report) = &mut members[2].answer else {
                 panic!("no report")

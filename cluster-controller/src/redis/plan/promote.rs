@@ -129,7 +129,7 @@ struct Choice<'a> {
 
 /// The replica that has applied the most of what the primary wrote. Offsets count within one history only. Between histories: a replica
 /// that has been linked to the primary since its start goes before one that has what it read from its volume, the one whose link was
-/// lost last before the others, and then the one with more keys.
+/// lost last before the others, and then the one with more keys. Of equals, one whose pod stays.
 fn choose<'a>(survey: &Survey<'a>, id: NodeId, missing_node: &MissingNode) -> Option<Choice<'a>> {
     let all: Vec<Live<'a>> = missing_node
         .replicas
@@ -146,9 +146,9 @@ fn choose<'a>(survey: &Survey<'a>, id: NodeId, missing_node: &MissingNode) -> Op
         let link = one.report.replication.upstream.as_ref();
         let lost = link.and_then(|link| if link.up { Some(0) } else { link.down_seconds });
         (
-            !expected.terminating,
             lost.is_some(),
             Reverse(lost),
+            !expected.terminating,
             one.report.keys,
             Reverse(expected.ordinal),
         )
@@ -161,8 +161,8 @@ fn choose<'a>(survey: &Survey<'a>, id: NodeId, missing_node: &MissingNode) -> Op
     let replica = same.into_iter().max_by_key(|one| {
         let expected = &one.member.expected;
         (
-            !expected.terminating,
             one.report.replication.offset,
+            !expected.terminating,
             one.report.keys,
             Some(expected.shard) == home,
             Reverse(expected.ordinal),
@@ -214,7 +214,7 @@ fn decide(
     if !lost.missing_node.is_lost() || home.is_some_and(|home| home.answer == Answer::Loading) {
         return Err(down());
     }
-    let gone = survey.shard_all_live(shard);
+    let gone = survey.shard_all_live(shard) && !survey.may_return(id);
     let requested = survey.wanted.recovery.requested.names(shard);
     // The primary may still come back with its data: give it time.
     let waited = is_over(survey, choice.replica, shard, now);

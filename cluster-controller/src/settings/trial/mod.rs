@@ -46,6 +46,8 @@ pub struct TrialInputs<'a> {
     pub text: &'a str,
     /// Whether its `maxmemory` follows from the memory limit. Such a number starts everywhere.
     pub memory_by_limit: bool,
+    /// Hash of the pod that would try it.
+    pub pod: &'a str,
     /// What the StatefulSets name.
     pub templates: &'a NamedTemplates,
     /// The ConfigMaps that exist.
@@ -232,7 +234,10 @@ pub fn decide(inputs: &TrialInputs<'_>, now: Timestamp) -> TrialDecision {
     let known = inputs.configurations.get(inputs.name);
     let record = known.and_then(|known| {
         let mut records = known.trials.iter();
-        records.find(|one| one.image == inputs.image)
+        records.find(|one| {
+            let is_same_pod = one.refused.is_none() || one.pod == inputs.pod;
+            one.image == inputs.image && is_same_pod
+        })
     });
     match record.map(|record| record.refused.clone()) {
         Some(None) => return open(),
@@ -254,6 +259,7 @@ pub fn decide(inputs: &TrialInputs<'_>, now: Timestamp) -> TrialDecision {
         known.map(|_| TrialRecord {
             image: inputs.image.to_owned(),
             refused,
+            pod: inputs.pod.to_owned(),
         })
     };
     let decision = TrialDecision {
@@ -314,7 +320,9 @@ fn is_same(inputs: &TrialInputs<'_>, named: &str) -> bool {
 }
 
 fn trial_name(inputs: &TrialInputs<'_>) -> String {
-    let hash = hash_value(&json!({"configuration": inputs.name, "image": inputs.image}));
+    let hash = hash_value(
+        &json!({"configuration": inputs.name, "image": inputs.image, "pod": inputs.pod}),
+    );
     let digits = hash.rsplit('-').next().unwrap_or_default();
     let digits: String = digits.chars().take(DIGITS).collect();
     trial_pod_name(inputs.cluster, &digits)

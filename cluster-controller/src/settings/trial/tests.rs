@@ -11,6 +11,7 @@ struct Stage {
     image: &'static str,
     text: &'static str,
     memory_by_limit: bool,
+    pod: &'static str,
     templates: NamedTemplates,
     configurations: Configurations,
     trials: Vec<Arc<Pod>>,
@@ -63,6 +64,7 @@ impl Stage {
             image: "a:1",
             text: NEW,
             memory_by_limit: false,
+            pod: "one",
             templates: BTreeMap::from([(0, template.clone()), (1, template)]),
             configurations: BTreeMap::from([
                 ("old".into(), configuration(OLD)),
@@ -81,6 +83,7 @@ impl Stage {
             name: "new",
             text: self.text,
             memory_by_limit: self.memory_by_limit,
+            pod: self.pod,
             templates: &self.templates,
             configurations: &self.configurations,
             trials: &self.trials,
@@ -235,11 +238,33 @@ fn pods_of_earlier_trials_are_deleted() {
     assert_eq!(stage.decide().delete, [earlier]);
 }
 
+/// With other mounts, another user or other Kubernetes nodes the server may start.
+#[test]
+fn another_pod_tries_again_what_did_not_start() {
+    let mut stage = Stage::new();
+    let stuck = stage.create(900, &unscheduled());
+    stage.pod = "two";
+    let decision = stage.decide();
+    assert_ne!(decision.create, Some(stuck.clone()));
+    assert!(decision.create.is_some());
+    assert_eq!(decision.delete[0].name_any(), stuck);
+
+    stage.pod = "one";
+    stage.create(5, &ended(REFUSED, "Error", REFUSAL));
+    let record = stage.decide().record.unwrap();
+    stage.remember(record);
+    stage.trials.clear();
+    assert!(stage.decide().gate.error().is_some());
+    stage.pod = "two";
+    assert!(stage.decide().create.is_some());
+}
+
 #[test]
 fn a_configuration_remembers_a_few_images() {
     let record = |image: usize| TrialRecord {
         image: image.to_string(),
         refused: None,
+        pod: String::new(),
     };
     let mut records = Vec::new();
     for image in 0..9 {

@@ -174,8 +174,10 @@ pub fn wanted(shards: usize, replicas: usize, persistent: bool) -> Wanted {
         node_timeout: Duration::from_secs(5),
         patience: Duration::from_secs(30),
         recovery: Recovery::default(),
+        may_hand_over: true,
         may_spread: true,
         absent_are_blank: false,
+        absent_have_data: false,
         known: KnownNodes::new(),
     }
 }
