@@ -157,8 +157,10 @@ fn wanted(shards: usize) -> Wanted {
         node_timeout: NODE_TIMEOUT,
         patience: Duration::from_secs(30),
         recovery: Recovery::default(),
+        may_hand_over: true,
         may_spread: true,
         absent_are_blank: false,
+        absent_have_data: false,
         known: KnownNodes::new(),
     }
 }

@@ -106,8 +106,10 @@ async fn formed() -> Result<PodCluster> {
         node_timeout: NODE_TIMEOUT,
         patience: LIMIT,
         recovery: Recovery::default(),
+        may_hand_over: true,
         may_spread: true,
         absent_are_blank: false,
+        absent_have_data: false,
         known: KnownNodes::new(),
     };
     let formed = drive_pods(&cluster, &wanted, LIMIT).await;

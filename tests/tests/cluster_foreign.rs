@@ -38,8 +38,10 @@ async fn formed(storage: PodStorage) -> Result<Formed> {
             after: Duration::from_secs(4),
             ..Recovery::default()
         },
+        may_hand_over: true,
         may_spread: true,
         absent_are_blank: false,
+        absent_have_data: false,
         known: KnownNodes::new(),
     };
     let formed = drive(&wanted, &pods.expected(), LIMIT).await;

@@ -41,8 +41,10 @@ fn wanted(cluster: &PodCluster, formed_before: bool) -> Wanted {
             after: Duration::from_secs(4),
             ..Recovery::default()
         },
+        may_hand_over: true,
         may_spread: true,
         absent_are_blank: false,
+        absent_have_data: false,
         known: KnownNodes::new(),
     }
 }
@@ -95,20 +97,37 @@ fn promotions(drive: &Drive) -> Vec<FailoverMode> {
     modes.collect()
 }
 
+async fn have_node_timeout(cluster: &PodCluster, expected: Duration) -> Result<()> {
+    for server in 0..3 * (cluster.replicas() + 1) {
+        let read = "CONFIG GET cluster-node-timeout";
+        let (_, value): (String, String) = cluster.server(server).call(read).await?;
+        ensure!(
+            value == expected.as_millis().to_string(),
+            "server {server} has {value} ms"
+        );
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn another_node_timeout_reaches_every_server() -> Result<()> {
+    let cluster = formed(1, PodStorage::Memory).await?;
+    let longer = Wanted {
+        node_timeout: NODE_TIMEOUT * 2,
+        ..wanted(&cluster, true)
+    };
+    let drive = drive_pods(&cluster, &longer, LIMIT).await;
+    ensure!(drive.assessment.is_healthy(), "{:?}", drive.done);
+    have_node_timeout(&cluster, NODE_TIMEOUT * 2).await
+}
+
 #[tokio::test]
 async fn forms_with_and_without_replicas() -> Result<()> {
     for replicas in [1, 0] {
         let cluster = PodCluster::start(replicas, PodStorage::Volume).await?;
         let drive = repair(&cluster, false).await?;
         ensure!(drive.assessment.slots_ok == 16384);
-        for server in 0..3 * (replicas + 1) {
-            let read = "CONFIG GET cluster-node-timeout";
-            let (_, value): (String, String) = cluster.server(server).call(read).await?;
-            ensure!(
-                value == NODE_TIMEOUT.as_millis().to_string(),
-                "{server}: {value}"
-            );
-        }
+        have_node_timeout(&cluster, NODE_TIMEOUT).await?;
         let again = repair(&cluster, true).await?;
         ensure!(
             again.done.is_empty(),

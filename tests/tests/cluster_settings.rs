@@ -87,8 +87,10 @@ impl Stage {
             node_timeout: NODE_TIMEOUT,
             patience: Duration::from_secs(4),
             recovery: Recovery::default(),
+            may_hand_over: true,
             may_spread: true,
             absent_are_blank: false,
+            absent_have_data: false,
             known: KnownNodes::new(),
         };
         let drive = drive_pods(&servers, &wanted, Duration::from_secs(40)).await;

@@ -32,6 +32,14 @@ async fn uids(kubectl: &Kubectl) -> Result<BTreeMap<String, String>> {
     pods.iter().map(uid).collect()
 }
 
+/// How many pods are the same.
+fn unchanged(before: &BTreeMap<String, String>, after: &BTreeMap<String, String>) -> usize {
+    let same = after
+        .iter()
+        .filter(|(pod, uid)| before.get(*pod) == Some(*uid));
+    same.count()
+}
+
 /// The value of a setting on every server.
 async fn settings(kubectl: &Kubectl, name: &str) -> Result<Vec<String>> {
     let mut values = Vec::new();
@@ -174,11 +182,8 @@ async fn a_wrong_change_stops_until_it_is_corrected() -> Result<()> {
         };
         kubectl.until("the image is named", LIMIT, named).await?;
         reports(kubectl, ("Available", "True", "AllSlotsServed")).await?;
-        let changed = uids(kubectl).await?;
-        let replaced = changed
-            .iter()
-            .filter(|(pod, uid)| before.get(*pod) != Some(*uid));
-        ensure!(replaced.count() == 0, "a pod was replaced");
+        let same = unchanged(&before, &uids(kubectl).await?);
+        ensure!(same == 6, "{same} of 6 pods are the same");
         let version = json!({"image": null, "version": cluster["spec"]["version"]});
         let begun = Instant::now();
         spec(kubectl, version).await?;
@@ -186,8 +191,10 @@ async fn a_wrong_change_stops_until_it_is_corrected() -> Result<()> {
         shop.recovered().await?;
         let corrected = begun.elapsed();
         shop.is_intact("corrected").await?;
-        corrected_row("wrong image", corrected).record()?;
+        let stopped = "no pod is replaced by one that has no image";
+        corrected_row("wrong image", stopped, corrected).record()?;
 
+        let running = uids(kubectl).await?;
         let too_much = json!({"resources": {"requests": {"memory": "999Gi"}}});
         spec(kubectl, too_much).await?;
         let named = async || {
@@ -197,21 +204,24 @@ async fn a_wrong_change_stops_until_it_is_corrected() -> Result<()> {
         kubectl
             .until("the missing room is named", LIMIT, named)
             .await?;
+        reports(kubectl, ("Available", "True", "AllSlotsServed")).await?;
+        let same = unchanged(&running, &uids(kubectl).await?);
+        ensure!(same == 5, "{same} of 6 pods are the same");
         let begun = Instant::now();
         spec(kubectl, json!({"resources": null})).await?;
         updated(kubectl).await?;
         shop.recovered().await?;
         let corrected = begun.elapsed();
         shop.is_intact("room").await?;
-        corrected_row("memory request of 999 GiB", corrected).record()
+        let stopped = "the first pod stops the update";
+        corrected_row("memory request of 999 GiB", stopped, corrected).record()
     })
     .await
 }
 
-fn corrected_row(wrong: &str, time: Duration) -> ScenarioRow {
-    let done =
-        "the first pod stops the update; the spec is set back, which is where the time begins";
-    ScenarioRow::new(Area::Change, wrong, done)
+fn corrected_row(wrong: &str, stopped: &str, time: Duration) -> ScenarioRow {
+    let done = format!("{stopped}; the spec is set back, which is where the time begins");
+    ScenarioRow::new(Area::Change, wrong, &done)
         .healthy_after(time)
         .lost(0)
 }

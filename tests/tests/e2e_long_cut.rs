@@ -1,4 +1,5 @@
-//! The Kubernetes node with the most primaries is cut off the network, after a loss that had put them together.
+//! The Kubernetes node with the most primaries is cut off the network: after all pods were lost, which may put them together, and once they
+//! are spread again.
 
 use anyhow::{Context, Result, ensure};
 use std::time::Duration;

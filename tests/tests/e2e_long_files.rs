@@ -1,7 +1,6 @@
 //! Files of servers: those that disappear under a server, and those that nothing may delete.
 
 use anyhow::{Context, Result, ensure};
-use std::time::{Duration, Instant};
 use tests::{
     crash::Killers,
     kubectl::Kubectl,
@@ -9,9 +8,6 @@ use tests::{
 };
 
 const KEYS: u64 = 20_000;
-
-/// A kubelet updates a mounted ConfigMap within its period of a minute and the age of its cache.
-const MOUNTED: Duration = Duration::from_secs(110);
 
 /// Re-created without storage over StatefulSets with volumes: a server that is killed finds the files of its volume.
 #[tokio::test]
@@ -27,19 +23,14 @@ async fn orphaned_volumes_survive_a_cluster_without_storage() -> Result<()> {
             .run("delete rediscluster shop --cascade=orphan")
             .await?;
         scenario::cluster(kubectl, "shop", 3, Volumes::None).await?;
-        let begun = Instant::now();
-        while begun.elapsed() < MOUNTED && self::mounted(kubectl, primary).await? == mounted {
-            tokio::time::sleep(Duration::from_secs(1)).await;
-        }
-        println!(
-            "what is mounted: {} after {:.0} s",
-            if begun.elapsed() < MOUNTED {
-                "changed"
-            } else {
-                "unchanged"
-            },
-            begun.elapsed().as_secs_f64()
-        );
+        // The controller has looked at the pods under the new spec.
+        let observed = async || {
+            let status = kubectl.get("rediscluster shop").await?["status"].clone();
+            Ok(status["observedGeneration"] == 1 && status["readyNodes"] == 6)
+        };
+        kubectl
+            .until("the new object has a status", LIMIT, observed)
+            .await?;
         killers.kill_pod(kubectl, primary).await?;
         let answers = async || {
             let answer = kubectl.exec(primary, "redis-cli ping").await?;
@@ -47,6 +38,10 @@ async fn orphaned_volumes_survive_a_cluster_without_storage() -> Result<()> {
         };
         let wait = format!("{primary} answers again");
         kubectl.until(&wait, LIMIT, answers).await?;
+        ensure!(
+            self::mounted(kubectl, primary).await? == mounted,
+            "a running pod got another configuration"
+        );
         let find = "find /data -name '*.aof' -size +0; find /data -name '*.rdb' -size +0";
         let files = kubectl.exec(primary, find).await?;
         ensure!(

@@ -95,14 +95,13 @@ async fn pods_stay_ready_while_no_controller_runs() -> Result<()> {
             let pods = scenario::pods(kubectl, "shop").await?;
             let ready = pods.iter().filter(|pod| holds(pod, "Ready")).count();
             ensure!(ready == NODES, "{ready} of {NODES} pods are ready");
-            anyhow::Ok(())
+            let victim = of_role(kubectl, crds::ROLE_REPLICA).await?;
+            kubectl.run(&format!("delete {victim}")).await?;
+            anyhow::Ok(victim)
         };
         let alone = alone.await;
         scenario::scale("cluster-controller", 2).await?;
-        alone?;
-        let victim = of_role(kubectl, crds::ROLE_REPLICA).await?;
-        kubectl.run(&format!("delete {victim}")).await?;
-        readiness(kubectl, &victim, true).await.map(drop)
+        readiness(kubectl, &alone?, true).await.map(drop)
     })
     .await
 }

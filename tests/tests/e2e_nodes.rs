@@ -1,7 +1,10 @@
 //! Kubernetes nodes that are cut off the network, or that take no pods.
 
 use anyhow::{Context, Result, ensure};
-use std::time::{Duration, Instant};
+use std::{
+    collections::BTreeSet,
+    time::{Duration, Instant},
+};
 use tests::{
     kubectl::{Kubectl, holds},
     scenario::{self, Area, FilledCluster, LIMIT, ScenarioRow, Volumes, Writer},
@@ -131,6 +134,7 @@ async fn primaries_are_spread_after_failovers() -> Result<()> {
             FilledCluster::create(kubectl, "shop", 3, Volumes::DeletedWithCluster, KEYS).await?;
         let writer = Writer::start(kubectl, "shop").await?;
         let replica = crowding(kubectl).await?;
+        let before = hand_overs(kubectl).await?;
         let begun = Instant::now();
         kubectl
             .run(&format!(
@@ -138,19 +142,11 @@ async fn primaries_are_spread_after_failovers() -> Result<()> {
             ))
             .await?;
         // Seen at the latest by the look of every 30 s, since a role of a server raises no event in Kubernetes.
-        let handed_over = async || {
-            let events = kubectl.list("events").await?;
-            Ok(events
-                .iter()
-                .any(|event| event["reason"] == "PrimaryHandedOver"))
-        };
+        let handed_over = async || Ok(hand_overs(kubectl).await? > before);
         kubectl
             .until("a primary is handed over", LIMIT, handed_over)
             .await?;
-        let spread = async || {
-            let nodes = scenario::primaries_by_node(kubectl, "shop").await?;
-            Ok(nodes.values().all(|primaries| primaries.len() == 1))
-        };
+        let spread = async || primary_nodes(kubectl).await.map(|nodes| nodes.len() == 3);
         let took = kubectl
             .until("a primary is on each node", Duration::from_secs(30), spread)
             .await?;
@@ -169,6 +165,31 @@ async fn primaries_are_spread_after_failovers() -> Result<()> {
             .record()
     })
     .await
+}
+
+/// How often a primary was handed over, by the Events.
+async fn hand_overs(kubectl: &Kubectl) -> Result<u64> {
+    let events = kubectl.list("events").await?;
+    let handed_over = events
+        .iter()
+        .filter(|event| event["reason"] == "PrimaryHandedOver");
+    Ok(handed_over
+        .map(|event| event["series"]["count"].as_u64().unwrap_or(1))
+        .sum())
+}
+
+/// The Kubernetes nodes that run primaries, by what the servers say.
+async fn primary_nodes(kubectl: &Kubectl) -> Result<BTreeSet<String>> {
+    let primaries = scenario::serving_primaries(kubectl, "shop").await?;
+    let mut nodes = BTreeSet::new();
+    for pod in scenario::pods(kubectl, "shop").await? {
+        let name = pod["metadata"]["name"].as_str().context("no name")?;
+        let node = pod["spec"]["nodeName"].as_str().context("not scheduled")?;
+        if primaries.contains(name) {
+            nodes.insert(node.to_owned());
+        }
+    }
+    Ok(nodes)
 }
 
 /// A replica on the node of another shard's primary.

@@ -163,7 +163,7 @@ async fn half_of_the_primaries_are_in_each_zone(kubectl: &Kubectl, shared: &str)
 
     primaries_are(kubectl, &zones, [2, 2]).await?;
     let writer = Writer::start(kubectl, "shop").await?;
-    let primaries_now = primaries(kubectl).await?;
+    let primaries_now = scenario::serving_primaries(kubectl, "shop").await?;
     let mut replicas = zones
         .iter()
         .filter(|(pod, zone)| zone.as_str() == shared && !primaries_now.contains(*pod));
@@ -198,15 +198,6 @@ async fn zone_of(kubectl: &Kubectl, pod: &Value) -> Result<String> {
     zones.get(node).cloned().context("a node without a zone")
 }
 
-/// The pods that run primaries, by what their servers say: the status is as old as the controller's last look.
-async fn primaries(kubectl: &Kubectl) -> Result<BTreeSet<String>> {
-    let roles = scenario::on_every_server(kubectl, "shop", "redis-cli role | head -1").await?;
-    let primaries = roles
-        .into_iter()
-        .filter(|(_, role)| role.trim() == "master");
-    Ok(primaries.map(|(pod, _)| pod).collect())
-}
-
 /// Waits until the zones of these pods have so many primaries, the smaller number first.
 async fn primaries_are(
     kubectl: &Kubectl,
@@ -214,7 +205,7 @@ async fn primaries_are(
     wanted: [usize; 2],
 ) -> Result<()> {
     let counted = async || {
-        let primaries = primaries(kubectl).await?;
+        let primaries = scenario::serving_primaries(kubectl, "shop").await?;
         let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
         for (pod, zone) in zones {
             *counts.entry(zone).or_default() += usize::from(primaries.contains(pod));

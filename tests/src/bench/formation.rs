@@ -69,8 +69,10 @@ async fn ours(nodes: &[RedisServer], shards: usize) -> Result<f64> {
         node_timeout: Duration::from_secs(5),
         patience: Duration::from_secs(30),
         recovery: Recovery::default(),
+        may_hand_over: true,
         may_spread: true,
         absent_are_blank: false,
+        absent_have_data: false,
         known: KnownNodes::new(),
     };
     let started = Instant::now();

@@ -122,8 +122,10 @@ impl Answers {
             node_timeout: report.node_timeout,
             patience: Duration::from_secs(30),
             recovery: Recovery::default(),
+            may_hand_over: true,
             may_spread: true,
             absent_are_blank: false,
+            absent_have_data: false,
             known: KnownNodes::new(),
         };
         recognize(&wanted, &mut members);

@@ -4,7 +4,7 @@ use super::{LIMIT, clusters::pods, pod_names};
 use crate::kubectl::Kubectl;
 use anyhow::{Context, Result, ensure};
 use futures::future::try_join_all;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Commands that drop keys, slots or an identity, or hide that one of them was called. None has a place in a cluster that did not lose
 /// every copy of a shard.
@@ -97,4 +97,13 @@ pub async fn roles_are_labelled(kubectl: &Kubectl, cluster: &str) -> Result<()> 
     };
     let waited = kubectl.until("role labels of all pods", LIMIT, equal).await;
     waited.map(drop).with_context(|| last.clone())
+}
+
+/// The pods that run primaries, by what their servers say: the status is as old as the controller's last look.
+pub async fn serving_primaries(kubectl: &Kubectl, cluster: &str) -> Result<BTreeSet<String>> {
+    let roles = on_every_server(kubectl, cluster, "redis-cli role | head -1").await?;
+    let primaries = roles
+        .into_iter()
+        .filter(|(_, role)| role.trim() == "master");
+    Ok(primaries.map(|(pod, _)| pod).collect())
 }
