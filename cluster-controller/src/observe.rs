@@ -7,7 +7,7 @@ use crate::{
     pods::{self, Pods},
     redis::{
         identity::{KnownNodes, recognize},
-        member::{Answer, ExpectedNode, Member, Report, Wanted},
+        member::{AbsentPods, Answer, ExpectedNode, Member, Report, Wanted},
         observe,
         strays::count_strays,
         survey::Survey,
@@ -31,8 +31,6 @@ use std::{
 
 /// How long connecting to a node, and its answer, may take.
 pub const NODE_TIMEOUT: Duration = Duration::from_secs(1);
-/// How long a node of a new cluster may be missing before it is done without.
-const PATIENCE: Duration = Duration::from_secs(30);
 
 /// What was found.
 #[derive(Clone, Debug)]
@@ -221,18 +219,25 @@ pub fn cached(store: &Store<Pod>, shape: &Shape) -> Pods {
     by_name(shape, pods)
 }
 
-/// Whether pods that have not answered yet have no data: their volumes are new, or the spec asks for none and no pod is left of a cluster
-/// that had some. `created`: when the RedisCluster was.
-pub fn absent_are_blank(
+/// What pods of a new cluster bring that have not answered yet: their volumes tell, or where the spec asks for none, whether a pod is left of
+/// a cluster that had some. `created`: when the RedisCluster was.
+pub fn absent_pods(
     shape: &Shape,
     created: Option<&Time>,
     pods: &Pods,
     claims: &Claims,
-) -> bool {
-    if shape.persistent {
+) -> AbsentPods {
+    let are_blank = if shape.persistent {
         volumes::are_blank(shape, created, claims)
     } else {
         !pods.values().any(|pod| pods::has_claim(pod))
+    };
+    if are_blank {
+        AbsentPods::Blank
+    } else if shape.persistent && volumes::are_kept(shape, created, claims) {
+        AbsentPods::Kept
+    } else {
+        AbsentPods::Unknown
     }
 }
 
@@ -278,18 +283,12 @@ pub fn expected(shape: &Shape, pods: &Pods) -> Vec<ExpectedNode> {
 
 /// The cluster as the Redis half needs it.
 pub fn wanted(shape: &Shape, formed_before: bool, known: KnownNodes) -> Wanted {
+    let number = |value: i32| usize::try_from(value).unwrap_or_default();
+    let size = (number(shape.shards), number(shape.replicas));
     Wanted {
-        shards: usize::try_from(shape.shards).unwrap_or_default(),
-        replicas_per_shard: usize::try_from(shape.replicas).unwrap_or_default(),
-        persistent: shape.persistent,
         formed_before,
-        node_timeout: shape.node_timeout,
-        patience: PATIENCE,
         recovery: shape.recovery.clone(),
-        may_hand_over: true,
-        may_spread: true,
-        absent_are_blank: false,
-        absent_have_data: false,
         known,
+        ..Wanted::new(size, shape.persistent, shape.node_timeout)
     }
 }

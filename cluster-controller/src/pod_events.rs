@@ -43,7 +43,7 @@ struct Known {
 }
 
 /// What the API server has answered last for a namespace.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct AnsweredEvents {
     /// When it was asked.
     at: Timestamp,
@@ -117,11 +117,8 @@ impl PodEvents {
             return false;
         }
         // Noted before the answer, so that a failure is not repeated at once, and others do not ask meanwhile.
-        let why = known.answers.remove(&key.0).map(|old| old.why);
-        let why = why.unwrap_or_default();
-        known
-            .answers
-            .insert(key.0.clone(), AnsweredEvents { at: now, why });
+        let answer = known.answers.entry(key.0.clone());
+        answer.or_default().at = now;
         true
     }
 

@@ -13,6 +13,24 @@ use std::{
 /// The shortest time between two writes that differ in words and progress only.
 pub const INTERVAL: SignedDuration = SignedDuration::from_secs(1);
 
+/// The status to write now.
+#[derive(Clone, Debug, PartialEq)]
+pub struct PacedStatus {
+    /// The newest, or the old one.
+    pub status: RedisClusterStatus,
+    /// Whether it lacks something: the next look is due within [`INTERVAL`].
+    pub is_held_back: bool,
+}
+
+impl PacedStatus {
+    fn whole(status: RedisClusterStatus) -> Self {
+        Self {
+            status,
+            is_held_back: false,
+        }
+    }
+}
+
 /// When the statuses of clusters were written last.
 #[derive(Debug, Default)]
 pub struct ProgressTracker {
@@ -20,27 +38,29 @@ pub struct ProgressTracker {
 }
 
 impl ProgressTracker {
-    /// The status to write now: the old one while it lacks nothing but the newest words and progress and was written a moment ago. Then
-    /// the next look is due within [`INTERVAL`].
+    /// The status to write now: the old one while it lacks nothing but the newest words and progress and was written a moment ago.
     pub fn paced(
         &self,
         (namespace, name): (&str, &str),
         old: Option<&RedisClusterStatus>,
         new: RedisClusterStatus,
         now: Timestamp,
-    ) -> RedisClusterStatus {
+    ) -> PacedStatus {
         let mut written = self.written.lock().unwrap_or_else(PoisonError::into_inner);
         let place = (namespace.to_owned(), name.to_owned());
         let last = written.get(&place).copied();
         let Some(old) = old.filter(|old| **old != new) else {
-            return new;
+            return PacedStatus::whole(new);
         };
         let is_early = last.is_some_and(|last| now < last + INTERVAL);
         if is_early && differs_little(old, &new) {
-            return old.clone();
+            return PacedStatus {
+                status: old.clone(),
+                is_held_back: true,
+            };
         }
         written.insert(place, now);
-        new
+        PacedStatus::whole(new)
     }
 
     /// The cluster is gone.
@@ -91,6 +111,18 @@ mod tests {
         Timestamp::from_millisecond(milliseconds).unwrap()
     }
 
+    fn paced(
+        tracker: &ProgressTracker,
+        place: (&str, &str),
+        old: Option<&RedisClusterStatus>,
+        new: &RedisClusterStatus,
+        now: Timestamp,
+    ) -> RedisClusterStatus {
+        let paced = tracker.paced(place, old, new.clone(), now);
+        assert_eq!(paced.is_held_back, paced.status != *new);
+        paced.status
+    }
+
     fn scaling(done: i32, slots: &str) -> RedisClusterStatus {
         RedisClusterStatus {
             phase: Some("Scaling".to_owned()),
@@ -120,11 +152,11 @@ mod tests {
         };
         let tracker = ProgressTracker::default();
         let old = waiting("3 pods");
-        let first = tracker.paced(PLACE, Some(&old), waiting("2 pods"), at(1000));
+        let first = paced(&tracker, PLACE, Some(&old), &waiting("2 pods"), at(1000));
         assert_eq!(first, waiting("2 pods"), "nothing was written before");
-        let early = tracker.paced(PLACE, Some(&first), waiting("1 pod"), at(1300));
+        let early = paced(&tracker, PLACE, Some(&first), &waiting("1 pod"), at(1300));
         assert_eq!(early, first);
-        let later = tracker.paced(PLACE, Some(&first), waiting("no pod"), at(2000));
+        let later = paced(&tracker, PLACE, Some(&first), &waiting("no pod"), at(2000));
         assert_eq!(later, waiting("no pod"));
     }
 
@@ -132,11 +164,11 @@ mod tests {
     fn progress_alone_is_written_once_a_second() {
         let tracker = ProgressTracker::default();
         let old = scaling(1, "0-1");
-        let first = tracker.paced(PLACE, Some(&old), scaling(2, "0-2"), at(1000));
+        let first = paced(&tracker, PLACE, Some(&old), &scaling(2, "0-2"), at(1000));
         assert_eq!(first, scaling(2, "0-2"), "nothing was written before");
-        let early = tracker.paced(PLACE, Some(&first), scaling(3, "0-3"), at(1300));
+        let early = paced(&tracker, PLACE, Some(&first), &scaling(3, "0-3"), at(1300));
         assert_eq!(early, first);
-        let later = tracker.paced(PLACE, Some(&first), scaling(9, "0-9"), at(2000));
+        let later = paced(&tracker, PLACE, Some(&first), &scaling(9, "0-9"), at(2000));
         assert_eq!(later, scaling(9, "0-9"));
     }
 
@@ -151,11 +183,11 @@ mod tests {
         ];
         for change in changes {
             let tracker = ProgressTracker::default();
-            let old = tracker.paced(PLACE, None, scaling(1, "0-1"), at(1000));
-            let old = tracker.paced(PLACE, Some(&old), scaling(2, "0-2"), at(1000));
+            let old = paced(&tracker, PLACE, None, &scaling(1, "0-1"), at(1000));
+            let old = paced(&tracker, PLACE, Some(&old), &scaling(2, "0-2"), at(1000));
             let mut new = scaling(3, "0-3");
             change(&mut new);
-            let written = tracker.paced(PLACE, Some(&old), new.clone(), at(1100));
+            let written = paced(&tracker, PLACE, Some(&old), &new, at(1100));
             assert_eq!(written, new);
         }
     }

@@ -7,8 +7,8 @@ use cluster_controller::redis::{
     assess::{Problem, assess},
     balance::balance,
     execute::execute,
-    identity::{KnownNodes, has_unrecorded, known_nodes, recognize},
-    member::{ExpectedNode, Member, Recovery, Wanted, ZoneLabel},
+    identity::{has_unrecorded, known_nodes, recognize},
+    member::{ExpectedNode, Member, Wanted, ZoneLabel},
     observe::observe,
     plan::plan,
     reshard::{self, NodeEndpoints, ReshardLimits, ReshardProgress},
@@ -149,20 +149,7 @@ impl Shards {
 }
 
 fn wanted(shards: usize) -> Wanted {
-    Wanted {
-        shards,
-        replicas_per_shard: 0,
-        persistent: true,
-        formed_before: false,
-        node_timeout: NODE_TIMEOUT,
-        patience: Duration::from_secs(30),
-        recovery: Recovery::default(),
-        may_hand_over: true,
-        may_spread: true,
-        absent_are_blank: false,
-        absent_have_data: false,
-        known: KnownNodes::new(),
-    }
+    Wanted::new((shards, 0), true, NODE_TIMEOUT)
 }
 
 async fn move_slots(

@@ -4,8 +4,7 @@
 use anyhow::{Context, Result, ensure};
 use cluster_controller::redis::{
     execute::execute,
-    identity::KnownNodes,
-    member::{Answer, ExpectedNode, Member, Recovery, Wanted},
+    member::{Answer, ExpectedNode, Member, Wanted},
     observe::observe,
     plan::{Action, Assignment, Peer, Plan, Step},
 };
@@ -99,18 +98,8 @@ fn everything(members: &[Member]) -> Vec<String> {
 async fn formed() -> Result<PodCluster> {
     let cluster = PodCluster::start(0, PodStorage::Volume).await?;
     let wanted = Wanted {
-        shards: PodCluster::SHARDS,
-        replicas_per_shard: 0,
-        persistent: true,
-        formed_before: false,
-        node_timeout: NODE_TIMEOUT,
         patience: LIMIT,
-        recovery: Recovery::default(),
-        may_hand_over: true,
-        may_spread: true,
-        absent_are_blank: false,
-        absent_have_data: false,
-        known: KnownNodes::new(),
+        ..Wanted::new((PodCluster::SHARDS, 0), true, NODE_TIMEOUT)
     };
     let formed = drive_pods(&cluster, &wanted, LIMIT).await;
     let problems = &formed.assessment.problems;

@@ -1,10 +1,7 @@
 //! Servers that are not the cluster's own, living nodes without a pod, and servers that lost their data: real servers, started as in pods.
 
 use anyhow::{Context, Result, ensure};
-use cluster_controller::redis::{
-    identity::KnownNodes,
-    member::{ExpectedNode, Recovery, Wanted},
-};
+use cluster_controller::redis::member::{ExpectedNode, Recovery, Wanted};
 use common::cluster::slots::Slot;
 use std::{collections::BTreeMap, time::Duration};
 use tests::{
@@ -28,21 +25,12 @@ struct Formed {
 async fn formed(storage: PodStorage) -> Result<Formed> {
     let pods = PodCluster::start(1, storage).await?;
     let mut wanted = Wanted {
-        shards: 3,
-        replicas_per_shard: 1,
-        persistent: storage == PodStorage::Volume,
-        formed_before: false,
-        node_timeout: NODE_TIMEOUT,
         patience: Duration::from_secs(4),
         recovery: Recovery {
             after: Duration::from_secs(4),
             ..Recovery::default()
         },
-        may_hand_over: true,
-        may_spread: true,
-        absent_are_blank: false,
-        absent_have_data: false,
-        known: KnownNodes::new(),
+        ..Wanted::new((3, 1), storage == PodStorage::Volume, NODE_TIMEOUT)
     };
     let formed = drive(&wanted, &pods.expected(), LIMIT).await;
     healthy(&formed, &pods).await?;

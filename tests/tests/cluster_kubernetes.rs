@@ -32,6 +32,12 @@ const FAILOVER: Duration = Duration::from_secs(6);
 /// How long the API server is away.
 const OUTAGE: Duration = Duration::from_mins(1);
 
+/// Waits for the end of a second.
+async fn is_over(second: i64) -> Result<()> {
+    let is_over = async || Ok(Timestamp::now().as_second() > second);
+    within(LIMIT, "the end of the second", is_over).await
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nodes_are_repaired_whatever_is_wrong_with_the_spec() -> Result<()> {
     let mut stage = ClusterStage::new().await?;
@@ -122,11 +128,7 @@ async fn a_pod_is_ready_while_its_node_serves() -> Result<()> {
         serving.and_then(|one| one.last_transition_time.clone())
     };
     // Times of conditions are in seconds.
-    let second = Timestamp::now().as_second();
-    eventually("the next second", async || {
-        Ok(Timestamp::now().as_second() > second)
-    })
-    .await?;
+    is_over(Timestamp::now().as_second()).await?;
     stage.nodes.wipe(victim)?;
     stage.nodes.restart(victim).await?;
     stage.started(victim, 1).await?;
@@ -335,10 +337,7 @@ async fn a_majority_deleted_by_force_is_replaced_early() -> Result<()> {
                  "state": {"waiting": {"reason": "CrashLoopBackOff"}}, "lastState": {"terminated": run}}]})).await?;
         }
         // What is created in the same second may be older than the end of the other one.
-        within(LIMIT, "the next second but one", async || {
-            Ok(Timestamp::now().as_second() > created.as_second() + 1)
-        })
-        .await?;
+        is_over(created.as_second() + 1).await?;
     }
     let fenced = |status: &RedisClusterStatus| reason(status, "Ready") == "PrimaryNotFenced";
     stage.until("the doubt is named", fenced).await?;

@@ -6,8 +6,7 @@ use cluster_controller::redis::{
     assess::assess,
     election::would_win,
     execute::execute,
-    identity::KnownNodes,
-    member::{Answer, ExpectedNode, Recovery, Wanted},
+    member::{AbsentPods, Answer, ExpectedNode, Recovery, Wanted},
     observe::observe,
     plan::{Action, HandOverReason, Plan, Step, plan},
     survey::Survey,
@@ -30,22 +29,15 @@ const KEYS: usize = 3000;
 const TIMEOUT: Duration = Duration::from_secs(1);
 
 fn wanted(cluster: &PodCluster, formed_before: bool) -> Wanted {
+    let is_kept = cluster.storage() == PodStorage::Volume;
     Wanted {
-        shards: 3,
-        replicas_per_shard: cluster.replicas(),
-        persistent: cluster.storage() == PodStorage::Volume,
         formed_before,
-        node_timeout: NODE_TIMEOUT,
         patience: Duration::from_secs(4),
         recovery: Recovery {
             after: Duration::from_secs(4),
             ..Recovery::default()
         },
-        may_hand_over: true,
-        may_spread: true,
-        absent_are_blank: false,
-        absent_have_data: false,
-        known: KnownNodes::new(),
+        ..Wanted::new((3, cluster.replicas()), is_kept, NODE_TIMEOUT)
     }
 }
 
@@ -527,7 +519,7 @@ async fn a_new_cluster_begins_before_its_last_node_starts() -> Result<()> {
     cluster.kill(last).await?;
     cluster.wipe(last)?;
     let wanted = Wanted {
-        absent_are_blank: true,
+        absent: AbsentPods::Blank,
         ..wanted(&cluster, false)
     };
     let drive = drive_pods(&cluster, &wanted, Duration::from_secs(6)).await;

@@ -7,8 +7,8 @@ use cluster_controller::{
     live_settings::set,
     pods::Pods,
     redis::{
-        identity::{KnownNodes, recognize},
-        member::{Member, Recovery, Wanted},
+        identity::recognize,
+        member::{Member, Wanted},
         observe::observe_settings,
     },
     settings::{
@@ -80,18 +80,8 @@ impl Stage {
     async fn new() -> Result<Self> {
         let servers = PodCluster::start(0, PodStorage::Volume).await?;
         let wanted = Wanted {
-            shards: 3,
-            replicas_per_shard: 0,
-            persistent: true,
-            formed_before: false,
-            node_timeout: NODE_TIMEOUT,
             patience: Duration::from_secs(4),
-            recovery: Recovery::default(),
-            may_hand_over: true,
-            may_spread: true,
-            absent_are_blank: false,
-            absent_have_data: false,
-            known: KnownNodes::new(),
+            ..Wanted::new((3, 0), true, NODE_TIMEOUT)
         };
         let drive = drive_pods(&servers, &wanted, Duration::from_secs(40)).await;
         ensure!(drive.assessment.is_healthy(), "{:?}", drive.assessment);

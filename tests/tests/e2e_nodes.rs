@@ -1,10 +1,7 @@
 //! Kubernetes nodes that are cut off the network, or that take no pods.
 
 use anyhow::{Context, Result, ensure};
-use std::{
-    collections::BTreeSet,
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 use tests::{
     kubectl::{Kubectl, holds},
     scenario::{self, Area, FilledCluster, LIMIT, ScenarioRow, Volumes, Writer},
@@ -146,7 +143,10 @@ async fn primaries_are_spread_after_failovers() -> Result<()> {
         kubectl
             .until("a primary is handed over", LIMIT, handed_over)
             .await?;
-        let spread = async || primary_nodes(kubectl).await.map(|nodes| nodes.len() == 3);
+        let spread = async || {
+            let nodes = scenario::serving_primaries_by_node(kubectl, "shop").await?;
+            Ok(nodes.len() == 3 && nodes.values().all(|primaries| primaries.len() == 1))
+        };
         let took = kubectl
             .until("a primary is on each node", Duration::from_secs(30), spread)
             .await?;
@@ -176,20 +176,6 @@ async fn hand_overs(kubectl: &Kubectl) -> Result<u64> {
     Ok(handed_over
         .map(|event| event["series"]["count"].as_u64().unwrap_or(1))
         .sum())
-}
-
-/// The Kubernetes nodes that run primaries, by what the servers say.
-async fn primary_nodes(kubectl: &Kubectl) -> Result<BTreeSet<String>> {
-    let primaries = scenario::serving_primaries(kubectl, "shop").await?;
-    let mut nodes = BTreeSet::new();
-    for pod in scenario::pods(kubectl, "shop").await? {
-        let name = pod["metadata"]["name"].as_str().context("no name")?;
-        let node = pod["spec"]["nodeName"].as_str().context("not scheduled")?;
-        if primaries.contains(name) {
-            nodes.insert(node.to_owned());
-        }
-    }
-    Ok(nodes)
 }
 
 /// A replica on the node of another shard's primary.

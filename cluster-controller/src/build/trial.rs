@@ -131,9 +131,12 @@ exit 2
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::validate::{tests::example, validate};
+    use crate::{
+        build::start_script::tests::{PROGRAMS, folders, install, shell},
+        validate::{tests::example, validate},
+    };
     use k8s_openapi::jiff::Timestamp;
-    use std::{fs, os::unix::fs::PermissionsExt, process::Command};
+    use std::fs;
 
     fn rendered(persistent: bool) -> Pod {
         let mut cluster = example();
@@ -181,30 +184,18 @@ mod tests {
 
     /// Runs the script with a server and a client that are these scripts.
     fn run(server: &str, client: &str) -> (i32, String) {
-        static NUMBER: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(0);
-        static ONE: std::sync::Mutex<()> = std::sync::Mutex::new(());
-        let _one = ONE.lock();
-        let number = NUMBER.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-        let root = std::env::temp_dir().join(format!("trial-{}-{number}", std::process::id()));
-        let [data, config, bin] = ["data", "config", "bin"].map(|name| root.join(name));
-        for dir in [&data, &config, &bin] {
-            fs::create_dir_all(dir).unwrap();
-        }
+        let _one = PROGRAMS.lock();
+        let (root, [data, config, bin]) = folders(["data", "config", "bin"]);
         fs::write(config.join("redis.conf"), "").unwrap();
         for (name, text) in [("redis-server", server), ("redis-cli", client)] {
-            let file = bin.join(name);
-            fs::write(&file, format!("#!/bin/sh\n{text}\n")).unwrap();
-            fs::set_permissions(&file, fs::Permissions::from_mode(0o755)).unwrap();
+            install(&bin, name, &format!("{text}\n"));
         }
         let script = trial_script(true, true)
             .replace("/data", data.to_str().unwrap())
             .replace("/config", config.to_str().unwrap())
             .replace("-lt 150", "-lt 2");
-        let mut run = Command::new("/bin/sh");
-        let path = format!("{}:/usr/bin:/bin", bin.display());
         let identity = ["POD_IP", "POD_NAMESPACE", "POD_NAME", "POD_UID"].map(|name| (name, "x"));
-        let ended = run.args(["-c", &script]).env("PATH", path).envs(identity);
-        let ended = ended.output().unwrap();
+        let ended = shell(&script, &bin).envs(identity).output().unwrap();
         fs::remove_dir_all(&root).unwrap();
         let said = [ended.stdout, ended.stderr].concat();
         let said = String::from_utf8_lossy(&said).into_owned();

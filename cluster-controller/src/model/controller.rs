@@ -85,8 +85,10 @@ impl Model {
         let mut wanted = self.wanted();
         wanted.may_hand_over = self.controller.hand_overs.may_try(PLACE, now);
         wanted.may_spread = wanted.may_hand_over && !rollout::is_due(Some(&self.cluster), &pods);
-        wanted.absent_are_blank = !wanted.formed_before
-            && observe::absent_are_blank(&self.cluster.shape, None, &pods, &Claims::default());
+        if !wanted.formed_before {
+            let claims = Claims::default();
+            wanted.absent = observe::absent_pods(&self.cluster.shape, None, &pods, &claims);
+        }
         let observed = self.observe(&wanted, pods);
         let sets = self.kubernetes.sets.iter();
         let number = |value: usize| i32::try_from(value).unwrap();

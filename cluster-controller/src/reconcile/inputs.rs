@@ -20,7 +20,7 @@ use crate::{
     trials::{self, Trial},
     validate::{Shape, ValidatedCluster, validate},
     volume_claims,
-    volumes::{self, Claims},
+    volumes::Claims,
 };
 use crds::{RedisCluster, RedisVersion};
 use k8s_openapi::jiff::Timestamp;
@@ -154,10 +154,9 @@ fn wanted(
         && !rollout::is_due(cluster, pods)
         && !context.settings.restart_due(place);
     let created = object.metadata.creation_timestamp.as_ref();
-    wanted.absent_are_blank =
-        !wanted.formed_before && observe::absent_are_blank(shape, created, pods, claims);
-    wanted.absent_have_data =
-        !wanted.formed_before && shape.persistent && volumes::are_kept(shape, created, claims);
+    if !wanted.formed_before {
+        wanted.absent = observe::absent_pods(shape, created, pods, claims);
+    }
     wanted
 }
 

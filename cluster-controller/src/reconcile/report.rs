@@ -6,7 +6,9 @@ use crate::{
     errors::ReconcileError,
     events,
     operation::Operation,
-    pod_patch, progress, requeue, roles, serving,
+    pod_patch,
+    progress::{self, PacedStatus},
+    requeue, roles, serving,
     settings::live,
     status::{self, StatusInputs},
 };
@@ -80,9 +82,12 @@ pub(super) async fn report(
     };
     let now = Timestamp::now();
     let newest = status::compute(object, &found, now);
-    let old = object.status.as_ref();
-    let status = context.progress.paced(place, old, newest.clone(), now);
-    let is_held_back = status != newest;
+    let PacedStatus {
+        status,
+        is_held_back,
+    } = context
+        .progress
+        .paced(place, object.status.as_ref(), newest, now);
     let mut events = events::events(object, &status, &effects.done, &effects.changed.replaced);
     events.extend(live::events(&effects.set));
     context.events.publish_all(&object.object_ref(&()), events);

@@ -5,7 +5,7 @@ use super::{
     reshard::{ShardLoad, misplaced},
     survey::{Live, Survey},
 };
-use common::cluster::{slots::SLOT_COUNT, topology::NodeId};
+use common::cluster::{info::UpstreamLink, slots::SLOT_COUNT, topology::NodeId};
 use std::collections::BTreeSet;
 
 /// Slots that a shard may have more or fewer than its share, in per cent: less is not worth a move.
@@ -124,9 +124,9 @@ fn copying(survey: &Survey<'_>, shards: &[ShardLoad]) -> usize {
         .live
         .iter()
         .filter(|one| one.report.own().primary.is_some_and(gets_slots));
-    let follows = |one: &&Live<'_>| {
+    let follows = |one: &Live<'_>| {
         let link = one.report.replication.upstream.as_ref();
-        link.is_some_and(|link| link.up && !link.syncing)
+        link.is_some_and(UpstreamLink::follows)
     };
     replicas.filter(|one| !follows(one)).count()
 }
@@ -134,8 +134,22 @@ fn copying(survey: &Survey<'_>, shards: &[ShardLoad]) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::redis::{member::Member, plan::tests::formed};
+    use crate::redis::{
+        member::{Member, Report},
+        plan::tests::formed,
+    };
     use k8s_openapi::jiff::Timestamp;
+
+    /// What the first replica reports.
+    fn replica(members: &mut [Member]) -> &mut Report {
+        let mut reports = members.iter_mut().filter_map(|member| {
+            let Answer::Report(report) = &mut member.answer else {
+                return None;
+            };
+            report.own().is_replica().then_some(report)
+        });
+        reports.next().unwrap()
+    }
 
     #[test]
     fn a_formed_cluster_is_balanced() {
@@ -151,12 +165,7 @@ mod tests {
     fn slots_wait_for_the_replicas_of_their_new_shard() {
         let world = formed(3, 1, true);
         let mut members = world.members(Timestamp::UNIX_EPOCH);
-        let is_replica =
-            |member: &&mut Member| member.report().is_some_and(|one| one.own().is_replica());
-        let replica = members.iter_mut().find(is_replica).unwrap();
-        let Answer::Report(report) = &mut replica.answer else {
-            unreachable!("it has a report");
-        };
+        let report = replica(&mut members);
         report.replication.upstream.as_mut().unwrap().up = false;
         let copying = |shards: usize| {
             let mut wanted = world.wanted.clone();
@@ -171,12 +180,7 @@ mod tests {
     fn keys_of_a_primary_without_slots_are_to_return() {
         let world = formed(3, 1, true);
         let mut members = world.members(Timestamp::UNIX_EPOCH);
-        let is_replica =
-            |member: &&mut Member| member.report().is_some_and(|one| one.own().is_replica());
-        let replica = members.iter_mut().find(is_replica).unwrap();
-        let Answer::Report(stray) = &mut replica.answer else {
-            unreachable!("it has a report");
-        };
+        let stray = replica(&mut members);
         let id = stray.id();
         let lines = format!("{id} 10.0.9.9:6379@16379 myself,master - 0 0 9 connected\n");
         stray.view = common::cluster::topology::NodesView::parse(&lines).unwrap();

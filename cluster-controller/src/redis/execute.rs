@@ -200,8 +200,7 @@ async fn act(action: &Action, nodes: Nodes<'_>) -> Result<(), NodeError> {
             admit(&node).await?;
             admit_primary(*member, *primary, nodes).await?;
             if let Some(formation_node_timeout) = formation_node_timeout {
-                let value = formation_node_timeout.as_millis().to_string();
-                node.config_set("cluster-node-timeout", &value).await?;
+                set_node_timeout(&node, *formation_node_timeout).await?;
             }
             node.replicate(*primary).await
         }
@@ -212,11 +211,15 @@ async fn act(action: &Action, nodes: Nodes<'_>) -> Result<(), NodeError> {
             let Some(node) = nodes.connect(*member).await? else {
                 return Ok(());
             };
-            let value = node_timeout.as_millis().to_string();
-            node.config_set("cluster-node-timeout", &value).await
+            set_node_timeout(&node, *node_timeout).await
         }
         Action::Forget { id, on } => forget(*id, on, nodes).await,
     }
+}
+
+async fn set_node_timeout(node: &NodeClient, node_timeout: Duration) -> Result<(), NodeError> {
+    let value = node_timeout.as_millis().to_string();
+    node.config_set("cluster-node-timeout", &value).await
 }
 
 /// Starts a coordinated failover and waits for its end, so that it is never asked for twice at once. The server refuses it unless it is

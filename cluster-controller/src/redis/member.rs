@@ -42,15 +42,49 @@ pub struct Wanted {
     pub may_hand_over: bool,
     /// Whether they may be handed over only to be spread: not before pods that are to be replaced.
     pub may_spread: bool,
-    /// Whether a pod that has not answered yet comes without data: a new cluster does not wait for those.
-    pub absent_are_blank: bool,
-    /// Whether the volumes of pods that have not answered yet were kept from an earlier cluster: a new one waits for those.
-    pub absent_have_data: bool,
+    /// What the pods of a new cluster bring that have not answered yet.
+    pub absent: AbsentPods,
     /// The node ids recorded in the status. Empty: nothing is recorded yet.
     pub known: KnownNodes,
 }
 
+/// What pods of a new cluster bring that have not answered yet.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum AbsentPods {
+    /// That is not known: they are waited for, but not for ever.
+    #[default]
+    Unknown,
+    /// No data: they are not waited for.
+    Blank,
+    /// Volumes of an earlier cluster: they are waited for.
+    Kept,
+}
+
+/// How long a member may be missing before the others form the cluster without it.
+const PATIENCE: Duration = Duration::from_secs(30);
+
 impl Wanted {
+    /// A cluster of which nothing has been seen and for which nothing else is asked: so many shards, with so many replicas each.
+    pub fn new(
+        (shards, replicas_per_shard): (usize, usize),
+        persistent: bool,
+        node_timeout: Duration,
+    ) -> Self {
+        Self {
+            shards,
+            replicas_per_shard,
+            persistent,
+            formed_before: false,
+            node_timeout,
+            patience: PATIENCE,
+            recovery: Recovery::default(),
+            may_hand_over: true,
+            may_spread: true,
+            absent: AbsentPods::Unknown,
+            known: KnownNodes::new(),
+        }
+    }
+
     /// Nodes of a shard.
     pub fn nodes_per_shard(&self) -> usize {
         1 + self.replicas_per_shard

@@ -218,6 +218,11 @@ pub struct UpstreamLink {
 }
 
 impl UpstreamLink {
+    /// Whether the replica has a copy and follows the primary's writes.
+    pub fn follows(&self) -> bool {
+        self.up && !self.syncing
+    }
+
     /// Whether the link leads to this address.
     pub fn leads_to(&self, address: &NodeAddress) -> bool {
         self.ip == Some(address.ip) && self.port == Some(address.port)

@@ -6,10 +6,7 @@ use super::{
 };
 use crate::{drive::drive, redis::RedisServer, wait::eventually};
 use anyhow::{Result, ensure};
-use cluster_controller::redis::{
-    identity::KnownNodes,
-    member::{ExpectedNode, Recovery, Wanted, ZoneLabel},
-};
+use cluster_controller::redis::member::{ExpectedNode, Wanted, ZoneLabel};
 use common::cluster::topology::NodeAddress;
 use futures::future::try_join_all;
 use std::time::{Duration, Instant};
@@ -61,20 +58,7 @@ async fn ours(nodes: &[RedisServer], shards: usize) -> Result<f64> {
         .enumerate()
         .map(|(index, node)| expected_node(index, node, shards))
         .collect();
-    let wanted = Wanted {
-        shards,
-        replicas_per_shard: 1,
-        persistent: false,
-        formed_before: false,
-        node_timeout: Duration::from_secs(5),
-        patience: Duration::from_secs(30),
-        recovery: Recovery::default(),
-        may_hand_over: true,
-        may_spread: true,
-        absent_are_blank: false,
-        absent_have_data: false,
-        known: KnownNodes::new(),
-    };
+    let wanted = Wanted::new((shards, 1), false, Duration::from_secs(5));
     let started = Instant::now();
     let drive = drive(&wanted, &expected, LIMIT).await;
     let time = started.elapsed();

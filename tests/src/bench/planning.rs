@@ -9,8 +9,8 @@ use anyhow::{Context, Result, bail, ensure};
 use cluster_controller::redis::{
     assess::assess,
     balance::balance,
-    identity::{KnownNodes, known_nodes, recognize},
-    member::{Answer, ExpectedNode, Member, Recovery, Report, Wanted, ZoneLabel},
+    identity::{known_nodes, recognize},
+    member::{Answer, ExpectedNode, Member, Report, Wanted, ZoneLabel},
     observe::observe,
     plan::plan,
     reshard::{self, SlotTable, SlotTables},
@@ -115,18 +115,8 @@ impl Answers {
         let newcomer = *ids.last().context("no shard")?;
         tables.insert(newcomer, SlotTable::default());
         let mut wanted = Wanted {
-            shards,
-            replicas_per_shard: 0,
-            persistent: true,
             formed_before: true,
-            node_timeout: report.node_timeout,
-            patience: Duration::from_secs(30),
-            recovery: Recovery::default(),
-            may_hand_over: true,
-            may_spread: true,
-            absent_are_blank: false,
-            absent_have_data: false,
-            known: KnownNodes::new(),
+            ..Wanted::new((shards, 0), true, report.node_timeout)
         };
         recognize(&wanted, &mut members);
         wanted.known = known_nodes(&wanted, &members);

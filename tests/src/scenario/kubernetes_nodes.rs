@@ -1,9 +1,12 @@
 //! Kubernetes nodes: cut off, cordoned, and what runs on them.
 
-use super::{LIMIT, pods};
+use super::{LIMIT, pods, serving_primaries};
 use crate::kubectl::Kubectl;
 use anyhow::{Context, Result, ensure};
-use std::{collections::BTreeMap, path::Path};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::Path,
+};
 use tokio::process::Command;
 
 /// `local-kubernetes cut` and `heal`: only the local cluster has cables.
@@ -58,13 +61,30 @@ pub async fn primaries_by_node(
     kubectl: &Kubectl,
     cluster: &str,
 ) -> Result<BTreeMap<String, Vec<String>>> {
-    let primaries = primaries(kubectl, cluster).await?;
+    let primaries = primaries(kubectl, cluster).await?.into_iter().collect();
+    by_node(kubectl, cluster, &primaries).await
+}
+
+/// The same, by what their servers say.
+pub async fn serving_primaries_by_node(
+    kubectl: &Kubectl,
+    cluster: &str,
+) -> Result<BTreeMap<String, Vec<String>>> {
+    let primaries = serving_primaries(kubectl, cluster).await?;
+    by_node(kubectl, cluster, &primaries).await
+}
+
+async fn by_node(
+    kubectl: &Kubectl,
+    cluster: &str,
+    primaries: &BTreeSet<String>,
+) -> Result<BTreeMap<String, Vec<String>>> {
     let mut nodes: BTreeMap<String, Vec<String>> = BTreeMap::new();
     for pod in pods(kubectl, cluster).await? {
         let name = pod["metadata"]["name"].as_str().context("no name")?;
         let node = pod["spec"]["nodeName"].as_str().context("not scheduled")?;
         let here = nodes.entry(node.to_owned()).or_default();
-        if primaries.iter().any(|primary| primary == name) {
+        if primaries.contains(name) {
             here.push(name.to_owned());
         }
     }

@@ -27,7 +27,9 @@ pub use clusters::{
 pub use controllers::{CONTROLLERS, SYSTEM, leader, scale, system};
 pub use filled::FilledCluster;
 pub use idle_machine::idle_machine;
-pub use kubernetes_nodes::{cable, cordon, not_ready, primaries, primaries_by_node, uncordon};
+pub use kubernetes_nodes::{
+    cable, cordon, not_ready, primaries, primaries_by_node, serving_primaries_by_node, uncordon,
+};
 pub use report::{Area, ScenarioRow};
 pub use servers::{
     no_data_was_dropped, node_ids, on_every_server, roles_are_labelled, serving_primaries, slot_map,

@@ -5,10 +5,10 @@ use std::{
 };
 
 /// A program that another thread's child still holds open for writing cannot be run.
-static PROGRAMS: std::sync::Mutex<()> = std::sync::Mutex::new(());
+pub(crate) static PROGRAMS: std::sync::Mutex<()> = std::sync::Mutex::new(());
 
 /// A folder for one run, and these in it.
-fn folders<const COUNT: usize>(names: [&str; COUNT]) -> (PathBuf, [PathBuf; COUNT]) {
+pub(crate) fn folders<const COUNT: usize>(names: [&str; COUNT]) -> (PathBuf, [PathBuf; COUNT]) {
     static NUMBER: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(0);
     let number = NUMBER.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
     let root = std::env::temp_dir().join(format!("script-{}-{number}", std::process::id()));
@@ -20,7 +20,7 @@ fn folders<const COUNT: usize>(names: [&str; COUNT]) -> (PathBuf, [PathBuf; COUN
 }
 
 /// Puts a program that is this shell script where a run finds it.
-fn install(bin: &Path, name: &str, script: &str) {
+pub(crate) fn install(bin: &Path, name: &str, script: &str) {
     use std::os::unix::fs::PermissionsExt;
     let file = bin.join(name);
     std::fs::write(&file, format!("#!/bin/sh\n{script}")).unwrap();
@@ -28,7 +28,7 @@ fn install(bin: &Path, name: &str, script: &str) {
 }
 
 /// The shell that runs a script with the programs of this folder.
-fn shell(script: &str, bin: &Path) -> Command {
+pub(crate) fn shell(script: &str, bin: &Path) -> Command {
     let mut run = Command::new("/bin/sh");
     let path = format!("{}:/usr/bin:/bin", bin.display());
     run.args(["-c", script]).env("PATH", path);

@@ -4,7 +4,10 @@
 //! cluster begins with the nodes that are there as soon as there is one in each shard, and the last ones become replicas, which need less.
 
 use super::first_primaries::{choose, loads};
-use crate::redis::{member::Answer, survey::Survey};
+use crate::redis::{
+    member::{AbsentPods, Answer},
+    survey::Survey,
+};
 use k8s_openapi::jiff::Timestamp;
 use std::collections::HashSet;
 
@@ -30,8 +33,8 @@ pub fn may_begin(survey: &Survey<'_>, now: Timestamp) -> bool {
         && shards
             .clone()
             .all(|shard| survey.live_in(shard).next().is_some())
-        && (wanted.absent_are_blank && is_spread(survey)
-            || !wanted.absent_have_data
+        && (wanted.absent == AbsentPods::Blank && is_spread(survey)
+            || wanted.absent != AbsentPods::Kept
                 && shards.all(|shard| survey.is_overdue(shard, wanted.patience, now)))
 }
 
@@ -63,7 +66,9 @@ mod tests {
     /// A new cluster of three shards with a replica each, some nodes of which have not started.
     fn world(absent: &[usize], blank: bool) -> World {
         let mut world = World::new(wanted(3, 1, true));
-        world.wanted.absent_are_blank = blank;
+        if blank {
+            world.wanted.absent = AbsentPods::Blank;
+        }
         for index in absent {
             let fault = Fault {
                 wiped: true,
@@ -105,8 +110,8 @@ mod tests {
     fn kept_volumes_are_waited_for() {
         let mut world = world(&[1, 3, 5], false);
         let late = Timestamp::from_second(3600).unwrap();
-        for (have_data, begins) in [(false, true), (true, false)] {
-            world.wanted.absent_have_data = have_data;
+        for (absent, begins) in [(AbsentPods::Unknown, true), (AbsentPods::Kept, false)] {
+            world.wanted.absent = absent;
             let steps = plan(&world.wanted, &world.members(Timestamp::UNIX_EPOCH), late).steps;
             assert_eq!(!steps.is_empty(), begins, "{steps:?}");
         }

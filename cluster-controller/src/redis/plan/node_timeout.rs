@@ -63,21 +63,15 @@ mod tests {
 
     /// The node timeouts with which nodes are to become replicas.
     fn attached(world: &World) -> Vec<Option<Duration>> {
-        let members = world.members(NOW);
-        let steps =
-            crate::redis::plan::plan(&Survey::of(&world.wanted, &members), Timestamp::UNIX_EPOCH)
-                .steps;
-        let attached = steps.into_iter().filter_map(|step| match step.action {
-            Action::Replicate {
+        let attached = look(world).steps.into_iter().filter_map(|step| {
+            let Action::Replicate {
                 formation_node_timeout,
                 ..
-            } => Some(formation_node_timeout),
-            Action::AssignSlots { .. }
-            | Action::Meet { .. }
-            | Action::Promote { .. }
-            | Action::HandOver { .. }
-            | Action::RestoreNodeTimeout { .. }
-            | Action::Forget { .. } => None,
+            } = step.action
+            else {
+                return None;
+            };
+            Some(formation_node_timeout)
         });
         attached.collect()
     }

@@ -10,6 +10,7 @@ use crate::redis::{
     member::{Member, ZoneLabel},
     survey::{Live, Survey},
 };
+use common::cluster::info::UpstreamLink;
 use std::collections::BTreeMap;
 
 /// A replica that is further behind is not handed over to: the clients would wait for it. Bytes of the stream of writes; the offsets
@@ -149,10 +150,7 @@ fn spreadable<'a>(survey: &Survey<'a>, shard: usize) -> Option<Spreadable<'a>> {
 pub fn can_take_over(replica: Live<'_>, primary: Live<'_>) -> bool {
     let (copy, original) = (&replica.report.replication, &primary.report.replication);
     replica.report.own().primary == Some(primary.report.id())
-        && copy
-            .upstream
-            .as_ref()
-            .is_some_and(|link| link.up && !link.syncing)
+        && copy.upstream.as_ref().is_some_and(UpstreamLink::follows)
         && copy.id == original.id
         && copy.offset.saturating_add(CAUGHT_UP) >= original.offset
 }

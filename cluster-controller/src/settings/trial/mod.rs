@@ -46,8 +46,8 @@ pub struct TrialInputs<'a> {
     pub text: &'a str,
     /// Whether its `maxmemory` follows from the memory limit. Such a number starts everywhere.
     pub memory_by_limit: bool,
-    /// Hash of the pod that would try it.
-    pub pod: &'a str,
+    /// Hash of the pod that would try it; asked for only where something is to be tried.
+    pub pod: &'a dyn Fn() -> String,
     /// What the StatefulSets name.
     pub templates: &'a NamedTemplates,
     /// The ConfigMaps that exist.
@@ -231,11 +231,12 @@ pub fn decide(inputs: &TrialInputs<'_>, now: Timestamp) -> TrialDecision {
     if !inputs.formed || inputs.templates.is_empty() || is_named(inputs) {
         return open();
     }
+    let tried_in = (inputs.pod)();
     let known = inputs.configurations.get(inputs.name);
     let record = known.and_then(|known| {
         let mut records = known.trials.iter();
         records.find(|one| {
-            let is_same_pod = one.refused.is_none() || one.pod == inputs.pod;
+            let is_same_pod = one.refused.is_none() || one.pod == tried_in;
             one.image == inputs.image && is_same_pod
         })
     });
@@ -249,7 +250,7 @@ pub fn decide(inputs: &TrialInputs<'_>, now: Timestamp) -> TrialDecision {
         }
         None => {}
     }
-    let name = trial_name(inputs);
+    let name = trial_name(inputs, &tried_in);
     let (own, others): (Vec<_>, Vec<_>) = inputs
         .trials
         .iter()
@@ -259,7 +260,7 @@ pub fn decide(inputs: &TrialInputs<'_>, now: Timestamp) -> TrialDecision {
         known.map(|_| TrialRecord {
             image: inputs.image.to_owned(),
             refused,
-            pod: inputs.pod.to_owned(),
+            pod: tried_in.clone(),
         })
     };
     let decision = TrialDecision {
@@ -319,10 +320,9 @@ fn is_same(inputs: &TrialInputs<'_>, named: &str) -> bool {
     named.filter(counts).eq(wanted.filter(counts))
 }
 
-fn trial_name(inputs: &TrialInputs<'_>) -> String {
-    let hash = hash_value(
-        &json!({"configuration": inputs.name, "image": inputs.image, "pod": inputs.pod}),
-    );
+fn trial_name(inputs: &TrialInputs<'_>, pod: &str) -> String {
+    let hash =
+        hash_value(&json!({"configuration": inputs.name, "image": inputs.image, "pod": pod}));
     let digits = hash.rsplit('-').next().unwrap_or_default();
     let digits: String = digits.chars().take(DIGITS).collect();
     trial_pod_name(inputs.cluster, &digits)

@@ -83,7 +83,7 @@ impl Stage {
             name: "new",
             text: self.text,
             memory_by_limit: self.memory_by_limit,
-            pod: self.pod,
+            pod: &|| self.pod.to_owned(),
             templates: &self.templates,
             configurations: &self.configurations,
             trials: &self.trials,

@@ -18,10 +18,7 @@ pub use content::{Content, KEYS};
 pub use faults::{Fault, PodIdentity};
 pub use moves::Refusal;
 
-use crate::redis::{
-    identity::KnownNodes,
-    member::{Recovery, Wanted},
-};
+use crate::redis::member::Wanted;
 use common::cluster::topology::{NodeAddress, NodeId};
 use k8s_openapi::jiff::SignedDuration;
 use node::{Entry, Node};
@@ -166,18 +163,5 @@ impl World {
 
 /// What the simulated clusters want.
 pub fn wanted(shards: usize, replicas: usize, persistent: bool) -> Wanted {
-    Wanted {
-        shards,
-        replicas_per_shard: replicas,
-        persistent,
-        formed_before: false,
-        node_timeout: Duration::from_secs(5),
-        patience: Duration::from_secs(30),
-        recovery: Recovery::default(),
-        may_hand_over: true,
-        may_spread: true,
-        absent_are_blank: false,
-        absent_have_data: false,
-        known: KnownNodes::new(),
-    }
+    Wanted::new((shards, replicas), persistent, Duration::from_secs(5))
 }
