@@ -108,7 +108,8 @@ pub(super) fn trial_script(persistent: bool, has_replicas: bool) -> String {
 /// How the start script ends.
 const EXEC: &str = r#"exec "$server" "$@""#;
 
-/// Any answer will do: the server has read its configuration by then. Ended by itself, it has refused it; the log is what it says.
+/// Any answer will do: the server has read its configuration by then. A connection that is lost is none: a server listens before it loads its
+/// modules (`Error: ` is what the client puts before that, and no server). Ended by itself, it has refused it; the log is what it says.
 const TRIAL_SCRIPT: &str = r#"@START@
 "$server" "$@" --bind 127.0.0.1 &
 pid=$!
@@ -118,7 +119,7 @@ while [ "$tries" -lt @TRIES@ ]; do
   kill -0 "$pid" 2>/dev/null || exit @REFUSED@
   answer=$("$cli" -h 127.0.0.1 ping 2>&1) || true
   case $answer in
-    "" | *"ould not connect"*) ;;
+    "" | *"ould not connect"* | "Error: "*) ;;
     *) exit 0 ;;
   esac
   tries=$((tries + 1))
@@ -217,6 +218,11 @@ mod tests {
             status == REFUSED && said.contains("FATAL CONFIG"),
             "{status}: {said}"
         );
+        // It listens before it loads its modules, and ends with them.
+        for lost in ["Connection reset by peer", "Server closed the connection"] {
+            let client = format!("sleep 0.1; echo 'Error: {lost}'; exit 1");
+            assert_eq!(run(&ends, &client).0, REFUSED, "{lost}");
+        }
         let (status, said) = run(&serves, unheard);
         assert!(
             status == 2 && said.contains("no answer"),
