@@ -432,6 +432,61 @@ async fn a_target_that_hangs_costs_no_key() -> Result<()> {
     nothing_lost(&writer.end(addresses(&cluster)).await?)
 }
 
+/// The replica is asleep while keys arrive at its primary: a loss of the primary would cost what is not copied yet.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn slots_are_handed_over_once_their_keys_are_copied() -> Result<()> {
+    let mut cluster = filled(&[STAYING], 3000).await?;
+    let target = cluster.ids[3];
+    let replica = cluster.servers.join(&[STAYING]).await?;
+    let replicate = format!("CLUSTER REPLICATE {target}");
+    eventually("it knows the target", async || {
+        Ok(cluster.server(replica).call::<()>(&replicate).await.is_ok())
+    })
+    .await?;
+    // The question for an acknowledgement is itself part of the stream: it is behind by so much.
+    let acknowledged = async || {
+        let written: u64 = cluster
+            .server(3)
+            .info("master_repl_offset")
+            .await?
+            .parse()?;
+        let replica = cluster.server(3).info("slave0").await.unwrap_or_default();
+        let mut fields = replica.split(',').filter_map(|field| field.split_once('='));
+        let offset = fields.find(|(name, _)| *name == "offset");
+        let offset = offset.map_or(Ok(0), |(_, offset)| offset.parse::<u64>())?;
+        Ok(replica.contains("state=online") && written - offset < 100)
+    };
+    eventually("it follows", acknowledged).await?;
+    let whole = cluster.plan(&ALL).await?;
+    let first = whole.moves.first().context("no move")?;
+    let slots = first.slots.iter().take(200).collect();
+    let few = SlotMove {
+        slots,
+        ..first.clone()
+    };
+    let plan = ReshardPlan {
+        moves: vec![few],
+        ..ReshardPlan::default()
+    };
+    let (limits, asleep) = (by_migrate(), "DEBUG SLEEP 0.1");
+    let sleep = cluster.server(replica).call::<()>(asleep);
+    let moved = async {
+        // The sleep begins first.
+        tokio::task::yield_now().await;
+        let ended = cluster.run(&plan, &limits).await?;
+        Ok::<_, anyhow::Error>((ended, acknowledged().await?))
+    };
+    let (slept, moved) = tokio::join!(sleep, moved);
+    slept?;
+    let (ended, copied) = moved?;
+    ensure!(ended.progress.slots_done == 200 && ended.progress.keys_done > 10);
+    ensure!(
+        copied,
+        "a replica does not have the keys of slots that were handed over"
+    );
+    Ok(())
+}
+
 #[tokio::test]
 async fn a_full_target_is_refused_before_anything_moves() -> Result<()> {
     let cluster = filled(&[], KEYS).await?;

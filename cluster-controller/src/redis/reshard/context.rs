@@ -27,6 +27,8 @@ pub(super) struct Context<'a> {
     pub(super) rates: Mutex<RateLimiter>,
     /// Nodes that did not take a table.
     pub(super) skipped: Mutex<BTreeSet<NodeId>>,
+    /// Nodes whose replicas did not confirm in time what they had been sent.
+    pub(super) lagging: Mutex<BTreeSet<NodeId>>,
 }
 
 impl Context<'_> {
@@ -49,6 +51,16 @@ impl Context<'_> {
     /// Whether a node has taken every table so far.
     pub(super) fn hears(&self, node: NodeId) -> bool {
         !locked(&self.skipped).contains(&node)
+    }
+
+    /// Whether the replicas of a node have confirmed in time so far: only then they are waited for.
+    pub(super) fn is_followed(&self, node: NodeId) -> bool {
+        !locked(&self.lagging).contains(&node)
+    }
+
+    /// Does not wait for the replicas of a node any more.
+    pub(super) fn leave_behind(&self, node: NodeId) {
+        locked(&self.lagging).insert(node);
     }
 
     /// Leaves a node to gossip: each attempt to reach it would cost its timeout.

@@ -91,9 +91,24 @@ async fn move_group(
         .set_slots(slots, SlotState::Migrating(target.id))
         .await?;
     mover.drain(slots, target, RightSide::Source).await?;
+    tokio::try_join!(copied(context, source), copied(context, target))?;
     hand_over(source, target, slots).await?;
     context.tracker.handed_over(slots.len());
     announce(context, source, target, slots).await;
+    Ok(())
+}
+
+/// Waits for the replicas of a node, not for long: until those of the target have the keys, its loss would cost them; and until those of the
+/// source have dropped them, one that took over would have keys that clients may have deleted since.
+async fn copied(context: &Context<'_>, node: &NodeLink) -> Result<(), ReshardError> {
+    if !context.is_followed(node.id) {
+        return Ok(());
+    }
+    let is_copied = node.is_copied().await;
+    if !is_copied.map_err(|error| node.lost(error))? {
+        tracing::info!(node = %node.id, "its replicas are behind: slots move without waiting for them");
+        context.leave_behind(node.id);
+    }
     Ok(())
 }
 
