@@ -121,7 +121,12 @@ impl Resharding {
         let shared = Arc::clone(&self.shared);
         let task = format!("{namespace}/{name}");
         let place = key.clone();
-        self.tasks.start(task, |cancel| {
+        let full = Entry {
+            progress: progress.clone(),
+            goal: order.goal.clone(),
+            ended: Some((Instant::now(), Some(waits_its_turn()))),
+        };
+        let started = self.tasks.start(task, |cancel| {
             let entry = Entry {
                 progress,
                 goal: order.goal.clone(),
@@ -129,7 +134,12 @@ impl Resharding {
             };
             shared.lock().insert(key, entry);
             async move { shared.work(&place, &order, &cancel, &publish).await }
-        })
+        });
+        if started == Err(NotStarted::Full) {
+            let key = (namespace.to_owned(), name.to_owned());
+            self.shared.lock().insert(key, full);
+        }
+        started
     }
 
     /// Stops within a second; what is open then is finished by the next start.
@@ -256,6 +266,10 @@ impl Shared {
         };
         renew.boxed()
     }
+}
+
+fn waits_its_turn() -> String {
+    format!("the slots of {MOST} other clusters move now; these move when one of them is done")
 }
 
 /// Plans and moves until nothing is left to move.

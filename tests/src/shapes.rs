@@ -43,6 +43,8 @@ const SETTINGS: [(&str, &str); 3] = [
 pub struct Shards {
     /// The servers, by shard.
     pub servers: Vec<RedisServer>,
+    /// The shard in which the last server runs as a second pod, one that is to leave.
+    pub second_in: Option<usize>,
 }
 
 impl Shards {
@@ -50,6 +52,7 @@ impl Shards {
     pub async fn start(count: usize) -> Result<Self> {
         let mut shards = Self {
             servers: Vec::new(),
+            second_in: None,
         };
         shards.add(count).await?;
         Ok(shards)
@@ -123,13 +126,16 @@ impl Shards {
 
     fn expected(&self, shards: usize, pods: usize) -> Vec<ExpectedNode> {
         let servers = self.servers.iter().enumerate().take(pods);
-        let expected = servers.map(|(shard, server)| {
+        let last = self.servers.len().saturating_sub(1);
+        let expected = servers.map(|(index, server)| {
             let address = server.address();
+            let second_in = self.second_in.filter(|_| index == last);
+            let (shard, ordinal) = second_in.map_or((index, 0), |shard| (shard, 1));
             ExpectedNode {
-                wanted: shard < shards,
+                wanted: shard < shards && ordinal == 0,
                 address: Some(NodeAddress::new(address.ip(), address.port())),
                 zone: ZoneLabel::Absent,
-                ..ExpectedNode::new(format!("shape-{shard}-0"), shard, 0)
+                ..ExpectedNode::new(format!("shape-{shard}-{ordinal}"), shard, ordinal)
             }
         });
         expected.collect()

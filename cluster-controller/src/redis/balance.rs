@@ -76,18 +76,7 @@ pub fn balance(survey: &Survey<'_>) -> Balance {
             ..Balance::default()
         };
     }
-    let primaries = survey.primaries.iter().enumerate();
-    let shards: Vec<ShardLoad> = primaries
-        .filter_map(|(shard, index)| {
-            let primary = survey.by_index((*index)?)?;
-            let id = primary.report.id();
-            Some(ShardLoad {
-                primary: id,
-                slots: survey.owned_by(id).cloned().unwrap_or_default(),
-                stays: shard < survey.wanted.shards,
-            })
-        })
-        .collect();
+    let shards = loads(survey);
     let open = survey.live.iter();
     let open = open.map(|one| one.report.own().open_slots.len()).sum();
     let strays = survey.live.iter().filter(|one| {
@@ -112,6 +101,31 @@ pub fn balance(survey: &Survey<'_>) -> Balance {
         strays,
         copying,
     }
+}
+
+/// The primary of each shard; and every other one that has slots, as if its shard were to leave: a shard has one primary, and this one copies
+/// it once its slots have gone.
+fn loads(survey: &Survey<'_>) -> Vec<ShardLoad> {
+    let load = |one: Live<'_>, stays| {
+        let id = one.report.id();
+        let slots = survey.owned_by(id).cloned().unwrap_or_default();
+        ShardLoad {
+            primary: id,
+            slots,
+            stays,
+        }
+    };
+    let first = survey.primaries.iter().enumerate();
+    let first = first.filter_map(|(shard, index)| {
+        let primary = survey.by_index((*index)?)?;
+        Some(load(primary, shard < survey.wanted.shards))
+    });
+    let others = survey.live.iter().copied().filter(|one| {
+        let owned = survey.owned_by(one.report.id());
+        owned.is_some_and(|slots| !slots.is_empty())
+            && survey.primaries.get(one.shard()) != Some(&Some(one.index))
+    });
+    first.chain(others.map(|one| load(one, false))).collect()
 }
 
 fn copying(survey: &Survey<'_>, shards: &[ShardLoad]) -> usize {
@@ -158,6 +172,21 @@ mod tests {
         let found = balance(&Survey::of(&world.wanted, &members));
         assert_eq!((found.shards.len(), found.misplaced, found.open), (3, 0, 0));
         assert!(!found.needs_moves());
+    }
+
+    /// A user has given slots to a replica, after a reset.
+    #[test]
+    fn two_primaries_of_a_shard_become_one() {
+        let world = formed(3, 1, true);
+        let mut members = world.members(Timestamp::UNIX_EPOCH);
+        let second = replica(&mut members);
+        let id = second.id();
+        let lines = format!("{id} 10.0.9.9:6379@16379 myself,master - 0 0 90 connected 100-199\n");
+        second.view = common::cluster::topology::NodesView::parse(&lines).unwrap();
+        let found = balance(&Survey::of(&world.wanted, &members));
+        assert_eq!((found.shards.len(), found.misplaced), (4, 100));
+        assert!(!found.goal().staying.contains(&id));
+        assert!(found.needs_moves());
     }
 
     /// Its replica does not follow while the shard is to get slots; afterwards that is no matter.

@@ -10,6 +10,7 @@ use common::cluster::{
 };
 use k8s_openapi::jiff::Timestamp;
 use std::{
+    cmp::Reverse,
     collections::{BTreeMap, HashMap, HashSet},
     time::Duration,
 };
@@ -476,7 +477,7 @@ fn owned(live: &[Live<'_>], by_id: &HashMap<NodeId, Index>) -> HashMap<NodeId, S
         })
         .map(|node| (node.config_epoch, node.id, &node.slots))
         .collect();
-    claims.sort_unstable_by_key(|(epoch, id, _)| std::cmp::Reverse((*epoch, *id)));
+    claims.sort_unstable_by_key(|(epoch, id, _)| Reverse((*epoch, *id)));
     // Nearly all nodes list the same of a missing one.
     claims.dedup();
     let mut taken = SlotSet::new();
@@ -499,7 +500,7 @@ fn primary_of_shard(
 ) -> Option<Index> {
     live.iter()
         .filter(|one| one.shard() == shard)
-        .filter_map(|one| Some((owned.get(&one.report.id())?.len(), one.index)))
-        .max()
-        .map(|(_, index)| index)
+        .filter_map(|one| Some((owned.get(&one.report.id())?.len(), one)))
+        .max_by_key(|(slots, one)| (*slots, one.member.expected.wanted, Reverse(one.index)))
+        .map(|(_, one)| one.index)
 }

@@ -581,6 +581,7 @@ fn looks_become_seldom_when_nothing_happens() {
     let lost = Blocker::SlotsLost {
         slots: "0-5461".into(),
         count: 5462,
+        holders: Vec::new(),
     };
     let (_, stuck) = look(&object, &observed, 5000, None, Some(lost));
     assert_eq!(stuck.as_secs(), 30);
@@ -687,6 +688,7 @@ fn kstatus_reads_every_state() {
     let blocker = Blocker::SlotsLost {
         slots: "0-5461".into(),
         count: 5462,
+        holders: Vec::new(),
     };
     let (stuck, _) = look(&object, &lost, 20, None, Some(blocker));
     assert_eq!(read(&object, stuck), Kstatus::Failed);

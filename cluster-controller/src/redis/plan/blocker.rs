@@ -25,6 +25,8 @@ pub enum Blocker {
         slots: String,
         /// Slots in these ranges.
         count: usize,
+        /// Pods of living primaries that have keys of them: an older copy, or the only one.
+        holders: Vec<String>,
     },
     /// No node claims these slots although the shard that they belong to has its data: they were taken from it by hand.
     SlotsUnassigned {
@@ -170,11 +172,29 @@ impl fmt::Display for Blocker {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::WaitingForNodes { .. } => write!(out, "{}", self.sentences().join("; ")),
-            Self::SlotsLost { slots, count } => write!(
-                out,
-                "{count} slots ({slots}) are lost: every node that had their keys is gone together with its volume; \
-                 restore a backup into a new cluster, or set spec.recovery.lostSlots: RecreateEmpty to serve them empty"
-            ),
+            Self::SlotsLost {
+                slots,
+                count,
+                holders,
+            } => {
+                write!(
+                    out,
+                    "{count} slots ({slots}) are lost: every node that served them is gone together with its volume; "
+                )?;
+                let holders: Vec<&str> = holders.iter().map(String::as_str).collect();
+                if holders.is_empty() {
+                    write!(
+                        out,
+                        "restore a backup into a new cluster, or set spec.recovery.lostSlots: RecreateEmpty to serve them empty"
+                    )
+                } else {
+                    write!(
+                        out,
+                        "{} has keys of them, perhaps not all: spec.recovery.lostSlots: RecreateEmpty serves what is left",
+                        names("pod", &holders)
+                    )
+                }
+            }
             Self::SlotsUnassigned { slots, count, pod } => write!(
                 out,
                 "{count} slots ({slots}) belong to no node although {pod} has the data of their shard; nothing is given out \

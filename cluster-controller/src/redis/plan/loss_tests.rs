@@ -564,6 +564,34 @@ fn lost_slots_are_created_again_where_the_user_says_so() {
     }
 }
 
+/// A takeover was cut off before its last step, or a replica was behind: what it has is named.
+#[test]
+fn who_has_keys_of_lost_slots_is_named() {
+    for policy in [LostSlots::Fail, LostSlots::RecreateEmpty] {
+        let mut world = formed(3, 1, true);
+        world.wanted.recovery.lost_slots = policy;
+        let [lost, holder] = [primaries(&world)[0], primaries(&world)[2]];
+        let some: SlotSet = world.slots_of(lost).0.iter().take(60).collect();
+        world.leave_keys(holder, &some);
+        for index in 0..2 {
+            let fault = Fault {
+                wiped: true,
+                moved: true,
+                ..DOWN
+            };
+            world.break_node(index, fault);
+            world.restart(index);
+        }
+        let rest = repair(&mut world, &mut || true);
+        let pod = world.members(NOW)[holder].expected.pod.clone();
+        let named = |blocker: &Blocker| matches!(blocker, Blocker::SlotsLost { holders, .. } if *holders == [pod.clone()]);
+        let accepted = policy == LostSlots::RecreateEmpty;
+        assert_eq!(rest.blockers.iter().any(named), !accepted, "{rest:?}");
+        let serves = some.difference(&world.slots_of(holder).0).is_empty();
+        assert_eq!(serves, accepted, "{}", world.tables());
+    }
+}
+
 /// Slots that CLUSTER DELSLOTS took from a primary with data are not lost, even where no node has a key of them.
 #[test]
 fn slots_taken_by_hand_are_not_called_lost() {

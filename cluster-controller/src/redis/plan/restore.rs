@@ -42,7 +42,7 @@ pub fn assign_again(survey: &Survey<'_>, orphaned: &SlotSet, plan: &mut Plan) ->
     }
     let listed = listed(survey, orphaned);
     let (_, doubtful) = overlap(listed.values());
-    let mut assigned = false;
+    let (mut assigned, mut postponed) = (false, false);
     for one in primaries(survey) {
         let of = |slots: &BTreeMap<Index, SlotSet>| slots.get(&one.index).cloned();
         let own = of(&keys).unwrap_or_default().difference(&contested);
@@ -50,13 +50,15 @@ pub fn assign_again(survey: &Survey<'_>, orphaned: &SlotSet, plan: &mut Plan) ->
         let empty = empty.difference(&with_keys).difference(&doubtful);
         let slots = own.union(&empty);
         if !slots.is_empty() {
-            assigned |= assign(survey, one, &slots, plan);
+            let is_planned = assign(survey, one, &slots, plan);
+            assigned |= is_planned;
+            postponed |= !is_planned;
         }
     }
-    match (assigned, contested.is_empty()) {
+    match (assigned, postponed || !contested.is_empty()) {
         (true, _) => Unclaimed::Assigned,
-        (false, true) => Unclaimed::Lost,
-        (false, false) => Unclaimed::Waiting,
+        (false, true) => Unclaimed::Waiting,
+        (false, false) => Unclaimed::Lost,
     }
 }
 
@@ -102,7 +104,7 @@ fn overlap<'a>(sets: impl Iterator<Item = &'a SlotSet>) -> (SlotSet, SlotSet) {
     (all, several)
 }
 
-/// Whether it can be done now: a node that has to take slots out of its own table needs the newest epoch, so that the others believe it.
+/// Whether it can be done now, or only after a moment: a node that has to take slots out of its own table needs the newest epoch, so that the others believe it.
 fn assign(survey: &Survey<'_>, primary: Live<'_>, slots: &SlotSet, plan: &mut Plan) -> bool {
     let nodes = primary.report.view.nodes().iter();
     let listed = nodes.fold(SlotSet::new(), |all, node| all.union(&node.slots));

@@ -80,6 +80,26 @@ fn keys_go_before_what_others_list() {
     assert_eq!(all, [(from, 40, false), (holder, 60, true)], "{seen:?}");
 }
 
+/// A node that has yet to learn the newest epoch cannot claim them yet: they are not lost, and given to no other node.
+#[test]
+fn keys_are_waited_for_until_their_node_can_claim_them() {
+    for persistent in [true, false] {
+        let mut world = formed(3, 1, persistent);
+        let (from, holder) = (primaries(&world)[0], primaries(&world)[2]);
+        let taken: SlotSet = world.slots_of(from).0.iter().take(100).collect();
+        world.strike_out(from, 100);
+        let mut members = world.members(NOW);
+        for index in [from, holder] {
+            report(&mut members[index]).cluster.current_epoch = 0;
+        }
+        report(&mut members[holder]).unserved = Some(taken);
+        let seen = plan(&world.wanted, &members, NOW);
+        let gives = |step: &super::Step| matches!(step.action, Action::AssignSlots { .. });
+        assert!(!seen.steps.iter().any(gives), "{seen:?}");
+        assert_eq!(seen.blockers, [], "{seen:?}");
+    }
+}
+
 #[test]
 fn slots_with_keys_on_several_nodes_are_left_alone() {
     let mut world = formed(3, 1, true);

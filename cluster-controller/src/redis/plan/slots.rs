@@ -44,10 +44,7 @@ pub fn assign(survey: &Survey<'_>, now: Timestamp, plan: &mut Plan) -> bool {
             return false;
         }
         if wanted.recovery.lost_slots == LostSlots::Fail {
-            plan.blockers.push(Blocker::SlotsLost {
-                slots: text(&orphaned),
-                count: orphaned.len(),
-            });
+            plan.blockers.push(slots_lost(survey, &orphaned));
             return false;
         }
     }
@@ -212,6 +209,19 @@ fn outvoted<'a>(survey: &Survey<'a>, shard: usize, slots: &SlotSet) -> Option<Li
         .find(|one| !one.report.own().slots.intersection(slots).is_empty())
 }
 
+fn slots_lost(survey: &Survey<'_>, slots: &SlotSet) -> Blocker {
+    let has_keys = |one: &&Live<'_>| {
+        let keys = one.report.unserved.as_ref();
+        keys.is_some_and(|keys| !keys.intersection(slots).is_empty())
+    };
+    let holders = survey.live.iter().filter(has_keys);
+    Blocker::SlotsLost {
+        slots: text(slots),
+        count: slots.len(),
+        holders: holders.map(|one| one.pod().to_owned()).collect(),
+    }
+}
+
 fn blocker(survey: &Survey<'_>, shard: usize, slots: &SlotSet, plan: &mut Plan) {
     let with_keys = survey
         .live_in(shard)
@@ -221,9 +231,6 @@ fn blocker(survey: &Survey<'_>, shard: usize, slots: &SlotSet, plan: &mut Plan) 
             pod: one.pod().to_owned(),
             returning: false,
         },
-        None => Blocker::SlotsLost {
-            slots: text(slots),
-            count: slots.len(),
-        },
+        None => slots_lost(survey, slots),
     });
 }
