@@ -3,6 +3,7 @@
 //! Slots move by the hundred a second, and of a hundred pods that start each changes what is waited for. A status that follows each of them
 //! would be written several times a second, and every write starts the next reconcile.
 
+use common::kubernetes::conditions::find;
 use crds::{RedisClusterStatus, ShardStatus};
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
 use std::{
@@ -12,6 +13,8 @@ use std::{
 
 /// The shortest time between two writes that differ in words and progress only.
 pub const INTERVAL: SignedDuration = SignedDuration::from_secs(1);
+/// The same before the cluster has served for the first time: every pod that starts changes all that is counted, and nothing can break yet.
+const FORMING: SignedDuration = SignedDuration::from_secs(2);
 
 /// The status to write now.
 #[derive(Clone, Debug, PartialEq)]
@@ -39,11 +42,12 @@ pub struct ProgressTracker {
 
 impl ProgressTracker {
     /// The status to write now: the old one while it lacks nothing but the newest words and progress and was written a moment ago.
+    /// `records`: whether commands wait for the nodes that it records.
     pub fn paced(
         &self,
         (namespace, name): (&str, &str),
         old: Option<&RedisClusterStatus>,
-        new: RedisClusterStatus,
+        (new, records): (RedisClusterStatus, bool),
         now: Timestamp,
     ) -> PacedStatus {
         let mut written = self.written.lock().unwrap_or_else(PoisonError::into_inner);
@@ -52,8 +56,10 @@ impl ProgressTracker {
         let Some(old) = old.filter(|old| **old != new) else {
             return PacedStatus::whole(new);
         };
-        let is_early = last.is_some_and(|last| now < last + INTERVAL);
-        if is_early && differs_little(old, &new) {
+        let forms = is_same_stage_of_forming(old, &new);
+        let interval = if forms { FORMING } else { INTERVAL };
+        let is_early = last.is_some_and(|last| now < last + interval);
+        if is_early && !records && (forms || differs_little(old, &new)) {
             return PacedStatus {
                 status: old.clone(),
                 is_held_back: true,
@@ -68,6 +74,18 @@ impl ProgressTracker {
         let mut written = self.written.lock().unwrap_or_else(PoisonError::into_inner);
         written.remove(&(namespace.to_owned(), name.to_owned()));
     }
+}
+
+/// Whether the cluster has never served, and is as far on its way as before.
+fn is_same_stage_of_forming(old: &RedisClusterStatus, new: &RedisClusterStatus) -> bool {
+    let formed = |status: &RedisClusterStatus| {
+        let formed = find(&status.conditions, "Formed");
+        formed.is_some_and(|formed| formed.status == "True")
+    };
+    !formed(old)
+        && !formed(new)
+        && old.phase == new.phase
+        && old.observed_generation == new.observed_generation
 }
 
 /// Whether two statuses differ in nothing but words, and where they are of one operation, in how far it is: in numbers, and in which slots
@@ -103,7 +121,7 @@ fn copy_slots(shard: &mut ShardStatus, before: &ShardStatus) {
 mod tests {
     use super::*;
     use crds::{OperationKind, OperationStatus};
-    use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+    use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 
     const PLACE: (&str, &str) = ("team", "shop");
 
@@ -118,13 +136,26 @@ mod tests {
         new: &RedisClusterStatus,
         now: Timestamp,
     ) -> RedisClusterStatus {
-        let paced = tracker.paced(place, old, new.clone(), now);
+        let paced = tracker.paced(place, old, (new.clone(), false), now);
         assert_eq!(paced.is_held_back, paced.status != *new);
         paced.status
     }
 
+    fn formed(status: &str) -> Condition {
+        let changed = Time(at(0));
+        Condition {
+            last_transition_time: changed,
+            message: String::new(),
+            observed_generation: None,
+            reason: "Forming".to_owned(),
+            status: status.to_owned(),
+            type_: "Formed".to_owned(),
+        }
+    }
+
     fn scaling(done: i32, slots: &str) -> RedisClusterStatus {
         RedisClusterStatus {
+            conditions: vec![formed("True")],
             phase: Some("Scaling".to_owned()),
             message: Some(format!("{done} slots")),
             topology_hash: Some(slots.to_owned()),
@@ -146,8 +177,9 @@ mod tests {
     #[test]
     fn words_alone_are_written_once_a_second() {
         let waiting = |words: &str| RedisClusterStatus {
-            phase: Some("Forming".to_owned()),
+            phase: Some("Repairing".to_owned()),
             message: Some(words.to_owned()),
+            conditions: vec![formed("True")],
             ..RedisClusterStatus::default()
         };
         let tracker = ProgressTracker::default();
@@ -158,6 +190,28 @@ mod tests {
         assert_eq!(early, first);
         let later = paced(&tracker, PLACE, Some(&first), &waiting("no pod"), at(2000));
         assert_eq!(later, waiting("no pod"));
+    }
+
+    /// Counts as well as words; but not the next phase, nor nodes that commands wait for.
+    #[test]
+    fn a_cluster_that_forms_is_reported_less_often() {
+        let pods = |ready: i32, phase: &str| RedisClusterStatus {
+            phase: Some(phase.to_owned()),
+            ready_nodes: ready,
+            conditions: vec![formed("False")],
+            ..RedisClusterStatus::default()
+        };
+        let tracker = ProgressTracker::default();
+        let (old, three) = (pods(0, "Forming"), pods(3, "Forming"));
+        let first = paced(&tracker, PLACE, Some(&old), &three, at(1000));
+        assert_eq!(first, three, "nothing was written before");
+        let four = pods(4, "Forming");
+        let early = paced(&tracker, PLACE, Some(&first), &four, at(2900));
+        assert_eq!(early, first);
+        let recorded = tracker.paced(PLACE, Some(&first), (four.clone(), true), at(2900));
+        assert_eq!(recorded.status, four);
+        let ready = pods(6, "Ready");
+        assert_eq!(paced(&tracker, PLACE, Some(&four), &ready, at(3000)), ready);
     }
 
     #[test]

@@ -19,6 +19,10 @@ use tests::{
     wait::{eventually, within},
 };
 
+/// What a server says of `maxclients many` before it ends.
+const REFUSAL: &str = "*** FATAL CONFIG FILE ERROR (Redis 7.0.15) ***\nReading the configuration file, at line 3\n\
+                       >>> 'maxclients many'\nargument couldn't be parsed into an integer\n";
+
 /// The API server checks the pods of a StatefulSet as it checks pods.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_part_of_a_pod_reaches_the_stateful_sets() -> Result<()> {
@@ -281,6 +285,16 @@ async fn a_cluster_that_hibernated_comes_back_as_it_was() -> Result<()> {
         );
     }
     stage.nodes.unharmed(&slots, KEYS).await?;
+
+    // A configuration that is refused keeps no pod running.
+    stage
+        .change(json!({"config": {"maxclients": "many"}}))
+        .await?;
+    stage.tried(1, REFUSAL).await?;
+    let refused = |status: &RedisClusterStatus| reason(status, "ConfigApplied") == "SettingRefused";
+    stage.until("it is refused", refused).await?;
+    stage.change(json!({"hibernate": true})).await?;
+    pods_wanted(0).await?;
     replica.end(ReplicaEnd::Orderly)
 }
 
@@ -311,9 +325,7 @@ async fn a_configuration_is_tried_before_the_pods_get_it() -> Result<()> {
         .await?;
     ensure!(trying.phase.as_deref() == Some("Updating"), "{trying:?}");
     ensure!(stage.named().await? == before);
-    let words = "*** FATAL CONFIG FILE ERROR (Redis 7.0.15) ***\nReading the configuration file, at line 3\n>>> 'maxclients many'\n\
-                 argument couldn't be parsed into an integer\n";
-    let first = stage.tried(1, words).await?;
+    let first = stage.tried(1, REFUSAL).await?;
     let refused = is("ConfigApplied", "SettingRefused");
     let status = stage.until("it is named", refused).await?;
     let said = message(&status, "ConfigApplied");
@@ -341,7 +353,7 @@ async fn a_configuration_is_tried_before_the_pods_get_it() -> Result<()> {
     stage
         .change(json!({"config": {"maxclients": "many"}}))
         .await?;
-    stage.tried(1, words).await?;
+    stage.tried(1, REFUSAL).await?;
     stage.until("it is refused again", refused).await?;
     stage
         .change(json!({"config": {"maxclients": "2000"}}))

@@ -47,8 +47,17 @@ async fn forming_costs_little_more_than_the_pods() -> Result<()> {
 
 async fn deleted(kubectl: &Kubectl, name: &str) -> Result<()> {
     kubectl.run(&format!("delete rediscluster {name}")).await?;
-    let gone = async || Ok(scenario::pods(kubectl, name).await?.is_empty());
-    let wait = format!("the pods of {name} gone");
+    // The volumes of both: while some are removed, others are made later.
+    let ours = kubectl.namespace();
+    let gone = async || {
+        let volumes = kubectl.list("persistentvolumes").await?;
+        let mut claims = volumes
+            .iter()
+            .map(|one| &one["spec"]["claimRef"]["namespace"]);
+        let is_left = claims.any(|of| of.as_str().is_some_and(|of| of.starts_with(ours)));
+        Ok(!is_left && scenario::pods(kubectl, name).await?.is_empty())
+    };
+    let wait = format!("pods and volumes of {name} gone");
     kubectl.until(&wait, LIMIT, gone).await.map(drop)
 }
 

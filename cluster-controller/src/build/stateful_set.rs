@@ -41,6 +41,9 @@ const GRACE_SECONDS: i64 = 60;
 /// without a majority.
 const MEMORY_GRACE_SECONDS: i64 = 20;
 
+/// Between two liveness probes.
+const LIVENESS_SECONDS: i32 = 60;
+
 /// The StatefulSet of one shard, whose pods have this ConfigMap.
 pub fn stateful_set(cluster: &ValidatedCluster, size: SetSize, configuration: &str) -> StatefulSet {
     let shard = size.shard;
@@ -206,11 +209,12 @@ fn container(cluster: &ValidatedCluster) -> Container {
             ..port_is_open(1)
         }),
         // By a program, because the kernel takes connections for a process that hangs as well. Each costs about 60 ms of processor time,
-        // so it is rare: a server is restarted once it has not answered for 80 to 140 s, be it with an error or that it is loading. The
-        // stop script would wait for its answer, too, so its time is short.
+        // so it is rare, and not among what a start costs: a server is restarted once it has not answered for 80 to 140 s, be it with an
+        // error or that it is loading. The stop script would wait for its answer, too, so its time is short.
         liveness_probe: Some(Probe {
             exec: Some(script("/config/alive.sh")),
-            period_seconds: Some(60),
+            initial_delay_seconds: Some(LIVENESS_SECONDS),
+            period_seconds: Some(LIVENESS_SECONDS),
             timeout_seconds: Some(20),
             failure_threshold: Some(2),
             termination_grace_period_seconds: Some(10),

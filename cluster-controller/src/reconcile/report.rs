@@ -82,18 +82,19 @@ pub(super) async fn report(
     };
     let now = Timestamp::now();
     let newest = status::compute(object, &found, now);
+    let records = confirmed && effects.is_new && !seen.plan.steps.is_empty();
     let PacedStatus {
         status,
         is_held_back,
     } = context
         .progress
-        .paced(place, object.status.as_ref(), newest, now);
+        .paced(place, object.status.as_ref(), (newest, records), now);
     let mut events = events::events(object, &status, &effects.done, &effects.changed.replaced);
     events.extend(live::events(&effects.set));
     context.events.publish_all(&object.object_ref(&()), events);
     log_changes(object, &status, &found);
     let written = write_status(context, object, &status).await?;
-    if confirmed && effects.is_new && !seen.plan.steps.is_empty() {
+    if records {
         if written.is_some_and(|written| written.nodes != status.nodes) {
             return Err(ReconcileError::OldDefinition);
         }
