@@ -99,10 +99,10 @@ impl Operation {
         }
         let next = match state {
             ReshardState::Moving(progress) => Some(speed(progress)),
-            ReshardState::Waiting(why) if balance.needs_moves() => Some(why.clone()),
-            ReshardState::Idle if balance.needs_moves() && paused => {
+            ReshardState::Idle | ReshardState::Waiting(_) if balance.needs_moves() && paused => {
                 Some("spec.migration.paused is true: no slot begins to move".to_owned())
             }
+            ReshardState::Waiting(why) if balance.needs_moves() => Some(why.clone()),
             ReshardState::Idle if balance.strays > 0 => {
                 Some("keys return to the primaries that serve their slots".to_owned())
             }

@@ -13,7 +13,7 @@ use std::{
 
 /// The shortest time between two writes that differ in words and progress only.
 pub const INTERVAL: SignedDuration = SignedDuration::from_secs(1);
-/// The same before the cluster has served for the first time: every pod that starts changes all that is counted, and nothing can break yet.
+/// The same before the cluster has served for the first time: every pod that starts changes all that is counted.
 const FORMING: SignedDuration = SignedDuration::from_secs(2);
 
 /// The status to write now.
@@ -41,7 +41,8 @@ pub struct ProgressTracker {
 }
 
 impl ProgressTracker {
-    /// The status to write now: the old one while it lacks nothing but the newest words and progress and was written a moment ago.
+    /// The status to write now: the old one while it was written a moment ago and lacks nothing but the newest words and progress; of a cluster
+    /// that forms, nothing but how far it is.
     /// `records`: whether commands wait for the nodes that it records.
     pub fn paced(
         &self,

@@ -41,7 +41,7 @@ const SETTINGS: [(&str, &str); 3] = [
 
 /// One primary for each shard.
 pub struct Shards {
-    /// The servers, by shard.
+    /// The servers, by shard but for a second one of a shard.
     pub servers: Vec<RedisServer>,
     /// The shard in which the last server runs as a second pod, one that is to leave.
     pub second_in: Option<usize>,

@@ -93,7 +93,13 @@ impl RoutedClient {
             last = error.to_string();
             match (error.code(), error.redirect_node()) {
                 (Some(kind @ ("MOVED" | "ASK")), Some((node, _))) => {
-                    let node = node.parse()?;
+                    // A server that does not know where the primary is now names none (`MOVED 866 :6379`).
+                    let Ok(node) = node.parse() else {
+                        self.refused += 1;
+                        self.routes[slot] = None;
+                        tokio::time::sleep(PAUSE).await;
+                        continue;
+                    };
                     self.named.insert(node);
                     if kind == "ASK" {
                         asked = Some(node);

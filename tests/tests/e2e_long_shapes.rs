@@ -16,9 +16,12 @@ async fn created_again(kubectl: &Kubectl, shop: &FilledCluster<'_>, shards: i32)
     scenario::cluster(kubectl, "shop", shards, Volumes::Kept).await?;
     let shards = usize::try_from(shards)?;
     let equal = async || {
-        let slots = scenario::slot_map(kubectl, "shop").await?;
         let pods = scenario::pods(kubectl, "shop").await?.len();
-        Ok(slots.len() == shards && pods == shards * 2)
+        if pods != shards * 2 {
+            return Ok(false);
+        }
+        let slots = scenario::slot_map(kubectl, "shop").await?;
+        Ok(slots.len() == shards)
     };
     let what = format!("{shards} shards serve, and no other pod is left");
     let time = kubectl.until(&what, LIMIT, equal).await?;

@@ -262,6 +262,12 @@ fn condition<'a>(pod: &'a Pod, kind: &str) -> Option<&'a PodCondition> {
     all.iter().find(|condition| condition.type_ == kind)
 }
 
+/// When the readiness gate was closed; none while it is open, or was never opened.
+pub fn gate_closed(pod: &Pod) -> Option<Timestamp> {
+    let gate = condition(pod, CONDITION_SERVING).filter(|gate| gate.status == "False")?;
+    Some(gate.last_transition_time.as_ref()?.0)
+}
+
 /// Whether Kubernetes counts the pod as ready.
 pub fn is_ready(pod: &Pod) -> bool {
     !is_terminating(pod)

@@ -1,6 +1,6 @@
 //! Pods that are to be replaced by new ones: which, and why. Pure.
 
-use super::{is_terminating, kubernetes_node, server};
+use super::{gate_closed, is_terminating, kubernetes_node, server};
 use crate::pods::Pods;
 use k8s_openapi::{
     api::core::v1::{ContainerStateTerminated, Pod},
@@ -90,22 +90,29 @@ fn is_kept_by_back_off(pod: &Pod, now: Timestamp) -> bool {
         && !is_terminating(pod)
         && kubernetes_node(pod).is_some()
         && container.restart_count >= RESTARTS
-        && ended.is_some_and(was_killed_while_serving)
+        && ended.is_some_and(|run| was_killed_while_serving(run, gate_closed(pod)))
 }
 
-fn was_killed_while_serving(run: &ContainerStateTerminated) -> bool {
+/// `gate_closed`: when the pod stopped to serve. After the end of a run, however short: this run had served.
+fn was_killed_while_serving(
+    run: &ContainerStateTerminated,
+    gate_closed: Option<Timestamp>,
+) -> bool {
     let killed = run.exit_code == KILLED && run.reason.as_deref() != Some("OOMKilled");
     let (started, finished) = (run.started_at.as_ref(), run.finished_at.as_ref());
-    let served = started.zip(finished).is_some_and(|(started, finished)| {
+    let was_long = started.zip(finished).is_some_and(|(started, finished)| {
         finished.0 >= started.0 && finished.0.duration_since(started.0).unsigned_abs() >= SERVED
     });
-    killed && served
+    let served = gate_closed
+        .zip(finished)
+        .is_some_and(|(closed, finished)| closed >= finished.0);
+    killed && (was_long || served)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crds::CONTAINER;
+    use crds::{CONDITION_SERVING, CONTAINER};
     use serde_json::{Value, json};
     use std::sync::Arc;
 
@@ -137,6 +144,21 @@ mod tests {
         };
         assert_eq!((one.pod.as_str(), one.uid.as_str()), ("shop-0-0", "uid"));
         assert_eq!(one.reason, ReplaceReason::BackOff);
+    }
+
+    /// The gate was open until the end of the run, and closed then.
+    #[test]
+    fn a_short_run_that_served_counts_as_well() {
+        let closed = |at: &'static str| {
+            replaced(|pod| {
+                let status = &mut pod["status"];
+                let run = &mut status["containerStatuses"][0]["lastState"]["terminated"];
+                run["startedAt"] = "2026-01-01T09:59:20Z".into();
+                status["conditions"] = json!([{"type": CONDITION_SERVING, "status": "False", "lastTransitionTime": at}]);
+            })
+        };
+        assert!(closed("2026-01-01T09:59:25Z"));
+        assert!(!closed("2026-01-01T09:59:10Z"), "of an earlier run");
     }
 
     #[test]

@@ -105,8 +105,8 @@ pub struct Survey<'a> {
     pub live: Vec<Live<'a>>,
     /// The missing.
     pub missing: BTreeMap<NodeId, MissingNode>,
-    /// The primary of each shard, those that leave among them: the member that owns most of the slots owned within the shard. In a shard
-    /// that has yet to get its first slots, the member that is to get them.
+    /// The primary of each shard, those that leave among them: the member that owns most of the slots owned within the shard, of
+    /// equals one whose pod stays. In a shard that has yet to get its first slots, the member that is to get them.
     pub primaries: Vec<Option<Index>>,
     /// Slots without any claim.
     pub free: SlotSet,

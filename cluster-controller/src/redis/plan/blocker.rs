@@ -190,7 +190,8 @@ impl fmt::Display for Blocker {
                 } else {
                     write!(
                         out,
-                        "{} has keys of them, perhaps not all: spec.recovery.lostSlots: RecreateEmpty serves what is left",
+                        "keys of them are left in {}, perhaps not all: spec.recovery.lostSlots: RecreateEmpty serves those, and the rest \
+                         empty; or restore a backup into a new cluster",
                         names("pod", &holders)
                     )
                 }

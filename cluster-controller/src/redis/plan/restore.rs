@@ -104,7 +104,9 @@ fn overlap<'a>(sets: impl Iterator<Item = &'a SlotSet>) -> (SlotSet, SlotSet) {
     (all, several)
 }
 
-/// Whether it can be done now, or only after a moment: a node that has to take slots out of its own table needs the newest epoch, so that the others believe it.
+/// Whether it can be done now, or only after a moment.
+///
+/// A node that has to take slots out of its own table needs the newest epoch, so that the others believe it.
 fn assign(survey: &Survey<'_>, primary: Live<'_>, slots: &SlotSet, plan: &mut Plan) -> bool {
     let nodes = primary.report.view.nodes().iter();
     let listed = nodes.fold(SlotSet::new(), |all, node| all.union(&node.slots));

@@ -9,11 +9,14 @@ use super::{
 };
 use common::cluster::topology::NodeId;
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     sync::{Mutex, MutexGuard, OnceLock, PoisonError},
     time::{Duration, Instant},
 };
 use tokio_util::sync::CancellationToken;
+
+/// Replicas that were behind are waited for again after so long.
+const AGAIN: Duration = Duration::from_secs(10);
 
 /// What all parts of a reshard share.
 pub(super) struct Context<'a> {
@@ -27,8 +30,8 @@ pub(super) struct Context<'a> {
     pub(super) rates: Mutex<RateLimiter>,
     /// Nodes that did not take a table.
     pub(super) skipped: Mutex<BTreeSet<NodeId>>,
-    /// Nodes whose replicas did not confirm in time what they had been sent.
-    pub(super) lagging: Mutex<BTreeSet<NodeId>>,
+    /// Nodes whose replicas did not confirm in time what they had been sent, and when.
+    pub(super) lagging: Mutex<BTreeMap<NodeId, Instant>>,
 }
 
 impl Context<'_> {
@@ -53,14 +56,16 @@ impl Context<'_> {
         !locked(&self.skipped).contains(&node)
     }
 
-    /// Whether the replicas of a node have confirmed in time so far: only then they are waited for.
-    pub(super) fn is_followed(&self, node: NodeId) -> bool {
-        !locked(&self.lagging).contains(&node)
+    /// Whether the replicas of a node have confirmed in time, or some time has passed since they did not: only then they are waited for.
+    pub(super) fn is_followed(&self, node: NodeId, now: Instant) -> bool {
+        let lagging = locked(&self.lagging);
+        let since = lagging.get(&node);
+        since.is_none_or(|since| now.saturating_duration_since(*since) >= AGAIN)
     }
 
-    /// Does not wait for the replicas of a node any more.
-    pub(super) fn leave_behind(&self, node: NodeId) {
-        locked(&self.lagging).insert(node);
+    /// Does not wait for the replicas of a node for some time.
+    pub(super) fn leave_behind(&self, node: NodeId, now: Instant) {
+        locked(&self.lagging).insert(node, now);
     }
 
     /// Leaves a node to gossip: each attempt to reach it would cost its timeout.

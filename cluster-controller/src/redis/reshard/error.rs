@@ -148,9 +148,14 @@ impl ReshardError {
         Self::of_text(node, slot, text)
     }
 
-    /// The refusal of a command about a slot. The texts are those of `CLUSTER SETSLOT` in the engine's `cluster.c`.
+    /// The refusal of a command about a slot. The texts are those of `CLUSTER SETSLOT` in the engine's `cluster.c`, and of `WAIT`.
     pub(super) fn of_text(node: NodeId, slot: Slot, text: String) -> Self {
-        if text.contains("only with masters") || text.contains("can't be set in a replica") {
+        let by_replica = [
+            "only with masters",
+            "can't be set in a replica",
+            "cannot be used with replica instances",
+        ];
+        if by_replica.iter().any(|part| text.contains(part)) {
             Self::NotPrimary(node)
         } else if text.contains("not the owner of hash slot") {
             Self::OwnerChanged {

@@ -3,7 +3,6 @@
 use super::error::{ReshardError, text_of};
 use common::cluster::{
     endpoint::{Endpoint, NodeCredentials},
-    info::Info,
     node::{NodeClient, NodeError},
     slots::Slot,
     topology::{NodeId, NodesView},
@@ -13,16 +12,16 @@ use redis::{Cmd, FromRedisValue, Pipeline, RedisError, Value, cmd, pipe};
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::SocketAddr,
+    sync::Arc,
     time::Duration,
 };
+use tokio::sync::Mutex;
 
 /// How every primary of the cluster is reached.
 pub type NodeEndpoints = BTreeMap<NodeId, Endpoint>;
 
 /// Nodes asked at the same time.
 const CONCURRENCY: usize = 32;
-/// How long replicas may take to confirm what they were sent. Other questions to their primary wait meanwhile.
-const CONFIRMATION: Duration = Duration::from_millis(250);
 /// Longest wait for any answer over the connection for keys: each call has a bound of its own.
 const LONGEST_CALL: Duration = Duration::from_mins(10);
 
@@ -37,6 +36,8 @@ pub(super) struct NodeLink {
     pub(super) control: NodeClient,
     /// For keys: a call takes as long as it takes, and what comes after it on the same connection waits.
     pub(super) data: NodeClient,
+    /// Held by the worker that waits for its replicas.
+    pub(super) confirming: Arc<Mutex<()>>,
 }
 
 /// All primaries that answer.
@@ -113,6 +114,7 @@ impl NodeLink {
             credentials: endpoint.credentials().cloned(),
             control,
             data,
+            confirming: Arc::default(),
         })
     }
 
@@ -126,25 +128,6 @@ impl NodeLink {
             address: self.control.address(),
             source,
         })
-    }
-
-    /// Whether its replicas have within a short time confirmed all that it has written so far.
-    pub(super) async fn is_copied(&self) -> Result<bool, NodeError> {
-        // The server waits for what it had written when it answered the last command on this connection.
-        let text: String = self
-            .control
-            .ask("INFO", cmd("INFO").arg("replication"))
-            .await?;
-        let replicas = Info::parse(&text).replication().replicas;
-        let online = replicas.iter().filter(|one| one.online).count();
-        if online == 0 {
-            return Ok(true);
-        }
-        let milliseconds = CONFIRMATION.as_millis().to_string();
-        let mut wait = cmd("WAIT");
-        wait.arg(online).arg(milliseconds);
-        let confirmed: usize = self.control.ask("WAIT", &wait).await?;
-        Ok(confirmed >= online)
     }
 
     /// `CLUSTER SETSLOT` for many slots in one round trip: the node writes its table to disk once. The first refusal ends it.

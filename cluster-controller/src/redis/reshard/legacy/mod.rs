@@ -7,6 +7,7 @@ mod calls;
 mod groups;
 mod keys;
 mod repair;
+mod replicas;
 mod reply;
 
 pub(super) use repair::repair;
@@ -22,6 +23,7 @@ use common::cluster::{slots::Slot, topology::NodeId};
 use futures::{StreamExt, future::join_all, stream};
 use groups::{SlotGroup, WORKERS, groups};
 use keys::{KeyMover, RightSide};
+use replicas::copied;
 use std::{
     collections::{BTreeMap, VecDeque},
     sync::{Mutex, PoisonError},
@@ -95,20 +97,6 @@ async fn move_group(
     hand_over(source, target, slots).await?;
     context.tracker.handed_over(slots.len());
     announce(context, source, target, slots).await;
-    Ok(())
-}
-
-/// Waits for the replicas of a node, not for long: until those of the target have the keys, its loss would cost them; and until those of the
-/// source have dropped them, one that took over would have keys that clients may have deleted since.
-async fn copied(context: &Context<'_>, node: &NodeLink) -> Result<(), ReshardError> {
-    if !context.is_followed(node.id) {
-        return Ok(());
-    }
-    let is_copied = node.is_copied().await;
-    if !is_copied.map_err(|error| node.lost(error))? {
-        tracing::info!(node = %node.id, "its replicas are behind: slots move without waiting for them");
-        context.leave_behind(node.id);
-    }
     Ok(())
 }
 
