@@ -465,8 +465,10 @@ async fn waits_for_the_replica_of(primary: usize) -> Result<()> {
     eventually("it follows", acknowledged).await?;
     let whole = cluster.plan(&ALL).await?;
     let source = cluster.ids[0];
-    let mut moves = whole.moves.iter();
-    let first = moves.find(|one| one.source == source).context("no move")?;
+    let mut planned = whole.moves.iter();
+    let first = planned
+        .find(|one| one.source == source)
+        .context("no move")?;
     let few = SlotMove {
         slots: first.slots.iter().take(200).collect(),
         ..first.clone()

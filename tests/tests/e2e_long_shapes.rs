@@ -27,7 +27,7 @@ async fn created_again(kubectl: &Kubectl, shop: &FilledCluster<'_>, shards: i32)
     let time = kubectl.until(&what, LIMIT, equal).await?;
     scenario::formed(kubectl, "shop", shards * 2).await?;
     println!("{shards} shards after {:.1} s", time.as_secs_f64());
-    shop.has_its_values(&format!("{shards} shards")).await?;
+    shop.has_its_values(&format!("{shards}-shards")).await?;
     let sets = kubectl.list("statefulsets").await?.len();
     ensure!(sets == shards, "{sets} StatefulSets for {shards} shards");
     scenario::no_data_was_dropped(kubectl, "shop").await

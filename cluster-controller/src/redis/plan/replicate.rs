@@ -91,7 +91,7 @@ mod tests {
 
     /// A user has reset the third node of a shard and moved most of its slots there: the others are in two places still.
     #[test]
-    fn a_replica_stays_until_the_slots_of_its_primary_are_gone() {
+    fn a_replica_stays_while_its_primary_has_slots() {
         let world = formed(3, 2, true);
         let mut members = world.members(Timestamp::UNIX_EPOCH);
         let primary = (0..3).find(|index| world.owns(*index)).unwrap();

@@ -15,7 +15,7 @@ const QUESTION: Duration = Duration::from_millis(2);
 
 /// Waits for the replicas of a node. Where they were behind a while ago, it does not.
 pub(super) async fn copied(context: &Context<'_>, node: &NodeLink) -> Result<(), ReshardError> {
-    // One worker after the other: the first one that has waited in vain spares it the others.
+    // One worker after the other: the first one that waited without success spares it the others.
     let _turn = node.confirming.lock().await;
     if context.is_followed(node.id, Instant::now()) && !have_all(node).await? {
         tracing::info!(node = %node.id, "its replicas are behind: slots move without waiting for them");
