@@ -499,8 +499,11 @@ async fn a_replica_that_hangs_keeps_no_slot_from_moving() -> Result<()> {
     let mut cluster = filled(&[STAYING], KEYS).await?;
     let replica = cluster.servers.join(&[STAYING]).await?;
     let replicate = format!("CLUSTER REPLICATE {}", cluster.ids[3]);
+    eventually("it knows the target", async || {
+        Ok(cluster.server(replica).call::<()>(&replicate).await.is_ok())
+    })
+    .await?;
     eventually("it follows the target", async || {
-        let _: Result<()> = cluster.server(replica).call(&replicate).await;
         let line = cluster.server(3).info("slave0").await.unwrap_or_default();
         Ok(line.contains("state=online"))
     })
@@ -510,8 +513,13 @@ async fn a_replica_that_hangs_keeps_no_slot_from_moving() -> Result<()> {
     let sleep = cluster.server(replica).call::<()>("DEBUG SLEEP 5");
     let (slept, ended) = tokio::join!(sleep, cluster.run(&plan, &limits));
     slept?;
-    let ended = ended?;
-    ensure!(ended.end == ReshardEnd::Completed, "{ended:?}");
+    // From Valkey 8 on a server itself hands no slot over that its replicas do not know of.
+    let waits_itself = cluster.server(3).info("valkey_version").await.is_ok();
+    match ended {
+        Ok(ended) => ensure!(ended.end == ReshardEnd::Completed, "{ended:?}"),
+        Err(error) => ensure!(waits_itself, "{error}"),
+    }
+    cluster.reach(&ALL, &limits).await?;
     cluster.settled(&ALL).await?;
     unharmed(&cluster, KEYS).await
 }
