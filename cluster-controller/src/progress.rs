@@ -3,7 +3,7 @@
 //! Slots move by the hundred a second, and of a hundred pods that start each changes what is waited for. A status that follows each of them
 //! would be written several times a second, and every write starts the next reconcile.
 
-use common::kubernetes::conditions::find;
+use common::kubernetes::conditions::holds;
 use crds::{RedisClusterStatus, ShardStatus};
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
 use std::{
@@ -79,10 +79,7 @@ impl ProgressTracker {
 
 /// Whether the cluster has never served, and is as far on its way as before.
 fn is_same_stage_of_forming(old: &RedisClusterStatus, new: &RedisClusterStatus) -> bool {
-    let formed = |status: &RedisClusterStatus| {
-        let formed = find(&status.conditions, "Formed");
-        formed.is_some_and(|formed| formed.status == "True")
-    };
+    let formed = |status: &RedisClusterStatus| holds(&status.conditions, "Formed");
     !formed(old)
         && !formed(new)
         && old.phase == new.phase

@@ -121,23 +121,18 @@ impl Resharding {
         let shared = Arc::clone(&self.shared);
         let task = format!("{namespace}/{name}");
         let place = key.clone();
-        let full = Entry {
-            progress: progress.clone(),
+        let entry = Entry {
+            progress,
             goal: order.goal.clone(),
-            ended: Some((Instant::now(), Some(waits_its_turn()))),
+            ended: None,
         };
         let started = self.tasks.start(task, |cancel| {
-            let entry = Entry {
-                progress,
-                goal: order.goal.clone(),
-                ended: None,
-            };
-            shared.lock().insert(key, entry);
+            shared.lock().insert(key.clone(), entry.clone());
             async move { shared.work(&place, &order, &cancel, &publish).await }
         });
         if started == Err(NotStarted::Full) {
-            let key = (namespace.to_owned(), name.to_owned());
-            self.shared.lock().insert(key, full);
+            let ended = Some((Instant::now(), Some(waits_its_turn())));
+            self.shared.lock().insert(key, Entry { ended, ..entry });
         }
         started
     }

@@ -13,6 +13,7 @@ use cluster_controller::redis::{
 };
 use common::cluster::{
     endpoint::{Endpoint, NodeCredentials},
+    info::{Info, ReplicationInfo},
     kept_connections::ClusterConnections,
     slots::{Slot, SlotRange},
     topology::NodeAddress,
@@ -444,25 +445,35 @@ async fn slots_are_handed_over_once_replicas_dropped_their_keys() -> Result<()> 
     waits_for_the_replica_of(0).await
 }
 
+async fn replication(cluster: &ReshardCluster, primary: usize) -> Result<ReplicationInfo> {
+    let text: String = cluster.server(primary).call("INFO replication").await?;
+    Ok(Info::parse(&text).replication())
+}
+
+/// Bytes of `REPLCONF GETACK *` in the stream, the question for an acknowledgement. A sleeping replica is asked again and again.
+const QUESTION: u64 = 37;
+
 async fn waits_for_the_replica_of(primary: usize) -> Result<()> {
-    let mut cluster = filled(&[STAYING], 3000).await?;
-    let replica = cluster.servers.join(&[STAYING]).await?;
-    let replicate = format!("CLUSTER REPLICATE {}", cluster.ids[primary]);
-    eventually("it knows the primary", async || {
-        Ok(cluster.server(replica).call::<()>(&replicate).await.is_ok())
+    // Nothing but keys and questions is in the stream.
+    let options = [STAYING, ("repl-ping-replica-period", "3600")];
+    let mut cluster = filled(&options, 3000).await?;
+    let replica = cluster.servers.join_replica(primary, &options).await?;
+    // By whole questions it may be behind: those after the one that it has answered.
+    let acknowledged = async || {
+        let found = replication(&cluster, primary).await?;
+        let mut replicas = found.replicas.iter();
+        Ok::<_, anyhow::Error>(
+            replicas.any(|one| one.online && (found.offset - one.offset) % QUESTION == 0),
+        )
+    };
+    // After its first copy the primary sends nothing until it acknowledges that, which may take a second.
+    eventually("it follows", async || {
+        cluster.server(primary).call::<u64>("WAIT 2 10").await?;
+        let found = replication(&cluster, primary).await?;
+        let mut replicas = found.replicas.iter();
+        Ok(replicas.any(|one| one.offset > 0) && acknowledged().await?)
     })
     .await?;
-    // The question for an acknowledgement is itself part of the stream: it is behind by so much.
-    let acknowledged = async || {
-        let info = async |field| cluster.server(primary).info(field).await;
-        let written: u64 = info("master_repl_offset").await?.parse()?;
-        let replica = info("slave0").await.unwrap_or_default();
-        let mut fields = replica.split(',').filter_map(|field| field.split_once('='));
-        let offset = fields.find(|(name, _)| *name == "offset");
-        let offset = offset.map_or(Ok(0), |(_, offset)| offset.parse::<u64>())?;
-        Ok(replica.contains("state=online") && written.saturating_sub(offset) < 100)
-    };
-    eventually("it follows", acknowledged).await?;
     let whole = cluster.plan(&ALL).await?;
     let source = cluster.ids[0];
     let mut planned = whole.moves.iter();
@@ -497,15 +508,10 @@ async fn waits_for_the_replica_of(primary: usize) -> Result<()> {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_replica_that_hangs_keeps_no_slot_from_moving() -> Result<()> {
     let mut cluster = filled(&[STAYING], KEYS).await?;
-    let replica = cluster.servers.join(&[STAYING]).await?;
-    let replicate = format!("CLUSTER REPLICATE {}", cluster.ids[3]);
-    eventually("it knows the target", async || {
-        Ok(cluster.server(replica).call::<()>(&replicate).await.is_ok())
-    })
-    .await?;
+    let replica = cluster.servers.join_replica(3, &[STAYING]).await?;
     eventually("it follows the target", async || {
-        let line = cluster.server(3).info("slave0").await.unwrap_or_default();
-        Ok(line.contains("state=online"))
+        let found = replication(&cluster, 3).await?;
+        Ok(found.replicas.iter().any(|one| one.online))
     })
     .await?;
     let plan = cluster.plan(&ALL).await?;

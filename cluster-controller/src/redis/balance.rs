@@ -150,7 +150,7 @@ mod tests {
     use super::*;
     use crate::redis::{
         member::{Member, Report},
-        plan::tests::formed,
+        plan::tests::{becomes_primary, formed},
     };
     use k8s_openapi::jiff::Timestamp;
 
@@ -181,8 +181,7 @@ mod tests {
         let mut members = world.members(Timestamp::UNIX_EPOCH);
         let second = replica(&mut members);
         let id = second.id();
-        let lines = format!("{id} 10.0.9.9:6379@16379 myself,master - 0 0 90 connected 100-199\n");
-        second.view = common::cluster::topology::NodesView::parse(&lines).unwrap();
+        becomes_primary(second, 90, "100-199");
         let found = balance(&Survey::of(&world.wanted, &members));
         assert_eq!((found.shards.len(), found.misplaced), (4, 100));
         assert!(!found.goal().staying.contains(&id));
@@ -210,9 +209,7 @@ mod tests {
         let world = formed(3, 1, true);
         let mut members = world.members(Timestamp::UNIX_EPOCH);
         let stray = replica(&mut members);
-        let id = stray.id();
-        let lines = format!("{id} 10.0.9.9:6379@16379 myself,master - 0 0 9 connected\n");
-        stray.view = common::cluster::topology::NodesView::parse(&lines).unwrap();
+        becomes_primary(stray, 9, "");
         stray.keys = 5;
         let found = balance(&Survey::of(&world.wanted, &members));
         assert_eq!((found.strays, found.needs_moves()), (1, true));

@@ -101,21 +101,19 @@ struct Figures {
 /// Binds all threads of a process to cores. A client that takes the core of a server from it while the other server waits for its answer
 /// makes calls of milliseconds, whatever they carry: servers have one core, and both clients another one.
 async fn run_on(cores: &str, process: &str) -> Result<()> {
-    let mut command = Command::new("taskset");
-    command.args(["--all-tasks", "--pid", "--cpu-list", cores, process]);
-    let output = command.output().await?;
-    let problem = String::from_utf8_lossy(&output.stderr);
-    ensure!(output.status.success(), "taskset failed: {problem}");
-    Ok(())
+    let arguments = ["--all-tasks", "--pid", "--cpu-list", cores, process];
+    schedule("taskset", &arguments).await
 }
 
 /// Lets nothing else that the machine does take the core from a server in the middle of a call.
 async fn go_first(process: &str) -> Result<()> {
-    let mut command = Command::new("renice");
-    command.args(["--priority", "-20", "--pid", process]);
-    let output = command.output().await?;
+    schedule("renice", &["--priority", "-20", "--pid", process]).await
+}
+
+async fn schedule(program: &str, arguments: &[&str]) -> Result<()> {
+    let output = Command::new(program).args(arguments).output().await?;
     let problem = String::from_utf8_lossy(&output.stderr);
-    ensure!(output.status.success(), "renice failed: {problem}");
+    ensure!(output.status.success(), "{program} failed: {problem}");
     Ok(())
 }
 

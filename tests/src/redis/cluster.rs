@@ -53,6 +53,20 @@ impl TestCluster {
         Ok(self.nodes.len() - 1)
     }
 
+    /// The same, as a replica of the primary with this index. Returns its index.
+    pub async fn join_replica(
+        &mut self,
+        primary: usize,
+        options: &[(&str, &str)],
+    ) -> Result<usize> {
+        let primary = self.nodes.get(primary).context("no such node")?;
+        let id = primary.id().await?;
+        let index = self.join(options).await?;
+        let node = self.nodes.get(index).context("no such node")?;
+        replicate(node, id).await?;
+        Ok(index)
+    }
+
     /// Every node: primaries first, then the first replica of each shard, then the second ones.
     pub fn nodes(&self) -> &[RedisServer] {
         &self.nodes
@@ -187,18 +201,18 @@ impl TestCluster {
         }
         let ids = self.ids.iter().take(self.ranges.len());
         let replicas = self.nodes.iter().skip(ids.len()).zip(ids.cycle());
-        try_join_all(replicas.map(|(node, id)| async move {
-            eventually("a replica knows its primary", async || {
-                Ok(node
-                    .call::<()>(&format!("CLUSTER REPLICATE {id}"))
-                    .await
-                    .is_ok())
-            })
-            .await
-        }))
-        .await?;
+        try_join_all(replicas.map(|(node, id)| replicate(node, *id))).await?;
         self.healthy().await
     }
+}
+
+/// Makes a node a replica, once it knows the primary.
+async fn replicate(node: &RedisServer, primary: NodeId) -> Result<()> {
+    let command = format!("CLUSTER REPLICATE {primary}");
+    eventually("a replica knows its primary", async || {
+        Ok(node.call::<()>(&command).await.is_ok())
+    })
+    .await
 }
 
 fn even_ranges(shards: u16) -> Result<Vec<SlotRange>> {

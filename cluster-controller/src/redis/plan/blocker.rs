@@ -168,6 +168,18 @@ impl Blocker {
     }
 }
 
+fn cure_of_lost_slots(holders: &[String]) -> String {
+    if holders.is_empty() {
+        return "restore a backup into a new cluster, or set spec.recovery.lostSlots: RecreateEmpty to serve them empty"
+            .to_owned();
+    }
+    format!(
+        "keys of them are left in {}, perhaps not all: spec.recovery.lostSlots: RecreateEmpty serves those, and the rest \
+         empty; or restore a backup into a new cluster",
+        names("pod", holders)
+    )
+}
+
 impl fmt::Display for Blocker {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -176,26 +188,11 @@ impl fmt::Display for Blocker {
                 slots,
                 count,
                 holders,
-            } => {
-                write!(
-                    out,
-                    "{count} slots ({slots}) are lost: every node that served them is gone together with its volume; "
-                )?;
-                let holders: Vec<&str> = holders.iter().map(String::as_str).collect();
-                if holders.is_empty() {
-                    write!(
-                        out,
-                        "restore a backup into a new cluster, or set spec.recovery.lostSlots: RecreateEmpty to serve them empty"
-                    )
-                } else {
-                    write!(
-                        out,
-                        "keys of them are left in {}, perhaps not all: spec.recovery.lostSlots: RecreateEmpty serves those, and the rest \
-                         empty; or restore a backup into a new cluster",
-                        names("pod", &holders)
-                    )
-                }
-            }
+            } => write!(
+                out,
+                "{count} slots ({slots}) are lost: every node that served them is gone together with its volume; {}",
+                cure_of_lost_slots(holders)
+            ),
             Self::SlotsUnassigned { slots, count, pod } => write!(
                 out,
                 "{count} slots ({slots}) belong to no node although {pod} has the data of their shard; nothing is given out \

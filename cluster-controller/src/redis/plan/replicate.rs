@@ -83,10 +83,9 @@ fn why(survey: &Survey<'_>, one: Live<'_>, primary: Live<'_>) -> Option<String> 
 mod tests {
     use super::super::{
         Action,
-        tests::{formed, plan},
+        tests::{becomes_primary, formed, plan},
     };
     use crate::redis::member::Answer;
-    use common::cluster::topology::NodesView;
     use k8s_openapi::jiff::Timestamp;
 
     /// A user has reset the third node of a shard and moved most of its slots there: the others are in two places still.
@@ -99,9 +98,7 @@ mod tests {
         let Answer::Report(report) = &mut members[second].answer else {
             panic!("no report")
         };
-        let id = report.id();
-        let lines = format!("{id} 10.0.9.9:6379@16379 myself,master - 0 0 90 connected 0-4000\n");
-        report.view = NodesView::parse(&lines).unwrap();
+        becomes_primary(report, 90, "0-4000");
         let seen = plan(&world.wanted, &members, Timestamp::UNIX_EPOCH);
         let follows_another = |step: &super::super::Step| matches!(step.action, Action::Replicate { member, .. } if member == replica);
         assert!(!seen.steps.iter().any(follows_another), "{seen:?}");

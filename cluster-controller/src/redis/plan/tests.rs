@@ -6,7 +6,7 @@ use super::{
 };
 use crate::redis::{
     assess::Assessment,
-    member::{Answer, Member, Wanted},
+    member::{Answer, Member, Report, Wanted},
     survey::Survey,
 };
 use common::cluster::topology::{ClusterNode, NodeId, NodesView};
@@ -70,6 +70,13 @@ pub(crate) fn relist(member: &mut Member, id: NodeId, change: impl Fn(&mut Clust
         listed
     });
     report.view = NodesView::of(nodes.collect()).unwrap();
+}
+
+/// Lets a node report that it is a primary, with this epoch and these slots, and that it knows no other node.
+pub(crate) fn becomes_primary(report: &mut Report, epoch: u64, slots: &str) {
+    let id = report.id();
+    let line = format!("{id} 10.0.9.9:6379@16379 myself,master - 0 0 {epoch} connected {slots}\n");
+    report.view = NodesView::parse(&line).unwrap();
 }
 
 const HOURS: SignedDuration = SignedDuration::from_hours(3);

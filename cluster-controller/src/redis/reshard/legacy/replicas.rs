@@ -17,9 +17,9 @@ const QUESTION: Duration = Duration::from_millis(2);
 pub(super) async fn copied(context: &Context<'_>, node: &NodeLink) -> Result<(), ReshardError> {
     // One worker after the other: the first one that waited without success spares it the others.
     let _turn = node.confirming.lock().await;
-    if context.is_followed(node.id, Instant::now()) && !have_all(node).await? {
+    if context.is_followed(node.id) && !have_all(node).await? {
         tracing::info!(node = %node.id, "its replicas are behind: slots move without waiting for them");
-        context.leave_behind(node.id, Instant::now());
+        context.leave_behind(node.id);
     }
     Ok(())
 }
