@@ -204,6 +204,7 @@ fn member(settings: Values, used_memory: u64) -> Member {
             keys: 0,
             node_timeout: Duration::from_secs(5),
             proof: String::new(),
+            feeds: true,
             unserved: None,
             strays: 0,
             settings,

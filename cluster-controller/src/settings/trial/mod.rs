@@ -305,11 +305,14 @@ pub fn decide(inputs: &TrialInputs<'_>, now: Timestamp) -> TrialDecision {
     }
 }
 
-/// Whether every StatefulSet names the wanted image and the wanted redis.conf.
+/// Whether every StatefulSet names the wanted image and the wanted redis.conf. The ConfigMap of that name may have been deleted: it is made
+/// again with the same content.
 fn is_named(inputs: &TrialInputs<'_>) -> bool {
     inputs.templates.values().all(|template| {
         let named = inputs.configurations.get(&template.configuration);
-        template.image == inputs.image && named.is_some_and(|named| is_same(inputs, &named.text))
+        let is_wanted = template.configuration == inputs.name
+            || named.is_some_and(|named| is_same(inputs, &named.text));
+        template.image == inputs.image && is_wanted
     })
 }
 

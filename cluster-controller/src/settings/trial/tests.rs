@@ -132,6 +132,16 @@ fn only_a_new_configuration_or_image_is_tried() {
 }
 
 #[test]
+fn a_deleted_configuration_is_not_tried_again() {
+    let mut stage = Stage::new();
+    for template in stage.templates.values_mut() {
+        template.configuration = "new".into();
+    }
+    stage.configurations.clear();
+    assert_eq!(stage.decide(), TrialDecision::default());
+}
+
+#[test]
 fn the_default_of_maxmemory_is_not_tried() {
     let mut stage = Stage::new();
     stage.text = "maxclients 9\nmaxmemory 805306368\nsave \"\"\n";
