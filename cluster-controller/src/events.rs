@@ -121,6 +121,7 @@ fn of_step(action: &Action, why: &str, formed: bool) -> EventNote {
         }
         Action::Promote { .. } => EventNote::warning("FailoverRequested", "Failover", why),
         Action::HandOver { .. } => EventNote::normal("PrimaryHandedOver", "HandOver", why),
+        Action::Admit { .. } => EventNote::normal("ReplicasAdmitted", "Replicate", why),
         Action::Replicate { .. } => EventNote::normal("ReplicaAttached", "Replicate", why),
         Action::Forget { .. } => EventNote::normal("NodeForgotten", "Forget", why),
         Action::RestoreNodeTimeout { .. } => EventNote::normal("TimeoutRestored", "Configure", why),

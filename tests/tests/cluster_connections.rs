@@ -358,6 +358,7 @@ async fn no_command_goes_to_a_server_with_another_id() -> Result<()> {
             unheard: Vec::new(),
             empty: false,
         },
+        Action::Admit { member: 1 },
         Action::Replicate {
             member: 1,
             primary: ids[0],

@@ -263,6 +263,26 @@ async fn a_failover_by_the_servers_is_left_as_it_is() -> Result<()> {
 }
 
 /// A restarted container keeps the pod's directory, in which the start script finds that it ran before; a new pod has none.
+/// As one that was started before it had a role, and that has replicas all the same.
+#[tokio::test]
+async fn a_primary_that_refuses_its_replicas_feeds_them_again() -> Result<()> {
+    let (cluster, slots) = filled(1, PodStorage::Volume).await?;
+    let primary = cluster.server(cluster.primary_of(0).await?);
+    primary
+        .call::<()>("ACL SETUSER default -psync -sync")
+        .await?;
+    let closed: u64 = primary.call("CLIENT KILL TYPE replica").await?;
+    ensure!(closed == 1, "{closed} replicas were linked");
+    let drive = repair(&cluster, true).await?;
+    let mut done = drive.done.iter();
+    ensure!(
+        done.any(|one| matches!(one.step.action, Action::Admit { .. })),
+        "{:?}",
+        drive.done
+    );
+    cluster.unharmed(&slots, KEYS).await
+}
+
 #[tokio::test]
 async fn a_primary_in_memory_restarted_in_place_loses_nothing() -> Result<()> {
     for new_pod in [false, true] {

@@ -504,6 +504,94 @@ async fn waits_for_the_replica_of(primary: usize) -> Result<()> {
     Ok(())
 }
 
+/// A source that waits for a target answers no one else: its replica is elected meanwhile, and acknowledges writes. Then the call succeeds, and
+/// the source has no more keys of the slot.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_successor_acknowledged_outlasts_its_primary() -> Result<()> {
+    let mut cluster = ReshardCluster::start(3, &[STAYING]).await?;
+    let successor = cluster.servers.join_replica(0, &[STAYING]).await?;
+    let case = cases(&cluster, 1).await?.remove(0);
+    let keys = case.keys.get(..2).context("two keys")?;
+    let rest = case.keys.get(2..).unwrap_or_default().join(" ");
+    cluster
+        .server(0)
+        .call::<u64>(&format!("DEL {rest}"))
+        .await?;
+    let copied: u64 = cluster.server(0).call("WAIT 1 5000").await?;
+    ensure!(copied == 1, "the replica does not follow");
+    let plan = ReshardPlan {
+        moves: vec![SlotMove {
+            source: cluster.ids[0],
+            target: cluster.ids[3],
+            slots: [case.slot].into_iter().collect(),
+        }],
+        ..ReshardPlan::default()
+    };
+    let limits = ReshardLimits {
+        call_timeout: Duration::from_secs(15),
+        // The second key follows a second after the first.
+        keys_per_second: NonZeroU64::new(1),
+        ..by_migrate()
+    };
+    let (source, heir) = (cluster.server(0), cluster.server(successor));
+    let replaced = async {
+        eventually("the first key has moved", async || {
+            Ok(cluster.server(3).call::<u64>("DBSIZE").await? == 1)
+        })
+        .await?;
+        let left = keys_left(source, keys).await?;
+        let sleep = cluster.server(3).call::<()>("DEBUG SLEEP 8");
+        let wrote = async {
+            eventually("the replica is elected", async || {
+                let info = heir.info("role").await?;
+                let ok: String = heir.call("CLUSTER INFO").await?;
+                Ok(info == "master" && ok.contains("cluster_state:ok"))
+            })
+            .await?;
+            heir.call::<()>(&format!("SET {left} acknowledged")).await
+        };
+        let (slept, wrote) = tokio::join!(sleep, wrote);
+        slept?;
+        wrote?;
+        Ok::<_, anyhow::Error>(left)
+    };
+    let (ended, left) = tokio::join!(cluster.run(&plan, &limits), replaced);
+    let left = left?;
+    println!("{:?}", ended.map_err(|error| error.to_string()));
+    eventually("the source follows its successor", async || {
+        Ok(source.info("role").await? == "slave")
+    })
+    .await?;
+    let mut value = String::new();
+    eventually("the key is served", async || {
+        for index in [successor, 3] {
+            // The other one redirects.
+            let get = format!("GET {left}");
+            if let Ok(found) = cluster.server(index).call::<String>(&get).await {
+                value = found;
+            }
+        }
+        Ok(!value.is_empty())
+    })
+    .await?;
+    ensure!(
+        value == "acknowledged",
+        "{left} is {value}\n{}",
+        cluster.describe().await
+    );
+    Ok(())
+}
+
+/// The one of two keys that a server still has.
+async fn keys_left(server: &RedisServer, keys: &[String]) -> Result<String> {
+    for key in keys {
+        if server.call::<u64>(&format!("EXISTS {key}")).await? == 1 {
+            return Ok(key.clone());
+        }
+    }
+    anyhow::bail!("both keys have moved")
+}
+
 /// What does not answer for long is not waited for by every group of slots, and breaks nothing off.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_replica_that_hangs_keeps_no_slot_from_moving() -> Result<()> {

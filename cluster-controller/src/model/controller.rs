@@ -367,6 +367,7 @@ fn kind(action: &Action) -> &'static str {
         Action::Meet { .. } => "meet",
         Action::Promote { .. } => "promote",
         Action::HandOver { .. } => "hand over",
+        Action::Admit { .. } => "admit",
         Action::Replicate { .. } => "replicate",
         Action::RestoreNodeTimeout { .. } => "restore node timeout",
         Action::Forget { .. } => "forget",

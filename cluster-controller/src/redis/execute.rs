@@ -189,6 +189,12 @@ async fn act(action: &Action, nodes: Nodes<'_>) -> Result<(), NodeError> {
             };
             hand_over(&node).await
         }
+        Action::Admit { member } => {
+            let Some(node) = nodes.connect(*member).await? else {
+                return Ok(());
+            };
+            admit(&node).await
+        }
         Action::Replicate {
             member,
             primary,
@@ -198,7 +204,6 @@ async fn act(action: &Action, nodes: Nodes<'_>) -> Result<(), NodeError> {
                 return Ok(());
             };
             admit(&node).await?;
-            admit_primary(*member, *primary, nodes).await?;
             if let Some(formation_node_timeout) = formation_node_timeout {
                 set_node_timeout(&node, *formation_node_timeout).await?;
             }
@@ -270,26 +275,6 @@ fn admission() -> Cmd {
 
 async fn admit(node: &NodeClient) -> Result<(), NodeError> {
     node.ask("ACL SETUSER", &admission()).await
-}
-
-/// The primary of a new shard has no slots yet and was given no role. One that has nothing to lose may copy it.
-async fn admit_primary(replica: Index, primary: NodeId, nodes: Nodes<'_>) -> Result<(), NodeError> {
-    let members = nodes.members;
-    let keys = members.get(replica).and_then(Member::report);
-    if keys.is_none_or(|report| report.keys > 0) {
-        return Ok(());
-    }
-    let is_blank = |member: &Member| {
-        let report = member.report();
-        report.is_some_and(|report| report.id() == primary && report.is_blank())
-    };
-    let Some(index) = members.iter().position(is_blank) else {
-        return Ok(());
-    };
-    match nodes.connect(index).await? {
-        Some(node) => admit(&node).await,
-        None => Ok(()),
-    }
 }
 
 async fn assign(

@@ -319,6 +319,8 @@ pub struct Report {
     pub refusal: WriteRefusal,
     /// Namespace, name and uid of the pod that it was started in.
     pub proof: String,
+    /// Whether replicas may copy it. One that was started without a role of its own lets none.
+    pub feeds: bool,
     /// Slots that no node claims and of which it has keys. None: it was not asked, as it is while every slot is claimed.
     pub unserved: Option<SlotSet>,
     /// Keys that it has of slots which others serve, as far as it was asked.

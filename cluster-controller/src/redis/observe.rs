@@ -9,7 +9,7 @@ use common::cluster::{
     topology::SharedNodes,
 };
 use futures::{StreamExt, stream};
-use redis::pipe;
+use redis::{cmd, pipe};
 use std::{
     collections::{BTreeMap, BTreeSet, HashSet},
     time::Duration,
@@ -117,10 +117,13 @@ async fn report(client: &NodeClient, asked: Asked<'_>) -> Result<Option<Report>,
     {
         questions.cmd("CONFIG").arg("GET").arg(name);
     }
+    let mut list = cmd("ACL");
+    list.arg("LIST");
     // All at once: one round trip.
-    let (node, settings): (_, Vec<Vec<String>>) = tokio::try_join!(
+    let (node, settings, users): (_, Vec<Vec<String>>, Vec<String>) = tokio::try_join!(
         read_sharing(client, asked.lines),
-        client.ask_all("CONFIG GET", &questions)
+        client.ask_all("CONFIG GET", &questions),
+        client.ask("ACL LIST", &list)
     )?;
     let value = |name: &str| setting(&settings, name);
     let number = |name: &str| value(name).parse().unwrap_or_default();
@@ -138,11 +141,17 @@ async fn report(client: &NodeClient, asked: Asked<'_>) -> Result<Option<Report>,
             snapshots: !value("save").is_empty(),
         },
         proof: value("syslog-ident").to_owned(),
+        feeds: !users.iter().any(|user| refuses_replicas(user)),
         unserved: None,
         strays: 0,
         settings: reported(&settings, asked.settings),
         used_memory: node.used_memory,
     }))
+}
+
+/// Whether replicas log in as this user and are not allowed to copy: so the start script leaves a server without a role.
+fn refuses_replicas(user: &str) -> bool {
+    user.starts_with("user default ") && user.split(' ').any(|rule| rule == "-psync")
 }
 
 /// The settings of these names that the server knows.

@@ -31,6 +31,7 @@ fn answer(info: &str, nodes: &str) -> Answer {
         keys: 0,
         node_timeout: Duration::from_secs(5),
         proof: String::new(),
+        feeds: true,
         unserved: None,
         strays: 0,
         settings: std::collections::BTreeMap::new(),

@@ -106,6 +106,7 @@ fn member(index: usize) -> Member {
             persistence: PersistenceInfo::default(),
             refusal: WriteRefusal::default(),
             proof: String::new(),
+            feeds: true,
             unserved: None,
             strays: 0,
             settings: BTreeMap::new(),

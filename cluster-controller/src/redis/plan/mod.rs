@@ -88,6 +88,11 @@ pub enum Action {
         /// What it is good for.
         reason: HandOverReason,
     },
+    /// Lets a primary feed replicas: a server that was started without a role refuses it.
+    Admit {
+        /// The member that serves, or is to serve, the shard's slots.
+        member: Index,
+    },
     /// Makes a node the replica of another.
     Replicate {
         /// The member that becomes a replica.
@@ -179,6 +184,7 @@ impl Step {
             Action::Meet { first_contact, .. } => *first_contact,
             // The servers refuse it unless the replica is linked, and lose nothing by it.
             Action::HandOver { .. }
+            | Action::Admit { .. }
             | Action::Replicate { .. }
             | Action::RestoreNodeTimeout { .. } => false,
         }
@@ -239,7 +245,10 @@ impl Plan {
         let joins = |step: &Step| {
             matches!(
                 step.action,
-                Action::AssignSlots { .. } | Action::Meet { .. } | Action::Replicate { .. }
+                Action::AssignSlots { .. }
+                    | Action::Meet { .. }
+                    | Action::Admit { .. }
+                    | Action::Replicate { .. }
             )
         };
         !self.steps.is_empty() && self.steps.iter().all(joins)

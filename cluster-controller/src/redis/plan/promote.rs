@@ -250,7 +250,8 @@ fn decide(
         )
     } else if waited {
         format!(
-            "the primary of {pod} has been down for more than {seconds} s: {pod} takes over {how}"
+            "the primary of {pod} has been down for more than {seconds} s: {pod} ({}) takes over {how}",
+            behind(choice.replica.report)
         )
     } else {
         format!("the primary of {pod} is down: {pod} takes over {how}")

@@ -3,8 +3,9 @@
 use super::{Action, Blocker, Plan, node_timeout::formation_node_timeout};
 use crate::redis::survey::{Live, Survey};
 
-/// Plans whom the nodes without slots are to replicate.
+/// Plans whom the nodes without slots are to replicate, and that they can.
 pub fn attach(survey: &Survey<'_>, plan: &mut Plan) {
+    let mut attached = Vec::new();
     for one in &survey.live {
         let Some(primary) = survey.primary_of(one.shard()) else {
             continue;
@@ -26,9 +27,45 @@ pub fn attach(survey: &Survey<'_>, plan: &mut Plan) {
                 formation_node_timeout: formation_node_timeout(survey)
                     .filter(|_| one.report.is_blank()),
             };
-            plan.step(action, reason);
+            attached.push((primary.index, action, reason));
         }
     }
+    for primary in survey.live.iter().filter(|one| !one.report.feeds) {
+        let id = primary.report.id();
+        let is_followed = attached.iter().any(|(index, ..)| *index == primary.index)
+            || survey
+                .live
+                .iter()
+                .any(|one| one.report.own().primary == Some(id));
+        if is_followed && primary.report.own().is_primary() && harms_no_copy(survey, *primary) {
+            let reason = format!(
+                "{} was started without a role: it is to feed its replicas",
+                primary.pod()
+            );
+            plan.step(
+                Action::Admit {
+                    member: primary.index,
+                },
+                reason,
+            );
+        }
+    }
+    for (_, action, reason) in attached {
+        plan.step(action, reason);
+    }
+}
+
+/// Whether no replica of another node has keys and looks for its primary at the address that this one has now: it would copy this one.
+fn harms_no_copy(survey: &Survey<'_>, primary: Live<'_>) -> bool {
+    let id = primary.report.id();
+    let Some(address) = primary.member.expected.address else {
+        return false;
+    };
+    !survey.live.iter().any(|one| {
+        let link = one.report.replication.upstream.as_ref();
+        let looks_here = link.is_some_and(|link| link.leads_to(&address));
+        looks_here && one.report.own().primary != Some(id) && one.report.keys > 0
+    })
 }
 
 /// Why the node needs CLUSTER REPLICATE; none if it replicates the primary already, or cannot yet.
@@ -83,10 +120,67 @@ fn why(survey: &Survey<'_>, one: Live<'_>, primary: Live<'_>) -> Option<String> 
 mod tests {
     use super::super::{
         Action,
+        simulation::World,
         tests::{becomes_primary, formed, plan},
     };
-    use crate::redis::member::Answer;
+    use crate::redis::member::{Answer, Member};
     use k8s_openapi::jiff::Timestamp;
+
+    fn admitted(members: &[Member], world: &World) -> Vec<usize> {
+        let seen = plan(&world.wanted, members, Timestamp::UNIX_EPOCH);
+        let steps = seen.steps.iter().filter_map(|step| {
+            if let Action::Admit { member } = step.action {
+                return Some(member);
+            }
+            None
+        });
+        steps.collect()
+    }
+
+    /// The primary of a new shard has restarted before it got its first slot: its replica waits for it, and the slots for the replica.
+    #[test]
+    fn a_primary_that_restarted_feeds_its_replicas_again() {
+        let world = formed(3, 1, true);
+        let mut members = world.members(Timestamp::UNIX_EPOCH);
+        let primary = (0..2).find(|index| world.owns(*index)).unwrap();
+        assert!(admitted(&members, &world).is_empty());
+        for slots in ["0-5461", ""] {
+            let Answer::Report(report) = &mut members[primary].answer else {
+                panic!("no report")
+            };
+            report.feeds = false;
+            if slots.is_empty() {
+                becomes_primary(report, 0, "");
+            }
+            assert_eq!(admitted(&members, &world), [primary], "{slots}");
+        }
+    }
+
+    /// A replica of a lost primary would copy whatever answers at its address.
+    #[test]
+    fn a_copy_of_another_primary_is_not_overwritten() {
+        let world = formed(3, 1, true);
+        let mut members = world.members(Timestamp::UNIX_EPOCH);
+        let primary = (0..2).find(|index| world.owns(*index)).unwrap();
+        let address = members[primary].expected.address.unwrap();
+        let of_other = (2..6).find(|index| !world.owns(*index)).unwrap();
+        let Answer::Report(report) = &mut members[primary].answer else {
+            panic!("no report")
+        };
+        report.feeds = false;
+        let Answer::Report(report) = &mut members[of_other].answer else {
+            panic!("no report")
+        };
+        let link = report.replication.upstream.as_mut().unwrap();
+        (link.ip, link.port) = (Some(address.ip), Some(address.port));
+        report.keys = 1;
+        assert!(admitted(&members, &world).is_empty());
+        let Answer::Report(report) = &mut members[of_other].answer else {
+            panic!("no report")
+        };
+        report.keys = 0;
+        assert_eq!(admitted(&members, &world), [primary]);
+    }
 
     /// A user has reset the third node of a shard and moved most of its slots there: the others are in two places still.
     #[test]

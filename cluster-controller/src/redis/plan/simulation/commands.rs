@@ -88,6 +88,11 @@ impl World {
                     self.hand_over(to, from);
                 }
             }
+            Action::Admit { member } => {
+                if let Some(index) = self.reached(members, *member) {
+                    self.nodes[index].feeds = true;
+                }
+            }
             Action::Replicate {
                 member, primary, ..
             } => {
@@ -264,16 +269,6 @@ impl World {
     }
 
     fn replicate(&mut self, index: usize, primary: NodeId) {
-        // The controller admits a primary that was given no role yet, where the replica has nothing to lose.
-        let has_nothing = self.nodes[index].content.is_empty();
-        let mut nodes = self.nodes.iter_mut();
-        let admitted = nodes.find(|node| has_nothing && node.id == primary && node.answers());
-        if let Some(admitted) = admitted
-            && admitted.own.primary.is_none()
-            && admitted.own.slots.is_empty()
-        {
-            admitted.feeds = true;
-        }
         let node = &mut self.nodes[index];
         node.feeds = true;
         if !node.table.contains_key(&primary) {

@@ -43,6 +43,7 @@ impl World {
         node.up = false;
         node.linked = false;
         node.in_step = false;
+        node.feeds = node.has_role();
         node.loading = if node.content.is_empty() {
             0
         } else {
@@ -78,6 +79,7 @@ impl World {
         node.loading = if node.content.is_empty() { 0 } else { loading };
         node.up = true;
         node.age = 0;
+        node.feeds = node.has_role();
     }
 
     /// A node goes to the other side of a network that is cut, or comes back.

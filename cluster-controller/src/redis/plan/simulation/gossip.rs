@@ -167,7 +167,6 @@ impl World {
             node.own.primary = Some(id);
             node.linked = false;
             node.in_step = false;
-            node.feeds = true;
             self.close_all(pupil);
         } else if !lost.is_empty() {
             // "Here we have lost slots with keys": `clusterUpdateSlotsConfigWith` deletes them.

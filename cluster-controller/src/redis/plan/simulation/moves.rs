@@ -190,7 +190,6 @@ impl World {
                 node.importing.remove(&slot);
             }
             node.own.slots = node.own.slots.union(slots);
-            node.feeds = true;
             if imported {
                 node.own.epoch = newest + 1;
             }

@@ -68,6 +68,11 @@ pub(super) struct Node {
 }
 
 impl Node {
+    /// Whether its table names a role of its own: only then its server feeds replicas from its start.
+    pub(super) fn has_role(&self) -> bool {
+        self.own.primary.is_some() || !self.own.slots.is_empty()
+    }
+
     /// Whether it answers those who reach it.
     pub(super) fn answers(&self) -> bool {
         self.up && self.loading == 0

@@ -118,7 +118,15 @@ impl World {
                 ..ServerInfo::default()
             },
             replication: ReplicationInfo {
-                upstream: node.own.primary.map(|_| UpstreamLink {
+                upstream: node.own.primary.map(|primary| UpstreamLink {
+                    ip: node
+                        .table
+                        .get(&primary)
+                        .and_then(|entry| Some(entry.address?.ip)),
+                    port: node
+                        .table
+                        .get(&primary)
+                        .and_then(|entry| Some(entry.address?.port)),
                     up: node.linked,
                     down_seconds: (node.in_step && !node.linked).then(|| node.orphaned.into()),
                     ..UpstreamLink::default()
@@ -136,6 +144,7 @@ impl World {
                 Some(_) => SlotSet::new(),
             }),
             strays: unserved(node).len() as u64,
+            feeds: node.feeds,
             proof: if self.proving {
                 node.proof.clone()
             } else {

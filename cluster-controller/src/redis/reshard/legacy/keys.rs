@@ -3,6 +3,7 @@
 use super::{
     calls::{CallSize, ListedKey, MigrateCall},
     reply::MigrateReply,
+    serving::still_serves,
 };
 use crate::redis::reshard::{
     checks,
@@ -10,7 +11,7 @@ use crate::redis::reshard::{
     error::{ReshardError, refusal, text_of},
     nodes::NodeLink,
 };
-use common::cluster::{node::NodeError, slots::Slot, topology::OpenSlotKind};
+use common::cluster::{node::NodeError, slots::Slot};
 use redis::{Cmd, RedisError, Value, cmd, pipe};
 use secrecy::ExposeSecret;
 use std::{
@@ -194,14 +195,14 @@ impl<'a> KeyMover<'a> {
                 }
                 // What the target has is left from a call that broke off, if the source is still the one that clients are sent to.
                 MigrateReply::Exists => {
-                    self.still_serves(slot, to).await?;
+                    still_serves(self.from, to, &[slot]).await?;
                     replace = true;
                 }
                 MigrateReply::Broken | MigrateReply::Down if failures < ATTEMPTS => {
                     failures += 1;
                     sleep(PAUSE * 2_u32.pow(failures)).await;
                     if right == RightSide::Source {
-                        self.still_serves(slot, to).await?;
+                        still_serves(self.from, to, &[slot]).await?;
                         replace = true;
                     }
                 }
@@ -219,7 +220,7 @@ impl<'a> KeyMover<'a> {
                     return Err(ReshardError::of_text(to.id, slot, message));
                 }
                 MigrateReply::Elsewhere => {
-                    self.still_serves(slot, to).await?;
+                    still_serves(self.from, to, &[slot]).await?;
                     return Err(ReshardError::of_text(self.from.id, slot, message));
                 }
                 MigrateReply::Refused => {
@@ -279,35 +280,6 @@ impl<'a> KeyMover<'a> {
             command: "MIGRATE",
             source: RedisError::from(io::Error::from(io::ErrorKind::TimedOut)),
         }
-    }
-
-    /// Fails unless the source serves the slot and gives it to this target, in the view of both.
-    async fn still_serves(&self, slot: Slot, to: &NodeLink) -> Result<(), ReshardError> {
-        let source = async {
-            self.from
-                .view()
-                .await
-                .map_err(|error| self.from.lost(error))
-        };
-        let target = async { to.view().await.map_err(|error| to.lost(error)) };
-        let (source, target) = tokio::try_join!(source, target)?;
-        let own = source.myself();
-        let gives = own.open_slots.iter().any(|open| {
-            open.slot == slot && open.kind == OpenSlotKind::Migrating && open.peer == to.id
-        });
-        let serves = own.is_primary() && own.slots.contains(slot);
-        if serves && gives && !target.myself().slots.contains(slot) {
-            return Ok(());
-        }
-        let nodes = source.nodes().iter().map(AsRef::as_ref);
-        let mut nodes = nodes.chain([target.myself()]);
-        Err(ReshardError::OwnerChanged {
-            slot,
-            planned: self.from.id,
-            found: nodes
-                .find(|node| node.slots.contains(slot))
-                .map(|node| node.id),
-        })
     }
 
     /// Moves the keys of a call one by one, and removes here what the serving node has itself.

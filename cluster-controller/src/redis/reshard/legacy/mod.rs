@@ -9,6 +9,7 @@ mod keys;
 mod repair;
 mod replicas;
 mod reply;
+mod serving;
 
 pub(super) use repair::repair;
 
@@ -24,6 +25,7 @@ use futures::{StreamExt, future::join_all, stream};
 use groups::{SlotGroup, WORKERS, groups};
 use keys::{KeyMover, RightSide};
 use replicas::copied;
+use serving::still_serves;
 use std::{
     collections::{BTreeMap, VecDeque},
     sync::{Mutex, PoisonError},
@@ -94,6 +96,7 @@ async fn move_group(
         .await?;
     mover.drain(slots, target, RightSide::Source).await?;
     tokio::try_join!(copied(context, source), copied(context, target))?;
+    still_serves(source, target, slots).await?;
     hand_over(source, target, slots).await?;
     context.tracker.handed_over(slots.len());
     announce(context, source, target, slots).await;
