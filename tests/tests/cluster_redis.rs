@@ -187,6 +187,12 @@ async fn a_replica_that_lost_its_volume_copies_again() -> Result<()> {
 async fn a_replica_takes_over_slots_that_it_never_heard_of() -> Result<()> {
     for storage in [PodStorage::Volume, PodStorage::Memory] {
         let (mut cluster, slots) = filled(1, storage).await?;
+        if cluster.server(0).info("valkey_version").await.is_ok() {
+            println!(
+                "SKIPPED: from Valkey 8 on the replica is elected at once, with the slots that it knows"
+            );
+            return Ok(());
+        }
         let (victim, replica) = (cluster.primary_of(1).await?, cluster.replica_of(1).await?);
         let served = view(&cluster, victim).await?.myself().slots.clone();
         cluster.kill(victim).await?;
@@ -196,7 +202,13 @@ async fn a_replica_takes_over_slots_that_it_never_heard_of() -> Result<()> {
         cluster.mark_down_since(&[victim], Timestamp::now());
         let drive = drive_pods(&cluster, &wanted(&cluster, true), NODE_TIMEOUT * 6).await;
         let promoted = promotions(&drive);
-        ensure!(promoted == [FailoverMode::Takeover], "{:?}", drive.done);
+        ensure!(
+            promoted == [FailoverMode::Takeover],
+            "{:?} {:?}\n{}",
+            drive.done,
+            drive.plan,
+            cluster.tables().await
+        );
         ensure!(cluster.primary_of(1).await? == replica);
         cluster.check(KEYS).await?;
         ensure!(cluster.slot_map().await? == slots);
@@ -397,8 +409,9 @@ async fn slots_taken_by_hand_are_served_again() -> Result<()> {
     for storage in [PodStorage::Volume, PodStorage::Memory] {
         let (cluster, slots) = filled(1, storage).await?;
         let primary = cluster.primary_of(1).await?;
-        let taken = "CLUSTER DELSLOTSRANGE 6000 6999";
-        cluster.server(primary).call::<()>(taken).await?;
+        let taken: Vec<String> = (6000..7000).map(|slot: u16| slot.to_string()).collect();
+        let taken = format!("CLUSTER DELSLOTS {}", taken.join(" "));
+        cluster.server(primary).call::<()>(&taken).await?;
         let drive = repair(&cluster, true).await?;
         let restored = |drive: &Drive| {
             let done = drive.done.iter();
@@ -459,7 +472,9 @@ async fn replicas_take_over_when_the_majority_is_lost() -> Result<()> {
 async fn a_primary_that_comes_back_slowly_keeps_its_role() -> Result<()> {
     let (mut cluster, slots) = filled(1, PodStorage::Volume).await?;
     if !cluster.server(0).program().at_least(7, 0) {
-        // It answers while it loads, but only after every 2 MiB, which these keys are not, and no setting changes that.
+        println!(
+            "SKIPPED: it answers while it loads only after every 2 MiB, which these keys are not, and no setting changes that"
+        );
         return Ok(());
     }
     let (primary, replica) = (cluster.primary_of(0).await?, cluster.replica_of(0).await?);
@@ -499,6 +514,12 @@ async fn a_primary_that_comes_back_slowly_keeps_its_role() -> Result<()> {
 #[tokio::test]
 async fn a_full_disk_is_named() -> Result<()> {
     let (mut cluster, slots) = filled(0, PodStorage::Volume).await?;
+    if !cluster.server(0).program().at_least(7, 0) {
+        println!(
+            "SKIPPED: before 7.0 all is in one file, which cannot be read and be full at the same time"
+        );
+        return Ok(());
+    }
     let ids = cluster.ids().await?;
     let full = cluster.primary_of(1).await?;
     cluster.rewrite(full).await?;

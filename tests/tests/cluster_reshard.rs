@@ -231,6 +231,7 @@ async fn a_primary_without_slots_may_become_a_replica() -> Result<()> {
         unharmed(&cluster, 2000).await?;
     }
     if !stays_primary(&cluster) {
+        println!("SKIPPED: before 7.0 it may become one within a second, or never");
         return Ok(());
     }
     eventually("the empty primary follows another one", async || {
@@ -585,7 +586,8 @@ async fn what_a_successor_acknowledged_outlasts_its_primary() -> Result<()> {
 /// The one of two keys that a server still has.
 async fn keys_left(server: &RedisServer, keys: &[String]) -> Result<String> {
     for key in keys {
-        if server.call::<u64>(&format!("EXISTS {key}")).await? == 1 {
+        // Clients are sent on for a key that has moved.
+        if let Ok(1) = server.call::<u64>(&format!("EXISTS {key}")).await {
             return Ok(key.clone());
         }
     }

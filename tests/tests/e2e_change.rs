@@ -253,6 +253,35 @@ async fn a_new_cluster_with_a_wrong_image_is_corrected() -> Result<()> {
     .await
 }
 
+/// Bytes a second: slow enough that a move is paused in the middle.
+const SLOWLY: u64 = 100_000;
+/// For so long slots are looked at that must not move.
+const WATCHED: Duration = Duration::from_secs(3);
+
+/// Scales to three shards, pauses when the first slots have moved, and goes on: in between the status says what is waited for, and no slot moves.
+async fn stays_while_paused(kubectl: &Kubectl) -> Result<()> {
+    let before = scenario::slot_map(kubectl, "shop").await?;
+    let slowly = json!({"shards": 3, "migration": {"maxBytesPerSecond": SLOWLY}});
+    spec(kubectl, slowly).await?;
+    let moves = async || Ok(scenario::slot_map(kubectl, "shop").await? != before);
+    kubectl.until("slots move", LIMIT, moves).await?;
+    spec(kubectl, json!({"migration": {"paused": true}})).await?;
+    let named = async || {
+        let operation = kubectl.get("rediscluster shop").await?["status"]["operation"].clone();
+        let message = operation["message"].as_str().unwrap_or_default();
+        Ok(message.starts_with("spec.migration.paused is true"))
+    };
+    kubectl.until("the pause is named", LIMIT, named).await?;
+    let paused = scenario::slot_map(kubectl, "shop").await?;
+    tokio::time::sleep(WATCHED).await;
+    ensure!(
+        scenario::slot_map(kubectl, "shop").await? == paused,
+        "slots moved while moves were paused"
+    );
+    ensure!(paused.contains_key("shop-3"), "the shard has left already");
+    spec(kubectl, json!({"migration": null})).await
+}
+
 /// The size changes both ways: values stay, no acknowledged write is lost, and what is not needed any more is gone.
 #[tokio::test]
 async fn a_cluster_changes_its_size_under_load() -> Result<()> {
@@ -263,7 +292,7 @@ async fn a_cluster_changes_its_size_under_load() -> Result<()> {
         kubectl.run("scale rediscluster shop --replicas=4").await?;
         let more = scenario::has_shards(kubectl, "shop", 4, 1).await?;
         shop.has_its_values("four").await?;
-        kubectl.run("scale rediscluster shop --replicas=3").await?;
+        stays_while_paused(kubectl).await?;
         let fewer = scenario::has_shards(kubectl, "shop", 3, 1).await?;
         let released = async || {
             let leases = "get leases --namespace redis-operator-system --output name";

@@ -247,6 +247,7 @@ async fn uncompressed_backups_are_restored_too() -> Result<()> {
 async fn a_library_with_other_code_stops_the_replay() -> Result<()> {
     // Servers before 7.0 have no functions.
     if functions().is_empty() {
+        println!("SKIPPED: servers before 7.0 have no functions");
         return Ok(());
     }
     let bucket = TestBucket::start().await?;

@@ -1,5 +1,5 @@
 //! A whole cluster in memory: the servers of `redis::plan::simulation`, a Kubernetes around them, and the product's own decisions in
-//! between, carried out as `reconcile` does. Faults strike between any two steps. For tests only.
+//! between, carried out as `reconcile` does. Faults strike between two reconciles, and the controller may end between any two steps. For tests only.
 //!
 //! `kubernetes`: pods, sets, volumes, Kubernetes nodes; `controller`: a reconcile; `mover`: moves of slots, command by command; `faults`:
 //! what happens; `goal`: what has to be so in the end; `sabotage`: wrong controllers, which the properties have to notice.

@@ -281,7 +281,9 @@ fn up_to_date(found: &StatusInputs<'_>) -> ConditionUpdate {
     let rollout = found.rollout;
     if !rollout.outdated.is_empty() {
         let pods = names("pod", &rollout.outdated);
-        let why = format!("{pods}: the image, resources or settings are older than the spec");
+        let why = format!(
+            "{pods}: made before the last change of image, resources, podTemplate, placement or of a setting that needs a restart"
+        );
         return match &rollout.next {
             RolloutStep::Refused { pod } => ConditionUpdate::no(
                 "UpToDate",

@@ -114,7 +114,7 @@ impl Growth {
             let all: Vec<String> = small.chain(self.growing.iter().cloned()).collect();
             let waits = match &self.driver {
                 Some(words) => format!("the storage driver reports: {words}"),
-                None => format!("waiting for the storage driver to make {size} of it"),
+                None => format!("waiting for the storage driver to enlarge the volume to {size}"),
             };
             let message = format!("{}: {waits}", names("volume claim", &all));
             return Some(no("Resizing", message));

@@ -221,6 +221,8 @@ fn unauthenticated(username: Option<&str>, code: &str) -> String {
         Some(user) => format!(
             "refuses the credentials of user {user:?} ({code}): compare user and password with ACL LIST on the server"
         ),
-        None => format!("asks for a password ({code}): give the controller credentials for it"),
+        None => format!(
+            "asks for a password ({code}): clusters with passwords are not supported yet; remove it with CONFIG SET requirepass"
+        ),
     }
 }

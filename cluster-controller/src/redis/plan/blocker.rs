@@ -159,7 +159,7 @@ impl Blocker {
         let causes = pods.iter().map(|(pod, why)| (pod.as_str(), why.clone()));
         let mut sentences = grouped(causes);
         if *absent > 0 {
-            sentences.push(format!("{absent} pods are yet to be created"));
+            sentences.push(format!("pods yet to be created: {absent}"));
         }
         if let Some(first) = sentences.first_mut() {
             first.insert_str(0, "waiting for nodes: ");
@@ -272,7 +272,7 @@ impl fmt::Display for Blocker {
             Self::TakeoverManual { shard, replica } => write!(
                 out,
                 "shard {shard}: no majority of the primaries is left, and spec.recovery.takeover is Manual. To let {replica} \
-                 take over: kubectl annotate the RedisCluster {ANNOTATION_TAKEOVER}={shard}"
+                 take over: kubectl annotate --overwrite rediscluster NAME {ANNOTATION_TAKEOVER}={shard}@$(date +%s)"
             ),
             Self::RecreationUnfenced {
                 slots,
