@@ -282,6 +282,10 @@ fn reply(command: &Reply<'_>, me: usize, cluster: &MadeUpCluster) -> Result<Stri
                 "*2\r\n${name_length}\r\n{name}\r\n${length}\r\n{value}\r\n"
             ));
         }
+        ["ACL", "LIST"] => {
+            let user = "user default on nopass ~* &* +@all";
+            return Ok(format!("*1\r\n${}\r\n{user}\r\n", user.len()));
+        }
         _ => anyhow::bail!("{words:?}"),
     };
     Ok(format!("${}\r\n{text}\r\n", text.len()))
