@@ -1,8 +1,8 @@
 //! What every reconcile needs: the client, the caches, and what this process has written itself.
 
 use crate::{
-    connections::close_unneeded, hand_overs::HandOverTracker, held::HeldClusters,
-    machines::Machines, pod_events::PodEvents, progress::ProgressTracker,
+    connections::close_unneeded, copies::CopyTracker, hand_overs::HandOverTracker,
+    held::HeldClusters, machines::Machines, pod_events::PodEvents, progress::ProgressTracker,
     redis::strays::StrayTracker, resharding::Resharding, resizes::ResizeTracker,
     settings::tracker::SettingsTracker, unresponsive::UnresponsiveTracker, zones::KubernetesZones,
 };
@@ -56,6 +56,8 @@ pub struct Context {
     pub caches: Caches,
     /// What was written and the caches may not show yet.
     pub expectations: Arc<Expectations>,
+    /// When nodes were last seen with all that was written.
+    pub copies: Arc<CopyTracker>,
     /// Since when nodes have been unresponsive.
     pub unresponsive: Arc<UnresponsiveTracker>,
     /// Why pods are missing.
@@ -117,6 +119,7 @@ impl Context {
                 Arc::clone(&expectations),
             ),
             expectations,
+            copies: Arc::default(),
             unresponsive: Arc::default(),
             hand_overs: Arc::default(),
             strays: Arc::default(),

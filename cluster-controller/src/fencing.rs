@@ -51,6 +51,8 @@ pub struct LastSeen {
     pub kubernetes_node: Option<String>,
     /// Seconds that its pod had to end in.
     pub grace: Option<u64>,
+    /// When it last had all that was written, as far as was seen. None while it has.
+    pub current_until: Option<Timestamp>,
 }
 
 /// Where the recorded nodes were last seen, by id.
@@ -314,6 +316,7 @@ mod tests {
             pod_uid: Some("old".into()),
             kubernetes_node: Some("n1".into()),
             grace: None,
+            current_until: None,
         };
         let pods: Pods = pod
             .into_iter()
@@ -424,6 +427,7 @@ mod tests {
             pod_uid: Some("old".into()),
             kubernetes_node: Some("n1".into()),
             grace,
+            current_until: None,
         };
         let named =
             |(number, pod): (usize, &Pod)| (format!("shop-1-{number}"), Arc::new(pod.clone()));

@@ -12,6 +12,7 @@ pub mod checkpoint;
 pub mod children;
 pub mod connections;
 pub mod context;
+pub mod copies;
 pub mod decision;
 pub mod errors;
 pub mod events;

@@ -115,6 +115,8 @@ async fn ask(
     let passed_over = context
         .unresponsive
         .note(cluster, &mut members, exists, &wanted.known, now);
+    let copies = &context.copies;
+    copies.note(cluster, &mut members, &wanted.known, last_seen, now);
     let missing = if shape.hibernate {
         context.pod_events.forget(cluster.0, cluster.1);
         BTreeMap::new()

@@ -246,7 +246,8 @@ impl Default for DisruptionBudget {
 pub struct RecoveryPolicy {
     /// When a replica takes over although the majority of the primaries is lost. WhenFenced: once no lost primary can acknowledge writes
     /// any more. Auto: also when one may, after the time in after; writes that it acknowledged since are lost. Manual: when the
-    /// annotation redis.danieldorado.github.io/takeover names the shard, or all.
+    /// annotation redis.danieldorado.github.io/takeover names the shard, or all. With a majority, too, a replica whose copy is old, or of
+    /// unknown age, waits for a primary that may come back with its data: Auto and the annotation take what it has.
     #[serde(default)]
     pub takeover: Takeover,
     /// How long lost primaries are waited for before a replica takes over, for example 30s or 5m: 1 second to 24 hours.
@@ -475,6 +476,10 @@ pub struct KnownNode {
     /// Seconds that the pod's server had to end in (terminationGracePeriodSeconds).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub grace_seconds: Option<i64>,
+    /// When the node was last seen with all that was written: as a primary that answers, or as a replica that is linked to its primary.
+    /// Written while it is neither: how old its copy is decides whether it may take over.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub current_until: Option<Time>,
 }
 
 /// How many of the 16384 slots are assigned and served.

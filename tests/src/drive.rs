@@ -85,5 +85,6 @@ pub async fn drive_pods(cluster: &PodCluster, wanted: &Wanted, patience: Duratio
     };
     let drive = drive(&wanted, &cluster.expected(), patience).await;
     cluster.record(&drive.known);
+    cluster.note(&drive.members);
     drive
 }

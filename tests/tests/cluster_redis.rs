@@ -8,7 +8,7 @@ use cluster_controller::redis::{
     execute::execute,
     member::{AbsentPods, Answer, ExpectedNode, Recovery, Wanted},
     observe::observe,
-    plan::{Action, HandOverReason, Plan, Step, plan},
+    plan::{Action, Blocker, HandOverReason, Plan, Step, plan},
     survey::Survey,
 };
 use common::cluster::{
@@ -467,6 +467,29 @@ async fn replicas_take_over_when_the_majority_is_lost() -> Result<()> {
     }
     repair(&cluster, true).await?;
     cluster.unharmed(&slots, KEYS).await
+}
+
+/// An ordered failover does not ask how old a copy is, and the volume of the primary is still there.
+#[tokio::test]
+async fn an_old_copy_waits_for_the_primary() -> Result<()> {
+    let (mut cluster, slots) = filled(1, PodStorage::Volume).await?;
+    let (primary, replica) = (cluster.primary_of(0).await?, cluster.replica_of(0).await?);
+    cluster.kill(replica).await?;
+    cluster.fill(2 * KEYS).await?;
+    cluster.kill(primary).await?;
+    let hour = k8s_openapi::jiff::SignedDuration::from_hours(1);
+    cluster.mark_down_since(&[primary], Timestamp::now() - hour);
+    cluster.restart(replica).await?;
+    cluster.forget_copies();
+    let mut wanted = wanted(&cluster, true);
+    wanted.recovery.after = Duration::from_secs(1);
+    let seen = drive_pods(&cluster, &wanted, NODE_TIMEOUT * 4).await;
+    ensure!(promotions(&seen).is_empty(), "{:?}", seen.done);
+    let waits = |blocker: &Blocker| matches!(blocker, Blocker::OldCopy { shard: 0, .. });
+    ensure!(seen.plan.blockers.iter().any(waits), "{:?}", seen.plan);
+    cluster.restart(primary).await?;
+    repair(&cluster, true).await?;
+    cluster.unharmed(&slots, 2 * KEYS).await
 }
 
 /// Everything was down for an hour. The replica has missed the last writes and is the first to answer; the primary is started later,

@@ -6,6 +6,7 @@ use super::{
     mover::Mover,
 };
 use crate::{
+    copies::CopyTracker,
     decision::{Decision, Goal, decide},
     fencing::{self, FencingInputs, LastSeen},
     hand_overs::{AFTER_FAILURE, HandOverTracker, WHILE_HELD},
@@ -36,6 +37,7 @@ const PLACE: (&str, &str) = (NAMESPACE, CLUSTER);
 #[derive(Default)]
 pub struct Controller {
     unresponsive: UnresponsiveTracker,
+    copies: CopyTracker,
     hand_overs: HandOverTracker,
     pub(super) mover: Option<Mover>,
     /// When slots may move again after a failure.
@@ -132,6 +134,8 @@ impl Model {
         let now = self.kubernetes.timestamp();
         let unresponsive = &self.controller.unresponsive;
         let passed_over = unresponsive.note(PLACE, &mut members, exists, &wanted.known, now);
+        let copies = &self.controller.copies;
+        copies.note(PLACE, &mut members, &wanted.known, &self.last_seen, now);
         self.add_evidence(wanted, &pods, &mut members);
         Observed {
             pods,
@@ -203,6 +207,11 @@ impl Model {
                 };
                 self.last_seen.insert(report.id(), last);
             }
+        }
+        for (id, last) in &mut self.last_seen {
+            let mut members = seen.observed.members.iter();
+            last.current_until =
+                members.find_map(|one| one.expected.current_until.get(id).copied());
         }
         self.last_seen.retain(|id, _| known.contains_key(id));
         self.known = known;

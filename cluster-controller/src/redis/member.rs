@@ -218,6 +218,9 @@ pub struct ExpectedNode {
     pub down_since: Option<Timestamp>,
     /// The node ids that were last seen in this pod and do not answer now, with what is known of their processes.
     pub former: BTreeMap<NodeId, ProcessEvidence>,
+    /// When those of the pod's node ids that lack something now, or do not answer, were last seen with all that was written. None: that
+    /// was not seen.
+    pub current_until: BTreeMap<NodeId, Timestamp>,
     /// Why its server, which is loading, is not through with it; with the cure. None: it has not taken long yet.
     pub why_loading: Option<String>,
 }
@@ -241,6 +244,7 @@ impl ExpectedNode {
             terminating: false,
             down_since: None,
             former: BTreeMap::new(),
+            current_until: BTreeMap::new(),
         }
     }
 }
@@ -381,6 +385,12 @@ impl Report {
         let link = self.replication.upstream.as_ref();
         let linked = link.is_some_and(|link| link.up || link.down_seconds.is_some());
         linked || self.keys > 0 || self.replication.offset > NOTHING_COPIED
+    }
+
+    /// Whether it has all that was written, but for what is on its way: it is a primary, or linked to its own.
+    pub fn has_everything(&self) -> bool {
+        let link = self.replication.upstream.as_ref();
+        self.own().is_primary() || link.is_some_and(|link| link.up)
     }
 }
 

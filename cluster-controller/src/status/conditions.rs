@@ -103,6 +103,7 @@ fn reason(blocker: &Blocker) -> &'static str {
         Blocker::ForeignNode { .. } => "ForeignNode",
         Blocker::NodeWithoutPod { .. } => "NodeWithoutPod",
         Blocker::PrimaryDown { .. } => "PrimaryDown",
+        Blocker::OldCopy { .. } => "ReplicaBehind",
         Blocker::EmptyCopy { .. } => "ReplicaEmpty",
         Blocker::SlotsUnassigned { .. } => "SlotsUnassigned",
         Blocker::SlotsContested { .. } => "SlotsContested",

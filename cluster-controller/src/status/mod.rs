@@ -70,6 +70,7 @@ pub fn last_seen_before(cluster: &RedisCluster) -> LastSeenNodes {
         grace: node
             .grace_seconds
             .and_then(|seconds| seconds.try_into().ok()),
+        current_until: node.current_until.as_ref().map(|time| time.0),
     };
     nodes
         .filter_map(|node| Some((node.node_id.parse().ok()?, seen(node))))
@@ -270,8 +271,13 @@ fn nodes(found: &StatusInputs<'_>, before: &LastSeenNodes) -> Vec<KnownNode> {
             pod_uid: pod.metadata.uid.clone(),
             kubernetes_node: kubernetes_node(pod).map(ToOwned::to_owned),
             grace: grace_seconds(pod),
+            current_until: None,
         })
     };
+    let members = found.observed.members.iter();
+    let current_until: BTreeMap<NodeId, Timestamp> = members
+        .flat_map(|member| member.expected.current_until.clone())
+        .collect();
     let mut nodes: Vec<KnownNode> = found
         .known
         .iter()
@@ -284,6 +290,7 @@ fn nodes(found: &StatusInputs<'_>, before: &LastSeenNodes) -> Vec<KnownNode> {
                 pod_uid: seen.pod_uid,
                 kubernetes_node: seen.kubernetes_node,
                 grace_seconds: seen.grace.and_then(|seconds| seconds.try_into().ok()),
+                current_until: current_until.get(id).copied().map(Time),
             }
         })
         .collect();

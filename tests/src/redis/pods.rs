@@ -9,7 +9,7 @@ use crate::wait::eventually;
 use anyhow::{Context, Result, bail, ensure};
 use cluster_controller::redis::{
     identity::KnownNodes,
-    member::{ExpectedNode, ProcessEvidence, ZoneLabel},
+    member::{ExpectedNode, Member, ProcessEvidence, Report, ZoneLabel},
 };
 use common::cluster::{
     slots::{Slot, SlotSet},
@@ -43,6 +43,8 @@ pub struct PodCluster {
     replicas: usize,
     storage: PodStorage,
     known: Mutex<KnownNodes>,
+    /// When nodes were last seen with all that was written.
+    current: Mutex<BTreeMap<NodeId, Timestamp>>,
 }
 
 /// What must outlive every loss: the slots of each shard. Keys and values follow from [`PodCluster::fill`].
@@ -69,6 +71,7 @@ impl PodCluster {
             replicas,
             storage,
             known: Mutex::default(),
+            current: Mutex::default(),
         };
         for address in addresses {
             cluster.pods.push(PodServer {
@@ -114,6 +117,7 @@ impl PodCluster {
     /// The servers as the controller expects them.
     pub fn expected(&self) -> Vec<ExpectedNode> {
         let known = self.known();
+        let current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
         let expected = self.pods.iter().enumerate().map(|(index, pod)| {
             let (shard, ordinal) = (self.shard(index), index % (1 + self.replicas));
             let address = pod.server.address();
@@ -128,6 +132,10 @@ impl PodCluster {
                 ProcessEvidence::Ended("its server was killed".to_owned())
             };
             ExpectedNode {
+                current_until: ids
+                    .clone()
+                    .filter_map(|(id, _)| Some((*id, *current.get(id)?)))
+                    .collect(),
                 former: ids.map(|(id, _)| (*id, evidence.clone())).collect(),
                 address: Some(NodeAddress::new(address.ip(), address.port())),
                 proof: Some(PodFiles::proof(address)),
@@ -146,6 +154,20 @@ impl PodCluster {
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .clone()
+    }
+
+    /// Remembers which nodes have all that was written, as the product does with each look.
+    pub fn note(&self, members: &[Member]) {
+        let reports = members.iter().filter_map(Member::report);
+        let ids = reports.filter(|one| one.has_everything()).map(Report::id);
+        let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
+        current.extend(ids.map(|id| (id, Timestamp::now())));
+    }
+
+    /// As for a controller that has just begun to look.
+    pub fn forget_copies(&self) {
+        let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
+        current.clear();
     }
 
     /// Records node ids.

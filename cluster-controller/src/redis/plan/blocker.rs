@@ -7,7 +7,7 @@ use common::{
     sentence::{grouped, names},
 };
 use crds::ANNOTATION_TAKEOVER;
-use std::fmt;
+use std::{fmt, time::Duration};
 
 /// Why nothing is done although something is wrong.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -106,6 +106,17 @@ pub enum Blocker {
         /// The lost primary.
         doubt: Doubt,
     },
+    /// A primary is down that may come back with its data, and its replica lacks too much of it, or may.
+    OldCopy {
+        /// Index of the shard, from 0.
+        shard: usize,
+        /// Node id of the primary that is down.
+        id: NodeId,
+        /// The replica's pod.
+        pod: String,
+        /// The primary went on without the replica for longer. None: for how long was not seen.
+        older_than: Option<Duration>,
+    },
     /// A primary is down, and its replica may never have been a copy.
     EmptyCopy {
         /// Index of the shard, from 0.
@@ -147,6 +158,7 @@ impl Blocker {
             }
             | Self::ForeignNode { .. }
             | Self::NodeWithoutPod { .. }
+            | Self::OldCopy { .. }
             | Self::EmptyCopy { .. } => false,
         }
     }
@@ -281,6 +293,23 @@ impl fmt::Display for Blocker {
                 out,
                 "the slots {slots} are created again, empty, once {node} has surely ended: {why}; {cure}"
             ),
+            Self::OldCopy {
+                shard,
+                id,
+                pod,
+                older_than,
+            } => {
+                let age = match older_than {
+                    Some(time) => format!("lacks more than its last {} s", time.as_secs()),
+                    None => "was started since, and how old its copy is was not seen".to_owned(),
+                };
+                write!(
+                    out,
+                    "the primary of shard {shard} ({}) is down, and {pod} {age}: bring the primary's pod back with its volume. \
+                     To accept lost writes: annotate {ANNOTATION_TAKEOVER}={shard}",
+                    id.short()
+                )
+            }
             Self::EmptyCopy { shard, id, pod } => write!(
                 out,
                 "the primary of shard {shard} ({}) is down, and {pod} has nothing of it: either the shard was empty, or \

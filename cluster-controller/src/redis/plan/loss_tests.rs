@@ -18,14 +18,14 @@ use std::collections::{BTreeMap, BTreeSet};
 
 const NOW: Timestamp = Timestamp::UNIX_EPOCH;
 
-const DOWN: Fault = Fault {
+pub(super) const DOWN: Fault = Fault {
     wiped: false,
     moved: false,
     down: 0,
     loading: 0,
 };
 
-fn promoted(plan: &Plan) -> Vec<usize> {
+pub(super) fn promoted(plan: &Plan) -> Vec<usize> {
     let steps = plan.steps.iter();
     steps
         .filter_map(|step| {
@@ -42,7 +42,7 @@ fn look(world: &World) -> Plan {
 }
 
 /// The primaries, by shard.
-fn primaries(world: &World) -> Vec<usize> {
+pub(super) fn primaries(world: &World) -> Vec<usize> {
     (0..world.wanted.nodes())
         .filter(|index| world.owns(*index))
         .collect()
@@ -61,11 +61,11 @@ fn without_majority() -> World {
     world
 }
 
-fn ids(world: &World) -> crate::redis::identity::KnownNodes {
+pub(super) fn ids(world: &World) -> crate::redis::identity::KnownNodes {
     crate::redis::identity::known_nodes(&world.wanted, &world.members(NOW))
 }
 
-fn report(member: &mut Member) -> &mut Report {
+pub(super) fn report(member: &mut Member) -> &mut Report {
     let Answer::Report(report) = &mut member.answer else {
         panic!("no report")
     };

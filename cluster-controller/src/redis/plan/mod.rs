@@ -4,6 +4,7 @@
 //! interrupted. It never resets a node, never flushes one, and gives slots or another primary only to nodes without keys of
 //! their own. At the goal it is empty.
 
+mod age;
 mod begin;
 mod blocker;
 mod fence;
@@ -20,6 +21,8 @@ mod restore;
 mod slots;
 mod spread;
 
+#[cfg(test)]
+mod age_tests;
 #[cfg(test)]
 mod foreign_tests;
 #[cfg(test)]

@@ -7,7 +7,7 @@
 //! Whether the primary may still return is judged by the shard of the pod that it was last seen in; a replica may be in a pod of another
 //! shard (before 7.0 the servers move replicas to primaries without one).
 
-use super::{Action, Blocker, Plan, fence};
+use super::{Action, Blocker, Plan, age, fence};
 use crate::redis::{
     member::{Answer, Report},
     survey::{Live, MissingNode, Survey},
@@ -232,6 +232,10 @@ fn decide(
             pod: pod.to_owned(),
         });
     }
+    let any_copy = requested || survey.wanted.recovery.takeover == Takeover::Auto;
+    if choice.is_copy && !gone && !any_copy {
+        check_age(survey, lost, choice, now)?;
+    }
     let (mode, how) = if survey.has_quorum() {
         (FailoverMode::Force, "by election".to_owned())
     } else {
@@ -262,6 +266,26 @@ fn decide(
         why += " has a copy of another replication history, which cannot be compared with this one";
     }
     Ok((mode, why))
+}
+
+/// Refuses a copy that may be too old while the primary may come back.
+fn check_age(
+    survey: &Survey<'_>,
+    lost: &LostPrimary<'_>,
+    choice: &Choice<'_>,
+    now: Timestamp,
+) -> Result<(), Blocker> {
+    let age = age::age(survey, (lost.id, lost.missing_node), choice.replica, now);
+    let most = age::most(survey.wanted.node_timeout);
+    if age.is_some_and(|age| age <= most) {
+        return Ok(());
+    }
+    Err(Blocker::OldCopy {
+        shard: lost.shard,
+        id: lost.id,
+        pod: choice.replica.pod().to_owned(),
+        older_than: age.map(|_| most),
+    })
 }
 
 /// How a replica takes over without a majority of the primaries, or why it does not.

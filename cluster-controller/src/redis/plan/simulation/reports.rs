@@ -37,6 +37,10 @@ impl World {
             let ids = self.wanted.known.iter().filter(|(_, known)| **known == pod);
             Member {
                 expected: ExpectedNode {
+                    current_until: ids
+                        .clone()
+                        .map(|(id, _)| (*id, now - self.down_for))
+                        .collect(),
                     former: ids.map(|(id, _)| (*id, self.evidence())).collect(),
                     address: node.own.address,
                     address_is_current: !self.not_current.contains(&index),
