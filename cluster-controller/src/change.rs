@@ -65,8 +65,7 @@ impl Change<'_> {
         match &rollout.next {
             RolloutStep::None | RolloutStep::Refused { .. } => {
                 if !rollout.is_under_way() {
-                    let holder = Holder::of(self.object);
-                    context.held.release(self.place(), &holder).await?;
+                    self.release(context).await?;
                 }
             }
             // One disruption at a time: a primary that changes ends the move of its slots.
@@ -87,6 +86,17 @@ impl Change<'_> {
             }
         }
         Ok(changed)
+    }
+
+    /// Ends the rollout's hold on the pods. Slots that have begun to move hold the same Lease, and their task releases it.
+    async fn release(&self, context: &Context) -> Result<(), ReconcileError> {
+        let (namespace, name) = self.place();
+        if context.resharding.is_moving((namespace, name)) {
+            context.held.forget(namespace, name);
+            return Ok(());
+        }
+        let holder = Holder::of(self.object);
+        Ok(context.held.release((namespace, name), &holder).await?)
     }
 
     async fn replace(

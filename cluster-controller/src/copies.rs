@@ -128,7 +128,7 @@ mod tests {
             tracker.note(PLACE, &mut members, &known, &recorded, at(second));
             (until(&members, primary), until(&members, replica))
         };
-        let silence = |members: &mut [Member]| {
+        let unresponsive = |members: &mut [Member]| {
             for index in [primary, replica] {
                 members[index].answer = Answer::Unresponsive("down".into());
             }
@@ -138,11 +138,11 @@ mod tests {
             look(30, &|members| unlink(&mut members[replica])),
             (None, Some(at(0)))
         );
-        assert_eq!(look(60, &silence), (Some(at(30)), Some(at(0))));
-        assert_eq!(look(90, &silence), (Some(at(30)), Some(at(0))));
+        assert_eq!(look(60, &unresponsive), (Some(at(30)), Some(at(0))));
+        assert_eq!(look(90, &unresponsive), (Some(at(30)), Some(at(0))));
         assert_eq!(look(120, &|_| ()), (None, None));
-        // Nobody looked: what happened meanwhile is not known.
-        assert_eq!(look(600, &silence), (None, None));
+        // No look for long: what happened meanwhile is not known.
+        assert_eq!(look(600, &unresponsive), (None, None));
     }
 
     /// What another controller recorded when the node began to lack something.

@@ -8,7 +8,10 @@ use crate::{
     settings::trial::Gate,
     validate::ValidatedCluster,
 };
-use common::{cluster::slots::SLOT_COUNT, sentence::names};
+use common::{
+    cluster::slots::SLOT_COUNT,
+    sentence::{grouped, list, names},
+};
 use crds::OperationKind;
 
 /// A change of the running cluster.
@@ -94,10 +97,16 @@ impl Operation {
         leaving: &[String],
     ) -> Option<Self> {
         let moving = matches!(state, ReshardState::Moving(_));
-        if !balance.needs_moves() && leaving.is_empty() && !moving {
+        let silent = &balance.silent;
+        if !balance.needs_moves() && leaving.is_empty() && !moving && silent.is_empty() {
             return None;
         }
         let next = match state {
+            ReshardState::Idle | ReshardState::Waiting(_) if !silent.is_empty() => {
+                let causes = silent.iter().map(|(pod, why)| (pod.as_str(), why.clone()));
+                let causes = list(&grouped(causes));
+                Some(format!("no slot moves before every pod answers: {causes}"))
+            }
             ReshardState::Moving(progress) => Some(speed(progress)),
             ReshardState::Idle | ReshardState::Waiting(_) if balance.needs_moves() && paused => {
                 Some("spec.migration.paused is true: no slot begins to move".to_owned())
@@ -120,7 +129,7 @@ impl Operation {
             waits: match state {
                 ReshardState::Moving(_) => false,
                 ReshardState::Waiting(_) => true,
-                ReshardState::Idle => paused,
+                ReshardState::Idle => paused || !silent.is_empty(),
             },
         })
     }
@@ -179,5 +188,18 @@ mod tests {
         assert!(waits(ReshardState::Idle, true));
         assert!(waits(ReshardState::Waiting("a backup".into()), false));
         assert!(Operation::of_hibernation(6, "a backup").waits);
+    }
+
+    #[test]
+    fn a_pod_that_keeps_slots_from_moving_is_named() {
+        let balance = Balance {
+            misplaced: 5,
+            silent: vec![("shop-0-1".into(), "the node is full".into())],
+            ..Balance::default()
+        };
+        let found = Operation::of_scaling(&balance, &ReshardState::Idle, false, &[]).unwrap();
+        assert!(found.waits);
+        let next = found.next.unwrap();
+        assert!(next.contains("shop-0-1: the node is full"), "{next}");
     }
 }

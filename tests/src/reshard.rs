@@ -1,6 +1,9 @@
 //! The reshard of the cluster-controller without Kubernetes, on a cluster of processes.
 
-use crate::redis::{RedisServer, TestCluster};
+use crate::{
+    redis::{RedisServer, TestCluster},
+    wait::eventually,
+};
 use anyhow::{Context, Result, bail, ensure};
 use cluster_controller::redis::reshard::{
     NodeEndpoints, ReshardError, ReshardLimits, ReshardPlan, ReshardProgress, ReshardSummary,
@@ -55,10 +58,16 @@ impl ReshardCluster {
         Ok(tables(&self.endpoints()).await?)
     }
 
-    /// The plan by which the shards with these indices stay.
+    /// The plan by which the shards with these indices stay. Of a slot that a run which was cut off has just handed over, nodes that are asked one
+    /// after the other may name no primary: they are asked again.
     pub async fn plan(&self, staying: &[usize]) -> Result<ReshardPlan> {
         let staying: BTreeSet<NodeId> = staying.iter().map(|index| self.ids[*index]).collect();
-        Ok(plan(&self.tables().await?, |id| staying.contains(&id)))
+        let whole = async || Ok(self.tables().await.ok());
+        let tables = match eventually("every slot has a primary", whole).await {
+            Ok(tables) => tables,
+            Err(_) => self.tables().await?,
+        };
+        Ok(plan(&tables, |id| staying.contains(&id)))
     }
 
     /// Carries out a plan to its end.

@@ -18,12 +18,14 @@ use common::cluster::{
     slots::{Slot, SlotRange},
     topology::NodeAddress,
 };
+use futures::future::{Either, select};
 use redis::{Value, cmd, pipe};
 use secrecy::SecretString;
 use std::{
     collections::BTreeMap,
     net::SocketAddr,
     num::NonZeroU64,
+    pin::pin,
     time::{Duration, Instant},
 };
 use tests::{
@@ -489,7 +491,7 @@ async fn waits_for_the_replica_of(primary: usize) -> Result<()> {
         moves: vec![few],
         ..ReshardPlan::default()
     };
-    let (limits, asleep) = (by_migrate(), "DEBUG SLEEP 0.1");
+    let (limits, asleep) = (by_migrate(), "DEBUG SLEEP 0.6");
     let sleep = cluster.server(replica).call::<()>(asleep);
     let moved = async {
         // The sleep begins first.
@@ -530,8 +532,8 @@ async fn what_a_successor_acknowledged_outlasts_its_primary() -> Result<()> {
     };
     let limits = ReshardLimits {
         call_timeout: Duration::from_secs(15),
-        // The second key follows a second after the first.
-        keys_per_second: NonZeroU64::new(1),
+        // The second key follows a third of a second after the first: after a longer pause the target has to prove itself.
+        keys_per_second: NonZeroU64::new(3),
         ..by_migrate()
     };
     let (source, heir) = (cluster.server(0), cluster.server(successor));
@@ -594,7 +596,7 @@ async fn keys_left(server: &RedisServer, keys: &[String]) -> Result<String> {
     anyhow::bail!("both keys have moved")
 }
 
-/// What does not answer for long is not waited for by every group of slots, and breaks nothing off.
+/// It is waited for until its primary does not hear of it any more, and breaks nothing off.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_replica_that_hangs_keeps_no_slot_from_moving() -> Result<()> {
     let mut cluster = filled(&[STAYING], KEYS).await?;
@@ -606,14 +608,25 @@ async fn a_replica_that_hangs_keeps_no_slot_from_moving() -> Result<()> {
     .await?;
     let plan = cluster.plan(&ALL).await?;
     let limits = by_migrate();
-    let sleep = cluster.server(replica).call::<()>("DEBUG SLEEP 5");
-    let (slept, ended) = tokio::join!(sleep, cluster.run(&plan, &limits));
-    slept?;
+    let sleep = pin!(cluster.server(replica).call::<()>("DEBUG SLEEP 8"));
+    let (ended, asleep) = match select(pin!(cluster.run(&plan, &limits)), sleep).await {
+        Either::Left((ended, sleep)) => (ended, Some(sleep)),
+        Either::Right((slept, run)) => {
+            slept?;
+            (run.await, None)
+        }
+    };
     // From Valkey 8 on a server itself hands no slot over that its replicas do not know of.
     let waits_itself = cluster.server(3).info("valkey_version").await.is_ok();
     match ended {
-        Ok(ended) => ensure!(ended.end == ReshardEnd::Completed, "{ended:?}"),
+        Ok(ended) => {
+            ensure!(ended.end == ReshardEnd::Completed, "{ended:?}");
+            ensure!(asleep.is_some(), "it was waited for to the end: {ended:?}");
+        }
         Err(error) => ensure!(waits_itself, "{error}"),
+    }
+    if let Some(asleep) = asleep {
+        asleep.await?;
     }
     cluster.reach(&ALL, &limits).await?;
     cluster.settled(&ALL).await?;

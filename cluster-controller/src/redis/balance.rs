@@ -1,7 +1,7 @@
 //! Whether slots have to move between shards: after the spec has added or taken away shards, and where a move was interrupted. Pure.
 
 use super::{
-    member::Answer,
+    member::Member,
     reshard::{ShardLoad, misplaced},
     survey::{Live, Survey},
 };
@@ -44,6 +44,8 @@ pub struct Balance {
     /// Replicas that do not follow yet, of shards that are to get slots: the source deletes each key that has moved, and it would be in one
     /// place only.
     pub copying: usize,
+    /// Pods without an answer, each with the cause, while the shards with slots are others than the spec asks for: no slot moves before.
+    pub silent: Vec<(String, String)>,
 }
 
 impl Balance {
@@ -58,23 +60,19 @@ impl Balance {
 
     /// Whether there is something to do.
     pub fn needs_moves(&self) -> bool {
-        self.misplaced > 0 || self.open > 0 || self.strays > 0
+        self.silent.is_empty() && (self.misplaced > 0 || self.open > 0 || self.strays > 0)
     }
 }
 
 /// Looks at the slots. Nothing has to move before every slot has a living primary, and while a member does not answer: its slots may be
 /// somewhere else by now.
 pub fn balance(survey: &Survey<'_>) -> Balance {
-    let silent = |answer: &Answer| !matches!(answer, Answer::Report(_));
-    let has_silent = survey.members.iter().any(|one| silent(&one.answer));
+    let has_silent = survey.members.iter().any(|one| one.report().is_none());
     // One that is gone and has no slots is no obstacle: a node that expects slots of it lists it until they are settled.
     let mut missing = survey.missing.values();
     let is_doubtful = missing.any(|one| !one.slots.is_empty() || !one.is_lost());
     if !survey.free.is_empty() || is_doubtful || has_silent {
-        return Balance {
-            wanted: survey.wanted.shards,
-            ..Balance::default()
-        };
+        return waiting(survey);
     }
     let shards = loads(survey);
     let open = survey.live.iter();
@@ -100,6 +98,29 @@ pub fn balance(survey: &Survey<'_>) -> Balance {
         open,
         strays,
         copying,
+        silent: Vec::new(),
+    }
+}
+
+/// The balance where nothing may move: the pods that this waits for, if the shards with slots are to be others.
+fn waiting(survey: &Survey<'_>) -> Balance {
+    let shards = loads(survey);
+    let mut changing = shards.iter();
+    let silent = survey.members.iter().filter(|one| one.report().is_none());
+    let silent: Vec<(String, String)> = if changing.any(|one| one.stays == one.slots.is_empty()) {
+        silent.map(Member::explained).collect()
+    } else {
+        Vec::new()
+    };
+    Balance {
+        wanted: survey.wanted.shards,
+        misplaced: if silent.is_empty() {
+            0
+        } else {
+            misplaced(&shards)
+        },
+        silent,
+        ..Balance::default()
     }
 }
 
@@ -149,7 +170,7 @@ fn copying(survey: &Survey<'_>, shards: &[ShardLoad]) -> usize {
 mod tests {
     use super::*;
     use crate::redis::{
-        member::{Member, Report},
+        member::{Answer, Report},
         plan::tests::{becomes_primary, formed},
     };
     use k8s_openapi::jiff::Timestamp;
@@ -216,6 +237,26 @@ mod tests {
         members[0].answer = Answer::Loading;
         let found = balance(&Survey::of(&world.wanted, &members));
         assert!(!found.needs_moves());
+    }
+
+    /// Any pod without an answer keeps slots from moving: the status says which.
+    #[test]
+    fn pods_that_keep_slots_from_moving_are_named() {
+        let world = formed(3, 1, true);
+        let mut members = world.members(Timestamp::UNIX_EPOCH);
+        let index = (0..6).find(|index| !world.owns(*index)).unwrap();
+        members[index].answer = Answer::Absent("0/3 nodes are available".into());
+        let named = |shards: usize| {
+            let mut wanted = world.wanted.clone();
+            wanted.shards = shards;
+            let found = balance(&Survey::of(&wanted, &members));
+            assert!(!found.needs_moves());
+            (found.silent, found.misplaced > 0)
+        };
+        assert_eq!(named(3), (vec![], false));
+        let pod = members[index].expected.pod.clone();
+        let cause = "0/3 nodes are available".to_owned();
+        assert_eq!(named(2), (vec![(pod, cause)], true));
     }
 
     #[test]

@@ -9,15 +9,11 @@ use super::{
 };
 use common::cluster::topology::NodeId;
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeSet,
     sync::{Mutex, MutexGuard, OnceLock, PoisonError},
     time::{Duration, Instant},
 };
 use tokio_util::sync::CancellationToken;
-
-/// Replicas that were behind are waited for again after so long: one that hangs costs a fifth of the time. In a scale-out that of the new shard
-/// begins behind: after its first copy the primary sends it nothing until it acknowledges that, which takes up to a second.
-const AGAIN: Duration = Duration::from_secs(1);
 
 /// What all parts of a reshard share.
 pub(super) struct Context<'a> {
@@ -31,8 +27,6 @@ pub(super) struct Context<'a> {
     pub(super) rates: Mutex<RateLimiter>,
     /// Nodes that did not take a table.
     pub(super) skipped: Mutex<BTreeSet<NodeId>>,
-    /// Nodes whose replicas did not confirm in time what they had been sent, and when.
-    pub(super) lagging: Mutex<BTreeMap<NodeId, Instant>>,
 }
 
 impl Context<'_> {
@@ -55,18 +49,6 @@ impl Context<'_> {
     /// Whether a node has taken every table so far.
     pub(super) fn hears(&self, node: NodeId) -> bool {
         !locked(&self.skipped).contains(&node)
-    }
-
-    /// Whether the replicas of a node have confirmed in time, or some time has passed since they did not: only then they are waited for.
-    pub(super) fn is_followed(&self, node: NodeId) -> bool {
-        let lagging = locked(&self.lagging);
-        let since = lagging.get(&node);
-        since.is_none_or(|since| since.elapsed() >= AGAIN)
-    }
-
-    /// Does not wait for the replicas of a node for some time.
-    pub(super) fn leave_behind(&self, node: NodeId) {
-        locked(&self.lagging).insert(node, Instant::now());
     }
 
     /// Leaves a node to gossip: each attempt to reach it would cost its timeout.

@@ -97,6 +97,9 @@ pub enum ReshardError {
         /// What the former said.
         message: String,
     },
+    /// Replicas do not confirm what their primary did with the keys of open slots: its loss would cost these, or bring them back.
+    #[error("the replicas of node {} are more than 10 s behind: its slots are handed over once they have caught up", .0.short())]
+    ReplicasBehind(NodeId),
     /// Keys stay where they are, though the source reports that it moves them.
     #[error("keys of slot {slot} stay on node {} after several attempts", node.short())]
     KeysRemain {
@@ -209,6 +212,7 @@ impl Classified for ReshardError {
             | Self::Unreachable { .. }
             | Self::Refused { .. }
             | Self::FunctionsRefused { .. }
+            | Self::ReplicasBehind(_)
             | Self::KeysRemain { .. }
             | Self::MigrationFailed { .. }
             | Self::OtherMigration(_)
@@ -231,6 +235,7 @@ impl Classified for ReshardError {
             Self::Unreachable { .. } => "TargetUnreachable",
             Self::Refused { .. } => "SlotMoveRefused",
             Self::FunctionsRefused { .. } => "FunctionsRefused",
+            Self::ReplicasBehind(_) => "ReplicasBehind",
             Self::KeysRemain { .. } => "KeysRemain",
             Self::MigrationFailed { .. } => "MigrationFailed",
             Self::OtherMigration(_) => "OtherMigration",

@@ -13,6 +13,7 @@ mod checks;
 mod context;
 mod error;
 mod functions;
+mod hanging;
 mod legacy;
 mod limits;
 mod moves;

@@ -1,6 +1,9 @@
 //! Connections to the primaries, each proven by its id, and the commands about slots.
 
-use super::error::{ReshardError, text_of};
+use super::{
+    error::{ReshardError, text_of},
+    hanging::HangingReplicas,
+};
 use common::cluster::{
     endpoint::{Endpoint, NodeCredentials},
     node::{NodeClient, NodeError},
@@ -37,7 +40,7 @@ pub(super) struct NodeLink {
     /// For keys: a call takes as long as it takes, and what comes after it on the same connection waits.
     pub(super) data: NodeClient,
     /// Held by the worker that waits for its replicas.
-    pub(super) confirming: Arc<Mutex<()>>,
+    pub(super) hanging: Arc<Mutex<HangingReplicas>>,
 }
 
 /// All primaries that answer.
@@ -114,8 +117,18 @@ impl NodeLink {
             credentials: endpoint.credentials().cloned(),
             control,
             data,
-            confirming: Arc::default(),
+            hanging: Arc::default(),
         })
+    }
+
+    /// Fails unless the node that was connected to still answers at its address, with the same id.
+    pub(super) async fn is_itself(&self) -> Result<(), ReshardError> {
+        let id = self.control.id().await.map_err(|error| self.lost(error))?;
+        if id == self.id {
+            Ok(())
+        } else {
+            Err(ReshardError::NoAddress(self.id))
+        }
     }
 
     /// The node's own view.

@@ -126,7 +126,6 @@ async fn work(
         census: OnceLock::new(),
         rates: Mutex::new(RateLimiter::new(limits)),
         skipped: Mutex::default(),
-        lagging: Mutex::default(),
     };
     let engine = prepare(&context, &finished, &plan.moves).await?;
     legacy::repair(&context, &plan.open_slots).await?;

@@ -36,6 +36,8 @@ const SIZES_AT_ONCE: usize = 250;
 /// Attempts after a failure that may pass.
 const ATTEMPTS: u32 = 3;
 const PAUSE: Duration = Duration::from_millis(100);
+/// After such a pause the target proves again who it is.
+const UNPROVEN: Duration = Duration::from_millis(500);
 /// Times that all listed keys of a slot may turn out to be gone and be listed again.
 const EMPTY_ROUNDS: u32 = 5;
 
@@ -240,6 +242,10 @@ impl<'a> KeyMover<'a> {
         let delay = self.context.delay(call.keys.len(), call.bytes);
         if !delay.is_zero() {
             sleep(delay).await;
+        }
+        if delay >= UNPROVEN {
+            // The source connects to an address, which may be another pod's by now.
+            to.is_itself().await?;
         }
         let wait = self.context.limits.timeout(call.bytes);
         let command = migrate(to, call, replace, wait);

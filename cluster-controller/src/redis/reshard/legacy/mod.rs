@@ -95,7 +95,7 @@ async fn move_group(
         .set_slots(slots, SlotState::Migrating(target.id))
         .await?;
     mover.drain(slots, target, RightSide::Source).await?;
-    tokio::try_join!(copied(context, source), copied(context, target))?;
+    tokio::try_join!(copied(source), copied(target))?;
     still_serves(source, target, slots).await?;
     hand_over(source, target, slots).await?;
     context.tracker.handed_over(slots.len());

@@ -1,0 +1,28 @@
+//! Replicas that their primary does not hear of: slots are handed over without them.
+
+use common::cluster::topology::NodeAddress;
+use std::{
+    collections::BTreeMap,
+    time::{Duration, Instant},
+};
+
+/// How long the primary's answer holds: every group of slots would have to wait for it otherwise.
+const HOLDS: Duration = Duration::from_secs(1);
+
+/// The replicas of one primary, and when it said so.
+#[derive(Debug, Default)]
+pub(super) struct HangingReplicas(BTreeMap<NodeAddress, Instant>);
+
+impl HangingReplicas {
+    /// Takes in an answer of the primary.
+    pub(super) fn note(&mut self, failing: impl Iterator<Item = NodeAddress>) {
+        let now = Instant::now();
+        self.0 = failing.map(|one| (one, now)).collect();
+    }
+
+    /// Whether the primary did not hear of a replica just now.
+    pub(super) fn has(&self, replica: NodeAddress) -> bool {
+        let asked = self.0.get(&replica);
+        asked.is_some_and(|asked| asked.elapsed() < HOLDS)
+    }
+}
