@@ -51,6 +51,13 @@ pub struct PodCluster {
 #[derive(Clone, Debug, PartialEq)]
 pub struct ShardSlots(Vec<SlotSet>);
 
+impl ShardSlots {
+    /// The slots of a shard's primary.
+    pub fn shard(&self, shard: usize) -> &SlotSet {
+        &self.0[shard]
+    }
+}
+
 impl PodCluster {
     /// Shards of every cluster.
     pub const SHARDS: usize = 3;
