@@ -179,8 +179,9 @@ impl Default for UpdatePolicy {
 }
 
 /// How slots move when the number of shards has changed.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
+#[x_kube(validation = Rule::new("!has(self.maxBytesPerSecond) || self.engine != 'Atomic'").message("migration.maxBytesPerSecond needs the engine Auto or Legacy: with Atomic the servers move at their own speed"))]
 pub struct MigrationPolicy {
     /// Auto: the servers' own migration (CLUSTER MIGRATESLOTS of Valkey 9) where every node has it and no rate is given, else MIGRATE.
     /// Atomic: the servers' own. Legacy: MIGRATE, which every server has.

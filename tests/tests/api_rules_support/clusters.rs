@@ -42,6 +42,17 @@ pub fn cluster_creations() -> Vec<Case> {
             json!({"spec": {"migration": {"engine": "Magic"}}}),
             "Unsupported value",
         ),
+        taken(
+            kind,
+            "a rate",
+            json!({"spec": {"migration": {"maxBytesPerSecond": 1_000_000}}}),
+        ),
+        refused(
+            kind,
+            "a rate that the engine does not keep",
+            json!({"spec": {"migration": {"engine": "Atomic", "maxBytesPerSecond": 1_000_000}}}),
+            "needs the engine Auto or Legacy",
+        ),
         refused(
             kind,
             "two shards",

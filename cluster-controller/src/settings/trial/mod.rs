@@ -103,7 +103,7 @@ impl Gate {
 pub enum TrialError {
     /// A server that was started with it ended.
     #[error(
-        "spec.config: a server does not start with it: {words}; the pods keep what they have until it is corrected"
+        "a server does not start with the new image and configuration: {words}; correct spec.config or the image. The pods keep what they have until then"
     )]
     Refused {
         /// In its own words, with the setting where it names one.
