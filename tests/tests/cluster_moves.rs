@@ -1,5 +1,5 @@
-//! Moves of slots as a task of the whole cluster-controller: they wait for the operation Lease, and end with it or with the leadership. The API
-//! server and the servers are real.
+//! Moves of slots as a task of the whole cluster-controller: they wait for the operation Lease and end with it, and the next leader finishes
+//! what a killed one began. The API server and the servers are real.
 
 use anyhow::{Result, ensure};
 use common::{
@@ -93,6 +93,12 @@ impl Moves {
         Ok(())
     }
 
+    /// Without a rate any more.
+    async fn unlimited(&self) -> Result<()> {
+        let spec = json!({"migration": {"maxBytesPerSecond": null}});
+        self.stage.change(spec).await
+    }
+
     async fn says(&self, what: &str) -> Result<RedisClusterStatus> {
         let says = |status: &RedisClusterStatus| {
             let operation = status.operation.as_ref();
@@ -150,8 +156,7 @@ async fn moves_end_with_their_lease() -> Result<()> {
     moves.says("does not need them").await?;
     ensure!(moves.left().await? > 0, "nothing was left to move");
     moves.release().await?;
-    let unlimited = json!({"migration": {"maxBytesPerSecond": null}});
-    moves.stage.change(unlimited).await?;
+    moves.unlimited().await?;
     moves.balanced().await?;
     replica.end(ReplicaEnd::Orderly)
 }
@@ -165,8 +170,7 @@ async fn a_successor_finishes_the_moves() -> Result<()> {
     ensure!(moves.left().await? > 0, "nothing was left to move");
     let successor = moves.stage.replica("c", None);
     moves.stage.leads("c").await?;
-    let unlimited = json!({"migration": {"maxBytesPerSecond": null}});
-    moves.stage.change(unlimited).await?;
+    moves.unlimited().await?;
     moves.balanced().await?;
     successor.end(ReplicaEnd::Orderly)
 }

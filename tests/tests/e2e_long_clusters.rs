@@ -35,7 +35,7 @@ async fn twenty_clusters_at_once_form_like_bare_pods() -> Result<()> {
         let figures = format!(
             "{} bare pods of the same image: {before:.1?} before, {after:.1?} after; ratio {ratio:.2}, goal {GOAL}, {}; at most {MOST}",
             CLUSTERS * SHARDS,
-            if ratio <= GOAL { "met" } else { "missed" }
+            scenario::met(ratio <= GOAL)
         );
         let done = format!("{CLUSTERS} clusters of {SHARDS} shards without replicas, in memory, at once");
         ScenarioRow::new(Area::Forming, "many clusters", &done)

@@ -52,11 +52,7 @@ async fn the_node_with_most_primaries_costs_one_election() -> Result<()> {
             .note(format!(
                 "since the node is back; goal {} s of gap, {}; at most {} s",
                 GOAL.as_secs_f64(),
-                if seen.longest_gap <= GOAL {
-                    "met"
-                } else {
-                    "missed"
-                },
+                scenario::met(seen.longest_gap <= GOAL),
                 GAP.as_secs_f64()
             ))
             .record()?;

@@ -383,7 +383,7 @@ impl Report {
     /// its volume. An empty replica that has never been linked looks like the copy of an empty shard.
     pub fn has_copied(&self) -> bool {
         let link = self.replication.upstream.as_ref();
-        let linked = link.is_some_and(|link| link.up || link.down_seconds.is_some());
+        let linked = link.is_some_and(|link| link.unlinked_seconds().is_some());
         linked || self.keys > 0 || self.replication.offset > NOTHING_COPIED
     }
 

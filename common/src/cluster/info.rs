@@ -223,6 +223,11 @@ impl UpstreamLink {
         self.up && !self.syncing
     }
 
+    /// Seconds without a link: 0 while it is up. None: it has never been up since the process started.
+    pub fn unlinked_seconds(&self) -> Option<u64> {
+        if self.up { Some(0) } else { self.down_seconds }
+    }
+
     /// Whether the link leads to this address.
     pub fn leads_to(&self, address: &NodeAddress) -> bool {
         self.ip == Some(address.ip) && self.port == Some(address.port)

@@ -30,7 +30,7 @@ pub use idle_machine::idle_machine;
 pub use kubernetes_nodes::{
     cable, cordon, not_ready, primaries, primaries_by_node, serving_primaries_by_node, uncordon,
 };
-pub use report::{Area, ScenarioRow};
+pub use report::{Area, ScenarioRow, met};
 pub use servers::{
     no_data_was_dropped, node_ids, on_every_server, roles_are_labelled, serving_primaries, slot_map,
 };

@@ -20,6 +20,11 @@ pub const REPORT_VARIABLE: &str = "SCENARIO_REPORT";
 const BEGIN: &str = "<!-- scenarios: begin (make scenarios-readme) -->";
 const END: &str = "<!-- scenarios: end -->";
 
+/// What the table says of a goal.
+pub fn met(is_met: bool) -> &'static str {
+    if is_met { "met" } else { "missed" }
+}
+
 /// What a scenario is about. The table is in this order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum Area {

@@ -2,7 +2,7 @@
 //! when the failover is ordered (`clusterHandleSlaveFailover` in the engine's `cluster.c`). It matters as long as the primary may come back.
 
 use crate::redis::survey::{Live, MissingNode, Survey};
-use common::cluster::topology::NodeId;
+use common::cluster::{info::UpstreamLink, topology::NodeId};
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
 use std::time::Duration;
 
@@ -24,7 +24,7 @@ pub fn age(
         seen.or(home.down_since)
     });
     let link = replica.report.replication.upstream.as_ref();
-    let unlinked = link.and_then(|link| if link.up { Some(0) } else { link.down_seconds });
+    let unlinked = link.and_then(UpstreamLink::unlinked_seconds);
     let linked = unlinked.and_then(|seconds| {
         let seconds = SignedDuration::try_from(Duration::from_secs(seconds)).ok()?;
         now.checked_sub(seconds).ok()

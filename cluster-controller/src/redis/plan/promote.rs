@@ -12,7 +12,7 @@ use crate::redis::{
     member::{Answer, Report},
     survey::{Live, MissingNode, Survey},
 };
-use common::cluster::{node::FailoverMode, slots::SlotSet, topology::NodeId};
+use common::cluster::{info::UpstreamLink, node::FailoverMode, slots::SlotSet, topology::NodeId};
 use crds::{LostSlots, Takeover};
 use k8s_openapi::jiff::Timestamp;
 use std::{cmp::Reverse, time::Duration};
@@ -144,7 +144,7 @@ fn choose<'a>(survey: &Survey<'a>, id: NodeId, missing_node: &MissingNode) -> Op
     let first = candidates.iter().max_by_key(|one| {
         let expected = &one.member.expected;
         let link = one.report.replication.upstream.as_ref();
-        let lost = link.and_then(|link| if link.up { Some(0) } else { link.down_seconds });
+        let lost = link.and_then(UpstreamLink::unlinked_seconds);
         (
             lost.is_some(),
             Reverse(lost),

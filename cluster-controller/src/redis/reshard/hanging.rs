@@ -1,8 +1,8 @@
 //! Replicas that their primary does not hear of: slots are handed over without them.
 
-use common::cluster::topology::NodeAddress;
 use std::{
     collections::BTreeMap,
+    net::SocketAddr,
     time::{Duration, Instant},
 };
 
@@ -11,17 +11,17 @@ const HOLDS: Duration = Duration::from_secs(1);
 
 /// The replicas of one primary, and when it said so.
 #[derive(Debug, Default)]
-pub(super) struct HangingReplicas(BTreeMap<NodeAddress, Instant>);
+pub(super) struct HangingReplicas(BTreeMap<SocketAddr, Instant>);
 
 impl HangingReplicas {
     /// Takes in an answer of the primary.
-    pub(super) fn note(&mut self, failing: impl Iterator<Item = NodeAddress>) {
+    pub(super) fn note(&mut self, failing: impl Iterator<Item = SocketAddr>) {
         let now = Instant::now();
         self.0 = failing.map(|one| (one, now)).collect();
     }
 
     /// Whether the primary did not hear of a replica just now.
-    pub(super) fn has(&self, replica: NodeAddress) -> bool {
+    pub(super) fn has(&self, replica: SocketAddr) -> bool {
         let asked = self.0.get(&replica);
         asked.is_some_and(|asked| asked.elapsed() < HOLDS)
     }

@@ -9,7 +9,10 @@ use common::cluster::{
     topology::{NodeAddress, NodesView},
 };
 use redis::cmd;
-use std::time::{Duration, Instant};
+use std::{
+    net::SocketAddr,
+    time::{Duration, Instant},
+};
 
 /// How long replicas that are alive may take. The slots stay open after that, and the next plan finishes them.
 const CONFIRMATION: Duration = Duration::from_secs(10);
@@ -27,7 +30,7 @@ pub(super) async fn copied(node: &NodeLink) -> Result<(), ReshardError> {
     let goal = found.offset;
     let mut asked = begun;
     loop {
-        let behind: Vec<NodeAddress> = behind(&found, goal).collect();
+        let behind: Vec<SocketAddr> = behind(&found, goal).collect();
         if behind.iter().all(|one| hanging.has(*one)) {
             return Ok(());
         }
@@ -51,18 +54,18 @@ pub(super) async fn copied(node: &NodeLink) -> Result<(), ReshardError> {
 }
 
 /// The replicas that have not confirmed this much.
-fn behind(found: &ReplicationInfo, goal: u64) -> impl Iterator<Item = NodeAddress> {
+fn behind(found: &ReplicationInfo, goal: u64) -> impl Iterator<Item = SocketAddr> {
     let replicas = found.replicas.iter();
     let behind = replicas.filter(move |one| one.online && one.offset < goal);
-    behind.map(|one| NodeAddress::new(one.ip, one.port))
+    behind.map(|one| SocketAddr::new(one.ip, one.port))
 }
 
 /// Whether a primary has not heard of its replica for a node timeout.
-fn is_failing(view: &NodesView, replica: NodeAddress) -> bool {
+fn is_failing(view: &NodesView, replica: SocketAddr) -> bool {
     let mut others = view.others();
     others.any(|node| {
-        let address = node.address.map(|one| (one.ip, one.port));
-        address == Some((replica.ip, replica.port)) && node.is_failing()
+        let address = node.address.as_ref().map(NodeAddress::client);
+        address == Some(replica) && node.is_failing()
     })
 }
 
@@ -100,13 +103,13 @@ mod tests {
             ("10.0.0.3", "online", 100),
             ("10.0.0.4", "wait_bgsave", 0),
         ]);
-        let behind: Vec<NodeAddress> = behind(&found, 100).collect();
+        let behind: Vec<SocketAddr> = behind(&found, 100).collect();
         assert_eq!(behind.len(), 1);
         assert!(!is_failing(&view("slave"), behind[0]));
         assert!(is_failing(&view("slave,fail?"), behind[0]));
         assert!(is_failing(&view("slave,fail"), behind[0]));
         // Of one that the primary does not list nothing is known.
-        let unknown = NodeAddress::new("10.0.0.9".parse().unwrap(), 6379);
+        let unknown = "10.0.0.9:6379".parse().unwrap();
         assert!(!is_failing(&view("slave,fail"), unknown));
     }
 }
