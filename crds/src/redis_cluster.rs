@@ -245,10 +245,10 @@ impl Default for DisruptionBudget {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct RecoveryPolicy {
-    /// When a replica takes over although the majority of the primaries is lost. WhenFenced: once no lost primary can acknowledge writes
-    /// any more. Auto: also when one may, after the time in after; writes that it acknowledged since are lost. Manual: when the
-    /// annotation redis.danieldorado.github.io/takeover names the shard, or all. With a majority, too, a replica whose copy is old, or of
-    /// unknown age, waits for a primary that may come back with its data: Auto and the annotation take what it has.
+    /// When a replica takes over by order. WhenFenced: without a majority, once no lost primary can acknowledge writes any more; with a
+    /// copy that may be old, once its primary cannot come back. Auto: after the time in after; what was acknowledged since is lost.
+    /// Manual: without a majority, or with such a copy, when the annotation redis.danieldorado.github.io/takeover names the shard, or
+    /// all.
     #[serde(default)]
     pub takeover: Takeover,
     /// How long lost primaries are waited for before a replica takes over, for example 30s or 5m: 1 second to 24 hours.
