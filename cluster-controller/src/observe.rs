@@ -115,8 +115,9 @@ async fn ask(
     let passed_over = context
         .unresponsive
         .note(cluster, &mut members, exists, &wanted.known, now);
-    let copies = &context.copies;
-    copies.note(cluster, &mut members, &wanted.known, last_seen, now);
+    let survey = Survey::of(wanted, &members);
+    let times = context.copies.note(cluster, &survey, last_seen, now);
+    times.mark(&mut members, &wanted.known);
     let missing = if shape.hibernate {
         context.pod_events.forget(cluster.0, cluster.1);
         BTreeMap::new()

@@ -219,8 +219,11 @@ impl Shared {
         };
         let moved: BoxFuture<'a, Result<(), ReshardTaskError>> = moved.boxed();
         let work = async move {
-            self.hold(key, &order.holder).await?;
-            let moved = self.leadership.while_leading(moved).await;
+            let moved = match self.hold(key, &order.holder).await {
+                Ok(()) => self.leadership.while_leading(moved).await,
+                Err(refused) => Ok(Err(refused)),
+            };
+            // Also where it could not be taken: a rollout that has just ended may have left it to these moves.
             let (namespace, name) = key;
             let released = self.leases.release(namespace, name, &order.holder).await;
             moved??;

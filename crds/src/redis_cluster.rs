@@ -477,7 +477,7 @@ pub struct KnownNode {
     /// Seconds that the pod's server had to end in (terminationGracePeriodSeconds).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub grace_seconds: Option<i64>,
-    /// When the node was last seen with all that was written: as a primary that answers, or as a replica that is linked to its primary.
+    /// When the node was last seen with all that was written: as the primary of its slots, or as a replica that is linked to it.
     /// Written while it is neither: how old its copy is decides whether it may take over.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub current_until: Option<Time>,

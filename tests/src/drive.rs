@@ -2,6 +2,8 @@
 //! the product does.
 use crate::redis::PodCluster;
 use cluster_controller::{
+    copies::CopyTracker,
+    fencing::LastSeenNodes,
     redis::{
         assess::{Assessment, assess},
         execute::{Done, execute},
@@ -43,6 +45,15 @@ pub struct Drive {
 
 /// Reconciles until the cluster is healthy and nothing is left to do, or the time is over.
 pub async fn drive(wanted: &Wanted, expected: &[ExpectedNode], patience: Duration) -> Drive {
+    drive_on(&CopyTracker::default(), wanted, expected, patience).await
+}
+
+async fn drive_on(
+    copies: &CopyTracker,
+    wanted: &Wanted,
+    expected: &[ExpectedNode],
+    patience: Duration,
+) -> Drive {
     let start = Instant::now();
     let connections = ClusterConnections::default();
     let mut done = Vec::new();
@@ -54,9 +65,12 @@ pub async fn drive(wanted: &Wanted, expected: &[ExpectedNode], patience: Duratio
         let known = known_nodes(&wanted, &members);
         let is_new = has_unrecorded(&wanted, &known);
         wanted.known = known;
+        let (survey, now) = (Survey::of(&wanted, &members), Timestamp::now());
+        let times = copies.note(("test", "test"), &survey, &LastSeenNodes::new(), now);
+        times.mark(&mut members, &wanted.known);
         let survey = Survey::of(&wanted, &members);
         let assessment = assess(&survey);
-        let steps = plan(&survey, Timestamp::now());
+        let steps = plan(&survey, now);
         let healthy = assessment.is_healthy() && steps.steps.is_empty();
         if healthy || start.elapsed() > patience {
             return Drive {
@@ -83,8 +97,7 @@ pub async fn drive_pods(cluster: &PodCluster, wanted: &Wanted, patience: Duratio
         known: cluster.known(),
         ..wanted.clone()
     };
-    let drive = drive(&wanted, &cluster.expected(), patience).await;
+    let drive = drive_on(cluster.copies(), &wanted, &cluster.expected(), patience).await;
     cluster.record(&drive.known);
-    cluster.note(&drive.members);
     drive
 }

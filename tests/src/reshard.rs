@@ -1,13 +1,16 @@
 //! The reshard of the cluster-controller without Kubernetes, on a cluster of processes.
 
 use crate::{
+    client::ClusterClient,
+    dataset,
     redis::{RedisServer, TestCluster},
+    servers, verify,
     wait::eventually,
 };
 use anyhow::{Context, Result, bail, ensure};
 use cluster_controller::redis::reshard::{
-    NodeEndpoints, ReshardError, ReshardLimits, ReshardPlan, ReshardProgress, ReshardSummary,
-    SlotTables, plan, run, tables,
+    EngineChoice, NodeEndpoints, ReshardError, ReshardLimits, ReshardPlan, ReshardProgress,
+    ReshardSummary, SlotTables, plan, run, tables,
 };
 use common::cluster::{
     endpoint::Endpoint,
@@ -18,8 +21,24 @@ use std::{collections::BTreeSet, time::Duration};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+/// As the product sets it: a primary that has given its last slot away stays a primary.
+pub const STAYING: (&str, &str) = ("cluster-allow-replica-migration", "no");
+
 /// Longest wait for a node's answer.
 const TIMEOUT: Duration = Duration::from_secs(2);
+
+/// The limits of the product. Valkey 9 would move slots by itself, which `cluster_valkey` is about; every other server has MIGRATE only.
+pub fn by_migrate() -> ReshardLimits {
+    let atomic = servers::selected().is_ok_and(|program| program.moves_slots());
+    ReshardLimits {
+        engine: if atomic {
+            EngineChoice::Legacy
+        } else {
+            EngineChoice::Auto
+        },
+        ..ReshardLimits::default()
+    }
+}
 
 /// A cluster of primaries whose slots move.
 pub struct ReshardCluster {
@@ -39,6 +58,29 @@ impl ReshardCluster {
             ids.push(server.call::<String>("CLUSTER MYID").await?.parse()?);
         }
         Ok(Self { servers, ids })
+    }
+
+    /// The same, with keys.
+    pub async fn filled(options: &[(&str, &str)], keys: u64) -> Result<Self> {
+        let cluster = Self::start(3, options).await?;
+        dataset::fill(&cluster.client().await?, keys).await?;
+        Ok(cluster)
+    }
+
+    /// A client that knows the second server.
+    pub async fn client(&self) -> Result<ClusterClient> {
+        ClusterClient::connect(&self.server(1).address().to_string()).await
+    }
+
+    /// Proves that these keys are there with their values, and no others.
+    pub async fn unharmed(&self, keys: u64) -> Result<()> {
+        let comparison = verify::data_set(&self.client().await?, keys).await?;
+        ensure!(
+            comparison.keys == keys && comparison.different == 0,
+            "{comparison:?}\n{}",
+            self.describe().await
+        );
+        Ok(())
     }
 
     /// The server with this index.

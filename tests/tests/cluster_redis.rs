@@ -469,27 +469,70 @@ async fn replicas_take_over_when_the_majority_is_lost() -> Result<()> {
     cluster.unharmed(&slots, KEYS).await
 }
 
-/// An ordered failover does not ask how old a copy is, and the volume of the primary is still there.
+/// An ordered failover does not ask how old a copy is, and the volume of the primary is still there. No look has seen how old it is.
+#[tokio::test]
+async fn a_copy_of_unknown_age_waits_for_the_primary() -> Result<()> {
+    waits_for_the_primary(None).await
+}
+
+/// The primary was seen to go on without it.
 #[tokio::test]
 async fn an_old_copy_waits_for_the_primary() -> Result<()> {
+    let bound = NODE_TIMEOUT * 10 + Duration::from_secs(10);
+    waits_for_the_primary(Some(bound)).await
+}
+
+/// `longer_than`: for how long the primary is seen to go on.
+async fn waits_for_the_primary(longer_than: Option<Duration>) -> Result<()> {
     let (mut cluster, slots) = filled(1, PodStorage::Volume).await?;
     let (primary, replica) = (cluster.primary_of(0).await?, cluster.replica_of(0).await?);
+    let mut wanted = wanted(&cluster, true);
+    wanted.recovery.after = Duration::from_secs(1);
     cluster.kill(replica).await?;
     cluster.fill(2 * KEYS).await?;
+    if let Some(time) = longer_than {
+        drive_pods(&cluster, &wanted, time + Duration::from_secs(2)).await;
+    } else {
+        cluster.forget_copies();
+    }
     cluster.kill(primary).await?;
     let hour = k8s_openapi::jiff::SignedDuration::from_hours(1);
     cluster.mark_down_since(&[primary], Timestamp::now() - hour);
     cluster.restart(replica).await?;
-    cluster.forget_copies();
-    let mut wanted = wanted(&cluster, true);
-    wanted.recovery.after = Duration::from_secs(1);
     let seen = drive_pods(&cluster, &wanted, NODE_TIMEOUT * 4).await;
     ensure!(promotions(&seen).is_empty(), "{:?}", seen.done);
-    let waits = |blocker: &Blocker| matches!(blocker, Blocker::OldCopy { shard: 0, .. });
+    let waits = |blocker: &Blocker| matches!(blocker, Blocker::OldCopy { shard: 0, older_than, .. } if *older_than == longer_than);
     ensure!(seen.plan.blockers.iter().any(waits), "{:?}", seen.plan);
     cluster.restart(primary).await?;
     repair(&cluster, true).await?;
     cluster.unharmed(&slots, 2 * KEYS).await
+}
+
+/// The replica was linked until a moment before its primary ended, and was started since.
+#[tokio::test]
+async fn a_recent_copy_takes_over() -> Result<()> {
+    let (mut cluster, slots) = filled(1, PodStorage::Volume).await?;
+    let (primary, replica) = (cluster.primary_of(0).await?, cluster.replica_of(0).await?);
+    let mut wanted = wanted(&cluster, true);
+    wanted.recovery.after = Duration::from_secs(1);
+    drive_pods(&cluster, &wanted, NODE_TIMEOUT).await;
+    cluster.kill_all().await?;
+    let hour = k8s_openapi::jiff::SignedDuration::from_hours(1);
+    cluster.mark_down_since(&[primary], Timestamp::now() - hour);
+    for index in (0..cluster.len()).filter(|index| *index != primary) {
+        cluster.restart(index).await?;
+    }
+    let seen = drive_pods(&cluster, &wanted, LIMIT).await;
+    ensure!(
+        promotions(&seen).len() == 1,
+        "{:?} {:?}",
+        seen.done,
+        seen.plan
+    );
+    ensure!(cluster.primary_of(0).await? == replica);
+    cluster.restart(primary).await?;
+    repair(&cluster, true).await?;
+    cluster.unharmed(&slots, KEYS).await
 }
 
 /// Everything was down for an hour. The replica has missed the last writes and is the first to answer; the primary is started later,

@@ -6,35 +6,29 @@ use cluster_controller::redis::{
     member::ExpectedNode,
     observe::observe,
     reshard::{
-        Engine, EngineChoice, ReshardEnd, ReshardError, ReshardLimits, ReshardPlan,
-        ReshardProgress, SlotMove, run,
+        Engine, ReshardEnd, ReshardError, ReshardLimits, ReshardPlan, ReshardProgress, SlotMove,
+        run,
     },
     strays::{StrayTracker, count_strays},
 };
 use common::cluster::{
     endpoint::{Endpoint, NodeCredentials},
-    info::{Info, ReplicationInfo},
     kept_connections::ClusterConnections,
     slots::{Slot, SlotRange},
     topology::NodeAddress,
 };
-use futures::future::{Either, select};
 use redis::{Value, cmd, pipe};
 use secrecy::SecretString;
 use std::{
     collections::BTreeMap,
     net::SocketAddr,
     num::NonZeroU64,
-    pin::pin,
     time::{Duration, Instant},
 };
 use tests::{
-    client::ClusterClient,
-    dataset,
     noise::Noise,
     redis::{NODE_TIMEOUT, RedisServer, Sample, executed, samples},
-    reshard::ReshardCluster,
-    servers, verify,
+    reshard::{ReshardCluster, STAYING, by_migrate},
     wait::eventually,
     writer::{Writer, WriterReport},
 };
@@ -47,22 +41,6 @@ const ALL: [usize; 4] = [0, 1, 2, 3];
 /// Servers that lose nothing when they are killed: what they acknowledge is in the file before.
 const LASTING: [(&str, &str); 3] = [("appendonly", "yes"), ("appendfsync", "no"), STAYING];
 
-/// As the product sets it: a primary that has given its last slot away stays a primary.
-const STAYING: (&str, &str) = ("cluster-allow-replica-migration", "no");
-
-/// The limits of the product. Valkey 9 would move slots by itself, which `cluster_valkey` is about; every other server has MIGRATE only.
-fn by_migrate() -> ReshardLimits {
-    let atomic = servers::selected().is_ok_and(|program| program.moves_slots());
-    ReshardLimits {
-        engine: if atomic {
-            EngineChoice::Legacy
-        } else {
-            EngineChoice::Auto
-        },
-        ..ReshardLimits::default()
-    }
-}
-
 /// Before 7.0 no setting keeps a primary without slots from becoming a replica: it may happen within a second, or never.
 fn stays_primary(cluster: &ReshardCluster) -> bool {
     cluster.server(0).program().at_least(7, 0)
@@ -71,26 +49,6 @@ fn stays_primary(cluster: &ReshardCluster) -> bool {
 fn addresses(cluster: &ReshardCluster) -> Vec<SocketAddr> {
     let servers = cluster.servers.nodes().iter();
     servers.map(RedisServer::address).collect()
-}
-
-async fn client(cluster: &ReshardCluster) -> Result<ClusterClient> {
-    ClusterClient::connect(&cluster.server(1).address().to_string()).await
-}
-
-async fn filled(options: &[(&str, &str)], keys: u64) -> Result<ReshardCluster> {
-    let cluster = ReshardCluster::start(3, options).await?;
-    dataset::fill(&client(&cluster).await?, keys).await?;
-    Ok(cluster)
-}
-
-async fn unharmed(cluster: &ReshardCluster, keys: u64) -> Result<()> {
-    let comparison = verify::data_set(&client(cluster).await?, keys).await?;
-    ensure!(
-        comparison.keys == keys && comparison.different == 0,
-        "{comparison:?}\n{}",
-        cluster.describe().await
-    );
-    Ok(())
 }
 
 fn nothing_lost(report: &WriterReport) -> Result<()> {
@@ -132,7 +90,7 @@ async fn digests(
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn grows_to_four_shards_and_back_under_a_writer() -> Result<()> {
-    let cluster = filled(&[STAYING], KEYS).await?;
+    let cluster = ReshardCluster::filled(&[STAYING], KEYS).await?;
     let samples = samples("sample:");
     cluster.servers.fill(&samples).await?;
     let started = Instant::now();
@@ -157,7 +115,7 @@ async fn grows_to_four_shards_and_back_under_a_writer() -> Result<()> {
         ensure!(summary.progress.keys_done > KEYS / 5, "{summary:?}");
         cluster.settled(staying).await?;
         ensure!(cluster.plan(staying).await?.is_empty());
-        unharmed(&cluster, KEYS).await?;
+        cluster.unharmed(KEYS).await?;
         let after = digests(&cluster, &samples).await?;
         let elapsed = i64::try_from(started.elapsed().as_millis())?;
         for (key, (digest, lives)) in &before {
@@ -178,7 +136,7 @@ async fn grows_to_four_shards_and_back_under_a_writer() -> Result<()> {
 /// Marked as imported before it has learnt who serves them: the engine takes in no claim to such slots, so the target calls the cluster down.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_target_that_does_not_know_the_primary_learns_it() -> Result<()> {
-    let cluster = filled(&[STAYING], KEYS).await?;
+    let cluster = ReshardCluster::filled(&[STAYING], KEYS).await?;
     let mut commands = pipe();
     commands.atomic();
     for slot in 0..64 {
@@ -202,13 +160,13 @@ async fn a_target_that_does_not_know_the_primary_learns_it() -> Result<()> {
     })
     .await?;
     cluster.settled(&ALL).await?;
-    unharmed(&cluster, KEYS).await
+    cluster.unharmed(KEYS).await
 }
 
 /// A server refuses clients for 2 s after its start, whatever it knows: no client is sent there before.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_target_that_does_not_serve_yet_is_waited_for() -> Result<()> {
-    let mut cluster = filled(&LASTING, KEYS).await?;
+    let mut cluster = ReshardCluster::filled(&LASTING, KEYS).await?;
     cluster.servers.kill(3).await?;
     cluster.servers.restart(3).await?;
     let info: String = cluster.server(3).call("CLUSTER INFO").await?;
@@ -221,16 +179,16 @@ async fn a_target_that_does_not_serve_yet_is_waited_for() -> Result<()> {
     ensure!(!errors.contains("errorstat_CLUSTERDOWN"), "{errors}");
     let report = writer.end(addresses(&cluster)).await?;
     nothing_lost(&report)?;
-    unharmed(&cluster, KEYS).await
+    cluster.unharmed(KEYS).await
 }
 
 #[tokio::test]
 async fn a_primary_without_slots_may_become_a_replica() -> Result<()> {
-    let cluster = filled(&[], 2000).await?;
+    let cluster = ReshardCluster::filled(&[], 2000).await?;
     for staying in [&ALL[..], &[0, 1, 2]] {
         cluster.reach(staying, &by_migrate()).await?;
         cluster.settled(staying).await?;
-        unharmed(&cluster, 2000).await?;
+        cluster.unharmed(2000).await?;
     }
     if !stays_primary(&cluster) {
         println!("SKIPPED: before 7.0 it may become one within a second, or never");
@@ -322,12 +280,12 @@ async fn hit(cluster: &mut ReshardCluster, fault: Fault, round: u64) -> Result<(
 }
 
 async fn survives(fault: Fault) -> Result<()> {
-    let mut cluster = filled(&LASTING, KEYS).await?;
+    let mut cluster = ReshardCluster::filled(&LASTING, KEYS).await?;
     let writer = Writer::start(addresses(&cluster), 1000);
     let rounds = if stays_primary(&cluster) { 6 } else { 2 };
     for round in 0..rounds {
         hit(&mut cluster, fault, round).await?;
-        unharmed(&cluster, KEYS).await?;
+        cluster.unharmed(KEYS).await?;
     }
     nothing_lost(&writer.end(addresses(&cluster)).await?)
 }
@@ -349,7 +307,7 @@ async fn a_cancelled_run_ends_soon_and_is_continued() -> Result<()> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn large_values_move_alone_and_arrive() -> Result<()> {
-    let cluster = filled(&[], 3000).await?;
+    let cluster = ReshardCluster::filled(&[], 3000).await?;
     // All in one slot of the first shard, between small ones.
     let name = |kind: &str| format!("{{large:6}}{kind}");
     let slot = Slot::of_key(name("").as_bytes());
@@ -404,12 +362,12 @@ async fn large_values_move_alone_and_arrive() -> Result<()> {
     ensure!(held == 0);
     cluster.reach(&ALL, &by_migrate()).await?;
     cluster.settled(&ALL).await?;
-    unharmed(&cluster, 3000).await
+    cluster.unharmed(3000).await
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_target_that_hangs_costs_no_key() -> Result<()> {
-    let cluster = filled(&[STAYING], KEYS).await?;
+    let cluster = ReshardCluster::filled(&[STAYING], KEYS).await?;
     let writer = Writer::start(addresses(&cluster), 500);
     let plan = cluster.plan(&ALL).await?;
     let limits = ReshardLimits {
@@ -432,79 +390,8 @@ async fn a_target_that_hangs_costs_no_key() -> Result<()> {
     }
     ensure!(broken > 0, "no call of a source broke off");
     cluster.settled(&ALL).await?;
-    unharmed(&cluster, KEYS).await?;
+    cluster.unharmed(KEYS).await?;
     nothing_lost(&writer.end(addresses(&cluster)).await?)
-}
-
-/// The replica is asleep while keys arrive at its primary: a loss of the primary would cost what is not copied yet.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn slots_are_handed_over_once_their_keys_are_copied() -> Result<()> {
-    waits_for_the_replica_of(3).await
-}
-
-/// And while they are dropped: it would bring back what clients delete at the target.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn slots_are_handed_over_once_replicas_dropped_their_keys() -> Result<()> {
-    waits_for_the_replica_of(0).await
-}
-
-async fn replication(cluster: &ReshardCluster, primary: usize) -> Result<ReplicationInfo> {
-    let text: String = cluster.server(primary).call("INFO replication").await?;
-    Ok(Info::parse(&text).replication())
-}
-
-/// Bytes of `REPLCONF GETACK *` in the stream, the question for an acknowledgement. A sleeping replica is asked again and again.
-const QUESTION: u64 = 37;
-
-async fn waits_for_the_replica_of(primary: usize) -> Result<()> {
-    // Nothing but keys and questions is in the stream.
-    let options = [STAYING, ("repl-ping-replica-period", "3600")];
-    let mut cluster = filled(&options, 3000).await?;
-    let replica = cluster.servers.join_replica(primary, &options).await?;
-    // By whole questions it may be behind: those after the one that it has answered.
-    let acknowledged = async || {
-        let found = replication(&cluster, primary).await?;
-        let mut replicas = found.replicas.iter();
-        Ok::<_, anyhow::Error>(
-            replicas.any(|one| one.online && (found.offset - one.offset) % QUESTION == 0),
-        )
-    };
-    // After its first copy the primary sends nothing until it acknowledges that, which may take a second.
-    eventually("it follows", async || {
-        cluster.server(primary).call::<u64>("WAIT 2 10").await?;
-        let found = replication(&cluster, primary).await?;
-        let mut replicas = found.replicas.iter();
-        Ok(replicas.any(|one| one.offset > 0) && acknowledged().await?)
-    })
-    .await?;
-    let whole = cluster.plan(&ALL).await?;
-    let source = cluster.ids[0];
-    let mut planned = whole.moves.iter();
-    let first = planned
-        .find(|one| one.source == source)
-        .context("no move")?;
-    let few = SlotMove {
-        slots: first.slots.iter().take(200).collect(),
-        ..first.clone()
-    };
-    let plan = ReshardPlan {
-        moves: vec![few],
-        ..ReshardPlan::default()
-    };
-    let (limits, asleep) = (by_migrate(), "DEBUG SLEEP 0.6");
-    let sleep = cluster.server(replica).call::<()>(asleep);
-    let moved = async {
-        // The sleep begins first.
-        tokio::task::yield_now().await;
-        let ended = cluster.run(&plan, &limits).await?;
-        Ok::<_, anyhow::Error>((ended, acknowledged().await?))
-    };
-    let (slept, moved) = tokio::join!(sleep, moved);
-    slept?;
-    let (ended, copied) = moved?;
-    ensure!(ended.progress.slots_done == 200 && ended.progress.keys_done > 10);
-    ensure!(copied, "the replica is behind, and slots were handed over");
-    Ok(())
 }
 
 /// A source that waits for a target answers no one else: its replica is elected meanwhile, and acknowledges writes. Then the call succeeds, and
@@ -596,46 +483,9 @@ async fn keys_left(server: &RedisServer, keys: &[String]) -> Result<String> {
     anyhow::bail!("both keys have moved")
 }
 
-/// It is waited for until its primary does not hear of it any more, and breaks nothing off.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_replica_that_hangs_keeps_no_slot_from_moving() -> Result<()> {
-    let mut cluster = filled(&[STAYING], KEYS).await?;
-    let replica = cluster.servers.join_replica(3, &[STAYING]).await?;
-    eventually("it follows the target", async || {
-        let found = replication(&cluster, 3).await?;
-        Ok(found.replicas.iter().any(|one| one.online))
-    })
-    .await?;
-    let plan = cluster.plan(&ALL).await?;
-    let limits = by_migrate();
-    let sleep = pin!(cluster.server(replica).call::<()>("DEBUG SLEEP 8"));
-    let (ended, asleep) = match select(pin!(cluster.run(&plan, &limits)), sleep).await {
-        Either::Left((ended, sleep)) => (ended, Some(sleep)),
-        Either::Right((slept, run)) => {
-            slept?;
-            (run.await, None)
-        }
-    };
-    // From Valkey 8 on a server itself hands no slot over that its replicas do not know of.
-    let waits_itself = cluster.server(3).info("valkey_version").await.is_ok();
-    match ended {
-        Ok(ended) => {
-            ensure!(ended.end == ReshardEnd::Completed, "{ended:?}");
-            ensure!(asleep.is_some(), "it was waited for to the end: {ended:?}");
-        }
-        Err(error) => ensure!(waits_itself, "{error}"),
-    }
-    if let Some(asleep) = asleep {
-        asleep.await?;
-    }
-    cluster.reach(&ALL, &limits).await?;
-    cluster.settled(&ALL).await?;
-    unharmed(&cluster, KEYS).await
-}
-
 #[tokio::test]
 async fn a_full_target_is_refused_before_anything_moves() -> Result<()> {
-    let cluster = filled(&[], KEYS).await?;
+    let cluster = ReshardCluster::filled(&[], KEYS).await?;
     let used: u64 = cluster.server(3).info("used_memory").await?.parse()?;
     let target = cluster.server(3);
     target
@@ -659,12 +509,12 @@ async fn a_full_target_is_refused_before_anything_moves() -> Result<()> {
     target.call::<()>("CONFIG SET maxmemory 0").await?;
     cluster.reach(&ALL, &by_migrate()).await?;
     cluster.settled(&ALL).await?;
-    unharmed(&cluster, KEYS).await
+    cluster.unharmed(KEYS).await
 }
 
 #[tokio::test]
 async fn a_plan_that_is_no_longer_true_is_refused() -> Result<()> {
-    let cluster = filled(&[], 500).await?;
+    let cluster = ReshardCluster::filled(&[], 500).await?;
     let plan = cluster.plan(&ALL).await?;
     cluster.reach(&ALL, &by_migrate()).await?;
     let error = cluster.run(&plan, &by_migrate()).await.err();
@@ -674,12 +524,12 @@ async fn a_plan_that_is_no_longer_true_is_refused() -> Result<()> {
         matches!(error, ReshardError::OwnerChanged { found: Some(found), .. } if found == cluster.ids[3])
     );
     cluster.settled(&ALL).await?;
-    unharmed(&cluster, 500).await
+    cluster.unharmed(500).await
 }
 
 #[tokio::test]
 async fn a_rate_is_kept_and_progress_reported() -> Result<()> {
-    let cluster = filled(&[], 8000).await?;
+    let cluster = ReshardCluster::filled(&[], 8000).await?;
     let plan = cluster.plan(&ALL).await?;
     let limits = ReshardLimits {
         keys_per_second: NonZeroU64::new(1000),
@@ -717,12 +567,12 @@ async fn a_rate_is_kept_and_progress_reported() -> Result<()> {
     ensure!(ended.progress.keys_total < 2500 && ended.progress.slots_total == 4096);
     cluster.reach(&ALL, &by_migrate()).await?;
     cluster.settled(&ALL).await?;
-    unharmed(&cluster, 8000).await
+    cluster.unharmed(8000).await
 }
 
 #[tokio::test]
 async fn credentials_reach_the_target_through_the_source() -> Result<()> {
-    let cluster = filled(&[], 2000).await?;
+    let cluster = ReshardCluster::filled(&[], 2000).await?;
     for server in cluster.servers.nodes() {
         let mut user = cmd("ACL");
         user.arg("SETUSER").arg("mover").arg("on").arg(">pass word");
@@ -748,12 +598,12 @@ async fn credentials_reach_the_target_through_the_source() -> Result<()> {
     let limits = by_migrate();
     run(&plan, &endpoints.collect(), &limits, &cancel, &progress).await?;
     cluster.settled(&ALL).await?;
-    unharmed(&cluster, 2000).await
+    cluster.unharmed(2000).await
 }
 
 #[tokio::test]
 async fn another_server_at_an_address_is_left_alone() -> Result<()> {
-    let cluster = filled(&[], 500).await?;
+    let cluster = ReshardCluster::filled(&[], 500).await?;
     let plan = cluster.plan(&ALL).await?;
     let foreign = RedisServer::cluster_node(&[]).await?;
     let mut endpoints = cluster.endpoints();
@@ -772,7 +622,7 @@ async fn another_server_at_an_address_is_left_alone() -> Result<()> {
     );
     let sent = executed(&foreign).await?;
     ensure!(!sent.contains_key("cluster|setslot"), "{sent:?}");
-    unharmed(&cluster, 500).await
+    cluster.unharmed(500).await
 }
 
 /// Slots of the first shard that a test leaves open, with some keys each.

@@ -134,8 +134,10 @@ impl Model {
         let now = self.kubernetes.timestamp();
         let unresponsive = &self.controller.unresponsive;
         let passed_over = unresponsive.note(PLACE, &mut members, exists, &wanted.known, now);
+        let survey = Survey::of(wanted, &members);
         let copies = &self.controller.copies;
-        copies.note(PLACE, &mut members, &wanted.known, &self.last_seen, now);
+        let times = copies.note(PLACE, &survey, &self.last_seen, now);
+        times.mark(&mut members, &wanted.known);
         self.add_evidence(wanted, &pods, &mut members);
         Observed {
             pods,

@@ -223,7 +223,8 @@ fn a_primary_replaced_without_a_hand_over_is_noticed() {
 /// Two Kubernetes nodes with the majority of the primaries are cut off, and clients on their side go on writing.
 #[test]
 fn a_takeover_without_a_fence_is_noticed() {
-    let all = vec![(cut(0, 89), 0), (cut(1, 89), 5), (Event::Write, 60)];
+    let seen = (Event::Write, 5);
+    let all = vec![seen, (cut(0, 89), 0), (cut(1, 89), 5), (Event::Write, 60)];
     let why = noticed(
         Sabotage::TakesOverUnfenced,
         (3, 1, true),

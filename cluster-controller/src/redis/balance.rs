@@ -105,23 +105,39 @@ pub fn balance(survey: &Survey<'_>) -> Balance {
 /// The balance where nothing may move: the pods that this waits for, if the shards with slots are to be others.
 fn waiting(survey: &Survey<'_>) -> Balance {
     let shards = loads(survey);
-    let mut changing = shards.iter();
-    let silent = survey.members.iter().filter(|one| one.report().is_none());
-    let silent: Vec<(String, String)> = if changing.any(|one| one.stays == one.slots.is_empty()) {
+    let mut missing = survey.missing.values();
+    let is_whole = survey.free.is_empty() && missing.all(|one| one.slots.is_empty());
+    let staying = shards.iter().filter(|one| one.stays).count();
+    let changed = shards.iter().any(|one| one.stays == one.slots.is_empty());
+    // The pods of a new shard may not run yet.
+    let grows = is_whole && staying < survey.wanted.shards;
+    let silent: Vec<(String, String)> = if changed || grows {
+        let silent = survey.members.iter().filter(|one| one.report().is_none());
         silent.map(Member::explained).collect()
     } else {
         Vec::new()
     };
+    let misplaced = if silent.is_empty() {
+        0
+    } else {
+        beyond_shares(&shards, survey.wanted.shards)
+    };
     Balance {
         wanted: survey.wanted.shards,
-        misplaced: if silent.is_empty() {
-            0
-        } else {
-            misplaced(&shards)
-        },
+        misplaced,
         silent,
         ..Balance::default()
     }
+}
+
+/// Slots that shards have beyond their shares, with so many shards in all: those of a shard that leaves are all to move.
+fn beyond_shares(shards: &[ShardLoad], wanted: usize) -> usize {
+    let share = usize::from(SLOT_COUNT).div_ceil(wanted.max(1));
+    let beyond = |one: &ShardLoad| {
+        let kept = if one.stays { share } else { 0 };
+        one.slots.len().saturating_sub(kept)
+    };
+    shards.iter().map(beyond).sum()
 }
 
 /// The primary of each shard; and every other one that has slots, as if its shard were to leave: a shard has one primary, and this one copies
@@ -170,7 +186,7 @@ fn copying(survey: &Survey<'_>, shards: &[ShardLoad]) -> usize {
 mod tests {
     use super::*;
     use crate::redis::{
-        member::{Answer, Report},
+        member::{Answer, ExpectedNode, Report},
         plan::tests::{becomes_primary, formed},
     };
     use k8s_openapi::jiff::Timestamp;
@@ -257,6 +273,29 @@ mod tests {
         let pod = members[index].expected.pod.clone();
         let cause = "0/3 nodes are available".to_owned();
         assert_eq!(named(2), (vec![(pod, cause)], true));
+    }
+
+    /// As long as none of them runs there is no new shard yet; a primary that does not answer is no new shard.
+    #[test]
+    fn pods_of_a_new_shard_that_wait_are_named() {
+        let mut world = formed(3, 1, true);
+        let formed = world.members(Timestamp::UNIX_EPOCH);
+        world.wanted.shards = 4;
+        let absent = Member {
+            expected: ExpectedNode::new("sim-3-0".into(), 3, 0),
+            answer: Answer::Absent("0/3 nodes are available".into()),
+        };
+        let members: Vec<Member> = formed.iter().cloned().chain([absent]).collect();
+        let found = balance(&Survey::of(&world.wanted, &members));
+        let cause = "0/3 nodes are available".to_owned();
+        assert_eq!(found.silent, [("sim-3-0".to_owned(), cause)]);
+        assert!(found.misplaced.abs_diff(4096) < 3 && !found.needs_moves());
+
+        world.wanted.shards = 3;
+        let mut members = formed;
+        members[0].answer = Answer::Unresponsive("no answer in time".into());
+        let found = balance(&Survey::of(&world.wanted, &members));
+        assert_eq!((found.silent, found.misplaced), (vec![], 0));
     }
 
     #[test]

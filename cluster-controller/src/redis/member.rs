@@ -221,6 +221,9 @@ pub struct ExpectedNode {
     /// When those of the pod's node ids that lack something now, or do not answer, were last seen with all that was written. None: that
     /// was not seen.
     pub current_until: BTreeMap<NodeId, Timestamp>,
+    /// Since when none has had a sign of life of those of the pod's node ids that do not answer: they have written nothing since, as far
+    /// as was seen.
+    pub silent_since: BTreeMap<NodeId, Timestamp>,
     /// Why its server, which is loading, is not through with it; with the cure. None: it has not taken long yet.
     pub why_loading: Option<String>,
 }
@@ -245,6 +248,7 @@ impl ExpectedNode {
             down_since: None,
             former: BTreeMap::new(),
             current_until: BTreeMap::new(),
+            silent_since: BTreeMap::new(),
         }
     }
 }
@@ -385,12 +389,6 @@ impl Report {
         let link = self.replication.upstream.as_ref();
         let linked = link.is_some_and(|link| link.unlinked_seconds().is_some());
         linked || self.keys > 0 || self.replication.offset > NOTHING_COPIED
-    }
-
-    /// Whether it has all that was written, but for what is on its way: it is a primary, or linked to its own.
-    pub fn has_everything(&self) -> bool {
-        let link = self.replication.upstream.as_ref();
-        self.own().is_primary() || link.is_some_and(|link| link.up)
     }
 }
 

@@ -278,19 +278,25 @@ fn nodes(found: &StatusInputs<'_>, before: &LastSeenNodes) -> Vec<KnownNode> {
     let current_until: BTreeMap<NodeId, Timestamp> = members
         .flat_map(|member| member.expected.current_until.clone())
         .collect();
+    // Of a pod that is not there, and that the spec does not ask for, nothing was seen.
+    let unseen = |pod: &String| {
+        let mut members = found.observed.members.iter();
+        members.all(|member| member.expected.pod != *pod)
+    };
     let mut nodes: Vec<KnownNode> = found
         .known
         .iter()
         .map(|(id, pod)| {
             let seen = seen_now(id).or_else(|| before.get(id).cloned());
             let seen = seen.unwrap_or_default();
+            let kept = seen.current_until.filter(|_| unseen(pod));
             KnownNode {
                 pod: pod.clone(),
                 node_id: id.to_string(),
                 pod_uid: seen.pod_uid,
                 kubernetes_node: seen.kubernetes_node,
                 grace_seconds: seen.grace.and_then(|seconds| seconds.try_into().ok()),
-                current_until: current_until.get(id).copied().map(Time),
+                current_until: current_until.get(id).copied().or(kept).map(Time),
             }
         })
         .collect();

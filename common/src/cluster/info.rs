@@ -4,7 +4,12 @@
 //! Redis 6.2 and Valkey 7.2 on; a line that is missing counts as zero or empty.
 
 use super::topology::NodeAddress;
-use std::{collections::HashMap, fmt, net::IpAddr};
+use jiff::{SignedDuration, Timestamp};
+use std::{
+    collections::HashMap,
+    fmt,
+    net::{IpAddr, SocketAddr},
+};
 
 /// An answer to `INFO`, line by line.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -85,6 +90,10 @@ impl Info {
             // -1: never up since the process started.
             down_seconds: self
                 .get("master_link_down_since_seconds")
+                .and_then(|value| value.parse().ok()),
+            // -1: it is down.
+            heard_seconds: self
+                .get("master_last_io_seconds_ago")
                 .and_then(|value| value.parse().ok()),
         };
         let replica = self.get("role") == Some("slave");
@@ -215,6 +224,8 @@ pub struct UpstreamLink {
     pub syncing: bool,
     /// Seconds since the link was lost. None: it is up, or it has never been up since the process started.
     pub down_seconds: Option<u64>,
+    /// Seconds since the primary last sent something, a ping each 10 s at least, while the link is up.
+    pub heard_seconds: Option<u64>,
 }
 
 impl UpstreamLink {
@@ -226,6 +237,18 @@ impl UpstreamLink {
     /// Seconds without a link: 0 while it is up. None: it has never been up since the process started.
     pub fn unlinked_seconds(&self) -> Option<u64> {
         if self.up { Some(0) } else { self.down_seconds }
+    }
+
+    /// Until when the replica has certainly missed no write: a link to a machine that is cut off stays up for a minute. None: it has
+    /// never been up since the process started.
+    pub fn current_until(&self, now: Timestamp) -> Option<Timestamp> {
+        let seconds = if self.up {
+            self.heard_seconds.unwrap_or_default()
+        } else {
+            self.down_seconds?
+        };
+        let seconds = i64::try_from(seconds).ok()?;
+        now.checked_sub(SignedDuration::from_secs(seconds)).ok()
     }
 
     /// Whether the link leads to this address.
@@ -248,6 +271,11 @@ pub struct AttachedReplica {
 }
 
 impl AttachedReplica {
+    /// Where clients find it.
+    pub fn address(&self) -> SocketAddr {
+        SocketAddr::new(self.ip, self.port)
+    }
+
     fn parse(text: &str) -> Option<Self> {
         Some(Self {
             ip: pair(text, "ip")?.parse().ok()?,

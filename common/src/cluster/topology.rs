@@ -7,6 +7,7 @@ use super::{
     shared_lines::SharedLines,
     slots::{Slot, SlotError, SlotSet},
 };
+use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use std::{
     fmt,
@@ -229,7 +230,8 @@ impl ClusterNode {
         self.flags.has(Flag::Fail) || self.flags.has(Flag::PFail)
     }
 
-    fn parse(line: &str) -> Result<Self, TopologyError> {
+    /// The node, and when it was last heard of (`pong-recv`, milliseconds since 1970; 0: never).
+    fn parse(line: &str) -> Result<(Self, Option<Timestamp>), TopologyError> {
         let wrong = |field| TopologyError::Line {
             field,
             line: excerpt(line),
@@ -243,7 +245,7 @@ impl ClusterNode {
             "-" => None,
             id => Some(id.parse()?),
         };
-        let _times = (next("ping-sent")?, next("pong-recv")?);
+        let (_ping_sent, heard) = (next("ping-sent")?, next("pong-recv")?);
         let config_epoch = number(next("config-epoch")?).ok_or(wrong("config-epoch"))?;
         let linked = next("link-state")? == "connected";
         let (address, hostname) = parse_endpoint(endpoint).ok_or(wrong("address"))?;
@@ -266,7 +268,11 @@ impl ClusterNode {
                 None => node.slots.insert_range(field.parse()?),
             }
         }
-        Ok(node)
+        let heard = heard.parse().ok().filter(|time| *time != 0);
+        Ok((
+            node,
+            heard.and_then(|time| Timestamp::from_millisecond(time).ok()),
+        ))
     }
 }
 
@@ -278,6 +284,8 @@ pub type SharedNodes = SharedLines<NodeId, ClusterNode>;
 pub struct NodesView {
     nodes: Vec<Arc<ClusterNode>>,
     myself: usize,
+    /// Of the nodes that are not reached only: of the others it differs from view to view and from look to look.
+    heard: Vec<(NodeId, Timestamp)>,
 }
 
 impl NodesView {
@@ -295,28 +303,37 @@ impl NodesView {
         text: &str,
         keep: impl Fn(ClusterNode) -> Arc<ClusterNode>,
     ) -> Result<Self, TopologyError> {
-        let nodes = text
-            .lines()
-            .map(str::trim)
-            .filter(|line| !line.is_empty())
-            .map(|line| ClusterNode::parse(line).map(&keep))
-            .collect::<Result<Vec<_>, _>>()?;
-        Self::of_shared(nodes)
+        let (mut nodes, mut heard) = (Vec::new(), Vec::new());
+        for line in text.lines().map(str::trim).filter(|line| !line.is_empty()) {
+            let (node, time) = ClusterNode::parse(line)?;
+            if node.is_failing() || !node.linked {
+                heard.extend(time.map(|time| (node.id, time)));
+            }
+            nodes.push(keep(node));
+        }
+        Self::of_shared(nodes, heard)
     }
 
     /// The view made of these nodes, of which exactly one is flagged `Myself`.
     pub fn of(nodes: Vec<ClusterNode>) -> Result<Self, TopologyError> {
-        Self::of_shared(nodes.into_iter().map(Arc::new).collect())
+        Self::of_shared(nodes.into_iter().map(Arc::new).collect(), Vec::new())
     }
 
-    fn of_shared(mut nodes: Vec<Arc<ClusterNode>>) -> Result<Self, TopologyError> {
+    fn of_shared(
+        mut nodes: Vec<Arc<ClusterNode>>,
+        heard: Vec<(NodeId, Timestamp)>,
+    ) -> Result<Self, TopologyError> {
         nodes.sort_by_key(|node| node.id);
         let mut own = nodes
             .iter()
             .enumerate()
             .filter(|(_, node)| node.flags.has(Flag::Myself));
         match (own.next(), own.next()) {
-            (Some((myself, _)), None) => Ok(Self { nodes, myself }),
+            (Some((myself, _)), None) => Ok(Self {
+                nodes,
+                myself,
+                heard,
+            }),
             _ => Err(TopologyError::Myself),
         }
     }
@@ -338,6 +355,21 @@ impl NodesView {
             .iter()
             .map(Arc::as_ref)
             .filter(|node| !node.flags.has(Flag::Myself))
+    }
+
+    /// The same view, in which a node that is not reached was last heard of at this time.
+    #[must_use]
+    pub fn with_heard(mut self, id: NodeId, time: Timestamp) -> Self {
+        self.heard.retain(|(node, _)| *node != id);
+        self.heard.push((id, time));
+        self
+    }
+
+    /// When it last heard of a node that it does not reach now, by its own clock. A server that is started says so of the nodes in its file
+    /// (`clusterLoadConfig` in the engine's `cluster.c`), whether they live or not.
+    pub fn last_heard(&self, id: NodeId) -> Option<Timestamp> {
+        let mut heard = self.heard.iter();
+        heard.find(|(node, _)| *node == id).map(|(_, time)| *time)
     }
 
     /// The node with this id, unless it is only a handshake.
@@ -462,112 +494,4 @@ fn parse_open_slot(text: &str) -> Option<OpenSlot> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use proptest::prelude::*;
-
-    const VIEW: &str = "\
-07c37dfeb235213a872192d90877d0cd55635b91 127.0.0.1:30004@31004,hostname4 slave e7d1eecce10fd6bb5eb35b9f99a514335d9ba9ca 0 1426238317239 4 connected
-67ed2db8d677e59ec4a4cefb06858cf2a1a89fa1 127.0.0.1:30002@31002,,shard-id=0123 master - 0 1426238316232 2 connected 5461-10922
-292f8b365bb7edb5e285caf0b7e6ddc7265d2f4f fd00::12:30003@31003 master,fail? - 1426238318243 1426238318243 3 disconnected 10923-16383
-6ec23923021cf3ffec47632106199cb7f496ce01 :0@0 slave,fail,noaddr 67ed2db8d677e59ec4a4cefb06858cf2a1a89fa1 0 1426238316232 5 disconnected
-e7d1eecce10fd6bb5eb35b9f99a514335d9ba9ca 127.0.0.1:30001@31001 myself,master - 0 0 1 connected 0-77 80 [78->-67ed2db8d677e59ec4a4cefb06858cf2a1a89fa1] [93-<-292f8b365bb7edb5e285caf0b7e6ddc7265d2f4f]
-";
-
-    #[test]
-    fn reads_every_field() {
-        let view = NodesView::parse(VIEW).unwrap();
-        let myself = view.myself();
-        assert_eq!(myself.id.short(), "e7d1eecc");
-        assert_eq!(myself.slots.len(), 79);
-        assert_eq!(myself.open_slots.len(), 2);
-        assert_eq!(myself.open_slots[0].kind, OpenSlotKind::Migrating);
-        assert_eq!(myself.open_slots[1].kind, OpenSlotKind::Importing);
-        let [replica, failing, primary, gone, _] = view.nodes() else {
-            panic!("five nodes")
-        };
-        assert_eq!(replica.primary, Some(myself.id));
-        assert_eq!(replica.hostname.as_deref(), Some("hostname4"));
-        assert_eq!(primary.hostname, None);
-        assert_eq!(primary.address.unwrap().bus_port, 31002);
-        assert_eq!(
-            failing.address.unwrap().client(),
-            "[fd00::12]:30003".parse().unwrap()
-        );
-        assert!(failing.is_failing() && !failing.linked);
-        assert!(gone.address.is_none() && gone.flags.has(Flag::Fail));
-    }
-
-    #[test]
-    fn a_node_is_found_by_its_id() {
-        let view = NodesView::parse(VIEW).unwrap();
-        for node in view.nodes() {
-            assert_eq!(view.get(node.id), Some(node.as_ref()));
-        }
-        assert_eq!(view.get(NodeId::from_bytes([0; 20])), None);
-        let shaking = VIEW.replace(
-            "master - 0 1426238316232",
-            "master,handshake - 0 1426238316232",
-        );
-        let shaking = NodesView::parse(&shaking).unwrap();
-        let primary = "67ed2db8d677e59ec4a4cefb06858cf2a1a89fa1".parse().unwrap();
-        assert_eq!(shaking.get(primary), None);
-    }
-
-    #[test]
-    fn says_what_is_wrong() {
-        let broken = VIEW.replace("1426238318243 3", "1426238318243 new");
-        let error = NodesView::parse(&broken).unwrap_err().to_string();
-        assert!(error.contains("config-epoch"), "{error}");
-        let unmarked = VIEW.replace("myself,", "");
-        assert_eq!(NodesView::parse(&unmarked), Err(TopologyError::Myself));
-        assert!(
-            "E7d1eecce10fd6bb5eb35b9f99a514335d9ba9ca"
-                .parse::<NodeId>()
-                .is_err()
-        );
-    }
-
-    #[test]
-    fn a_line_owns_its_ranges_and_no_bitmap() {
-        let nodes: u16 = 500;
-        let lines = (0..nodes).map(|number| {
-            let mark = if number == 0 { "myself," } else { "" };
-            let first = u32::from(number) * 32;
-            let last = first + 31;
-            format!(
-                "{number:040x} 10.0.0.1:6379@16379 {mark}master - 0 0 1 connected {first}-{last}\n"
-            )
-        });
-        let view = NodesView::parse(&lines.collect::<String>()).unwrap();
-        let ranges: usize = view
-            .nodes()
-            .iter()
-            .map(|node| node.slots.ranges().len())
-            .sum();
-        assert_eq!(ranges, usize::from(nodes));
-        assert!(size_of::<SlotSet>() <= 24, "a set is a list of its ranges");
-    }
-
-    #[test]
-    fn reads_cluster_info() {
-        let info = ClusterInfo::parse(
-            "cluster_state:ok\r\ncluster_slots_assigned:16384\r\ncluster_slots_ok:16384\r\ncluster_known_nodes:6\r\n\
-             cluster_size:3\r\ncluster_current_epoch:6\r\ncluster_my_epoch:2\r\n",
-        );
-        assert!(info.ok && info.slots_ok == 16384 && info.known_nodes == 6 && info.my_epoch == 2);
-    }
-
-    proptest! {
-        #[test]
-        fn ids_survive_the_way_through_text(bytes: [u8; 20]) {
-            let id = NodeId::from_bytes(bytes);
-            prop_assert_eq!(id.to_string().parse::<NodeId>().unwrap(), id);
-        }
-
-        #[test]
-        fn any_text_is_read_or_refused(text in "\\PC{0,200}") {
-            let _ = NodesView::parse(&text);
-        }
-    }
-}
+mod tests;

@@ -7,9 +7,12 @@ use super::{
 };
 use crate::wait::eventually;
 use anyhow::{Context, Result, bail, ensure};
-use cluster_controller::redis::{
-    identity::KnownNodes,
-    member::{ExpectedNode, Member, ProcessEvidence, Report, ZoneLabel},
+use cluster_controller::{
+    copies::CopyTracker,
+    redis::{
+        identity::KnownNodes,
+        member::{ExpectedNode, ProcessEvidence, ZoneLabel},
+    },
 };
 use common::cluster::{
     slots::{Slot, SlotSet},
@@ -43,8 +46,7 @@ pub struct PodCluster {
     replicas: usize,
     storage: PodStorage,
     known: Mutex<KnownNodes>,
-    /// When nodes were last seen with all that was written.
-    current: Mutex<BTreeMap<NodeId, Timestamp>>,
+    copies: CopyTracker,
 }
 
 /// What must outlive every loss: the slots of each shard. Keys and values follow from [`PodCluster::fill`].
@@ -78,7 +80,7 @@ impl PodCluster {
             replicas,
             storage,
             known: Mutex::default(),
-            current: Mutex::default(),
+            copies: CopyTracker::default(),
         };
         for address in addresses {
             cluster.pods.push(PodServer {
@@ -124,7 +126,6 @@ impl PodCluster {
     /// The servers as the controller expects them.
     pub fn expected(&self) -> Vec<ExpectedNode> {
         let known = self.known();
-        let current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
         let expected = self.pods.iter().enumerate().map(|(index, pod)| {
             let (shard, ordinal) = (self.shard(index), index % (1 + self.replicas));
             let address = pod.server.address();
@@ -139,10 +140,6 @@ impl PodCluster {
                 ProcessEvidence::Ended("its server was killed".to_owned())
             };
             ExpectedNode {
-                current_until: ids
-                    .clone()
-                    .filter_map(|(id, _)| Some((*id, *current.get(id)?)))
-                    .collect(),
                 former: ids.map(|(id, _)| (*id, evidence.clone())).collect(),
                 address: Some(NodeAddress::new(address.ip(), address.port())),
                 proof: Some(PodFiles::proof(address)),
@@ -163,18 +160,14 @@ impl PodCluster {
             .clone()
     }
 
-    /// Remembers which nodes have all that was written, as the product does with each look.
-    pub fn note(&self, members: &[Member]) {
-        let reports = members.iter().filter_map(Member::report);
-        let ids = reports.filter(|one| one.has_everything()).map(Report::id);
-        let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
-        current.extend(ids.map(|id| (id, Timestamp::now())));
+    /// What the looks at it have seen of the age of copies.
+    pub fn copies(&self) -> &CopyTracker {
+        &self.copies
     }
 
     /// As for a controller that has just begun to look.
-    pub fn forget_copies(&self) {
-        let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
-        current.clear();
+    pub fn forget_copies(&mut self) {
+        self.copies = CopyTracker::default();
     }
 
     /// Records node ids.

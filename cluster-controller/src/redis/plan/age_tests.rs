@@ -34,17 +34,12 @@ fn restarted_replicas(lost: usize) -> (World, Vec<Member>) {
     (world, members)
 }
 
-/// Sets how many seconds the replicas were unlinked before their primaries ended.
+/// Sets for how many seconds before the primaries went silent the replicas were last seen with everything.
 fn unlinked_before(members: &mut [Member], seconds: Option<i64>) {
-    for member in members {
-        let is_primary = member.report().is_none();
-        for until in member.expected.current_until.values_mut() {
-            let before = if is_primary { Some(0) } else { seconds };
-            *until = NOW - SignedDuration::from_secs(3600 + before.unwrap_or_default());
-        }
-        if seconds.is_none() && !is_primary {
-            member.expected.current_until.clear();
-        }
+    for member in members.iter_mut().filter(|one| one.report().is_some()) {
+        let id = report(member).id();
+        let until = seconds.map(|seconds| (id, NOW - SignedDuration::from_secs(3600 + seconds)));
+        member.expected.current_until = until.into_iter().collect();
     }
 }
 
@@ -90,12 +85,22 @@ fn an_old_copy_waits_for_a_primary_that_may_return() {
     }
 }
 
-/// The server says itself how long it has been unlinked, also of a time in which no controller ran.
+/// The server says itself how long it has been unlinked, also of a time in which no controller ran. The later of what it says and what was
+/// seen counts.
 #[test]
 fn a_replica_knows_since_when_it_is_unlinked() {
     let (world, mut members) = restarted_replicas(1);
-    unlinked_before(&mut members, None);
-    for (seconds, waits) in [(3600, false), (3660, false), (3661, true)] {
+    for (seen, seconds, waits) in [
+        (None, 3600, false),
+        (None, 3660, false),
+        (None, 3661, true),
+        (Some(1000), 3660, false),
+        (Some(1000), 3661, true),
+        (Some(0), 9000, false),
+        // Linked after the primary was last heard of.
+        (None, 10, false),
+    ] {
+        unlinked_before(&mut members, seen);
         for member in members.iter_mut().filter(|one| one.report().is_some()) {
             let link = report(member).replication.upstream.as_mut();
             if let Some(link) = link.filter(|link| !link.up) {
@@ -103,6 +108,75 @@ fn a_replica_knows_since_when_it_is_unlinked() {
             }
         }
         let found = old(&world.wanted, &members);
-        assert_eq!(!found.is_empty(), waits, "{seconds}");
+        assert_eq!(!found.is_empty(), waits, "{seen:?} {seconds}");
+    }
+}
+
+/// When the primary ended was not seen.
+#[test]
+fn without_the_end_of_the_primary_there_is_no_age() {
+    let (world, mut members) = restarted_replicas(1);
+    unlinked_before(&mut members, Some(0));
+    assert_eq!(old(&world.wanted, &members), []);
+    for member in &mut members {
+        member.expected.silent_since.clear();
+    }
+    let found = old(&world.wanted, &members);
+    assert!(
+        matches!(
+            &found[..],
+            [Blocker::OldCopy {
+                older_than: None,
+                ..
+            }]
+        ),
+        "{found:?}"
+    );
+}
+
+/// The one that has the most takes over: it lacks no more than another whose age is known, unless that one's history is another.
+#[test]
+fn the_age_of_a_copy_that_has_less_counts() {
+    let mut world = formed(3, 2, true);
+    world.wanted.known = ids(&world);
+    world.down_for = SignedDuration::from_hours(1);
+    let primary = primaries(&world)[0];
+    world.break_node(primary, DOWN);
+    world.tick();
+    world.age(3600);
+    let mut members = world.members(NOW);
+    let shard = members[primary].expected.shard;
+    let replicas = members.iter_mut().filter(|one| one.expected.shard == shard);
+    let replicas = replicas.filter(|one| one.report().is_some());
+    for (number, member) in replicas.enumerate() {
+        if number == 0 {
+            member.expected.current_until.clear();
+        }
+        let replication = &mut report(member).replication;
+        replication.offset = 1000 - number as u64;
+        let link = replication.upstream.as_mut().unwrap();
+        (link.up, link.down_seconds) = (false, None);
+    }
+    assert_eq!(old(&world.wanted, &members), []);
+    let other = members.iter_mut().filter(|one| one.expected.shard == shard);
+    let mut other = other.filter(|one| one.report().is_some()).skip(1);
+    report(other.next().unwrap()).replication.id = "another".into();
+    assert_eq!(old(&world.wanted, &members).len(), 1);
+}
+
+/// What was in memory only is gone with the process: there is nothing to wait for.
+#[test]
+fn the_age_does_not_matter_where_memory_is_lost() {
+    let (mut world, mut members) = restarted_replicas(1);
+    unlinked_before(&mut members, None);
+    world.wanted.persistent = false;
+    for (ended, waits) in [(true, false), (false, true)] {
+        if !ended {
+            for member in &mut members {
+                member.expected.former.clear();
+            }
+        }
+        let found = old(&world.wanted, &members);
+        assert_eq!(!found.is_empty(), waits, "{found:?}");
     }
 }

@@ -300,8 +300,8 @@ impl fmt::Display for Blocker {
                 older_than,
             } => {
                 let age = match older_than {
-                    Some(time) => format!("lacks more than its last {} s", time.as_secs()),
-                    None => "was started since, and how old its copy is was not seen".to_owned(),
+                    Some(time) => format!("may lack more than its last {} s", time.as_secs()),
+                    None => "has a copy of unknown age".to_owned(),
                 };
                 write!(
                     out,

@@ -9,7 +9,7 @@
 
 use super::{Action, Blocker, Plan, age, fence};
 use crate::redis::{
-    member::{Answer, Report},
+    member::{Answer, ProcessEvidence, Report},
     survey::{Live, MissingNode, Survey},
 };
 use common::cluster::{info::UpstreamLink, node::FailoverMode, slots::SlotSet, topology::NodeId};
@@ -123,6 +123,8 @@ struct Choice<'a> {
     replica: Live<'a>,
     /// Whether it has a copy of what the primary had.
     is_copy: bool,
+    /// It, and the others whose copy is of the same history and not newer: it lacks no more than any of these.
+    same_history: Vec<Live<'a>>,
     /// Pods of replicas with a copy of another history: how far these are cannot be compared.
     incomparable: Vec<&'a str>,
 }
@@ -158,7 +160,7 @@ fn choose<'a>(survey: &Survey<'a>, id: NodeId, missing_node: &MissingNode) -> Op
         .iter()
         .partition(|one| one.report.replication.shares_history(history));
     let home = survey.home(missing_node).map(|home| home.expected.shard);
-    let replica = same.into_iter().max_by_key(|one| {
+    let replica = same.iter().copied().max_by_key(|one| {
         let expected = &one.member.expected;
         (
             one.report.replication.offset,
@@ -172,6 +174,7 @@ fn choose<'a>(survey: &Survey<'a>, id: NodeId, missing_node: &MissingNode) -> Op
     Some(Choice {
         replica,
         is_copy,
+        same_history: same,
         incomparable: incomparable
             .map(|one| one.member.expected.pod.as_str())
             .collect(),
@@ -233,7 +236,7 @@ fn decide(
         });
     }
     let any_copy = requested || survey.wanted.recovery.takeover == Takeover::Auto;
-    if choice.is_copy && !gone && !any_copy {
+    if choice.is_copy && !gone && !any_copy && !is_lost_with_its_memory(survey, lost) {
         check_age(survey, lost, choice, now)?;
     }
     let (mode, how) = if survey.has_quorum() {
@@ -268,6 +271,13 @@ fn decide(
     Ok((mode, why))
 }
 
+/// Whether the primary kept its data in memory only, and its process has ended: it comes back with another id, and without data.
+fn is_lost_with_its_memory(survey: &Survey<'_>, lost: &LostPrimary<'_>) -> bool {
+    let home = survey.home(lost.missing_node);
+    let evidence = home.and_then(|home| home.expected.former.get(&lost.id));
+    !survey.wanted.persistent && matches!(evidence, Some(ProcessEvidence::Ended(_)))
+}
+
 /// Refuses a copy that may be too old while the primary may come back.
 fn check_age(
     survey: &Survey<'_>,
@@ -275,7 +285,10 @@ fn check_age(
     choice: &Choice<'_>,
     now: Timestamp,
 ) -> Result<(), Blocker> {
-    let age = age::age(survey, (lost.id, lost.missing_node), choice.replica, now);
+    let copies = choice.same_history.iter();
+    let age = copies
+        .filter_map(|one| age::age(survey, (lost.id, lost.missing_node), *one, now))
+        .min();
     let most = age::most(survey.wanted.node_timeout);
     if age.is_some_and(|age| age <= most) {
         return Ok(());

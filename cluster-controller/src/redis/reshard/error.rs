@@ -4,6 +4,7 @@ use common::{
     cluster::{node::NodeError, slots::Slot, topology::NodeId},
     errors::{Classified, ErrorClass},
 };
+use std::net::SocketAddr;
 
 /// Why a reshard stopped.
 #[derive(Debug, thiserror::Error)]
@@ -98,8 +99,16 @@ pub enum ReshardError {
         message: String,
     },
     /// Replicas do not confirm what their primary did with the keys of open slots: its loss would cost these, or bring them back.
-    #[error("the replicas of node {} are more than 10 s behind: its slots are handed over once they have caught up", .0.short())]
-    ReplicasBehind(NodeId),
+    #[error(
+        "the replica at {replica} has not confirmed for 10 s what its primary, node {}, did with the keys of slots that move: they are handed over once it has caught up",
+        node.short()
+    )]
+    ReplicasBehind {
+        /// The node that is copied.
+        node: NodeId,
+        /// The first of its replicas that is behind.
+        replica: SocketAddr,
+    },
     /// Keys stay where they are, though the source reports that it moves them.
     #[error("keys of slot {slot} stay on node {} after several attempts", node.short())]
     KeysRemain {
@@ -212,7 +221,7 @@ impl Classified for ReshardError {
             | Self::Unreachable { .. }
             | Self::Refused { .. }
             | Self::FunctionsRefused { .. }
-            | Self::ReplicasBehind(_)
+            | Self::ReplicasBehind { .. }
             | Self::KeysRemain { .. }
             | Self::MigrationFailed { .. }
             | Self::OtherMigration(_)
@@ -235,7 +244,7 @@ impl Classified for ReshardError {
             Self::Unreachable { .. } => "TargetUnreachable",
             Self::Refused { .. } => "SlotMoveRefused",
             Self::FunctionsRefused { .. } => "FunctionsRefused",
-            Self::ReplicasBehind(_) => "ReplicasBehind",
+            Self::ReplicasBehind { .. } => "ReplicasBehind",
             Self::KeysRemain { .. } => "KeysRemain",
             Self::MigrationFailed { .. } => "MigrationFailed",
             Self::OtherMigration(_) => "OtherMigration",

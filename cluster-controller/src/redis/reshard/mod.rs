@@ -13,7 +13,6 @@ mod checks;
 mod context;
 mod error;
 mod functions;
-mod hanging;
 mod legacy;
 mod limits;
 mod moves;

@@ -1,9 +1,6 @@
 //! Connections to the primaries, each proven by its id, and the commands about slots.
 
-use super::{
-    error::{ReshardError, text_of},
-    hanging::HangingReplicas,
-};
+use super::error::{ReshardError, text_of};
 use common::cluster::{
     endpoint::{Endpoint, NodeCredentials},
     node::{NodeClient, NodeError},
@@ -39,8 +36,8 @@ pub(super) struct NodeLink {
     pub(super) control: NodeClient,
     /// For keys: a call takes as long as it takes, and what comes after it on the same connection waits.
     pub(super) data: NodeClient,
-    /// Held by the worker that waits for its replicas.
-    pub(super) hanging: Arc<Mutex<HangingReplicas>>,
+    /// Held by the worker that waits for its replicas: what one has waited for spares it the others.
+    pub(super) copying: Arc<Mutex<()>>,
 }
 
 /// All primaries that answer.
@@ -117,7 +114,7 @@ impl NodeLink {
             credentials: endpoint.credentials().cloned(),
             control,
             data,
-            hanging: Arc::default(),
+            copying: Arc::default(),
         })
     }
 

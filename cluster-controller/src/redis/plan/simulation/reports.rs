@@ -41,6 +41,11 @@ impl World {
                         .clone()
                         .map(|(id, _)| (*id, now - self.down_for))
                         .collect(),
+                    silent_since: ids
+                        .clone()
+                        .filter(|_| !node.answers())
+                        .map(|(id, _)| (*id, now - self.down_for))
+                        .collect(),
                     former: ids.map(|(id, _)| (*id, self.evidence())).collect(),
                     address: node.own.address,
                     address_is_current: !self.not_current.contains(&index),
