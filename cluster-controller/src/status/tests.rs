@@ -470,6 +470,34 @@ fn a_spec_that_cannot_be_acted_upon_is_said_so() {
     assert!(status.message.unwrap().contains("redis-9"));
 }
 
+/// Also of a node whose pod is not there while the spec does not ask for it.
+#[test]
+fn until_when_a_node_had_everything_is_kept() {
+    let mut object = example();
+    let mut observed = observed(&hash(&object));
+    object.status = Some(status_of(&object, &observed, 10));
+    let id = observed.members[5].report().unwrap().id();
+    let (last, time) = (
+        observed.members.len() - 1,
+        Timestamp::from_second(5).unwrap(),
+    );
+    observed.members[last].answer = Answer::Absent("there is no such pod".into());
+    observed.members[last].expected.current_until = [(id, time)].into();
+    let until = |status: &RedisClusterStatus| {
+        let mut nodes = status.nodes.iter();
+        let node = nodes.find(|node| node.node_id == id.to_string());
+        node.unwrap().current_until.as_ref().map(|time| time.0)
+    };
+    let status = status_of(&object, &observed, 20);
+    assert_eq!(until(&status), Some(time));
+    object.status = Some(status);
+    let mut gone = observed.clone();
+    gone.members.truncate(last);
+    assert_eq!(until(&status_of(&object, &gone, 30)), Some(time));
+    observed.members[last] = member(last);
+    assert_eq!(until(&status_of(&object, &observed, 40)), None);
+}
+
 /// The nodes are described as they are, whatever is wrong with the spec.
 #[test]
 fn a_wrong_edit_hides_nothing_of_the_nodes() {
