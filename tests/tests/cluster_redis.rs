@@ -6,7 +6,7 @@ use cluster_controller::redis::{
     assess::assess,
     election::would_win,
     execute::execute,
-    member::{AbsentPods, Answer, ExpectedNode, Recovery, Wanted},
+    member::{AbsentPods, Answer, ExpectedNode, Recovery, TakeoverRequest, Wanted},
     observe::observe,
     plan::{Action, Blocker, HandOverReason, Plan, Step, plan},
     survey::Survey,
@@ -14,7 +14,7 @@ use cluster_controller::redis::{
 use common::cluster::{
     kept_connections::ClusterConnections, node::FailoverMode, slots::Slot, topology::NodesView,
 };
-use crds::LostSlots;
+use crds::{LostSlots, Takeover};
 use k8s_openapi::jiff::Timestamp;
 use std::time::Duration;
 use tests::{
@@ -765,42 +765,88 @@ async fn hand_over(cluster: &PodCluster, from: usize, to: usize) -> Result<()> {
     Ok(())
 }
 
-/// Two of three primaries give no sign of life and may still serve elsewhere: their replicas wait until that is excluded.
-#[tokio::test]
-async fn replicas_wait_for_a_majority_that_may_live() -> Result<()> {
+/// The servers of two of three primaries are gone.
+async fn without_majority() -> Result<(PodCluster, ShardSlots, [usize; 2])> {
     let (mut cluster, slots) = filled(1, PodStorage::Volume).await?;
     let victims = [cluster.primary_of(0).await?, cluster.primary_of(1).await?];
     for victim in victims {
         cluster.kill(victim).await?;
     }
     cluster.mark_down_since(&victims, Timestamp::now());
-    cluster.mark_doubtful(&victims, true);
-    let wanted = wanted(&cluster, true);
-    let patience = wanted.recovery.after * 2;
-    let waiting = drive_pods(&cluster, &wanted, patience).await;
+    Ok((cluster, slots, victims))
+}
+
+/// Repairs until the replicas of these primaries have taken over.
+async fn taken_over(cluster: &PodCluster, wanted: &Wanted, victims: &[usize]) -> Result<()> {
+    within(LIMIT, "the replicas have taken over", async || {
+        drive_pods(cluster, wanted, RECONCILE_INTERVAL * 4).await;
+        let primaries = [cluster.primary_of(0).await, cluster.primary_of(1).await];
+        let taken =
+            |(now, then): (&Result<usize>, &usize)| now.as_ref().is_ok_and(|now| now != then);
+        Ok(primaries.iter().zip(victims).all(taken))
+    })
+    .await
+}
+
+/// No replica takes over for twice the patience, and these words say why.
+async fn waits(cluster: &PodCluster, wanted: &Wanted, why: &str) -> Result<()> {
+    let waiting = drive_pods(cluster, wanted, wanted.recovery.after * 2).await;
     ensure!(promotions(&waiting).is_empty(), "{:?}", waiting.done);
     let blockers = waiting.plan.blockers.iter();
     let words: Vec<String> = blockers.map(ToString::to_string).collect();
-    ensure!(
-        words
-            .iter()
-            .any(|word| word.contains("has surely ended: its Kubernetes node is cut off")),
-        "{words:?}"
-    );
-    cluster.mark_doubtful(&victims, false);
-    within(LIMIT, "the replicas have taken over", async || {
-        drive_pods(&cluster, &wanted, RECONCILE_INTERVAL * 4).await;
-        let primaries = [cluster.primary_of(0).await, cluster.primary_of(1).await];
-        let taken =
-            |(now, then): (&Result<usize>, usize)| now.as_ref().is_ok_and(|now| *now != then);
-        Ok(primaries.iter().zip(victims).all(taken))
-    })
-    .await?;
+    ensure!(words.iter().any(|word| word.contains(why)), "{words:?}");
+    Ok(())
+}
+
+async fn returned(mut cluster: PodCluster, slots: &ShardSlots, victims: [usize; 2]) -> Result<()> {
     for victim in victims {
         cluster.restart(victim).await?;
     }
     repair(&cluster, true).await?;
-    cluster.unharmed(&slots, KEYS).await
+    cluster.unharmed(slots, KEYS).await
+}
+
+/// Two of three primaries give no sign of life and may still serve elsewhere: their replicas wait until that is excluded.
+#[tokio::test]
+async fn replicas_wait_for_a_majority_that_may_live() -> Result<()> {
+    let (mut cluster, slots, victims) = without_majority().await?;
+    cluster.mark_doubtful(&victims, true);
+    let wanted = wanted(&cluster, true);
+    let why = "has surely ended: its Kubernetes node is cut off";
+    waits(&cluster, &wanted, why).await?;
+    cluster.mark_doubtful(&victims, false);
+    taken_over(&cluster, &wanted, &victims).await?;
+    returned(cluster, &slots, victims).await
+}
+
+/// The spec accepts what they may have acknowledged.
+#[tokio::test]
+async fn a_majority_that_may_live_is_given_up_with_auto() -> Result<()> {
+    let (mut cluster, slots, victims) = without_majority().await?;
+    cluster.mark_doubtful(&victims, true);
+    let mut wanted = wanted(&cluster, true);
+    wanted.recovery.takeover = Takeover::Auto;
+    taken_over(&cluster, &wanted, &victims).await?;
+    returned(cluster, &slots, victims).await
+}
+
+/// Also where the lost primaries have ended for certain. One takeover makes a majority, which elects the other replica.
+#[tokio::test]
+async fn with_manual_takeover_replicas_wait_for_the_annotation() -> Result<()> {
+    let (cluster, slots, victims) = without_majority().await?;
+    let mut wanted = wanted(&cluster, true);
+    wanted.recovery.takeover = Takeover::Manual;
+    waits(&cluster, &wanted, "spec.recovery.takeover is Manual").await?;
+    wanted.recovery.requested = TakeoverRequest::Shards([0].into());
+    let first = drive_pods(&cluster, &wanted, RECONCILE_INTERVAL * 2).await;
+    ensure!(
+        promotions(&first).first() == Some(&FailoverMode::Takeover),
+        "{:?}",
+        first.done
+    );
+    ensure!(cluster.primary_of(0).await? != victims[0]);
+    taken_over(&cluster, &wanted, &victims).await?;
+    returned(cluster, &slots, victims).await
 }
 
 /// A new replica waits for its first copy when its primary's pod is lost with everything in memory: the shard is served again, empty,

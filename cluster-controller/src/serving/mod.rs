@@ -126,8 +126,13 @@ fn change(pod: &Pod, member: &Member, has_failed: bool, now: Timestamp) -> Optio
     if !differs || (found == NodeReadiness::NotAnswering && stays(pod, member, has_failed)) {
         return None;
     }
-    let same = before.filter(|before| before.status == found.status());
-    let since = same.and_then(|before| before.last_transition_time.clone());
+    let since = match before {
+        Some(before) if before.status == found.status() => before.last_transition_time.clone(),
+        Some(_) => None,
+        // It has not served yet: its gate has not been closed now.
+        None if found != NodeReadiness::Serving => pod.metadata.creation_timestamp.clone(),
+        None => None,
+    };
     Some(PodCondition {
         type_: CONDITION_SERVING.to_owned(),
         status: found.status().to_owned(),

@@ -60,7 +60,7 @@ fn member(index: usize, answer: Answer) -> Member {
 /// A pod with the gate that has run since 9:00.
 fn pod(conditions: &Value) -> Pod {
     serde_json::from_value(json!({
-        "metadata": {"name": "shop-0-0"},
+        "metadata": {"name": "shop-0-0", "creationTimestamp": "2026-01-01T08:59:00Z"},
         "spec": {"containers": [], "readinessGates": [{"conditionType": CONDITION_SERVING}]},
         "status": {"conditions": conditions, "containerStatuses": [{
             "name": crds::CONTAINER, "image": "", "imageID": "", "ready": true, "restartCount": 0,
@@ -174,6 +174,15 @@ fn only_a_change_of_status_moves_the_time() {
     let before = condition("False", "Loading");
     assert_eq!(time(before.clone(), answer(PRIMARY, BLANK)), earlier);
     assert_eq!(time(before, answer(PRIMARY, SERVES)), now());
+    // It has not served since it was made: nothing was closed now.
+    let first = |answer: Answer| {
+        let new = pod(&json!([ready("True")]));
+        let condition = change(&new, &member(0, answer), false, now()).unwrap();
+        condition.last_transition_time.unwrap().0
+    };
+    let made: Timestamp = "2026-01-01T08:59:00Z".parse().unwrap();
+    assert_eq!(first(answer(PRIMARY, BLANK)), made);
+    assert_eq!(first(answer(PRIMARY, SERVES)), now());
 }
 
 /// What the first node looks like to another one.

@@ -22,6 +22,9 @@ pub type NodeEndpoints = BTreeMap<NodeId, Endpoint>;
 
 /// Nodes asked at the same time.
 const CONCURRENCY: usize = 32;
+/// Longest wait for any other answer, at least: from Valkey 8 on `SETSLOT` waits up to two seconds for the node's replicas
+/// (`clusterCommandSetSlot` in the engine's `cluster_legacy.c`).
+const LONGEST_ANSWER: Duration = Duration::from_secs(3);
 /// Longest wait for any answer over the connection for keys: each call has a bound of its own.
 const LONGEST_CALL: Duration = Duration::from_mins(10);
 
@@ -101,6 +104,8 @@ impl NodeLink {
     /// A node that is only informed needs no connection for keys of its own.
     async fn connect(id: NodeId, endpoint: &Endpoint, moves_keys: bool) -> Result<Self, NodeError> {
         let endpoint = endpoint.clone().expecting(id);
+        let answer = endpoint.answer_timeout().max(LONGEST_ANSWER);
+        let endpoint = endpoint.with_answer_timeout(answer);
         let control = NodeClient::connect(&endpoint).await?;
         let data = if moves_keys {
             let patient = endpoint.clone().with_answer_timeout(LONGEST_CALL);
