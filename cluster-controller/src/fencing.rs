@@ -21,7 +21,10 @@
 
 use crate::{
     pods::{self, Pods},
-    redis::member::{Member, ProcessEvidence},
+    redis::{
+        member::{Member, ProcessEvidence},
+        survey::Survey,
+    },
 };
 use common::cluster::topology::NodeId;
 use crds::TAINT_OUT_OF_SERVICE;
@@ -53,6 +56,8 @@ pub struct LastSeen {
     pub grace: Option<u64>,
     /// When it last had all that was written, as far as was seen. None while it has.
     pub current_until: Option<Timestamp>,
+    /// Since when none has had a sign of life of it. None while one has.
+    pub unresponsive_since: Option<Timestamp>,
 }
 
 /// Where the recorded nodes were last seen, by id.
@@ -98,6 +103,12 @@ impl MachineState {
             Self::Ready(ready.last_transition_time.as_ref().map(|time| time.0))
         })
     }
+}
+
+/// Whether it matters whether the processes of lost primaries have ended: without a majority they may acknowledge writes, and what was in
+/// memory only is gone with them.
+pub fn is_asked_for(survey: &Survey<'_>) -> bool {
+    !survey.has_quorum() || !survey.wanted.persistent
 }
 
 /// The Kubernetes nodes on which these nodes were last seen, and those of their present pods.
@@ -316,7 +327,7 @@ mod tests {
             pod_uid: Some("old".into()),
             kubernetes_node: Some("n1".into()),
             grace: None,
-            current_until: None,
+            ..LastSeen::default()
         };
         let pods: Pods = pod
             .into_iter()
@@ -427,7 +438,7 @@ mod tests {
             pod_uid: Some("old".into()),
             kubernetes_node: Some("n1".into()),
             grace,
-            current_until: None,
+            ..LastSeen::default()
         };
         let named =
             |(number, pod): (usize, &Pod)| (format!("shop-1-{number}"), Arc::new(pod.clone()));

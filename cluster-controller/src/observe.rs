@@ -158,7 +158,7 @@ async fn add_zones(context: &Context, wanted: &Wanted, members: &mut [Member]) {
     }
 }
 
-/// Where the majority of the primaries is lost: finds out whether the processes of the lost ones have ended.
+/// Where it matters whether the processes of lost primaries have ended: finds out.
 async fn add_evidence(
     context: &Context,
     shape: &Shape,
@@ -175,7 +175,7 @@ async fn add_evidence(
         }
     }
     let survey = Survey::of(wanted, members);
-    if survey.has_quorum() {
+    if !fencing::is_asked_for(&survey) {
         return;
     }
     let lost: Vec<(NodeId, usize, &str)> = survey
@@ -274,6 +274,7 @@ pub fn expected(shape: &Shape, pods: &Pods) -> Vec<ExpectedNode> {
                 kubernetes_node: pod.and_then(pods::kubernetes_node).map(ToOwned::to_owned),
                 terminating: pod.is_some_and(pods::is_terminating),
                 down_since: pod.and_then(pods::down_since),
+                last_started: pod.and_then(pods::last_started),
                 ..ExpectedNode::new(
                     name,
                     usize::try_from(shard).unwrap_or_default(),

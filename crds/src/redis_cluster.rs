@@ -276,7 +276,7 @@ impl Default for RecoveryPolicy {
     }
 }
 
-/// When a replica takes over although the majority of the primaries is lost.
+/// When a replica takes over by order: without a majority of the primaries, or with a copy that may be old.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum Takeover {
     /// Once no lost primary can acknowledge writes any more.
@@ -481,6 +481,9 @@ pub struct KnownNode {
     /// Written while it is neither: how old its copy is decides whether it may take over.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub current_until: Option<Time>,
+    /// Since when neither the controller nor another node has had a sign of life of it: it has written nothing since, as far as was seen.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unresponsive_since: Option<Time>,
 }
 
 /// How many of the 16384 slots are assigned and served.

@@ -138,49 +138,72 @@ async fn a_replica_that_hangs_keeps_no_slot_from_moving() -> Result<()> {
 
 /// Its primary has just dropped it, and would take it again: the loss of the target would cost what it lacks.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_replica_that_is_not_attached_is_waited_for() -> Result<()> {
-    let mut cluster = ReshardCluster::filled(&[STAYING], KEYS).await?;
-    let replica = cluster.servers.join_replica(3, &[STAYING]).await?;
-    let attached = async |wanted: bool| {
-        eventually("it is attached, or not", async || {
-            let found = replication(&cluster, 3).await?;
-            Ok(found.replicas.iter().any(|one| one.online) == wanted)
-        })
-        .await
-    };
-    attached(true).await?;
-    let target = cluster.server(3);
-    eventually("its primary lists it", async || {
-        let replicas: Vec<String> = target
-            .call(&format!("CLUSTER REPLICAS {}", cluster.ids[3]))
-            .await?;
-        Ok(!replicas.is_empty())
-    })
-    .await?;
-    target
-        .call::<()>("ACL SETUSER default -psync -sync")
-        .await?;
-    target.call::<u64>("CLIENT KILL TYPE replica").await?;
-    attached(false).await?;
+async fn a_target_waits_for_a_replica_that_is_not_attached() -> Result<()> {
+    let (cluster, replica) = detached(3).await?;
     let plan = few(&cluster).await?;
     let error = cluster.run(&plan, &by_migrate()).await.err();
     let error = error.context("slots were handed over without their replica")?;
     println!("{error}");
     let address = cluster.server(replica).address();
     ensure!(
-        matches!(error, ReshardError::ReplicasBehind { node, replica } if node == cluster.ids[3] && replica == address),
+        matches!(error, ReshardError::ReplicaNotAttached { node, replica } if node == cluster.ids[3] && replica == address),
         "{error}"
     );
     let tables = cluster.tables().await?;
-    let target_table = tables.get(&cluster.ids[3]).context("no table")?;
-    ensure!(target_table.slots.is_empty(), "{target_table:?}");
-    target
-        .call::<()>("ACL SETUSER default +psync +sync")
-        .await?;
-    attached(true).await?;
+    let target = tables.get(&cluster.ids[3]).context("no table")?;
+    ensure!(target.slots.is_empty(), "{target:?}");
+    attach(&cluster, 3).await?;
     cluster.reach(&ALL, &by_migrate()).await?;
     cluster.settled(&ALL).await?;
     cluster.unharmed(KEYS).await
+}
+
+/// A shard may be too busy to be copied, which is why its slots are to move.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_source_waits_once_for_a_detached_replica() -> Result<()> {
+    let (cluster, _) = detached(0).await?;
+    let begun = Instant::now();
+    cluster.reach(&ALL, &by_migrate()).await?;
+    let took = begun.elapsed();
+    ensure!((10..20).contains(&took.as_secs()), "took {took:?}");
+    cluster.settled(&ALL).await?;
+    attach(&cluster, 0).await?;
+    cluster.unharmed(KEYS).await
+}
+
+/// A cluster, and a replica of a primary that lets none copy it any more.
+async fn detached(primary: usize) -> Result<(ReshardCluster, usize)> {
+    let mut cluster = ReshardCluster::filled(&[STAYING], KEYS).await?;
+    let replica = cluster.servers.join_replica(primary, &[STAYING]).await?;
+    is_attached(&cluster, primary, true).await?;
+    let (server, id) = (cluster.server(primary), cluster.ids[primary]);
+    eventually("its primary lists it", async || {
+        let list = format!("CLUSTER REPLICAS {id}");
+        Ok(!server.call::<Vec<String>>(&list).await?.is_empty())
+    })
+    .await?;
+    server
+        .call::<()>("ACL SETUSER default -psync -sync")
+        .await?;
+    server.call::<u64>("CLIENT KILL TYPE replica").await?;
+    is_attached(&cluster, primary, false).await?;
+    Ok((cluster, replica))
+}
+
+async fn attach(cluster: &ReshardCluster, primary: usize) -> Result<()> {
+    let server = cluster.server(primary);
+    server
+        .call::<()>("ACL SETUSER default +psync +sync")
+        .await?;
+    is_attached(cluster, primary, true).await
+}
+
+async fn is_attached(cluster: &ReshardCluster, primary: usize, wanted: bool) -> Result<()> {
+    eventually("it is attached, or not", async || {
+        let found = replication(cluster, primary).await?;
+        Ok(found.replicas.iter().any(|one| one.online) == wanted)
+    })
+    .await
 }
 
 /// `redis-cli --replica` never confirms anything.

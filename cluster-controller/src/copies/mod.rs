@@ -1,14 +1,13 @@
 //! How long nodes may have missed writes: until when each had everything that was written, and since when lost ones have written nothing. How
 //! much a replica lacks cannot be read from the replica once it has been started again, and its primary may be gone by then.
 //!
-//! It is kept in memory as long as the nodes are looked at; until when a node had everything is also kept in the status, once it lacks
-//! something.
+//! It is kept in memory as long as the nodes are looked at, and in the status once a node lacks something or gives no sign of life.
 
 use crate::{
     fencing::LastSeenNodes,
     redis::{
         identity::KnownNodes,
-        member::{Member, Report},
+        member::{ExpectedNode, Member, Report},
         survey::Survey,
     },
 };
@@ -20,7 +19,7 @@ use std::{
 };
 
 /// After a longer pause (another replica has led meanwhile) a node that gives no sign of life may have been there in between.
-const GAP: SignedDuration = SignedDuration::from_mins(1);
+const GAP: SignedDuration = SignedDuration::from_mins(2);
 /// A server that is started says that it heard of the others just then: what it heard of them later than this is true.
 const STARTING: SignedDuration = SignedDuration::from_secs(10);
 
@@ -34,14 +33,14 @@ pub struct CopyTracker {
 struct Seen {
     looked: Timestamp,
     current: HashMap<NodeId, Timestamp>,
-    silent: HashMap<NodeId, Timestamp>,
+    unresponsive: HashMap<NodeId, Timestamp>,
 }
 
 /// What the looks at a cluster say of the nodes that lack something now.
 #[derive(Debug, Default)]
 pub struct CopyTimes {
     until: BTreeMap<NodeId, Timestamp>,
-    silent: BTreeMap<NodeId, Timestamp>,
+    unresponsive: BTreeMap<NodeId, Timestamp>,
 }
 
 impl CopyTracker {
@@ -58,22 +57,27 @@ impl CopyTracker {
         let seen = clusters.entry(key).or_default();
         let known = &survey.wanted.known;
         seen.current.retain(|id, _| known.contains_key(id));
-        seen.silent.retain(|id, _| known.contains_key(id));
         let current = current(survey, now);
         for (id, time) in &current {
             let last = seen.current.entry(*id).or_insert(*time);
             *last = (*last).max(*time);
         }
-        seen.note_silent(survey, now);
+        seen.note_unresponsive(survey, recorded, now);
         seen.looked = now;
         let lacking = known.keys().filter(|id| !current.contains_key(id));
         let until = |id: &NodeId| {
             let recorded = recorded.get(id).and_then(|last| last.current_until);
-            Some((*id, seen.current.get(id).copied().max(recorded)?))
+            let last = seen.current.get(id).copied().max(recorded)?;
+            // The clock of another controller may be ahead.
+            Some((*id, last.min(now)))
         };
         CopyTimes {
             until: lacking.filter_map(until).collect(),
-            silent: seen.silent.iter().map(|(id, time)| (*id, *time)).collect(),
+            unresponsive: seen
+                .unresponsive
+                .iter()
+                .map(|(id, time)| (*id, *time))
+                .collect(),
         }
     }
 
@@ -85,26 +89,52 @@ impl CopyTracker {
 }
 
 impl Seen {
-    /// A node is silent from the first look at which it neither answers nor is heard of by others.
-    fn note_silent(&mut self, survey: &Survey<'_>, now: Timestamp) {
-        if now.duration_since(self.looked) > GAP || now < self.looked {
-            self.silent.clear();
-            self.looked = Timestamp::MIN;
-        }
-        let is_first = self.looked == Timestamp::MIN;
-        for id in survey.wanted.known.keys() {
+    /// A node is unresponsive from the first look at which it neither answers nor is heard of by others.
+    fn note_unresponsive(&mut self, survey: &Survey<'_>, recorded: &LastSeenNodes, now: Timestamp) {
+        let is_first = now.duration_since(self.looked) > GAP || now < self.looked;
+        let members = survey.members.iter().map(|one| &one.expected);
+        let homes: HashMap<&str, &ExpectedNode> =
+            members.map(|one| (one.pod.as_str(), one)).collect();
+        let before = std::mem::take(&mut self.unresponsive);
+        for (id, pod) in &survey.wanted.known {
             let missing = survey.missing.get(id);
             if survey.by_id(*id).is_some() || missing.is_some_and(|one| !one.is_lost()) {
-                self.silent.remove(id);
                 continue;
             }
+            let home = homes.get(pod.as_str()).copied();
+            let mut since = before.get(id).copied();
+            if is_first {
+                let recorded = recorded.get(id).and_then(|last| last.unresponsive_since);
+                since = since.or(recorded).filter(|since| !ran_since(home, *since));
+            }
             let heard = last_heard(survey, *id, now);
+            if since.is_none() && survey.live.is_empty() && !is_down(home) {
+                // Where no node answers, the network between them and this process is the likely cause.
+                continue;
+            }
             // It may have ended long before the first look.
-            let first = heard.filter(|_| is_first).unwrap_or(now);
-            let since = self.silent.entry(*id).or_insert(first);
-            *since = heard.map_or(*since, |heard| heard.max(*since));
+            let begun = heard.filter(|_| is_first).unwrap_or(now);
+            let since = since.unwrap_or(begun);
+            let since = heard.map_or(since, |heard| heard.max(since));
+            self.unresponsive.insert(*id, whole_seconds(since));
         }
     }
+}
+
+/// Whether a server may have run since then in the pod that a node was last seen in.
+fn ran_since(home: Option<&ExpectedNode>, time: Timestamp) -> bool {
+    let started = home.and_then(|home| home.last_started);
+    started.is_some_and(|started| started > time)
+}
+
+/// Whether Kubernetes says, too, that the pod does not serve.
+fn is_down(home: Option<&ExpectedNode>) -> bool {
+    home.is_none_or(|home| !home.exists || home.down_since.is_some())
+}
+
+/// As the API server keeps it.
+fn whole_seconds(time: Timestamp) -> Timestamp {
+    Timestamp::from_second(time.as_second()).unwrap_or(time)
 }
 
 impl CopyTimes {
@@ -117,14 +147,13 @@ impl CopyTimes {
                     .filter(|(id, _)| known.get(id) == Some(&expected.pod));
                 times.map(|(id, time)| (*id, *time)).collect()
             };
-            (expected.current_until, expected.silent_since) =
-                (of_pod(&self.until), of_pod(&self.silent));
+            (expected.current_until, expected.unresponsive_since) =
+                (of_pod(&self.until), of_pod(&self.unresponsive));
         }
     }
 }
 
-/// The nodes that have everything that was written, and until when that is certain, in whole seconds: the primaries whose claim to their slots is
-/// the newest, and the replicas that are linked to one of them. Without a majority nothing is written; and a server that has just been
+/// The nodes that have everything that was written, and until when they surely had: the primaries whose claim to their slots is the newest, and the replicas that are linked to one of them. Without a majority nothing is written; and a server that has just been
 /// started may believe that it is a primary, since it has not heard yet who took over.
 fn current(survey: &Survey<'_>, now: Timestamp) -> HashMap<NodeId, Timestamp> {
     if !survey.has_quorum() {
@@ -139,7 +168,7 @@ fn current(survey: &Survey<'_>, now: Timestamp) -> HashMap<NodeId, Timestamp> {
             None if owns(own.id) => now,
             Some(_) | None => return None,
         };
-        Some((own.id, Timestamp::from_second(until.as_second()).ok()?))
+        Some((own.id, whole_seconds(until)))
     });
     current.collect()
 }

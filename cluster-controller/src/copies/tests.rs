@@ -40,6 +40,11 @@ impl Looks {
         }
     }
 
+    fn id_of(&self, index: usize) -> NodeId {
+        let members = self.world.members(at(0));
+        members[index].report().unwrap().id()
+    }
+
     fn look(&self, now: i64) -> Found {
         self.look_with(at(now), |_| ())
     }
@@ -55,7 +60,7 @@ impl Looks {
         (
             until(self.primary),
             until(self.replica),
-            seconds(&members[self.primary].expected.silent_since),
+            seconds(&members[self.primary].expected.unresponsive_since),
         )
     }
 }
@@ -84,8 +89,7 @@ fn the_last_look_with_everything_is_remembered() {
     looks.world.cut(replica);
     assert_eq!(looks.look(60), (Some(30), Some(0), Some(60)));
     assert_eq!(looks.look(90), (Some(30), Some(0), Some(60)));
-    // No look for long: the primary may have been there in between.
-    assert_eq!(looks.look(600), (Some(30), Some(0), Some(600)));
+    assert_eq!(looks.look(600), (Some(30), Some(0), Some(60)));
     looks.world.restart(primary);
     looks.world.restart(replica);
     let linked = |members: &mut [Member]| link(&mut members[replica]).up = true;
@@ -213,4 +217,70 @@ fn what_the_others_heard_counts() {
         let found = looks.look_with(at(1050), heard_at(1040)).2;
         assert_eq!(found, Some(1040));
     }
+}
+
+/// No look for long: the primary has been silent all the time unless its pod has started a server since.
+#[test]
+fn after_a_pause_the_primary_may_have_been_back() {
+    for (started, since) in [(None, 10), (Some(5), 10), (Some(300), 900)] {
+        for is_new in [true, false] {
+            let mut looks = Looks::new();
+            let (primary, id) = (looks.primary, looks.id_of(looks.primary));
+            looks.look(0);
+            looks.world.cut(primary);
+            assert_eq!(looks.look(10).2, Some(10));
+            if is_new {
+                // Another controller, which reads what this one has recorded.
+                let record = LastSeen {
+                    unresponsive_since: Some(at(10)),
+                    ..LastSeen::default()
+                };
+                looks.recorded = LastSeenNodes::from([(id, record)]);
+                looks.tracker = CopyTracker::default();
+            }
+            let found = looks.look_with(at(900), |members| {
+                members[primary].expected.last_started = started.map(at);
+            });
+            assert_eq!(found.2, Some(since), "{started:?} {is_new}");
+        }
+    }
+}
+
+/// It has answered since.
+#[test]
+fn a_record_of_an_earlier_outage_does_not_count() {
+    let mut looks = Looks::new();
+    let (primary, id) = (looks.primary, looks.id_of(looks.primary));
+    let record = LastSeen {
+        unresponsive_since: Some(at(10)),
+        ..LastSeen::default()
+    };
+    looks.recorded = LastSeenNodes::from([(id, record)]);
+    assert_eq!(looks.look(100).2, None);
+    looks.world.cut(primary);
+    assert_eq!(looks.look(105).2, Some(105));
+}
+
+/// The network between them and the controller is the likely cause, unless Kubernetes says that a pod is down.
+#[test]
+fn nodes_are_not_silent_because_none_answers() {
+    let mut looks = Looks::new();
+    let primary = looks.primary;
+    looks.look(0);
+    for index in 0..6 {
+        looks.world.cut(index);
+    }
+    let down = |since: Option<i64>| {
+        move |members: &mut [Member]| {
+            for member in members {
+                member.expected.down_since = since.map(at);
+            }
+        }
+    };
+    assert_eq!(looks.look_with(at(10), down(None)).2, None);
+    assert_eq!(looks.look_with(at(20), down(Some(15))).2, Some(20));
+    for index in (0..6).filter(|index| *index != primary) {
+        looks.world.restart(index);
+    }
+    assert_eq!(looks.look_with(at(30), down(None)).2, Some(20));
 }

@@ -148,7 +148,7 @@ impl Model {
 
     fn add_evidence(&self, wanted: &Wanted, pods: &Pods, members: &mut [Member]) {
         let survey = Survey::of(wanted, members);
-        if survey.has_quorum() {
+        if !fencing::is_asked_for(&survey) {
             return;
         }
         let lost: Vec<(NodeId, usize, &str)> = survey
@@ -214,6 +214,9 @@ impl Model {
             let mut members = seen.observed.members.iter();
             last.current_until =
                 members.find_map(|one| one.expected.current_until.get(id).copied());
+            let mut members = seen.observed.members.iter();
+            last.unresponsive_since =
+                members.find_map(|one| one.expected.unresponsive_since.get(id).copied());
         }
         self.last_seen.retain(|id, _| known.contains_key(id));
         self.known = known;

@@ -68,16 +68,23 @@ pub fn grace_seconds(pod: &Pod) -> Option<u64> {
 
 /// When a kubelet first started its server, as far as the present run and the one before it say: it knows the pod by then.
 pub fn first_started(pod: &Pod) -> Option<Timestamp> {
-    let container = server(pod)?;
-    [&container.state, &container.last_state]
-        .into_iter()
-        .filter_map(|state| {
-            let state = state.as_ref()?;
-            let running = state.running.as_ref().map(|run| &run.started_at);
-            let ended = state.terminated.as_ref().map(|run| &run.started_at);
-            running.or(ended)?.as_ref().map(|time| time.0)
-        })
-        .min()
+    starts(pod).min()
+}
+
+/// When a kubelet last started its server, whether that still runs or not.
+pub fn last_started(pod: &Pod) -> Option<Timestamp> {
+    starts(pod).max()
+}
+
+fn starts(pod: &Pod) -> impl Iterator<Item = Timestamp> + '_ {
+    let states = server(pod).into_iter();
+    let states = states.flat_map(|container| [&container.state, &container.last_state]);
+    states.filter_map(|state| {
+        let state = state.as_ref()?;
+        let running = state.running.as_ref().map(|run| &run.started_at);
+        let ended = state.terminated.as_ref().map(|run| &run.started_at);
+        running.or(ended)?.as_ref().map(|time| time.0)
+    })
 }
 
 /// Whether the address in its status is sure to be its own. When a Kubernetes node stops reporting, the node controller sets `Ready` to

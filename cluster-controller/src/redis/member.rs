@@ -216,6 +216,8 @@ pub struct ExpectedNode {
     pub terminating: bool,
     /// Start of the outage, not before the last start of the container. None while Kubernetes reports the pod as ready.
     pub down_since: Option<Timestamp>,
+    /// When its container was last started, whether that runs or not. None: never in this pod.
+    pub last_started: Option<Timestamp>,
     /// The node ids that were last seen in this pod and do not answer now, with what is known of their processes.
     pub former: BTreeMap<NodeId, ProcessEvidence>,
     /// When those of the pod's node ids that lack something now, or do not answer, were last seen with all that was written. None: that
@@ -223,7 +225,7 @@ pub struct ExpectedNode {
     pub current_until: BTreeMap<NodeId, Timestamp>,
     /// Since when none has had a sign of life of those of the pod's node ids that do not answer: they have written nothing since, as far
     /// as was seen.
-    pub silent_since: BTreeMap<NodeId, Timestamp>,
+    pub unresponsive_since: BTreeMap<NodeId, Timestamp>,
     /// Why its server, which is loading, is not through with it; with the cure. None: it has not taken long yet.
     pub why_loading: Option<String>,
 }
@@ -246,9 +248,10 @@ impl ExpectedNode {
             why_loading: None,
             terminating: false,
             down_since: None,
+            last_started: None,
             former: BTreeMap::new(),
             current_until: BTreeMap::new(),
-            silent_since: BTreeMap::new(),
+            unresponsive_since: BTreeMap::new(),
         }
     }
 }

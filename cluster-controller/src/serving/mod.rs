@@ -128,10 +128,9 @@ fn change(pod: &Pod, member: &Member, has_failed: bool, now: Timestamp) -> Optio
     }
     let since = match before {
         Some(before) if before.status == found.status() => before.last_transition_time.clone(),
-        Some(_) => None,
         // It has not served yet: its gate has not been closed now.
         None if found != NodeReadiness::Serving => pod.metadata.creation_timestamp.clone(),
-        None => None,
+        Some(_) | None => None,
     };
     Some(PodCondition {
         type_: CONDITION_SERVING.to_owned(),

@@ -71,6 +71,7 @@ pub fn last_seen_before(cluster: &RedisCluster) -> LastSeenNodes {
             .grace_seconds
             .and_then(|seconds| seconds.try_into().ok()),
         current_until: node.current_until.as_ref().map(|time| time.0),
+        unresponsive_since: node.unresponsive_since.as_ref().map(|time| time.0),
     };
     nodes
         .filter_map(|node| Some((node.node_id.parse().ok()?, seen(node))))
@@ -271,32 +272,39 @@ fn nodes(found: &StatusInputs<'_>, before: &LastSeenNodes) -> Vec<KnownNode> {
             pod_uid: pod.metadata.uid.clone(),
             kubernetes_node: kubernetes_node(pod).map(ToOwned::to_owned),
             grace: grace_seconds(pod),
-            current_until: None,
+            ..LastSeen::default()
         })
     };
-    let members = found.observed.members.iter();
-    let current_until: BTreeMap<NodeId, Timestamp> = members
-        .flat_map(|member| member.expected.current_until.clone())
+    let expected = || found.observed.members.iter().map(|one| &one.expected);
+    let current_until: BTreeMap<NodeId, Timestamp> = expected()
+        .flat_map(|one| one.current_until.clone())
+        .collect();
+    let unresponsive_since: BTreeMap<NodeId, Timestamp> = expected()
+        .flat_map(|one| one.unresponsive_since.clone())
         .collect();
     // Of a pod that is not there, and that the spec does not ask for, nothing was seen.
-    let unseen = |pod: &String| {
-        let mut members = found.observed.members.iter();
-        members.all(|member| member.expected.pod != *pod)
-    };
+    let unseen = |pod: &String| expected().all(|one| one.pod != *pod);
     let mut nodes: Vec<KnownNode> = found
         .known
         .iter()
         .map(|(id, pod)| {
             let seen = seen_now(id).or_else(|| before.get(id).cloned());
             let seen = seen.unwrap_or_default();
-            let kept = seen.current_until.filter(|_| unseen(pod));
+            let (mut until, mut since) = (current_until.get(id), unresponsive_since.get(id));
+            if unseen(pod) {
+                (until, since) = (
+                    seen.current_until.as_ref(),
+                    seen.unresponsive_since.as_ref(),
+                );
+            }
             KnownNode {
                 pod: pod.clone(),
                 node_id: id.to_string(),
                 pod_uid: seen.pod_uid,
                 kubernetes_node: seen.kubernetes_node,
                 grace_seconds: seen.grace.and_then(|seconds| seconds.try_into().ok()),
-                current_until: current_until.get(id).copied().or(kept).map(Time),
+                current_until: until.copied().map(Time),
+                unresponsive_since: since.copied().map(Time),
             }
         })
         .collect();

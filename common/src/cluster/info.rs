@@ -108,6 +108,8 @@ impl Info {
                 .get("master_replid2")
                 .filter(|id| id.bytes().any(|digit| digit != b'0'))
                 .map(str::to_owned),
+            // The position of the first byte that is not part of it; -1: there is none.
+            second_offset: self.number("second_repl_offset").saturating_sub(1),
             replicas: (0..self.number("connected_slaves"))
                 .filter_map(|index| AttachedReplica::parse(self.get(&format!("slave{index}"))?))
                 .collect(),
@@ -189,16 +191,20 @@ pub struct ReplicationInfo {
     pub id: String,
     /// The stream that this one continues: of the primary before the last failover. None: it begins here.
     pub second_id: Option<String>,
+    /// Up to which position: what others wrote to that stream later is not in this one.
+    pub second_offset: u64,
     /// Attached replicas; a running backup is one of them.
     pub replicas: Vec<AttachedReplica>,
 }
 
 impl ReplicationInfo {
-    /// Whether the offsets of both count writes of one history: one is the stream of the other, or was continued from it.
+    /// Whether the offsets of both count writes of one history: one is the stream of the other, or was continued from where that is.
     pub fn shares_history(&self, other: &Self) -> bool {
-        self.id == other.id
-            || self.second_id.as_ref() == Some(&other.id)
-            || other.second_id.as_ref() == Some(&self.id)
+        self.id == other.id || self.continues(other) || other.continues(self)
+    }
+
+    fn continues(&self, other: &Self) -> bool {
+        self.second_id.as_ref() == Some(&other.id) && other.offset <= self.second_offset
     }
 }
 
@@ -239,8 +245,8 @@ impl UpstreamLink {
         if self.up { Some(0) } else { self.down_seconds }
     }
 
-    /// Until when the replica has certainly missed no write: a link to a machine that is cut off stays up for a minute. None: it has
-    /// never been up since the process started.
+    /// Until when the replica has missed no write, as far as it says: a link to a machine that is cut off stays up for up to `repl-timeout`, a
+    /// minute, and counts as lost from then on, also by the engine's own measure. None: it has never been up since the process started.
     pub fn current_until(&self, now: Timestamp) -> Option<Timestamp> {
         let seconds = if self.up {
             self.heard_seconds.unwrap_or_default()
@@ -323,7 +329,9 @@ mod tests {
     #[test]
     fn a_history_is_continued_by_a_failover() {
         let of = |id: &str, second: &str| {
-            let text = format!("role:master\r\nmaster_replid:{id}\r\nmaster_replid2:{second}\r\n");
+            let text = format!(
+                "role:master\r\nmaster_replid:{id}\r\nmaster_replid2:{second}\r\nmaster_repl_offset:90\r\nsecond_repl_offset:91\r\n"
+            );
             Info::parse(&text).replication()
         };
         let none = "0000000000000000000000000000000000000000";
@@ -331,6 +339,9 @@ mod tests {
         assert_eq!(old.second_id, None);
         assert!(old.shares_history(&new) && new.shares_history(&old));
         assert!(!other.shares_history(&new) && !old.shares_history(&other));
+        // It went on alone.
+        let beyond = ReplicationInfo { offset: 91, ..old };
+        assert!(!beyond.shares_history(&new) && !new.shares_history(&beyond));
     }
 
     #[test]

@@ -6,9 +6,12 @@ use common::cluster::topology::NodeId;
 use k8s_openapi::jiff::Timestamp;
 use std::time::Duration;
 
+/// Two looks at an idle cluster are up to half a minute apart, and a replica hears of its idle primary each 10 s: no bound is closer.
+const LEAST: Duration = Duration::from_mins(1);
+
 /// The engine's own bound: `cluster-replica-validity-factor` times the node timeout, and `repl-ping-replica-period` (their defaults).
 pub fn most(node_timeout: Duration) -> Duration {
-    node_timeout * 10 + Duration::from_secs(10)
+    LEAST.max(node_timeout * 10 + Duration::from_secs(10))
 }
 
 /// For how long the primary may have gone on without the replica. None: that was not seen.
@@ -19,7 +22,7 @@ pub fn age(
     now: Timestamp,
 ) -> Option<Duration> {
     let home = survey.home(primary)?;
-    let ended = *home.expected.silent_since.get(&id)?;
+    let ended = *home.expected.unresponsive_since.get(&id)?;
     let link = replica.report.replication.upstream.as_ref();
     let linked = link.and_then(|link| link.current_until(now));
     let own = replica.report.id();

@@ -5,9 +5,13 @@ use super::{
     loss_tests::{DOWN, ids, primaries, promoted, report},
     tests::{formed, plan},
 };
-use crate::redis::{
-    member::{Member, TakeoverRequest, Wanted},
-    plan::simulation::World,
+use crate::{
+    fencing,
+    redis::{
+        member::{Member, TakeoverRequest, Wanted},
+        plan::simulation::World,
+        survey::Survey,
+    },
 };
 use crds::Takeover;
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
@@ -119,7 +123,7 @@ fn without_the_end_of_the_primary_there_is_no_age() {
     unlinked_before(&mut members, Some(0));
     assert_eq!(old(&world.wanted, &members), []);
     for member in &mut members {
-        member.expected.silent_since.clear();
+        member.expected.unresponsive_since.clear();
     }
     let found = old(&world.wanted, &members);
     assert!(
@@ -170,6 +174,8 @@ fn the_age_does_not_matter_where_memory_is_lost() {
     let (mut world, mut members) = restarted_replicas(1);
     unlinked_before(&mut members, None);
     world.wanted.persistent = false;
+    let survey = Survey::of(&world.wanted, &members);
+    assert!(survey.has_quorum() && fencing::is_asked_for(&survey));
     for (ended, waits) in [(true, false), (false, true)] {
         if !ended {
             for member in &mut members {

@@ -98,15 +98,27 @@ pub enum ReshardError {
         /// What the former said.
         message: String,
     },
-    /// Replicas do not confirm what their primary did with the keys of open slots: its loss would cost these, or bring them back.
+    /// A replica does not confirm what its primary did with the keys of open slots: the loss of the primary would cost these, or bring them
+    /// back.
     #[error(
-        "the replica at {replica} has not confirmed for 10 s what its primary, node {}, did with the keys of slots that move: they are handed over once it has caught up",
+        "the replica at {replica} is more than 10 s behind its primary, node {}: slots are handed over once it has caught up",
         node.short()
     )]
     ReplicasBehind {
         /// The node that is copied.
         node: NodeId,
         /// The first of its replicas that is behind.
+        replica: SocketAddr,
+    },
+    /// A replica of a node that gets slots does not copy it: the loss of the node would cost the keys that have moved there.
+    #[error(
+        "the replica at {replica} is not attached to its primary, node {}, which gets slots: see its log, or delete its pod",
+        node.short()
+    )]
+    ReplicaNotAttached {
+        /// The node that is copied.
+        node: NodeId,
+        /// The first of its replicas that is not attached.
         replica: SocketAddr,
     },
     /// Keys stay where they are, though the source reports that it moves them.
@@ -222,6 +234,7 @@ impl Classified for ReshardError {
             | Self::Refused { .. }
             | Self::FunctionsRefused { .. }
             | Self::ReplicasBehind { .. }
+            | Self::ReplicaNotAttached { .. }
             | Self::KeysRemain { .. }
             | Self::MigrationFailed { .. }
             | Self::OtherMigration(_)
@@ -245,6 +258,7 @@ impl Classified for ReshardError {
             Self::Refused { .. } => "SlotMoveRefused",
             Self::FunctionsRefused { .. } => "FunctionsRefused",
             Self::ReplicasBehind { .. } => "ReplicasBehind",
+            Self::ReplicaNotAttached { .. } => "ReplicaNotAttached",
             Self::KeysRemain { .. } => "KeysRemain",
             Self::MigrationFailed { .. } => "MigrationFailed",
             Self::OtherMigration(_) => "OtherMigration",

@@ -20,6 +20,9 @@ use tokio::sync::Mutex;
 /// How every primary of the cluster is reached.
 pub type NodeEndpoints = BTreeMap<NodeId, Endpoint>;
 
+/// Replicas of a source that were waited for and did not come back.
+pub(super) type AbsentReplicas = BTreeSet<SocketAddr>;
+
 /// Nodes asked at the same time.
 const CONCURRENCY: usize = 32;
 /// Longest wait for any other answer, at least: from Valkey 8 on `SETSLOT` waits up to two seconds for the node's replicas
@@ -40,7 +43,7 @@ pub(super) struct NodeLink {
     /// For keys: a call takes as long as it takes, and what comes after it on the same connection waits.
     pub(super) data: NodeClient,
     /// Held by the worker that waits for its replicas: what one has waited for spares it the others.
-    pub(super) copying: Arc<Mutex<()>>,
+    pub(super) absent: Arc<Mutex<AbsentReplicas>>,
 }
 
 /// All primaries that answer.
@@ -119,7 +122,7 @@ impl NodeLink {
             credentials: endpoint.credentials().cloned(),
             control,
             data,
-            copying: Arc::default(),
+            absent: Arc::default(),
         })
     }
 

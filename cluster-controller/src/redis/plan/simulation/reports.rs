@@ -41,7 +41,7 @@ impl World {
                         .clone()
                         .map(|(id, _)| (*id, now - self.down_for))
                         .collect(),
-                    silent_since: ids
+                    unresponsive_since: ids
                         .clone()
                         .filter(|_| !node.answers())
                         .map(|(id, _)| (*id, now - self.down_for))

@@ -24,7 +24,7 @@ use common::cluster::{slots::Slot, topology::NodeId};
 use futures::{StreamExt, future::join_all, stream};
 use groups::{SlotGroup, WORKERS, groups};
 use keys::{KeyMover, RightSide};
-use replicas::copied;
+use replicas::{copied, dropped};
 use serving::still_serves;
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -95,7 +95,7 @@ async fn move_group(
         .set_slots(slots, SlotState::Migrating(target.id))
         .await?;
     mover.drain(slots, target, RightSide::Source).await?;
-    tokio::try_join!(copied(source), copied(target))?;
+    tokio::try_join!(dropped(source), copied(target))?;
     still_serves(source, target, slots).await?;
     hand_over(source, target, slots).await?;
     context.tracker.handed_over(slots.len());

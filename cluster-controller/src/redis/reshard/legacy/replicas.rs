@@ -4,14 +4,20 @@
 //! would have keys that clients may have deleted since. So each node that the primary's table has as its replica must be attached and confirm, also
 //! one that the primary has just dropped; and each other node that is attached, which the table will have in a moment. One that hangs is waited for
 //! until the primary does not hear of it any more. What copies the primary and is no node of the cluster (a reader, a backup) takes over from no one.
+//!
+//! A shard that is too busy to be copied is relieved all the same: a replica of the source that is not attached is waited for once.
 
-use crate::redis::reshard::{error::ReshardError, nodes::NodeLink};
+use crate::redis::reshard::{
+    error::ReshardError,
+    nodes::{AbsentReplicas, NodeLink},
+};
 use common::cluster::{
-    info::{Info, ReplicationInfo},
+    info::{AttachedReplica, Info, ReplicationInfo},
     topology::{NodeAddress, NodesView},
 };
 use redis::cmd;
 use std::{
+    collections::BTreeSet,
     net::SocketAddr,
     time::{Duration, Instant},
 };
@@ -23,20 +29,57 @@ const DOUBT: Duration = Duration::from_millis(20);
 /// How long a question for what they have may block the connection over which everything else is asked.
 const QUESTION: Duration = Duration::from_millis(2);
 
-/// Waits for the replicas of a node to confirm all that it has written so far.
+/// Waits for the replicas of a target to confirm all that it has written so far.
 pub(super) async fn copied(node: &NodeLink) -> Result<(), ReshardError> {
-    let _one_at_a_time = node.copying.lock().await;
+    let _one_at_a_time = node.absent.lock().await;
+    let late = wait(node, &AbsentReplicas::new()).await?;
+    late.first().map_or(Ok(()), |late| Err(late.error(node)))
+}
+
+/// The same for a source, without those that are not attached and that it has waited for already.
+pub(super) async fn dropped(node: &NodeLink) -> Result<(), ReshardError> {
+    let mut absent = node.absent.lock().await;
+    for late in wait(node, &absent).await? {
+        if late.attached {
+            return Err(late.error(node));
+        }
+        tracing::info!(node = %node.id, replica = %late.replica, "slots are given away without a replica that is not attached");
+        absent.insert(late.replica);
+    }
+    Ok(())
+}
+
+/// A replica that has not confirmed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct LateReplica {
+    replica: SocketAddr,
+    /// Whether it receives what its primary writes.
+    attached: bool,
+}
+
+impl LateReplica {
+    fn error(self, node: &NodeLink) -> ReshardError {
+        let (node, replica) = (node.id, self.replica);
+        if self.attached {
+            ReshardError::ReplicasBehind { node, replica }
+        } else {
+            ReshardError::ReplicaNotAttached { node, replica }
+        }
+    }
+}
+
+/// Those that are late in the end.
+async fn wait(node: &NodeLink, absent: &AbsentReplicas) -> Result<Vec<LateReplica>, ReshardError> {
     let begun = Instant::now();
     let mut view = table(node).await?;
     let mut found = replication(node).await?;
     let goal = found.offset;
     let mut asked = begun;
-    while let Some(replica) = behind(&view, &found, goal) {
-        if begun.elapsed() >= CONFIRMATION {
-            return Err(ReshardError::ReplicasBehind {
-                node: node.id,
-                replica,
-            });
+    loop {
+        let mut late = late(&view, &found, goal);
+        late.retain(|one| one.attached || !absent.contains(&one.replica));
+        if late.is_empty() || begun.elapsed() >= CONFIRMATION {
+            return Ok(late);
         }
         if asked.elapsed() >= DOUBT {
             view = table(node).await?;
@@ -50,22 +93,38 @@ pub(super) async fn copied(node: &NodeLink) -> Result<(), ReshardError> {
         let _confirmed: i64 = node.ask("WAIT", &wait).await?;
         found = replication(node).await?;
     }
-    Ok(())
 }
 
-/// The first replica that its primary hears of and that has not confirmed this much.
-fn behind(view: &NodesView, found: &ReplicationInfo, goal: u64) -> Option<SocketAddr> {
-    let own = view.myself().id;
-    let mut heard = view.others().filter(|node| !node.is_failing());
-    heard.find_map(|node| {
-        let address = node.address.as_ref().map(NodeAddress::client)?;
-        let mut attached = found.replicas.iter();
-        let is_behind = match attached.find(|one| one.address() == address) {
-            Some(replica) => !replica.online || replica.offset < goal,
-            None => node.primary == Some(own),
-        };
-        is_behind.then_some(address)
-    })
+/// The replicas that their primary hears of and that have not confirmed this much.
+fn late(view: &NodesView, found: &ReplicationInfo, goal: u64) -> Vec<LateReplica> {
+    let confirmed = |one: &AttachedReplica| one.online && one.offset >= goal;
+    let addresses = view.others().filter_map(|node| node.address.as_ref());
+    let addresses: BTreeSet<SocketAddr> = addresses.map(NodeAddress::client).collect();
+    let foreign = found.replicas.iter();
+    let foreign = foreign.filter(|one| !addresses.contains(&one.address()));
+    // Where addresses are translated on the way, a replica is attached from another one than it announces.
+    let mut translated = foreign.filter(|one| confirmed(one)).count();
+    let heard = view.others().filter(|node| !node.is_failing());
+    let late = heard.filter_map(|node| {
+        let replica = node.address.as_ref().map(NodeAddress::client)?;
+        let lines = found.replicas.iter();
+        let lines: Vec<&AttachedReplica> = lines.filter(|one| one.address() == replica).collect();
+        if lines.iter().any(|one| confirmed(one)) {
+            return None;
+        }
+        if lines.is_empty() {
+            if node.primary != Some(view.myself().id) {
+                return None;
+            }
+            if translated > 0 {
+                translated -= 1;
+                return None;
+            }
+        }
+        let attached = lines.iter().any(|one| one.online);
+        Some(LateReplica { replica, attached })
+    });
+    late.collect()
 }
 
 async fn table(node: &NodeLink) -> Result<NodesView, ReshardError> {
@@ -106,36 +165,47 @@ mod tests {
         let (one, two) = ("10.0.0.2", "10.0.0.3");
         let both = [(one, "slave"), (two, "slave")];
         let confirmed = (one, "online", 100);
-        for (nodes, replicas, late) in [
-            (&both[..], &[confirmed, (two, "online", 100)][..], None),
-            (&both, &[confirmed, (two, "online", 99)], Some(two)),
+        let (none, behind, absent) = (None, Some((two, true)), Some((two, false)));
+        for (nodes, replicas, expected) in [
+            (&both[..], &[confirmed, (two, "online", 100)][..], none),
+            (&both, &[confirmed, (two, "online", 99)], behind),
             // Being copied to again, or dropped a moment ago.
-            (&both, &[confirmed, (two, "wait_bgsave", 100)], Some(two)),
-            (&both, &[confirmed], Some(two)),
-            (&[(one, "slave"), (two, "slave,fail?")], &[confirmed], None),
-            (&[(one, "slave"), (two, "slave,fail")], &[confirmed], None),
+            (&both, &[confirmed, (two, "wait_bgsave", 100)], absent),
+            (&both, &[confirmed], absent),
+            // It has connected again, and the primary has not noticed that the connection before is dead.
+            (
+                &both,
+                &[confirmed, (two, "online", 9), (two, "online", 100)],
+                none,
+            ),
+            (&[(one, "slave"), (two, "slave,fail?")], &[confirmed], none),
+            (&[(one, "slave"), (two, "slave,fail")], &[confirmed], none),
             (
                 &[(one, "slave"), (two, "slave,noaddr,fail")],
                 &[confirmed],
-                None,
+                none,
             ),
             // The table does not have it as a replica yet.
             (
                 &[(one, "slave"), (two, "master")],
                 &[confirmed, (two, "online", 9)],
-                Some(two),
+                behind,
             ),
-            (&[(one, "slave"), (two, "master")], &[confirmed], None),
+            (&[(one, "slave"), (two, "master")], &[confirmed], none),
             // A reader that is no node.
-            (&both[..1], &[confirmed, ("10.0.0.9", "online", 0)], None),
-            (&[], &[("10.0.0.9", "online", 0)], None),
+            (&both[..1], &[confirmed, ("10.0.0.9", "online", 0)], none),
+            (&both, &[confirmed, ("10.0.0.9", "online", 0)], absent),
+            (&[], &[("10.0.0.9", "online", 0)], none),
+            // A proxy on the way.
+            (&both, &[confirmed, ("127.0.0.6", "online", 100)], none),
         ] {
-            let late = late.map(|ip| format!("{ip}:6379").parse().unwrap());
-            assert_eq!(
-                behind(&table(nodes), &attached(replicas), 100),
-                late,
-                "{replicas:?}"
-            );
+            let expected = expected.map(|(ip, attached)| LateReplica {
+                replica: format!("{ip}:6379").parse().unwrap(),
+                attached,
+            });
+            let found = late(&table(nodes), &attached(replicas), 100);
+            let expected: Vec<LateReplica> = expected.into_iter().collect();
+            assert_eq!(found, expected, "{nodes:?} {replicas:?}");
         }
     }
 }
