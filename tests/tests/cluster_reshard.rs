@@ -208,8 +208,8 @@ enum Fault {
     Cancel,
 }
 
-/// Runs are slow enough to be hit, and are hit at another point each time.
-async fn hit(cluster: &mut ReshardCluster, fault: Fault, round: u64) -> Result<()> {
+/// Runs are slow enough to be hit, and are hit at another point each time. Whether this one was.
+async fn hit(cluster: &mut ReshardCluster, fault: Fault, round: u64) -> Result<bool> {
     let grows = round.is_multiple_of(2);
     let staying: &[usize] = if grows { &ALL } else { &[0, 1, 2] };
     let limits = ReshardLimits {
@@ -241,6 +241,9 @@ async fn hit(cluster: &mut ReshardCluster, fault: Fault, round: u64) -> Result<(
     let ended = tokio::time::timeout(Duration::from_secs(20), &mut running).await??;
     let took = hit.elapsed();
     println!("{fault:?} after {delay:?}: {ended:?} {took:?} later");
+    let was_hit = ended
+        .as_ref()
+        .map_or(true, |summary| summary.progress.slots_done < 4096);
     match (&ended, victim) {
         (Ok(summary), None) => {
             ensure!(
@@ -276,17 +279,20 @@ async fn hit(cluster: &mut ReshardCluster, fault: Fault, round: u64) -> Result<(
         .sum();
     println!("{open} marks were left");
     cluster.reach(staying, &by_migrate()).await?;
-    cluster.settled(staying).await
+    cluster.settled(staying).await?;
+    Ok(was_hit)
 }
 
 async fn survives(fault: Fault) -> Result<()> {
     let mut cluster = ReshardCluster::filled(&LASTING, KEYS).await?;
     let writer = Writer::start(addresses(&cluster), 1000);
     let rounds = if stays_primary(&cluster) { 6 } else { 2 };
+    let mut hits = 0;
     for round in 0..rounds {
-        hit(&mut cluster, fault, round).await?;
+        hits += u32::from(hit(&mut cluster, fault, round).await?);
         cluster.unharmed(KEYS).await?;
     }
+    ensure!(hits > 0, "every run had ended before");
     nothing_lost(&writer.end(addresses(&cluster)).await?)
 }
 

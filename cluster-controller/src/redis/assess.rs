@@ -4,7 +4,12 @@ use super::{
     member::{Answer, BUSY, ForeignNode, Member, loading},
     survey::{Live, Survey},
 };
-use common::cluster::{slots::SLOT_COUNT, topology::NodeId, version::ServerVersion};
+use common::cluster::{
+    slots::SLOT_COUNT,
+    topology::{ClusterNode, Flag, NodeId},
+    version::ServerVersion,
+};
+use crds::BUS_PORT;
 use std::fmt;
 
 /// One thing that is not as it should be.
@@ -80,6 +85,8 @@ pub enum Problem {
         known: usize,
         /// Nodes there are.
         wanted: usize,
+        /// Nodes that it was introduced to and that have not answered it yet.
+        handshakes: usize,
     },
     /// A node has lost another one, or knows an old address.
     Unlinked {
@@ -171,9 +178,22 @@ impl fmt::Display for Problem {
             Self::DoubtsSlots { ok, .. } => {
                 write!(out, "counts {ok} of {SLOT_COUNT} slots as served")
             }
-            Self::Acquaintance { known, wanted, .. } => {
-                write!(out, "knows {known} nodes of {wanted}")
-            }
+            Self::Acquaintance {
+                known,
+                wanted,
+                handshakes: 0,
+                ..
+            } => write!(out, "knows {known} nodes of {wanted}"),
+            Self::Acquaintance {
+                known,
+                wanted,
+                handshakes,
+                ..
+            } => write!(
+                out,
+                "knows {known} nodes of {wanted}, and waits for {handshakes} to answer on the cluster bus; if that lasts, let the pods reach \
+                 each other on port {BUS_PORT}"
+            ),
             Self::Unlinked { count, .. } => write!(out, "does not reach {count} nodes"),
             Self::NotReplicating { .. } => write!(out, "does not replicate its shard's primary"),
             Self::ReplicaUnlinked { .. } => write!(out, "is not linked to its primary"),
@@ -405,19 +425,23 @@ fn own_problems(survey: &Survey<'_>, one: Live<'_>) -> Vec<Problem> {
             what: "snapshot",
         });
     }
-    let known = one.report.view.nodes().len();
+    let in_handshake = |node: &ClusterNode| node.flags.has(Flag::Handshake);
+    let all = one.report.view.nodes();
+    let handshakes = all.iter().filter(|node| in_handshake(node)).count();
+    let known = all.len() - handshakes;
     if known != survey.size() {
         problems.push(Problem::Acquaintance {
             pod: pod(),
             known,
             wanted: survey.size(),
+            handshakes,
         });
     }
     let lost = one.report.view.others().filter(|node| {
         let moved = survey
             .by_id(node.id)
             .is_some_and(|other| node.address != other.member.expected.address);
-        !node.linked || node.is_failing() || moved
+        !in_handshake(node) && (!node.linked || node.is_failing() || moved)
     });
     let count = lost.count();
     if count > 0 {
@@ -440,4 +464,49 @@ fn own_problems(survey: &Survey<'_>, one: Live<'_>) -> Vec<Problem> {
         }
     }
     problems
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::redis::plan::tests::formed;
+    use common::cluster::topology::{Flags, NodesView};
+    use k8s_openapi::jiff::Timestamp;
+
+    /// A node in a handshake is none of the cluster's yet, whoever introduced it. One that does not answer is named with the likely cause.
+    #[test]
+    fn handshakes_are_named_where_nodes_are_missing() {
+        let world = formed(3, 1, true);
+        let members = world.members(Timestamp::UNIX_EPOCH);
+        let problems = |forgets: bool| {
+            let mut members = members.clone();
+            let Answer::Report(report) = &mut members[0].answer else {
+                panic!("no report")
+            };
+            let nodes = report.view.nodes().iter();
+            let mut nodes: Vec<ClusterNode> = nodes.map(|node| (**node).clone()).collect();
+            if forgets {
+                let other = nodes.iter().position(|node| !node.flags.has(Flag::Myself));
+                nodes.remove(other.unwrap());
+            }
+            let meets = ClusterNode {
+                id: NodeId::from_bytes([9; 20]),
+                flags: Flags::default().with(Flag::Primary).with(Flag::Handshake),
+                linked: false,
+                slots: Default::default(),
+                ..nodes[0].clone()
+            };
+            nodes.push(meets);
+            report.view = NodesView::of(nodes).unwrap();
+            let found = assess(&Survey::of(&world.wanted, &members)).problems;
+            found.iter().map(ToString::to_string).collect::<Vec<_>>()
+        };
+        assert_eq!(problems(false), [""; 0]);
+        let found = problems(true);
+        let words = "knows 5 nodes of 6, and waits for 1 to answer on the cluster bus";
+        assert!(
+            found.iter().any(|problem| problem.contains(words)),
+            "{found:?}"
+        );
+    }
 }
