@@ -470,10 +470,13 @@ fn own_problems(survey: &Survey<'_>, one: Live<'_>) -> Vec<Problem> {
 mod tests {
     use super::*;
     use crate::redis::plan::tests::formed;
-    use common::cluster::topology::{Flags, NodesView};
+    use common::cluster::{
+        slots::SlotSet,
+        topology::{Flags, NodesView},
+    };
     use k8s_openapi::jiff::Timestamp;
 
-    /// A node in a handshake is none of the cluster's yet, whoever introduced it. One that does not answer is named with the likely cause.
+    /// A node in a handshake is none of the cluster's yet. One that does not answer is named with the likely cause.
     #[test]
     fn handshakes_are_named_where_nodes_are_missing() {
         let world = formed(3, 1, true);
@@ -493,7 +496,7 @@ mod tests {
                 id: NodeId::from_bytes([9; 20]),
                 flags: Flags::default().with(Flag::Primary).with(Flag::Handshake),
                 linked: false,
-                slots: Default::default(),
+                slots: SlotSet::default(),
                 ..nodes[0].clone()
             };
             nodes.push(meets);
