@@ -1,6 +1,6 @@
 //! What the demonstration does to a cluster: fill it, keep writing to it, and compare it with another one.
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use clap::{Parser, Subcommand};
 use redis::Value;
 use std::time::{Duration, Instant};
@@ -12,10 +12,13 @@ use tests::{
     wait::within,
     writer::RoutedClient,
 };
+use tokio::time::timeout;
 
 /// Longest wait for a connection: kube-proxy follows the endpoints of a Service within a second or two. A Service that leads nowhere for
 /// longer is a failure.
 const CONNECT: Duration = Duration::from_secs(5);
+/// Longest wait for one attempt of that.
+const ATTEMPT: Duration = Duration::from_secs(1);
 /// Longest wait of the writer for one answer or connection: a node without its cable never answers.
 const ANSWER: Duration = Duration::from_millis(500);
 /// Longest time in which the writer tries one write again and again.
@@ -120,7 +123,9 @@ fn report(comparison: &Comparison, how: &str) -> Result<()> {
 /// Connects; right after its pods became ready a Service needs a moment.
 async fn connect(address: &str) -> Result<ClusterClient> {
     within(CONNECT, "the cluster accepts connections", async || {
-        ClusterClient::connect(address).await.map(Some)
+        // The Service may still lead to a node without its cable, which never answers.
+        let attempt = timeout(ATTEMPT, ClusterClient::connect(address)).await;
+        attempt.context("no connection within a second")?.map(Some)
     })
     .await
 }

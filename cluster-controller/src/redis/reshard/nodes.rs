@@ -13,15 +13,21 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     net::SocketAddr,
     sync::Arc,
-    time::Duration,
+    time::{Duration, Instant},
 };
 use tokio::sync::Mutex;
 
 /// How every primary of the cluster is reached.
 pub type NodeEndpoints = BTreeMap<NodeId, Endpoint>;
 
-/// Replicas of a source that were waited for and did not come back.
-pub(super) type AbsentReplicas = BTreeSet<SocketAddr>;
+/// What is known of the replicas of a node.
+#[derive(Default)]
+pub(super) struct ReplicaTable {
+    /// The node's table, and when it was read: a server needs milliseconds to write one with thousands of slots in pieces.
+    pub(super) table: Option<(Instant, NodesView)>,
+    /// Replicas of a source that were waited for and did not come back.
+    pub(super) absent: BTreeSet<SocketAddr>,
+}
 
 /// Nodes asked at the same time.
 const CONCURRENCY: usize = 32;
@@ -43,7 +49,7 @@ pub(super) struct NodeLink {
     /// For keys: a call takes as long as it takes, and what comes after it on the same connection waits.
     pub(super) data: NodeClient,
     /// Held by the worker that waits for its replicas: what one has waited for spares it the others.
-    pub(super) absent: Arc<Mutex<AbsentReplicas>>,
+    pub(super) replicas: Arc<Mutex<ReplicaTable>>,
 }
 
 /// All primaries that answer.
@@ -122,7 +128,7 @@ impl NodeLink {
             credentials: endpoint.credentials().cloned(),
             control,
             data,
-            absent: Arc::default(),
+            replicas: Arc::default(),
         })
     }
 

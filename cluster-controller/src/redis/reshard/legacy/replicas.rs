@@ -9,7 +9,7 @@
 
 use crate::redis::reshard::{
     error::ReshardError,
-    nodes::{AbsentReplicas, NodeLink},
+    nodes::{NodeLink, ReplicaTable},
 };
 use common::cluster::{
     info::{AttachedReplica, Info, ReplicationInfo},
@@ -25,26 +25,28 @@ use std::{
 /// How long replicas that are alive may take. The slots stay open after that, and the next plan finishes them.
 const CONFIRMATION: Duration = Duration::from_secs(10);
 /// Those that have not confirmed after so long may hang: the primary is asked whether it hears of them. It is asked again as often.
-const DOUBT: Duration = Duration::from_millis(20);
+const DOUBT: Duration = Duration::from_millis(100);
+/// How long the primary's table holds: what is attached is asked for each group of slots.
+const HOLDS: Duration = Duration::from_secs(1);
 /// How long a question for what they have may block the connection over which everything else is asked.
 const QUESTION: Duration = Duration::from_millis(2);
 
 /// Waits for the replicas of a target to confirm all that it has written so far.
 pub(super) async fn copied(node: &NodeLink) -> Result<(), ReshardError> {
-    let _one_at_a_time = node.absent.lock().await;
-    let late = wait(node, &AbsentReplicas::new()).await?;
+    let mut known = node.replicas.lock().await;
+    let late = wait(node, &mut known).await?;
     late.first().map_or(Ok(()), |late| Err(late.error(node)))
 }
 
 /// The same for a source, without those that are not attached and that it has waited for already.
 pub(super) async fn dropped(node: &NodeLink) -> Result<(), ReshardError> {
-    let mut absent = node.absent.lock().await;
-    for late in wait(node, &absent).await? {
+    let mut known = node.replicas.lock().await;
+    for late in wait(node, &mut known).await? {
         if late.attached {
             return Err(late.error(node));
         }
         tracing::info!(node = %node.id, replica = %late.replica, "slots are given away without a replica that is not attached");
-        absent.insert(late.replica);
+        known.absent.insert(late.replica);
     }
     Ok(())
 }
@@ -69,21 +71,20 @@ impl LateReplica {
 }
 
 /// Those that are late in the end.
-async fn wait(node: &NodeLink, absent: &AbsentReplicas) -> Result<Vec<LateReplica>, ReshardError> {
+async fn wait(node: &NodeLink, known: &mut ReplicaTable) -> Result<Vec<LateReplica>, ReshardError> {
     let begun = Instant::now();
-    let mut view = table(node).await?;
     let mut found = replication(node).await?;
     let goal = found.offset;
-    let mut asked = begun;
+    let mut fresh = HOLDS;
     loop {
-        let mut late = late(&view, &found, goal);
-        late.retain(|one| one.attached || !absent.contains(&one.replica));
+        let view = table(node, known, fresh).await?;
+        let mut late = late(view, &found, goal);
+        late.retain(|one| one.attached || !known.absent.contains(&one.replica));
         if late.is_empty() || begun.elapsed() >= CONFIRMATION {
             return Ok(late);
         }
-        if asked.elapsed() >= DOUBT {
-            view = table(node).await?;
-            asked = Instant::now();
+        if begun.elapsed() >= DOUBT {
+            fresh = DOUBT;
         }
         // Makes them confirm at once. What it returns says nothing: from 7.2 on it counts only writes of this connection, which has none. So
         // that it does not return before they were asked, it waits for one more than there are.
@@ -127,8 +128,24 @@ fn late(view: &NodesView, found: &ReplicationInfo, goal: u64) -> Vec<LateReplica
     late.collect()
 }
 
-async fn table(node: &NodeLink) -> Result<NodesView, ReshardError> {
-    node.view().await.map_err(|error| node.lost(error))
+/// The node's table, read again if that was longer ago.
+async fn table<'a>(
+    node: &NodeLink,
+    known: &'a mut ReplicaTable,
+    fresh: Duration,
+) -> Result<&'a NodesView, ReshardError> {
+    let read = known
+        .table
+        .take()
+        .filter(|(read, _)| read.elapsed() < fresh);
+    let read = match read {
+        Some(read) => read,
+        None => {
+            let view = node.view().await.map_err(|error| node.lost(error))?;
+            (Instant::now(), view)
+        }
+    };
+    Ok(&known.table.insert(read).1)
 }
 
 async fn replication(node: &NodeLink) -> Result<ReplicationInfo, ReshardError> {
