@@ -138,12 +138,11 @@ async fn table<'a>(
         .table
         .take()
         .filter(|(read, _)| read.elapsed() < fresh);
-    let read = match read {
-        Some(read) => read,
-        None => {
-            let view = node.view().await.map_err(|error| node.lost(error))?;
-            (Instant::now(), view)
-        }
+    let read = if let Some(read) = read {
+        read
+    } else {
+        let view = node.view().await.map_err(|error| node.lost(error))?;
+        (Instant::now(), view)
     };
     Ok(&known.table.insert(read).1)
 }
