@@ -8,7 +8,7 @@ use cluster_controller::redis::{
     execute::execute,
     member::{AbsentPods, Answer, ExpectedNode, Recovery, TakeoverRequest, Wanted},
     observe::observe,
-    plan::{Action, Blocker, HandOverReason, Plan, Step, plan},
+    plan::{Action, Blocker, HandOverReason, Plan, Step, age, plan},
     survey::Survey,
 };
 use common::cluster::{
@@ -478,8 +478,7 @@ async fn a_copy_of_unknown_age_waits_for_the_primary() -> Result<()> {
 /// The primary was seen to go on without it.
 #[tokio::test]
 async fn an_old_copy_waits_for_the_primary() -> Result<()> {
-    let bound = NODE_TIMEOUT * 10 + Duration::from_secs(10);
-    waits_for_the_primary(Some(bound)).await
+    waits_for_the_primary(Some(age::most(NODE_TIMEOUT))).await
 }
 
 /// `longer_than`: for how long the primary is seen to go on.

@@ -153,8 +153,9 @@ impl CopyTimes {
     }
 }
 
-/// The nodes that have everything that was written, and until when they surely had: the primaries whose claim to their slots is the newest, and the replicas that are linked to one of them. Without a majority nothing is written; and a server that has just been
-/// started may believe that it is a primary, since it has not heard yet who took over.
+/// The nodes that have everything that was written, and until when they surely had: the primaries whose claim to their slots is the newest,
+/// and the replicas that are linked to one of them. Without a majority nothing is written; and a server that has just been started may
+/// believe that it is a primary, since it has not heard yet who took over.
 fn current(survey: &Survey<'_>, now: Timestamp) -> HashMap<NodeId, Timestamp> {
     if !survey.has_quorum() {
         return HashMap::new();

@@ -4,7 +4,7 @@
 //! interrupted. It never resets a node, never flushes one, and gives slots or another primary only to nodes without keys of
 //! their own. At the goal it is empty.
 
-mod age;
+pub mod age;
 mod begin;
 mod blocker;
 mod fence;
