@@ -20,26 +20,19 @@ fn another_reference() -> Result<String> {
     Ok(short.context("not an image of docker.io")?.to_owned())
 }
 
-/// What the servers of all pods run, and the uids of the pods.
-async fn running(kubectl: &Kubectl) -> Result<(BTreeSet<String>, BTreeSet<String>)> {
-    let pods = scenario::pods(kubectl, "shop").await?;
-    let (mut images, mut uids) = (BTreeSet::new(), BTreeSet::new());
-    for pod in &pods {
-        let containers = pod["spec"]["containers"]
-            .as_array()
-            .context("no containers")?;
-        let mut names = containers.iter();
-        let server = names
-            .find(|one| one["name"] == crds::CONTAINER)
-            .context("no server")?;
-        images.insert(server["image"].as_str().context("no image")?.to_owned());
-        uids.insert(pod["metadata"]["uid"].to_string());
-    }
-    Ok((images, uids))
+/// What the servers of these pods run.
+fn images(pods: &[Value]) -> Result<BTreeSet<String>> {
+    let images = pods.iter().map(|pod| {
+        let mut containers = pod["spec"]["containers"].as_array().into_iter().flatten();
+        let server = containers.find(|one| one["name"] == crds::CONTAINER);
+        let image = server.context("no server")?["image"].as_str();
+        Ok(image.context("no image")?.to_owned())
+    });
+    images.collect()
 }
 
 async fn rolls(kubectl: &Kubectl, change: Value, image: &str) -> Result<Duration> {
-    let (_, before) = running(kubectl).await?;
+    let before = scenario::uids(&scenario::pods(kubectl, "shop").await?);
     let begun = Instant::now();
     scenario::spec(kubectl, "shop", change).await?;
     for condition in [
@@ -50,7 +43,8 @@ async fn rolls(kubectl: &Kubectl, change: Value, image: &str) -> Result<Duration
         scenario::condition(kubectl, "shop", condition).await?;
     }
     let took = begun.elapsed();
-    let (images, after) = running(kubectl).await?;
+    let pods = scenario::pods(kubectl, "shop").await?;
+    let (images, after) = (images(&pods)?, scenario::uids(&pods));
     ensure!(images == BTreeSet::from([image.to_owned()]), "{images:?}");
     ensure!(
         after.len() == 6 && after.is_disjoint(&before),

@@ -26,12 +26,6 @@ async fn updated(kubectl: &Kubectl) -> Result<()> {
         .map(drop)
 }
 
-fn uids(pods: &[Value]) -> BTreeSet<String> {
-    pods.iter()
-        .map(|pod| pod["metadata"]["uid"].to_string())
-        .collect()
-}
-
 /// Labels, an account, another user, a mounted file and strict placement reach every pod under load; what cannot be scheduled stops at
 /// the first pod and is named, and taking it back repairs it.
 #[tokio::test]
@@ -43,7 +37,7 @@ async fn the_pod_template_rolls_through_the_pods() -> Result<()> {
         kubectl.run("create serviceaccount redis").await?;
         // In memory: the files of a volume belong to the user that wrote them.
         let shop = FilledCluster::create(kubectl, "shop", 3, Volumes::None, KEYS).await?;
-        let before = uids(&scenario::pods(kubectl, "shop").await?);
+        let before = scenario::uids(&scenario::pods(kubectl, "shop").await?);
         let writer = Writer::start(kubectl, "shop").await?;
         let template = json!({
             "labels": {"team": "web"},
@@ -61,7 +55,7 @@ async fn the_pod_template_rolls_through_the_pods() -> Result<()> {
         updated(kubectl).await?;
         writer.finish().await?;
         let pods = scenario::pods(kubectl, "shop").await?;
-        ensure!(pods.len() == 6 && uids(&pods).is_disjoint(&before), "not every pod was replaced");
+        ensure!(pods.len() == 6 && scenario::uids(&pods).is_disjoint(&before), "not every pod was replaced");
         for pod in &pods {
             let name = pod["metadata"]["name"].as_str().context("no name")?;
             ensure!(pod["metadata"]["labels"]["team"] == "web", "{pod:#}");
@@ -86,15 +80,15 @@ async fn the_pod_template_rolls_through_the_pods() -> Result<()> {
         };
         kubectl.until("the cure is named", LIMIT, named).await?;
         reports(kubectl, ("Available", "True", "AllSlotsServed")).await?;
-        let stopped = uids(&scenario::pods(kubectl, "shop").await?);
-        let kept = stopped.intersection(&uids(&pods)).count();
+        let stopped = scenario::uids(&scenario::pods(kubectl, "shop").await?);
+        let kept = stopped.intersection(&scenario::uids(&pods)).count();
         ensure!(kept == 5, "{kept} of 6 pods were left alone");
         let back = json!({"podTemplate": {"nodeSelector": {"disk": null}}});
         scenario::spec(kubectl, "shop", back).await?;
         updated(kubectl).await?;
         shop.recovered().await?;
-        let restored = uids(&scenario::pods(kubectl, "shop").await?);
-        let kept = restored.intersection(&uids(&pods)).count();
+        let restored = scenario::uids(&scenario::pods(kubectl, "shop").await?);
+        let kept = restored.intersection(&scenario::uids(&pods)).count();
         ensure!(kept == 5, "{kept} of 6 pods were left alone by the correction");
         shop.is_intact("corrected").await
     })

@@ -7,7 +7,10 @@ use crate::kubectl::{Kubectl, holds};
 use anyhow::{Context, Result};
 use futures::future::try_join_all;
 use serde_json::{Value, json};
-use std::time::{Duration, Instant};
+use std::{
+    collections::BTreeSet,
+    time::{Duration, Instant},
+};
 
 /// What a cluster keeps its data on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -84,6 +87,12 @@ pub async fn pods(kubectl: &Kubectl, cluster: &str) -> Result<Vec<Value>> {
     kubectl
         .list(&format!("pods -l {}={cluster}", crds::LABEL_CLUSTER))
         .await
+}
+
+/// Uids of pods.
+pub fn uids(pods: &[Value]) -> BTreeSet<String> {
+    let uids = pods.iter().map(|pod| pod["metadata"]["uid"].to_string());
+    uids.collect()
 }
 
 /// Names of the pods of a cluster.

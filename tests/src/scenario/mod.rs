@@ -22,7 +22,7 @@ pub use backups::{backup, ended, failed, restore, s3_files, s3_location};
 pub use bare::{BARE, bare_pods, delete_bare_pods};
 pub use clusters::{
     Volumes, cluster, cluster_object, condition, formed, has_shards, healthy, lose_all_pods,
-    pod_names, pod_names_by, pods, recovered, replace_all_pods, spec,
+    pod_names, pod_names_by, pods, recovered, replace_all_pods, spec, uids,
 };
 pub use controllers::{CONTROLLERS, SYSTEM, leader, scale, system};
 pub use filled::FilledCluster;
