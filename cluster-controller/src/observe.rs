@@ -7,6 +7,7 @@ use crate::{
     pods::{self, Pods},
     redis::{
         identity::{KnownNodes, recognize},
+        imports::find_imports,
         member::{AbsentPods, Answer, ExpectedNode, Member, Report, Wanted},
         observe,
         strays::count_strays,
@@ -104,6 +105,7 @@ async fn ask(
         observe::observe_settings(&expected, settings, &connections, NODE_TIMEOUT).await;
     recognize(wanted, &mut members);
     count_unserved(wanted, &mut members, &connections, NODE_TIMEOUT).await;
+    find_imports(&mut members, &connections, NODE_TIMEOUT).await;
     if context.resharding.is_moving(cluster) {
         context.strays.forget(shape.namespace.as_str(), &shape.name);
     } else if wanted.formed_before {
@@ -197,6 +199,11 @@ async fn add_evidence(
         if let Some(member) = members.get_mut(home) {
             let evidence = fencing::evidence(id, member, &inputs);
             member.expected.former.insert(id, evidence);
+            let refusal = last_seen.get(&id).and_then(|last| last.refusal);
+            member
+                .expected
+                .refusals
+                .extend(refusal.map(|one| (id, one)));
         }
     }
 }
@@ -266,6 +273,7 @@ pub fn expected(shape: &Shape, pods: &Pods) -> Vec<ExpectedNode> {
             ExpectedNode {
                 wanted,
                 exists: pod.is_some(),
+                pod_uid: pod.and_then(|pod| pod.metadata.uid.clone()),
                 address: pod
                     .and_then(pods::ip)
                     .map(|ip| NodeAddress::new(ip, CLIENT_PORT)),

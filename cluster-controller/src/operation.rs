@@ -71,6 +71,9 @@ impl Operation {
         }
         let next = match (&rollout.next, holder) {
             (RolloutStep::None | RolloutStep::Refused { .. }, _) => None,
+            (RolloutStep::Unwritten { shard }, _) => Some(format!(
+                "waiting for the StatefulSet of shard {shard}, which does not name the new template yet"
+            )),
             (_, Some(holder)) => Some(format!(
                 "waiting for {holder}, which needs the pods to stay"
             )),
@@ -94,7 +97,7 @@ impl Operation {
         balance: &Balance,
         state: &ReshardState,
         paused: bool,
-        leaving: &[String],
+        leaving: &[(String, Option<String>)],
     ) -> Option<Self> {
         let moving = matches!(state, ReshardState::Moving(_));
         let silent = &balance.silent;
@@ -116,9 +119,7 @@ impl Operation {
                 Some("keys return to the primaries that serve their slots".to_owned())
             }
             ReshardState::Idle | ReshardState::Waiting(_) if leaving.is_empty() => None,
-            ReshardState::Idle | ReshardState::Waiting(_) => {
-                Some(format!("{} leaves the cluster", names("pod", leaving)))
-            }
+            ReshardState::Idle | ReshardState::Waiting(_) => Some(leaves(leaving)),
         };
         let all = usize::from(SLOT_COUNT);
         Some(Self {
@@ -156,6 +157,22 @@ impl Operation {
             OperationKind::Hibernate => format!("{done} of {total} pods are stopped"),
         }
     }
+}
+
+/// What becomes of pods that the spec does not ask for. One that does not answer may have keys that are nowhere else.
+fn leaves(leaving: &[(String, Option<String>)]) -> String {
+    let pods: Vec<&str> = leaving.iter().map(|(pod, _)| pod.as_str()).collect();
+    let silent = leaving.iter();
+    let silent = silent.filter_map(|(pod, why)| Some((pod.as_str(), why.clone()?)));
+    let silent = grouped(silent);
+    if silent.is_empty() {
+        return format!("{} leaves the cluster", names("pod", &pods));
+    }
+    format!(
+        "{} leaves once it says that it has no keys; if its volume is lost, delete its claim and the pod: {}",
+        names("pod", &pods),
+        list(&silent)
+    )
 }
 
 /// How fast slots move, and how long the rest takes. Rounded: what changes every moment would be written every moment.
@@ -201,5 +218,18 @@ mod tests {
         assert!(found.waits);
         let next = found.next.unwrap();
         assert!(next.contains("shop-0-1: the node is full"), "{next}");
+    }
+
+    #[test]
+    fn a_pod_that_leaves_and_does_not_answer_is_named() {
+        let next = |why: Option<&str>| {
+            let leaving = [("shop-3-0".to_owned(), why.map(ToOwned::to_owned))];
+            let balance = Balance::default();
+            let found = Operation::of_scaling(&balance, &ReshardState::Idle, false, &leaving);
+            found.unwrap().next.unwrap()
+        };
+        assert_eq!(next(None), "pod shop-3-0 leaves the cluster");
+        let silent = next(Some("the node is full"));
+        assert!(silent.contains("shop-3-0: the node is full"), "{silent}");
     }
 }

@@ -1,20 +1,20 @@
 //! How many pods the StatefulSet of each shard has. Pure.
 //!
 //! A set grows as soon as the spec says so. It shrinks only by pods that nothing depends on: every slot is served by a living node that
-//! stays, and the pod's own node says that it has neither slots nor keys of its own. A set without pods is deleted then.
+//! stays, and the pod's own node says that it has neither slots nor keys of its own, nor expects any. A set without pods is deleted then.
 //!
 //! While the cluster hibernates no set has pods, and none is deleted.
 
 use crate::{
     redis::{
-        member::{Answer, Member},
+        member::{Answer, Member, Report},
         survey::Survey,
     },
     validate::Shape,
 };
 use common::cluster::{
     slots::{SLOT_COUNT, SlotSet},
-    topology::OpenSlotKind,
+    topology::{ClusterNode, NodeId, OpenSlotKind},
 };
 use crds::node_of_pod;
 use std::collections::BTreeMap;
@@ -192,19 +192,42 @@ fn may_leave(survey: &Survey<'_>, member: &Member) -> bool {
         Answer::Report(report) => {
             let own = report.own();
             let is_copy = own.primary.is_some_and(|id| survey.by_id(id).is_some());
-            own.slots.is_empty() && (is_copy || report.keys == 0)
+            let is_blank = report.keys == 0 && !report.imports && !expects_slots(survey, report);
+            own.slots.is_empty() && (is_copy || is_blank)
         }
         // No server runs in it, and what was in memory is gone.
         Answer::Absent(_) if !survey.wanted.persistent => true,
+        // A primary without slots may have keys of slots that were on their way to it, and only it can say that it has none.
         Answer::Absent(_) | Answer::Unresponsive(_) => {
-            let of_pod = survey.missing.iter();
-            let mut of_pod =
-                of_pod.filter(|(_, node)| node.pod.as_ref() == Some(&member.expected.pod));
-            let is_unreachable = of_pod.all(|(_, node)| node.unreachable_by_all);
-            is_unreachable && !is_given_slots(survey, member.expected.shard)
+            let known = survey.wanted.known.iter();
+            let mut of_pod = known.filter(|(_, pod)| **pod == member.expected.pod);
+            let are_copies = of_pod.all(|(id, _)| is_unreachable_copy(survey, *id));
+            are_copies && !is_given_slots(survey, member.expected.shard)
         }
         Answer::Loading | Answer::Busy | Answer::Foreign(_) => false,
     }
+}
+
+/// Whether slots are on their way to a node: clients are sent to it for the keys that its source does not have.
+fn expects_slots(survey: &Survey<'_>, report: &Report) -> bool {
+    let live = survey.live.iter();
+    let mut open = live.flat_map(|one| &one.report.own().open_slots);
+    let is_target = open.any(|one| one.kind == OpenSlotKind::Migrating && one.peer == report.id());
+    is_target || !report.own().open_slots.is_empty()
+}
+
+/// Whether no node reaches it, and all that list it know it as the replica of a primary that lives.
+fn is_unreachable_copy(survey: &Survey<'_>, id: NodeId) -> bool {
+    let missing = survey.missing.get(&id);
+    let live = survey.live.iter();
+    let listed: Vec<_> = live.filter_map(|one| one.report.view.get(id)).collect();
+    let is_copy = |node: &&ClusterNode| {
+        let primary = node.primary.and_then(|primary| survey.by_id(primary));
+        primary.is_some_and(|primary| primary.report.own().is_primary())
+    };
+    missing.is_some_and(|node| node.unreachable_by_all)
+        && !listed.is_empty()
+        && listed.iter().all(is_copy)
 }
 
 /// Whether a living node is giving slots to a node of this shard that does not answer. It may have keys of them already, and a copy of it,
@@ -228,13 +251,15 @@ mod tests {
     use crate::{
         redis::{
             identity::KnownNodes,
+            member::Wanted,
             plan::{
                 simulation::{Fault, World},
-                tests::formed,
+                tests::{formed, relist},
             },
         },
         validate::{shape, tests::example},
     };
+    use common::cluster::{slots::Slot, topology::OpenSlot};
     use k8s_openapi::jiff::Timestamp;
 
     /// What the spec asks for, and the sets of three shards with two pods each.
@@ -346,6 +371,86 @@ mod tests {
         let found = decide_with(&world, &stage(3, 0), &[], true);
         assert_eq!(pods(&found), [(0, 2), (1, 2), (2, 2)]);
         assert!(found.sizes.iter().all(|size| size.keeps_volumes));
+    }
+
+    /// What it had was on its way to others, or to it: only its own server can say that nothing is left.
+    #[test]
+    fn a_silent_primary_does_not_leave_with_its_volume() {
+        let world = formed(3, 1, true);
+        let mut members = world.members(Timestamp::UNIX_EPOCH);
+        let (shape, existing) = stage(3, 0);
+        let replica = (0..6).find(|index| !world.owns(*index)).unwrap();
+        let id = members[replica].report().unwrap().id();
+        let mut wanted = world.wanted.clone();
+        wanted.known = [(id, members[replica].expected.pod.clone())].into();
+        wanted.replicas_per_shard = 0;
+        for member in &mut members {
+            member.expected.wanted = member.expected.ordinal == 0;
+        }
+        members[replica].expected.wanted = false;
+        members[replica].answer = Answer::Unresponsive("timeout".into());
+        let shard = members[replica].expected.shard;
+        let size = |members: &[Member], wanted: &Wanted| {
+            let found = sets(&shape, &existing, &Survey::of(wanted, members), false);
+            found.sizes[shard].keeps_volumes
+        };
+        for index in (0..6).filter(|index| *index != replica) {
+            let relisted = |node: &mut ClusterNode| node.linked = false;
+            relist(&mut members[index], id, relisted);
+        }
+        assert!(!size(&members, &wanted), "a copy may go");
+        for index in (0..6).filter(|index| *index != replica) {
+            relist(&mut members[index], id, |node| node.primary = None);
+        }
+        assert!(size(&members, &wanted));
+        wanted.known.clear();
+        assert!(!size(&members, &wanted), "it never had a node");
+    }
+
+    /// Clients are sent to it for keys that its source does not have.
+    #[test]
+    fn a_node_that_slots_are_on_their_way_to_stays() {
+        let world = formed(3, 1, true);
+        let mut members = world.members(Timestamp::UNIX_EPOCH);
+        let mut nodes = 0..6;
+        let source = nodes.find(|index| world.owns(*index)).unwrap();
+        let target = (0..6).find(|index| !world.owns(*index)).unwrap();
+        let (id, peer) = (
+            members[target].report().unwrap().id(),
+            members[source].report().unwrap().id(),
+        );
+        members[target].expected.wanted = false;
+        relist(&mut members[target], id, |own| {
+            own.primary = None;
+        });
+        let Answer::Report(report) = &mut members[target].answer else {
+            panic!("it answers")
+        };
+        report.keys = 0;
+        let mut imports = report.clone();
+        imports.imports = true;
+        let leaves = |members: &[Member]| {
+            let survey = Survey::of(&world.wanted, members);
+            may_leave(&survey, &members[target])
+        };
+        assert!(leaves(&members));
+        let mut importing = members.clone();
+        importing[target].answer = Answer::Report(imports);
+        assert!(!leaves(&importing));
+        let mark = |kind, peer| OpenSlot {
+            slot: Slot::MIN,
+            kind,
+            peer,
+        };
+        let mut given = members.clone();
+        relist(&mut given[source], peer, |own| {
+            own.open_slots = vec![mark(OpenSlotKind::Migrating, id)];
+        });
+        assert!(!leaves(&given));
+        relist(&mut members[target], id, |own| {
+            own.open_slots = vec![mark(OpenSlotKind::Importing, peer)];
+        });
+        assert!(!leaves(&members));
     }
 
     /// Its set shrank already; a set that grew again would start it again, with a volume that nothing would delete.

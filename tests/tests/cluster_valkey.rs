@@ -1,13 +1,18 @@
 //! Valkey 9 moves slots by itself: the atomic engine. Not part of `make test`, since no package of Debian 12 has it: `make test-servers` runs it.
 
 use anyhow::{Context, Result, ensure};
-use cluster_controller::redis::reshard::{
-    Engine, EngineChoice, ReshardEnd, ReshardError, ReshardLimits, ReshardProgress,
+use cluster_controller::redis::{
+    imports::find_imports,
+    member::{ExpectedNode, Member},
+    observe::observe,
+    reshard::{Engine, EngineChoice, ReshardEnd, ReshardError, ReshardLimits, ReshardProgress},
 };
-use std::{net::SocketAddr, time::Duration};
+use common::cluster::{kept_connections::ClusterConnections, topology::NodeAddress};
+use futures::future::{Either, select};
+use std::{net::SocketAddr, pin::pin, time::Duration};
 use tests::{
     client::ClusterClient, dataset, redis::RedisServer, reshard::ReshardCluster, verify,
-    writer::Writer,
+    wait::eventually, writer::Writer,
 };
 use tokio_util::sync::CancellationToken;
 
@@ -98,6 +103,54 @@ async fn a_cancelled_migration_is_taken_back() -> Result<()> {
         let server = cluster.server(index);
         server.call::<()>("CONFIG SET rdb-key-save-delay 0").await?;
     }
+    cluster.reach(&ALL, &limits).await?;
+    cluster.settled(&ALL).await?;
+    unharmed(&cluster).await
+}
+
+/// The controller that started it has ended, and the spec asks for the shards that there were.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs Valkey 9: make test-servers"]
+async fn a_target_is_known_to_import_without_its_controller() -> Result<()> {
+    let cluster = filled().await?;
+    for index in 0..3 {
+        let server = cluster.server(index);
+        server
+            .call::<()>("CONFIG SET rdb-key-save-delay 200")
+            .await?;
+    }
+    let imports = async || {
+        let address = cluster.server(3).address();
+        let expected = ExpectedNode {
+            address: Some(NodeAddress::new(address.ip(), address.port())),
+            wanted: false,
+            ..ExpectedNode::new("shop-3-0".into(), 3, 0)
+        };
+        let (connections, timeout) = (ClusterConnections::default(), Duration::from_secs(2));
+        let mut members = observe(&[expected], &connections, timeout).await;
+        find_imports(&mut members, &connections, timeout).await;
+        let report = members.first().and_then(Member::report).cloned();
+        report.context("no report")
+    };
+    ensure!(!imports().await?.imports);
+    let (plan, limits) = (cluster.plan(&ALL).await?, ReshardLimits::default());
+    {
+        let running = pin!(cluster.run(&plan, &limits));
+        let seen = pin!(eventually("a job runs", async || Ok(imports()
+            .await?
+            .imports)));
+        match select(running, seen).await {
+            Either::Left((ended, _)) => anyhow::bail!("it has ended: {ended:?}"),
+            Either::Right((seen, _)) => seen?,
+        }
+    }
+    let report = imports().await?;
+    ensure!(report.imports && report.own().slots.is_empty());
+    for index in 0..3 {
+        let server = cluster.server(index);
+        server.call::<()>("CONFIG SET rdb-key-save-delay 0").await?;
+    }
+    eventually("the jobs end", async || Ok(!imports().await?.imports)).await?;
     cluster.reach(&ALL, &limits).await?;
     cluster.settled(&ALL).await?;
     unharmed(&cluster).await

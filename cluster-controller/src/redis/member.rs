@@ -200,6 +200,8 @@ pub struct ExpectedNode {
     pub wanted: bool,
     /// Whether there is a pod.
     pub exists: bool,
+    /// The uid of the pod.
+    pub pod_uid: Option<String>,
     /// Where it listens, if it has an address now.
     pub address: Option<NodeAddress>,
     /// Whether the address is sure to be the pod's: it is not while the pod's Kubernetes node is not Ready.
@@ -226,6 +228,8 @@ pub struct ExpectedNode {
     /// Since when none has had a sign of life of those of the pod's node ids that do not answer: they have written nothing since, as far
     /// as was seen.
     pub unresponsive_since: BTreeMap<NodeId, Timestamp>,
+    /// By which settings those of the pod's node ids that do not answer refused writes when they were last asked.
+    pub refusals: BTreeMap<NodeId, WriteRefusal>,
     /// Why its server, which is loading, is not through with it; with the cure. None: it has not taken long yet.
     pub why_loading: Option<String>,
 }
@@ -252,6 +256,8 @@ impl ExpectedNode {
             former: BTreeMap::new(),
             current_until: BTreeMap::new(),
             unresponsive_since: BTreeMap::new(),
+            refusals: BTreeMap::new(),
+            pod_uid: None,
         }
     }
 }
@@ -336,6 +342,8 @@ pub struct Report {
     pub unserved: Option<SlotSet>,
     /// Keys that it has of slots which others serve, as far as it was asked.
     pub strays: u64,
+    /// Whether slots may be on their way to it that are in no table, as far as it was asked.
+    pub imports: bool,
     /// The settings that it was asked for, as it reports them; those that it does not know are missing.
     pub settings: BTreeMap<String, String>,
     /// Bytes of memory in use.

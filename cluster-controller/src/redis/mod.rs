@@ -8,6 +8,7 @@ pub mod balance;
 pub mod election;
 pub mod execute;
 pub mod identity;
+pub mod imports;
 pub mod member;
 pub mod observe;
 pub mod plan;

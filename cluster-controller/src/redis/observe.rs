@@ -144,6 +144,7 @@ async fn report(client: &NodeClient, asked: Asked<'_>) -> Result<Option<Report>,
         feeds: !users.iter().any(|user| refuses_replicas(user)),
         unserved: None,
         strays: 0,
+        imports: false,
         settings: reported(&settings, asked.settings),
         used_memory: node.used_memory,
     }))

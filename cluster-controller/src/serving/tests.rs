@@ -34,6 +34,7 @@ fn answer(info: &str, nodes: &str) -> Answer {
         feeds: true,
         unserved: None,
         strays: 0,
+        imports: false,
         settings: std::collections::BTreeMap::new(),
         used_memory: 0,
         persistence: PersistenceInfo::default(),

@@ -99,6 +99,12 @@ fn text(value: &Value) -> Option<String> {
     }
 }
 
+/// Whether one of the jobs in an answer to `CLUSTER GETSLOTMIGRATIONS` has not ended.
+pub fn has_running_job(answer: &Value) -> bool {
+    let jobs = MigrationJob::parse(answer);
+    jobs.iter().any(|job| job.state() == JobState::Running)
+}
+
 /// The slots as the server writes them: `0-5 7-7`.
 fn ranges(one: &SlotMove, between: &str) -> String {
     let ranges = one.slots.ranges();

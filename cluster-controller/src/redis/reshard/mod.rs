@@ -26,6 +26,7 @@ mod run;
 mod tables;
 mod weights;
 
+pub use atomic::has_running_job;
 pub use error::ReshardError;
 pub use limits::{Engine, EngineChoice, ReshardLimits};
 pub use moves::{ShardLoad, SlotMove, misplaced, moves};

@@ -50,6 +50,7 @@ impl World {
                     address: node.own.address,
                     address_is_current: !self.not_current.contains(&index),
                     proof: self.proving.then(|| self.nodes[index].proof.clone()),
+                    last_started: Some(Timestamp::UNIX_EPOCH),
                     kubernetes_node: Some(self.kubernetes_nodes[index].to_owned()),
                     zone: ZoneLabel::Absent,
                     down_since: (!node.answers()).then(|| now - self.down_for),
@@ -153,6 +154,7 @@ impl World {
                 Some(_) => SlotSet::new(),
             }),
             strays: unserved(node).len() as u64,
+            imports: false,
             feeds: node.feeds,
             proof: if self.proving {
                 node.proof.clone()
