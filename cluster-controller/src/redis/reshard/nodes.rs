@@ -50,6 +50,7 @@ pub(super) struct NodeLink {
     pub(super) data: NodeClient,
     /// Held by the worker that waits for its replicas: what one has waited for spares it the others.
     pub(super) replicas: Arc<Mutex<ReplicaTable>>,
+    endpoint: Endpoint,
 }
 
 /// All primaries that answer.
@@ -129,6 +130,16 @@ impl NodeLink {
             control,
             data,
             replicas: Arc::default(),
+            endpoint,
+        })
+    }
+
+    /// The same node over a connection that no one else uses.
+    pub(super) async fn reconnected(&self) -> Result<Self, ReshardError> {
+        let control = NodeClient::connect(&self.endpoint).await;
+        Ok(Self {
+            control: control.map_err(|error| self.lost(error))?,
+            ..self.clone()
         })
     }
 

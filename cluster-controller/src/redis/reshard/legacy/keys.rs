@@ -4,6 +4,7 @@ use super::{
     calls::{CallSize, ListedKey, MigrateCall},
     reply::MigrateReply,
     serving::still_serves,
+    strays::{LeftValues, remove_strays},
 };
 use crate::redis::reshard::{
     checks,
@@ -44,7 +45,7 @@ const EMPTY_ROUNDS: u32 = 5;
 /// Which node is right about a key that both have: the one that serves the slot, since clients use its copy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum RightSide {
-    /// The slot is given away: the copy at the target is what an interrupted call left, and is replaced.
+    /// The slot is given away: the copy at the target is what an interrupted call left, and is removed.
     Source,
     /// Keys come home: the copy at the source is removed.
     Target,
@@ -181,10 +182,10 @@ impl<'a> KeyMover<'a> {
         call: &MigrateCall,
         right: RightSide,
     ) -> Result<u64, ReshardError> {
-        let mut replace = false;
+        let mut left = LeftValues::default();
         let mut failures = 0;
         loop {
-            let (reply, message) = self.send(to, call, replace).await?;
+            let (reply, message) = self.send(to, call).await?;
             match reply {
                 MigrateReply::Moved => {
                     let keys = call.keys.len() as u64;
@@ -195,17 +196,19 @@ impl<'a> KeyMover<'a> {
                 MigrateReply::Exists if right == RightSide::Target => {
                     return self.remove_copies(slot, to, call).await;
                 }
-                // What the target has is left from a call that broke off, if the source is still the one that clients are sent to.
-                MigrateReply::Exists => {
-                    still_serves(self.from, to, &[slot]).await?;
-                    replace = true;
+                MigrateReply::Exists if failures < ATTEMPTS => {
+                    failures += 1;
+                    self.remove_strays(slot, to, call, &left).await?;
                 }
                 MigrateReply::Broken | MigrateReply::Down if failures < ATTEMPTS => {
                     failures += 1;
+                    let is_small = call.bytes <= self.context.limits.bytes_per_call;
+                    if right == RightSide::Source && is_small {
+                        left.note(self.from, slot, call).await?;
+                    }
                     sleep(PAUSE * 2_u32.pow(failures)).await;
                     if right == RightSide::Source {
-                        still_serves(self.from, to, &[slot]).await?;
-                        replace = true;
+                        self.remove_strays(slot, to, call, &left).await?;
                     }
                 }
                 MigrateReply::Broken => {
@@ -225,11 +228,25 @@ impl<'a> KeyMover<'a> {
                     still_serves(self.from, to, &[slot]).await?;
                     return Err(ReshardError::of_text(self.from.id, slot, message));
                 }
-                MigrateReply::Refused => {
+                MigrateReply::Exists | MigrateReply::Refused => {
                     return Err(ReshardError::of_text(self.from.id, slot, message));
                 }
             }
         }
+    }
+
+    /// What the target has of a call is left from one that broke off, if the source is still the one that clients are sent to.
+    async fn remove_strays(
+        &self,
+        slot: Slot,
+        to: &NodeLink,
+        call: &MigrateCall,
+        left: &LeftValues,
+    ) -> Result<(), ReshardError> {
+        // Never closed.
+        let _turn = self.calls.acquire_many(CALLS).await.ok();
+        still_serves(self.from, to, &[slot]).await?;
+        remove_strays(self.from, to, (slot, call), left).await
     }
 
     /// Sends one call, when it is its turn.
@@ -237,7 +254,6 @@ impl<'a> KeyMover<'a> {
         &self,
         to: &NodeLink,
         call: &MigrateCall,
-        replace: bool,
     ) -> Result<(MigrateReply, String), ReshardError> {
         let delay = self.context.delay(call.keys.len(), call.bytes);
         if !delay.is_zero() {
@@ -248,7 +264,7 @@ impl<'a> KeyMover<'a> {
             to.is_itself().await?;
         }
         let wait = self.context.limits.timeout(call.bytes);
-        let command = migrate(to, call, replace, wait);
+        let command = migrate(to, call, wait);
         let is_large = call.bytes > self.context.limits.bytes_per_call;
         // Never closed.
         let turn = self.calls.acquire_many(if is_large { CALLS } else { 1 });
@@ -300,7 +316,7 @@ impl<'a> KeyMover<'a> {
                 keys: vec![key.clone()],
                 bytes: call.bytes,
             };
-            match self.send(to, &single, false).await? {
+            match self.send(to, &single).await? {
                 (MigrateReply::Moved | MigrateReply::NoKeys, _) => {}
                 (MigrateReply::Exists, _) => {
                     let mut commands = pipe();
@@ -321,7 +337,7 @@ impl<'a> KeyMover<'a> {
     }
 }
 
-fn migrate(to: &NodeLink, call: &MigrateCall, replace: bool, wait: Duration) -> Cmd {
+fn migrate(to: &NodeLink, call: &MigrateCall, wait: Duration) -> Cmd {
     let wait = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX);
     let mut command = cmd("MIGRATE");
     command
@@ -330,9 +346,6 @@ fn migrate(to: &NodeLink, call: &MigrateCall, replace: bool, wait: Duration) -> 
         .arg("")
         .arg(0)
         .arg(wait);
-    if replace {
-        command.arg("REPLACE");
-    }
     if let Some(credentials) = &to.credentials {
         // The server keeps these out of SLOWLOG and MONITOR.
         command

@@ -10,6 +10,7 @@ mod repair;
 mod replicas;
 mod reply;
 mod serving;
+mod strays;
 
 pub(super) use repair::repair;
 

@@ -8,7 +8,7 @@ use common::cluster::{
 
 /// Fails unless the source serves the slots and gives them to this target, in the view of both.
 ///
-/// It is asked before a value at the target is replaced, and before slots are handed over. A source that waits for the target of `MIGRATE`
+/// It is asked before a value at the target is removed, and before slots are handed over. A source that waits for the target of `MIGRATE`
 /// answers no one else, so that a replica may be elected, which acknowledges writes. The source learns of it a moment after it has answered, and
 /// the target ignores what its successor claims as long as it expects the slots itself (`clusterUpdateSlotsConfigWith` in the engine's
 /// `cluster.c`); but it knows by then that the source was not heard of, or that the replica is a primary.
