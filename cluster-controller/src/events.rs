@@ -101,22 +101,38 @@ fn needs_person(status: &RedisClusterStatus) -> Option<(&str, &str)> {
     (!is_known).then_some((&ready.reason, &ready.message))
 }
 
-fn of_step(action: &Action, why: &str, formed: bool) -> EventNote {
+/// Whether slots are served without the keys that they had. `formed`: the cluster has served before.
+pub fn gives_keys_up(action: &Action, formed: bool) -> bool {
     match action {
         Action::AssignSlots { how, .. } => match how {
-            Assignment::Recreated { .. } => {
-                EventNote::warning("SlotsRecreatedEmpty", "AssignSlots", why)
-            }
+            Assignment::Recreated { .. } => true,
+            Assignment::Restored { .. } => false,
+            Assignment::Alone { .. } | Assignment::Joined => formed,
+        },
+        Action::Promote { empty, .. } => *empty,
+        Action::Meet { .. }
+        | Action::HandOver { .. }
+        | Action::Admit { .. }
+        | Action::Replicate { .. }
+        | Action::Forget { .. }
+        | Action::RestoreNodeTimeout { .. } => false,
+    }
+}
+
+fn of_step(action: &Action, why: &str, formed: bool) -> EventNote {
+    let is_loss = gives_keys_up(action, formed);
+    match action {
+        Action::AssignSlots { .. } if is_loss => {
+            EventNote::warning("SlotsRecreatedEmpty", "AssignSlots", why)
+        }
+        Action::AssignSlots { how, .. } => match how {
             Assignment::Restored { .. } => EventNote::normal("SlotsRestored", "AssignSlots", why),
-            Assignment::Alone { .. } | Assignment::Joined if formed => {
-                EventNote::warning("SlotsRecreatedEmpty", "AssignSlots", why)
-            }
-            Assignment::Alone { .. } | Assignment::Joined => {
+            Assignment::Recreated { .. } | Assignment::Alone { .. } | Assignment::Joined => {
                 EventNote::normal("SlotsAssigned", "AssignSlots", why)
             }
         },
         Action::Meet { .. } => EventNote::normal("NodesIntroduced", "Meet", why),
-        Action::Promote { empty: true, .. } => {
+        Action::Promote { .. } if is_loss => {
             EventNote::warning("SlotsRecreatedEmpty", "Failover", why)
         }
         Action::Promote { .. } => EventNote::warning("FailoverRequested", "Failover", why),

@@ -22,7 +22,7 @@
 use crate::{
     pods::{self, Pods},
     redis::{
-        member::{Member, ProcessEvidence},
+        member::{Member, ProcessEvidence, WriteRefusal},
         survey::Survey,
     },
 };
@@ -54,6 +54,8 @@ pub struct LastSeen {
     pub kubernetes_node: Option<String>,
     /// Seconds that its pod had to end in.
     pub grace: Option<u64>,
+    /// By which settings it refused writes when it was last asked. None: by none, or that is not known.
+    pub refusal: Option<WriteRefusal>,
     /// When it last had all that was written, as far as was seen. None while it has.
     pub current_until: Option<Timestamp>,
     /// Since when none has had a sign of life of it. None while one has.

@@ -410,12 +410,25 @@ pub struct RedisClusterStatus {
     /// The value of the annotation redis.danieldorado.github.io/takeover that has been acted upon: it counts once.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub takeover_done: Option<String>,
+    /// The last time that slots were served again without the keys that they had, since no copy was left. It stays.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_loss: Option<LossStatus>,
     /// Ready: the cluster is as desired. Reconciling: the controller works on it. Stalled: it waits for a person. Available: every
     /// slot is served. In detail: Progressing, Formed, SlotsCovered, ReplicationHealthy, QuorumHealthy, UpToDate, VersionSupported,
     /// ConfigApplied, VolumesResized, Paused, SchedulesAccepted.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(schema_with = "conditions_schema")]
     pub conditions: Vec<Condition>,
+}
+
+/// Keys that were given up.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct LossStatus {
+    /// When.
+    pub time: Time,
+    /// Of which slots, and why.
+    pub message: String,
 }
 
 /// A change of the running cluster that takes a while.
@@ -477,6 +490,9 @@ pub struct KnownNode {
     /// Seconds that the pod's server had to end in (terminationGracePeriodSeconds).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub grace_seconds: Option<i64>,
+    /// With how many replicas the node refuses writes, where it does. While it does not answer: did, when it was last asked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub min_replicas: Option<MinReplicas>,
     /// When the node was last seen with all that was written: as the primary of its slots, or as a replica that is linked to it.
     /// Written while it is neither: how old its copy is decides whether it may take over.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -484,6 +500,18 @@ pub struct KnownNode {
     /// Since when neither the controller nor another node has had a sign of life of it: it has written nothing since, as far as was seen.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub unresponsive_since: Option<Time>,
+}
+
+/// By which settings a primary refuses writes. One that has been away from its replicas for longer acknowledges none.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct MinReplicas {
+    /// With fewer linked replicas it refuses writes (min-replicas-to-write).
+    #[serde(default)]
+    pub to_write: i64,
+    /// A replica that has been away for more seconds does not count (min-replicas-max-lag).
+    #[serde(default)]
+    pub max_lag_seconds: i64,
 }
 
 /// How many of the 16384 slots are assigned and served.

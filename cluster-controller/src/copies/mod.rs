@@ -4,7 +4,7 @@
 //! It is kept in memory as long as the nodes are looked at, and in the status once a node lacks something or gives no sign of life.
 
 use crate::{
-    fencing::LastSeenNodes,
+    fencing::{LastSeen, LastSeenNodes},
     redis::{
         identity::KnownNodes,
         member::{ExpectedNode, Member, Report},
@@ -104,8 +104,10 @@ impl Seen {
             let home = homes.get(pod.as_str()).copied();
             let mut since = before.get(id).copied();
             if is_first {
-                let recorded = recorded.get(id).and_then(|last| last.unresponsive_since);
-                since = since.or(recorded).filter(|since| !ran_since(home, *since));
+                let last = recorded.get(id);
+                let recorded = last.and_then(|last| last.unresponsive_since);
+                since = since.or(recorded);
+                since = since.filter(|since| !may_have_run(home, last, *since));
             }
             let heard = last_heard(survey, *id, now);
             if since.is_none() && survey.live.is_empty() && !is_down(home) {
@@ -121,10 +123,12 @@ impl Seen {
     }
 }
 
-/// Whether a server may have run since then in the pod that a node was last seen in.
-fn ran_since(home: Option<&ExpectedNode>, time: Timestamp) -> bool {
+/// Whether a server may have run since then in the pod that a node was last seen in, or in a later one of that name.
+fn may_have_run(home: Option<&ExpectedNode>, last: Option<&LastSeen>, time: Timestamp) -> bool {
     let started = home.and_then(|home| home.last_started);
-    started.is_some_and(|started| started > time)
+    let uids = home.and_then(|home| home.pod_uid.as_ref());
+    let uids = uids.zip(last.and_then(|last| last.pod_uid.as_ref()));
+    started.is_some_and(|started| started > time) || uids.is_some_and(|(now, then)| now != then)
 }
 
 /// Whether Kubernetes says, too, that the pod does not serve.

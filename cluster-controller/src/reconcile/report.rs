@@ -79,6 +79,7 @@ pub(super) async fn report(
         growth: effects.growth.as_ref(),
         gate,
         settings: &seen.settings,
+        done: &effects.done,
     };
     let now = Timestamp::now();
     let newest = status::compute(object, &found, now);

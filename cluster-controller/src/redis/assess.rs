@@ -447,8 +447,9 @@ fn own_problems(survey: &Survey<'_>, one: Live<'_>) -> Vec<Problem> {
     if count > 0 {
         problems.push(Problem::Unlinked { pod: pod(), count });
     }
-    let open = one.report.own().open_slots.len();
-    if open > 0 {
+    let own = one.report.own();
+    let open = own.open_slots.len();
+    if open > 0 && own.is_primary() {
         problems.push(Problem::OpenSlots {
             pod: pod(),
             count: open,

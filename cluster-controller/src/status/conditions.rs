@@ -294,20 +294,24 @@ fn up_to_date(found: &StatusInputs<'_>) -> ConditionUpdate {
                      pod if the keys are not needed"
                 ),
             ),
-            RolloutStep::None | RolloutStep::Replace(_) | RolloutStep::HandOver(_)
+            RolloutStep::None
+            | RolloutStep::Unwritten { .. }
+            | RolloutStep::Replace(_)
+            | RolloutStep::HandOver(_)
                 if rollout.is_automatic =>
             {
                 ConditionUpdate::no("UpToDate", "Updating", why)
             }
-            RolloutStep::None | RolloutStep::Replace(_) | RolloutStep::HandOver(_) => {
-                ConditionUpdate::no(
-                    "UpToDate",
-                    "PodsOutdated",
-                    format!(
-                        "{why}; delete such pods one at a time, replicas before primaries, each when the cluster is Ready again"
-                    ),
-                )
-            }
+            RolloutStep::None
+            | RolloutStep::Unwritten { .. }
+            | RolloutStep::Replace(_)
+            | RolloutStep::HandOver(_) => ConditionUpdate::no(
+                "UpToDate",
+                "PodsOutdated",
+                format!(
+                    "{why}; delete such pods one at a time, replicas before primaries, each when the cluster is Ready again"
+                ),
+            ),
         };
     }
     if let Some(sentence) = broken_promise(&cluster.server, found) {

@@ -8,13 +8,16 @@ mod hibernation;
 pub use crate::checkpoint::formed_before;
 use crate::{
     errors::Failure,
+    events::gives_keys_up,
     fencing::{LastSeen, LastSeenNodes},
     observe::Observed,
     operation::Operation,
     pods::{grace_seconds, is_ready, kubernetes_node},
     redis::{
         assess::{Assessment, ShardNode},
+        execute::Done,
         identity::KnownNodes,
+        member::WriteRefusal,
         plan::Plan,
     },
     rollout::Rollout,
@@ -25,13 +28,14 @@ use crate::{
 use common::{
     cluster::{slot_map::topology_hash, slots::SLOT_COUNT, topology::NodeId},
     kubernetes::conditions::{ConditionUpdate, find, merge},
-    sentence::{grouped, list, shortened},
+    sentence::{grouped, list, names, shortened},
 };
 pub use conditions::NOT_HEALTHY;
 use conditions::{conditions, reconciling, stalled};
 use crds::{
-    KnownNode, LABEL_CLUSTER, LABEL_ROLE, NodeStatus, OperationKind, OperationStatus, ROLE_PRIMARY,
-    RedisCluster, RedisClusterStatus, ShardStatus, SlotsStatus, VersionStatus, endpoint,
+    KnownNode, LABEL_CLUSTER, LABEL_ROLE, LossStatus, MinReplicas, NodeStatus, OperationKind,
+    OperationStatus, ROLE_PRIMARY, RedisCluster, RedisClusterStatus, ShardStatus, SlotsStatus,
+    VersionStatus, endpoint,
 };
 pub use hibernation::{HIBERNATED, HIBERNATING};
 use k8s_openapi::{
@@ -70,12 +74,29 @@ pub fn last_seen_before(cluster: &RedisCluster) -> LastSeenNodes {
         grace: node
             .grace_seconds
             .and_then(|seconds| seconds.try_into().ok()),
+        refusal: node.min_replicas.as_ref().and_then(refusal),
         current_until: node.current_until.as_ref().map(|time| time.0),
         unresponsive_since: node.unresponsive_since.as_ref().map(|time| time.0),
     };
     nodes
         .filter_map(|node| Some((node.node_id.parse().ok()?, seen(node))))
         .collect()
+}
+
+fn refusal(recorded: &MinReplicas) -> Option<WriteRefusal> {
+    Some(WriteRefusal {
+        min_replicas: recorded.to_write.try_into().ok()?,
+        max_lag: Duration::from_secs(recorded.max_lag_seconds.try_into().ok()?),
+        snapshots: false,
+    })
+}
+
+fn min_replicas(refusal: &WriteRefusal) -> Option<MinReplicas> {
+    let to_write = i64::try_from(refusal.min_replicas).ok()?;
+    (to_write > 0).then_some(MinReplicas {
+        to_write,
+        max_lag_seconds: refusal.max_lag.as_secs().try_into().ok()?,
+    })
 }
 
 /// The status of a cluster of which not even the shape can be known.
@@ -128,6 +149,8 @@ pub struct StatusInputs<'a> {
     pub gate: &'a Gate,
     /// What the servers have of the wanted settings.
     pub settings: &'a ClusterSettings,
+    /// What was done.
+    pub done: &'a [Done],
 }
 
 impl StatusInputs<'_> {
@@ -193,6 +216,7 @@ pub fn compute(
         shard_statuses: shard_statuses(found),
         nodes: nodes(found, &last_seen_before(object)),
         takeover_done: takeover_done(object, found),
+        last_loss: loss(formed_before(object), found.done, now).or(old.last_loss),
         conditions,
     }
 }
@@ -210,7 +234,7 @@ fn operation(
 ) -> Option<OperationStatus> {
     let operation = found.operation?;
     let same = old.filter(|old| old.kind == operation.kind);
-    let waiting = || format!("waiting for a healthy cluster: {}", failure_sentence(found));
+    let waiting = || waits_for(found);
     Some(OperationStatus {
         kind: operation.kind,
         start_time: same.map_or(Time(now), |old| old.start_time),
@@ -218,6 +242,24 @@ fn operation(
         total: count(operation.total),
         message: shortened(&operation.next.clone().unwrap_or_else(waiting)),
     })
+}
+
+/// Why the next step of an operation is not taken.
+fn waits_for(found: &StatusInputs<'_>) -> String {
+    let why = failure_sentence(found);
+    if !why.is_empty() {
+        return format!("waiting for a healthy cluster: {why}");
+    }
+    let pods = found.observed.pods.iter();
+    let mut unready: Vec<&str> = pods
+        .filter(|(_, pod)| !is_ready(pod))
+        .map(|(name, _)| name.as_str())
+        .collect();
+    unready.sort_unstable();
+    if unready.is_empty() {
+        return "waiting until a replica can take over".to_owned();
+    }
+    format!("waiting for {} to become ready", names("pod", &unready))
 }
 
 fn version(old: VersionStatus, found: &StatusInputs<'_>) -> VersionStatus {
@@ -263,15 +305,20 @@ fn shard_statuses(found: &StatusInputs<'_>) -> Vec<ShardStatus> {
 
 fn nodes(found: &StatusInputs<'_>, before: &LastSeenNodes) -> Vec<KnownNode> {
     let members = found.observed.members.iter();
-    let answering: BTreeMap<NodeId, &str> = members
-        .filter_map(|member| Some((member.report()?.id(), member.expected.pod.as_str())))
+    let answering: BTreeMap<NodeId, (&str, WriteRefusal)> = members
+        .filter_map(|member| {
+            let report = member.report()?;
+            Some((report.id(), (member.expected.pod.as_str(), report.refusal)))
+        })
         .collect();
     let seen_now = |id: &NodeId| {
-        let pod = found.observed.pods.get(*answering.get(id)?)?;
+        let (pod, refusal) = answering.get(id)?;
+        let pod = found.observed.pods.get(*pod)?;
         Some(LastSeen {
             pod_uid: pod.metadata.uid.clone(),
             kubernetes_node: kubernetes_node(pod).map(ToOwned::to_owned),
             grace: grace_seconds(pod),
+            refusal: Some(*refusal),
             ..LastSeen::default()
         })
     };
@@ -303,6 +350,7 @@ fn nodes(found: &StatusInputs<'_>, before: &LastSeenNodes) -> Vec<KnownNode> {
                 pod_uid: seen.pod_uid,
                 kubernetes_node: seen.kubernetes_node,
                 grace_seconds: seen.grace.and_then(|seconds| seconds.try_into().ok()),
+                min_replicas: seen.refusal.as_ref().and_then(min_replicas),
                 current_until: until.copied().map(Time),
                 unresponsive_since: since.copied().map(Time),
             }
@@ -310,6 +358,18 @@ fn nodes(found: &StatusInputs<'_>, before: &LastSeenNodes) -> Vec<KnownNode> {
         .collect();
     nodes.sort_unstable_by(|a, b| (&a.pod, &a.node_id).cmp(&(&b.pod, &b.node_id)));
     nodes
+}
+
+/// Slots that were given up just now. The Event that says so is gone after an hour.
+fn loss(formed: bool, done: &[Done], now: Timestamp) -> Option<LossStatus> {
+    let done = done.iter().filter(|one| one.result.is_ok());
+    let steps = done.map(|one| &one.step);
+    let lost = steps.filter(|step| gives_keys_up(&step.action, formed));
+    let reasons: Vec<&str> = lost.map(|step| step.reason.as_str()).collect();
+    (!reasons.is_empty()).then(|| LossStatus {
+        time: Time(now),
+        message: shortened(&reasons.join("; ")),
+    })
 }
 
 /// The annotation is done with once no primary is lost that it could be meant for: it must not count for a loss that is yet to come.

@@ -8,11 +8,11 @@ use crate::{
             Answer, ExpectedNode, ForeignNode, Member, Report, TakeoverRequest, Wanted,
             WriteRefusal, ZoneLabel,
         },
-        plan::{Blocker, Plan, plan},
+        plan::{Action, Assignment, Blocker, Plan, Step, plan},
         survey::Survey,
     },
     requeue,
-    rollout::rollout,
+    rollout::RolloutInputs,
     settings::{assess::ClusterSettings, trial::Gate},
     validate::{shape, tests::example, validate},
 };
@@ -109,6 +109,7 @@ fn member(index: usize) -> Member {
             feeds: true,
             unserved: None,
             strays: 0,
+            imports: false,
             settings: BTreeMap::new(),
             used_memory: 0,
         })),
@@ -211,14 +212,17 @@ fn explain(
         None => plan(&survey, now),
     };
     let rollout = validated.as_ref().map(|cluster| {
-        rollout(
+        RolloutInputs {
             cluster,
             observed,
-            &survey,
-            (&assessment, &plan),
-            &BTreeSet::new(),
+            survey: &survey,
+            assessment: &assessment,
+            plan: &plan,
+            restart: &BTreeSet::new(),
+            written: &(0..cluster.shape.shards).collect(),
             now,
-        )
+        }
+        .decide()
     });
     let rollout = rollout.unwrap_or_default();
     let operation = Operation::of_rollout(&rollout, 6, None);
@@ -235,6 +239,7 @@ fn explain(
         growth: None,
         gate: &Gate::Open,
         settings: &ClusterSettings::default(),
+        done: &[],
     };
     let status = compute(object, &found, now);
     let outcome = match found.failure {
@@ -797,6 +802,40 @@ fn a_takeover_is_asked_for_once() {
     assert_eq!(requested(&object), TakeoverRequest::None, "it counted once");
     annotate(&mut object, "all@2");
     assert_eq!(requested(&object), TakeoverRequest::All);
+}
+
+/// The Event is gone after an hour, and the cluster is Ready again.
+#[test]
+fn given_up_keys_stay_in_the_status() {
+    let now = Timestamp::from_second(10).unwrap();
+    let step = |how| {
+        let ranges = Vec::new();
+        let action = Action::AssignSlots {
+            member: 0,
+            ranges,
+            how,
+        };
+        let reason = "slots 0-9 are served empty".to_owned();
+        [Done {
+            step: Step { action, reason },
+            result: Ok(()),
+        }]
+    };
+    let listed = Vec::new();
+    let lost = loss(true, &step(Assignment::Recreated { listed }), now).unwrap();
+    assert_eq!(lost.message, "slots 0-9 are served empty");
+    assert_eq!(
+        loss(false, &step(Assignment::Joined), now),
+        None,
+        "its first slots"
+    );
+    let mut object = example();
+    let observed = observed(&hash(&object));
+    object.status = Some(status_of(&object, &observed, 10));
+    if let Some(status) = &mut object.status {
+        status.last_loss = Some(lost.clone());
+    }
+    assert_eq!(status_of(&object, &observed, 20).last_loss, Some(lost));
 }
 
 /// Hand-overs improve a cluster that is healthy.

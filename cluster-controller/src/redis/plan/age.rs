@@ -23,11 +23,16 @@ pub fn age(
 ) -> Option<Duration> {
     let home = survey.home(primary)?;
     let ended = *home.expected.unresponsive_since.get(&id)?;
+    let age = ended.duration_since(current_until(replica, now)?);
+    // Linked for longer than the primary was heard of: it has missed nothing.
+    Some(age.try_into().unwrap_or_default())
+}
+
+/// Until when a replica had all that was written, as it says or as was seen; the later of both.
+pub fn current_until(replica: Live<'_>, now: Timestamp) -> Option<Timestamp> {
     let link = replica.report.replication.upstream.as_ref();
     let linked = link.and_then(|link| link.current_until(now));
     let own = replica.report.id();
     let seen = replica.member.expected.current_until.get(&own).copied();
-    let age = ended.duration_since(linked.max(seen)?);
-    // Linked for longer than the primary was heard of: it has missed nothing.
-    Some(age.try_into().unwrap_or_default())
+    linked.max(seen)
 }

@@ -138,7 +138,7 @@ fn without_the_end_of_the_primary_there_is_no_age() {
     );
 }
 
-/// The one that has the most takes over: it lacks no more than another whose age is known, unless that one's history is another.
+/// The one that has the most takes over: it lacks no more than another whose age is known. Of two histories, the one of known age.
 #[test]
 fn the_age_of_a_copy_that_has_less_counts() {
     let mut world = formed(3, 2, true);
@@ -165,7 +165,54 @@ fn the_age_of_a_copy_that_has_less_counts() {
     let other = members.iter_mut().filter(|one| one.expected.shard == shard);
     let mut other = other.filter(|one| one.report().is_some()).skip(1);
     report(other.next().unwrap()).replication.id = "another".into();
+    assert_eq!(
+        old(&world.wanted, &members),
+        [],
+        "the one whose age is known"
+    );
+    let others = members.iter_mut().filter(|one| one.expected.shard == shard);
+    for member in others {
+        member.expected.current_until.clear();
+    }
     assert_eq!(old(&world.wanted, &members).len(), 1);
+}
+
+/// It was started again a moment ago and began another history: it had everything until then. The other one has been unlinked for an hour.
+#[test]
+fn the_copy_that_was_current_last_goes_first() {
+    let mut world = formed(3, 2, true);
+    world.wanted.known = ids(&world);
+    let primary = primaries(&world)[0];
+    world.break_node(primary, DOWN);
+    world.tick();
+    world.age(3600);
+    for first in [0, 1] {
+        let mut members = world.members(NOW);
+        let shard = members[primary].expected.shard;
+        let replicas = members.iter_mut().enumerate();
+        let replicas = replicas.filter(|(_, one)| one.expected.shard == shard);
+        let mut replicas: Vec<_> = replicas.filter(|(_, one)| one.report().is_some()).collect();
+        let mut newest = None;
+        for (number, (index, member)) in replicas.iter_mut().enumerate() {
+            let id = report(member).id();
+            let replication = &mut report(member).replication;
+            let link = replication.upstream.as_mut().unwrap();
+            (link.up, link.down_seconds) = (false, Some(3600));
+            replication.id = "of the primary".into();
+            if number == first {
+                link.down_seconds = None;
+                replication.id = "its own".into();
+                replication.offset = 1;
+                newest = Some(*index);
+            }
+            let seconds = if number == first { 5 } else { 3600 };
+            let until = NOW - SignedDuration::from_secs(seconds);
+            member.expected.current_until = [(id, until)].into();
+        }
+        world.wanted.recovery.requested = TakeoverRequest::All;
+        let seen = plan(&world.wanted, &members, NOW);
+        assert_eq!(promoted(&seen), newest.into_iter().collect::<Vec<_>>());
+    }
 }
 
 /// What was in memory only is gone with the process: there is nothing to wait for.

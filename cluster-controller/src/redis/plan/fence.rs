@@ -7,7 +7,7 @@
 //! * its process has ended, as Kubernetes knows ([`ProcessEvidence::Ended`]: `crate::fencing` says which facts these are);
 //! * it refuses writes because of `min-replicas-to-write`: fewer replicas than that can be on its side, and the others have been
 //!   without a link for longer than `min-replicas-max-lag` (checked before each write, `checkGoodReplicasStatus` in `replication.c`);
-//! * it is in a minority together with all other doubtful primaries: a primary that has not reached a majority of them for a node timeout
+//! * it is in a minority together with all other doubtful primaries, and with those that only other nodes reach: a primary that has not reached a majority of them for a node timeout
 //!   refuses writes (`clusterUpdateState` in `cluster.c`).
 //!
 //! What remains: a network that lets packets through in one direction only.
@@ -42,7 +42,10 @@ pub fn doubt(survey: &Survey<'_>) -> Option<Doubt> {
         }
     }
     let (_, all) = survey.quorum();
-    let is_minority = doubts.len() * 2 <= all;
+    // One that others reach and this process does not may reach the doubtful ones as well.
+    let owners = survey.missing.values().filter(|one| !one.slots.is_empty());
+    let between = owners.filter(|one| !one.is_lost()).count();
+    let is_minority = (doubts.len() + between) * 2 <= all;
     let timed_out = |(missing_node, _): &(&MissingNode, Doubt)| has_timed_out(survey, missing_node);
     if is_minority && doubts.iter().all(timed_out) {
         return None;
@@ -101,11 +104,18 @@ fn replicas<'a>(
     indexes.filter_map(|index| survey.by_index(*index))
 }
 
-/// Whether `min-replicas-to-write` keeps it from acknowledging writes. The setting is read from its replicas, which run with the same
-/// configuration; a CONFIG SET on the primary alone is not seen.
+/// Whether `min-replicas-to-write` keeps it from acknowledging writes. It has to have been in force on the primary itself when that was last
+/// asked, and still be on its replicas: what is set while the primary is away does not reach it.
 fn refuses_writes(survey: &Survey<'_>, id: NodeId, missing_node: &MissingNode) -> bool {
     let here: Vec<Live<'_>> = replicas(survey, missing_node).collect();
-    let settings = || here.iter().map(|one| one.report.refusal);
+    let own = survey.home(missing_node);
+    let Some(own) = own.and_then(|home| home.expected.refusals.get(&id)) else {
+        return false;
+    };
+    let settings = || {
+        let settings = here.iter().map(|one| one.report.refusal);
+        settings.chain([*own])
+    };
     let needed = settings().map(|one| one.min_replicas).min();
     let max_lag = settings().map(|one| one.max_lag);
     let (shortest, longest) = (max_lag.clone().min(), max_lag.max());

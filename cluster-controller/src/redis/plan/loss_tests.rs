@@ -7,7 +7,7 @@ use super::{
 };
 use crate::redis::{
     assess::assess,
-    member::{Answer, Member, Report, TakeoverRequest},
+    member::{Answer, Member, Report, TakeoverRequest, WriteRefusal},
     survey::Survey,
 };
 use common::cluster::{node::FailoverMode, slots::SlotSet};
@@ -112,6 +112,94 @@ fn a_minority_in_doubt_is_no_obstacle() {
     assert_eq!(promoted(&seen).len(), 1, "{seen:?}");
 }
 
+/// A primary that only another node reaches may reach the far side as well: together they are a majority.
+#[test]
+fn a_bridge_to_the_far_side_makes_it_a_majority() {
+    for (lost, bridges, waits) in [(3, 0, false), (3, 2, true)] {
+        let mut world = formed(6, 1, true);
+        world.wanted.known = ids(&world);
+        world.down_for = SignedDuration::from_hours(1);
+        world.has_evidence = false;
+        let all = primaries(&world);
+        for index in &all[..lost] {
+            world.break_node(*index, DOWN);
+        }
+        world.tick();
+        world.age(3600);
+        let mut members = world.members(NOW);
+        for index in &all[lost..lost + bridges] {
+            members[*index].answer = Answer::Unresponsive("no answer".into());
+        }
+        let seen = plan(&world.wanted, &members, NOW);
+        let unfenced = |one: &Blocker| matches!(one, Blocker::Unfenced { .. });
+        assert_eq!(seen.blockers.iter().any(unfenced), waits, "{seen:?}");
+        assert_eq!(promoted(&seen).is_empty(), waits, "{seen:?}");
+    }
+}
+
+/// Its Kubernetes node was deleted while it was cut off and wrote on: its volume is attached to another one.
+#[test]
+fn a_primary_whose_volume_is_being_attached_is_waited_for() {
+    let world = without_majority();
+    let lost = primaries(&formed(3, 1, true))[0];
+    let look = |change: fn(&mut Member), world: &World| {
+        let mut members = world.members(NOW);
+        members[lost].expected.kubernetes_node = Some("new".into());
+        members[lost].expected.last_started = None;
+        change(&mut members[lost]);
+        let seen = plan(&world.wanted, &members, NOW);
+        let mut shards = promoted(&seen).into_iter();
+        shards.any(|one| members[one].expected.shard == members[lost].expected.shard)
+    };
+    assert!(!look(|_| {}, &world));
+    assert!(
+        look(|one| one.expected.kubernetes_node = None, &world),
+        "no room"
+    );
+    assert!(
+        look(|one| one.expected.last_started = Some(NOW), &world),
+        "its server ends"
+    );
+    let mut world = world;
+    world.wanted.recovery.requested = TakeoverRequest::All;
+    assert!(look(|_| {}, &world));
+}
+
+/// A node added by hand has a replica of ours, and is away: that our pods answer says nothing about it.
+#[test]
+fn a_primary_without_a_pod_is_not_given_up() {
+    for is_known in [true, false] {
+        let mut world = formed(3, 1, true);
+        world.wanted.known = ids(&world);
+        let before = world.members(NOW);
+        for index in primaries(&world).into_iter().take(2) {
+            if !is_known {
+                let id = before[index].report().unwrap().id();
+                world.wanted.known.remove(&id);
+            }
+            // Another server answers in its pod, so that every pod of its shard does.
+            world.break_node(
+                index,
+                Fault {
+                    wiped: true,
+                    ..DOWN
+                },
+            );
+            world.restart(index);
+        }
+        world.tick();
+        world.age(3600);
+        let mut taken = 0;
+        for _ in 0..10 {
+            let seen = look(&world);
+            taken += promoted(&seen).len();
+            world.execute(&seen, || true);
+            world.tick();
+        }
+        assert_eq!(taken > 0, is_known, "{}", world.tables());
+    }
+}
+
 #[test]
 fn auto_accepts_the_risk_after_the_time() {
     let mut world = without_majority();
@@ -159,19 +247,40 @@ fn an_annotation_names_shards_or_all() {
 fn a_primary_that_refuses_writes_is_fenced() {
     let mut world = without_majority();
     world.has_evidence = false;
-    let with = |world: &World, needed: u64, seconds: Option<u64>| {
+    let setting = |needed| WriteRefusal {
+        min_replicas: needed,
+        max_lag: std::time::Duration::from_secs(10),
+        snapshots: false,
+    };
+    let seen = |world: &World, before: Option<u64>, needed: u64, seconds: Option<u64>| {
         let mut members = world.members(NOW);
+        for member in members.iter_mut().filter(|one| one.report().is_none()) {
+            let ids = member.expected.former.keys();
+            let last = ids.filter_map(|id| Some((*id, setting(before?))));
+            member.expected.refusals = last.collect();
+        }
         for member in members.iter_mut().filter(|one| one.report().is_some()) {
             let report = report(member);
-            report.refusal.min_replicas = needed;
-            report.refusal.max_lag = std::time::Duration::from_secs(10);
+            report.refusal = setting(needed);
             if let Some(link) = report.replication.upstream.as_mut().filter(|link| !link.up) {
                 link.down_seconds = seconds;
             }
         }
         promoted(&plan(&world.wanted, &members, NOW)).len()
     };
+    let with = |world: &World, needed, seconds| seen(world, Some(needed), needed, seconds);
     assert_eq!(with(&world, 1, Some(13)), 1);
+    assert_eq!(
+        seen(&world, Some(0), 1, Some(13)),
+        0,
+        "set while it is away"
+    );
+    assert_eq!(seen(&world, None, 1, Some(13)), 0, "not known");
+    assert_eq!(
+        seen(&world, Some(1), 0, Some(13)),
+        0,
+        "perhaps taken back there too"
+    );
     assert_eq!(with(&world, 1, Some(9)), 0, "the lag limit has not passed");
     assert_eq!(with(&world, 1, None), 0);
     assert_eq!(with(&world, 0, Some(13)), 0);

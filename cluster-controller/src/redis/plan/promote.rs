@@ -9,10 +9,10 @@
 
 use super::{Action, Blocker, Plan, age, fence};
 use crate::redis::{
-    member::{Answer, ProcessEvidence, Report},
+    member::{Answer, Member, ProcessEvidence, Report},
     survey::{Live, MissingNode, Survey},
 };
-use common::cluster::{info::UpstreamLink, node::FailoverMode, slots::SlotSet, topology::NodeId};
+use common::cluster::{node::FailoverMode, slots::SlotSet, topology::NodeId};
 use crds::{LostSlots, Takeover};
 use k8s_openapi::jiff::Timestamp;
 use std::{cmp::Reverse, time::Duration};
@@ -21,12 +21,12 @@ use std::{cmp::Reverse, time::Duration};
 pub fn promote(survey: &Survey<'_>, now: Timestamp, plan: &mut Plan) {
     for (id, missing_node) in &survey.missing {
         if missing_node.slots.is_empty() {
-            let Some(heir) = heir_without_slots(survey, *id, missing_node) else {
+            let Some(heir) = heir_without_slots(survey, (*id, missing_node), now) else {
                 continue;
             };
             return inherit(heir, *id, plan);
         }
-        let Some(choice) = choose(survey, *id, missing_node) else {
+        let Some(choice) = choose(survey, (*id, missing_node), now) else {
             continue;
         };
         let lost = LostPrimary {
@@ -71,13 +71,13 @@ fn unheard(replica: Live<'_>, id: NodeId, missing_node: &MissingNode) -> SlotSet
 /// of a primary that lives would come back from it as they were.
 fn heir_without_slots<'a>(
     survey: &Survey<'a>,
-    id: NodeId,
-    missing_node: &MissingNode,
+    (id, missing_node): (NodeId, &MissingNode),
+    now: Timestamp,
 ) -> Option<Live<'a>> {
     if missing_node.listed_with_slots || missing_node.pod.is_some() || !missing_node.is_gone() {
         return None;
     }
-    let choice = choose(survey, id, missing_node)?;
+    let choice = choose(survey, (id, missing_node), now)?;
     let shard = choice.replica.shard();
     let has_keys = choice.replica.report.keys > 0;
     let is_needed = if has_keys {
@@ -129,10 +129,14 @@ struct Choice<'a> {
     incomparable: Vec<&'a str>,
 }
 
-/// The replica that has applied the most of what the primary wrote. Offsets count within one history only. Between histories: a replica
-/// that has been linked to the primary since its start goes before one that has what it read from its volume, the one whose link was
-/// lost last before the others, and then the one with more keys. Of equals, one whose pod stays.
-fn choose<'a>(survey: &Survey<'a>, id: NodeId, missing_node: &MissingNode) -> Option<Choice<'a>> {
+/// The replica that has applied the most of what the primary wrote. Offsets count within one history only, and a replica that is started
+/// again may begin another one. Between histories: the one that had everything for the longest, before those of which that is not known, and
+/// then the one with more keys. Of equals, one whose pod stays.
+fn choose<'a>(
+    survey: &Survey<'a>,
+    (id, missing_node): (NodeId, &MissingNode),
+    now: Timestamp,
+) -> Option<Choice<'a>> {
     let all: Vec<Live<'a>> = missing_node
         .replicas
         .iter()
@@ -145,11 +149,8 @@ fn choose<'a>(survey: &Survey<'a>, id: NodeId, missing_node: &MissingNode) -> Op
     let candidates = if is_copy { copies } else { empty };
     let first = candidates.iter().max_by_key(|one| {
         let expected = &one.member.expected;
-        let link = one.report.replication.upstream.as_ref();
-        let lost = link.and_then(UpstreamLink::unlinked_seconds);
         (
-            lost.is_some(),
-            Reverse(lost),
+            age::current_until(**one, now),
             !expected.terminating,
             one.report.keys,
             Reverse(expected.ordinal),
@@ -217,8 +218,13 @@ fn decide(
     if !lost.missing_node.is_lost() || home.is_some_and(|home| home.answer == Answer::Loading) {
         return Err(down());
     }
-    let gone = survey.shard_all_live(shard) && !survey.may_return(id);
     let requested = survey.wanted.recovery.requested.names(shard);
+    // Without a majority the primary may have gone on for as long as no controller looked: its volume has that, and is about to be here.
+    if !survey.has_quorum() && !requested && home.is_some_and(|home| is_starting(survey, home)) {
+        return Err(down());
+    }
+    // One that was never seen in a pod is not the cluster's to give up: that pods answer says nothing about it.
+    let gone = lost.missing_node.recorded && survey.shard_all_live(shard) && !survey.may_return(id);
     // The primary may still come back with its data: give it time.
     let waited = is_over(survey, choice.replica, shard, now);
     if !gone && !waited && !requested {
@@ -269,6 +275,17 @@ fn decide(
         why += " has a copy of another replication history, which cannot be compared with this one";
     }
     Ok((mode, why))
+}
+
+/// Whether a pod with a volume has found its Kubernetes node and has yet to start its server there: its volume is being attached.
+fn is_starting(survey: &Survey<'_>, home: &Member) -> bool {
+    let expected = &home.expected;
+    survey.wanted.persistent
+        && home.report().is_none()
+        && expected.exists
+        && !expected.terminating
+        && expected.kubernetes_node.is_some()
+        && expected.last_started.is_none()
 }
 
 /// Whether the primary kept its data in memory only, and its process has ended: it comes back with another id, and without data.
