@@ -63,6 +63,8 @@ impl Change<'_> {
             self.replace(context, pod, &mut changed).await?;
         }
         match &rollout.next {
+            // A StatefulSet that is refused may stay so for long: backups are not to wait for it.
+            RolloutStep::Unwritten { .. } => self.release(context).await?,
             RolloutStep::None | RolloutStep::Refused { .. } => {
                 if !rollout.is_under_way() {
                     self.release(context).await?;

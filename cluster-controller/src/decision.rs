@@ -9,7 +9,7 @@ use crate::{
         plan::{Action, Plan, plan},
         survey::Survey,
     },
-    rollout::{Rollout, RolloutStep, rollout},
+    rollout::{Rollout, RolloutInputs, RolloutStep},
     sets::{ExistingSet, Sets, lacks_kept_volumes, sets},
     settings::{
         assess::{self, ClusterSettings, SettingsGoal},
@@ -18,6 +18,7 @@ use crate::{
     validate::{Shape, ValidatedCluster},
 };
 use k8s_openapi::jiff::Timestamp;
+use std::collections::BTreeSet;
 
 /// What an observation is compared with.
 pub struct Goal<'a> {
@@ -29,6 +30,8 @@ pub struct Goal<'a> {
     pub wanted: &'a Wanted,
     /// The StatefulSets that exist.
     pub sets: &'a [ExistingSet],
+    /// Shards whose StatefulSet makes pods as they are wanted.
+    pub written: &'a BTreeSet<i32>,
     /// Whether slots were moving when the nodes were asked: one that had nothing may have keys by now.
     pub moving: bool,
     /// The settings that the servers are to have; none where the spec is wrong.
@@ -68,10 +71,19 @@ pub fn decide(
         .settings
         .map(|settings| assess::assess(settings, &observed.members, &observed.pods, answers, now));
     let settings = settings.unwrap_or_default();
-    let decided = (&assessment, &plan);
-    let rollout = goal
-        .cluster
-        .map(|cluster| rollout(cluster, &observed, &survey, decided, &settings.restart, now));
+    let rollout = goal.cluster.map(|cluster| {
+        RolloutInputs {
+            cluster,
+            observed: &observed,
+            survey: &survey,
+            assessment: &assessment,
+            plan: &plan,
+            restart: &settings.restart,
+            written: goal.written,
+            now,
+        }
+        .decide()
+    });
     Decision {
         sets: sets(goal.shape, goal.sets, &survey, goal.moving),
         lacks_kept_volumes: lacks_kept_volumes(&survey),
@@ -90,7 +102,10 @@ impl Decision {
         let planned = self.plan.steps.iter();
         let step = planned.chain(match &self.rollout.next {
             RolloutStep::HandOver(step) => Some(step),
-            RolloutStep::None | RolloutStep::Replace(_) | RolloutStep::Refused { .. } => None,
+            RolloutStep::None
+            | RolloutStep::Replace(_)
+            | RolloutStep::Unwritten { .. }
+            | RolloutStep::Refused { .. } => None,
         });
         let mut targets = step.filter_map(|step| {
             let Action::HandOver { to, .. } = step.action else {
@@ -108,10 +123,14 @@ impl Decision {
         self.balance.needs_moves() && is_copied && self.plan.lets_slots_move()
     }
 
-    /// Pods that the spec does not ask for any more.
-    pub fn leaving(&self) -> Vec<String> {
+    /// Pods that the spec does not ask for any more, each with the cause if it does not answer.
+    pub fn leaving(&self) -> Vec<(String, Option<String>)> {
         let leaving = self.observed.members.iter();
         let leaving = leaving.filter(|member| !member.expected.wanted);
-        leaving.map(|member| member.expected.pod.clone()).collect()
+        let explained = leaving.map(|member| {
+            let (pod, why) = member.explained();
+            (pod, member.report().is_none().then_some(why))
+        });
+        explained.collect()
     }
 }

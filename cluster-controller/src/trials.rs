@@ -8,6 +8,7 @@ use crate::{
     pods::is_terminating,
     settings::{
         file::{Configurations, TrialRecord},
+        template::NamedTemplates,
         trial::{TrialDecision, TrialInputs, decide, with_record},
     },
     validate::{Shape, ValidatedCluster},
@@ -34,6 +35,10 @@ use std::sync::Arc;
 pub struct Trial {
     /// The ConfigMaps that exist.
     pub configurations: Configurations,
+    /// Name of the wanted one.
+    pub name: String,
+    /// What the StatefulSets name.
+    pub templates: NamedTemplates,
     /// What follows.
     pub decision: TrialDecision,
 }
@@ -69,10 +74,12 @@ pub fn gate(context: &Context, shape: &Shape, cluster: Option<&mut ValidatedClus
         decision.create = None;
     }
     if !decision.gate.is_open() {
-        cluster.held = templates;
+        cluster.held.clone_from(&templates);
     }
     Trial {
         configurations,
+        name,
+        templates,
         decision,
     }
 }
@@ -92,22 +99,23 @@ pub async fn carry_out(
     cluster: &ValidatedCluster,
     Trial {
         configurations,
+        name,
         decision,
+        ..
     }: &Trial,
 ) -> Result<(), ApiError> {
-    let name = configuration_name(cluster);
     if let Some(record) = decision.record.clone() {
-        let known = configurations.get(&name);
+        let known = configurations.get(name);
         let known = known.map(|known| known.trials.as_slice());
         let records = with_record(known.unwrap_or_default(), record);
-        remember(context, owner, &name, &records).await?;
+        remember(context, owner, name, &records).await?;
     }
     let stale = decision.delete.iter();
     for pod in stale.filter(|pod| !is_terminating(pod)) {
         context.applier.delete(owner, pod.as_ref()).await?;
     }
     if let Some(pod) = &decision.create {
-        let pod = trial_pod(cluster, pod, &name);
+        let pod = trial_pod(cluster, pod, name);
         Box::pin(one(context, owner, &context.caches.trials, pod)).await?;
     }
     Ok(())

@@ -111,7 +111,9 @@ impl Look {
                 members: self.members.clone(),
                 passed_over: false,
             };
+            let written = std::collections::BTreeSet::new();
             let goal = Goal {
+                written: &written,
                 shape: &shape,
                 cluster: None,
                 wanted: &wanted,

@@ -7,13 +7,13 @@ use common::{
     kubernetes::leases::{Holder, Operation, OperationLeases},
 };
 use crds::RedisClusterStatus;
-use k8s_openapi::api::coordination::v1::Lease;
+use k8s_openapi::api::{coordination::v1::Lease, core::v1::Pod};
 use kube::api::DeleteParams;
 use redis::pipe;
 use serde_json::{Value, json};
 use std::time::Duration;
 use tests::{
-    cluster_stage::{ClusterStage, KEYS, serves},
+    cluster_stage::{ClusterStage, KEYS, pod_name, serves},
     redis::PodCluster,
     replica::{Replica, ReplicaEnd},
     wait::eventually,
@@ -40,18 +40,7 @@ async fn unbalanced(rate: Value) -> Result<(Moves, Replica)> {
     stage.create(json!({ "migration": migration })).await?;
     stage.run_pods().await?;
     stage.until("formed", serves).await?;
-    let lease = Duration::from_secs(3);
-    let (server, namespace) = (&stage.server, &stage.namespace);
-    let runtime = server.runtime("test-controller", "b", namespace, lease)?;
-    let moves = Moves {
-        leases: OperationLeases::new(&runtime),
-        backup: Holder {
-            kind: "RedisBackup".into(),
-            name: "nightly".into(),
-            uid: "uid".into(),
-        },
-        stage,
-    };
+    let moves = Moves::of(stage)?;
     ensure!(moves.take().await? == Operation::Held);
     moves.give_away().await?;
     moves.stage.nodes.fill(ALL_KEYS).await?;
@@ -60,6 +49,32 @@ async fn unbalanced(rate: Value) -> Result<(Moves, Replica)> {
 }
 
 impl Moves {
+    fn of(stage: ClusterStage) -> Result<Self> {
+        let lease = Duration::from_secs(3);
+        let (server, namespace) = (&stage.server, &stage.namespace);
+        let runtime = server.runtime("test-controller", "b", namespace, lease)?;
+        Ok(Self {
+            leases: OperationLeases::new(&runtime),
+            backup: Holder {
+                kind: "RedisBackup".into(),
+                name: "nightly".into(),
+                uid: "uid".into(),
+            },
+            stage,
+        })
+    }
+
+    /// The pods that are being deleted, by index.
+    async fn ending(&self) -> Result<Vec<usize>> {
+        let pods = self.stage.api::<Pod>();
+        let mut ending = Vec::new();
+        for index in 0..self.stage.nodes.len() {
+            let pod = pods.get(&pod_name(index)).await?;
+            ending.extend(pod.metadata.deletion_timestamp.map(|_| index));
+        }
+        Ok(ending)
+    }
+
     async fn take(&self) -> Result<Operation> {
         let long = Duration::from_mins(10);
         let place = &self.stage.namespace;
@@ -137,6 +152,42 @@ async fn slots_wait_for_another_operation() -> Result<()> {
     ensure!(moves.left().await? == usize::from(GIVEN));
     moves.release().await?;
     moves.balanced().await?;
+    replica.end(ReplicaEnd::Orderly)
+}
+
+/// Every pod is of another template than the StatefulSets name. The first one goes once the backup is done, and holds the Lease then.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_roll_waits_for_another_operation() -> Result<()> {
+    let stage = ClusterStage::new().await?;
+    let replica = stage.replica("a", None);
+    stage.create(json!({})).await?;
+    stage.run_pods().await?;
+    let ready = |status: &RedisClusterStatus| serves(status) && status.ready_nodes == 6;
+    stage.until("every pod is ready", ready).await?;
+    let moves = Moves::of(stage)?;
+    ensure!(moves.take().await? == Operation::Held);
+    let update = json!({"strategy": "RollingUpdate"});
+    moves.stage.change(json!({ "update": update })).await?;
+    moves.says("waiting for RedisBackup/nightly").await?;
+    let ending = moves.ending().await?;
+    ensure!(ending.is_empty(), "{ending:?}");
+    moves.release().await?;
+    let ending = eventually("a pod is replaced", async || {
+        let ending = moves.ending().await?;
+        Ok((!ending.is_empty()).then_some(ending))
+    });
+    let ending = ending.await?;
+    let [first] = ending[..] else {
+        anyhow::bail!("{ending:?}")
+    };
+    let role = moves.stage.nodes.server(first).info("role").await?;
+    ensure!(role == "slave", "{} is a {role}", pod_name(first));
+    let name = crds::operation_lease_name(&moves.stage.namespace, "shop");
+    let lease = moves.stage.api::<Lease>().get(&name).await?;
+    let holder = lease.spec.and_then(|spec| spec.holder_identity);
+    let holder = holder.unwrap_or_default();
+    ensure!(holder.contains("RedisCluster"), "{holder}");
+    moves.stage.nodes.nothing_destroyed().await?;
     replica.end(ReplicaEnd::Orderly)
 }
 

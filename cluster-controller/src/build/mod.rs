@@ -58,8 +58,13 @@ pub fn build(cluster: &ValidatedCluster, sizes: &[SetSize]) -> Children {
         stateful_sets: sizes
             .iter()
             .map(|size| {
-                let (cluster, kept) = cluster.of_shard(size.shard);
-                stateful_set::stateful_set(&cluster, *size, kept.unwrap_or(&configuration))
+                let (of_shard, kept) = cluster.of_shard(size.shard);
+                let configuration = kept.unwrap_or(&configuration);
+                let mut set = stateful_set::stateful_set(&of_shard, *size, configuration);
+                if let Some(own) = cluster.held.get(&size.shard) {
+                    set.spec.template.clone_from(&own.whole);
+                }
+                set
             })
             .collect(),
     }

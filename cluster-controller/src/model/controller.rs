@@ -12,7 +12,10 @@ use crate::{
     hand_overs::{AFTER_FAILURE, HandOverTracker, WHILE_HELD},
     observe::{self, Observed},
     pod_patch::PodChange,
-    pods::{Pods, replace::ReplacePod},
+    pods::{
+        Pods,
+        replace::{ReplacePod, ReplaceReason},
+    },
     redis::{
         identity::{has_unrecorded, known_nodes, recognize},
         member::{Answer, Member, Wanted, ZoneLabel},
@@ -29,7 +32,7 @@ use crate::{
 use common::cluster::{slots::SlotSet, topology::NodeId};
 use crds::node_of_pod;
 use kube::ResourceExt;
-use std::fmt;
+use std::{collections::BTreeSet, fmt};
 
 const PLACE: (&str, &str) = (NAMESPACE, CLUSTER);
 
@@ -100,11 +103,16 @@ impl Model {
                 pods: number(set.pods),
             })
             .collect();
+        let hash = &self.cluster.restart_hash;
+        let sets = self.kubernetes.sets.iter();
+        let written = sets.filter(|(_, set)| set.hash == *hash);
+        let written: BTreeSet<i32> = written.map(|(shard, _)| number(*shard)).collect();
         let goal = Goal {
             shape: &self.cluster.shape,
             cluster: Some(&self.cluster),
             wanted: &wanted,
             sets: &existing,
+            written: &written,
             moving: self.controller.mover.is_some(),
             settings: None,
         };
@@ -205,6 +213,7 @@ impl Model {
                 let last = LastSeen {
                     pod_uid: pod.metadata.uid.clone(),
                     kubernetes_node: member.expected.kubernetes_node.clone(),
+                    refusal: Some(report.refusal),
                     ..LastSeen::default()
                 };
                 self.last_seen.insert(report.id(), last);
@@ -222,21 +231,35 @@ impl Model {
         self.known = known;
     }
 
+    fn set_state(&self, size: &SetSize) -> (usize, SetState) {
+        let state = SetState {
+            pods: usize::try_from(size.pods).unwrap(),
+            keeps_volumes: size.keeps_volumes,
+            hash: self.cluster.restart_hash.clone(),
+        };
+        (usize::try_from(size.shard).unwrap(), state)
+    }
+
     /// Whether every set is as it is to be.
     pub(super) fn has_its_sets(&self, seen: &Decision) -> bool {
-        let mut sizes = seen.sets.sizes.iter().map(set_state);
+        let mut sizes = seen.sets.sizes.iter().map(|size| self.set_state(size));
         let has = sizes.all(|(shard, state)| self.kubernetes.sets.get(&shard) == Some(&state));
         has && seen.sets.removed.is_empty()
     }
 
     /// False: the controller has ended.
     fn apply_sets(&mut self, seen: &Decision) -> bool {
-        for (shard, state) in seen.sets.sizes.iter().map(set_state) {
+        for size in &seen.sets.sizes {
+            let (shard, state) = self.set_state(size);
             if self.kubernetes.sets.get(&shard) == Some(&state) {
                 continue;
             }
             if !self.may_act() {
                 return false;
+            }
+            if self.kubernetes.now < self.kubernetes.refuses_until {
+                self.note(format!("set of shard {shard} is refused: {state:?}"));
+                continue;
             }
             self.note(format!("set of shard {shard}: {state:?}"));
             self.check_leaving(shard, state.pods);
@@ -317,7 +340,7 @@ impl Model {
         }
         match &seen.rollout.next {
             _ if self.controller.mover.is_some() => true,
-            RolloutStep::None | RolloutStep::Refused { .. } => true,
+            RolloutStep::None | RolloutStep::Unwritten { .. } | RolloutStep::Refused { .. } => true,
             RolloutStep::HandOver(step) => {
                 let now = self.kubernetes.timestamp();
                 if !self.controller.hand_overs.may_try(PLACE, now) {
@@ -343,6 +366,12 @@ impl Model {
             return true;
         }
         self.note(pod.to_string());
+        let of_shard = self.kubernetes.sets.get(&seat.0);
+        assert!(
+            pod.reason != ReplaceReason::Outdated
+                || of_shard.is_some_and(|set| set.hash == self.cluster.restart_hash),
+            "a pod is replaced by one of the same template: {seat:?}"
+        );
         let node = self.node(seat);
         if is_rollout {
             assert!(
@@ -360,14 +389,6 @@ impl Model {
         self.kubernetes.delete(&mut self.world, seat, persistent);
         true
     }
-}
-
-fn set_state(size: &SetSize) -> (usize, SetState) {
-    let state = SetState {
-        pods: usize::try_from(size.pods).unwrap(),
-        keeps_volumes: size.keeps_volumes,
-    };
-    (usize::try_from(size.shard).unwrap(), state)
 }
 
 pub fn seat_of(pod: &str) -> Option<Seat> {

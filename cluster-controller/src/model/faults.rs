@@ -39,6 +39,12 @@ pub enum Event {
     Scale { shards: i32, replicas: i32 },
     /// The spec asks for another image.
     Roll,
+    /// The spec asks for an image that does not exist.
+    RollBroken,
+    /// The spec asks for the image again that was there before.
+    Correct,
+    /// The API server refuses the StatefulSets for so long.
+    RefuseSets { seconds: u8 },
 }
 
 /// Events, each with the seconds that pass before the next one.
@@ -63,6 +69,16 @@ pub fn fault() -> impl Strategy<Value = Event> {
 
 pub fn scale() -> impl Strategy<Value = Event> {
     (3..6_i32, 0..3_i32).prop_map(|(shards, replicas)| Event::Scale { shards, replicas })
+}
+
+/// Another template: a good one, one whose pods do not start, or one that is refused.
+pub fn roll() -> impl Strategy<Value = Event> {
+    prop_oneof![
+        2 => Just(Event::Roll),
+        2 => Just(Event::RollBroken),
+        1 => Just(Event::Correct),
+        1 => (5..40_u8).prop_map(|seconds| Event::RefuseSets { seconds }),
+    ]
 }
 
 /// Faults, and changes of the spec between them.
@@ -154,10 +170,26 @@ impl Model {
             }
             Event::Roll => {
                 let number = self.kubernetes.now;
-                self.object.spec.image = Some(format!("docker.io/local/redis:{number}"));
+                self.good_image = Some(format!("docker.io/local/redis:{number}"));
+                self.correct();
+            }
+            Event::RollBroken => {
+                self.object.spec.image = Some(format!("no/such:{}", self.kubernetes.now));
                 self.read_spec();
+                let hash = self.cluster.restart_hash.clone();
+                self.kubernetes.broken.insert(hash);
+            }
+            Event::Correct => self.correct(),
+            Event::RefuseSets { seconds } => {
+                self.kubernetes.refuses_until = self.kubernetes.now + i64::from(*seconds);
             }
         }
+    }
+
+    /// The spec asks for pods that start.
+    pub(super) fn correct(&mut self) {
+        self.object.spec.image.clone_from(&self.good_image);
+        self.read_spec();
     }
 
     fn running_pod(&self, number: usize) -> Option<Seat> {

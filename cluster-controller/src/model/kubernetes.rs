@@ -35,11 +35,16 @@ pub struct Machine {
 }
 
 /// A StatefulSet.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SetState {
     pub pods: usize,
     pub keeps_volumes: bool,
+    /// Of its template.
+    pub hash: String,
 }
+
+/// When a container starts that never does.
+const NEVER: i64 = i64::MAX;
 
 #[derive(Clone, Debug)]
 pub struct PodState {
@@ -74,6 +79,10 @@ pub struct Kubernetes {
     pub nodes: BTreeMap<Seat, usize>,
     /// Pods whose volume exists.
     pub volumes: BTreeSet<Seat>,
+    /// Until when the API server refuses every change of a set.
+    pub refuses_until: i64,
+    /// Templates whose pods never start.
+    pub broken: BTreeSet<String>,
     next: u32,
 }
 
@@ -90,6 +99,8 @@ impl Kubernetes {
             pods: BTreeMap::new(),
             nodes: BTreeMap::new(),
             volumes: BTreeSet::new(),
+            refuses_until: 0,
+            broken: BTreeSet::new(),
             next: 3,
         }
     }
@@ -103,12 +114,18 @@ impl Kubernetes {
             .is_some_and(|machine| self.machines[machine].cut.is_some())
     }
 
-    /// A second passes. `hash`: of the template that new pods get.
-    pub fn tick(&mut self, world: &mut World, hash: &str, persistent: bool) {
+    /// Whether a network is cut, or the API server refuses sets.
+    pub fn is_disturbed(&self) -> bool {
+        let mut machines = self.machines.iter();
+        self.now < self.refuses_until || machines.any(|one| one.cut.is_some())
+    }
+
+    /// A second passes.
+    pub fn tick(&mut self, world: &mut World, persistent: bool) {
         self.now += 1;
         self.reconnect(world, persistent);
         self.remove_pods(world, persistent);
-        self.create_pods(world, hash, persistent);
+        self.create_pods(world, persistent);
         let seats: Vec<Seat> = self.pods.keys().copied().collect();
         for seat in seats {
             if self.pods[&seat].machine.is_none() {
@@ -160,8 +177,8 @@ impl Kubernetes {
     fn remove_pods(&mut self, world: &mut World, persistent: bool) {
         let seats: Vec<Seat> = self.pods.keys().copied().collect();
         for seat in seats {
-            let set = self.sets.get(&seat.0).copied();
-            let leaves = set.is_none_or(|set| seat.1 >= set.pods);
+            let set = self.sets.get(&seat.0).cloned();
+            let leaves = set.as_ref().is_none_or(|set| seat.1 >= set.pods);
             if leaves && self.pods[&seat].gone.is_none() {
                 self.delete(world, seat, persistent);
             }
@@ -180,7 +197,7 @@ impl Kubernetes {
         }
     }
 
-    fn create_pods(&mut self, world: &mut World, hash: &str, persistent: bool) {
+    fn create_pods(&mut self, world: &mut World, persistent: bool) {
         let sets = self.sets.iter();
         let wanted = sets.flat_map(|(shard, set)| (0..set.pods).map(|ordinal| (*shard, ordinal)));
         let missing: Vec<Seat> = wanted
@@ -188,17 +205,19 @@ impl Kubernetes {
             .collect();
         for seat in missing {
             self.next += 1;
+            let hash = self.sets[&seat.0].hash.clone();
+            let is_broken = self.broken.contains(&hash);
             let pod = PodState {
                 uid: format!("uid-{}", self.next),
                 machine: self.schedule(seat),
                 address: world.fresh_address(),
                 created: self.now,
-                starts: self.now + 1,
+                starts: if is_broken { NEVER } else { self.now + 1 },
                 loading: 0,
                 running: None,
                 ended: None,
                 gone: None,
-                hash: hash.to_owned(),
+                hash,
                 serving: None,
                 ready: (false, "ContainersNotReady", self.now),
                 is_robbed: false,
@@ -262,7 +281,9 @@ impl Kubernetes {
         let pod = self.pods.get_mut(&seat).unwrap();
         pod.running = None;
         pod.ended = Some(now);
-        pod.starts = now + down;
+        if pod.starts != NEVER {
+            pod.starts = now + down;
+        }
         pod.loading = loading;
         pod.shown = None;
     }
@@ -370,6 +391,7 @@ fn show(seat: Seat, pod: &PodState, machine: Option<&str>) -> Arc<Pod> {
     let containers = pod.running.is_some();
     let state = match pod.running {
         Some(since) => json!({"running": {"startedAt": time(since)}}),
+        None if pod.starts == NEVER => json!({"waiting": {"reason": "ImagePullBackOff"}}),
         None => json!({"waiting": {"reason": "ContainerCreating"}}),
     };
     let last = match pod.ended {

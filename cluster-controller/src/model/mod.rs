@@ -32,6 +32,8 @@ pub struct Model {
     world: World,
     kubernetes: Kubernetes,
     object: RedisCluster,
+    /// The last image whose pods start.
+    good_image: Option<String>,
     cluster: ValidatedCluster,
     controller: Controller,
     /// What the status records: node ids, where they were last seen, and whether the cluster has served.
@@ -57,6 +59,7 @@ impl Model {
         Self {
             world: World::without_nodes(wanted(3, 0, persistent)),
             kubernetes: Kubernetes::new(),
+            good_image: object.spec.image.clone(),
             object,
             cluster,
             controller: Controller::default(),
@@ -99,8 +102,7 @@ impl Model {
         self.reconcile();
         self.move_slots();
         let persistent = self.persistent();
-        let hash = self.cluster.restart_hash.clone();
-        self.kubernetes.tick(&mut self.world, &hash, persistent);
+        self.kubernetes.tick(&mut self.world, persistent);
         self.world.tick();
         self.world.check_foreign();
         self.acknowledged.take_newer(&self.world.everything());

@@ -2,7 +2,7 @@
 
 use super::{
     Model,
-    faults::{Event, Events, events, fault, scale},
+    faults::{Event, Events, events, fault, roll, scale},
     sabotage::Sabotage,
 };
 use proptest::{
@@ -42,13 +42,8 @@ fn run(model: &mut Model, events: &Events) -> Result<usize, String> {
                 model.advance();
             }
         }
-        // Until every cut network is back.
-        while model
-            .kubernetes
-            .machines
-            .iter()
-            .any(|one| one.cut.is_some())
-        {
+        model.correct();
+        while model.kubernetes.is_disturbed() {
             model.advance();
         }
         model.settle()
@@ -125,7 +120,7 @@ proptest! {
         replicas in 0..3_i32,
         persistent in persistence(),
         after in 0..25_usize,
-        events in events(Just(Event::Roll), 5),
+        events in events(roll(), 5),
     ) {
         let mut model = formed((3, replicas, persistent));
         let mut all = vec![(Event::Roll, after)];
@@ -139,7 +134,7 @@ proptest! {
         persistent in persistence(),
         first in scale(),
         after in 0..15_usize,
-        events in events(prop_oneof![scale(), Just(Event::Roll)], 5),
+        events in events(prop_oneof![scale().boxed(), roll().boxed()], 5),
     ) {
         let mut model = formed((3, 1, persistent));
         let mut all = vec![(first, after), (Event::Roll, 3)];

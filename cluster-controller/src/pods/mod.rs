@@ -10,7 +10,7 @@ pub use common::kubernetes::pods::{ip, is_terminating, started};
 use common::kubernetes::pods::server;
 use crds::{ANNOTATION_RESTART_HASH, CONDITION_SERVING, CONTAINER, ENV_ADOPT_VOLUMES, LABEL_ROLE};
 use k8s_openapi::{
-    api::core::v1::{ContainerStateTerminated, ContainerStatus, Pod, PodCondition},
+    api::core::v1::{ContainerStateTerminated, ContainerStatus, Pod, PodCondition, PodSpec},
     jiff::Timestamp,
 };
 use kube::ResourceExt;
@@ -48,8 +48,8 @@ pub fn has_claim(pod: &Pod) -> bool {
 }
 
 /// `namespace/name` of the RedisCluster whose volumes it may take over.
-pub fn adopts(pod: &Pod) -> Option<&str> {
-    let containers = pod.spec.iter().flat_map(|spec| &spec.containers);
+pub fn adopts(pod: &PodSpec) -> Option<&str> {
+    let containers = pod.containers.iter();
     let mut variables = containers.flat_map(|container| container.env.iter().flatten());
     let adopts = variables.find(|variable| variable.name == ENV_ADOPT_VOLUMES)?;
     adopts.value.as_deref()
@@ -273,6 +273,19 @@ fn condition<'a>(pod: &'a Pod, kind: &str) -> Option<&'a PodCondition> {
 pub fn gate_closed(pod: &Pod) -> Option<Timestamp> {
     let gate = condition(pod, CONDITION_SERVING).filter(|gate| gate.status == "False")?;
     Some(gate.last_transition_time.as_ref()?.0)
+}
+
+/// Whether its readiness gate has been closed since the pod was created.
+pub fn has_never_served(pod: &Pod) -> bool {
+    let created = pod.metadata.creation_timestamp.as_ref();
+    let closed_at_birth = |gate: &PodCondition| {
+        let since = gate.last_transition_time.as_ref();
+        gate.status == "False"
+            && since
+                .zip(created)
+                .is_some_and(|(since, created)| since.0 <= created.0)
+    };
+    has_serving_gate(pod) && serving(pod).is_none_or(closed_at_birth)
 }
 
 /// Whether Kubernetes counts the pod as ready.

@@ -1,11 +1,21 @@
 //! Whether a pod will ever start its server. Pure.
 
-use super::{is_unscheduled, server};
+use super::{is_terminating, is_unscheduled, kubernetes_node, server};
 use k8s_openapi::{api::core::v1::Pod, jiff::Timestamp};
 use std::time::Duration;
 
 /// A container that has not started this long after its pod was created is kept from it by something that waiting does not end.
 pub const STARTED_BY: Duration = Duration::from_mins(1);
+
+/// Whether it has found its Kubernetes node, and its container has yet to be created.
+pub fn is_being_created(pod: &Pod) -> bool {
+    let state = server(pod).and_then(|container| container.state.as_ref());
+    let waiting = state.and_then(|state| state.waiting.as_ref());
+    let reason = waiting.and_then(|waiting| waiting.reason.as_deref());
+    kubernetes_node(pod).is_some()
+        && !is_terminating(pod)
+        && (state.is_none() || reason == Some("ContainerCreating"))
+}
 
 /// Whether no server runs in it, and none will as it is: it finds no room, its image cannot be pulled, its container ends at once, or it has not
 /// started for so long.

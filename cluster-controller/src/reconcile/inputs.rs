@@ -14,7 +14,7 @@ use crate::{
     redis::member::Wanted,
     rollout,
     sets::ExistingSet,
-    settings::{assess::SettingsGoal, tracker::ClusterAnswers},
+    settings::{assess::SettingsGoal, template::written, tracker::ClusterAnswers},
     status,
     support::VersionSupport,
     trials::{self, Trial},
@@ -51,6 +51,8 @@ pub(super) struct Inputs {
     pub(super) wanted: Wanted,
     /// The StatefulSets that exist.
     pub(super) sets: Vec<ExistingSet>,
+    /// Shards whose StatefulSet makes pods as they are wanted.
+    written: BTreeSet<i32>,
     /// The volume claims that exist.
     pub(super) claims: Claims,
     /// The pods that the cache shows.
@@ -93,6 +95,9 @@ impl Inputs {
             }
             hibernates = may_stop || pods.is_empty();
         }
+        let written = cluster
+            .as_ref()
+            .map(|cluster| written(cluster, &trial.name, &trial.templates));
         let names = settings.as_ref().map(|settings| settings.names(&pods));
         Self {
             is_to_hibernate: shape.hibernate,
@@ -111,6 +116,7 @@ impl Inputs {
             settings,
             wanted,
             sets,
+            written: written.unwrap_or_default(),
             claims,
             pods,
         }
@@ -128,6 +134,7 @@ impl Inputs {
             cluster: self.cluster.as_ref(),
             wanted: &self.wanted,
             sets: &self.sets,
+            written: &self.written,
             moving: self.moving,
             settings: self.settings.as_ref(),
         }

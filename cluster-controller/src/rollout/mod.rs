@@ -17,6 +17,7 @@ use crate::{
         successor::successor,
         survey::{Live, Survey},
     },
+    serving,
     settings::stamp,
     validate::ValidatedCluster,
 };
@@ -47,6 +48,11 @@ pub enum RolloutStep {
     Replace(Vec<ReplacePod>),
     /// A replica takes over from the primary that is to be replaced.
     HandOver(Step),
+    /// The pods that are left would come back as they are.
+    Unwritten {
+        /// A shard whose StatefulSet does not name what is wanted: it is about to be written, or the API server refuses it.
+        shard: usize,
+    },
     /// Nothing can be done without losing data.
     Refused {
         /// The primary without a copy.
@@ -77,125 +83,209 @@ pub fn is_due(cluster: Option<&ValidatedCluster>, pods: &Pods) -> bool {
         .is_some_and(is_outdated)
 }
 
-/// Decides what is next. `restart`: pods whose settings only a restart brings to what is wanted.
-pub fn rollout(
-    cluster: &ValidatedCluster,
-    observed: &Observed,
-    survey: &Survey<'_>,
-    (assessment, plan): (&Assessment, &Plan),
-    restart: &BTreeSet<String>,
-    now: Timestamp,
-) -> Rollout {
-    let is_older = |member: &Member| {
-        is_outdated(cluster, observed, member) || restart.contains(&member.expected.pod)
-    };
-    let outdated: Vec<&Member> = survey
-        .members
-        .iter()
-        .filter(|member| member.expected.wanted && is_older(member))
-        .collect();
-    let is_automatic = cluster.update.strategy == UpdateStrategy::RollingUpdate;
-    let mut broken = Vec::new();
-    if is_automatic {
-        let cannot_run = survey.members.iter().filter(|member| {
-            let other =
-                is_outdated(cluster, observed, member) || may_not_adopt(cluster, observed, member);
-            member.expected.wanted && other && cannot_run(observed, member, now)
-        });
-        broken.extend(cannot_run.filter_map(|member| replacement(observed, member)));
-    }
-    let idle = assessment.is_healthy() && plan.steps.is_empty() && are_settled(observed, survey);
-    let next = if is_automatic && idle && broken.is_empty() {
-        next(cluster, observed, survey, &outdated)
-    } else {
-        RolloutStep::None
-    };
-    Rollout {
-        outdated: outdated
-            .iter()
-            .map(|member| member.expected.pod.clone())
-            .collect(),
-        is_automatic,
-        broken,
-        next,
-    }
+/// What a rollout follows from.
+pub struct RolloutInputs<'a, 's> {
+    /// What is wanted.
+    pub cluster: &'a ValidatedCluster,
+    /// Pods and nodes.
+    pub observed: &'a Observed,
+    /// The same, from above.
+    pub survey: &'a Survey<'s>,
+    /// How the cluster is.
+    pub assessment: &'a Assessment,
+    /// What repairs it.
+    pub plan: &'a Plan,
+    /// Pods whose settings only a restart brings to what is wanted.
+    pub restart: &'a BTreeSet<String>,
+    /// Shards whose StatefulSet would make a pod as it is wanted. Any other one would make the pod again that was replaced.
+    pub written: &'a BTreeSet<i32>,
+    /// Now: pods that have not started for so long will not.
+    pub now: Timestamp,
 }
 
-fn pod_of<'a>(observed: &'a Observed, member: &Member) -> Option<&'a Arc<Pod>> {
-    observed.pods.get(&member.expected.pod)
-}
-
-/// Whether its pod was created from another template than the next one would be.
-fn is_outdated(cluster: &ValidatedCluster, observed: &Observed, member: &Member) -> bool {
-    pod_of(observed, member)
-        .is_some_and(|pod| stamp::is_outdated(cluster, member.expected.shard, pod))
-}
-
-/// Whether the volumes that it may take over are not those that it is to take over by now: where its server runs, that does not matter.
-fn may_not_adopt(cluster: &ValidatedCluster, observed: &Observed, member: &Member) -> bool {
-    let storage = cluster.storage.as_ref();
-    let wanted = storage.and_then(|storage| storage.adopts.as_deref());
-    wanted.is_some() && pod_of(observed, member).is_some_and(|pod| pods::adopts(pod) != wanted)
-}
-
-/// Whether no server runs in the pod and none will with the template that it has.
-fn cannot_run(observed: &Observed, member: &Member, now: Timestamp) -> bool {
-    let silent = matches!(member.answer, Answer::Absent(_) | Answer::Unresponsive(_));
-    silent
-        && pod_of(observed, member).is_some_and(|pod| {
-            !pods::is_terminating(pod)
-                && pods::start::cannot_start(pod, pods::start::STARTED_BY, now)
-        })
-}
-
-fn replacement(observed: &Observed, member: &Member) -> Option<ReplacePod> {
-    Some(ReplacePod {
-        pod: member.expected.pod.clone(),
-        uid: pod_of(observed, member)?.metadata.uid.clone()?,
-        reason: ReplaceReason::Outdated,
-    })
-}
-
-/// Whether every pod that is wanted is there, ready by Kubernetes' own count, and stays.
-fn are_settled(observed: &Observed, survey: &Survey<'_>) -> bool {
-    survey
-        .members
-        .iter()
-        .all(|member| pod_of(observed, member).is_some_and(|pod| pods::is_ready(pod)))
-}
-
-fn next(
-    cluster: &ValidatedCluster,
-    observed: &Observed,
-    survey: &Survey<'_>,
-    outdated: &[&Member],
-) -> RolloutStep {
-    let mut shards: Vec<usize> = outdated
-        .iter()
-        .map(|member| member.expected.shard)
-        .collect();
-    shards.dedup();
-    let at_once = usize::try_from(cluster.update.max_unavailable_shards).unwrap_or(1);
-    let mut replaced = Vec::new();
-    for shard in shards.into_iter().take(at_once) {
-        let of_shard = outdated
-            .iter()
-            .copied()
-            .filter(|member| member.expected.shard == shard);
-        match next_in_shard(cluster, survey, shard, &of_shard.collect::<Vec<_>>()) {
-            ShardStep::Replace(member) => replaced.extend(replacement(observed, member)),
-            // One at a time, after the replicas of the other shards.
-            step @ (ShardStep::HandOver(..) | ShardStep::Refused(_)) if replaced.is_empty() => {
-                return step.into();
-            }
-            ShardStep::HandOver(..) | ShardStep::Refused(_) | ShardStep::None => {}
+impl<'s> RolloutInputs<'_, 's> {
+    /// Decides what is next.
+    pub fn decide(&self) -> Rollout {
+        let survey = self.survey;
+        let wanted = survey.members.iter().filter(|one| one.expected.wanted);
+        let outdated: Vec<&'s Member> = wanted.filter(|one| self.is_older(one)).collect();
+        let is_automatic = self.cluster.update.strategy == UpdateStrategy::RollingUpdate;
+        let broken = if is_automatic {
+            self.broken()
+        } else {
+            Vec::new()
+        };
+        let idle = self.assessment.is_healthy() && self.plan.steps.is_empty() && self.are_settled();
+        let next = if is_automatic && idle && broken.is_empty() {
+            self.next(&outdated)
+        } else {
+            RolloutStep::None
+        };
+        let name = |member: &&Member| member.expected.pod.clone();
+        Rollout {
+            outdated: outdated.iter().map(name).collect(),
+            is_automatic,
+            broken,
+            next,
         }
     }
-    if replaced.is_empty() {
-        RolloutStep::None
-    } else {
-        RolloutStep::Replace(replaced)
+
+    fn pod_of(&self, member: &Member) -> Option<&Arc<Pod>> {
+        self.observed.pods.get(&member.expected.pod)
     }
+
+    /// Whether its pod was created from another template than is wanted, or only another pod has the wanted settings.
+    fn is_older(&self, member: &Member) -> bool {
+        let shard = member.expected.shard;
+        let pod = self.pod_of(member);
+        pod.is_some_and(|pod| stamp::is_outdated(self.cluster, shard, pod))
+            || self.restart.contains(&member.expected.pod)
+    }
+
+    /// Whether the volumes that it may take over are not those that it is to take over by now: where its server runs, that does not matter.
+    fn may_not_adopt(&self, member: &Member) -> bool {
+        let storage = self.cluster.storage.as_ref();
+        let wanted = storage.and_then(|storage| storage.adopts.as_deref());
+        let pod = self.pod_of(member).and_then(|pod| pod.spec.as_ref());
+        wanted.is_some() && pod.is_some_and(|pod| pods::adopts(pod) != wanted)
+    }
+
+    /// Whether a new pod would be as it is wanted.
+    fn is_written(&self, member: &Member) -> bool {
+        let shard = i32::try_from(member.expected.shard);
+        shard.is_ok_and(|shard| self.written.contains(&shard))
+    }
+
+    /// Pods that nothing is lost with, and that stay as they are as long as they have the template that they have.
+    fn broken(&self) -> Vec<ReplacePod> {
+        let wanted = self.survey.members.iter();
+        let wanted = wanted.filter(|one| one.expected.wanted && self.is_written(one));
+        let broken = wanted.filter(|one| {
+            let has_another = self.is_older(one);
+            (has_another || self.may_not_adopt(one)) && self.cannot_run(one)
+                || has_another && self.has_never_served(one)
+        });
+        broken
+            .filter_map(|member| self.replacement(member))
+            .collect()
+    }
+
+    /// Whether no server runs in the pod and none will with the template that it has.
+    fn cannot_run(&self, member: &Member) -> bool {
+        is_silent(member)
+            && self.pod_of(member).is_some_and(|pod| {
+                !pods::is_terminating(pod)
+                    && pods::start::cannot_start(pod, pods::start::STARTED_BY, self.now)
+            })
+    }
+
+    /// Whether the pod has not become ready since it was created, and holds nothing that is nowhere else: another pod serves the shard, or
+    /// it has a volume, and its server does not answer.
+    fn has_never_served(&self, member: &Member) -> bool {
+        let Some(pod) = self.pod_of(member) else {
+            return false;
+        };
+        let primary = self.survey.primary_of(member.expected.shard);
+        let is_served = primary.is_some_and(|primary| primary.pod() != member.expected.pod);
+        let report = member.report();
+        let owns_nothing = report.is_none_or(|report| report.own().slots.is_empty());
+        let waits = self.cluster.shape.persistent && is_silent(member);
+        !pods::is_terminating(pod)
+            && pods::has_never_served(pod)
+            && !serving::serves(&member.answer)
+            && ((is_served && owns_nothing) || waits)
+    }
+
+    fn replacement(&self, member: &Member) -> Option<ReplacePod> {
+        Some(ReplacePod {
+            pod: member.expected.pod.clone(),
+            uid: self.pod_of(member)?.metadata.uid.clone()?,
+            reason: ReplaceReason::Outdated,
+        })
+    }
+
+    /// Whether every pod that is wanted is there, ready by Kubernetes' own count, and stays.
+    fn are_settled(&self) -> bool {
+        let mut pods = self.survey.members.iter().map(|one| self.pod_of(one));
+        pods.all(|pod| pod.is_some_and(|pod| pods::is_ready(pod)))
+    }
+
+    fn next(&self, outdated: &[&'s Member]) -> RolloutStep {
+        let (written, unwritten): (Vec<&Member>, Vec<&Member>) =
+            outdated.iter().partition(|one| self.is_written(one));
+        if let (true, Some(first)) = (written.is_empty(), unwritten.first()) {
+            let shard = first.expected.shard;
+            return RolloutStep::Unwritten { shard };
+        }
+        let mut shards: Vec<usize> = written.iter().map(|one| one.expected.shard).collect();
+        shards.dedup();
+        let at_once = usize::try_from(self.cluster.update.max_unavailable_shards).unwrap_or(1);
+        let mut replaced = Vec::new();
+        let mut spared = spare_voters(self.survey);
+        for shard in shards.into_iter().take(at_once) {
+            let of_shard = written.iter().copied();
+            let of_shard = of_shard.filter(|member| member.expected.shard == shard);
+            match self.next_in_shard(shard, &of_shard.collect::<Vec<_>>()) {
+                ShardStep::Replace(member) if !owns_slots(member) => {
+                    replaced.extend(self.replacement(member));
+                }
+                ShardStep::Replace(member) => {
+                    if spared > 0 || replaced.is_empty() {
+                        replaced.extend(self.replacement(member));
+                    }
+                    spared = spared.saturating_sub(1);
+                }
+                // One at a time, after the replicas of the other shards.
+                step @ (ShardStep::HandOver(..) | ShardStep::Refused(_)) if replaced.is_empty() => {
+                    return step.into();
+                }
+                ShardStep::HandOver(..) | ShardStep::Refused(_) | ShardStep::None => {}
+            }
+        }
+        if replaced.is_empty() {
+            RolloutStep::None
+        } else {
+            RolloutStep::Replace(replaced)
+        }
+    }
+
+    /// The cluster is healthy: each node is the primary of its shard or a linked replica of it.
+    fn next_in_shard(&self, shard: usize, outdated: &[&'s Member]) -> ShardStep<'s> {
+        let survey = self.survey;
+        let Some(primary) = survey.primary_of(shard) else {
+            return ShardStep::None;
+        };
+        let pod = primary.pod();
+        let mut replicas = outdated.iter().rev();
+        if let Some(replica) = replicas.find(|member| member.expected.pod != pod) {
+            return ShardStep::Replace(replica);
+        }
+        // An election for no slots does not take place.
+        if primary.report.is_blank() {
+            return ShardStep::Replace(primary.member);
+        }
+        match successor(survey, shard, primary, |_| true) {
+            Some(best) if would_win(survey, best, primary) => ShardStep::HandOver(primary, best),
+            Some(_) => ShardStep::None,
+            None if self.cluster.shape.persistent => ShardStep::Replace(primary.member),
+            None => ShardStep::Refused(primary.member),
+        }
+    }
+}
+
+fn is_silent(member: &Member) -> bool {
+    matches!(member.answer, Answer::Absent(_) | Answer::Unresponsive(_))
+}
+
+fn owns_slots(member: &Member) -> bool {
+    let report = member.report();
+    report.is_some_and(|report| !report.own().slots.is_empty())
+}
+
+/// How many primaries can be away while the others are a majority: without one no server of the cluster serves.
+fn spare_voters(survey: &Survey<'_>) -> usize {
+    let (_, voters) = survey.quorum();
+    voters.saturating_sub(1) / 2
 }
 
 enum ShardStep<'a> {
@@ -225,36 +315,6 @@ impl From<ShardStep<'_>> for RolloutStep {
             },
             ShardStep::Replace(_) | ShardStep::None => Self::None,
         }
-    }
-}
-
-/// The cluster is healthy: each node is the primary of its shard or a linked replica of it.
-fn next_in_shard<'a>(
-    cluster: &ValidatedCluster,
-    survey: &Survey<'a>,
-    shard: usize,
-    outdated: &[&'a Member],
-) -> ShardStep<'a> {
-    let Some(primary) = survey.primary_of(shard) else {
-        return ShardStep::None;
-    };
-    let pod = primary.pod();
-    let replica = outdated
-        .iter()
-        .rev()
-        .find(|member| member.expected.pod != pod);
-    if let Some(replica) = replica {
-        return ShardStep::Replace(replica);
-    }
-    // An election for no slots does not take place.
-    if primary.report.is_blank() {
-        return ShardStep::Replace(primary.member);
-    }
-    match successor(survey, shard, primary, |_| true) {
-        Some(best) if would_win(survey, best, primary) => ShardStep::HandOver(primary, best),
-        Some(_) => ShardStep::None,
-        None if cluster.shape.persistent => ShardStep::Replace(primary.member),
-        None => ShardStep::Refused(primary.member),
     }
 }
 

@@ -14,7 +14,7 @@ use crate::{
     validate::{tests::example, validate},
 };
 use common::cluster::slots::SlotSet;
-use crds::{ANNOTATION_RESTART_HASH, RedisCluster};
+use crds::{ANNOTATION_RESTART_HASH, CONDITION_SERVING, RedisCluster};
 use k8s_openapi::jiff::Timestamp;
 use proptest::prelude::*;
 use serde_json::{Value, json};
@@ -29,8 +29,12 @@ struct Stage {
     hashes: Vec<String>,
     /// Pods that cannot run.
     stuck: BTreeSet<usize>,
+    /// Pods that run and have never been ready.
+    unready: BTreeSet<usize>,
     /// Pods whose settings need a restart.
     restart: BTreeSet<String>,
+    /// Shards whose StatefulSet names the wanted template.
+    written: BTreeSet<i32>,
 }
 
 impl Stage {
@@ -44,7 +48,9 @@ impl Stage {
             hashes: vec!["older".to_owned(); NODES],
             object,
             stuck: BTreeSet::new(),
+            unready: BTreeSet::new(),
             restart: BTreeSet::new(),
+            written: (0..3).collect(),
         }
     }
 
@@ -58,15 +64,15 @@ impl Stage {
         } else {
             json!({"running": {"startedAt": "1970-01-01T00:00:00Z"}})
         };
-        let ready = if self.stuck.contains(&index) {
-            "False"
-        } else {
-            "True"
-        };
+        let is_ready = !self.stuck.contains(&index) && !self.unready.contains(&index);
+        let ready = if is_ready { "True" } else { "False" };
         let pod = json!({
             "metadata": {"name": name, "uid": format!("{index}-{}", self.hashes[index]),
+                         "creationTimestamp": "1970-01-01T00:00:00Z",
                          "annotations": {ANNOTATION_RESTART_HASH: self.hashes[index]}},
-            "status": {"conditions": [{"type": "Ready", "status": ready}],
+            "spec": {"containers": [], "readinessGates": [{"conditionType": CONDITION_SERVING}]},
+            "status": {"conditions": [{"type": "Ready", "status": ready},
+                                      {"type": CONDITION_SERVING, "status": ready, "lastTransitionTime": "1970-01-01T00:00:00Z"}],
                        "containerStatuses": [{"name": crds::CONTAINER, "image": "", "imageID": "", "ready": true,
                                               "restartCount": 0, "state": container}]},
         });
@@ -93,14 +99,28 @@ impl Stage {
         let survey = Survey::of(&wanted, &observed.members);
         let now = Timestamp::UNIX_EPOCH;
         let (assessment, plan) = (assess(&survey), plan(&survey, now));
-        rollout(
-            &self.cluster(),
-            &observed,
-            &survey,
-            (&assessment, &plan),
-            &self.restart,
+        RolloutInputs {
+            cluster: &self.cluster(),
+            observed: &observed,
+            survey: &survey,
+            assessment: &assessment,
+            plan: &plan,
+            restart: &self.restart,
+            written: &self.written,
             now,
-        )
+        }
+        .decide()
+    }
+
+    /// The process in a pod does not run.
+    fn stop(&mut self, index: usize) {
+        let down = Fault {
+            wiped: false,
+            moved: true,
+            down: 0,
+            loading: 0,
+        };
+        self.world.break_node(index, down);
     }
 
     fn index(&self, pod: &str) -> usize {
@@ -116,6 +136,7 @@ impl Stage {
         let index = self.index(pod);
         self.hashes[index] = self.cluster().restart_hash;
         self.stuck.remove(&index);
+        self.unready.remove(&index);
         self.restart.remove(pod);
         let fault = Fault {
             wiped: !self.world.wanted.persistent,
@@ -147,10 +168,12 @@ impl Stage {
                 self.world.execute(&plan, || true);
                 self.world.tick();
             }
-            RolloutStep::None | RolloutStep::Refused { .. } if rollout.broken.is_empty() => {
+            RolloutStep::None | RolloutStep::Unwritten { .. } | RolloutStep::Refused { .. }
+                if rollout.broken.is_empty() =>
+            {
                 return false;
             }
-            RolloutStep::None | RolloutStep::Refused { .. } => {}
+            RolloutStep::None | RolloutStep::Unwritten { .. } | RolloutStep::Refused { .. } => {}
         }
         self.world.wanted.may_spread = false;
         repair(&mut self.world, &mut || true);
@@ -163,6 +186,11 @@ fn replaced(rollout: &Rollout) -> Vec<&str> {
         panic!("{rollout:?}");
     };
     pods.iter().map(|pod| pod.pod.as_str()).collect()
+}
+
+fn broken(rollout: &Rollout) -> Vec<&str> {
+    let pods = rollout.broken.iter();
+    pods.map(|pod| pod.pod.as_str()).collect()
 }
 
 #[test]
@@ -212,7 +240,25 @@ fn every_pod_is_replaced_once_and_no_key_is_lost() {
 fn several_shards_can_be_updated_at_the_same_time() {
     let mut stage = Stage::new(true);
     stage.object.spec.update.max_unavailable_shards = 2;
-    assert_eq!(replaced(&stage.rollout()).len(), 2);
+    let rollout = stage.rollout();
+    let pods = replaced(&rollout);
+    let shard = |pod: &str| stage.observed().members[stage.index(pod)].expected.shard;
+    assert_eq!(pods.len(), 2);
+    assert_ne!(shard(pods[0]), shard(pods[1]));
+}
+
+/// Without a majority no server of the cluster serves.
+#[test]
+fn most_primaries_stay_whatever_may_be_away() {
+    for (shards, most) in [(3, 1), (5, 2)] {
+        let mut stage = Stage::new(true);
+        stage.world = formed(shards, 0, true);
+        stage.object.spec.shards = i32::try_from(shards).unwrap();
+        stage.object.spec.replicas_per_shard = 0;
+        stage.object.spec.update.max_unavailable_shards = 100;
+        stage.written = (0..stage.object.spec.shards).collect();
+        assert_eq!(replaced(&stage.rollout()).len(), most, "of {shards}");
+    }
 }
 
 /// The first new pod that cannot run ends it, and a corrected spec replaces just that pod at once.
@@ -226,26 +272,78 @@ fn a_pod_that_cannot_run_stops_the_rollout() {
     let index = stage.index(&pod);
     stage.replace(&pod);
     stage.stuck.insert(index);
-    let down = Fault {
-        wiped: false,
-        moved: true,
-        down: 0,
-        loading: 0,
-    };
-    stage.world.break_node(index, down);
+    stage.stop(index);
     let waits = stage.rollout();
     assert_eq!((waits.next, waits.broken), (RolloutStep::None, Vec::new()));
     stage.object = example();
     let corrected = stage.rollout();
-    let broken: Vec<&str> = corrected
-        .broken
-        .iter()
-        .map(|one| one.pod.as_str())
-        .collect();
-    assert_eq!(broken, [pod.as_str()]);
+    assert_eq!(broken(&corrected), [pod.as_str()]);
     assert_eq!(corrected.next, RolloutStep::None);
     stage.advance();
     assert!(stage.rollout().outdated.is_empty());
+}
+
+/// The API server refuses the StatefulSets, or they have yet to be written: a pod that is deleted would come back as it is, again and again.
+#[test]
+fn no_pod_is_replaced_by_one_of_its_own_template() {
+    let mut stage = Stage::new(true);
+    stage.written.clear();
+    let waits = stage.rollout();
+    assert_eq!(waits.outdated.len(), NODES);
+    assert_eq!(waits.next, RolloutStep::Unwritten { shard: 0 });
+    stage.stuck.insert(1);
+    stage.stop(1);
+    assert_eq!(broken(&stage.rollout()), Vec::<&str>::new());
+    let shard = stage.observed().members[1].expected.shard;
+    stage.written = BTreeSet::from([i32::try_from(shard).unwrap()]);
+    assert_eq!(stage.rollout().broken.len(), 1);
+    // Only shards that are written begin.
+    let mut stage = Stage::new(true);
+    stage.written = BTreeSet::from([2]);
+    let rollout = stage.rollout();
+    let shards: BTreeSet<_> = replaced(&rollout)
+        .iter()
+        .map(|pod| stage.observed().members[stage.index(pod)].expected.shard)
+        .collect();
+    assert_eq!(shards, BTreeSet::from([2]));
+}
+
+/// A server that ends because of a setting has a pod of the wanted template: only its configuration is another one.
+#[test]
+fn a_pod_that_cannot_run_with_its_setting_is_replaced() {
+    let mut stage = Stage::new(true);
+    stage.hashes = vec![stage.cluster().restart_hash; NODES];
+    stage.stuck.insert(1);
+    stage.stop(1);
+    assert_eq!(broken(&stage.rollout()), Vec::<&str>::new());
+    let pod = stage.observed().members[1].expected.pod.clone();
+    stage.restart.insert(pod.clone());
+    assert_eq!(broken(&stage.rollout()), [pod]);
+}
+
+/// It answers, but it does not get a copy; or no other node reaches it. Setting the spec back replaces it.
+#[test]
+fn a_pod_that_runs_and_never_served_is_replaced() {
+    for persistent in [true, false] {
+        let mut stage = Stage::new(persistent);
+        let good = stage.cluster().restart_hash;
+        stage.hashes = vec![good; NODES];
+        let replica = (0..NODES).find(|index| !stage.world.owns(*index)).unwrap();
+        let pod = stage.observed().members[replica].expected.pod.clone();
+        stage.hashes[replica] = "unlinked".to_owned();
+        stage.unready.insert(replica);
+        stage.stop(replica);
+        assert_eq!(broken(&stage.rollout()), [pod.as_str()]);
+        // One that was ready before comes back by itself.
+        stage.unready.clear();
+        assert_eq!(broken(&stage.rollout()), Vec::<&str>::new());
+        // Nor is one replaced that has the only copy, in memory.
+        let mut stage = Stage::new(persistent);
+        let primary = (0..NODES).find(|index| stage.world.owns(*index)).unwrap();
+        stage.unready.insert(primary);
+        stage.stop(primary);
+        assert_eq!(stage.rollout().broken.len(), usize::from(persistent));
+    }
 }
 
 #[test]
@@ -289,11 +387,23 @@ fn a_primary_without_slots_is_replaced_at_once() {
     let survey = Survey::of(&stage.world.wanted, &members);
     let primary = &members[*blank];
     let shard = primary.expected.shard;
-    let step = next_in_shard(&cluster, &survey, shard, &[primary]);
+    let observed = stage.observed();
+    let (assessment, plan) = (Assessment::default(), Plan::default());
+    let inputs = RolloutInputs {
+        cluster: &cluster,
+        observed: &observed,
+        survey: &survey,
+        assessment: &assessment,
+        plan: &plan,
+        restart: &stage.restart,
+        written: &stage.written,
+        now: Timestamp::UNIX_EPOCH,
+    };
+    let step = inputs.next_in_shard(shard, &[primary]);
     assert!(matches!(step, ShardStep::Replace(one) if one.expected.pod == primary.expected.pod));
     // One with slots hands over before.
     let primary = &members[rest[1]];
-    let step = next_in_shard(&cluster, &survey, primary.expected.shard, &[primary]);
+    let step = inputs.next_in_shard(primary.expected.shard, &[primary]);
     assert!(matches!(step, ShardStep::HandOver(..)));
 }
 

@@ -89,6 +89,11 @@ impl NodeReadiness {
     }
 }
 
+/// Whether a node that answers so serves.
+pub fn serves(answer: &Answer) -> bool {
+    NodeReadiness::of(answer) == NodeReadiness::Serving
+}
+
 /// Whether a node that answers does not serve yet: the moment when it does raises no event in Kubernetes.
 pub fn is_awaited(members: &[Member]) -> bool {
     let mut found = members.iter().map(|one| NodeReadiness::of(&one.answer));

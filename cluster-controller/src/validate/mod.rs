@@ -86,18 +86,33 @@ pub struct ValidatedCluster {
 }
 
 impl ValidatedCluster {
-    /// The cluster as the pods of a shard are to be made of it, and the ConfigMap that they keep, if they keep one. A new shard is like
-    /// the first one.
+    /// The cluster as the pods of a shard are to be made of it, and the ConfigMap that they keep, if they keep one. What a StatefulSet keeps
+    /// it keeps whole; a new shard has the server of the first one, in pods as they are wanted.
     pub fn of_shard(&self, shard: i32) -> (Cow<'_, Self>, Option<&str>) {
-        let held = self.held.get(&shard).or_else(|| self.held.values().next());
-        let Some(held) = held else {
+        let own = self.held.get(&shard);
+        let Some(held) = own.or_else(|| self.held.values().next()) else {
             return (Cow::Borrowed(self), None);
         };
         let mut kept = self.clone();
         kept.server.image.clone_from(&held.image);
         kept.resources.clone_from(&held.resources);
-        kept.restart_hash.clone_from(&held.restart_hash);
+        let hash = own.map_or_else(|| kept.hash(&BTreeMap::new()).ok(), |_| None);
+        kept.restart_hash = hash.unwrap_or_else(|| held.restart_hash.clone());
         (Cow::Owned(kept), Some(&held.configuration))
+    }
+
+    /// The hash of what a running server only takes in by a restart, with these settings.
+    fn hash(&self, config: &BTreeMap<String, String>) -> Result<String, InvalidSpec> {
+        let (more, placement) = (&self.pod_template, &self.placement);
+        let inputs = RestartInputs {
+            epoch: 2,
+            image: &self.server.image,
+            resources: &self.resources,
+            config,
+            pod_template: Some(more).filter(|more| **more != PodTemplate::default()),
+            placement: Some(placement).filter(|one| **one != PlacementPolicy::default()),
+        };
+        canonical_hash(&inputs).map_err(|error| InvalidSpec::Resources(error.to_string()))
     }
 
     /// The restart hash of the template of a shard's pods.
@@ -296,20 +311,8 @@ pub fn validate(
         server.support = VersionSupport::of(&entry.spec, now);
     }
     let pod_template = spec.pod_template.clone().unwrap_or_default();
-    let hash = |config| {
-        let inputs = RestartInputs {
-            epoch: 2,
-            image: &server.image,
-            resources: &spec.resources,
-            config,
-            pod_template: Some(&pod_template).filter(|more| **more != PodTemplate::default()),
-            placement: Some(&spec.placement).filter(|one| **one != PlacementPolicy::default()),
-        };
-        canonical_hash(&inputs).map_err(|error| InvalidSpec::Resources(error.to_string()))
-    };
-    let (restart_hash, former_hash) = (hash(&BTreeMap::new())?, hash(&spec.config)?);
     let has_maxmemory = spec.config.contains_key("maxmemory");
-    Ok(ValidatedCluster {
+    let mut cluster = ValidatedCluster {
         shape,
         owner,
         server,
@@ -331,10 +334,13 @@ pub fn validate(
             .pod_disruption_budget
             .enabled
             .then_some(spec.pod_disruption_budget.max_unavailable),
-        restart_hash,
-        former_hash,
+        restart_hash: String::new(),
+        former_hash: String::new(),
         held: NamedTemplates::new(),
-    })
+    };
+    cluster.restart_hash = cluster.hash(&BTreeMap::new())?;
+    cluster.former_hash = cluster.hash(&cluster.config)?;
+    Ok(cluster)
 }
 
 fn bounded(

@@ -1,5 +1,6 @@
 use super::*;
 use crate::settings::{file::Configuration, template::NamedTemplate};
+use k8s_openapi::api::core::v1::PodTemplateSpec;
 use serde_json::Value;
 use std::collections::BTreeMap;
 
@@ -54,6 +55,7 @@ impl Stage {
             resources: None,
             restart_hash: "1".into(),
             configuration: "old".into(),
+            whole: PodTemplateSpec::default(),
         };
         let configuration = |text: &str| Configuration {
             text: text.into(),
