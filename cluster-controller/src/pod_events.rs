@@ -1,9 +1,10 @@
-//! Why a StatefulSet has not created a pod: the newest FailedCreate Event of its controller, which is the only place that says it.
+//! Why a StatefulSet has not created a pod, or a pod gets no volumes: the newest FailedCreate or FailedMount Event, which is the only place that
+//! says it.
 //!
-//! Nothing is read while all pods exist. The API server has no index of Events: it reads all those of a namespace for each list, and with a
+//! Nothing is read while all pods exist and start. The API server has no index of Events: it reads all those of a namespace for each list, and with a
 //! thousand of them that takes it a tenth of a second. One answer serves every cluster of its namespace for a while.
 
-use crate::pods::Pods;
+use crate::pods::{Pods, start::is_being_created};
 use common::kubernetes::call::{self, ApiError};
 use k8s_openapi::{
     api::core::v1::Event,
@@ -17,6 +18,8 @@ use std::{
 
 /// A pod that has been missing for less is being created.
 const PATIENCE: SignedDuration = SignedDuration::from_secs(5);
+/// A container that has been waiting for less is being created: its kubelet may have many to create.
+const MOUNT_PATIENCE: SignedDuration = SignedDuration::from_secs(20);
 /// How long an answer is good for.
 const FRESH: SignedDuration = SignedDuration::from_secs(15);
 /// An Event that is older than this when a pod is first seen to be missing says nothing about that pod. The StatefulSet controller tries
@@ -28,7 +31,33 @@ const MOST_EVENTS: u32 = 500;
 /// A cluster by namespace and name.
 type Key = (String, String);
 
-/// What is known of the sets whose pods are missing.
+/// What an Event is about.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+enum Subject {
+    /// A StatefulSet that misses a pod.
+    Set(String),
+    /// A pod whose container has yet to be created.
+    Pod(String),
+}
+
+impl Subject {
+    /// None: the pod has its container.
+    fn of(name: &str, pods: &Pods) -> Option<Self> {
+        match pods.get(name) {
+            None => Some(Self::Set(set_of(name).to_owned())),
+            Some(pod) => is_being_created(pod).then(|| Self::Pod(name.to_owned())),
+        }
+    }
+
+    fn patience(&self) -> SignedDuration {
+        match self {
+            Self::Set(_) => PATIENCE,
+            Self::Pod(_) => MOUNT_PATIENCE,
+        }
+    }
+}
+
+/// What is known of the sets whose pods are missing, and of pods that get no container.
 pub struct PodEvents {
     client: Client,
     known: Mutex<Known>,
@@ -36,8 +65,8 @@ pub struct PodEvents {
 
 #[derive(Debug, Default)]
 struct Known {
-    /// Since when pods of sets are missing, by cluster and set.
-    missing: HashMap<Key, HashMap<String, Timestamp>>,
+    /// Since when they lack something, by cluster.
+    missing: HashMap<Key, HashMap<Subject, Timestamp>>,
     /// By namespace.
     answers: HashMap<String, AnsweredEvents>,
 }
@@ -47,11 +76,11 @@ struct Known {
 struct AnsweredEvents {
     /// When it was asked.
     at: Timestamp,
-    /// Why sets miss pods.
-    why: HashMap<String, Explanation>,
+    /// The newest Event about each.
+    why: HashMap<Subject, Explanation>,
 }
 
-/// Why a set misses a pod.
+/// Why something is missing.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Explanation {
     /// When it was said.
@@ -68,27 +97,27 @@ impl PodEvents {
         }
     }
 
-    /// Why pods of a cluster are missing, by pod; of those that `names` lists and `pods` lacks.
+    /// Why pods of a cluster are missing or have no container, by pod; of those that `names` lists.
     pub async fn why_missing(
         &self,
         (namespace, cluster): (&str, &str),
         names: impl Iterator<Item = String>,
         pods: &Pods,
     ) -> BTreeMap<String, String> {
-        let absent: Vec<String> = names.filter(|name| !pods.contains_key(name)).collect();
-        let sets: BTreeSet<&str> = absent.iter().map(|pod| set_of(pod)).collect();
+        let absent = names.filter_map(|name| Some((Subject::of(&name, pods)?, name)));
+        let absent: Vec<(Subject, String)> = absent.collect();
+        let subjects: BTreeSet<&Subject> = absent.iter().map(|(subject, _)| subject).collect();
         let key = (namespace.to_owned(), cluster.to_owned());
-        if self.is_due(&key, &sets, Timestamp::now()) {
+        if self.is_due(&key, &subjects, Timestamp::now()) {
             match self.read(namespace).await {
                 Ok(why) => self.note(namespace, why),
                 Err(error) => tracing::debug!(%error, "Events of StatefulSets were not read"),
             }
         }
         let known = self.lock();
-        let why = |pod: &String| known.why(&key, set_of(pod));
         absent
-            .iter()
-            .filter_map(|pod| Some((pod.clone(), why(pod)?)))
+            .into_iter()
+            .filter_map(|(subject, pod)| Some((pod, known.why(&key, &subject)?)))
             .collect()
     }
 
@@ -98,20 +127,21 @@ impl PodEvents {
         self.lock().forget(&key);
     }
 
-    /// Takes note of the sets with missing pods; returns whether the Events of the namespace are to be read now.
-    fn is_due(&self, key: &Key, sets: &BTreeSet<&str>, now: Timestamp) -> bool {
+    /// Takes note of what lacks something; returns whether the Events of the namespace are to be read now.
+    fn is_due(&self, key: &Key, subjects: &BTreeSet<&Subject>, now: Timestamp) -> bool {
         let mut known = self.lock();
-        if sets.is_empty() {
+        if subjects.is_empty() {
             known.forget(key);
             return false;
         }
         let missing = known.missing.entry(key.clone()).or_default();
-        missing.retain(|set, _| sets.contains(set.as_str()));
-        for set in sets {
-            missing.entry((*set).to_owned()).or_insert(now);
+        missing.retain(|subject, _| subjects.contains(subject));
+        for subject in subjects {
+            missing.entry((*subject).clone()).or_insert(now);
         }
         let passed = |since: Timestamp| now.duration_since(since);
-        let is_late = missing.values().any(|since| passed(*since) >= PATIENCE);
+        let mut missing = missing.iter();
+        let is_late = missing.any(|(subject, since)| passed(*since) >= subject.patience());
         let answer = known.answers.get(&key.0);
         if !is_late || answer.is_some_and(|answer| passed(answer.at) < FRESH) {
             return false;
@@ -122,19 +152,27 @@ impl PodEvents {
         true
     }
 
-    fn note(&self, namespace: &str, why: HashMap<String, Explanation>) {
+    fn note(&self, namespace: &str, why: HashMap<Subject, Explanation>) {
         if let Some(answer) = self.lock().answers.get_mut(namespace) {
             answer.why = why;
         }
     }
 
-    async fn read(&self, namespace: &str) -> Result<HashMap<String, Explanation>, ApiError> {
+    async fn read(&self, namespace: &str) -> Result<HashMap<Subject, Explanation>, ApiError> {
         let api: Api<Event> = Api::namespaced(self.client.clone(), namespace);
-        let selector = "involvedObject.kind=StatefulSet,reason=FailedCreate";
-        let parameters = ListParams::default().fields(selector).limit(MOST_EVENTS);
-        let what = format!("list the Events of StatefulSets in {namespace}");
-        let events = call::read(what, api.list(&parameters)).await?;
-        Ok(explained(&events.items))
+        let list = async |kind: &str, reason: &str| {
+            let selector = format!("involvedObject.kind={kind},reason={reason}");
+            let parameters = ListParams::default().fields(&selector).limit(MOST_EVENTS);
+            let what = format!("list the Events of kind {kind} in {namespace}");
+            call::read(what, api.list(&parameters)).await
+        };
+        let (created, mounted) = tokio::try_join!(
+            list("StatefulSet", "FailedCreate"),
+            list("Pod", "FailedMount")
+        )?;
+        let mut why = explained(&created.items, Subject::Set, not_created);
+        why.extend(explained(&mounted.items, Subject::Pod, not_mounted));
+        Ok(why)
     }
 
     fn lock(&self) -> MutexGuard<'_, Known> {
@@ -143,9 +181,9 @@ impl PodEvents {
 }
 
 impl Known {
-    fn why(&self, key: &Key, set: &str) -> Option<String> {
-        let since = self.missing.get(key)?.get(set)?;
-        let explanation = self.answers.get(&key.0)?.why.get(set)?;
+    fn why(&self, key: &Key, subject: &Subject) -> Option<String> {
+        let since = self.missing.get(key)?.get(subject)?;
+        let explanation = self.answers.get(&key.0)?.why.get(subject)?;
         (explanation.at >= *since - OLDEST).then(|| explanation.words.clone())
     }
 
@@ -158,17 +196,22 @@ impl Known {
     }
 }
 
-/// The newest Event of each set, in words.
-fn explained(events: &[Event]) -> HashMap<String, Explanation> {
-    let mut newest: HashMap<String, Explanation> = HashMap::new();
+/// The newest Event about each, in words.
+fn explained(
+    events: &[Event],
+    subject: fn(String) -> Subject,
+    words: fn(&str) -> String,
+) -> HashMap<Subject, Explanation> {
+    let mut newest: HashMap<Subject, Explanation> = HashMap::new();
     for event in events {
-        let set = event.involved_object.name.as_ref();
-        let (Some(set), Some(at), Some(message)) = (set, time(event), &event.message) else {
+        let name = event.involved_object.name.clone();
+        let (Some(name), Some(at), Some(message)) = (name, time(event), &event.message) else {
             continue;
         };
-        if newest.get(set).is_none_or(|known| known.at < at) {
-            let words = explain(message);
-            newest.insert(set.clone(), Explanation { at, words });
+        let subject = subject(name);
+        if newest.get(&subject).is_none_or(|known| known.at < at) {
+            let words = words(message);
+            newest.insert(subject, Explanation { at, words });
         }
     }
     newest
@@ -188,7 +231,7 @@ fn set_of(pod: &str) -> &str {
 
 /// `create Pod shop-0-0 in StatefulSet shop-0 failed error: pods "shop-0-0" is forbidden: exceeded quota: …` without what differs from
 /// pod to pod, so that the same cause reads the same.
-fn explain(message: &str) -> String {
+fn not_created(message: &str) -> String {
     let cause = message
         .split_once("failed error: ")
         .map_or(message, |(_, cause)| cause);
@@ -201,6 +244,13 @@ fn explain(message: &str) -> String {
         ""
     };
     format!("Kubernetes does not create it: {cause}{cure}")
+}
+
+/// `MountVolume.SetUp failed for volume "more" : configmap "absent" not found` without its beginning.
+fn not_mounted(message: &str) -> String {
+    let cause = message.strip_prefix("MountVolume.SetUp failed for ");
+    let cause = cause.unwrap_or(message).replacen(" : ", ": ", 1);
+    format!("Kubernetes does not mount a volume of it: {cause}")
 }
 
 #[cfg(test)]
@@ -232,17 +282,47 @@ mod tests {
             event("shop-0", 7, "old"),
             event("shop-1", 10, "no node"),
         ];
-        let why = explained(&events);
+        let why = explained(&events, Subject::Set, not_created);
+        let set = |name: &str| Subject::Set(name.to_owned());
         assert_eq!(
-            why["shop-0"].words,
+            why[&set("shop-0")].words,
             "Kubernetes does not create it: exceeded quota: small, requested: pods=1, used: pods=2, limited: pods=2; \
              raise the ResourceQuota or ask for less"
         );
         assert_eq!(
-            why["shop-1"].words,
+            why[&set("shop-1")].words,
             "Kubernetes does not create it: no node"
         );
-        assert!(explained(&[]).is_empty());
+        assert!(explained(&[], Subject::Set, not_created).is_empty());
+    }
+
+    #[test]
+    fn a_missing_config_map_is_named() {
+        // As written by kubelet.
+        let message =
+            r#"MountVolume.SetUp failed for volume "more" : configmap "absent" not found"#;
+        let why = explained(&[event("shop-0-1", 5, message)], Subject::Pod, not_mounted);
+        assert_eq!(
+            why[&Subject::Pod("shop-0-1".into())].words,
+            r#"Kubernetes does not mount a volume of it: volume "more": configmap "absent" not found"#
+        );
+        let pod = |state: &str| {
+            let states = serde_json::json!({"waiting": {"reason": state}});
+            let pod = serde_json::json!({"spec": {"nodeName": "n1", "containers": []}, "status": {"containerStatuses": [
+                {"name": crds::CONTAINER, "image": "", "imageID": "", "ready": false, "restartCount": 0, "state": states}]}});
+            let pod = serde_json::from_value(pod).unwrap();
+            Pods::from([("shop-0-1".to_owned(), std::sync::Arc::new(pod))])
+        };
+        let subject = |state: &str| Subject::of("shop-0-1", &pod(state));
+        assert_eq!(
+            subject("ContainerCreating"),
+            Some(Subject::Pod("shop-0-1".into()))
+        );
+        assert_eq!(subject("ImagePullBackOff"), None);
+        assert_eq!(
+            Subject::of("shop-0-1", &Pods::default()),
+            Some(Subject::Set("shop-0".into()))
+        );
     }
 
     #[tokio::test]
@@ -252,7 +332,8 @@ mod tests {
         let config = kube::Config::new("http://127.0.0.1:9".parse().unwrap());
         let events = PodEvents::new(Client::try_from(config).unwrap());
         let key = |cluster: &str| ("shop".to_owned(), cluster.to_owned());
-        let sets = BTreeSet::from(["demo-0", "demo-1"]);
+        let [first, second] = ["demo-0", "demo-1"].map(|name| Subject::Set(name.to_owned()));
+        let sets = BTreeSet::from([&first, &second]);
         let begun = Timestamp::from_second(10_000).unwrap();
         let due = |cluster, after| events.is_due(&key(cluster), &sets, begun + after);
         assert!(!due("demo", SignedDuration::ZERO) && !due("other", SignedDuration::ZERO));
@@ -263,9 +344,9 @@ mod tests {
         let old = begun - OLDEST - PATIENCE;
         for (at, counts) in [(old, false), (begun, true)] {
             let words = "no room".to_owned();
-            let why = HashMap::from([("demo-1".to_owned(), Explanation { at, words })]);
+            let why = HashMap::from([(second.clone(), Explanation { at, words })]);
             events.note("shop", why);
-            let found = events.lock().why(&key("demo"), "demo-1");
+            let found = events.lock().why(&key("demo"), &second);
             assert_eq!(found.is_some(), counts, "{found:?}");
         }
         assert!(!events.is_due(&key("demo"), &BTreeSet::new(), begun));
