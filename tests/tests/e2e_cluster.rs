@@ -79,8 +79,10 @@ async fn a_lost_volume_costs_a_node_and_no_key() -> Result<()> {
         let ids = scenario::node_ids(kubectl, "shop").await?;
         let writer = Writer::start(kubectl, "shop").await?;
         let begun = Instant::now();
-        kubectl.run("delete pvc data-shop-1-0 --wait=false").await?;
-        kubectl.run("delete pod shop-1-0").await?;
+        let victim = primary(kubectl, "shop", 1).await?;
+        let claim = format!("delete pvc data-{victim} --wait=false");
+        kubectl.run(&claim).await?;
+        kubectl.run(&format!("delete pod {victim}")).await?;
         let replaced = async || {
             Ok(scenario::healthy(kubectl, "shop", shop.nodes()).await?
                 && scenario::node_ids(kubectl, "shop").await? != ids)
@@ -91,7 +93,7 @@ async fn a_lost_volume_costs_a_node_and_no_key() -> Result<()> {
         shop.recovered().await?;
         let recovered = begun.elapsed();
         shop.is_intact("volume").await?;
-        let done = "the PersistentVolumeClaim and the pod of one node are deleted";
+        let done = "the PersistentVolumeClaim and the pod of a primary are deleted";
         ScenarioRow::new(Area::Volumes, "volume lost", done)
             .healthy_after(recovered)
             .lost(0)
