@@ -101,26 +101,8 @@ fn needs_person(status: &RedisClusterStatus) -> Option<(&str, &str)> {
     (!is_known).then_some((&ready.reason, &ready.message))
 }
 
-/// Whether slots are served without the keys that they had. `formed`: the cluster has served before.
-pub fn gives_keys_up(action: &Action, formed: bool) -> bool {
-    match action {
-        Action::AssignSlots { how, .. } => match how {
-            Assignment::Recreated { .. } => true,
-            Assignment::Restored { .. } => false,
-            Assignment::Alone { .. } | Assignment::Joined => formed,
-        },
-        Action::Promote { empty, .. } => *empty,
-        Action::Meet { .. }
-        | Action::HandOver { .. }
-        | Action::Admit { .. }
-        | Action::Replicate { .. }
-        | Action::Forget { .. }
-        | Action::RestoreNodeTimeout { .. } => false,
-    }
-}
-
 fn of_step(action: &Action, why: &str, formed: bool) -> EventNote {
-    let is_loss = gives_keys_up(action, formed);
+    let is_loss = action.gives_keys_up(formed);
     match action {
         Action::AssignSlots { .. } if is_loss => {
             EventNote::warning("SlotsRecreatedEmpty", "AssignSlots", why)

@@ -407,7 +407,7 @@ mod tests {
         assert!(!size(&members, &wanted), "it never had a node");
     }
 
-    /// Clients are sent to it for keys that its source does not have.
+    /// It is asked for keys that its source does not have.
     #[test]
     fn a_node_that_slots_are_on_their_way_to_stays() {
         let world = formed(3, 1, true);

@@ -131,11 +131,15 @@ async fn left(cluster: &ReshardCluster, keys: &[String]) -> Result<Vec<String>> 
     Ok(left)
 }
 
-/// As a client does that the source has sent on.
+/// As a client does that the source has sent on. Its connection comes from the address of the source here, and may be ended as one of its calls.
 async fn write_at(cluster: &ReshardCluster, key: &str) -> Result<()> {
-    let mut connection = cluster.server(3).connect().await?;
     let mut commands = redis::pipe();
     commands.cmd("ASKING").ignore();
     commands.cmd("SET").arg(key).arg("new").ignore();
-    Ok(commands.query_async(&mut connection).await?)
+    eventually("the key is written", async || {
+        let mut connection = cluster.server(3).connect().await?;
+        let written: Result<(), redis::RedisError> = commands.query_async(&mut connection).await;
+        Ok(written.is_ok())
+    })
+    .await
 }

@@ -3,6 +3,10 @@
 //! It is recomputed from what is seen, so it does not matter where an earlier one was interrupted, and a spec that is reverted is just
 //! another template. A step is taken only while the whole cluster is healthy: the first new pod that does not come up ends it.
 
+mod written;
+
+pub use written::written;
+
 use crate::{
     observe::Observed,
     pods::{

@@ -1,12 +1,12 @@
 //! What the StatefulSets that exist name: it stays while a new configuration is tried. Pure.
 
-use crate::{pods, validate::ValidatedCluster};
+use crate::pods;
 use crds::{ANNOTATION_RESTART_HASH, CONTAINER};
 use k8s_openapi::api::{
     apps::v1::StatefulSet,
     core::v1::{PodSpec, PodTemplateSpec, ResourceRequirements},
 };
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 /// What the pod template of a StatefulSet names.
 #[derive(Clone, Debug, PartialEq)]
@@ -45,29 +45,10 @@ impl NamedTemplate {
         })
     }
 
-    fn adopts(&self) -> Option<&str> {
+    /// `namespace/name` of the RedisCluster whose volumes the pods may take over.
+    pub fn adopts(&self) -> Option<&str> {
         pods::adopts(self.whole.spec.as_ref()?)
     }
-}
-
-/// The shards whose StatefulSet makes pods as they are wanted, with the ConfigMap of this name, or as they are kept.
-pub fn written(
-    cluster: &ValidatedCluster,
-    configuration: &str,
-    templates: &NamedTemplates,
-) -> BTreeSet<i32> {
-    let storage = cluster.storage.as_ref();
-    let adopts = storage.and_then(|storage| storage.adopts.as_deref());
-    let is_written = |shard: i32, one: &NamedTemplate| {
-        let is_wanted = one.restart_hash == cluster.restart_hash
-            && one.configuration == configuration
-            && one.adopts() == adopts;
-        is_wanted || cluster.held.get(&shard) == Some(one)
-    };
-    let written = templates
-        .iter()
-        .filter(|(shard, one)| is_written(**shard, one));
-    written.map(|(shard, _)| *shard).collect()
 }
 
 /// The ConfigMap with redis.conf that a pod mounts.

@@ -8,7 +8,6 @@ mod hibernation;
 pub use crate::checkpoint::formed_before;
 use crate::{
     errors::Failure,
-    events::gives_keys_up,
     fencing::{LastSeen, LastSeenNodes},
     observe::Observed,
     operation::Operation,
@@ -364,7 +363,7 @@ fn nodes(found: &StatusInputs<'_>, before: &LastSeenNodes) -> Vec<KnownNode> {
 fn loss(formed: bool, done: &[Done], now: Timestamp) -> Option<LossStatus> {
     let done = done.iter().filter(|one| one.result.is_ok());
     let steps = done.map(|one| &one.step);
-    let lost = steps.filter(|step| gives_keys_up(&step.action, formed));
+    let lost = steps.filter(|step| step.action.gives_keys_up(formed));
     let reasons: Vec<&str> = lost.map(|step| step.reason.as_str()).collect();
     (!reasons.is_empty()).then(|| LossStatus {
         time: Time(now),

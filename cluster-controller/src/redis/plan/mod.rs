@@ -121,6 +121,26 @@ pub enum Action {
     },
 }
 
+impl Action {
+    /// Whether slots are served without the keys that they had. `formed`: the cluster has served before.
+    pub fn gives_keys_up(&self, formed: bool) -> bool {
+        match self {
+            Self::AssignSlots { how, .. } => match how {
+                Assignment::Recreated { .. } => true,
+                Assignment::Restored { .. } => false,
+                Assignment::Alone { .. } | Assignment::Joined => formed,
+            },
+            Self::Promote { empty, .. } => *empty,
+            Self::Meet { .. }
+            | Self::HandOver { .. }
+            | Self::Admit { .. }
+            | Self::Replicate { .. }
+            | Self::Forget { .. }
+            | Self::RestoreNodeTimeout { .. } => false,
+        }
+    }
+}
+
 /// What a hand-over is good for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum HandOverReason {

@@ -50,6 +50,8 @@ pub(super) struct NodeLink {
     pub(super) data: NodeClient,
     /// Held by the worker that waits for its replicas: what one has waited for spares it the others.
     pub(super) replicas: Arc<Mutex<ReplicaTable>>,
+    /// Held by the worker that removes strays from it.
+    pub(super) strays: Arc<Mutex<()>>,
     endpoint: Endpoint,
 }
 
@@ -130,6 +132,7 @@ impl NodeLink {
             control,
             data,
             replicas: Arc::default(),
+            strays: Arc::default(),
             endpoint,
         })
     }

@@ -68,6 +68,8 @@ pub(super) async fn remove_strays(
     (slot, call): (Slot, &MigrateCall),
     left: &LeftValues,
 ) -> Result<(), ReshardError> {
+    // Of two sources on one machine, one would end the connection that the other has just opened.
+    let _alone = target.strays.lock().await;
     end_calls(source.address.ip(), target).await?;
     // What is watched is watched for a connection.
     let target = target.reconnected().await?;
