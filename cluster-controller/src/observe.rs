@@ -281,6 +281,7 @@ pub fn expected(shape: &Shape, pods: &Pods) -> Vec<ExpectedNode> {
                 proof: pod.and_then(pods::proof),
                 kubernetes_node: pod.and_then(pods::kubernetes_node).map(ToOwned::to_owned),
                 terminating: pod.is_some_and(pods::is_terminating),
+                is_being_created: pod.is_some_and(pods::start::is_being_created),
                 down_since: pod.and_then(pods::down_since),
                 last_started: pod.and_then(pods::last_started),
                 ..ExpectedNode::new(

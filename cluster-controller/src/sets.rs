@@ -14,7 +14,7 @@ use crate::{
 };
 use common::cluster::{
     slots::{SLOT_COUNT, SlotSet},
-    topology::{ClusterNode, NodeId, OpenSlotKind},
+    topology::{ClusterNode, NodeId, OpenSlot, OpenSlotKind},
 };
 use crds::node_of_pod;
 use std::collections::BTreeMap;
@@ -210,20 +210,30 @@ fn may_leave(survey: &Survey<'_>, member: &Member) -> bool {
 
 /// Whether slots are on their way to a node: clients are sent to it for the keys that its source does not have.
 fn expects_slots(survey: &Survey<'_>, report: &Report) -> bool {
-    let live = survey.live.iter();
-    let mut open = live.flat_map(|one| &one.report.own().open_slots);
-    let is_target = open.any(|one| one.kind == OpenSlotKind::Migrating && one.peer == report.id());
-    is_target || !report.own().open_slots.is_empty()
+    let mut given = given(survey);
+    let own = report.own();
+    given.any(|open| open.peer == report.id()) || (own.is_primary() && !own.open_slots.is_empty())
 }
 
-/// Whether no node reaches it, and all that list it know it as the replica of a primary that lives.
+/// The slots that primaries are giving away. What a replica of Valkey 8 has of its primary's marks may be long out of date.
+fn given<'a>(survey: &'a Survey<'_>) -> impl Iterator<Item = &'a OpenSlot> {
+    let live = survey.live.iter().map(|one| one.report.own());
+    let primaries = live.filter(|own| own.is_primary());
+    let open = primaries.flat_map(|own| &own.open_slots);
+    open.filter(|open| open.kind == OpenSlotKind::Migrating)
+}
+
+/// Whether no node reaches it, and all that list it know it as the replica of a primary that lives, or of one that has become a replica of that:
+/// it alone could tell them that its primary is another one by now.
 fn is_unreachable_copy(survey: &Survey<'_>, id: NodeId) -> bool {
     let missing = survey.missing.get(&id);
     let live = survey.live.iter();
     let listed: Vec<_> = live.filter_map(|one| one.report.view.get(id)).collect();
     let is_copy = |node: &&ClusterNode| {
-        let primary = node.primary.and_then(|primary| survey.by_id(primary));
-        primary.is_some_and(|primary| primary.report.own().is_primary())
+        let listed = node.primary.and_then(|primary| survey.by_id(primary));
+        let above = listed.and_then(|one| survey.by_id(one.report.own().primary?));
+        let mut above = listed.into_iter().chain(above);
+        above.any(|one| one.report.own().is_primary())
     };
     missing.is_some_and(|node| node.unreachable_by_all)
         && !listed.is_empty()
@@ -233,12 +243,7 @@ fn is_unreachable_copy(survey: &Survey<'_>, id: NodeId) -> bool {
 /// Whether a living node is giving slots to a node of this shard that does not answer. It may have keys of them already, and a copy of it,
 /// which is in no table, may have the only ones.
 fn is_given_slots(survey: &Survey<'_>, shard: usize) -> bool {
-    let open = survey
-        .live
-        .iter()
-        .flat_map(|one| &one.report.own().open_slots);
-    let mut given = open.filter(|slot| slot.kind == OpenSlotKind::Migrating);
-    given.any(|slot| {
+    given(survey).any(|slot| {
         let home = survey.missing.get(&slot.peer);
         let home = home.and_then(|missing| survey.home_shard(missing));
         survey.by_id(slot.peer).is_none() && home.is_none_or(|home| home == shard)
@@ -259,7 +264,7 @@ mod tests {
         },
         validate::{shape, tests::example},
     };
-    use common::cluster::{slots::Slot, topology::OpenSlot};
+    use common::cluster::slots::Slot;
     use k8s_openapi::jiff::Timestamp;
 
     /// What the spec asks for, and the sets of three shards with two pods each.
@@ -412,17 +417,14 @@ mod tests {
     fn a_node_that_slots_are_on_their_way_to_stays() {
         let world = formed(3, 1, true);
         let mut members = world.members(Timestamp::UNIX_EPOCH);
-        let mut nodes = 0..6;
-        let source = nodes.find(|index| world.owns(*index)).unwrap();
-        let target = (0..6).find(|index| !world.owns(*index)).unwrap();
+        let mut primaries = (0..6).filter(|index| world.owns(*index));
+        let (source, target) = (primaries.next().unwrap(), primaries.next().unwrap());
         let (id, peer) = (
             members[target].report().unwrap().id(),
             members[source].report().unwrap().id(),
         );
         members[target].expected.wanted = false;
-        relist(&mut members[target], id, |own| {
-            own.primary = None;
-        });
+        relist(&mut members[target], id, |own| own.slots = SlotSet::new());
         let Answer::Report(report) = &mut members[target].answer else {
             panic!("it answers")
         };
@@ -447,6 +449,14 @@ mod tests {
             own.open_slots = vec![mark(OpenSlotKind::Migrating, id)];
         });
         assert!(!leaves(&given));
+        // A replica has the mark that its primary took off while it was away.
+        let replica = (0..6).find(|index| !world.owns(*index)).unwrap();
+        let mut stale = members.clone();
+        let own = stale[replica].report().unwrap().id();
+        relist(&mut stale[replica], own, |own| {
+            own.open_slots = vec![mark(OpenSlotKind::Migrating, id)];
+        });
+        assert!(leaves(&stale));
         relist(&mut members[target], id, |own| {
             own.open_slots = vec![mark(OpenSlotKind::Importing, peer)];
         });

@@ -6,7 +6,7 @@ use cluster_controller::redis::{
     execute::execute,
     member::{Answer, ExpectedNode, Member, Wanted},
     observe::observe,
-    plan::{Action, Assignment, Peer, Plan, Step},
+    plan::{Action, Assignment, Peer, Plan, PromotedCopy, Step},
 };
 use common::cluster::{
     kept_connections::{ClusterConnections, KeptConnections},
@@ -356,7 +356,7 @@ async fn no_command_goes_to_a_server_with_another_id() -> Result<()> {
             primary: ids[2],
             mode: FailoverMode::Takeover,
             unheard: Vec::new(),
-            empty: false,
+            copy: PromotedCopy::Held,
         },
         Action::Admit { member: 1 },
         Action::Replicate {

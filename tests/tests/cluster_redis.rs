@@ -8,7 +8,7 @@ use cluster_controller::redis::{
     execute::execute,
     member::{AbsentPods, Answer, ExpectedNode, Recovery, TakeoverRequest, Wanted},
     observe::observe,
-    plan::{Action, Blocker, HandOverReason, Plan, Step, age, plan},
+    plan::{Action, Blocker, HandOverReason, Plan, PromotedCopy, Step, age, plan},
     survey::Survey,
 };
 use common::cluster::{
@@ -873,7 +873,10 @@ async fn a_replica_before_its_first_copy_is_not_promoted_silently() -> Result<()
     cluster.restart(primary).await?;
     let drive = repair(&cluster, true).await?;
     let named = drive.done.iter().find_map(|done| match done.step.action {
-        Action::Promote { empty: true, .. } => Some(&done.step.reason),
+        Action::Promote {
+            copy: PromotedCopy::Lost,
+            ..
+        } => Some(&done.step.reason),
         _ => None,
     });
     ensure!(

@@ -5,12 +5,10 @@ use cluster_controller::redis::reshard::{ReshardEnd, ReshardLimits, ReshardPlan,
 use common::cluster::slots::Slot;
 use std::{num::NonZeroU64, time::Duration};
 use tests::{
+    redis::RedisServer,
     reshard::{ReshardCluster, STAYING, by_migrate},
     wait::eventually,
 };
-
-/// Of one slot of the first server. Each is a call of its own.
-const KEYS: [&str; 3] = ["a", "b", "c"];
 
 /// What a client does with the keys that are left at the source, while the target hangs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,16 +34,17 @@ async fn changed_keys_move_with_their_new_value() -> Result<()> {
     broken_off(Meanwhile::Changed).await
 }
 
-async fn broken_off(meanwhile: Meanwhile) -> Result<()> {
+/// A cluster in which the first server has these keys of one slot, and a plan that moves the slot to the server without slots.
+async fn slot_of(names: &[&str]) -> Result<(ReshardCluster, ReshardPlan, Vec<String>)> {
     let cluster = ReshardCluster::start(3, &[STAYING]).await?;
-    let (source, target) = (cluster.server(0), cluster.server(3));
     let range = cluster.servers.ranges()[0];
     let mut tags = (0..).map(|number| format!("{{{number}}}"));
     let tag = tags.find(|tag| range.contains(Slot::of_key(tag.as_bytes())));
     let tag = tag.context("no tag")?;
-    let keys = KEYS.map(|key| format!("{tag}{key}"));
+    let keys: Vec<String> = names.iter().map(|key| format!("{tag}{key}")).collect();
     for key in &keys {
-        source.call::<()>(&format!("SET {key} old")).await?;
+        let set = format!("SET {key} old");
+        cluster.server(0).call::<()>(&set).await?;
     }
     let plan = ReshardPlan {
         moves: vec![SlotMove {
@@ -55,12 +54,30 @@ async fn broken_off(meanwhile: Meanwhile) -> Result<()> {
         }],
         ..ReshardPlan::default()
     };
-    let limits = ReshardLimits {
+    Ok((cluster, plan, keys))
+}
+
+/// One call after the other; after a longer pause than these the target would have to prove itself.
+fn limits(keys_per_second: u64) -> ReshardLimits {
+    ReshardLimits {
         call_timeout: Duration::from_millis(150),
-        // One call after the other; after a longer pause the target has to prove itself.
-        keys_per_second: NonZeroU64::new(3),
+        keys_per_second: NonZeroU64::new(keys_per_second),
         ..by_migrate()
-    };
+    }
+}
+
+async fn breaks_off(source: &RedisServer) -> Result<()> {
+    eventually("a call breaks off", async || {
+        Ok(source.info("errorstat_IOERR").await.is_ok())
+    })
+    .await
+}
+
+async fn broken_off(meanwhile: Meanwhile) -> Result<()> {
+    // Each is a call of its own.
+    let (cluster, plan, keys) = slot_of(&["a", "b", "c"]).await?;
+    let (source, target) = (cluster.server(0), cluster.server(3));
+    let limits = limits(3);
     let change = async {
         eventually("the first key has moved", async || {
             Ok(target.call::<u64>("DBSIZE").await? == 1)
@@ -69,10 +86,7 @@ async fn broken_off(meanwhile: Meanwhile) -> Result<()> {
         let left = left(&cluster, &keys).await?;
         let hang = target.call::<()>("DEBUG SLEEP 2");
         let changed = async {
-            eventually("a call breaks off", async || {
-                Ok(source.info("errorstat_IOERR").await.is_ok())
-            })
-            .await?;
+            breaks_off(source).await?;
             for key in &left {
                 match meanwhile {
                     Meanwhile::Changed => source.call::<()>(&format!("SET {key} new")).await?,
@@ -133,13 +147,16 @@ async fn left(cluster: &ReshardCluster, keys: &[String]) -> Result<Vec<String>> 
 
 /// As a client does that the source has sent on. Its connection comes from the address of the source here, and may be ended as one of its calls.
 async fn write_at(cluster: &ReshardCluster, key: &str) -> Result<()> {
+    eventually("the key is written", async || {
+        Ok(write_once(cluster, key).await.is_ok())
+    })
+    .await
+}
+
+async fn write_once(cluster: &ReshardCluster, key: &str) -> Result<()> {
     let mut commands = redis::pipe();
     commands.cmd("ASKING").ignore();
     commands.cmd("SET").arg(key).arg("new").ignore();
-    eventually("the key is written", async || {
-        let mut connection = cluster.server(3).connect().await?;
-        let written: Result<(), redis::RedisError> = commands.query_async(&mut connection).await;
-        Ok(written.is_ok())
-    })
-    .await
+    let mut connection = cluster.server(3).connect().await?;
+    Ok(commands.query_async(&mut connection).await?)
 }

@@ -15,8 +15,8 @@ nodes=$(ask -h 127.0.0.1 cluster nodes)
 ask -h 127.0.0.1 info replication | tr -d '\r' |
   sed -n 's/^slave[0-9]*:ip=\([^,]*\),port=\([0-9]*\),state=online.*/\1 \2/p' |
   while read -r ip port; do
-    id=$(echo "$nodes" | sed -n "s/^\([0-9a-f]*\) $ip:$port@.*/\1/p")
-    [ -n "$id" ] && [ "$(ask -h "$ip" -p "$port" cluster myid)" = "$id" ] || continue
+    id=$(ask -h "$ip" -p "$port" cluster myid)
+    [ -n "$id" ] && echo "$nodes" | grep -q "^$id $ip:$port@" || continue
     ask -h "$ip" -p "$port" cluster failover | grep -q OK || continue
     tries=0
     while [ "$tries" -lt 20 ]; do

@@ -4,7 +4,7 @@ use super::Model;
 use crate::{
     decision::Decision,
     pods::replace::{ReplacePod, ReplaceReason},
-    redis::plan::{Action, Assignment, Blocker, Step},
+    redis::plan::{Action, Assignment, Blocker, PromotedCopy, Step},
     rollout::RolloutStep,
     sets::{SetSize, Sets},
 };
@@ -124,7 +124,7 @@ fn take_over(seen: &mut Decision) {
             primary,
             mode: FailoverMode::Takeover,
             unheard: Vec::new(),
-            empty: false,
+            copy: PromotedCopy::Held,
         },
         reason: "without a fence".to_owned(),
     });

@@ -140,7 +140,8 @@ async fn apply(
     let refusal = context.resizes.refusal(place);
     let mut growth = volumes::growth(cluster, &sets.sizes, claims, refusal, now);
     volume_claims::ask_for_more(context, place, &mut growth).await?;
-    if growth.is_asked_for() {
+    // One that is created again while its template is kept would not be kept whole.
+    if growth.is_asked_for() && cluster.held.is_empty() {
         children::recreate_outgrown(context, &owner, cluster, &sets.sizes).await?;
     }
     Ok(growth)

@@ -216,6 +216,8 @@ pub struct ExpectedNode {
     pub cordoned: bool,
     /// Whether the pod is being deleted.
     pub terminating: bool,
+    /// Whether the pod has found its Kubernetes node, and its container has yet to be created there.
+    pub is_being_created: bool,
     /// Start of the outage, not before the last start of the container. None while Kubernetes reports the pod as ready.
     pub down_since: Option<Timestamp>,
     /// When its container was last started, whether that runs or not. None: never in this pod.
@@ -251,6 +253,7 @@ impl ExpectedNode {
             cordoned: false,
             why_loading: None,
             terminating: false,
+            is_being_created: false,
             down_since: None,
             last_started: None,
             former: BTreeMap::new(),

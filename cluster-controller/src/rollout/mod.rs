@@ -19,10 +19,10 @@ use crate::{
         member::{Answer, Member},
         plan::{Action, HandOverReason, Plan, Step},
         successor::successor,
-        survey::{Live, Survey},
+        survey::{Live, MissingNode, Survey},
     },
     serving,
-    settings::stamp,
+    settings::{stamp, template::NamedTemplate},
     validate::ValidatedCluster,
 };
 use crds::{UpdateStrategy, node_of_pod};
@@ -150,8 +150,11 @@ impl<'s> RolloutInputs<'_, 's> {
     fn may_not_adopt(&self, member: &Member) -> bool {
         let storage = self.cluster.storage.as_ref();
         let wanted = storage.and_then(|storage| storage.adopts.as_deref());
+        let shard = i32::try_from(member.expected.shard).unwrap_or(i32::MAX);
+        let held = self.cluster.held.get(&shard);
+        let next = held.map_or(wanted, NamedTemplate::adopts);
         let pod = self.pod_of(member).and_then(|pod| pod.spec.as_ref());
-        wanted.is_some() && pod.is_some_and(|pod| pods::adopts(pod) != wanted)
+        next.is_some() && pod.is_some_and(|pod| pods::adopts(pod) != next)
     }
 
     /// Whether a new pod would be as it is wanted.
@@ -192,12 +195,23 @@ impl<'s> RolloutInputs<'_, 's> {
         let primary = self.survey.primary_of(member.expected.shard);
         let is_served = primary.is_some_and(|primary| primary.pod() != member.expected.pod);
         let report = member.report();
-        let owns_nothing = report.is_none_or(|report| report.own().slots.is_empty());
-        let waits = self.cluster.shape.persistent && is_silent(member);
+        let owns_nothing = report.is_none_or(|report| {
+            let own = report.own();
+            own.slots.is_empty() && (own.primary.is_some() || report.keys == 0)
+        });
+        let waits = self.cluster.shape.persistent && self.is_silent_for_others(member, pod);
         !pods::is_terminating(pod)
             && pods::has_never_served(pod)
             && !serving::serves(&member.answer)
             && ((is_served && owns_nothing) || waits)
+    }
+
+    /// Whether a server answers no one: not this process only.
+    fn is_silent_for_others(&self, member: &Member, pod: &Pod) -> bool {
+        let of_pod = self.survey.missing.values();
+        let mut of_pod = of_pod.filter(|one| one.pod.as_ref() == Some(&member.expected.pod));
+        let is_lost = !self.survey.live.is_empty() && of_pod.all(MissingNode::is_lost);
+        is_silent(member) && (is_lost || !pods::containers_ready(pod))
     }
 
     fn replacement(&self, member: &Member) -> Option<ReplacePod> {

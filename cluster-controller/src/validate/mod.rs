@@ -320,7 +320,7 @@ pub fn validate(
             size: storage.size.clone(),
             class: storage.storage_class_name.clone(),
             when_deleted: storage.when_deleted,
-            adopts: cluster.annotations().get(ANNOTATION_ADOPT_VOLUMES).cloned(),
+            adopts: adopted(cluster),
         }),
         resources: spec.resources.clone(),
         config: spec.config.clone(),
@@ -341,6 +341,12 @@ pub fn validate(
     cluster.restart_hash = cluster.hash(&BTreeMap::new())?;
     cluster.former_hash = cluster.hash(&cluster.config)?;
     Ok(cluster)
+}
+
+/// An annotation without a value is none: the API server keeps no empty value in a template.
+fn adopted(cluster: &RedisCluster) -> Option<String> {
+    let value = cluster.annotations().get(ANNOTATION_ADOPT_VOLUMES);
+    value.filter(|value| !value.is_empty()).cloned()
 }
 
 fn bounded(

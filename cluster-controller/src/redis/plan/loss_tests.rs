@@ -1,7 +1,8 @@
 //! Losses that the servers do not repair themselves: who may take over, and who may not.
 
 use super::{
-    Action, Blocker, Plan,
+    Action, Blocker, Plan, PromotedCopy,
+    promote::ATTACHED_BY,
     simulation::{Fault, World, wanted},
     tests::{dice, fault, formed, is_healthy, plan, relist, repair, strike},
 };
@@ -146,6 +147,8 @@ fn a_primary_whose_volume_is_being_attached_is_waited_for() {
         let mut members = world.members(NOW);
         members[lost].expected.kubernetes_node = Some("new".into());
         members[lost].expected.last_started = None;
+        members[lost].expected.is_being_created = true;
+        members[lost].expected.down_since = Some(NOW - SignedDuration::from_mins(5));
         change(&mut members[lost]);
         let seen = plan(&world.wanted, &members, NOW);
         let mut shards = promoted(&seen).into_iter();
@@ -153,9 +156,11 @@ fn a_primary_whose_volume_is_being_attached_is_waited_for() {
     };
     assert!(!look(|_| {}, &world));
     assert!(
-        look(|one| one.expected.kubernetes_node = None, &world),
-        "no room"
+        look(|one| one.expected.is_being_created = false, &world),
+        "no room, or no image"
     );
+    let long = |one: &mut Member| one.expected.down_since = Some(NOW - ATTACHED_BY);
+    assert!(look(long, &world), "it does not come");
     assert!(
         look(|one| one.expected.last_started = Some(NOW), &world),
         "its server ends"
@@ -335,7 +340,13 @@ fn a_replica_before_its_first_copy_is_not_promoted_silently() {
         }
         assert_eq!(promoted(&last), [replica]);
         let step = &last.steps[0];
-        assert!(matches!(step.action, Action::Promote { empty: true, .. }));
+        assert!(matches!(
+            step.action,
+            Action::Promote {
+                copy: PromotedCopy::Lost,
+                ..
+            }
+        ));
         assert!(
             step.reason.contains("no copy of shard 0 is left"),
             "{step:?}"

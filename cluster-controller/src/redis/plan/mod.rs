@@ -79,8 +79,8 @@ pub enum Action {
         mode: FailoverMode,
         /// Slots of the primary that the replica has not heard of: it takes over only what it knows, and claims these afterwards.
         unheard: Vec<SlotRange>,
-        /// Whether the replica has no copy, so that the keys of the shard are lost.
-        empty: bool,
+        /// What it has of what the primary had.
+        copy: PromotedCopy,
     },
     /// Lets a linked replica take over from its living primary, without the loss of a write. At most one in a plan, and no other step.
     HandOver {
@@ -121,6 +121,17 @@ pub enum Action {
     },
 }
 
+/// What a replica that takes over has of what its primary had.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PromotedCopy {
+    /// A copy.
+    Held,
+    /// Nothing, and the primary had nothing either.
+    NotNeeded,
+    /// Nothing: the keys of the shard are lost.
+    Lost,
+}
+
 impl Action {
     /// Whether slots are served without the keys that they had. `formed`: the cluster has served before.
     pub fn gives_keys_up(&self, formed: bool) -> bool {
@@ -130,7 +141,7 @@ impl Action {
                 Assignment::Restored { .. } => false,
                 Assignment::Alone { .. } | Assignment::Joined => formed,
             },
-            Self::Promote { empty, .. } => *empty,
+            Self::Promote { copy, .. } => *copy == PromotedCopy::Lost,
             Self::Meet { .. }
             | Self::HandOver { .. }
             | Self::Admit { .. }

@@ -7,15 +7,19 @@
 //! Whether the primary may still return is judged by the shard of the pod that it was last seen in; a replica may be in a pod of another
 //! shard (before 7.0 the servers move replicas to primaries without one).
 
-use super::{Action, Blocker, Plan, age, fence};
+use super::{Action, Blocker, Plan, PromotedCopy, age, fence};
 use crate::redis::{
     member::{Answer, Member, ProcessEvidence, Report},
     survey::{Live, MissingNode, Survey},
 };
 use common::cluster::{node::FailoverMode, slots::SlotSet, topology::NodeId};
-use crds::{LostSlots, Takeover};
-use k8s_openapi::jiff::Timestamp;
+use crds::{ANNOTATION_TAKEOVER, LostSlots, Takeover};
+use k8s_openapi::jiff::{SignedDuration, Timestamp};
 use std::{cmp::Reverse, time::Duration};
+
+/// A volume that has not been attached by then is not coming: Kubernetes detaches one from a machine that is off after six minutes
+/// (`maxWaitForUnmountDuration` in its attach-detach controller).
+pub(super) const ATTACHED_BY: SignedDuration = SignedDuration::from_mins(15);
 
 /// Plans at most one promotion: the next look decides about the next one.
 pub fn promote(survey: &Survey<'_>, now: Timestamp, plan: &mut Plan) {
@@ -49,7 +53,11 @@ pub fn promote(survey: &Survey<'_>, now: Timestamp, plan: &mut Plan) {
                         FailoverMode::Takeover
                     },
                     unheard: unheard.ranges(),
-                    empty: !choice.is_copy,
+                    copy: if choice.is_copy {
+                        PromotedCopy::Held
+                    } else {
+                        PromotedCopy::Lost
+                    },
                 };
                 plan.step(action, why);
                 return;
@@ -105,7 +113,11 @@ fn inherit(heir: Live<'_>, primary: NodeId, plan: &mut Plan) {
         primary,
         mode: FailoverMode::Takeover,
         unheard: Vec::new(),
-        empty,
+        copy: if empty {
+            PromotedCopy::NotNeeded
+        } else {
+            PromotedCopy::Held
+        },
     };
     plan.step(action, why);
 }
@@ -220,8 +232,17 @@ fn decide(
     }
     let requested = survey.wanted.recovery.requested.names(shard);
     // Without a majority the primary may have gone on for as long as no controller looked: its volume has that, and is about to be here.
-    if !survey.has_quorum() && !requested && home.is_some_and(|home| is_starting(survey, home)) {
-        return Err(down());
+    let accepts = requested || survey.wanted.recovery.takeover == Takeover::Auto;
+    let starting = home.filter(|home| is_starting(survey, home, now));
+    if let Some(starting) = starting.filter(|_| !survey.has_quorum() && !accepts) {
+        let pod = &starting.expected.pod;
+        return Err(Blocker::PrimaryDown {
+            shard,
+            id,
+            loading: Some(format!(
+                "{pod}, whose volume is on its way; the annotation {ANNOTATION_TAKEOVER} accepts the loss of what only that has"
+            )),
+        });
     }
     // One that was never seen in a pod is not the cluster's to give up: that pods answer says nothing about it.
     let gone = lost.missing_node.recorded && survey.shard_all_live(shard) && !survey.may_return(id);
@@ -241,8 +262,7 @@ fn decide(
             pod: pod.to_owned(),
         });
     }
-    let any_copy = requested || survey.wanted.recovery.takeover == Takeover::Auto;
-    if choice.is_copy && !gone && !any_copy && !is_lost_with_its_memory(survey, lost) {
+    if choice.is_copy && !gone && !accepts && !is_lost_with_its_memory(survey, lost) {
         check_age(survey, lost, choice, now)?;
     }
     let (mode, how) = if survey.has_quorum() {
@@ -278,14 +298,14 @@ fn decide(
 }
 
 /// Whether a pod with a volume has found its Kubernetes node and has yet to start its server there: its volume is being attached.
-fn is_starting(survey: &Survey<'_>, home: &Member) -> bool {
+fn is_starting(survey: &Survey<'_>, home: &Member, now: Timestamp) -> bool {
     let expected = &home.expected;
+    let down_since = expected.down_since;
     survey.wanted.persistent
         && home.report().is_none()
-        && expected.exists
-        && !expected.terminating
-        && expected.kubernetes_node.is_some()
+        && expected.is_being_created
         && expected.last_started.is_none()
+        && down_since.is_none_or(|since| now.duration_since(since) < ATTACHED_BY)
 }
 
 /// Whether the primary kept its data in memory only, and its process has ended: it comes back with another id, and without data.

@@ -4,7 +4,7 @@ use super::{World, content::Content, node::Entry};
 use crate::redis::{
     identity::known_nodes,
     member::Member,
-    plan::{Action, Assignment, Plan},
+    plan::{Action, Assignment, Plan, PromotedCopy},
     survey::Index,
 };
 use common::cluster::{
@@ -69,13 +69,13 @@ impl World {
             Action::Promote {
                 member,
                 mode,
-                empty,
+                copy,
                 unheard,
                 ..
             } => {
                 if let Some(index) = self.reached(members, *member) {
                     assert!(
-                        *empty || self.has_copied(index),
+                        *copy != PromotedCopy::Held || self.has_copied(index),
                         "a replica without a copy was promoted silently"
                     );
                     self.promote(index, *mode);

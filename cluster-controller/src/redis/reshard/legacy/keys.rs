@@ -196,19 +196,23 @@ impl<'a> KeyMover<'a> {
                 MigrateReply::Exists if right == RightSide::Target => {
                     return self.remove_copies(slot, to, call).await;
                 }
+                // Others of its keys were moved, and a call that breaks off after that says no more than this.
                 MigrateReply::Exists if failures < ATTEMPTS => {
                     failures += 1;
+                    self.note_left(slot, call, &mut left).await?;
+                    self.remove_strays(slot, to, call, &left).await?;
+                }
+                MigrateReply::Broken if failures < ATTEMPTS && right == RightSide::Source => {
+                    failures += 1;
+                    self.note_left(slot, call, &mut left).await?;
+                    sleep(PAUSE * 2_u32.pow(failures)).await;
                     self.remove_strays(slot, to, call, &left).await?;
                 }
                 MigrateReply::Broken | MigrateReply::Down if failures < ATTEMPTS => {
                     failures += 1;
-                    let is_small = call.bytes <= self.context.limits.bytes_per_call;
-                    if right == RightSide::Source && is_small {
-                        left.note(self.from, slot, call).await?;
-                    }
                     sleep(PAUSE * 2_u32.pow(failures)).await;
                     if right == RightSide::Source {
-                        self.remove_strays(slot, to, call, &left).await?;
+                        still_serves(self.from, to, &[slot]).await?;
                     }
                 }
                 MigrateReply::Broken => {
@@ -233,6 +237,19 @@ impl<'a> KeyMover<'a> {
                 }
             }
         }
+    }
+
+    /// Takes note of what the source still has of a call. A large value is not asked for again.
+    async fn note_left(
+        &self,
+        slot: Slot,
+        call: &MigrateCall,
+        left: &mut LeftValues,
+    ) -> Result<(), ReshardError> {
+        if call.bytes > self.context.limits.bytes_per_call {
+            return Ok(());
+        }
+        left.note(self.from, slot, call).await
     }
 
     /// What the target has of a call is left from one that broke off, if the source is still the one that clients are sent to.

@@ -5,7 +5,7 @@
 //! copy there is a stray. Left alone it would come back after a client has deleted the key. Nor is it replaced by a later call: the
 //! bytes of an earlier one, which the target reads whenever it goes on, would then replace newer ones.
 
-use super::calls::MigrateCall;
+use super::{calls::MigrateCall, reply::MigrateReply};
 use crate::redis::reshard::{
     error::{ReshardError, text_of},
     nodes::NodeLink,
@@ -20,7 +20,7 @@ use std::{
 
 /// What a connection of `MIGRATE` was last heard to send, as `CLIENT LIST` says it.
 const COMMANDS: [&str; 4] = ["restore-asking", "select", "auth", "NULL"];
-/// Questions without such a connection: one that the target has yet to accept is seen by the next one.
+/// Questions without such a connection: one that the target has yet to read from is seen by the next one.
 const QUIET_ROUNDS: u32 = 3;
 const MOST_ROUNDS: u32 = 20;
 
@@ -30,7 +30,7 @@ const MOST_ROUNDS: u32 = 20;
 pub(super) struct LeftValues(HashMap<Vec<u8>, u64>);
 
 impl LeftValues {
-    /// Takes note of it, right after the call.
+    /// Takes note of it, right after the call: of what was moved by then it knows nothing any more.
     pub(super) async fn note(
         &mut self,
         source: &NodeLink,
@@ -70,9 +70,9 @@ pub(super) async fn remove_strays(
 ) -> Result<(), ReshardError> {
     // Of two sources on one machine, one would end the connection that the other has just opened.
     let _alone = target.strays.lock().await;
-    end_calls(source.address.ip(), target).await?;
-    // What is watched is watched for a connection.
+    // What is watched is watched for a connection. This one was accepted after those of the calls that are to end, so that it sees all of them.
     let target = target.reconnected().await?;
+    end_calls(source.address.ip(), &target).await?;
     for key in &call.keys {
         remove_stray(source, &target, (slot, key), left).await?;
     }
@@ -113,6 +113,10 @@ fn calls_in(list: &str, source: IpAddr) -> Vec<u64> {
     list.lines().filter_map(call).collect()
 }
 
+fn is_down(error: &RedisError) -> bool {
+    MigrateReply::of_error(&text_of(error)) == MigrateReply::Down
+}
+
 /// A client that writes the key at the target, which it is sent to once the source has it no more, ends the attempt: that value stays.
 async fn remove_stray(
     source: &NodeLink,
@@ -126,11 +130,19 @@ async fn remove_stray(
     let mut watch = pipe();
     watch.cmd("ASKING").ignore().cmd("WATCH").arg(key);
     let question = if before.is_some() { "DUMP" } else { "EXISTS" };
+    watch.cmd("ASKING").ignore().cmd("TTL").arg(key);
     watch.cmd("ASKING").ignore().cmd(question).arg(key);
     let answers = target.each::<Value>(&[slot], "WATCH", watch).await?;
-    let mut copy = Value::Nil;
+    let (mut ends, mut copy) = (false, Value::Nil);
     for answer in answers {
-        copy = answer.map_err(|error| refused(target, &error))?;
+        // Of a key without a time to live, or of none, it is negative.
+        ends |= matches!(copy, Value::Int(seconds) if seconds >= 0);
+        copy = match answer {
+            Ok(copy) => copy,
+            // Both say so while the cluster is down: the next call waits for it.
+            Err(error) if is_down(&error) => return Ok(()),
+            Err(error) => return Err(refused(target, &error)),
+        };
     }
     let mut has_it = pipe();
     has_it.cmd("EXISTS").arg(key);
@@ -138,12 +150,14 @@ async fn remove_stray(
     let has_it = match has_it.into_iter().next() {
         Some(Ok(count)) => count > 0,
         Some(Err(error)) if text_of(&error).starts_with("ASK ") => false,
+        Some(Err(error)) if is_down(&error) => return Ok(()),
         Some(Err(error)) => return Err(refused(source, &error)),
         None => false,
     };
     let exists = !matches!(copy, Value::Nil | Value::Int(0));
+    // What ends by itself is more likely written again, such as a lock.
     let was_left = if let Value::BulkString(value) = &copy {
-        before == Some(&hash(value))
+        !ends && before == Some(&hash(value))
     } else {
         false
     };
