@@ -42,10 +42,7 @@ async fn apply(kubectl: &Kubectl, object: &Value) -> Result<()> {
 async fn a_backup_is_shared_and_restores_into_other_sizes() -> Result<()> {
     scenario::run("e2e-backup", async |kubectl| {
         FilledCluster::create(kubectl, "shop", 4, Volumes::DeletedWithCluster, KEYS).await?;
-        apply(kubectl, &owning_backup("now")).await?;
-        let done = scenario::ended(kubectl, "redisbackup", "now").await?;
-        let workers = workers(&done);
-        ensure!(workers.len() == 2, "the backup ran on {workers:?} only");
+        let done = shared_backup(kubectl).await?;
         let path = path(&done)?;
 
         into_five(kubectl).await?;
@@ -80,6 +77,22 @@ async fn a_backup_is_shared_and_restores_into_other_sizes() -> Result<()> {
         Ok(())
     })
     .await
+}
+
+/// A backup of which both replicas took shards. One that is quick enough takes all of so small a cluster: then another backup is made.
+async fn shared_backup(kubectl: &Kubectl) -> Result<Value> {
+    let mut seen = Vec::new();
+    for _ in 0..5 {
+        apply(kubectl, &owning_backup("now")).await?;
+        let done = scenario::ended(kubectl, "redisbackup", "now").await?;
+        let workers = workers(&done);
+        if workers.len() == 2 {
+            return Ok(done);
+        }
+        seen.push(workers);
+        kubectl.run("delete redisbackup now --timeout=60s").await?;
+    }
+    anyhow::bail!("every backup ran on one replica only: {seen:?}")
 }
 
 fn path(backup: &Value) -> Result<String> {
