@@ -107,12 +107,11 @@ fn of_step(action: &Action, why: &str, formed: bool) -> EventNote {
         Action::AssignSlots { .. } if is_loss => {
             EventNote::warning("SlotsRecreatedEmpty", "AssignSlots", why)
         }
-        Action::AssignSlots { how, .. } => match how {
-            Assignment::Restored { .. } => EventNote::normal("SlotsRestored", "AssignSlots", why),
-            Assignment::Recreated { .. } | Assignment::Alone { .. } | Assignment::Joined => {
-                EventNote::normal("SlotsAssigned", "AssignSlots", why)
-            }
-        },
+        Action::AssignSlots {
+            how: Assignment::Restored { .. },
+            ..
+        } => EventNote::normal("SlotsRestored", "AssignSlots", why),
+        Action::AssignSlots { .. } => EventNote::normal("SlotsAssigned", "AssignSlots", why),
         Action::Meet { .. } => EventNote::normal("NodesIntroduced", "Meet", why),
         Action::Promote { .. } if is_loss => {
             EventNote::warning("SlotsRecreatedEmpty", "Failover", why)

@@ -10,11 +10,12 @@ use crate::{
 use anyhow::{Context, Result, bail, ensure};
 use cluster_controller::redis::reshard::{
     EngineChoice, NodeEndpoints, ReshardError, ReshardLimits, ReshardPlan, ReshardProgress,
-    ReshardSummary, SlotTables, plan, run, tables,
+    ReshardSummary, SlotMove, SlotTables, plan, run, tables,
 };
 use common::cluster::{
     endpoint::Endpoint,
     slot_map::SlotMap,
+    slots::{Slot, SlotRange},
     topology::{NodeId, NodesView},
 };
 use std::{collections::BTreeSet, time::Duration};
@@ -110,6 +111,31 @@ impl ReshardCluster {
             Err(_) => self.tables().await?,
         };
         Ok(plan(&tables, |id| staying.contains(&id)))
+    }
+
+    /// The plan of one slot, from a server to another.
+    pub fn one_slot(&self, slot: Slot, source: usize, target: usize) -> ReshardPlan {
+        let one = SlotMove {
+            source: self.ids[source],
+            target: self.ids[target],
+            slots: SlotRange::from(slot).into(),
+        };
+        ReshardPlan {
+            moves: vec![one],
+            ..ReshardPlan::default()
+        }
+    }
+
+    /// Those of the keys that a server has: it sends clients on for one that has moved.
+    pub async fn keys_at(&self, index: usize, keys: &[String]) -> Result<Vec<String>> {
+        let mut found = Vec::new();
+        for key in keys {
+            let exists = format!("EXISTS {key}");
+            if let Ok(1) = self.server(index).call::<u64>(&exists).await {
+                found.push(key.clone());
+            }
+        }
+        Ok(found)
     }
 
     /// Carries out a plan to its end.

@@ -24,6 +24,7 @@ use jiff::Timestamp;
 use serde_json::json;
 use std::{
     collections::BTreeMap,
+    collections::BTreeSet,
     env,
     fmt::Write,
     fs,
@@ -111,9 +112,8 @@ impl Look {
                 members: self.members.clone(),
                 passed_over: false,
             };
-            let written = std::collections::BTreeSet::new();
             let goal = Goal {
-                written: &written,
+                written: &BTreeSet::new(),
                 shape: &shape,
                 cluster: None,
                 wanted: &wanted,

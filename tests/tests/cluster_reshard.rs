@@ -5,16 +5,13 @@ use anyhow::{Context, Result, ensure};
 use cluster_controller::redis::{
     member::ExpectedNode,
     observe::observe,
-    reshard::{
-        Engine, ReshardEnd, ReshardError, ReshardLimits, ReshardPlan, ReshardProgress, SlotMove,
-        run,
-    },
+    reshard::{Engine, ReshardEnd, ReshardError, ReshardLimits, ReshardPlan, ReshardProgress, run},
     strays::{StrayTracker, count_strays},
 };
 use common::cluster::{
     endpoint::{Endpoint, NodeCredentials},
     kept_connections::ClusterConnections,
-    slots::{Slot, SlotRange},
+    slots::Slot,
     topology::NodeAddress,
 };
 use redis::{Value, cmd, pipe};
@@ -348,15 +345,7 @@ async fn large_values_move_alone_and_arrive() -> Result<()> {
             .await?)
     };
     let before = digest(owner).await?;
-    let one = SlotMove {
-        source: cluster.ids[owner],
-        target: cluster.ids[3],
-        slots: SlotRange::from(slot).into(),
-    };
-    let plan = ReshardPlan {
-        moves: vec![one],
-        ..Default::default()
-    };
+    let plan = cluster.one_slot(slot, owner, 3);
     let summary = cluster.run(&plan, &by_migrate()).await?;
     println!("{summary:?}");
     ensure!(summary.progress.keys_done >= 42 && summary.progress.bytes_done > 25 << 20);
@@ -415,14 +404,7 @@ async fn what_a_successor_acknowledged_outlasts_its_primary() -> Result<()> {
         .await?;
     let copied: u64 = cluster.server(0).call("WAIT 1 5000").await?;
     ensure!(copied == 1, "the replica does not follow");
-    let plan = ReshardPlan {
-        moves: vec![SlotMove {
-            source: cluster.ids[0],
-            target: cluster.ids[3],
-            slots: [case.slot].into_iter().collect(),
-        }],
-        ..ReshardPlan::default()
-    };
+    let plan = cluster.one_slot(case.slot, 0, 3);
     let limits = ReshardLimits {
         call_timeout: Duration::from_secs(15),
         // The second key follows a third of a second after the first: after a longer pause the target has to prove itself.
@@ -435,7 +417,8 @@ async fn what_a_successor_acknowledged_outlasts_its_primary() -> Result<()> {
             Ok(cluster.server(3).call::<u64>("DBSIZE").await? == 1)
         })
         .await?;
-        let left = keys_left(source, keys).await?;
+        let left = cluster.keys_at(0, keys).await?.into_iter().next();
+        let left = left.context("both keys have moved")?;
         let sleep = cluster.server(3).call::<()>("DEBUG SLEEP 8");
         let wrote = async {
             eventually("the replica is elected", async || {
@@ -476,17 +459,6 @@ async fn what_a_successor_acknowledged_outlasts_its_primary() -> Result<()> {
         cluster.describe().await
     );
     Ok(())
-}
-
-/// The one of two keys that a server still has.
-async fn keys_left(server: &RedisServer, keys: &[String]) -> Result<String> {
-    for key in keys {
-        // Clients are sent on for a key that has moved.
-        if let Ok(1) = server.call::<u64>(&format!("EXISTS {key}")).await {
-            return Ok(key.clone());
-        }
-    }
-    anyhow::bail!("both keys have moved")
 }
 
 #[tokio::test]

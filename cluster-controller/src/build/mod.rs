@@ -50,23 +50,21 @@ pub fn configuration_name(cluster: &ValidatedCluster) -> String {
 pub fn build(cluster: &ValidatedCluster, sizes: &[SetSize]) -> Children {
     let config_map = config::config_map(cluster);
     let configuration = config_map.name_any();
+    let (of_new, kept) = cluster.of_new_shards();
+    let of_new_configuration = kept.unwrap_or(&configuration);
+    let set = |size: &SetSize| {
+        let mut set = stateful_set::stateful_set(&of_new, *size, of_new_configuration);
+        if let Some(own) = cluster.held.get(&size.shard) {
+            set.spec.template.clone_from(own.whole());
+        }
+        set
+    };
     Children {
         config_map,
         headless_service: services::headless(cluster),
         client_service: services::client(cluster),
         disruption_budget: services::disruption_budget(cluster),
-        stateful_sets: sizes
-            .iter()
-            .map(|size| {
-                let (of_shard, kept) = cluster.of_shard(size.shard);
-                let configuration = kept.unwrap_or(&configuration);
-                let mut set = stateful_set::stateful_set(&of_shard, *size, configuration);
-                if let Some(own) = cluster.held.get(&size.shard) {
-                    set.spec.template.clone_from(&own.whole);
-                }
-                set
-            })
-            .collect(),
+        stateful_sets: sizes.iter().map(set).collect(),
     }
 }
 

@@ -3,7 +3,7 @@
 
 use super::{
     member::{Answer, Member},
-    observe::process,
+    observe::proven,
     reshard::has_running_job,
 };
 use common::cluster::{
@@ -12,7 +12,6 @@ use common::cluster::{
     kept_connections::{ClusterConnections, ServerProcess},
     node::NodeError,
 };
-use redis::{Value, cmd};
 use std::time::Duration;
 
 /// Lets each say so. One that could not be asked may import.
@@ -22,7 +21,8 @@ pub async fn find_imports(
     timeout: Duration,
 ) {
     for member in members {
-        let Some((process, endpoint)) = question(member, timeout) else {
+        let asked = proven(member, timeout).filter(|_| may_import(member));
+        let Some((process, endpoint)) = asked else {
             continue;
         };
         let imports = has_job(process.as_ref(), &endpoint, connections).await;
@@ -32,14 +32,12 @@ pub async fn find_imports(
     }
 }
 
-fn question(member: &Member, timeout: Duration) -> Option<(Option<ServerProcess>, Endpoint)> {
-    let report = member.report().filter(|_| !member.expected.wanted)?;
-    let server = &report.server;
-    let knows_jobs = server.family == Family::Valkey && server.at_least(9, 0);
-    let is_asked = knows_jobs && report.own().is_primary();
-    let address = member.expected.address.filter(|_| is_asked)?;
-    let endpoint = Endpoint::new(address.client(), timeout).expecting(report.id());
-    Some((process(&member.expected), endpoint))
+fn may_import(member: &Member) -> bool {
+    let report = member.report().filter(|_| !member.expected.wanted);
+    report.is_some_and(|report| {
+        let server = &report.server;
+        server.family == Family::Valkey && server.at_least(9, 0) && report.own().is_primary()
+    })
 }
 
 async fn has_job(
@@ -48,7 +46,5 @@ async fn has_job(
     connections: &ClusterConnections,
 ) -> Result<bool, NodeError> {
     let node = connections.proven(process, endpoint).await?;
-    let question = cmd("CLUSTER").arg("GETSLOTMIGRATIONS").clone();
-    let jobs: Value = node.ask("CLUSTER GETSLOTMIGRATIONS", &question).await?;
-    Ok(has_running_job(&jobs))
+    has_running_job(&node).await
 }

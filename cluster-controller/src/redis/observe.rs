@@ -79,6 +79,13 @@ pub fn process(expected: &ExpectedNode) -> Option<ServerProcess> {
     Some(ServerProcess::new(expected.address?.client(), proof))
 }
 
+/// How the node that answered for a member is asked again: by no connection but one that has proven to lead to that node.
+pub fn proven(member: &Member, timeout: Duration) -> Option<(Option<ServerProcess>, Endpoint)> {
+    let report = member.report()?;
+    let endpoint = Endpoint::new(member.expected.address?.client(), timeout);
+    Some((process(&member.expected), endpoint.expecting(report.id())))
+}
+
 async fn ask(
     expected: &ExpectedNode,
     process: Option<ServerProcess>,

@@ -3,7 +3,7 @@
 
 use super::{
     member::{Answer, Member, Report},
-    observe::process,
+    observe::proven,
 };
 use common::cluster::{
     endpoint::Endpoint,
@@ -139,13 +139,13 @@ struct Question {
 impl Question {
     fn to(index: usize, member: &Member, timeout: Duration) -> Option<Self> {
         let report = member.report()?;
-        let endpoint = Endpoint::new(member.expected.address?.client(), timeout);
+        let (process, endpoint) = proven(member, timeout)?;
         let others = SlotSet::full().difference(&report.own().slots);
         Some(Self {
             index,
             configuration: configuration(report)?,
-            process: process(&member.expected),
-            endpoint: endpoint.expecting(report.id()),
+            process,
+            endpoint,
             slots: others.iter().collect(),
         })
     }

@@ -3,7 +3,7 @@
 
 use super::{
     member::{Answer, Member, Wanted},
-    observe::process,
+    observe::proven,
     survey::Survey,
 };
 use common::cluster::{
@@ -61,9 +61,7 @@ type Question = (Option<ServerProcess>, Endpoint);
 fn question(member: &Member, timeout: Duration) -> Option<Question> {
     let report = member.report()?;
     let has_keys = report.own().is_primary() && report.keys > 0;
-    let address = member.expected.address.filter(|_| has_keys)?;
-    let endpoint = Endpoint::new(address.client(), timeout).expecting(report.id());
-    Some((process(&member.expected), endpoint))
+    proven(member, timeout).filter(|_| has_keys)
 }
 
 async fn count(

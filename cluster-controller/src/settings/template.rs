@@ -6,7 +6,7 @@ use k8s_openapi::api::{
     apps::v1::StatefulSet,
     core::v1::{PodSpec, PodTemplateSpec, ResourceRequirements},
 };
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 /// What the pod template of a StatefulSet names.
 #[derive(Clone, Debug, PartialEq)]
@@ -19,8 +19,8 @@ pub struct NamedTemplate {
     pub restart_hash: String,
     /// Name of the ConfigMap.
     pub configuration: String,
-    /// The whole of it.
-    pub whole: PodTemplateSpec,
+    /// The StatefulSet, as the cache has it: its template is kept whole.
+    pub set: Arc<StatefulSet>,
 }
 
 /// The templates by shard.
@@ -28,7 +28,7 @@ pub type NamedTemplates = BTreeMap<i32, NamedTemplate>;
 
 impl NamedTemplate {
     /// Reads a StatefulSet. None: it is not one that the controller has rendered.
-    pub fn of(set: &StatefulSet) -> Option<Self> {
+    pub fn of(set: &Arc<StatefulSet>) -> Option<Self> {
         let template = &set.spec.template;
         let annotations = template.metadata.as_ref()?.annotations.as_ref()?;
         let pod = template.spec.as_ref()?;
@@ -41,13 +41,18 @@ impl NamedTemplate {
                 .filter(|one| *one != ResourceRequirements::default()),
             restart_hash: annotations.get(ANNOTATION_RESTART_HASH)?.clone(),
             configuration: configuration(pod)?.to_owned(),
-            whole: template.clone(),
+            set: Arc::clone(set),
         })
+    }
+
+    /// The whole of it.
+    pub fn whole(&self) -> &PodTemplateSpec {
+        &self.set.spec.template
     }
 
     /// `namespace/name` of the RedisCluster whose volumes the pods may take over.
     pub fn adopts(&self) -> Option<&str> {
-        pods::adopts(self.whole.spec.as_ref()?)
+        pods::adopts(self.whole().spec.as_ref()?)
     }
 }
 

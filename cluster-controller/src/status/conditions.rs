@@ -297,21 +297,13 @@ fn up_to_date(found: &StatusInputs<'_>) -> ConditionUpdate {
             RolloutStep::None
             | RolloutStep::Unwritten { .. }
             | RolloutStep::Replace(_)
-            | RolloutStep::HandOver(_)
-                if rollout.is_automatic =>
-            {
-                ConditionUpdate::no("UpToDate", "Updating", why)
+            | RolloutStep::HandOver(_) => {
+                if rollout.is_automatic {
+                    return ConditionUpdate::no("UpToDate", "Updating", why);
+                }
+                let cure = "delete such pods one at a time, replicas before primaries, each when the cluster is Ready again";
+                ConditionUpdate::no("UpToDate", "PodsOutdated", format!("{why}; {cure}"))
             }
-            RolloutStep::None
-            | RolloutStep::Unwritten { .. }
-            | RolloutStep::Replace(_)
-            | RolloutStep::HandOver(_) => ConditionUpdate::no(
-                "UpToDate",
-                "PodsOutdated",
-                format!(
-                    "{why}; delete such pods one at a time, replicas before primaries, each when the cluster is Ready again"
-                ),
-            ),
         };
     }
     if let Some(sentence) = broken_promise(&cluster.server, found) {

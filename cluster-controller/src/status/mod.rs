@@ -233,13 +233,12 @@ fn operation(
 ) -> Option<OperationStatus> {
     let operation = found.operation?;
     let same = old.filter(|old| old.kind == operation.kind);
-    let waiting = || waits_for(found);
     Some(OperationStatus {
         kind: operation.kind,
         start_time: same.map_or(Time(now), |old| old.start_time),
         done: count(operation.done),
         total: count(operation.total),
-        message: shortened(&operation.next.clone().unwrap_or_else(waiting)),
+        message: shortened(&operation.next.clone().unwrap_or_else(|| waits_for(found))),
     })
 }
 

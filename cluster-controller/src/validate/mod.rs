@@ -86,18 +86,17 @@ pub struct ValidatedCluster {
 }
 
 impl ValidatedCluster {
-    /// The cluster as the pods of a shard are to be made of it, and the ConfigMap that they keep, if they keep one. What a StatefulSet keeps
-    /// it keeps whole; a new shard has the server of the first one, in pods as they are wanted.
-    pub fn of_shard(&self, shard: i32) -> (Cow<'_, Self>, Option<&str>) {
-        let own = self.held.get(&shard);
-        let Some(held) = own.or_else(|| self.held.values().next()) else {
+    /// The cluster as the pods of a new shard are to be made of it, and the ConfigMap that they keep, if those of the others keep one: they have
+    /// the server of the first shard, in pods as they are wanted. What a StatefulSet keeps it keeps whole.
+    pub fn of_new_shards(&self) -> (Cow<'_, Self>, Option<&str>) {
+        let Some(held) = self.held.values().next() else {
             return (Cow::Borrowed(self), None);
         };
         let mut kept = self.clone();
         kept.server.image.clone_from(&held.image);
         kept.resources.clone_from(&held.resources);
-        let hash = own.map_or_else(|| kept.hash(&BTreeMap::new()).ok(), |_| None);
-        kept.restart_hash = hash.unwrap_or_else(|| held.restart_hash.clone());
+        let hash = kept.hash(&BTreeMap::new());
+        kept.restart_hash = hash.unwrap_or_else(|_| held.restart_hash.clone());
         (Cow::Owned(kept), Some(&held.configuration))
     }
 

@@ -7,8 +7,8 @@
 //! * its process has ended, as Kubernetes knows ([`ProcessEvidence::Ended`]: `crate::fencing` says which facts these are);
 //! * it refuses writes because of `min-replicas-to-write`: fewer replicas than that can be on its side, and the others have been
 //!   without a link for longer than `min-replicas-max-lag` (checked before each write, `checkGoodReplicasStatus` in `replication.c`);
-//! * it is in a minority together with all other doubtful primaries, and with those that only other nodes reach: a primary that has not reached a majority of them for a node timeout
-//!   refuses writes (`clusterUpdateState` in `cluster.c`).
+//! * it is in a minority together with all other doubtful primaries, and with those that only other nodes reach: a primary that has not
+//!   reached a majority of them for a node timeout refuses writes (`clusterUpdateState` in `cluster.c`).
 //!
 //! What remains: a network that lets packets through in one direction only.
 

@@ -4,7 +4,11 @@
 //! The source of the facts: the command reference of `CLUSTER MIGRATESLOTS`, `GETSLOTMIGRATIONS` and `CANCELSLOTMIGRATIONS`.
 
 use super::{context::Context, error::ReshardError, moves::SlotMove, nodes::NodeLink};
-use common::cluster::{slots::Slot, topology::NodeId};
+use common::cluster::{
+    node::{NodeClient, NodeError},
+    slots::Slot,
+    topology::NodeId,
+};
 use futures::future::join_all;
 use redis::{Value, cmd};
 use std::{
@@ -99,9 +103,12 @@ fn text(value: &Value) -> Option<String> {
     }
 }
 
-/// Whether one of the jobs in an answer to `CLUSTER GETSLOTMIGRATIONS` has not ended.
-pub fn has_running_job(answer: &Value) -> bool {
-    let jobs = MigrationJob::parse(answer);
+/// Whether one of the node's jobs has not ended.
+pub async fn has_running_job(node: &NodeClient) -> Result<bool, NodeError> {
+    Ok(any_runs(&jobs(node).await?))
+}
+
+fn any_runs(jobs: &[MigrationJob]) -> bool {
     jobs.iter().any(|job| job.state() == JobState::Running)
 }
 
@@ -134,8 +141,12 @@ async fn move_from(
     moves: Vec<&SlotMove>,
 ) -> Result<(), ReshardError> {
     let link = context.links.get(source)?;
-    let before = jobs(link).await?;
-    if before.iter().any(|job| job.state() == JobState::Running) {
+    let jobs = async || {
+        let jobs = jobs(&link.control).await;
+        jobs.map_err(|error| ReshardError::of(link.id, Slot::MIN, error))
+    };
+    let before = jobs().await?;
+    if any_runs(&before) {
         return Err(ReshardError::OtherMigration(source));
     }
     let before: BTreeSet<String> = before.into_iter().map(|job| job.name).collect();
@@ -156,7 +167,7 @@ async fn move_from(
                 tracing::debug!(node = %source, %error, "slot migrations are not cancelled");
             }
         }
-        let jobs = jobs(link).await?;
+        let jobs = jobs().await?;
         let mut rest = Vec::new();
         for one in open {
             let job = jobs
@@ -210,8 +221,8 @@ async fn start(link: &NodeLink, moves: &[&SlotMove]) -> Result<(), ReshardError>
     answer.map_err(|error| ReshardError::of(link.id, first.unwrap_or(Slot::MIN), error))
 }
 
-async fn jobs(link: &NodeLink) -> Result<Vec<MigrationJob>, ReshardError> {
-    let answer: Value = link
+async fn jobs(node: &NodeClient) -> Result<Vec<MigrationJob>, NodeError> {
+    let answer: Value = node
         .ask(GET, cmd("CLUSTER").arg("GETSLOTMIGRATIONS"))
         .await?;
     Ok(MigrationJob::parse(&answer))

@@ -9,7 +9,7 @@ use common::cluster::{
     info::{PersistenceInfo, ReplicationInfo, ServerInfo},
     topology::{ClusterInfo, NodesView},
 };
-use k8s_openapi::{api::core::v1::PodTemplateSpec, apimachinery::pkg::api::resource::Quantity};
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use proptest::prelude::*;
 use serde_json::json;
 use std::{sync::Arc, time::Duration};
@@ -403,7 +403,7 @@ fn held_shards_keep_their_settings() {
         resources: None,
         restart_hash: String::new(),
         configuration: stage.started.clone(),
-        whole: PodTemplateSpec::default(),
+        set: Arc::default(),
     };
     stage.change(&values([("maxclients", "bad"), ("databases", "20")]), None);
     stage.cluster.held = [(0, held.clone())].into();

@@ -1,6 +1,5 @@
 use super::*;
 use crate::settings::{file::Configuration, template::NamedTemplate};
-use k8s_openapi::api::core::v1::PodTemplateSpec;
 use serde_json::Value;
 use std::collections::BTreeMap;
 
@@ -55,7 +54,7 @@ impl Stage {
             resources: None,
             restart_hash: "1".into(),
             configuration: "old".into(),
-            whole: PodTemplateSpec::default(),
+            set: Arc::default(),
         };
         let configuration = |text: &str| Configuration {
             text: text.into(),

@@ -239,6 +239,10 @@ impl<'a> KeyMover<'a> {
         }
     }
 
+    fn is_large(&self, call: &MigrateCall) -> bool {
+        call.bytes > self.context.limits.bytes_per_call
+    }
+
     /// Takes note of what the source still has of a call. A large value is not asked for again.
     async fn note_left(
         &self,
@@ -246,7 +250,7 @@ impl<'a> KeyMover<'a> {
         call: &MigrateCall,
         left: &mut LeftValues,
     ) -> Result<(), ReshardError> {
-        if call.bytes > self.context.limits.bytes_per_call {
+        if self.is_large(call) {
             return Ok(());
         }
         left.note(self.from, slot, call).await
@@ -282,9 +286,9 @@ impl<'a> KeyMover<'a> {
         }
         let wait = self.context.limits.timeout(call.bytes);
         let command = migrate(to, call, wait);
-        let is_large = call.bytes > self.context.limits.bytes_per_call;
+        let turns = if self.is_large(call) { CALLS } else { 1 };
         // Never closed.
-        let turn = self.calls.acquire_many(if is_large { CALLS } else { 1 });
+        let turn = self.calls.acquire_many(turns);
         let _turn = turn.await.ok();
         let sent = Instant::now();
         // The server bounds each of its steps by `wait`; another call may be before this one.
