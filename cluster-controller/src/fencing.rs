@@ -110,7 +110,8 @@ impl MachineState {
 /// Whether it matters whether the processes of lost primaries have ended: without a majority they may acknowledge writes, and what was in
 /// memory only is gone with them.
 pub fn is_asked_for(survey: &Survey<'_>) -> bool {
-    !survey.has_quorum() || !survey.wanted.persistent
+    let mut members = survey.members.iter();
+    !survey.has_quorum() || members.any(|one| !one.expected.has_volume)
 }
 
 /// The Kubernetes nodes on which these nodes were last seen, and those of their present pods.

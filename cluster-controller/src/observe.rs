@@ -273,6 +273,7 @@ pub fn expected(shape: &Shape, pods: &Pods) -> Vec<ExpectedNode> {
             ExpectedNode {
                 wanted,
                 exists: pod.is_some(),
+                has_volume: pod.map_or(shape.persistent, pods::has_claim),
                 pod_uid: pod.and_then(|pod| pod.metadata.uid.clone()),
                 address: pod
                     .and_then(pods::ip)

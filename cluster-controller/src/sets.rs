@@ -7,7 +7,7 @@
 
 use crate::{
     redis::{
-        member::{Answer, Member, Report},
+        member::{Answer, ExpectedNode, Member, Report},
         survey::Survey,
     },
     validate::Shape,
@@ -196,7 +196,9 @@ fn may_leave(survey: &Survey<'_>, member: &Member) -> bool {
             own.slots.is_empty() && (is_copy || is_blank)
         }
         // No server runs in it, and what was in memory is gone.
-        Answer::Absent(_) if !survey.wanted.persistent => true,
+        Answer::Absent(_) if !member.expected.has_volume => true,
+        // Nor did one ever.
+        Answer::Unresponsive(_) if is_blank_for_certain(&member.expected) => true,
         // A primary without slots may have keys of slots that were on their way to it, and only it can say that it has none.
         Answer::Absent(_) | Answer::Unresponsive(_) => {
             let known = survey.wanted.known.iter();
@@ -206,6 +208,11 @@ fn may_leave(survey: &Survey<'_>, member: &Member) -> bool {
         }
         Answer::Loading | Answer::Busy | Answer::Foreign(_) => false,
     }
+}
+
+/// Whether the pod has no volume, and no server was ever started in it.
+fn is_blank_for_certain(expected: &ExpectedNode) -> bool {
+    !expected.has_volume && expected.last_started.is_none()
 }
 
 /// Whether slots are on their way to a node: clients are sent to it for the keys that its source does not have.
@@ -483,6 +490,32 @@ mod tests {
         // Another client has deleted the set.
         stage.1.remove(shard);
         assert_eq!(decide(&stage, &[replica]), (2, true));
+    }
+
+    /// The spec may say nothing of volumes any more where the pods have them. What is known of the pod is a node that no table lists.
+    #[test]
+    fn a_silent_pod_leaves_where_nothing_can_be_in_it() {
+        let world = formed(3, 1, false);
+        let replica = (0..6).find(|index| !world.owns(*index)).unwrap();
+        let leaves = |answer: &Answer, has_volume, last_started| {
+            let mut members = world.members(Timestamp::UNIX_EPOCH);
+            let member = &mut members[replica];
+            member.answer = answer.clone();
+            let expected = &mut member.expected;
+            (expected.wanted, expected.has_volume) = (false, has_volume);
+            expected.last_started = last_started;
+            let mut wanted = world.wanted.clone();
+            let stranger = NodeId::from_bytes([9; 20]);
+            wanted.known = [(stranger, expected.pod.clone())].into();
+            let survey = Survey::of(&wanted, &members);
+            may_leave(&survey, &members[replica])
+        };
+        let absent = Answer::Absent("it has no address".into());
+        let silent = Answer::Unresponsive("connection refused".into());
+        let started = Some(Timestamp::UNIX_EPOCH);
+        assert!(leaves(&absent, false, started) && leaves(&silent, false, None));
+        assert!(!leaves(&silent, false, started), "its server may run");
+        assert!(!leaves(&absent, true, None) && !leaves(&silent, true, None));
     }
 
     #[test]

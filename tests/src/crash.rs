@@ -3,7 +3,7 @@
 
 use crate::{
     kubectl::Kubectl,
-    scenario::{LIMIT, redis_image},
+    scenario::{LIMIT, no_data_was_dropped_by, redis_image},
 };
 use anyhow::{Context, Result};
 use futures::future::try_join_all;
@@ -57,6 +57,7 @@ impl Killers {
     }
 
     async fn send(&self, signal: &str, pods: &[Value]) -> Result<()> {
+        have_dropped_nothing(pods).await?;
         let mut by_killer: BTreeMap<&str, Vec<String>> = BTreeMap::new();
         for pod in pods {
             let node = text(pod, "/spec/nodeName")?;
@@ -87,6 +88,16 @@ impl Killers {
     pub async fn end(self) -> Result<()> {
         self.kubectl.delete_namespace().await
     }
+}
+
+/// What a server was sent is counted until its process ends: it is checked before. Controllers are pods of no cluster, and are not delayed.
+async fn have_dropped_nothing(pods: &[Value]) -> Result<()> {
+    let is_server = |pod: &&Value| pod["metadata"]["labels"][crds::LABEL_CLUSTER].is_string();
+    let checks = pods.iter().filter(is_server).map(async |pod| {
+        let kubectl = Kubectl::new(&text(pod, "/metadata/namespace")?);
+        no_data_was_dropped_by(&kubectl, &text(pod, "/metadata/name")?).await
+    });
+    try_join_all(checks).await.map(drop)
 }
 
 fn killer(pod: &str, node: &str, image: &str) -> Value {

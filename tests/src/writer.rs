@@ -33,6 +33,12 @@ const PASSING: [&str; 7] = [
     "BUSY",
 ];
 
+/// Under this word attempts without a reply are counted: they may have been carried out twice, or not at all.
+const NO_REPLY: &str = "connection";
+
+/// Attempts that were refused, other than by a redirect to a node, or not answered: by the first word of the error reply.
+pub type Refusals = BTreeMap<String, u64>;
+
 /// Sends single commands to whichever node serves their key.
 pub struct RoutedClient {
     /// Always worth an attempt: nodes, or the address of a Service.
@@ -44,10 +50,8 @@ pub struct RoutedClient {
     suspects: HashMap<SocketAddr, Instant>,
     answer: Duration,
     outage: Duration,
-    /// Attempts that were refused, other than by a redirect.
-    pub refused: u64,
-    /// Commands sent again after an answer that was none: they may have been carried out twice, or not at all.
-    pub uncertain: u64,
+    /// What each attempt that led to another one ended with.
+    pub refusals: Refusals,
 }
 
 impl RoutedClient {
@@ -61,8 +65,7 @@ impl RoutedClient {
             suspects: HashMap::new(),
             answer: ANSWER,
             outage: OUTAGE,
-            refused: 0,
-            uncertain: 0,
+            refusals: Refusals::new(),
         }
     }
 
@@ -95,7 +98,7 @@ impl RoutedClient {
                 (Some(kind @ ("MOVED" | "ASK")), Some((node, _))) => {
                     // A server that does not know where the primary is now names none (`MOVED 866 :6379`).
                     let Ok(node) = node.parse() else {
-                        self.refused += 1;
+                        self.count(kind);
                         self.routes[slot] = None;
                         tokio::time::sleep(PAUSE).await;
                         continue;
@@ -111,20 +114,24 @@ impl RoutedClient {
                     }
                 }
                 (Some(code), _) if PASSING.contains(&code) => {
-                    self.refused += 1;
+                    self.count(code);
                     // The next attempt asks another node, which may know better.
                     self.routes[slot] = None;
                     tokio::time::sleep(PAUSE).await;
                 }
                 (Some(_), _) => return Err(error).with_context(|| format!("about {key}")),
                 (None, _) => {
-                    self.uncertain += 1;
+                    self.count(NO_REPLY);
                     self.give_up(address);
                     tokio::time::sleep(PAUSE).await;
                 }
             }
         }
         bail!("no answer about {key} within {:?}: {last}", self.outage)
+    }
+
+    fn count(&mut self, code: &str) {
+        *self.refusals.entry(code.to_owned()).or_default() += 1;
     }
 
     /// The next node to ask when none is known to serve a slot.

@@ -23,13 +23,7 @@ async fn spec(kubectl: &Kubectl, change: Value) -> Result<()> {
 
 /// Uids of the pods by name.
 async fn uids(kubectl: &Kubectl) -> Result<BTreeMap<String, String>> {
-    let pods = scenario::pods(kubectl, "shop").await?;
-    let uid = |pod: &Value| {
-        let metadata = &pod["metadata"];
-        let name = metadata["name"].as_str().context("no name")?;
-        Ok((name.to_owned(), metadata["uid"].to_string()))
-    };
-    pods.iter().map(uid).collect()
+    scenario::uids_by_name(&scenario::pods(kubectl, "shop").await?)
 }
 
 /// How many pods are the same.

@@ -17,13 +17,7 @@ async fn spec(kubectl: &Kubectl, change: Value) -> Result<()> {
 
 /// Uids by name.
 async fn uids(kubectl: &Kubectl, what: &str) -> Result<BTreeMap<String, String>> {
-    let objects = kubectl.list(what).await?;
-    let uid = |object: &Value| {
-        let metadata = &object["metadata"];
-        let name = metadata["name"].as_str().context("no name")?;
-        Ok((name.to_owned(), metadata["uid"].to_string()))
-    };
-    objects.iter().map(uid).collect()
+    scenario::uids_by_name(&kubectl.list(what).await?)
 }
 
 async fn claims(kubectl: &Kubectl) -> Result<BTreeMap<String, String>> {

@@ -63,8 +63,9 @@ impl fmt::Debug for Controller {
 }
 
 impl Model {
-    /// Before each effect: whether the controller is still there.
+    /// Before each effect: what happens in front of it, and whether the controller is still there.
     pub(super) fn may_act(&mut self) -> bool {
+        self.happen_amid();
         match &mut self.controller.ends_after {
             Some(0) => {
                 self.note("the controller ends and another one starts");
@@ -184,13 +185,39 @@ impl Model {
         let Some(seen) = self.look() else {
             return;
         };
-        if !self.apply_sets(&seen) {
+        self.doomed = self.to_be_removed(&seen);
+        self.act(&seen);
+        self.doomed.clear();
+    }
+
+    /// Pods that a decision removes with their data.
+    fn to_be_removed(&self, seen: &Decision) -> BTreeSet<Seat> {
+        let left = |seat: &Seat| {
+            let mut sizes = seen.sets.sizes.iter().map(|size| self.set_state(size));
+            let left = sizes.find(|(shard, _)| *shard == seat.0);
+            left.map_or(0, |(_, state)| state.pods)
+        };
+        let pods = self.kubernetes.pods.keys();
+        let leaving = pods.filter(|seat| seat.1 >= left(seat)).copied();
+        let next = match &seen.rollout.next {
+            RolloutStep::Replace(pods) => pods.as_slice(),
+            _ => &[],
+        };
+        let replaced = seen.rollout.broken.iter().chain(next);
+        let replaced = replaced.filter(|_| !self.persistent());
+        leaving
+            .chain(replaced.filter_map(|pod| seat_of(&pod.pod)))
+            .collect()
+    }
+
+    fn act(&mut self, seen: &Decision) {
+        if !self.apply_sets(seen) {
             return;
         }
         let wanted = self.world.wanted.clone();
         let known = known_nodes(&wanted, &seen.observed.members);
         let is_new = has_unrecorded(&wanted, &known);
-        let goes_on = is_new || (self.take_steps(&seen) && self.change(&seen));
+        let goes_on = is_new || (self.take_steps(seen) && self.change(seen));
         if !goes_on {
             return;
         }
@@ -203,7 +230,7 @@ impl Model {
             }
         }
         self.formed |= seen.assessment.is_healthy();
-        self.record(&seen, known);
+        self.record(seen, known);
     }
 
     fn record(&mut self, seen: &Decision, known: crate::redis::identity::KnownNodes) {

@@ -45,12 +45,23 @@ pub enum Event {
     Correct,
     /// The API server refuses the StatefulSets for so long.
     RefuseSets { seconds: u8 },
+    /// A fault after so many effects: the controller goes on with what it saw before.
+    Amid { effects: u32, fault: Box<Event> },
 }
 
 /// Events, each with the seconds that pass before the next one.
 pub type Events = Vec<(Event, usize)>;
 
+/// A fault between two looks of the controller, or between two of its effects.
 pub fn fault() -> impl Strategy<Value = Event> {
+    let amid = (0..12_u32, sudden()).prop_map(|(effects, fault)| Event::Amid {
+        effects,
+        fault: Box::new(fault),
+    });
+    prop_oneof![2 => sudden(), 1 => amid]
+}
+
+fn sudden() -> impl Strategy<Value = Event> {
     prop_oneof![
         4 => (0..12_usize, 0..13_u8, 0..9_u8)
             .prop_map(|(pod, down, loading)| Event::Kill { pod, down, loading }),
@@ -183,6 +194,24 @@ impl Model {
             Event::RefuseSets { seconds } => {
                 self.kubernetes.refuses_until = self.kubernetes.now + i64::from(*seconds);
             }
+            Event::Amid { effects, fault } => self.amid.push((*effects, (**fault).clone())),
+        }
+    }
+
+    /// Before each effect: what happens in front of it.
+    pub(super) fn happen_amid(&mut self) {
+        let mut due = Vec::new();
+        self.amid.retain_mut(|(effects, fault)| {
+            let is_due = *effects == 0;
+            if is_due {
+                due.push(fault.clone());
+            } else {
+                *effects -= 1;
+            }
+            !is_due
+        });
+        for fault in due {
+            self.happen(&fault);
         }
     }
 
@@ -220,6 +249,7 @@ impl Model {
             .iter()
             .filter(|(seat, _)| !stays(seat));
         lost.extend(leaving.map(|(_, node)| *node));
+        lost.extend(self.doomed.iter().map(|seat| self.node(*seat)));
         let mut seats = seats.iter().map(|seat| self.node(*seat));
         seats.all(|node| self.world.has_copy_elsewhere(node, &lost))
     }

@@ -62,6 +62,7 @@ pub struct PodState {
     pub gone: Option<i64>,
     pub hash: String,
     pub serving: Option<PodCondition>,
+    pub has_volume: bool,
     /// `Ready` and its reason, and since when.
     pub ready: (bool, &'static str, i64),
     /// Whether another server has its address.
@@ -219,6 +220,7 @@ impl Kubernetes {
                 gone: None,
                 hash,
                 serving: None,
+                has_volume: persistent,
                 ready: (false, "ContainersNotReady", self.now),
                 is_robbed: false,
                 shown: None,
@@ -398,12 +400,14 @@ fn show(seat: Seat, pod: &PodState, machine: Option<&str>) -> Arc<Pod> {
         Some(at) => json!({"terminated": {"exitCode": 137, "finishedAt": time(at)}}),
         None => Value::Null,
     };
+    let claim = json!({"name": "data", "persistentVolumeClaim": {"claimName": name_of(seat)}});
+    let volumes: Vec<Value> = pod.has_volume.then_some(claim).into_iter().collect();
     let shown = json!({
         "metadata": {"name": name_of(seat), "namespace": NAMESPACE, "uid": pod.uid, "creationTimestamp": time(pod.created),
                      "deletionTimestamp": pod.gone.map(time),
                      "annotations": {ANNOTATION_RESTART_HASH: pod.hash}},
         "spec": {"nodeName": machine, "readinessGates": [{"conditionType": CONDITION_SERVING}],
-                 "containers": [{"name": CONTAINER, "env": [{"name": "POD_UID"}]}]},
+                 "volumes": volumes, "containers": [{"name": CONTAINER, "env": [{"name": "POD_UID"}]}]},
         "status": {"podIP": machine.map(|_| pod.address.ip.to_string()),
                    "conditions": [{"type": "Ready", "status": word(*ready), "reason": reason, "lastTransitionTime": time(*since)},
                                   {"type": "ContainersReady", "status": word(containers)}],

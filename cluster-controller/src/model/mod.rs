@@ -1,5 +1,5 @@
 //! A whole cluster in memory: the servers of `redis::plan::simulation`, a Kubernetes around them, and the product's own decisions in
-//! between, carried out as `reconcile` does. Faults strike between two reconciles, and the controller may end between any two steps. For tests only.
+//! between, carried out as `reconcile` does. Faults strike between any two steps, and the controller may end there. For tests only.
 //!
 //! `kubernetes`: pods, sets, volumes, Kubernetes nodes; `controller`: a reconcile; `mover`: moves of slots, command by command; `faults`:
 //! what happens; `goal`: what has to be so in the end; `sabotage`: wrong controllers, which the properties have to notice.
@@ -22,9 +22,11 @@ use crate::{
 };
 use controller::Controller;
 use crds::RedisCluster;
+use faults::Event;
 use k8s_openapi::jiff::Timestamp;
 use kubernetes::{Kubernetes, Seat};
 use sabotage::Sabotage;
+use std::collections::BTreeSet;
 
 /// A cluster, all that it runs on, and the controller.
 #[derive(Clone, Debug)]
@@ -42,6 +44,10 @@ pub struct Model {
     formed: bool,
     /// The newest acknowledged write of every key.
     acknowledged: Content,
+    /// Faults that strike before one of the next effects, and how many come first.
+    amid: Vec<(u32, Event)>,
+    /// Pods whose data the controller has decided to remove in this reconcile: with them, another loss would be the second at once.
+    doomed: BTreeSet<Seat>,
     sabotage: Sabotage,
     history: Vec<String>,
 }
@@ -67,6 +73,8 @@ impl Model {
             last_seen: LastSeenNodes::new(),
             formed: false,
             acknowledged: Content::default(),
+            amid: Vec::new(),
+            doomed: BTreeSet::new(),
             sabotage: Sabotage::None,
             history: Vec::new(),
         }

@@ -42,6 +42,7 @@ fn run(model: &mut Model, events: &Events) -> Result<usize, String> {
                 model.advance();
             }
         }
+        model.amid.clear();
         model.correct();
         while model.kubernetes.is_disturbed() {
             model.advance();
@@ -320,6 +321,22 @@ fn a_forgotten_node_that_comes_up_again_is_forgotten() {
         (scale(2), 0),
     ];
     ends_well((3, 0, true), &all);
+}
+
+/// Replicas that the spec takes back got an image that does not exist before: with a volume they have to say what is on it.
+#[test]
+fn a_pod_that_leaves_gets_an_image_that_starts() {
+    for persistent in [true, false] {
+        for seconds in 0..6 {
+            let all = vec![
+                (scale_to(3, 2), 0),
+                (Event::Roll, 3),
+                (Event::RollBroken, seconds),
+                (scale_to(3, 0), 0),
+            ];
+            ends_well((3, 1, persistent), &all);
+        }
+    }
 }
 
 /// Slots were on their way to a shard that the spec takes back, while a node does not answer: moves to it stop all the same.

@@ -200,6 +200,8 @@ pub struct ExpectedNode {
     pub wanted: bool,
     /// Whether there is a pod.
     pub exists: bool,
+    /// Whether the pod has a volume. The spec does not say it: one may have been made for another spec.
+    pub has_volume: bool,
     /// The uid of the pod.
     pub pod_uid: Option<String>,
     /// Where it listens, if it has an address now.
@@ -245,6 +247,7 @@ impl ExpectedNode {
             ordinal,
             wanted: true,
             exists: true,
+            has_volume: false,
             address: None,
             address_is_current: true,
             proof: None,

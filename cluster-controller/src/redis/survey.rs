@@ -221,11 +221,23 @@ impl<'a> Survey<'a> {
     /// large enough for it (`sets`), and then it answers or is gone. So it is with a shard that leaves when a cluster is resumed.
     pub fn may_return(&self, id: NodeId) -> bool {
         let pod = self.wanted.known.get(&id);
-        self.wanted.persistent
+        self.has_volumes()
             && pod.is_some_and(|pod| {
                 let mut members = self.members.iter();
                 members.all(|one| one.expected.pod != *pod)
             })
+    }
+
+    /// Whether data may be on volumes: by the spec, or in a pod that was made for another one.
+    pub fn has_volumes(&self) -> bool {
+        let mut members = self.members.iter();
+        self.wanted.persistent || members.any(|one| one.expected.has_volume)
+    }
+
+    /// Whether what a lost node had may be on a volume.
+    pub fn may_have_volume(&self, lost: &MissingNode) -> bool {
+        let home = self.home(lost);
+        home.map_or(self.has_volumes(), |home| home.expected.has_volume)
     }
 
     /// The slots whose newest claim is the node's; none if there is no such slot.

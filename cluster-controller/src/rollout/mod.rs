@@ -163,11 +163,12 @@ impl<'s> RolloutInputs<'_, 's> {
         shard.is_ok_and(|shard| self.written.contains(&shard))
     }
 
-    /// Pods that nothing is lost with, and that stay as they are as long as they have the template that they have.
+    /// Pods that nothing is lost with, and that stay as they are as long as they have the template that they have. Of those that are to
+    /// leave as well: they do once they have said what is on their volumes.
     fn broken(&self) -> Vec<ReplacePod> {
-        let wanted = self.survey.members.iter();
-        let wanted = wanted.filter(|one| one.expected.wanted && self.is_written(one));
-        let broken = wanted.filter(|one| {
+        let members = self.survey.members.iter();
+        let written = members.filter(|one| self.is_written(one));
+        let broken = written.filter(|one| {
             let has_another = self.is_older(one);
             (has_another || self.may_not_adopt(one)) && self.cannot_run(one)
                 || has_another && self.has_never_served(one)
@@ -199,11 +200,16 @@ impl<'s> RolloutInputs<'_, 's> {
             let own = report.own();
             own.slots.is_empty() && (own.primary.is_some() || report.keys == 0)
         });
-        let waits = self.cluster.shape.persistent && self.is_silent_for_others(member, pod);
+        let waits = self.keeps_its_data(member) && self.is_silent_for_others(member, pod);
         !pods::is_terminating(pod)
             && pods::has_never_served(pod)
             && !serving::serves(&member.answer)
             && ((is_served && owns_nothing) || waits)
+    }
+
+    /// Whether the pod that takes its place finds its data.
+    fn keeps_its_data(&self, member: &Member) -> bool {
+        self.cluster.shape.persistent && member.expected.has_volume
     }
 
     /// Whether a server answers no one: not this process only.
@@ -285,7 +291,7 @@ impl<'s> RolloutInputs<'_, 's> {
         match successor(survey, shard, primary, |_| true) {
             Some(best) if would_win(survey, best, primary) => ShardStep::HandOver(primary, best),
             Some(_) => ShardStep::None,
-            None if self.cluster.shape.persistent => ShardStep::Replace(primary.member),
+            None if self.keeps_its_data(primary.member) => ShardStep::Replace(primary.member),
             None => ShardStep::Refused(primary.member),
         }
     }

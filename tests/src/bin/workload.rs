@@ -160,7 +160,7 @@ async fn write(address: &str, prefix: &str, time: Duration, until: Option<&str>)
     }
     Ok(Writes {
         acknowledged: written,
-        refused: client.refused + client.uncertain,
+        refusals: client.refusals,
         longest_gap: longest,
         found: verify::numbers(&connect(address).await?, prefix, written).await?,
     })

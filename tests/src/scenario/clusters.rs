@@ -8,7 +8,7 @@ use anyhow::{Context, Result};
 use futures::future::try_join_all;
 use serde_json::{Value, json};
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     time::{Duration, Instant},
 };
 
@@ -93,6 +93,16 @@ pub async fn pods(kubectl: &Kubectl, cluster: &str) -> Result<Vec<Value>> {
 pub fn uids(pods: &[Value]) -> BTreeSet<String> {
     let uids = pods.iter().map(|pod| pod["metadata"]["uid"].to_string());
     uids.collect()
+}
+
+/// Uids of objects by name.
+pub fn uids_by_name(objects: &[Value]) -> Result<BTreeMap<String, String>> {
+    let uid = |object: &Value| {
+        let metadata = &object["metadata"];
+        let name = metadata["name"].as_str().context("no name")?;
+        Ok((name.to_owned(), metadata["uid"].to_string()))
+    };
+    objects.iter().map(uid).collect()
 }
 
 /// Names of the pods of a cluster.

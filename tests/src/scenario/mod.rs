@@ -22,7 +22,7 @@ pub use backups::{backup, ended, failed, restore, s3_files, s3_location};
 pub use bare::{BARE, bare_pods, delete_bare_pods};
 pub use clusters::{
     Volumes, cluster, cluster_object, condition, formed, has_shards, healthy, lose_all_pods,
-    pod_names, pod_names_by, pods, recovered, replace_all_pods, spec, uids,
+    pod_names, pod_names_by, pods, recovered, replace_all_pods, spec, uids, uids_by_name,
 };
 pub use controllers::{CONTROLLERS, SYSTEM, leader, scale, system};
 pub use filled::FilledCluster;
@@ -32,7 +32,7 @@ pub use kubernetes_nodes::{
 };
 pub use report::{Area, ScenarioRow, met};
 pub use servers::{
-    no_data_was_dropped, node_ids, on_every_server, roles_are_labelled, serving_primaries, slot_map,
+    no_data_was_dropped, no_data_was_dropped_by, node_ids, on_every_server, roles_are_labelled, serving_primaries, slot_map,
 };
 pub use workloads::{Writer, Writes, finish_workload, start_workload, workload};
 

@@ -124,7 +124,7 @@ impl ScenarioRow {
     /// What a writer saw meanwhile.
     #[must_use]
     pub fn writes(mut self, writes: &Writes) -> Self {
-        self.writes_refused = Some(writes.refused);
+        self.writes_refused = Some(writes.refused());
         self.longest_gap = Some(writes.longest_gap.as_secs_f64());
         self.lost(writes.acknowledged.saturating_sub(writes.found))
     }
@@ -216,7 +216,7 @@ mod tests {
     fn row(area: Area, scenario: &str) -> ScenarioRow {
         let writes = Writes {
             acknowledged: 100,
-            refused: 7,
+            refusals: [("CLUSTERDOWN".to_owned(), 4), ("connection".to_owned(), 3)].into(),
             longest_gap: Duration::from_millis(1500),
             found: 98,
         };

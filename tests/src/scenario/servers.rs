@@ -19,6 +19,8 @@ const DESTRUCTIVE: [&str; 8] = [
     "config|resetstat",
 ];
 
+const COMMAND_STATISTICS: &str = "redis-cli info commandstats";
+
 /// Runs a shell command in every pod of a cluster; answers what each printed, by the pod's name.
 pub async fn on_every_server(
     kubectl: &Kubectl,
@@ -59,19 +61,28 @@ pub async fn slot_map(kubectl: &Kubectl, cluster: &str) -> Result<BTreeMap<Strin
     Ok(map)
 }
 
-/// Fails if a server has executed a command that drops data since its process began.
+/// Fails if a server of the cluster has executed a command that drops data since its process began.
 pub async fn no_data_was_dropped(kubectl: &Kubectl, cluster: &str) -> Result<()> {
-    let answers = on_every_server(kubectl, cluster, "redis-cli info commandstats").await?;
-    for (pod, statistics) in answers {
-        ensure!(
-            statistics.contains("cmdstat_info:") || statistics.contains("cmdstat_cluster|"),
-            "{pod} reports no statistics of commands: {statistics}"
-        );
-        for command in DESTRUCTIVE {
-            let called = format!("cmdstat_{command}:");
-            let line = statistics.lines().find(|line| line.starts_with(&called));
-            ensure!(line.is_none(), "{pod} was sent {command}: {line:?}");
-        }
+    let answers = on_every_server(kubectl, cluster, COMMAND_STATISTICS).await?;
+    let mut answers = answers.iter();
+    answers.try_for_each(|(pod, statistics)| has_nothing_destructive(pod, statistics))
+}
+
+/// The same of one server: before its process ends, and the statistics with it.
+pub async fn no_data_was_dropped_by(kubectl: &Kubectl, pod: &str) -> Result<()> {
+    let statistics = kubectl.exec(pod, COMMAND_STATISTICS).await?;
+    has_nothing_destructive(pod, &statistics)
+}
+
+fn has_nothing_destructive(pod: &str, statistics: &str) -> Result<()> {
+    ensure!(
+        statistics.contains("cmdstat_info:") || statistics.contains("cmdstat_cluster|"),
+        "{pod} reports no statistics of commands: {statistics}"
+    );
+    for command in DESTRUCTIVE {
+        let called = format!("cmdstat_{command}:");
+        let line = statistics.lines().find(|line| line.starts_with(&called));
+        ensure!(line.is_none(), "{pod} was sent {command}: {line:?}");
     }
     Ok(())
 }

@@ -1,7 +1,7 @@
 //! The workload program, in pods of its own.
 
 use super::{LIMIT, pod_names, pod_security, restricted, tools_image};
-use crate::kubectl::Kubectl;
+use crate::{kubectl::Kubectl, writer::Refusals};
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::json;
 use std::{
@@ -50,24 +50,32 @@ pub async fn workload(kubectl: &Kubectl, pod: &str, arguments: &[&str]) -> Resul
 pub struct Writes {
     /// Writes that were acknowledged.
     pub acknowledged: u64,
-    /// Attempts that were refused or not answered.
-    pub refused: u64,
+    /// Attempts that were refused or not answered, by the first word of the error reply.
+    pub refusals: Refusals,
     /// The longest time without an acknowledged write.
     pub longest_gap: Duration,
     /// Acknowledged writes that were there at the end.
     pub found: u64,
 }
 
+impl Writes {
+    /// Attempts that were refused or not answered.
+    pub fn refused(&self) -> u64 {
+        self.refusals.values().sum()
+    }
+}
+
 impl Display for Writes {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "{} writes acknowledged, {} refused, longest pause {:.2} s, {} found",
-            self.acknowledged,
-            self.refused,
-            self.longest_gap.as_secs_f64(),
-            self.found
-        )
+        let (acknowledged, refused) = (self.acknowledged, self.refused());
+        write!(f, "{acknowledged} writes acknowledged, {refused} refused")?;
+        let codes = self.refusals.iter();
+        let codes: Vec<String> = codes.map(|(code, times)| format!("{code} {times}")).collect();
+        if !codes.is_empty() {
+            write!(f, " ({})", codes.join(", "))?;
+        }
+        let gap = self.longest_gap.as_secs_f64();
+        write!(f, ", longest pause {gap:.2} s, {} found", self.found)
     }
 }
 
@@ -76,20 +84,35 @@ impl FromStr for Writes {
 
     /// Reads what the workload program printed.
     fn from_str(printed: &str) -> Result<Self> {
-        let numbers: Vec<&str> = printed
-            .split([' ', ','])
+        let (head, rest) = printed.split_once(" (").unwrap_or((printed, ""));
+        let (codes, tail) = rest.split_once(')').unwrap_or_default();
+        let words = head.split([' ', ',']).chain(tail.split([' ', ',']));
+        let numbers: Vec<&str> = words
             .filter(|word| word.starts_with(|c: char| c.is_ascii_digit()))
             .collect();
         let [acknowledged, refused, gap, found] = numbers.as_slice() else {
             bail!("the writer printed: {printed}");
         };
-        Ok(Self {
+        let codes = codes.split(", ").filter(|one| !one.is_empty());
+        let writes = Self {
             acknowledged: acknowledged.parse()?,
-            refused: refused.parse()?,
+            refusals: codes.map(refusal).collect::<Result<_>>()?,
             longest_gap: Duration::from_secs_f64(gap.parse()?),
             found: found.parse()?,
-        })
+        };
+        let refused: u64 = refused.parse()?;
+        ensure!(
+            writes.refused() == refused,
+            "the codes of {refused} refusals are not those that the writer printed: {printed}"
+        );
+        Ok(writes)
     }
+}
+
+/// `CLUSTERDOWN 4`.
+fn refusal(printed: &str) -> Result<(String, u64)> {
+    let (code, times) = printed.split_once(' ').context("a code without a number")?;
+    Ok((code.to_owned(), times.parse()?))
 }
 
 /// Counts the writers of this process: each has keys of its own, so that none passes for another.
@@ -164,13 +187,19 @@ mod tests {
 
     #[test]
     fn what_a_writer_prints_is_read_again() {
-        let writes = Writes {
+        let mut writes = Writes {
             acknowledged: 376_857,
-            refused: 16,
+            refusals: Refusals::new(),
             longest_gap: Duration::from_millis(9530),
             found: 376_857,
         };
         assert_eq!(writes.to_string().parse::<Writes>().unwrap(), writes);
+        for (code, times) in [("connection", 12), ("CLUSTERDOWN", 4)] {
+            writes.refusals.insert(code.to_owned(), times);
+        }
+        let printed = writes.to_string();
+        assert!(printed.contains("16 refused (CLUSTERDOWN 4, connection 12), "));
+        assert_eq!(printed.parse::<Writes>().unwrap(), writes);
         assert!("acknowledged writes are missing".parse::<Writes>().is_err());
     }
 }

@@ -221,6 +221,9 @@ fn the_age_does_not_matter_where_memory_is_lost() {
     let (mut world, mut members) = restarted_replicas(1);
     unlinked_before(&mut members, None);
     world.wanted.persistent = false;
+    for member in &mut members {
+        member.expected.has_volume = false;
+    }
     let survey = Survey::of(&world.wanted, &members);
     assert!(survey.has_quorum() && fencing::is_asked_for(&survey));
     for (ended, waits) in [(true, false), (false, true)] {

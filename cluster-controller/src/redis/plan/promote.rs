@@ -233,7 +233,7 @@ fn decide(
     let requested = survey.wanted.recovery.requested.names(shard);
     // Without a majority the primary may have gone on for as long as no controller looked: its volume has that, and is about to be here.
     let accepts = requested || survey.wanted.recovery.takeover == Takeover::Auto;
-    let starting = home.filter(|home| is_starting(survey, home, now));
+    let starting = home.filter(|home| is_starting(home, now));
     if let Some(starting) = starting.filter(|_| !survey.has_quorum() && !accepts) {
         let pod = &starting.expected.pod;
         return Err(Blocker::PrimaryDown {
@@ -253,7 +253,7 @@ fn decide(
     }
     // A replica that has never been linked looks like the copy of an empty shard: only a person knows which of both it is. In memory
     // there is nothing to wait for once the primary's pod has started again.
-    let memory_is_lost = gone && !survey.wanted.persistent;
+    let memory_is_lost = gone && !survey.may_have_volume(lost.missing_node);
     let accepted = gone && survey.wanted.recovery.lost_slots == LostSlots::RecreateEmpty;
     if !choice.is_copy && !memory_is_lost && !accepted {
         return Err(Blocker::EmptyCopy {
@@ -298,10 +298,10 @@ fn decide(
 }
 
 /// Whether a pod with a volume has found its Kubernetes node and has yet to start its server there: its volume is being attached.
-fn is_starting(survey: &Survey<'_>, home: &Member, now: Timestamp) -> bool {
+fn is_starting(home: &Member, now: Timestamp) -> bool {
     let expected = &home.expected;
     let down_since = expected.down_since;
-    survey.wanted.persistent
+    expected.has_volume
         && home.report().is_none()
         && expected.is_being_created
         && expected.last_started.is_none()
@@ -312,7 +312,8 @@ fn is_starting(survey: &Survey<'_>, home: &Member, now: Timestamp) -> bool {
 fn is_lost_with_its_memory(survey: &Survey<'_>, lost: &LostPrimary<'_>) -> bool {
     let home = survey.home(lost.missing_node);
     let evidence = home.and_then(|home| home.expected.former.get(&lost.id));
-    !survey.wanted.persistent && matches!(evidence, Some(ProcessEvidence::Ended(_)))
+    !survey.may_have_volume(lost.missing_node)
+        && matches!(evidence, Some(ProcessEvidence::Ended(_)))
 }
 
 /// Refuses a copy that may be too old while the primary may come back.

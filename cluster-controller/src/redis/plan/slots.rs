@@ -31,7 +31,7 @@ pub fn assign(survey: &Survey<'_>, now: Timestamp, plan: &mut Plan) -> bool {
         }
     }
     let wanted = survey.wanted;
-    if wanted.persistent && (survey.may_have_data() || !lost.is_empty()) {
+    if survey.has_volumes() && (survey.may_have_data() || !lost.is_empty()) {
         if let Some(pod) = has_their_data(survey, &survey.free) {
             plan.blockers.push(Blocker::SlotsUnassigned {
                 slots: text(&survey.free),

@@ -39,12 +39,18 @@ impl World {
     fn reached(&self, members: &[Member], member: Index) -> Option<usize> {
         let member = &members[member];
         let (id, address) = (member.report()?.id(), member.expected.address?);
+        self.proven(id, address)
+    }
+
+    /// The server at an address, where it is the one that was meant.
+    fn proven(&self, id: NodeId, address: NodeAddress) -> Option<usize> {
         let index = self.answering_at(address)?;
+        let is_meant = self.nodes[index].id == id;
         assert!(
-            !self.foreign.contains_key(&index),
-            "a command reached a foreign node"
+            !is_meant || !self.foreign.contains_key(&index),
+            "a command was meant for a foreign node"
         );
-        (self.nodes[index].id == id).then_some(index)
+        is_meant.then_some(index)
     }
 
     fn act(&mut self, action: &Action, members: &[Member]) {
@@ -62,7 +68,9 @@ impl World {
             Action::Meet { member, others, .. } => {
                 if let Some(index) = self.reached(members, *member) {
                     for other in others {
-                        self.meet(index, other.address);
+                        if let Some(other) = self.proven(other.id, other.address) {
+                            self.meet(index, other);
+                        }
                     }
                 }
             }
@@ -187,10 +195,7 @@ impl World {
         node.feeds = true;
     }
 
-    fn meet(&mut self, index: usize, address: NodeAddress) {
-        let Some(other) = self.answering_at(address) else {
-            return;
-        };
+    fn meet(&mut self, index: usize, other: usize) {
         if other == index {
             return;
         }

@@ -51,6 +51,7 @@ impl World {
                     address_is_current: !self.not_current.contains(&index),
                     proof: self.proving.then(|| self.nodes[index].proof.clone()),
                     last_started: Some(Timestamp::UNIX_EPOCH),
+                    has_volume: self.wanted.persistent,
                     kubernetes_node: Some(self.kubernetes_nodes[index].to_owned()),
                     zone: ZoneLabel::Absent,
                     down_since: (!node.answers()).then(|| now - self.down_for),
