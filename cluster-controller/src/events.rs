@@ -23,8 +23,7 @@ pub fn events(
     let formed = crate::status::formed_before(object);
     let steps = done.iter().filter(|one| one.result.is_ok());
     let mut events: Vec<EventNote> = steps
-        .filter(|one| !matches!(one.step.action, Action::RestoreNodeTimeout { .. }))
-        .map(|one| of_step(&one.step.action, &one.step.reason, formed))
+        .filter_map(|one| of_step(&one.step.action, &one.step.reason, formed))
         .collect();
     let pods = replaced.iter();
     events.extend(pods.map(|pod| EventNote::normal("PodReplaced", "Replace", &pod.to_string())));
@@ -101,9 +100,10 @@ fn needs_person(status: &RedisClusterStatus) -> Option<(&str, &str)> {
     (!is_known).then_some((&ready.reason, &ready.message))
 }
 
-fn of_step(action: &Action, why: &str, formed: bool) -> EventNote {
+/// None: it changes nothing that a user has asked for.
+fn of_step(action: &Action, why: &str, formed: bool) -> Option<EventNote> {
     let is_loss = action.gives_keys_up(formed);
-    match action {
+    let note = match action {
         Action::AssignSlots { .. } if is_loss => {
             EventNote::warning("SlotsRecreatedEmpty", "AssignSlots", why)
         }
@@ -121,6 +121,7 @@ fn of_step(action: &Action, why: &str, formed: bool) -> EventNote {
         Action::Admit { .. } => EventNote::normal("ReplicasAdmitted", "Replicate", why),
         Action::Replicate { .. } => EventNote::normal("ReplicaAttached", "Replicate", why),
         Action::Forget { .. } => EventNote::normal("NodeForgotten", "Forget", why),
-        Action::RestoreNodeTimeout { .. } => EventNote::normal("TimeoutRestored", "Configure", why),
-    }
+        Action::RestoreNodeTimeout { .. } | Action::AnnounceHostname { .. } => return None,
+    };
+    Some(note)
 }

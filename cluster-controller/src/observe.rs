@@ -279,6 +279,7 @@ pub fn expected(shape: &Shape, pods: &Pods) -> Vec<ExpectedNode> {
                     .and_then(pods::ip)
                     .map(|ip| NodeAddress::new(ip, CLIENT_PORT)),
                 address_is_current: pod.is_some_and(pods::address_is_current),
+                hostname: Some(crds::pod_hostname(&shape.name, &shape.namespace, &name)),
                 proof: pod.and_then(pods::proof),
                 kubernetes_node: pod.and_then(pods::kubernetes_node).map(ToOwned::to_owned),
                 terminating: pod.is_some_and(pods::is_terminating),

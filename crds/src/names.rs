@@ -132,6 +132,11 @@ pub fn headless_service_name(cluster: &str) -> String {
     format!("{cluster}-nodes")
 }
 
+/// Name of a pod for clients in the Kubernetes cluster.
+pub fn pod_hostname(cluster: &str, namespace: &str, pod: &str) -> String {
+    format!("{pod}.{}.{namespace}.svc", headless_service_name(cluster))
+}
+
 /// ConfigMap with redis.conf and the scripts of the pods. Its name has a hash of its content: another content is another object.
 pub fn config_map_name(cluster: &str, content: &str) -> String {
     format!("{cluster}-config-{content}")

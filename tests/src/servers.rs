@@ -166,6 +166,33 @@ pub fn selected() -> Result<ServerProgram> {
     Ok(program)
 }
 
+/// The servers that users of this run's one come from: the older releases of the same distribution, newest first, or itself, where
+/// `TEST_SERVER` names none or there is none.
+pub fn predecessors() -> Result<Vec<ServerProgram>> {
+    let name = std::env::var(VARIABLE).unwrap_or_default();
+    let older: Result<Vec<ServerProgram>> = before(&name).into_iter().map(released).collect();
+    let older = older?;
+    Ok(if older.is_empty() {
+        vec![selected()?]
+    } else {
+        older
+    })
+}
+
+/// The older releases of a release's distribution, newest first.
+fn before(name: &str) -> Vec<&'static str> {
+    let distribution = name.split_once('-').map(|(distribution, _)| distribution);
+    let names = RELEASES.map(|release| release.name).into_iter();
+    let older = names.take_while(|release| *release != name);
+    let is_same = |release: &&str| {
+        let of = release.split_once('-');
+        distribution.is_some() && of.map(|(distribution, _)| distribution) == distribution
+    };
+    let mut older: Vec<&str> = older.filter(is_same).collect();
+    older.reverse();
+    older
+}
+
 /// The program of a release, installed at its first use.
 fn released(name: &str) -> Result<ServerProgram> {
     let release = RELEASES.iter().find(|release| release.name == name);
@@ -322,6 +349,15 @@ mod tests {
         let valkey = "Valkey server v=9.1.2 sha=00000000:1 malloc=libc bits=64 build=1536\n";
         assert_eq!(parsed(valkey), Some((true, (9, 1))));
         assert_eq!(parsed("redis-cli 7.0.15\n"), None);
+    }
+
+    #[test]
+    fn updates_come_from_the_older_releases() {
+        assert_eq!(before("redis-8.2.3"), ["redis-7.0.15", "redis-6.2.14"]);
+        assert_eq!(before("valkey-9.1.2"), ["valkey-8.1.1"]);
+        for first in ["redis-6.2.14", "valkey-8.1.1", ""] {
+            assert_eq!(before(first), Vec::<&str>::new(), "{first}");
+        }
     }
 
     #[test]

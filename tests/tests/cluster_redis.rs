@@ -4,11 +4,10 @@
 use anyhow::{Result, ensure};
 use cluster_controller::redis::{
     assess::assess,
-    election::would_win,
     execute::execute,
     member::{AbsentPods, Answer, ExpectedNode, Recovery, TakeoverRequest, Wanted},
     observe::observe,
-    plan::{Action, Blocker, HandOverReason, Plan, PromotedCopy, Step, age, plan},
+    plan::{Action, Blocker, PromotedCopy, age, plan},
     survey::Survey,
 };
 use common::cluster::{
@@ -701,67 +700,6 @@ async fn primaries_are_spread_by_a_hand_over() -> Result<()> {
     let again = repair(&cluster, true).await?;
     ensure!(again.done.is_empty(), "{:?}", again.done);
     cluster.unharmed(&slots, KEYS).await
-}
-
-/// As pods are rolled: in each shard the replica first, then the primary after that replica has taken over. Each comes back at another
-/// address, and without a volume as another node.
-#[tokio::test]
-async fn a_roll_restarts_every_node_without_an_election() -> Result<()> {
-    for storage in [PodStorage::Volume, PodStorage::Memory] {
-        let (mut cluster, slots) = filled(1, storage).await?;
-        for shard in 0..PodCluster::SHARDS {
-            let (primary, replica) = (
-                cluster.primary_of(shard).await?,
-                cluster.replica_of(shard).await?,
-            );
-            restart_elsewhere(&mut cluster, replica).await?;
-            hand_over(&cluster, primary, replica).await?;
-            ensure!(cluster.primary_of(shard).await? == replica);
-            restart_elsewhere(&mut cluster, primary).await?;
-            ensure!(cluster.primary_of(shard).await? == replica);
-        }
-        cluster.unharmed(&slots, KEYS).await?;
-    }
-    Ok(())
-}
-
-async fn restart_elsewhere(cluster: &mut PodCluster, index: usize) -> Result<()> {
-    cluster.stop(index).await?;
-    if cluster.storage() == PodStorage::Memory {
-        cluster.wipe(index)?;
-    }
-    cluster.move_one(index)?;
-    cluster.restart(index).await?;
-    let drive = repair(cluster, true).await?;
-    ensure!(promotions(&drive).is_empty(), "{:?}", drive.done);
-    cluster.replicated().await
-}
-
-async fn hand_over(cluster: &PodCluster, from: usize, to: usize) -> Result<()> {
-    let connections = ClusterConnections::default();
-    let wanted = wanted(cluster, true);
-    let members = eventually("the others know the replica", async || {
-        let members = observe(&cluster.expected(), &connections, TIMEOUT).await;
-        let survey = Survey::of(&wanted, &members);
-        let both = survey.by_index(to).zip(survey.by_index(from));
-        let is_known = both.is_some_and(|(to, from)| would_win(&survey, to, from));
-        Ok(is_known.then_some(members))
-    })
-    .await?;
-    let action = Action::HandOver {
-        to,
-        from,
-        reason: HandOverReason::Replace,
-    };
-    let reason = "the pod is to be replaced".to_owned();
-    let steps = Plan {
-        steps: vec![Step { action, reason }],
-        ..Plan::default()
-    };
-    for done in execute(&steps, &members, &connections, TIMEOUT).await {
-        done.result?;
-    }
-    Ok(())
 }
 
 /// The servers of two of three primaries are gone.

@@ -83,6 +83,7 @@ async fn stay_apart(
         name(foreign)?
     );
     let ids_of_b = ids(kubectl, &of_b).await?;
+    scenario::no_data_was_dropped_by(kubectl, blank).await?;
     kubectl
         .run(&format!("delete pvc data-{blank} --wait=false"))
         .await?;

@@ -4,11 +4,11 @@ use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 use std::{
     collections::{BTreeMap, BTreeSet},
-    time::Duration,
+    time::{Duration, Instant},
 };
 use tests::{
     kubectl::Kubectl,
-    scenario::{self, FilledCluster, LIMIT, Volumes, Writer},
+    scenario::{self, Area, FilledCluster, LIMIT, ScenarioRow, Volumes, Writer},
 };
 
 const KEYS: u64 = 20_000;
@@ -39,60 +39,94 @@ async fn the_pod_template_rolls_through_the_pods() -> Result<()> {
         let shop = FilledCluster::create(kubectl, "shop", 3, Volumes::None, KEYS).await?;
         let before = scenario::uids(&scenario::pods(kubectl, "shop").await?);
         let writer = Writer::start(kubectl, "shop").await?;
-        let template = json!({
-            "labels": {"team": "web"},
-            "annotations": {"example.com/note": "two words"},
-            "nodeSelector": {"kubernetes.io/os": "linux"},
-            "tolerations": [{"key": "dedicated", "operator": "Exists", "effect": "NoSchedule"}],
-            "serviceAccountName": "redis",
-            "securityContext": {"runAsUser": 1001, "runAsGroup": 1001, "fsGroup": 1001},
-            "extraVolumes": [{"name": "notes", "mountPath": "/notes", "configMap": {"name": "notes"}, "readOnly": true}],
-        });
-        let placement = json!({"shardAntiAffinity": "Required"});
-        let change = json!({"podTemplate": template, "placement": placement});
-        scenario::spec(kubectl, "shop", change).await?;
+        let begun = Instant::now();
+        scenario::spec(kubectl, "shop", template()).await?;
         reports(kubectl, ("Ready", "False", "Updating")).await?;
         updated(kubectl).await?;
-        writer.finish().await?;
+        let rolled = begun.elapsed();
+        let seen = writer.finish().await?;
         let pods = scenario::pods(kubectl, "shop").await?;
-        ensure!(pods.len() == 6 && scenario::uids(&pods).is_disjoint(&before), "not every pod was replaced");
-        for pod in &pods {
-            let name = pod["metadata"]["name"].as_str().context("no name")?;
-            ensure!(pod["metadata"]["labels"]["team"] == "web", "{pod:#}");
-            ensure!(pod["spec"]["serviceAccountName"] == "redis", "{pod:#}");
-            let seen = kubectl.exec(name, "id -u; cat /notes/note").await?;
-            ensure!(seen.trim() == "1001\nread me", "{name}: {seen}");
-        }
-        let mut apart: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
-        for pod in &pods {
-            let node = pod["spec"]["nodeName"].to_string();
-            apart.entry(shard(pod)).or_default().insert(node);
-        }
-        ensure!(apart.values().all(|nodes| nodes.len() == 2), "{apart:?}");
+        let after = scenario::uids(&pods);
+        ensure!(
+            after.len() == 6 && after.is_disjoint(&before),
+            "not every pod was replaced"
+        );
+        have_the_template(kubectl, &pods).await?;
         shop.is_intact("rolled").await?;
-
-        let nowhere = json!({"podTemplate": {"nodeSelector": {"disk": "none-such"}}});
-        scenario::spec(kubectl, "shop", nowhere).await?;
-        let named = async || {
-            let status = kubectl.get("rediscluster shop").await?["status"].clone();
-            let words = status.to_string();
-            Ok(words.contains("not scheduled") && words.contains("spec.podTemplate.nodeSelector"))
-        };
-        kubectl.until("the cure is named", LIMIT, named).await?;
-        reports(kubectl, ("Available", "True", "AllSlotsServed")).await?;
-        let stopped = scenario::uids(&scenario::pods(kubectl, "shop").await?);
-        let kept = stopped.intersection(&scenario::uids(&pods)).count();
-        ensure!(kept == 5, "{kept} of 6 pods were left alone");
-        let back = json!({"podTemplate": {"nodeSelector": {"disk": null}}});
-        scenario::spec(kubectl, "shop", back).await?;
-        updated(kubectl).await?;
-        shop.recovered().await?;
-        let restored = scenario::uids(&scenario::pods(kubectl, "shop").await?);
-        let kept = restored.intersection(&scenario::uids(&pods)).count();
-        ensure!(kept == 5, "{kept} of 6 pods were left alone by the correction");
-        shop.is_intact("corrected").await
+        let done = "labels, an account, another user, a mounted file and strict placement roll through 6 pods in memory";
+        ScenarioRow::new(Area::Change, "pod template", done)
+            .healthy_after(rolled)
+            .lost(0)
+            .writes(&seen)
+            .record()?;
+        a_selector_of_no_node_is_corrected(kubectl, &shop, &after).await
     })
     .await
+}
+
+fn template() -> Value {
+    let template = json!({
+        "labels": {"team": "web"},
+        "annotations": {"example.com/note": "two words"},
+        "nodeSelector": {"kubernetes.io/os": "linux"},
+        "tolerations": [{"key": "dedicated", "operator": "Exists", "effect": "NoSchedule"}],
+        "serviceAccountName": "redis",
+        "securityContext": {"runAsUser": 1001, "runAsGroup": 1001, "fsGroup": 1001},
+        "extraVolumes": [{"name": "notes", "mountPath": "/notes", "configMap": {"name": "notes"}, "readOnly": true}],
+    });
+    json!({"podTemplate": template, "placement": {"shardAntiAffinity": "Required"}})
+}
+
+async fn have_the_template(kubectl: &Kubectl, pods: &[Value]) -> Result<()> {
+    let mut apart: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+    for pod in pods {
+        let name = pod["metadata"]["name"].as_str().context("no name")?;
+        ensure!(pod["metadata"]["labels"]["team"] == "web", "{pod:#}");
+        ensure!(pod["spec"]["serviceAccountName"] == "redis", "{pod:#}");
+        let seen = kubectl.exec(name, "id -u; cat /notes/note").await?;
+        ensure!(seen.trim() == "1001\nread me", "{name}: {seen}");
+        let node = pod["spec"]["nodeName"].to_string();
+        apart.entry(shard(pod)).or_default().insert(node);
+    }
+    ensure!(apart.values().all(|nodes| nodes.len() == 2), "{apart:?}");
+    Ok(())
+}
+
+/// The first pod that finds no node stops the rollout; it alone is replaced once more.
+async fn a_selector_of_no_node_is_corrected(
+    kubectl: &Kubectl,
+    shop: &FilledCluster<'_>,
+    before: &BTreeSet<String>,
+) -> Result<()> {
+    let selector = |disk: Value| json!({"podTemplate": {"nodeSelector": {"disk": disk}}});
+    scenario::spec(kubectl, "shop", selector(json!("none-such"))).await?;
+    let named = async || {
+        let status = kubectl.get("rediscluster shop").await?["status"].clone();
+        let words = status.to_string();
+        Ok(words.contains("not scheduled") && words.contains("spec.podTemplate.nodeSelector"))
+    };
+    kubectl.until("the cure is named", LIMIT, named).await?;
+    reports(kubectl, ("Available", "True", "AllSlotsServed")).await?;
+    let kept = async || {
+        let pods = scenario::pods(kubectl, "shop").await?;
+        let kept = scenario::uids(&pods).intersection(before).count();
+        ensure!(kept == 5, "{kept} of 6 pods were left alone");
+        Ok(())
+    };
+    kept().await?;
+    let begun = Instant::now();
+    scenario::spec(kubectl, "shop", selector(Value::Null)).await?;
+    updated(kubectl).await?;
+    shop.recovered().await?;
+    let corrected = begun.elapsed();
+    kept().await.context("by the correction")?;
+    shop.is_intact("corrected").await?;
+    let done =
+        "the first pod stops the update; the spec is set back, which is where the time begins";
+    ScenarioRow::new(Area::Change, "node selector of no node", done)
+        .healthy_after(corrected)
+        .lost(0)
+        .record()
 }
 
 /// Two Kubernetes nodes share a zone for the time of this scenario, so that the nodes alone would allow it three of four primaries.
@@ -164,6 +198,7 @@ async fn half_of_the_primaries_are_in_each_zone(kubectl: &Kubectl, shared: &str)
     let (replica, _) = replicas
         .next()
         .context("no replica is in the shared zone")?;
+    let begun = Instant::now();
     kubectl
         .run(&format!(
             "exec {replica} -c redis -- redis-cli cluster failover"
@@ -171,15 +206,22 @@ async fn half_of_the_primaries_are_in_each_zone(kubectl: &Kubectl, shared: &str)
         .await?;
     primaries_are(kubectl, &zones, [1, 3]).await?;
     primaries_are(kubectl, &zones, [2, 2]).await?;
+    shop.recovered().await?;
+    let recovered = begun.elapsed();
     let events = kubectl.list("events").await?;
     let named = events.iter().any(|event| {
         let words = event["message"].as_str().unwrap_or_default();
         event["reason"] == "PrimaryHandedOver" && words.contains("3 of 4 primaries are in zone")
     });
     ensure!(named, "no Event names the zone");
-    writer.finish().await?;
-    shop.recovered().await?;
-    shop.is_intact("spread").await
+    let seen = writer.finish().await?;
+    shop.is_intact("spread").await?;
+    let done = "a failover puts three of four primaries into one zone: one is handed over";
+    ScenarioRow::new(Area::Nodes, "primaries spread over zones", done)
+        .healthy_after(recovered)
+        .lost(0)
+        .writes(&seen)
+        .record()
 }
 
 fn shard(pod: &Value) -> String {

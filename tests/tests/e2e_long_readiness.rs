@@ -79,6 +79,11 @@ async fn a_restarted_container_is_not_ready_before_it_serves() -> Result<()> {
             );
             ensure!(serving(&before).is_some(), "{before}");
         }
+        shop.is_intact("restarted").await?;
+        let done = "kill -9 of a replica, then of a primary, without volumes: neither is ready before it serves";
+        ScenarioRow::new(Area::Pods, "container restarted", done)
+            .lost(0)
+            .record()?;
         killers.end().await
     })
     .await
@@ -88,7 +93,8 @@ async fn a_restarted_container_is_not_ready_before_it_serves() -> Result<()> {
 #[tokio::test]
 async fn pods_stay_ready_while_no_controller_runs() -> Result<()> {
     scenario::run("e2e-no-controller", async |kubectl| {
-        FilledCluster::create(kubectl, "shop", 3, Volumes::DeletedWithCluster, 5_000).await?;
+        let volumes = Volumes::DeletedWithCluster;
+        let shop = FilledCluster::create(kubectl, "shop", 3, volumes, 5_000).await?;
         scenario::scale("cluster-controller", 0).await?;
         let alone = async {
             tokio::time::sleep(Duration::from_mins(1)).await;
@@ -100,8 +106,19 @@ async fn pods_stay_ready_while_no_controller_runs() -> Result<()> {
             anyhow::Ok(victim)
         };
         let alone = alone.await;
+        let begun = Instant::now();
         scenario::scale("cluster-controller", 2).await?;
-        readiness(kubectl, &alone?, true).await.map(drop)
+        readiness(kubectl, &alone?, true).await?;
+        shop.recovered().await?;
+        let recovered = begun.elapsed();
+        shop.is_intact("alone").await?;
+        let done =
+            "no controller runs for a minute: pods stay ready; then a replica's pod is deleted";
+        ScenarioRow::new(Area::Controllers, "no controller", done)
+            .healthy_after(recovered)
+            .lost(0)
+            .note("since the controller has been scaled up again")
+            .record()
     })
     .await
 }

@@ -1,9 +1,10 @@
 //! A RedisCluster that is created again over the kept volumes of another number of shards ends Ready with every key.
 
 use anyhow::{Result, ensure};
+use std::time::Instant;
 use tests::{
     kubectl::Kubectl,
-    scenario::{self, FilledCluster, LIMIT, Volumes},
+    scenario::{self, Area, FilledCluster, LIMIT, ScenarioRow, Volumes},
 };
 
 const KEYS: u64 = 20_000;
@@ -13,6 +14,7 @@ async fn created_again(kubectl: &Kubectl, shop: &FilledCluster<'_>, shards: i32)
     kubectl.run("delete rediscluster shop").await?;
     let gone = async || Ok(scenario::pods(kubectl, "shop").await?.is_empty());
     kubectl.until("the pods are gone", LIMIT, gone).await?;
+    let begun = Instant::now();
     scenario::cluster(kubectl, "shop", shards, Volumes::Kept).await?;
     let shards = usize::try_from(shards)?;
     let equal = async || {
@@ -24,13 +26,19 @@ async fn created_again(kubectl: &Kubectl, shop: &FilledCluster<'_>, shards: i32)
         Ok(slots.len() == shards)
     };
     let what = format!("{shards} shards serve, and no other pod is left");
-    let time = kubectl.until(&what, LIMIT, equal).await?;
+    kubectl.until(&what, LIMIT, equal).await?;
     scenario::formed(kubectl, "shop", shards * 2).await?;
-    println!("{shards} shards after {:.1} s", time.as_secs_f64());
+    let formed = begun.elapsed();
     shop.has_its_values(&format!("{shards}-shards")).await?;
     let sets = kubectl.list("statefulsets").await?.len();
     ensure!(sets == shards, "{sets} StatefulSets for {shards} shards");
-    scenario::no_data_was_dropped(kubectl, "shop").await
+    scenario::no_data_was_dropped(kubectl, "shop").await?;
+    let done = "the RedisCluster is deleted and created again over the kept volumes of another number of shards";
+    let scenario = format!("created again with {shards} shards");
+    ScenarioRow::new(Area::Volumes, &scenario, done)
+        .healthy_after(formed)
+        .lost(0)
+        .record()
 }
 
 #[tokio::test]

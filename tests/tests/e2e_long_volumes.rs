@@ -2,10 +2,13 @@
 
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
-use std::collections::BTreeMap;
+use std::{
+    collections::BTreeMap,
+    time::{Duration, Instant},
+};
 use tests::{
     kubectl::Kubectl,
-    scenario::{self, FilledCluster, LIMIT, Volumes},
+    scenario::{self, Area, FilledCluster, LIMIT, ScenarioRow, Volumes},
 };
 
 const KEYS: u64 = 20_000;
@@ -47,10 +50,16 @@ async fn a_cluster_hibernates_and_comes_back() -> Result<()> {
             scenario::no_data_was_dropped(kubectl, "shop").await?;
             sleeps().await?;
             spec(kubectl, json!({"hibernate": false})).await?;
-            let time = scenario::formed(kubectl, "shop", NODES).await?;
-            println!("resumed after {:.1} s", time.as_secs_f64());
+            let resumed = scenario::formed(kubectl, "shop", NODES).await?;
             shop.has_its_ids(step).await?;
             shop.is_intact(step).await?;
+            let scenario = format!("hibernation, the {step} time");
+            let done = "spec.hibernate is set to true, which deletes all pods, and back to false";
+            ScenarioRow::new(Area::Volumes, &scenario, done)
+                .healthy_after(resumed)
+                .lost(0)
+                .note("since it was set back")
+                .record()?;
         }
         sleeps().await?;
         kubectl.run("delete rediscluster shop").await?;
@@ -68,8 +77,11 @@ async fn a_deleted_stateful_set_takes_no_volume_with_it() -> Result<()> {
         let volumes = Volumes::DeletedWithCluster;
         let shop = FilledCluster::create(kubectl, "shop", 3, volumes, KEYS).await?;
         let before = claims(kubectl).await?;
+        let mut slowest = Duration::ZERO;
         for set in ["shop-0", "shop-1", "shop-2"] {
             let old = uids(kubectl, "pods -l redis.danieldorado.github.io/cluster=shop").await?;
+            scenario::no_data_was_dropped(kubectl, "shop").await?;
+            let begun = Instant::now();
             kubectl.run(&format!("delete statefulset {set}")).await?;
             let replaced = async || {
                 let new =
@@ -80,11 +92,18 @@ async fn a_deleted_stateful_set_takes_no_volume_with_it() -> Result<()> {
             let wait = format!("the pods of {set} are created again");
             kubectl.until(&wait, LIMIT, replaced).await?;
             shop.recovered().await?;
+            slowest = slowest.max(begun.elapsed());
         }
         scenario::formed(kubectl, "shop", NODES).await?;
         ensure!(claims(kubectl).await? == before, "volumes changed");
         shop.has_its_ids("sets").await?;
-        shop.is_intact("sets").await
+        shop.is_intact("sets").await?;
+        let done = "the StatefulSets are deleted one after another, each with its pods";
+        ScenarioRow::new(Area::Volumes, "StatefulSets deleted", done)
+            .healthy_after(slowest)
+            .lost(0)
+            .note("the slowest of three")
+            .record()
     })
     .await
 }
@@ -148,7 +167,11 @@ async fn volumes_grow_without_a_restart() -> Result<()> {
         ensure!(owned.count() == NODES, "pods belong to no StatefulSet");
         shop.is_intact("grown").await?;
         kubectl.run(&format!("delete storageclass {class}")).await?;
-        Ok(())
+        let done = "spec.storage.size grows; the StatefulSets are created again, and no pod is replaced";
+        ScenarioRow::new(Area::Volumes, "volumes grow", done)
+            .lost(0)
+            .note("the test reports the larger capacity: the storage of the local cluster cannot grow")
+            .record()
     })
     .await
 }
@@ -196,6 +219,7 @@ async fn volumes_of_another_cluster_are_adopted_only_when_asked() -> Result<()> 
             Ok(status["message"].to_string().contains(&format!("adopt-volumes={owner}")))
         };
         kubectl.until("the refusal is in the status", LIMIT, named).await?;
+        let begun = Instant::now();
         kubectl
             .run(&format!(
                 "annotate rediscluster shop {}={owner}",
@@ -203,6 +227,7 @@ async fn volumes_of_another_cluster_are_adopted_only_when_asked() -> Result<()> 
             ))
             .await?;
         scenario::formed(kubectl, "shop", NODES).await?;
+        let adopted = begun.elapsed();
         ensure!(scenario::node_ids(kubectl, "shop").await? == ids, "other ids");
         let keys = KEYS.to_string();
         let verify = ["verify", "shop:6379", "--keys", &keys];
@@ -217,7 +242,12 @@ async fn volumes_of_another_cluster_are_adopted_only_when_asked() -> Result<()> 
         scenario::lose_all_pods(kubectl, "shop", NODES, false).await?;
         ensure!(scenario::node_ids(kubectl, "shop").await? == ids, "other ids");
         scenario::workload(kubectl, "verify-again", &verify).await?;
-        Ok(())
+        let done = "the volumes of another cluster are refused, and taken over once the annotation names their owner";
+        ScenarioRow::new(Area::Volumes, "volumes adopted", done)
+            .healthy_after(adopted)
+            .lost(0)
+            .note("since the annotation; also after all pods were deleted")
+            .record()
     })
     .await
 }

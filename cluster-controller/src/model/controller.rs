@@ -199,11 +199,11 @@ impl Model {
         };
         let pods = self.kubernetes.pods.keys();
         let leaving = pods.filter(|seat| seat.1 >= left(seat)).copied();
-        let next = match &seen.rollout.next {
-            RolloutStep::Replace(pods) => pods.as_slice(),
-            _ => &[],
-        };
-        let replaced = seen.rollout.broken.iter().chain(next);
+        let mut replaced: Vec<&ReplacePod> = seen.rollout.broken.iter().collect();
+        if let RolloutStep::Replace(pods) = &seen.rollout.next {
+            replaced.extend(pods);
+        }
+        let replaced = replaced.into_iter();
         let replaced = replaced.filter(|_| !self.persistent());
         leaving
             .chain(replaced.filter_map(|pod| seat_of(&pod.pod)))
@@ -432,6 +432,7 @@ fn kind(action: &Action) -> &'static str {
         Action::Admit { .. } => "admit",
         Action::Replicate { .. } => "replicate",
         Action::RestoreNodeTimeout { .. } => "restore node timeout",
+        Action::AnnounceHostname { .. } => "announce hostname",
         Action::Forget { .. } => "forget",
     }
 }

@@ -339,6 +339,27 @@ fn a_pod_that_leaves_gets_an_image_that_starts() {
     }
 }
 
+/// A primary is lost with its volume right after it got slots, before its replicas have heard of them. The servers elect one of those.
+#[test]
+fn slots_that_a_replica_never_heard_of_come_back() {
+    let lost = |pod, effects| Event::Amid {
+        effects,
+        fault: Box::new(Event::LoseVolume { pod }),
+    };
+    let half = Event::LeaveHalfMoved {
+        from: 1,
+        to: 2,
+        count: 1,
+        stage: 2,
+    };
+    for effects in 0..12 {
+        let all = vec![(lost(6, effects), 0), (half.clone(), 2)];
+        ends_well((3, 2, true), &all);
+        let all = vec![(scale_to(3, 2), 8), (lost(3, effects), 1)];
+        ends_well((4, 0, true), &all);
+    }
+}
+
 /// Slots were on their way to a shard that the spec takes back, while a node does not answer: moves to it stop all the same.
 #[test]
 fn moves_to_a_shard_that_leaves_stop_at_once() {

@@ -382,14 +382,19 @@ pub fn is_linked(replica: Live<'_>, primary: Live<'_>) -> bool {
             .is_some_and(|link| link.up)
 }
 
-/// Why a replica is not linked, as far as the versions of both say. Valkey reads what Redis writes, and not the other way round.
+/// Whether a server may be unable to load what its primary sends: it drops what it has at each attempt, and tries again for ever
+/// (`readSyncBulkPayload` in the engine's `replication.c`). Valkey reads what Redis writes, and not the other way round.
+pub fn is_older_than_primary(replica: Live<'_>, primary: Live<'_>) -> bool {
+    let [own, other] = [replica, primary].map(|one| ServerVersion::of(&one.report.server));
+    own.zip(other)
+        .is_some_and(|(own, other)| own.is_older_series_than(&other) || own.family < other.family)
+}
+
+/// Why a replica is not linked, as far as the versions of both say.
 fn unlinked(replica: Live<'_>, primary: Live<'_>) -> Problem {
     let pod = replica.pod().to_owned();
     let (server, copied) = (&replica.report.server, &primary.report.server);
-    let versions = ServerVersion::of(server).zip(ServerVersion::of(copied));
-    let is_older = versions
-        .is_some_and(|(own, other)| own.is_older_series_than(&other) || own.family < other.family);
-    if !is_older {
+    if !is_older_than_primary(replica, primary) {
         return Problem::ReplicaUnlinked { pod };
     }
     Problem::OlderThanPrimary {

@@ -218,6 +218,12 @@ async fn act(action: &Action, nodes: Nodes<'_>) -> Result<(), NodeError> {
             };
             set_node_timeout(&node, *node_timeout).await
         }
+        Action::AnnounceHostname { member, hostname } => {
+            let Some(node) = nodes.connect(*member).await? else {
+                return Ok(());
+            };
+            node.config_set("cluster-announce-hostname", hostname).await
+        }
         Action::Forget { id, on } => forget(*id, on, nodes).await,
     }
 }

@@ -208,6 +208,8 @@ pub struct ExpectedNode {
     pub address: Option<NodeAddress>,
     /// Whether the address is sure to be the pod's: it is not while the pod's Kubernetes node is not Ready.
     pub address_is_current: bool,
+    /// The name of the pod for clients in the Kubernetes cluster. None: it is not to be announced.
+    pub hostname: Option<String>,
     /// What its start script lets the server say of itself. None: not asked for.
     pub proof: Option<String>,
     /// Name of the Kubernetes node that the pod runs on.
@@ -250,6 +252,7 @@ impl ExpectedNode {
             has_volume: false,
             address: None,
             address_is_current: true,
+            hostname: None,
             proof: None,
             kubernetes_node: None,
             zone: ZoneLabel::Unread,

@@ -14,7 +14,7 @@ use crate::{
         replace::{ReplacePod, ReplaceReason},
     },
     redis::{
-        assess::Assessment,
+        assess::{Assessment, is_linked, is_older_than_primary},
         election::would_win,
         member::{Answer, Member},
         plan::{Action, HandOverReason, Plan, Step},
@@ -171,7 +171,7 @@ impl<'s> RolloutInputs<'_, 's> {
         let broken = written.filter(|one| {
             let has_another = self.is_older(one);
             (has_another || self.may_not_adopt(one)) && self.cannot_run(one)
-                || has_another && self.has_never_served(one)
+                || has_another && (self.has_never_served(one) || self.cannot_copy(one))
         });
         broken
             .filter_map(|member| self.replacement(member))
@@ -205,6 +205,20 @@ impl<'s> RolloutInputs<'_, 's> {
             && pods::has_never_served(pod)
             && !serving::serves(&member.answer)
             && ((is_served && owns_nothing) || waits)
+    }
+
+    /// Whether it is a replica that its primary's newer server left without a copy: its cluster would not be healthy again before it is updated.
+    fn cannot_copy(&self, member: &Member) -> bool {
+        let mut live = self.survey.live.iter();
+        let replica = live.find(|one| one.pod() == member.expected.pod);
+        let primary = replica.and_then(|one| self.survey.by_id(one.report.own().primary?));
+        let is_older = replica.zip(primary).is_some_and(|(replica, primary)| {
+            !is_linked(*replica, primary) && is_older_than_primary(*replica, primary)
+        });
+        is_older
+            && self
+                .pod_of(member)
+                .is_some_and(|pod| !pods::is_terminating(pod))
     }
 
     /// Whether the pod that takes its place finds its data.

@@ -33,6 +33,8 @@ struct Stage {
     unready: BTreeSet<usize>,
     /// Pods whose settings need a restart.
     restart: BTreeSet<String>,
+    /// Replicas of an older server that cannot load what their primaries send.
+    older: BTreeSet<usize>,
     /// Shards whose StatefulSet names the wanted template.
     written: BTreeSet<i32>,
 }
@@ -50,6 +52,7 @@ impl Stage {
             stuck: BTreeSet::new(),
             unready: BTreeSet::new(),
             restart: BTreeSet::new(),
+            older: BTreeSet::new(),
             written: (0..3).collect(),
         }
     }
@@ -80,7 +83,14 @@ impl Stage {
     }
 
     fn observed(&self) -> Observed {
-        let members = self.world.members(Timestamp::UNIX_EPOCH);
+        let mut members = self.world.members(Timestamp::UNIX_EPOCH);
+        for index in &self.older {
+            let report = members[*index].report().unwrap();
+            let mut report = Box::new(report.clone());
+            report.server.version = "6.2.14".to_owned();
+            report.replication.upstream.as_mut().unwrap().up = false;
+            members[*index].answer = Answer::Report(report);
+        }
         let pods = members.iter().enumerate().map(|(index, member)| {
             let name = &member.expected.pod;
             (name.clone(), self.pod(index, name))
@@ -343,6 +353,27 @@ fn a_pod_that_runs_and_never_served_is_replaced() {
         stage.unready.insert(primary);
         stage.stop(primary);
         assert_eq!(stage.rollout().broken.len(), usize::from(persistent));
+    }
+}
+
+/// In the middle of an update its primary failed, and one of the new servers took over.
+#[test]
+fn an_older_replica_without_a_copy_is_replaced() {
+    for persistent in [true, false] {
+        let mut stage = Stage::new(persistent);
+        stage.hashes = vec![stage.cluster().restart_hash; NODES];
+        let replica = (0..NODES).find(|index| !stage.world.owns(*index)).unwrap();
+        let pod = stage.observed().members[replica].expected.pod.clone();
+        stage.older.insert(replica);
+        assert_eq!(
+            broken(&stage.rollout()),
+            Vec::<&str>::new(),
+            "it is as wanted"
+        );
+        stage.hashes[replica] = "older".to_owned();
+        assert_eq!(broken(&stage.rollout()), [pod.as_str()]);
+        stage.object.spec.update.strategy = UpdateStrategy::OnDelete;
+        assert_eq!(broken(&stage.rollout()), Vec::<&str>::new());
     }
 }
 

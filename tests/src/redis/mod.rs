@@ -121,6 +121,11 @@ impl RedisServer {
         self.process.is_some()
     }
 
+    /// Lets a server that is down be another program from its next start on.
+    pub fn set_program(&mut self, program: &ServerProgram) {
+        self.program.clone_from(program);
+    }
+
     /// Gives a server that is down another address.
     pub fn set_address(&mut self, address: SocketAddr) {
         self.address = address;

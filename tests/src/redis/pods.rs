@@ -5,7 +5,10 @@ use super::{
     commands::{executed, refuse_destruction},
     free_address,
 };
-use crate::wait::eventually;
+use crate::{
+    servers::{self, ServerProgram},
+    wait::eventually,
+};
 use anyhow::{Context, Result, bail, ensure};
 use cluster_controller::{
     copies::CopyTracker,
@@ -66,13 +69,33 @@ impl PodCluster {
 
     /// Starts the servers; they do not know each other yet.
     pub async fn start(replicas: usize, storage: PodStorage) -> Result<Self> {
+        Self::start_program(replicas, storage, &servers::selected()?).await
+    }
+
+    /// The same, with this program.
+    pub async fn start_program(
+        replicas: usize,
+        storage: PodStorage,
+        program: &ServerProgram,
+    ) -> Result<Self> {
         let count = Self::SHARDS * (1 + replicas);
         let addresses: Result<Vec<_>> = (0..count).map(|_| free_address()).collect();
-        Self::start_at(addresses?, storage).await
+        let mut cluster = Self::prepare(addresses?, storage)?;
+        for pod in &mut cluster.pods {
+            pod.server.set_program(program);
+        }
+        cluster.restart_all().await?;
+        Ok(cluster)
     }
 
     /// Starts a server at each of these addresses, shard by shard.
     pub async fn start_at(addresses: Vec<SocketAddr>, storage: PodStorage) -> Result<Self> {
+        let mut cluster = Self::prepare(addresses, storage)?;
+        cluster.restart_all().await?;
+        Ok(cluster)
+    }
+
+    fn prepare(addresses: Vec<SocketAddr>, storage: PodStorage) -> Result<Self> {
         let replicas = addresses.len() / Self::SHARDS - 1;
         let files = PodFiles::render(storage, replicas, NODE_TIMEOUT)?;
         let mut cluster = Self {
@@ -90,7 +113,6 @@ impl PodCluster {
                 doubtful: false,
             });
         }
-        cluster.restart_all().await?;
         Ok(cluster)
     }
 
@@ -142,6 +164,7 @@ impl PodCluster {
             ExpectedNode {
                 former: ids.map(|(id, _)| (*id, evidence.clone())).collect(),
                 address: Some(NodeAddress::new(address.ip(), address.port())),
+                hostname: Some(crds::pod_hostname("test", "test", &name)),
                 proof: Some(PodFiles::proof(address)),
                 kubernetes_node: pod.kubernetes_node.clone(),
                 zone: ZoneLabel::Absent,
@@ -224,6 +247,11 @@ impl PodCluster {
         for (pod, node) in self.pods.iter_mut().zip(nodes) {
             pod.kubernetes_node = Some((*node).to_owned());
         }
+    }
+
+    /// Lets a server that is down be another program from its next start on.
+    pub fn set_program(&mut self, index: usize, program: &ServerProgram) {
+        self.pods[index].server.set_program(program);
     }
 
     /// Gives a server that is down another address.

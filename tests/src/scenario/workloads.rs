@@ -70,7 +70,9 @@ impl Display for Writes {
         let (acknowledged, refused) = (self.acknowledged, self.refused());
         write!(f, "{acknowledged} writes acknowledged, {refused} refused")?;
         let codes = self.refusals.iter();
-        let codes: Vec<String> = codes.map(|(code, times)| format!("{code} {times}")).collect();
+        let codes: Vec<String> = codes
+            .map(|(code, times)| format!("{code} {times}"))
+            .collect();
         if !codes.is_empty() {
             write!(f, " ({})", codes.join(", "))?;
         }

@@ -32,8 +32,10 @@ case $("$server" --version) in
   *)
     old=no
     set -- "$@" --appenddirname appendonlydir
-    # For clients that want a name, which stays while addresses change. The nodes find each other by addresses (a setting that came with 7.0).
-    set -- "$@" --cluster-announce-hostname "$POD_NAME.@HEADLESS@.$POD_NAMESPACE.svc"
+    # For clients that want a name, which stays while addresses change. Servers before 7.0 drop the messages of one that announces it: the
+    # controller lets it be announced once there are none, and so it stays.
+    grep -Eqs '@[0-9]+,[^ ,]+[^ ]* myself,' /data/nodes.conf &&
+      set -- "$@" --cluster-announce-hostname "$POD_NAME.@HEADLESS@.$POD_NAMESPACE.svc"
     # Replicas stay with their shard (a setting that came with 7.0).
     grep -q '^cluster-allow-replica-migration ' /config/redis.conf || set -- "$@" --cluster-allow-replica-migration no
     ;;

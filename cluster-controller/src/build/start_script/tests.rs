@@ -255,15 +255,27 @@ fn an_older_server_does_not_start_on_newer_files() {
     assert!(ended.status.success(), "{ended:?}");
 }
 
+/// Before, the controller lets it be announced once no server is left that cannot read it.
 #[test]
-fn a_server_announces_the_name_of_its_pod() {
-    for (persistent, has_replicas) in [(true, true), (false, true), (false, false)] {
-        let script = start_script(persistent, has_replicas);
-        let (started, _) = start(&script, &[]);
-        let name = format!("shop-0-0.{}.team.svc", headless_service_name("shop"));
-        let option = format!("--cluster-announce-hostname {name}");
-        assert!(started.contains(&option), "{started}");
-        let (older, _) = run(&script, &[], "6.2.14");
+fn a_server_goes_on_announcing_the_name_of_its_pod() {
+    let script = start_script(true, true);
+    let name = crds::pod_hostname("shop", "team", "shop-0-0");
+    let option = format!("--cluster-announce-hostname {name}");
+    for (address, goes_on) in [
+        ("10.0.0.1:6379@16379", false),
+        ("10.0.0.1:6379@16379,,tls-port=0,shard-id=53d0", false),
+        ("10.0.0.1:6379@16379,old.name", true),
+        (
+            "10.0.0.1:6379@16379,old.name,tls-port=0,shard-id=53d0",
+            true,
+        ),
+    ] {
+        let nodes =
+            format!("id {address} myself,master - 0 0 1 connected 0-5\nvars currentEpoch 1");
+        let files = [("nodes.conf", nodes.as_str()), NEW];
+        let (started, _) = start(&script, &files);
+        assert_eq!(started.contains(&option), goes_on, "{address}: {started}");
+        let (older, _) = run(&script, &[("nodes.conf", nodes.as_str()), OLD], "6.2.14");
         let started = String::from_utf8_lossy(&older.stdout);
         assert!(!started.contains("hostname"), "{started}");
     }

@@ -11,6 +11,7 @@ mod fence;
 mod first_primaries;
 mod foreign;
 mod forget;
+mod hostname;
 mod leave;
 mod meet;
 mod node_timeout;
@@ -112,6 +113,13 @@ pub enum Action {
         /// What its spec asks for.
         node_timeout: Duration,
     },
+    /// Lets a node announce the name of its pod.
+    AnnounceHostname {
+        /// A node that announces none.
+        member: Index,
+        /// What its pod is called by clients in the Kubernetes cluster.
+        hostname: String,
+    },
     /// Removes a node that is gone from the tables of the others.
     Forget {
         /// The node that is gone.
@@ -147,7 +155,8 @@ impl Action {
             | Self::Admit { .. }
             | Self::Replicate { .. }
             | Self::Forget { .. }
-            | Self::RestoreNodeTimeout { .. } => false,
+            | Self::RestoreNodeTimeout { .. }
+            | Self::AnnounceHostname { .. } => false,
         }
     }
 }
@@ -220,7 +229,8 @@ impl Step {
             Action::HandOver { .. }
             | Action::Admit { .. }
             | Action::Replicate { .. }
-            | Action::RestoreNodeTimeout { .. } => false,
+            | Action::RestoreNodeTimeout { .. }
+            | Action::AnnounceHostname { .. } => false,
         }
     }
 }
@@ -312,6 +322,7 @@ pub fn plan(survey: &Survey<'_>, now: Timestamp) -> Plan {
     replicate::attach(survey, &mut plan);
     forget::forget(survey, &mut plan);
     node_timeout::restore(survey, &mut plan);
+    hostname::announce(survey, &mut plan);
     leave::hand_over(survey, &mut plan);
     spread::spread(survey, &mut plan);
     plan

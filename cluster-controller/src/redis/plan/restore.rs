@@ -62,6 +62,42 @@ pub fn assign_again(survey: &Survey<'_>, orphaned: &SlotSet, plan: &mut Plan) ->
     }
 }
 
+/// Plans that a replica which took over serves what its primary had got last, too: that was lost before the replica had heard of it
+/// (it takes over what its own table lists, `clusterFailoverReplaceYourMaster` in the engine's `cluster.c`). Its keys prove that it was a copy.
+pub fn inherit(survey: &Survey<'_>, lost: &SlotSet, plan: &mut Plan) -> Unclaimed {
+    let Some(keys) = keys(survey, lost) else {
+        return Unclaimed::Waiting;
+    };
+    let mut inherited: BTreeMap<Index, SlotSet> = BTreeMap::new();
+    for missing_node in survey.missing.values().filter(|one| one.is_gone()) {
+        let shard = survey.home_shard(missing_node);
+        let Some(heir) = shard.and_then(|shard| survey.primary_of(shard)) else {
+            continue;
+        };
+        let slots = missing_node.slots.intersection(lost);
+        let is_copy = |own: &SlotSet| meets(own, &slots);
+        let mut others = keys.iter().filter(|(index, _)| **index != heir.index);
+        let is_contested = others.any(|(_, keys)| meets(keys, &slots));
+        if keys.get(&heir.index).is_some_and(is_copy) && !is_contested {
+            let all = inherited.entry(heir.index).or_default();
+            *all = all.union(&slots);
+        }
+    }
+    if inherited.is_empty() {
+        return Unclaimed::Lost;
+    }
+    let mut assigned = false;
+    for (index, slots) in inherited {
+        let heir = survey.by_index(index);
+        assigned |= heir.is_some_and(|heir| assign(survey, heir, &slots, plan));
+    }
+    if assigned {
+        Unclaimed::Assigned
+    } else {
+        Unclaimed::Waiting
+    }
+}
+
 fn primaries<'a>(survey: &'a Survey<'_>) -> impl Iterator<Item = Live<'a>> {
     let live = survey.live.iter().copied();
     live.filter(|one| one.report.own().is_primary())

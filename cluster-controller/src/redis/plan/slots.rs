@@ -1,7 +1,7 @@
 //! Slots without a primary: given out when the cluster is formed, and again only where nothing can be lost by it.
 
 use super::{
-    Action, Assignment, Blocker, Plan,
+    Action, Assignment, Blocker, Doubt, Plan,
     begin::may_begin,
     fence, first_primaries,
     node_timeout::formation_node_timeout,
@@ -44,8 +44,7 @@ pub fn assign(survey: &Survey<'_>, now: Timestamp, plan: &mut Plan) -> bool {
             return false;
         }
         if wanted.recovery.lost_slots == LostSlots::Fail {
-            plan.blockers.push(slots_lost(survey, &orphaned));
-            return false;
+            return inherit(survey, &orphaned, &lost, plan);
         }
     }
     if !may_begin(survey, now) {
@@ -56,11 +55,7 @@ pub fn assign(survey: &Survey<'_>, now: Timestamp, plan: &mut Plan) -> bool {
         });
         return false;
     }
-    // The nodes that were seen to own them must not serve them elsewhere meanwhile.
-    if !lost.is_empty()
-        && !survey.has_quorum()
-        && let Some(doubt) = fence::doubt(survey)
-    {
+    if let Some(doubt) = unfenced(survey, &lost) {
         plan.blockers.push(Blocker::RecreationUnfenced {
             slots: text(&lost),
             doubt,
@@ -72,6 +67,31 @@ pub fn assign(survey: &Survey<'_>, now: Timestamp, plan: &mut Plan) -> bool {
         Unclaimed::Assigned => true,
         Unclaimed::Waiting => false,
         Unclaimed::Lost => give_out(survey, &orphaned, &lost, plan),
+    }
+}
+
+/// Without a majority the nodes that were seen to own the slots may serve them elsewhere.
+fn unfenced(survey: &Survey<'_>, lost: &SlotSet) -> Option<Doubt> {
+    if lost.is_empty() || survey.has_quorum() {
+        return None;
+    }
+    fence::doubt(survey)
+}
+
+/// Plans that who took over from a primary serves what that had got last, and names what is lost. Whether there is such a step.
+fn inherit(survey: &Survey<'_>, orphaned: &SlotSet, lost: &SlotSet, plan: &mut Plan) -> bool {
+    let inherited = if unfenced(survey, lost).is_some() {
+        Unclaimed::Lost
+    } else {
+        restore::inherit(survey, lost, plan)
+    };
+    match inherited {
+        Unclaimed::Assigned => true,
+        Unclaimed::Waiting => false,
+        Unclaimed::Lost => {
+            plan.blockers.push(slots_lost(survey, orphaned));
+            false
+        }
     }
 }
 

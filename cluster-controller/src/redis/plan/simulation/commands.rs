@@ -116,6 +116,11 @@ impl World {
                 }
             }
             Action::RestoreNodeTimeout { .. } => {}
+            Action::AnnounceHostname { member, hostname } => {
+                if let Some(index) = self.reached(members, *member) {
+                    self.nodes[index].hostname = Some(hostname.clone());
+                }
+            }
         }
     }
 

@@ -120,6 +120,7 @@ impl World {
             id: NodeId::from_bytes(id),
             seat: None,
             proof: format!("other/pod-{}/uid", self.next),
+            hostname: None,
             up: true,
             is_cut_off: false,
             age: 0,

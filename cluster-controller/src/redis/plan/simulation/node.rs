@@ -38,6 +38,8 @@ pub(super) struct Node {
     pub(super) seat: Option<(usize, usize)>,
     /// Namespace, name and uid of its pod, as its start script has set it.
     pub(super) proof: String,
+    /// What it announces.
+    pub(super) hostname: Option<String>,
     pub(super) up: bool,
     /// Whether it is on the other side of a network that is cut: the controller is on this side.
     pub(super) is_cut_off: bool,

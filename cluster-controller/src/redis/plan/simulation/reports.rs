@@ -98,6 +98,7 @@ impl World {
         let node = &self.nodes[index];
         let mut lines = vec![ClusterNode {
             open_slots: open_slots(node),
+            hostname: node.hostname.clone(),
             ..line(node.id, &node.own, Some(Flag::Myself), true)
         }];
         for (id, entry) in &node.table {
