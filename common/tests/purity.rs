@@ -46,7 +46,7 @@ const PURE: [(&str, &[&str]); 4] = [
             "roles.rs",
             "rollout",
             "serving",
-            "sets/mod.rs",
+            "sets",
             "settings",
             "support.rs",
             "upgrade.rs",

@@ -102,7 +102,7 @@ async fn spread_again(replicas: &BTreeMap<&str, usize>) -> Result<()> {
 struct CutNodes {
     /// The Kubernetes node that stays: the S3 server's.
     stays: String,
-    /// The others.
+    /// Those that are cut off.
     away: Vec<String>,
     /// Pods on the node that stays, one of each shard.
     here: Vec<String>,
