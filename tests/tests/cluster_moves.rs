@@ -7,12 +7,16 @@ use common::{
     kubernetes::leases::{Holder, Operation, OperationLeases},
 };
 use crds::RedisClusterStatus;
-use k8s_openapi::api::{coordination::v1::Lease, core::v1::Pod};
+use k8s_openapi::{
+    api::{coordination::v1::Lease, core::v1::Pod},
+    jiff::{SignedDuration, Timestamp},
+};
 use kube::api::DeleteParams;
 use redis::pipe;
 use serde_json::{Value, json};
 use std::time::Duration;
 use tests::{
+    api_proxy::ApiProxy,
     cluster_stage::{ClusterStage, KEYS, pod_name, serves},
     redis::PodCluster,
     replica::{Replica, ReplicaEnd},
@@ -24,6 +28,8 @@ const GIVEN: u16 = 400;
 const ALL_KEYS: usize = 10 * KEYS;
 /// Bytes a second. The slots have some 240 keys: their moves take longer than what happens to them.
 const SLOW: u32 = 1024;
+/// For how long nothing is to happen.
+const WATCHED: Duration = Duration::from_secs(3);
 
 struct Moves {
     stage: ClusterStage,
@@ -34,8 +40,13 @@ struct Moves {
 /// A cluster with keys in which the second shard has slots of the first one. They are about to return, at this rate at most. A backup has
 /// the Lease.
 async fn unbalanced(rate: Value) -> Result<(Moves, Replica)> {
+    unbalanced_behind(rate, None).await
+}
+
+/// The same with a controller that reaches the API server through this proxy.
+async fn unbalanced_behind(rate: Value, proxy: Option<&ApiProxy>) -> Result<(Moves, Replica)> {
     let stage = ClusterStage::new().await?;
-    let replica = stage.replica("a", None);
+    let replica = stage.replica("a", proxy);
     let migration = json!({ "maxBytesPerSecond": rate });
     stage.create(json!({ "migration": migration })).await?;
     stage.run_pods().await?;
@@ -224,4 +235,39 @@ async fn a_successor_finishes_the_moves() -> Result<()> {
     moves.unlimited().await?;
     moves.balanced().await?;
     successor.end(ReplicaEnd::Orderly)
+}
+
+/// The controller cannot renew its Lease: another one may lead by the time that it has run out, and plan other moves.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn moves_end_with_leadership() -> Result<()> {
+    let mut proxy = ApiProxy::start()?;
+    let (moves, replica) = unbalanced_behind(json!(SLOW), Some(&proxy)).await?;
+    moves.release().await?;
+    moves.says("slots moved").await?;
+    proxy.leave();
+    eventually("the Lease of the leader has run out", async || {
+        let leases = moves.stage.api::<Lease>();
+        Ok(has_run_out(&leases.get("cluster-controller").await?))
+    })
+    .await?;
+    let left = moves.left().await?;
+    ensure!(left > 0, "nothing was left to move");
+    // A task that went on would move some hundred slots meanwhile.
+    tokio::time::sleep(WATCHED).await;
+    ensure!(moves.left().await? == left, "slots moved without a leader");
+    let successor = moves.stage.replica("c", None);
+    moves.stage.leads("c").await?;
+    moves.unlimited().await?;
+    moves.balanced().await?;
+    proxy.come_back()?;
+    replica.end(ReplicaEnd::Orderly)?;
+    successor.end(ReplicaEnd::Orderly)
+}
+
+fn has_run_out(lease: &Lease) -> bool {
+    let until = lease.spec.as_ref().and_then(|spec| {
+        let seconds = i64::from(spec.lease_duration_seconds?);
+        Some(spec.renew_time.as_ref()?.0 + SignedDuration::from_secs(seconds))
+    });
+    until.is_some_and(|until| until < Timestamp::now())
 }

@@ -12,7 +12,7 @@ use cluster_controller::redis::{
     survey::Survey,
 };
 use common::cluster::kept_connections::ClusterConnections;
-use std::time::Duration;
+use std::{fs, io, time::Duration};
 use tests::{
     drive::drive_pods,
     redis::{NODE_TIMEOUT, PodCluster, PodStorage, ShardSlots},
@@ -61,14 +61,18 @@ async fn filled(storage: PodStorage, older: &ServerProgram) -> Result<(PodCluste
     Ok((cluster, slots))
 }
 
-/// As a pod that is replaced: at another address, and in memory as another node.
 async fn updated(cluster: &mut PodCluster, index: usize) -> Result<()> {
+    replaced(cluster, index, &servers::selected()?).await
+}
+
+/// As a pod that is replaced: at another address, and in memory as another node.
+async fn replaced(cluster: &mut PodCluster, index: usize, program: &ServerProgram) -> Result<()> {
     cluster.stop(index).await?;
     if cluster.storage() == PodStorage::Memory {
         cluster.wipe(index)?;
     }
     cluster.move_one(index)?;
-    cluster.set_program(index, &servers::selected()?);
+    cluster.set_program(index, program);
     cluster.restart(index).await?;
     settled(cluster, true).await?;
     cluster.replicated().await
@@ -122,10 +126,23 @@ async fn every_node_is_updated(older: &ServerProgram, storage: PodStorage) -> Re
         ensure!(cluster.primary_of(shard).await? == replica);
     }
     cluster.unharmed(&slots, KEYS).await?;
-    let wanted = servers::selected()?;
     for index in 0..cluster.len() {
-        ensure!(*cluster.server(index).program() == wanted, "{index}");
+        runs(&cluster, index, &servers::selected()?).await?;
     }
+    Ok(())
+}
+
+/// Whether a server is of this program's version by its own word.
+async fn runs(cluster: &PodCluster, index: usize, program: &ServerProgram) -> Result<()> {
+    let field = if program.valkey {
+        "valkey_version"
+    } else {
+        "redis_version"
+    };
+    let version = cluster.server(index).info(field).await?;
+    let (major, minor) = program.version;
+    let is_same = version.starts_with(&format!("{major}.{minor}."));
+    ensure!(is_same, "server {index} is {version}, not {program:?}");
     Ok(())
 }
 
@@ -175,4 +192,28 @@ async fn an_older_replica_without_a_copy_is_named() -> Result<()> {
     .await?;
     updated(&mut cluster, primary).await?;
     cluster.unharmed(&slots, KEYS).await
+}
+
+/// What the update reached was a replica: it copies its primary again, since its server cannot read what the newer one has written.
+#[tokio::test]
+async fn an_update_that_is_taken_back_loses_nothing() -> Result<()> {
+    let newer = servers::selected()?;
+    for older in servers::predecessors()? {
+        let (mut cluster, slots) = filled(PodStorage::Volume, &older).await?;
+        let replica = cluster.replica_of(0).await?;
+        updated(&mut cluster, replica).await?;
+        runs(&cluster, replica, &newer).await?;
+        replaced(&mut cluster, replica, &older).await?;
+        runs(&cluster, replica, &older).await?;
+        cluster.unharmed(&slots, KEYS).await?;
+        let files = fs::read_dir(cluster.server(replica).directory())?;
+        let names: Result<Vec<String>, io::Error> = files
+            .map(|file| Ok(file?.file_name().to_string_lossy().into_owned()))
+            .collect();
+        let names = names?;
+        let is_aside = names.iter().any(|name| name.starts_with("set-aside"));
+        let is_other = older.version != newer.version;
+        ensure!(is_aside == is_other, "{older:?}, {newer:?}: {names:?}");
+    }
+    Ok(())
 }

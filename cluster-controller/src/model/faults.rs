@@ -166,6 +166,14 @@ impl Model {
                 if !persistent && pods.any(|pod| pod.is_robbed) {
                     return self.note("left out");
                 }
+                // Nor is it known of replicas that are cut off in this second whether they had it.
+                let mut machines = self.kubernetes.machines.iter();
+                if machines.any(|one| {
+                    one.cut
+                        .is_some_and(|(since, _)| since == self.kubernetes.now)
+                }) {
+                    return self.note("left out");
+                }
                 self.world.fill();
             }
             Event::LeaveHalfMoved {
@@ -238,6 +246,10 @@ impl Model {
         let robbed = self.kubernetes.pods.iter();
         let robbed = robbed.filter(|(_, pod)| pod.is_robbed && !self.persistent());
         lost.extend(robbed.map(|(seat, _)| self.node(*seat)));
+        // So is what is in one that ends.
+        let ending = self.kubernetes.pods.iter();
+        let ending = ending.filter(|(_, pod)| pod.gone.is_some() && !self.persistent());
+        lost.extend(ending.map(|(seat, _)| self.node(*seat)));
         // A pod that leaves takes its volume with it.
         let stays = |seat: &Seat| {
             let set = self.kubernetes.sets.get(&seat.0);

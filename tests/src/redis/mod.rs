@@ -336,11 +336,12 @@ impl RedisServer {
             return Ok(path);
         }
         let folder = self.root.join("bin");
-        if !folder.exists() {
-            fs::create_dir(&folder)?;
-            for name in ["redis-server", "valkey-server", "redis-check-rdb"] {
-                std::os::unix::fs::symlink(&self.program.path, folder.join(name))?;
-            }
+        if folder.exists() {
+            fs::remove_dir_all(&folder)?;
+        }
+        fs::create_dir(&folder)?;
+        for name in ["redis-server", "valkey-server", "redis-check-rdb"] {
+            std::os::unix::fs::symlink(&self.program.path, folder.join(name))?;
         }
         Ok(format!("{}:{path}", folder.display()))
     }

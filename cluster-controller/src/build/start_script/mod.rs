@@ -27,7 +27,8 @@ server=$(command -v valkey-server || command -v redis-server)
 # proves to the controller which pod it runs in.
 set -- /config/redis.conf --dir /data --cluster-config-file nodes.conf --appendfilename appendonly.aof @SETTINGS@ \
   --cluster-announce-ip "$POD_IP" --syslog-ident "$POD_NAMESPACE/$POD_NAME/$POD_UID"
-case $("$server" --version) in
+version=$("$server" --version)
+case $version in
   *v=[1-6].*) old=yes ;;
   *)
     old=no
@@ -63,23 +64,40 @@ case $stamp in
     refuse "the volume belongs to RedisCluster $stamp; to give it to this one: kubectl annotate -n $POD_NAMESPACE rediscluster ${cluster#*/} redis.danieldorado.github.io/adopt-volumes=$stamp"
     ;;
 esac
-if [ "$old" = yes ] && [ -e /data/appendonlydir ]; then
-  refuse "/data/appendonlydir was written by a server of 7.0 or newer: this version cannot read it; correct spec.image or spec.version"
-fi
-# In one step, so that no interruption leaves half a name. A full disk keeps no server from starting.
-if [ "$stamp" != "$cluster" ]; then
-  { echo "$cluster" > /data/cluster.new && mv /data/cluster.new /data/cluster; } || echo "/data/cluster cannot be written"
-fi
-# A role without the data that belongs to it: under its old identity the server would empty its replicas. The files are kept aside, and
-# it starts as a new node. nodes.conf is moved last: an interruption leaves it, and the next start goes on.
-has_data() { [ -e /data/appendonly.aof ] || [ -e /data/appendonlydir/appendonly.aof.manifest ]; }
-if grep -Eqs "$role" /data/nodes.conf && ! has_data; then
+# The files are kept aside, and the server starts as a new node. nodes.conf is moved last: an interruption leaves it, and the next start
+# goes on.
+set_aside() {
   aside=/data/set-aside-$(date -u +%Y%m%dT%H%M%SZ)
-  echo "/data/nodes.conf names a role, but the append-only file is missing: starting as a new node; the old files are in $aside"
+  echo "$1: starting as a new node; the old files are in $aside"
   mkdir -p "$aside"
-  for file in /data/appendonlydir /data/dump.rdb /data/nodes.conf; do
+  for file in /data/appendonlydir /data/appendonly.aof /data/dump.rdb /data/nodes.conf; do
     [ ! -e "$file" ] || mv "$file" "$aside"
   done
+}
+has_data() { [ -e /data/appendonly.aof ] || [ -e /data/appendonlydir/appendonly.aof.manifest ]; }
+# No server reads what one of a newer series has written. A replica that an update reached before it was taken back copies its primary again.
+family=${version%% *} number=${version#* v=}
+minor=${number#*.}
+series=$((${number%%.*} * 1000 + ${minor%%.*}))
+last=$(cat /data/series 2> /dev/null || :)
+newer=no
+[ "${last% *}" != "$family" ] || [ "${last##* }" -le "$series" ] || newer=yes
+[ "$old" = no ] || [ ! -e /data/appendonlydir ] || newer=yes
+if [ "$newer" = yes ] && { has_data || [ -e /data/appendonlydir ]; }; then
+  why="the data in /data were written by a server of a newer series than this one, which cannot read them"
+  grep -Eqs 'myself,slave' /data/nodes.conf || refuse "$why; correct spec.image or spec.version"
+  set_aside "$why, and belong to a replica"
+fi
+# In one step, so that no interruption leaves half a name. A full disk keeps no server from starting.
+keep() {
+  [ "$(cat "/data/$1" 2> /dev/null || :)" = "$2" ] ||
+    { echo "$2" > "/data/$1.new" && mv "/data/$1.new" "/data/$1"; } || echo "/data/$1 cannot be written"
+}
+keep cluster "$cluster"
+keep series "$family $series"
+# A role without the data that belongs to it: under its old identity the server would empty its replicas.
+if grep -Eqs "$role" /data/nodes.conf && ! has_data; then
+  set_aside "/data/nodes.conf names a role, but the append-only file is missing"
 fi
 "#;
 

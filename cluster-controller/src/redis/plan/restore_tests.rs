@@ -2,8 +2,8 @@
 
 use super::{
     Action, Assignment, Blocker, Plan,
-    simulation::World,
-    tests::{dice, formed, is_healthy, plan, repair},
+    simulation::{Fault, World},
+    tests::{dice, formed, is_healthy, plan, relist, repair},
 };
 use crate::redis::member::{Answer, Member, Report};
 use common::cluster::slots::SlotSet;
@@ -120,6 +120,54 @@ fn slots_with_keys_on_several_nodes_are_left_alone() {
         "{words}"
     );
     assert!(seen.is_stuck());
+}
+
+/// A primary is lost with its volume right after it got slots: its replica was elected without them, and the others list them with the dead.
+#[test]
+fn who_took_over_serves_what_its_primary_got_last() {
+    let mut world = formed(3, 1, true);
+    let (victim, other) = (primaries(&world)[0], primaries(&world)[1]);
+    let (heir, old) = (
+        victim ^ 1,
+        world.members(NOW)[victim].report().unwrap().id(),
+    );
+    let fault = Fault {
+        wiped: true,
+        moved: false,
+        down: 0,
+        loading: 0,
+    };
+    world.break_node(victim, fault);
+    for _ in 0..20 {
+        world.tick();
+    }
+    world.restart(victim);
+    assert!(world.owns(heir), "{}", world.tables());
+    let heir_id = world.members(NOW)[heir].report().unwrap().id();
+    let last: SlotSet = world.slots_of(heir).0.iter().take(10).collect();
+    let seen = |of_heir: &SlotSet, of_other: &SlotSet| {
+        let mut members = world.members(NOW);
+        for member in members.iter_mut().filter(|one| one.report().is_some()) {
+            relist(member, heir_id, |node| {
+                node.slots = node.slots.difference(&last);
+            });
+            relist(member, old, |node| node.slots = last.clone());
+            report(member).unserved = Some(SlotSet::new());
+        }
+        report(&mut members[heir]).unserved = Some(of_heir.clone());
+        report(&mut members[other]).unserved = Some(of_other.clone());
+        plan(&world.wanted, &members, NOW)
+    };
+    let (none, some) = (SlotSet::new(), last.iter().take(3).collect());
+    let inherits = seen(&some, &none);
+    assert_eq!(assigned(&inherits), [(heir, 10, true)], "{inherits:?}");
+    assert!(inherits.is_risky(), "it is looked at again, live");
+    for (of_heir, of_other) in [(&none, &none), (&none, &some), (&some, &some)] {
+        let waits = seen(of_heir, of_other);
+        assert_eq!(assigned(&waits), [], "{waits:?}");
+        let is_lost = |one: &Blocker| matches!(one, Blocker::SlotsLost { count: 10, .. });
+        assert!(waits.blockers.iter().any(is_lost), "{waits:?}");
+    }
 }
 
 /// One node has not counted, or is away: it may have the keys.

@@ -214,12 +214,17 @@ impl World {
     /// another replica of the same primary, and none gives itself the epoch of the election.
     pub(super) fn be_elected(&mut self, winner: usize, primary: NodeId) {
         self.take_over(winner, primary);
-        let (id, address) = (self.nodes[winner].id, self.nodes[winner].own.address);
+        self.broadcast(winner);
+    }
+
+    /// A node tells every other at once what it serves.
+    pub(super) fn broadcast(&mut self, node: usize) {
+        let (id, address) = (self.nodes[node].id, self.nodes[node].own.address);
         for other in 0..self.nodes.len() {
-            let node = &self.nodes[other];
-            let hears = other != winner && node.answers() && node.table.contains_key(&id);
-            if hears && self.reach(other, address) == Some(winner) {
-                self.learn(other, winner);
+            let one = &self.nodes[other];
+            let hears = other != node && one.answers() && one.table.contains_key(&id);
+            if hears && self.reach(other, address) == Some(node) {
+                self.learn(other, node);
             }
         }
     }

@@ -192,6 +192,8 @@ impl World {
             node.own.slots = node.own.slots.union(slots);
             if imported {
                 node.own.epoch = newest + 1;
+                // As soon as possible (`clusterCommand` in `cluster.c`).
+                self.broadcast(index);
             }
         } else {
             node.own.slots = node.own.slots.difference(slots);
