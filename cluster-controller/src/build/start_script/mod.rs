@@ -77,11 +77,15 @@ set_aside() {
 has_data() { [ -e /data/appendonly.aof ] || [ -e /data/appendonlydir/appendonly.aof.manifest ]; }
 # No server reads what one of a newer series has written. A replica that an update reached before it was taken back copies its primary again.
 family=${version%% *} number=${version#* v=}
-minor=${number#*.}
-series=$((${number%%.*} * 1000 + ${minor%%.*}))
+major=${number%%.*} minor=${number#*.}
+minor=${minor%%.*}
+case $major$minor in
+  "" | *[!0-9]*) series= ;;
+  *) series=$((major * 1000 + minor)) ;;
+esac
 last=$(cat /data/series 2> /dev/null || :)
 newer=no
-[ "${last% *}" != "$family" ] || [ "${last##* }" -le "$series" ] || newer=yes
+[ -z "$series" ] || [ "${last% *}" != "$family" ] || [ "${last##* }" -le "$series" ] || newer=yes
 [ "$old" = no ] || [ ! -e /data/appendonlydir ] || newer=yes
 if [ "$newer" = yes ] && { has_data || [ -e /data/appendonlydir ]; }; then
   why="the data in /data were written by a server of a newer series than this one, which cannot read them"
@@ -94,7 +98,7 @@ keep() {
     { echo "$2" > "/data/$1.new" && mv "/data/$1.new" "/data/$1"; } || echo "/data/$1 cannot be written"
 }
 keep cluster "$cluster"
-keep series "$family $series"
+[ -z "$series" ] || keep series "$family $series"
 # A role without the data that belongs to it: under its old identity the server would empty its replicas.
 if grep -Eqs "$role" /data/nodes.conf && ! has_data; then
   set_aside "/data/nodes.conf names a role, but the append-only file is missing"

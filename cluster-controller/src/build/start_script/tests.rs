@@ -274,6 +274,14 @@ fn files_of_a_newer_series_are_not_loaded() {
             assert_eq!(run(role, readable), (true, 0, false), "{readable}");
         }
     }
+    // Nothing is known of a server that says nothing of itself.
+    let ended = run_as(
+        &script,
+        &[PRIMARY, NEW, ("series", "Redis 9000\n")],
+        "unstable",
+        &[],
+    );
+    assert!(ended.output.status.success(), "{:?}", ended.output);
     for newer in ["Redis 7002\n", "Redis 8000\n", "Redis 10000\n"] {
         assert_eq!(run(REPLICA, newer), (true, 2, false), "{newer}");
         assert_eq!(run(PRIMARY, newer), (false, 0, true), "{newer}");
