@@ -263,6 +263,8 @@ pub fn expected(shape: &Shape, pods: &Pods) -> Vec<ExpectedNode> {
     let existing = pods
         .keys()
         .filter_map(|name| node_of_pod(&shape.name, name).map(|node| (node, false)));
+    // A pod that is not there may have one where the others do.
+    let has_volumes = shape.persistent || pods.values().any(|pod| pods::has_claim(pod));
     let mut nodes: BTreeMap<(i32, i32), bool> = existing.collect();
     nodes.extend(names(shape).map(|(shard, ordinal, _)| ((shard, ordinal), true)));
     nodes
@@ -273,7 +275,7 @@ pub fn expected(shape: &Shape, pods: &Pods) -> Vec<ExpectedNode> {
             ExpectedNode {
                 wanted,
                 exists: pod.is_some(),
-                has_volume: pod.map_or(shape.persistent, pods::has_claim),
+                has_volume: pod.map_or(has_volumes, pods::has_claim),
                 pod_uid: pod.and_then(|pod| pod.metadata.uid.clone()),
                 address: pod
                     .and_then(pods::ip)

@@ -43,6 +43,21 @@ pub enum UpgradeRefusal {
         /// What the user sets to what the pods keep.
         kept: String,
     },
+    /// The entry holds a server whose messages those that run do not take.
+    #[error(
+        "spec.version {entry}: {from}, which runs, does not understand the messages of {to}; no pod is changed. Change to 7.0 first, or \
+         to 8.0 or newer, or set {kept}"
+    )]
+    OtherBus {
+        /// The entry that the spec names.
+        entry: String,
+        /// What a primary runs.
+        from: ServerVersion,
+        /// What the entry holds.
+        to: ServerVersion,
+        /// What the user sets to what the pods keep.
+        kept: String,
+    },
     /// The entry holds a server of the other family.
     #[error(
         "spec.version {entry}: {from} runs, and a cluster does not change to {to} in place; no pod is changed. Set {kept}, and \
@@ -65,7 +80,7 @@ impl UpgradeRefusal {
     pub fn reason(&self) -> &'static str {
         match self {
             Self::Downgrade { .. } => "DowngradeRefused",
-            Self::NotInPath { .. } => "UpgradePathMissing",
+            Self::NotInPath { .. } | Self::OtherBus { .. } => "UpgradePathMissing",
             Self::OtherFamily { .. } => "OtherDistribution",
         }
     }
@@ -121,6 +136,15 @@ pub fn refusal(
             kept,
         });
     }
+    if let Some(from) = running.iter().find(|one| cannot_talk(one, &to)) {
+        let from = *from;
+        return Some(UpgradeRefusal::OtherBus {
+            entry,
+            from,
+            to,
+            kept,
+        });
+    }
     let paths = &spec.upgrades_from;
     let leads = |from: &ServerVersion| {
         paths.is_empty() || from.series() == to.series() || paths.iter().any(|path| has(path, from))
@@ -133,6 +157,13 @@ pub fn refusal(
         paths: paths.join(", "),
         kept,
     })
+}
+
+/// Redis 7.2 and 7.4 put an extension into every message of the cluster bus, and a server before 7.0 drops such messages (`writePingExt` and
+/// `clusterProcessPacket` in the engine's `cluster.c`): the first updated pod would not find its cluster.
+fn cannot_talk(from: &ServerVersion, to: &ServerVersion) -> bool {
+    let is_between = to.major == 7 && to.minor > 0;
+    from.major < 7 && to.family == Family::Redis && is_between
 }
 
 /// Whether `7.0.15` or `7.0.x` names the version.
@@ -216,6 +247,21 @@ mod tests {
     }
 
     #[test]
+    fn servers_before_7_are_updated_over_7_0() {
+        for unreached in ["Redis 7.2.6", "Redis 7.4.1"] {
+            let refused = refused(&["Redis 6.2.14"], unreached, &["6.2.x"]);
+            assert_eq!(refused, Some("UpgradePathMissing"), "{unreached}");
+        }
+        for reached in ["Redis 7.0.15", "Redis 8.2.3", "Redis 6.2.20"] {
+            assert_eq!(refused(&["Redis 6.2.14"], reached, &[]), None, "{reached}");
+        }
+        let running = [read("Redis 6.2.14")].into();
+        let to = spec(&read("Redis 7.2.6"), &[]);
+        let words = refusal(&running, ("redis-7-2", &to), "spec.version back to redis-6").unwrap();
+        assert!(words.to_string().len() < common::sentence::LIMIT, "{words}");
+    }
+
+    #[test]
     fn a_refusal_says_what_to_do() {
         let running = [read("Redis 8.0.2")].into();
         let to = spec(&read("Redis 7.0.15"), &[]);
@@ -283,7 +329,8 @@ mod tests {
             let lies_in_path = |one: &ServerVersion| {
                 paths.is_empty() || one.series() == to.series() || paths.contains(&format!("{}.{}.x", one.major, one.minor).as_str())
             };
-            let expected = running.iter().all(|one| one.family == to.family && !newer(one) && lies_in_path(one));
+            let talks = |one: &ServerVersion| one.major >= 7 || to.series() == (7, 0) || to.major != 7 || to.family == Family::Valkey;
+            let expected = running.iter().all(|one| one.family == to.family && !newer(one) && talks(one) && lies_in_path(one));
             prop_assert_eq!(answer.is_none(), expected, "{:?}", answer);
             // What all primaries run already is always taken back to.
             if running.len() == 1 && running.contains(&to) {

@@ -46,8 +46,10 @@ pub const OWN_PREFIXES: [&str; 4] = [
 ];
 /// Names of the volumes that the controller gives to pods.
 pub const OWN_VOLUMES: [&str; 4] = ["data", "memory", "config", "tmp"];
+/// Where the data of a server are.
+pub const FOLDER_DATA: &str = "/data";
 /// Where it mounts them.
-pub const OWN_FOLDERS: [&str; 3] = ["/data", "/config", "/tmp"];
+pub const OWN_FOLDERS: [&str; 3] = [FOLDER_DATA, "/config", "/tmp"];
 /// Label that Kubernetes puts on the pods of a Job: the name of the Job.
 pub const LABEL_JOB_NAME: &str = "batch.kubernetes.io/job-name";
 /// Value of [`LABEL_MANAGED_BY`].

@@ -8,7 +8,7 @@ use crate::{
 use anyhow::{Context, Result};
 use futures::future::try_join_all;
 use serde_json::{Value, json};
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Instant};
 
 /// A pod on each node that sees the node's processes.
 pub struct Killers {
@@ -37,27 +37,28 @@ impl Killers {
         Ok(Self { kubectl, by_node })
     }
 
-    /// Kills every process of these pods at the same time, and waits until Kubernetes has started the containers again.
-    pub async fn kill(&self, scenario: &Kubectl, pods: &[Value]) -> Result<()> {
-        self.send_kill(pods).await?;
+    /// Kills every process of these pods at the same time, and waits until Kubernetes has started the containers again. When they were killed.
+    pub async fn kill(&self, scenario: &Kubectl, pods: &[Value]) -> Result<Instant> {
+        let begun = self.send_kill(pods).await?;
         for pod in pods {
             restarted(scenario, pod).await?;
         }
-        Ok(())
+        Ok(begun)
     }
 
-    /// Kills every process of these pods at the same time, and does not wait.
-    pub async fn send_kill(&self, pods: &[Value]) -> Result<()> {
+    /// Kills every process of these pods at the same time, and does not wait. When that was.
+    pub async fn send_kill(&self, pods: &[Value]) -> Result<Instant> {
         self.send("KILL", pods).await
     }
 
     /// Lets every process of these pods hang.
     pub async fn stop(&self, pods: &[Value]) -> Result<()> {
-        self.send("STOP", pods).await
+        self.send("STOP", pods).await.map(drop)
     }
 
-    async fn send(&self, signal: &str, pods: &[Value]) -> Result<()> {
+    async fn send(&self, signal: &str, pods: &[Value]) -> Result<Instant> {
         have_dropped_nothing(pods).await?;
+        let begun = Instant::now();
         let mut by_killer: BTreeMap<&str, Vec<String>> = BTreeMap::new();
         for pod in pods {
             let node = text(pod, "/spec/nodeName")?;
@@ -75,11 +76,12 @@ impl Killers {
             .map(|(killer, uids)| (killer, script(signal, &uids)));
         let kills =
             scripts.map(|(killer, script)| async move { self.kubectl.exec(killer, &script).await });
-        try_join_all(kills).await.map(drop)
+        try_join_all(kills).await?;
+        Ok(begun)
     }
 
-    /// Kills one pod, by its name.
-    pub async fn kill_pod(&self, kubectl: &Kubectl, name: &str) -> Result<()> {
+    /// Kills one pod, by its name. When that was.
+    pub async fn kill_pod(&self, kubectl: &Kubectl, name: &str) -> Result<Instant> {
         let pod = kubectl.get(&format!("pod {name}")).await?;
         self.kill(kubectl, &[pod]).await
     }
@@ -90,7 +92,8 @@ impl Killers {
     }
 }
 
-/// What a server was sent is counted until its process ends: it is checked before. Controllers are pods of no cluster, and are not delayed.
+/// A server counts the commands that it was sent until its process ends, so the count is checked before the signal. Pods of controllers have no
+/// such count.
 async fn have_dropped_nothing(pods: &[Value]) -> Result<()> {
     let is_server = |pod: &&Value| pod["metadata"]["labels"][crds::LABEL_CLUSTER].is_string();
     let checks = pods.iter().filter(is_server).map(async |pod| {

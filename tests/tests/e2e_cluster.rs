@@ -111,8 +111,7 @@ async fn a_killed_primary_in_memory_is_replaced_by_its_replica() -> Result<()> {
         let cache = FilledCluster::create(kubectl, "cache", 3, Volumes::None, KEYS).await?;
         let primary = primary(kubectl, "cache", 1).await?;
         let writer = Writer::start(kubectl, "cache").await?;
-        let begun = Instant::now();
-        killers.kill_pod(kubectl, &primary).await?;
+        let begun = killers.kill_pod(kubectl, &primary).await?;
         cache.recovered().await?;
         let recovered = begun.elapsed();
         cache.is_intact("killed").await?;

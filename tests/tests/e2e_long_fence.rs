@@ -49,7 +49,7 @@ impl Clearance {
         Ok(())
     }
 
-    /// What the Event of the first takeover says of its reason: the second replica is elected by the two primaries that there are then.
+    /// The reason that the Event of the first takeover gives. The second replica is elected by the two primaries that exist by then.
     fn reason(self) -> &'static str {
         match self {
             Self::Annotation => "only 1 of 3 primaries are left, as the annotation asks",
@@ -91,11 +91,12 @@ async fn replicas_of(controller: &str) -> Result<usize> {
 
 /// The controllers have their sizes again. The taint has put all of them on one Kubernetes node; new pods are spread over all nodes.
 async fn spread_again(replicas: &BTreeMap<&str, usize>) -> Result<()> {
+    let mut steps = Vec::new();
     for (controller, replicas) in replicas {
-        scenario::scale(controller, 0).await?;
-        scenario::scale(controller, *replicas).await?;
+        steps.push(scenario::scale(controller, 0).await);
+        steps.push(scenario::scale(controller, *replicas).await);
     }
-    Ok(())
+    steps.into_iter().collect()
 }
 
 /// Where everything is when the nodes are cut off.
@@ -174,6 +175,10 @@ async fn the_majority_is_cut_off(
     let demoted = demotions(kubectl, &cut.lost).await?;
     let size = replicas.get("cluster-controller").context("its size")? + 1;
     let served = serves_once_cleared(kubectl, &shop, &cut, clearance, size).await;
+    if served.is_err() {
+        // Before the controllers start again: their logs go with them.
+        kubectl.explain().await;
+    }
     let returned = cut.bring_back(kubectl).await;
     let (writer, served) = served?;
     returned?;
@@ -272,6 +277,7 @@ async fn serves_once_cleared<'a>(
         listed_now == listed,
         "slots moved from {listed:?} to {listed_now:?}"
     );
+    is_reported(kubectl, cut).await?;
     let begun = Instant::now();
     clearance.give(kubectl, &cut.away).await?;
     serves_alone(kubectl, cut).await?;

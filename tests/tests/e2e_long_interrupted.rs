@@ -38,8 +38,7 @@ async fn killed_servers_and_leader_cost_no_key_of_a_scaling() -> Result<()> {
                 let leader = scenario::leader("cluster-controller").await?;
                 killed.push(scenario::system().get(&format!("pod {leader}")).await?);
             }
-            let begun = Instant::now();
-            killers.send_kill(&killed).await?;
+            let begun = killers.send_kill(&killed).await?;
             let status = kubectl.get("rediscluster shop").await?["status"].clone();
             ensure!(
                 status["operation"]["kind"] == "Scale",

@@ -3,7 +3,6 @@
 use anyhow::{Result, ensure};
 use futures::future::try_join_all;
 use serde_json::Value;
-use std::time::Instant;
 use tests::{
     crash::Killers,
     kubectl::Kubectl,
@@ -35,8 +34,7 @@ async fn lost(namespace: &str, volumes: Volumes) -> Result<()> {
             let remove = "rm -rf /data/*";
             try_join_all(victims.iter().map(|pod| kubectl.exec(pod, remove))).await?;
         }
-        let begun = Instant::now();
-        killers.kill(kubectl, &pods).await?;
+        let begun = killers.kill(kubectl, &pods).await?;
         shop.recovered().await?;
         let recovered = begun.elapsed();
         shop.is_intact("majority").await?;

@@ -25,8 +25,7 @@ async fn pods_keep_their_configuration_until_they_are_deleted() -> Result<()> {
         let before = uids(kubectl).await?;
         let writer = Writer::start(kubectl, "shop").await?;
         let victim = changed(kubectl).await?;
-        let begun = Instant::now();
-        killers.kill_pod(kubectl, &victim).await?;
+        let begun = killers.kill_pod(kubectl, &victim).await?;
         shop.recovered().await?;
         let recovered = begun.elapsed();
         is_outdated(kubectl, &victim, &before).await?;

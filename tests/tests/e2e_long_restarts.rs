@@ -100,8 +100,7 @@ async fn a_pod_that_is_killed_often_is_back_soon() -> Result<()> {
         let writer = Writer::start(kubectl, "shop").await?;
         let mut begun = Instant::now();
         for _ in 0..KILLS {
-            begun = Instant::now();
-            killers.kill_pod(kubectl, victim).await?;
+            begun = killers.kill_pod(kubectl, victim).await?;
             shop.recovered().await?;
         }
         let recovered = begun.elapsed();

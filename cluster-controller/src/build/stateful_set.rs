@@ -9,7 +9,8 @@ use crate::{
 };
 use crds::{
     ANNOTATION_RESTART_HASH, BUS_PORT, CLAIM, CLIENT_PORT, CONDITION_SERVING, CONTAINER,
-    ENV_ADOPT_VOLUMES, LABEL_CLUSTER, LABEL_SHARD, headless_service_name, stateful_set_name,
+    ENV_ADOPT_VOLUMES, FOLDER_DATA, LABEL_CLUSTER, LABEL_SHARD, headless_service_name,
+    stateful_set_name,
 };
 use k8s_openapi::{
     api::{
@@ -189,7 +190,7 @@ fn container(cluster: &ValidatedCluster) -> Container {
         ports: Some(vec![port("client", CLIENT_PORT), port("bus", BUS_PORT)]),
         resources: cluster.resources.clone(),
         volume_mounts: Some(vec![
-            mount(data_volume(cluster), "/data"),
+            mount(data_volume(cluster), FOLDER_DATA),
             mount("config", "/config"),
             mount("tmp", "/tmp"),
         ]),

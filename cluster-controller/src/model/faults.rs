@@ -166,7 +166,7 @@ impl Model {
                 if !persistent && pods.any(|pod| pod.is_robbed) {
                     return self.note("left out");
                 }
-                // Nor is it known of replicas that are cut off in this second whether they had it.
+                // A replica that is cut off in this same second may lack the write: no property can say whether it was lost.
                 let mut machines = self.kubernetes.machines.iter();
                 if machines.any(|one| {
                     one.cut
@@ -246,7 +246,7 @@ impl Model {
         let robbed = self.kubernetes.pods.iter();
         let robbed = robbed.filter(|(_, pod)| pod.is_robbed && !self.persistent());
         lost.extend(robbed.map(|(seat, _)| self.node(*seat)));
-        // So is what is in one that ends.
+        // In memory, a pod that is being deleted has lost its data already.
         let ending = self.kubernetes.pods.iter();
         let ending = ending.filter(|(_, pod)| pod.gone.is_some() && !self.persistent());
         lost.extend(ending.map(|(seat, _)| self.node(*seat)));

@@ -6,7 +6,7 @@ use crate::{
     redis::plan::simulation::{PodIdentity, World},
 };
 use common::cluster::topology::NodeAddress;
-use crds::{ANNOTATION_RESTART_HASH, CONDITION_SERVING, CONTAINER, pod_name};
+use crds::{ANNOTATION_RESTART_HASH, CONDITION_SERVING, CONTAINER, FOLDER_DATA, pod_name};
 use k8s_openapi::{
     api::core::v1::{Pod, PodCondition},
     jiff::Timestamp,
@@ -407,7 +407,9 @@ fn show(seat: Seat, pod: &PodState, machine: Option<&str>) -> Arc<Pod> {
                      "deletionTimestamp": pod.gone.map(time),
                      "annotations": {ANNOTATION_RESTART_HASH: pod.hash}},
         "spec": {"nodeName": machine, "readinessGates": [{"conditionType": CONDITION_SERVING}],
-                 "volumes": volumes, "containers": [{"name": CONTAINER, "env": [{"name": "POD_UID"}]}]},
+                 "volumes": volumes,
+                 "containers": [{"name": CONTAINER, "env": [{"name": "POD_UID"}],
+                                 "volumeMounts": [{"name": "data", "mountPath": FOLDER_DATA}]}]},
         "status": {"podIP": machine.map(|_| pod.address.ip.to_string()),
                    "conditions": [{"type": "Ready", "status": word(*ready), "reason": reason, "lastTransitionTime": time(*since)},
                                   {"type": "ContainersReady", "status": word(containers)}],

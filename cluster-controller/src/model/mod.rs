@@ -46,7 +46,7 @@ pub struct Model {
     acknowledged: Content,
     /// Faults that strike before one of the next effects, and how many come first.
     amid: Vec<(u32, Event)>,
-    /// Pods whose data the controller has decided to remove in this reconcile: with them, another loss would be the second at once.
+    /// Pods whose data this reconcile has decided to remove: they count as lost, so that no fault takes the last copy.
     doomed: BTreeSet<Seat>,
     sabotage: Sabotage,
     history: Vec<String>,

@@ -8,7 +8,10 @@ mod unscheduled;
 pub use common::kubernetes::pods::{ip, is_terminating, started};
 
 use common::kubernetes::pods::server;
-use crds::{ANNOTATION_RESTART_HASH, CONDITION_SERVING, CONTAINER, ENV_ADOPT_VOLUMES, LABEL_ROLE};
+use crds::{
+    ANNOTATION_RESTART_HASH, CONDITION_SERVING, CONTAINER, ENV_ADOPT_VOLUMES, FOLDER_DATA,
+    LABEL_ROLE,
+};
 use k8s_openapi::{
     api::core::v1::{ContainerStateTerminated, ContainerStatus, Pod, PodCondition, PodSpec},
     jiff::Timestamp,
@@ -40,11 +43,21 @@ pub fn proof(pod: &Pod) -> Option<String> {
     Some(format!("{namespace}/{}/{uid}", pod.name_any()))
 }
 
-/// Whether it has data that outlive it.
+/// Whether its server's data outlive it: what is mounted at `/data` is a volume. It may have other volumes besides.
 pub fn has_claim(pod: &Pod) -> bool {
-    let volumes = pod.spec.iter().filter_map(|spec| spec.volumes.as_ref());
-    let mut volumes = volumes.flatten();
-    volumes.any(|volume| volume.persistent_volume_claim.is_some())
+    let Some(spec) = pod.spec.as_ref() else {
+        return false;
+    };
+    let mut containers = spec.containers.iter();
+    let server = containers.find(|container| container.name == CONTAINER);
+    let mut mounts = server
+        .into_iter()
+        .flat_map(|one| one.volume_mounts.iter().flatten());
+    let data = mounts.find(|mount| mount.mount_path == FOLDER_DATA);
+    let mut volumes = spec.volumes.iter().flatten();
+    data.is_some_and(|data| {
+        volumes.any(|volume| volume.name == data.name && volume.persistent_volume_claim.is_some())
+    })
 }
 
 /// `namespace/name` of the RedisCluster whose volumes it may take over.
@@ -330,6 +343,27 @@ mod tests {
     }
 
     /// The Kubernetes node was away for minutes; its container has just started again, and has yet to read its data.
+    /// A volume of the user's, and one that its StatefulSet has kept, hold no data of the server.
+    #[test]
+    fn what_is_mounted_at_its_data_counts() {
+        let has = |data: &str, volumes: Value| {
+            let mounts = json!([{"name": "shared", "mountPath": "/shared"}, {"name": data, "mountPath": FOLDER_DATA}]);
+            let pod = json!({"spec": {"volumes": volumes, "containers": [
+                {"name": "exporter", "volumeMounts": [{"name": "shared", "mountPath": FOLDER_DATA}]},
+                {"name": CONTAINER, "volumeMounts": mounts}]}});
+            has_claim(&serde_json::from_value(pod).unwrap())
+        };
+        let claim =
+            |name: &str| json!({"name": name, "persistentVolumeClaim": {"claimName": name}});
+        let memory = json!({"name": "memory", "emptyDir": {}});
+        assert!(has("data", json!([claim("data"), claim("shared")])));
+        assert!(!has(
+            "memory",
+            json!([memory, claim("data"), claim("shared")])
+        ));
+        assert!(!has("memory", json!([])));
+    }
+
     #[test]
     fn the_waiting_begins_with_the_last_start() {
         let metadata = json!({"creationTimestamp": "2026-01-01T08:00:00Z"});

@@ -241,7 +241,7 @@ pub struct ExpectedNode {
 }
 
 impl ExpectedNode {
-    /// A wanted node whose pod exists, and of which no more is known.
+    /// A wanted node whose pod exists, and of which no more is known: it may have data on a volume.
     pub fn new(pod: String, shard: usize, ordinal: usize) -> Self {
         Self {
             pod,
@@ -249,7 +249,7 @@ impl ExpectedNode {
             ordinal,
             wanted: true,
             exists: true,
-            has_volume: false,
+            has_volume: true,
             address: None,
             address_is_current: true,
             hostname: None,

@@ -163,8 +163,8 @@ impl<'s> RolloutInputs<'_, 's> {
         shard.is_ok_and(|shard| self.written.contains(&shard))
     }
 
-    /// Pods that nothing is lost with, and that stay as they are as long as they have the template that they have. Of those that are to
-    /// leave as well: they do once they have said what is on their volumes.
+    /// Pods that can be replaced without loss, and that do not recover with the template that they have; those that leave included: they have
+    /// to start once to say what is on their volumes.
     fn broken(&self) -> Vec<ReplacePod> {
         let members = self.survey.members.iter();
         let written = members.filter(|one| self.is_written(one));
@@ -207,15 +207,19 @@ impl<'s> RolloutInputs<'_, 's> {
             && ((is_served && owns_nothing) || waits)
     }
 
-    /// Whether it is a replica that its primary's newer server left without a copy: its cluster would not be healthy again before it is updated.
+    /// Whether the replica has lost its copy because its primary's server is newer: the cluster is not healthy again before it is updated.
     fn cannot_copy(&self, member: &Member) -> bool {
         let mut live = self.survey.live.iter();
         let replica = live.find(|one| one.pod() == member.expected.pod);
         let primary = replica.and_then(|one| self.survey.by_id(one.report.own().primary?));
-        let is_older = replica.zip(primary).is_some_and(|(replica, primary)| {
-            !is_linked(*replica, primary) && is_older_than_primary(*replica, primary)
+        // It drops what it has before it fails to load. After a mere loss of the link it still has everything, and may need no copy.
+        let has_lost_its_copy = replica.zip(primary).is_some_and(|(replica, primary)| {
+            !is_linked(*replica, primary)
+                && is_older_than_primary(*replica, primary)
+                && replica.report.keys == 0
+                && primary.report.keys > 0
         });
-        is_older
+        has_lost_its_copy
             && self
                 .pod_of(member)
                 .is_some_and(|pod| !pods::is_terminating(pod))

@@ -35,6 +35,8 @@ struct Stage {
     restart: BTreeSet<String>,
     /// Replicas of an older server that cannot load what their primaries send.
     older: BTreeSet<usize>,
+    /// Keys that those have left.
+    left: u64,
     /// Shards whose StatefulSet names the wanted template.
     written: BTreeSet<i32>,
 }
@@ -53,6 +55,7 @@ impl Stage {
             unready: BTreeSet::new(),
             restart: BTreeSet::new(),
             older: BTreeSet::new(),
+            left: 0,
             written: (0..3).collect(),
         }
     }
@@ -89,6 +92,7 @@ impl Stage {
             let mut report = Box::new(report.clone());
             report.server.version = "6.2.14".to_owned();
             report.replication.upstream.as_mut().unwrap().up = false;
+            report.keys = self.left;
             members[*index].answer = Answer::Report(report);
         }
         let pods = members.iter().enumerate().map(|(index, member)| {
@@ -372,6 +376,10 @@ fn an_older_replica_without_a_copy_is_replaced() {
         );
         stage.hashes[replica] = "older".to_owned();
         assert_eq!(broken(&stage.rollout()), [pod.as_str()]);
+        stage.left = 1;
+        let found = stage.rollout();
+        assert_eq!(broken(&found), Vec::<&str>::new(), "it has its copy");
+        stage.left = 0;
         stage.object.spec.update.strategy = UpdateStrategy::OnDelete;
         assert_eq!(broken(&stage.rollout()), Vec::<&str>::new());
     }

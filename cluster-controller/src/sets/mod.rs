@@ -197,7 +197,7 @@ fn may_leave(survey: &Survey<'_>, member: &Member) -> bool {
         }
         // No server runs in it, and what was in memory is gone.
         Answer::Absent(_) if !member.expected.has_volume => true,
-        // Nor did one ever.
+        // No server was ever started in it.
         Answer::Unresponsive(_) if is_blank_for_certain(&member.expected) => true,
         // A primary without slots may have keys of slots that were on their way to it, and only it can say that it has none.
         Answer::Absent(_) | Answer::Unresponsive(_) => {

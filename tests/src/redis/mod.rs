@@ -121,7 +121,7 @@ impl RedisServer {
         self.process.is_some()
     }
 
-    /// Lets a server that is down be another program from its next start on.
+    /// Sets the program that a server which is down runs from its next start on.
     pub fn set_program(&mut self, program: &ServerProgram) {
         self.program.clone_from(program);
     }

@@ -164,6 +164,7 @@ impl PodCluster {
             ExpectedNode {
                 former: ids.map(|(id, _)| (*id, evidence.clone())).collect(),
                 address: Some(NodeAddress::new(address.ip(), address.port())),
+                has_volume: self.storage == PodStorage::Volume,
                 hostname: Some(crds::pod_hostname("test", "test", &name)),
                 proof: Some(PodFiles::proof(address)),
                 kubernetes_node: pod.kubernetes_node.clone(),
@@ -249,7 +250,7 @@ impl PodCluster {
         }
     }
 
-    /// Lets a server that is down be another program from its next start on.
+    /// Sets the program that a server which is down runs from its next start on.
     pub fn set_program(&mut self, index: usize, program: &ServerProgram) {
         self.pods[index].server.set_program(program);
     }

@@ -27,20 +27,22 @@ server=$(command -v valkey-server || command -v redis-server)
 # proves to the controller which pod it runs in.
 set -- /config/redis.conf --dir /data --cluster-config-file nodes.conf --appendfilename appendonly.aof @SETTINGS@ \
   --cluster-announce-ip "$POD_IP" --syslog-ident "$POD_NAMESPACE/$POD_NAME/$POD_UID"
-version=$("$server" --version)
-case $version in
+case $("$server" --version) in
   *v=[1-6].*) old=yes ;;
-  *)
-    old=no
-    set -- "$@" --appenddirname appendonlydir
-    # For clients that want a name, which stays while addresses change. Servers before 7.0 drop the messages of one that announces it: the
-    # controller lets it be announced once there are none, and so it stays.
-    grep -Eqs '@[0-9]+,[^ ,]+[^ ]* myself,' /data/nodes.conf &&
-      set -- "$@" --cluster-announce-hostname "$POD_NAME.@HEADLESS@.$POD_NAMESPACE.svc"
-    # Replicas stay with their shard (a setting that came with 7.0).
-    grep -q '^cluster-allow-replica-migration ' /config/redis.conf || set -- "$@" --cluster-allow-replica-migration no
-    ;;
+  # They carry the name to servers that know it only.
+  *Valkey* | *v=[89].* | *v=[1-9][0-9]*) old=no named=yes ;;
+  *) old=no named=no ;;
 esac
+if [ "$old" = no ]; then
+  set -- "$@" --appenddirname appendonlydir
+  # For clients that want a name, which stays while addresses change. Servers before 7.0 drop every message of a Redis 7 that announces one:
+  # the controller turns it on once no such server is left. Then nodes.conf has the name, and later starts announce it again.
+  if [ "$named" = yes ] || grep -Eqs '@[0-9]+,[^ ,]+[^ ]* myself,' /data/nodes.conf; then
+    set -- "$@" --cluster-announce-hostname "$POD_NAME.@HEADLESS@.$POD_NAMESPACE.svc"
+  fi
+  # Replicas stay with their shard (a setting that came with 7.0).
+  grep -q '^cluster-allow-replica-migration ' /config/redis.conf || set -- "$@" --cluster-allow-replica-migration no
+fi
 @DATA@
 # A server without a role of its own feeds no replica until the controller has given it one: the replica of a primary that came back
 # empty at the same address would copy the emptiness.
@@ -64,44 +66,23 @@ case $stamp in
     refuse "the volume belongs to RedisCluster $stamp; to give it to this one: kubectl annotate -n $POD_NAMESPACE rediscluster ${cluster#*/} redis.danieldorado.github.io/adopt-volumes=$stamp"
     ;;
 esac
-# The files are kept aside, and the server starts as a new node. nodes.conf is moved last: an interruption leaves it, and the next start
-# goes on.
-set_aside() {
-  aside=/data/set-aside-$(date -u +%Y%m%dT%H%M%SZ)
-  echo "$1: starting as a new node; the old files are in $aside"
-  mkdir -p "$aside"
-  for file in /data/appendonlydir /data/appendonly.aof /data/dump.rdb /data/nodes.conf; do
-    [ ! -e "$file" ] || mv "$file" "$aside"
-  done
-}
-has_data() { [ -e /data/appendonly.aof ] || [ -e /data/appendonlydir/appendonly.aof.manifest ]; }
-# No server reads what one of a newer series has written. A replica that an update reached before it was taken back copies its primary again.
-family=${version%% *} number=${version#* v=}
-major=${number%%.*} minor=${number#*.}
-minor=${minor%%.*}
-case $major$minor in
-  "" | *[!0-9]*) series= ;;
-  *) series=$((major * 1000 + minor)) ;;
-esac
-last=$(cat /data/series 2> /dev/null || :)
-newer=no
-[ -z "$series" ] || [ "${last% *}" != "$family" ] || [ "${last##* }" -le "$series" ] || newer=yes
-[ "$old" = no ] || [ ! -e /data/appendonlydir ] || newer=yes
-if [ "$newer" = yes ] && { has_data || [ -e /data/appendonlydir ]; }; then
-  why="the data in /data were written by a server of a newer series than this one, which cannot read them"
-  grep -Eqs 'myself,slave' /data/nodes.conf || refuse "$why; correct spec.image or spec.version"
-  set_aside "$why, and belong to a replica"
+if [ "$old" = yes ] && [ -e /data/appendonlydir ]; then
+  refuse "/data/appendonlydir was written by a server of 7.0 or newer: this version cannot read it; correct spec.image or spec.version"
 fi
 # In one step, so that no interruption leaves half a name. A full disk keeps no server from starting.
-keep() {
-  [ "$(cat "/data/$1" 2> /dev/null || :)" = "$2" ] ||
-    { echo "$2" > "/data/$1.new" && mv "/data/$1.new" "/data/$1"; } || echo "/data/$1 cannot be written"
-}
-keep cluster "$cluster"
-[ -z "$series" ] || keep series "$family $series"
-# A role without the data that belongs to it: under its old identity the server would empty its replicas.
+if [ "$stamp" != "$cluster" ]; then
+  { echo "$cluster" > /data/cluster.new && mv /data/cluster.new /data/cluster; } || echo "/data/cluster cannot be written"
+fi
+# A role without the data that belongs to it: under its old identity the server would empty its replicas. The files are kept aside, and
+# it starts as a new node. nodes.conf is moved last: an interruption leaves it, and the next start goes on.
+has_data() { [ -e /data/appendonly.aof ] || [ -e /data/appendonlydir/appendonly.aof.manifest ]; }
 if grep -Eqs "$role" /data/nodes.conf && ! has_data; then
-  set_aside "/data/nodes.conf names a role, but the append-only file is missing"
+  aside=/data/set-aside-$(date -u +%Y%m%dT%H%M%SZ)
+  echo "/data/nodes.conf names a role, but the append-only file is missing: starting as a new node; the old files are in $aside"
+  mkdir -p "$aside"
+  for file in /data/appendonlydir /data/dump.rdb /data/nodes.conf; do
+    [ ! -e "$file" ] || mv "$file" "$aside"
+  done
 fi
 "#;
 

@@ -1,15 +1,18 @@
-//! The names that servers announce, for clients that want one. A server before 7.0 drops every message of one that announces a name: it takes
-//! the extension that carries it for a wrong length (`clusterProcessPacket` in the `cluster.c` of 6.2, `writePingExt` in that of 7.0). So none
-//! is announced before all servers know it; the start script keeps what its server announced before.
+//! The names that servers announce, for clients that want one. A server before 7.0 drops every message of a Redis 7 that announces a name: it
+//! takes the extension that carries it for a wrong length (`clusterProcessPacket` in the `cluster.c` of 6.2, `writeHostnamePingExt` in that of
+//! 7.0). So that announces none before all servers know it. Valkey, and Redis from 8.0 on, send the extension to servers that know it only
+//! (`nodeSupportsExtensions`): their start script announces the name at once.
 
 use super::{Action, Plan};
 use crate::redis::survey::Survey;
+use common::cluster::info::Family;
 
 /// Plans that servers announce the names of their pods, once no node of the cluster can be an older one.
 pub fn announce(survey: &Survey<'_>, plan: &mut Plan) {
     let mut live = survey.live.iter();
     let all_know_it = live.all(|one| one.report.server.at_least(7, 0));
-    if !all_know_it || !survey.all_live() || !survey.missing.is_empty() {
+    let is_complete = survey.all_live() && survey.missing.is_empty();
+    if !all_know_it || !(is_complete || is_announced(survey)) {
         return;
     }
     for one in &survey.live {
@@ -25,6 +28,16 @@ pub fn announce(survey: &Survey<'_>, plan: &mut Plan) {
     }
 }
 
+/// Whether a Redis 7 announces its name already: an older server that is away for now could not come back in any case.
+fn is_announced(survey: &Survey<'_>) -> bool {
+    let mut live = survey.live.iter();
+    live.any(|one| {
+        let server = &one.report.server;
+        let is_seven = server.family == Family::Redis && !server.at_least(8, 0);
+        is_seven && one.report.own().hostname.is_some()
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -32,7 +45,7 @@ mod tests {
         member::{Answer, Member},
         plan::{
             simulation::{Fault, World},
-            tests::{formed, plan},
+            tests::{formed, plan, relist},
         },
     };
     use k8s_openapi::jiff::Timestamp;
@@ -70,6 +83,11 @@ mod tests {
         let mut silent = members;
         silent[3].answer = Answer::Unresponsive("it may be an older one".into());
         assert_eq!(announced(&world, &silent), 0);
+        let id = silent[0].report().unwrap().id();
+        relist(&mut silent[0], id, |own| {
+            own.hostname = Some("its.name".into());
+        });
+        assert_eq!(announced(&world, &silent), 4, "others are shut out by now");
         let down = Fault {
             wiped: true,
             moved: false,
@@ -77,7 +95,10 @@ mod tests {
             loading: 0,
         };
         world.break_node(5, down);
+        world.restart(5);
         let members = nameless(&world);
-        assert_eq!(announced(&world, &members), 0, "an unknown node is listed");
+        let survey = Survey::of(&world.wanted, &members);
+        assert!(survey.all_live() && !survey.missing.is_empty());
+        assert_eq!(announced(&world, &members), 0, "the lost node is listed");
     }
 }

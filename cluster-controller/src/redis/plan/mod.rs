@@ -257,10 +257,15 @@ impl Plan {
             && self.blockers.iter().all(|blocker| !blocker.clears_itself())
     }
 
-    /// Whether the cluster is as it should be but for the places of its primaries: hand-overs repair nothing.
+    /// Whether the cluster is as it should be but for the places of its primaries and the names of its nodes: those steps repair nothing.
     pub fn repairs_nothing(&self) -> bool {
         let mut steps = self.steps.iter();
-        steps.all(|step| matches!(step.action, Action::HandOver { .. }))
+        steps.all(|step| {
+            matches!(
+                step.action,
+                Action::HandOver { .. } | Action::AnnounceHostname { .. }
+            )
+        })
     }
 
     /// Whether slots may move: nothing is to be repaired or waited for but keys, which move back to the primaries of their slots.
@@ -293,6 +298,7 @@ impl Plan {
                     | Action::Meet { .. }
                     | Action::Admit { .. }
                     | Action::Replicate { .. }
+                    | Action::AnnounceHostname { .. }
             )
         };
         !self.steps.is_empty() && self.steps.iter().all(joins)

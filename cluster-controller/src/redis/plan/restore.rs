@@ -50,7 +50,12 @@ pub fn assign_again(survey: &Survey<'_>, orphaned: &SlotSet, plan: &mut Plan) ->
         let empty = empty.difference(&with_keys).difference(&doubtful);
         let slots = own.union(&empty);
         if !slots.is_empty() {
-            let is_planned = assign(survey, one, &slots, plan);
+            let why = format!(
+                "no living node owns the slots {} and {} has their keys: it serves them again",
+                text(&slots),
+                one.pod()
+            );
+            let is_planned = assign(survey, one, &slots, why, plan);
             assigned |= is_planned;
             postponed |= !is_planned;
         }
@@ -63,10 +68,11 @@ pub fn assign_again(survey: &Survey<'_>, orphaned: &SlotSet, plan: &mut Plan) ->
 }
 
 /// Plans that a replica which took over serves what its primary had got last, too: that was lost before the replica had heard of it
-/// (it takes over what its own table lists, `clusterFailoverReplaceYourMaster` in the engine's `cluster.c`). Its keys prove that it was a copy.
-pub fn inherit(survey: &Survey<'_>, lost: &SlotSet, plan: &mut Plan) -> Unclaimed {
+/// (it takes over what its own table lists, `clusterFailoverReplaceYourMaster` in the engine's `cluster.c`). The keys that it has there show that
+/// it was a copy. Whether there is such a step.
+pub fn restore_last_slots(survey: &Survey<'_>, lost: &SlotSet, plan: &mut Plan) -> bool {
     let Some(keys) = keys(survey, lost) else {
-        return Unclaimed::Waiting;
+        return false;
     };
     let mut inherited: BTreeMap<Index, SlotSet> = BTreeMap::new();
     for missing_node in survey.missing.values().filter(|one| one.is_gone()) {
@@ -75,27 +81,29 @@ pub fn inherit(survey: &Survey<'_>, lost: &SlotSet, plan: &mut Plan) -> Unclaime
             continue;
         };
         let slots = missing_node.slots.intersection(lost);
-        let is_copy = |own: &SlotSet| meets(own, &slots);
         let mut others = keys.iter().filter(|(index, _)| **index != heir.index);
         let is_contested = others.any(|(_, keys)| meets(keys, &slots));
-        if keys.get(&heir.index).is_some_and(is_copy) && !is_contested {
+        let own = keys.get(&heir.index);
+        if own.is_some_and(|own| meets(own, &slots)) && !is_contested {
             let all = inherited.entry(heir.index).or_default();
             *all = all.union(&slots);
         }
     }
-    if inherited.is_empty() {
-        return Unclaimed::Lost;
-    }
     let mut assigned = false;
     for (index, slots) in inherited {
-        let heir = survey.by_index(index);
-        assigned |= heir.is_some_and(|heir| assign(survey, heir, &slots, plan));
+        let (Some(heir), Some(keys)) = (survey.by_index(index), keys.get(&index)) else {
+            continue;
+        };
+        let pod = heir.pod();
+        let why = format!(
+            "{pod} took over from a primary that is gone and had got the slots {} last: {pod} has keys of {} of these {}, and serves them",
+            text(&slots),
+            keys.intersection(&slots).len(),
+            slots.len()
+        );
+        assigned |= assign(survey, heir, &slots, why, plan);
     }
-    if assigned {
-        Unclaimed::Assigned
-    } else {
-        Unclaimed::Waiting
-    }
+    assigned
 }
 
 fn primaries<'a>(survey: &'a Survey<'_>) -> impl Iterator<Item = Live<'a>> {
@@ -143,7 +151,13 @@ fn overlap<'a>(sets: impl Iterator<Item = &'a SlotSet>) -> (SlotSet, SlotSet) {
 /// Whether it can be done now, or only after a moment.
 ///
 /// A node that has to take slots out of its own table needs the newest epoch, so that the others believe it.
-fn assign(survey: &Survey<'_>, primary: Live<'_>, slots: &SlotSet, plan: &mut Plan) -> bool {
+fn assign(
+    survey: &Survey<'_>,
+    primary: Live<'_>,
+    slots: &SlotSet,
+    why: String,
+    plan: &mut Plan,
+) -> bool {
     let nodes = primary.report.view.nodes().iter();
     let listed = nodes.fold(SlotSet::new(), |all, node| all.union(&node.slots));
     let listed = listed.intersection(slots);
@@ -163,11 +177,6 @@ fn assign(survey: &Survey<'_>, primary: Live<'_>, slots: &SlotSet, plan: &mut Pl
             listed: listed.ranges(),
         },
     };
-    let reason = format!(
-        "no living node owns the slots {} and {} has their keys: it serves them again",
-        text(slots),
-        primary.pod()
-    );
-    plan.step(action, reason);
+    plan.step(action, why);
     true
 }

@@ -44,7 +44,7 @@ pub fn assign(survey: &Survey<'_>, now: Timestamp, plan: &mut Plan) -> bool {
             return false;
         }
         if wanted.recovery.lost_slots == LostSlots::Fail {
-            return inherit(survey, &orphaned, &lost, plan);
+            return restore_or_report(survey, &orphaned, &lost, plan);
         }
     }
     if !may_begin(survey, now) {
@@ -78,21 +78,21 @@ fn unfenced(survey: &Survey<'_>, lost: &SlotSet) -> Option<Doubt> {
     fence::doubt(survey)
 }
 
-/// Plans that who took over from a primary serves what that had got last, and names what is lost. Whether there is such a step.
-fn inherit(survey: &Survey<'_>, orphaned: &SlotSet, lost: &SlotSet, plan: &mut Plan) -> bool {
-    let inherited = if unfenced(survey, lost).is_some() {
-        Unclaimed::Lost
-    } else {
-        restore::inherit(survey, lost, plan)
-    };
-    match inherited {
-        Unclaimed::Assigned => true,
-        Unclaimed::Waiting => false,
-        Unclaimed::Lost => {
-            plan.blockers.push(slots_lost(survey, orphaned));
-            false
-        }
+/// Plans that a replica which took over serves the slots that its lost primary got last; otherwise reports the slots as lost. Whether there is
+/// such a step.
+fn restore_or_report(
+    survey: &Survey<'_>,
+    orphaned: &SlotSet,
+    lost: &SlotSet,
+    plan: &mut Plan,
+) -> bool {
+    // One that is away may have more of their keys, or have got them since.
+    let may_restore = survey.all_live() && unfenced(survey, lost).is_none();
+    if may_restore && restore::restore_last_slots(survey, lost, plan) {
+        return true;
     }
+    plan.blockers.push(slots_lost(survey, orphaned));
+    false
 }
 
 /// The pod of a living primary of a shard to which some of these slots belong: it has the shard's data, so that the slots were taken from

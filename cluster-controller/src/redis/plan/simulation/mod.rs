@@ -51,6 +51,8 @@ pub struct World {
     pub proving: bool,
     /// Pods of which Kubernetes does not know whether their address is still theirs.
     pub not_current: BTreeSet<usize>,
+    /// Whether what a node tells all others at once gets lost, as with a process that is killed right afterwards.
+    pub loses_broadcasts: bool,
     /// The last write.
     written: u64,
     /// How often a replica has taken over.
@@ -89,6 +91,7 @@ impl World {
             foreign: BTreeMap::new(),
             proving: true,
             not_current: BTreeSet::new(),
+            loses_broadcasts: false,
             written: 0,
             takeovers: 0,
             forfeited: Content::default(),

@@ -192,8 +192,10 @@ impl World {
             node.own.slots = node.own.slots.union(slots);
             if imported {
                 node.own.epoch = newest + 1;
-                // As soon as possible (`clusterCommand` in `cluster.c`).
-                self.broadcast(index);
+                // The target tells all nodes at once (`clusterCommand` in `cluster.c`).
+                if !self.loses_broadcasts {
+                    self.broadcast(index);
+                }
             }
         } else {
             node.own.slots = node.own.slots.difference(slots);
