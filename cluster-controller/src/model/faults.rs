@@ -297,6 +297,14 @@ impl Model {
         let (Some(machine), address) = (state.machine, state.address) else {
             return;
         };
+        // A majority that is cut off with it elects it, perhaps, and then what is in memory is in no other place.
+        let seats = self.kubernetes.on(machine);
+        let primaries = seats
+            .iter()
+            .filter(|seat| self.world.owns(self.node(**seat)));
+        if !self.persistent() && 2 * primaries.count() > self.world.claims().len() {
+            return self.note("left out");
+        }
         self.cut(machine, seconds);
         if !self.world.is_cut_off(self.node(seat)) {
             return;
