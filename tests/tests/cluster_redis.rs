@@ -28,15 +28,13 @@ const KEYS: usize = 3000;
 const TIMEOUT: Duration = Duration::from_secs(1);
 
 fn wanted(cluster: &PodCluster, formed_before: bool) -> Wanted {
-    let is_kept = cluster.storage() == PodStorage::Volume;
     Wanted {
-        formed_before,
         patience: Duration::from_secs(4),
         recovery: Recovery {
             after: Duration::from_secs(4),
             ..Recovery::default()
         },
-        ..Wanted::new((3, cluster.replicas()), is_kept, NODE_TIMEOUT)
+        ..cluster.wanted(formed_before)
     }
 }
 

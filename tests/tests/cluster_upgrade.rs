@@ -6,7 +6,6 @@ use cluster_controller::redis::{
     assess::{Problem, assess},
     election::would_win,
     execute::execute,
-    member::Wanted,
     observe::observe,
     plan::{Action, HandOverReason, Plan, Step},
     survey::Survey,
@@ -15,7 +14,7 @@ use common::cluster::kept_connections::ClusterConnections;
 use std::time::Duration;
 use tests::{
     drive::drive_pods,
-    redis::{NODE_TIMEOUT, PodCluster, PodStorage, ShardSlots},
+    redis::{PodCluster, PodStorage, ShardSlots},
     servers::{self, ServerProgram},
     wait::eventually,
 };
@@ -25,17 +24,9 @@ const KEYS: usize = 3000;
 /// Of a question to a node.
 const TIMEOUT: Duration = Duration::from_secs(1);
 
-fn wanted(cluster: &PodCluster, formed_before: bool) -> Wanted {
-    let is_kept = cluster.storage() == PodStorage::Volume;
-    Wanted {
-        formed_before,
-        ..Wanted::new((3, cluster.replicas()), is_kept, NODE_TIMEOUT)
-    }
-}
-
 /// Lets the controller work until the cluster is healthy. No replica is ever promoted.
 async fn settled(cluster: &PodCluster, formed_before: bool) -> Result<()> {
-    let drive = drive_pods(cluster, &wanted(cluster, formed_before), LIMIT).await;
+    let drive = drive_pods(cluster, &cluster.wanted(formed_before), LIMIT).await;
     ensure!(
         drive.assessment.is_healthy(),
         "not healthy: {:#?}\n{}",
@@ -80,7 +71,7 @@ async fn replaced(cluster: &mut PodCluster, index: usize, program: &ServerProgra
 
 async fn hand_over(cluster: &PodCluster, from: usize, to: usize) -> Result<()> {
     let connections = ClusterConnections::default();
-    let wanted = wanted(cluster, true);
+    let wanted = cluster.wanted(true);
     let members = eventually("the others know the replica", async || {
         let members = observe(&cluster.expected(), &connections, TIMEOUT).await;
         let survey = Survey::of(&wanted, &members);
@@ -109,7 +100,7 @@ async fn hand_over(cluster: &PodCluster, from: usize, to: usize) -> Result<()> {
 async fn problems(cluster: &PodCluster) -> Vec<Problem> {
     let connections = ClusterConnections::default();
     let members = observe(&cluster.expected(), &connections, TIMEOUT).await;
-    assess(&Survey::of(&wanted(cluster, true), &members)).problems
+    assess(&Survey::of(&cluster.wanted(true), &members)).problems
 }
 
 /// In each shard the replica first, then the primary after that replica has taken over.

@@ -13,7 +13,9 @@ use crds::{
     LABEL_ROLE,
 };
 use k8s_openapi::{
-    api::core::v1::{ContainerStateTerminated, ContainerStatus, Pod, PodCondition, PodSpec},
+    api::core::v1::{
+        Container, ContainerStateTerminated, ContainerStatus, Pod, PodCondition, PodSpec,
+    },
     jiff::Timestamp,
 };
 use kube::ResourceExt;
@@ -34,27 +36,26 @@ pub type Pods = HashMap<String, Arc<Pod>>;
 
 /// What its start script lets the server say of itself, if it does: namespace, name and uid of the pod.
 pub fn proof(pod: &Pod) -> Option<String> {
-    let containers = pod.spec.iter().flat_map(|spec| &spec.containers);
-    let mut server = containers.filter(|container| container.name == CONTAINER);
-    let variables = server.next()?.env.as_ref()?;
+    let variables = server_container(pod)?.env.as_ref()?;
     let knows = variables.iter().any(|variable| variable.name == "POD_UID");
     let uid = pod.metadata.uid.as_ref().filter(|_| knows)?;
     let namespace = pod.metadata.namespace.as_deref()?;
     Some(format!("{namespace}/{}/{uid}", pod.name_any()))
 }
 
+/// The container of its server, as it is to run.
+fn server_container(pod: &Pod) -> Option<&Container> {
+    let mut containers = pod.spec.as_ref()?.containers.iter();
+    containers.find(|container| container.name == CONTAINER)
+}
+
 /// Whether its server's data outlive it: what is mounted at `/data` is a volume. It may have other volumes besides.
 pub fn has_claim(pod: &Pod) -> bool {
-    let Some(spec) = pod.spec.as_ref() else {
-        return false;
-    };
-    let mut containers = spec.containers.iter();
-    let server = containers.find(|container| container.name == CONTAINER);
-    let mut mounts = server
-        .into_iter()
-        .flat_map(|one| one.volume_mounts.iter().flatten());
+    let mounts = server_container(pod).and_then(|server| server.volume_mounts.as_ref());
+    let mut mounts = mounts.into_iter().flatten();
     let data = mounts.find(|mount| mount.mount_path == FOLDER_DATA);
-    let mut volumes = spec.volumes.iter().flatten();
+    let volumes = pod.spec.as_ref().and_then(|spec| spec.volumes.as_ref());
+    let mut volumes = volumes.into_iter().flatten();
     data.is_some_and(|data| {
         volumes.any(|volume| volume.name == data.name && volume.persistent_volume_claim.is_some())
     })
@@ -342,7 +343,6 @@ mod tests {
         text.parse().unwrap()
     }
 
-    /// The Kubernetes node was away for minutes; its container has just started again, and has yet to read its data.
     /// A volume of the user's, and one that its StatefulSet has kept, hold no data of the server.
     #[test]
     fn what_is_mounted_at_its_data_counts() {
@@ -364,6 +364,7 @@ mod tests {
         assert!(!has("memory", json!([])));
     }
 
+    /// The Kubernetes node was away for minutes; its container has just started again, and has yet to read its data.
     #[test]
     fn the_waiting_begins_with_the_last_start() {
         let metadata = json!({"creationTimestamp": "2026-01-01T08:00:00Z"});

@@ -167,8 +167,8 @@ impl<'s> RolloutInputs<'_, 's> {
     /// to start once to say what is on their volumes.
     fn broken(&self) -> Vec<ReplacePod> {
         let members = self.survey.members.iter();
-        let written = members.filter(|one| self.is_written(one));
-        let broken = written.filter(|one| {
+        let staying = members.filter(|one| !one.expected.terminating && self.is_written(one));
+        let broken = staying.filter(|one| {
             let has_another = self.is_older(one);
             (has_another || self.may_not_adopt(one)) && self.cannot_run(one)
                 || has_another && (self.has_never_served(one) || self.cannot_copy(one))
@@ -182,8 +182,7 @@ impl<'s> RolloutInputs<'_, 's> {
     fn cannot_run(&self, member: &Member) -> bool {
         is_silent(member)
             && self.pod_of(member).is_some_and(|pod| {
-                !pods::is_terminating(pod)
-                    && pods::start::cannot_start(pod, pods::start::STARTED_BY, self.now)
+                pods::start::cannot_start(pod, pods::start::STARTED_BY, self.now)
             })
     }
 
@@ -201,28 +200,24 @@ impl<'s> RolloutInputs<'_, 's> {
             own.slots.is_empty() && (own.primary.is_some() || report.keys == 0)
         });
         let waits = self.keeps_its_data(member) && self.is_silent_for_others(member, pod);
-        !pods::is_terminating(pod)
-            && pods::has_never_served(pod)
+        pods::has_never_served(pod)
             && !serving::serves(&member.answer)
             && ((is_served && owns_nothing) || waits)
     }
 
     /// Whether the replica has lost its copy because its primary's server is newer: the cluster is not healthy again before it is updated.
     fn cannot_copy(&self, member: &Member) -> bool {
-        let mut live = self.survey.live.iter();
-        let replica = live.find(|one| one.pod() == member.expected.pod);
+        let replica = member
+            .report()
+            .and_then(|report| self.survey.by_id(report.id()));
         let primary = replica.and_then(|one| self.survey.by_id(one.report.own().primary?));
         // It drops what it has before it fails to load. After a mere loss of the link it still has everything, and may need no copy.
-        let has_lost_its_copy = replica.zip(primary).is_some_and(|(replica, primary)| {
-            !is_linked(*replica, primary)
-                && is_older_than_primary(*replica, primary)
+        replica.zip(primary).is_some_and(|(replica, primary)| {
+            !is_linked(replica, primary)
+                && is_older_than_primary(replica, primary)
                 && replica.report.keys == 0
                 && primary.report.keys > 0
-        });
-        has_lost_its_copy
-            && self
-                .pod_of(member)
-                .is_some_and(|pod| !pods::is_terminating(pod))
+        })
     }
 
     /// Whether the pod that takes its place finds its data.

@@ -86,12 +86,7 @@ fn a_replica_leaves_and_a_primary_does_not() {
 #[test]
 fn no_pod_leaves_while_a_primary_is_down() {
     let mut world = formed(3, 1, true);
-    let down = Fault {
-        wiped: false,
-        moved: false,
-        down: 0,
-        loading: 0,
-    };
+    let down = Fault::DOWN;
     let primary = (0..6).find(|index| world.owns(*index)).unwrap();
     world.break_node(primary, down);
     let found = decide(&world, &stage(3, 0));
@@ -276,10 +271,8 @@ fn kept_volumes_of_more_shards_get_pods() {
     let nothing = KnownNodes::new;
     assert!(!decided(&world, nothing(), true), "it lives elsewhere");
     let down = Fault {
-        wiped: false,
-        moved: false,
         down: 1000,
-        loading: 0,
+        ..Fault::DOWN
     };
     for index in [4, 5] {
         world.break_node(index, down);
@@ -324,12 +317,7 @@ fn a_hibernating_cluster_has_no_pods_and_all_sets() {
     assert!(found.removed.is_empty());
 
     let mut asleep = formed(3, 1, true);
-    let down = Fault {
-        wiped: false,
-        moved: false,
-        down: 0,
-        loading: 0,
-    };
+    let down = Fault::DOWN;
     for index in 0..6 {
         asleep.break_node(index, down);
     }
@@ -347,12 +335,7 @@ fn a_hibernating_cluster_has_no_pods_and_all_sets() {
 #[test]
 fn a_set_that_was_deleted_keeps_its_pods() {
     let mut world = formed(3, 1, true);
-    let down = Fault {
-        wiped: false,
-        moved: false,
-        down: 0,
-        loading: 0,
-    };
+    let down = Fault::DOWN;
     let primary = (0..6).find(|index| world.owns(*index)).unwrap();
     world.break_node(primary, down);
     let (shape, mut existing) = stage(3, 0);

@@ -14,7 +14,7 @@ use cluster_controller::{
     copies::CopyTracker,
     redis::{
         identity::KnownNodes,
-        member::{ExpectedNode, ProcessEvidence, ZoneLabel},
+        member::{ExpectedNode, ProcessEvidence, Wanted, ZoneLabel},
     },
 };
 use common::cluster::{
@@ -80,22 +80,19 @@ impl PodCluster {
     ) -> Result<Self> {
         let count = Self::SHARDS * (1 + replicas);
         let addresses: Result<Vec<_>> = (0..count).map(|_| free_address()).collect();
-        let mut cluster = Self::prepare(addresses?, storage)?;
-        for pod in &mut cluster.pods {
-            pod.server.set_program(program);
-        }
-        cluster.restart_all().await?;
-        Ok(cluster)
+        Self::start_all(addresses?, storage, program).await
     }
 
     /// Starts a server at each of these addresses, shard by shard.
     pub async fn start_at(addresses: Vec<SocketAddr>, storage: PodStorage) -> Result<Self> {
-        let mut cluster = Self::prepare(addresses, storage)?;
-        cluster.restart_all().await?;
-        Ok(cluster)
+        Self::start_all(addresses, storage, &servers::selected()?).await
     }
 
-    fn prepare(addresses: Vec<SocketAddr>, storage: PodStorage) -> Result<Self> {
+    async fn start_all(
+        addresses: Vec<SocketAddr>,
+        storage: PodStorage,
+        program: &ServerProgram,
+    ) -> Result<Self> {
         let replicas = addresses.len() / Self::SHARDS - 1;
         let files = PodFiles::render(storage, replicas, NODE_TIMEOUT)?;
         let mut cluster = Self {
@@ -106,14 +103,26 @@ impl PodCluster {
             copies: CopyTracker::default(),
         };
         for address in addresses {
+            let mut server = RedisServer::pod(address, files.clone())?;
+            server.set_program(program);
             cluster.pods.push(PodServer {
-                server: RedisServer::pod(address, files.clone())?,
+                server,
                 down_since: None,
                 kubernetes_node: None,
                 doubtful: false,
             });
         }
+        cluster.restart_all().await?;
         Ok(cluster)
+    }
+
+    /// What is wanted of it.
+    pub fn wanted(&self, formed_before: bool) -> Wanted {
+        let is_kept = self.storage == PodStorage::Volume;
+        Wanted {
+            formed_before,
+            ..Wanted::new((Self::SHARDS, self.replicas), is_kept, NODE_TIMEOUT)
+        }
     }
 
     /// Replicas of each shard.

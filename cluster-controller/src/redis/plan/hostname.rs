@@ -90,9 +90,7 @@ mod tests {
         assert_eq!(announced(&world, &silent), 4, "others are shut out by now");
         let down = Fault {
             wiped: true,
-            moved: false,
-            down: 0,
-            loading: 0,
+            ..Fault::DOWN
         };
         world.break_node(5, down);
         world.restart(5);

@@ -19,12 +19,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 const NOW: Timestamp = Timestamp::UNIX_EPOCH;
 
-pub(super) const DOWN: Fault = Fault {
-    wiped: false,
-    moved: false,
-    down: 0,
-    loading: 0,
-};
+pub(super) const DOWN: Fault = Fault::DOWN;
 
 pub(super) fn promoted(plan: &Plan) -> Vec<usize> {
     let steps = plan.steps.iter();

@@ -133,9 +133,7 @@ fn who_took_over_serves_what_its_primary_got_last() {
     );
     let fault = Fault {
         wiped: true,
-        moved: false,
-        down: 0,
-        loading: 0,
+        ..Fault::DOWN
     };
     world.break_node(victim, fault);
     for _ in 0..20 {

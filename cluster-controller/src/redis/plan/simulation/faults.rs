@@ -28,6 +28,16 @@ pub struct Fault {
     pub loading: u32,
 }
 
+impl Fault {
+    /// It goes down, and keeps what it has.
+    pub const DOWN: Self = Self {
+        wiped: false,
+        moved: false,
+        down: 0,
+        loading: 0,
+    };
+}
+
 impl World {
     /// A node goes down.
     pub fn break_node(&mut self, index: usize, fault: Fault) {
