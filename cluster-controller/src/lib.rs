@@ -22,6 +22,7 @@ pub mod held;
 pub mod hibernate;
 pub mod leftovers;
 pub mod live_settings;
+pub mod losses;
 pub mod machines;
 pub mod metrics;
 #[cfg(test)]

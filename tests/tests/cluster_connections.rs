@@ -6,7 +6,7 @@ use cluster_controller::redis::{
     execute::execute,
     member::{Answer, ExpectedNode, Member, Wanted},
     observe::observe,
-    plan::{Action, Assignment, Peer, Plan, PromotedCopy, Step},
+    plan::{Action, Assignment, HandOverReason, Peer, Plan, PromotedCopy, Step},
 };
 use common::cluster::{
     kept_connections::{ClusterConnections, KeptConnections},
@@ -15,6 +15,7 @@ use common::cluster::{
     topology::{NodeAddress, NodeId},
 };
 use std::{
+    collections::BTreeSet,
     net::SocketAddr,
     sync::{
         Arc,
@@ -321,6 +322,23 @@ async fn three() -> Result<(Vec<RedisServer>, Vec<ExpectedNode>)> {
     Ok((servers, expected))
 }
 
+const KINDS: usize = 9;
+
+/// Numbers the actions, so that none is missing below.
+fn kind(action: &Action) -> usize {
+    match action {
+        Action::AssignSlots { .. } => 0,
+        Action::Meet { .. } => 1,
+        Action::Promote { .. } => 2,
+        Action::HandOver { .. } => 3,
+        Action::Admit { .. } => 4,
+        Action::Replicate { .. } => 5,
+        Action::RestoreNodeTimeout { .. } => 6,
+        Action::AnnounceHostname { .. } => 7,
+        Action::Forget { .. } => KINDS - 1,
+    }
+}
+
 /// A server that was reset has another id, and its connections stay open.
 #[tokio::test]
 async fn no_command_goes_to_a_server_with_another_id() -> Result<()> {
@@ -369,7 +387,22 @@ async fn no_command_goes_to_a_server_with_another_id() -> Result<()> {
             ranges: vec![SlotRange::ALL],
             how: Assignment::Joined,
         },
+        Action::HandOver {
+            to: 1,
+            from: 0,
+            reason: HandOverReason::Spread,
+        },
+        Action::RestoreNodeTimeout {
+            member: 1,
+            node_timeout: NODE_TIMEOUT * 2,
+        },
+        Action::AnnounceHostname {
+            member: 1,
+            hostname: "shop-1-0".into(),
+        },
     ];
+    let kinds: BTreeSet<usize> = actions.iter().map(kind).collect();
+    ensure!(kinds.into_iter().eq(0..KINDS), "an action is missing");
     for action in actions {
         // So that there is a connection which was kept.
         looks.look(&expected).await;
@@ -397,6 +430,7 @@ async fn no_command_goes_to_a_server_with_another_id() -> Result<()> {
             "cluster|addslots",
             "cluster|addslotsrange",
             "acl|setuser",
+            "config|set",
         ] {
             let address = server.address();
             ensure!(!sent.contains_key(command), "{address} was sent {command}");

@@ -17,7 +17,6 @@ pub fn config_map(cluster: &ValidatedCluster) -> ConfigMap {
     let files = BTreeMap::from([
         file("redis.conf", redis_conf(cluster)),
         file("alive.sh", ALIVE_SCRIPT.to_owned()),
-        file("ready.sh", READY_SCRIPT.to_owned()),
         file("stop.sh", STOP_SCRIPT.to_owned()),
     ]);
     let name = config_map_name(&cluster.shape.name, &content_name(&files));
@@ -84,24 +83,6 @@ esac
 exit 0
 "#;
 
-/// For pods of versions before the readiness gate, which keep their template until they are replaced: without it none of them would be
-/// ready. The rules of the gate are the same (`serving`).
-const READY_SCRIPT: &str = r#"# Ready: its data is loaded, as a replica it is linked to its primary, and as a primary it has slots. A new node
-# holds nothing: counted as ready, it would allow the eviction of the one that it is yet to copy.
-cli=$(command -v redis-cli || command -v valkey-cli)
-answer=$("$cli" -h 127.0.0.1 info 2>&1)
-case $answer in
-  *[!_]loading:1*) echo "loading"; exit 1 ;;
-  *master_link_status:up*) exit 0 ;;
-  *master_link_status:down*) echo "not linked to its primary"; exit 1 ;;
-  *role:master*) ;;
-  *) echo "no answer"; exit 1 ;;
-esac
-"$cli" -h 127.0.0.1 cluster nodes | grep -q 'myself,.* connected [0-9]' && exit 0
-echo "a primary without slots"
-exit 1
-"#;
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -165,16 +146,6 @@ mod tests {
         ended.status.success()
     }
 
-    /// They look for these files for as long as they live, every two seconds.
-    #[test]
-    fn pods_of_earlier_versions_keep_their_probes() {
-        let cluster = validate(&example(), None, Timestamp::UNIX_EPOCH).unwrap();
-        let files = config_map(&cluster).data.unwrap();
-        for name in ["alive.sh", "ready.sh", "stop.sh"] {
-            assert!(files.contains_key(name), "{name}");
-        }
-    }
-
     #[test]
     fn a_server_that_answers_is_alive() {
         for (answer, alive) in [
@@ -198,25 +169,6 @@ mod tests {
                 alive,
                 "{answer:?}"
             );
-        }
-    }
-
-    #[test]
-    fn a_server_with_its_data_is_ready() {
-        let primary = "#\nloading:0\nasync_loading:0\nrole:master\n";
-        let serves = "ab 10.0.0.1:6379@16379 myself,master - 0 0 1 connected 0-5461";
-        let blank = "ab 10.0.0.1:6379@16379 myself,master - 0 0 0 connected\ncd 10.0.0.2:6379@16379 master - 0 0 1 connected 0-9";
-        let replica = |link: &str| format!("#\nloading:0\nrole:slave\nmaster_link_status:{link}\n");
-        for (info, nodes, ready) in [
-            (primary, serves, true),
-            (primary, blank, false),
-            ("#\nloading:1\nrole:master\n", serves, false),
-            (&replica("up"), "", true),
-            (&replica("down"), "", false),
-            ("Could not connect to Redis", "", false),
-        ] {
-            let answers = [("info ", info), ("cluster nodes", nodes)];
-            assert_eq!(probe(READY_SCRIPT, &answers), ready, "{info:?} {nodes:?}");
         }
     }
 }

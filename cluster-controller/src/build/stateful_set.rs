@@ -184,7 +184,7 @@ fn container(cluster: &ValidatedCluster) -> Container {
         command: Some(vec![
             "sh".to_owned(),
             "-c".to_owned(),
-            start_script(cluster.storage.is_some(), cluster.shape.replicas > 0),
+            start_script(cluster.storage.is_some()),
         ]),
         env: Some(environment(cluster)),
         ports: Some(vec![port("client", CLIENT_PORT), port("bus", BUS_PORT)]),

@@ -70,7 +70,7 @@ fn add_memory(spec: &mut PodSpec) {
 }
 
 fn only_starts(cluster: &ValidatedCluster, container: &mut Container) {
-    let script = trial_script(cluster.storage.is_some(), cluster.shape.replicas > 0);
+    let script = trial_script(cluster.storage.is_some());
     container.command = Some(vec!["sh".to_owned(), "-c".to_owned(), script]);
     container.lifecycle = None;
     container.startup_probe = None;
@@ -96,8 +96,8 @@ fn only_starts(cluster: &ValidatedCluster, container: &mut Container) {
 }
 
 /// The start script, whose server is asked until it answers instead of running on.
-pub(super) fn trial_script(persistent: bool, has_replicas: bool) -> String {
-    let start = start_script(persistent, has_replicas);
+pub(super) fn trial_script(persistent: bool) -> String {
+    let start = start_script(persistent);
     let start = start.trim_end().trim_end_matches(EXEC);
     TRIAL_SCRIPT
         .replace("@START@\n", start)
@@ -191,7 +191,7 @@ mod tests {
         for (name, text) in [("redis-server", server), ("redis-cli", client)] {
             install(&bin, name, &format!("{text}\n"));
         }
-        let script = trial_script(true, true)
+        let script = trial_script(true)
             .replace("/data", data.to_str().unwrap())
             .replace("/config", config.to_str().unwrap())
             .replace("-lt 150", "-lt 2");

@@ -4,7 +4,7 @@ use super::{act::Effects, failures::Failures, inputs::Inputs, look::Seen};
 use crate::{
     context::Context,
     errors::ReconcileError,
-    events,
+    events, losses,
     operation::Operation,
     pod_patch,
     progress::{self, PacedStatus},
@@ -65,6 +65,11 @@ pub(super) async fn report(
     if let Some(refused) = cluster.as_ref().and_then(|one| one.server.refused.clone()) {
         failures.push(refused);
     }
+    let now = Timestamp::now();
+    let given_up = losses::loss(status::formed_before(object), &effects.done, now);
+    let before = object.status.as_ref();
+    let written = before.and_then(|status| status.last_loss.as_ref());
+    let loss = context.losses.to_write(place, given_up, written);
     let failure = failures.first();
     let found = StatusInputs {
         shape,
@@ -79,9 +84,8 @@ pub(super) async fn report(
         growth: effects.growth.as_ref(),
         gate,
         settings: &seen.settings,
-        done: &effects.done,
+        loss: loss.as_ref(),
     };
-    let now = Timestamp::now();
     let newest = status::compute(object, &found, now);
     let records = confirmed && effects.is_new && !seen.plan.steps.is_empty();
     let PacedStatus {
@@ -89,7 +93,7 @@ pub(super) async fn report(
         is_held_back,
     } = context
         .progress
-        .paced(place, object.status.as_ref(), (newest, records), now);
+        .paced(place, before, (newest, records), now);
     let mut events = events::events(object, &status, &effects.done, &effects.changed.replaced);
     events.extend(live::events(&effects.set));
     context.events.publish_all(&object.object_ref(&()), events);

@@ -14,7 +14,6 @@ use crate::{
     pods::{grace_seconds, is_ready, kubernetes_node},
     redis::{
         assess::{Assessment, ShardNode},
-        execute::Done,
         identity::KnownNodes,
         member::WriteRefusal,
         plan::Plan,
@@ -148,8 +147,8 @@ pub struct StatusInputs<'a> {
     pub gate: &'a Gate,
     /// What the servers have of the wanted settings.
     pub settings: &'a ClusterSettings,
-    /// What was done.
-    pub done: &'a [Done],
+    /// Keys that were given up and that the status does not name yet.
+    pub loss: Option<&'a LossStatus>,
 }
 
 impl StatusInputs<'_> {
@@ -215,7 +214,7 @@ pub fn compute(
         shard_statuses: shard_statuses(found),
         nodes: nodes(found, &last_seen_before(object)),
         takeover_done: takeover_done(object, found),
-        last_loss: loss(formed_before(object), found.done, now).or(old.last_loss),
+        last_loss: found.loss.cloned().or(old.last_loss),
         conditions,
     }
 }
@@ -356,18 +355,6 @@ fn nodes(found: &StatusInputs<'_>, before: &LastSeenNodes) -> Vec<KnownNode> {
         .collect();
     nodes.sort_unstable_by(|a, b| (&a.pod, &a.node_id).cmp(&(&b.pod, &b.node_id)));
     nodes
-}
-
-/// Slots that were given up just now. The Event that says so is gone after an hour.
-fn loss(formed: bool, done: &[Done], now: Timestamp) -> Option<LossStatus> {
-    let done = done.iter().filter(|one| one.result.is_ok());
-    let steps = done.map(|one| &one.step);
-    let lost = steps.filter(|step| step.action.gives_keys_up(formed));
-    let reasons: Vec<&str> = lost.map(|step| step.reason.as_str()).collect();
-    (!reasons.is_empty()).then(|| LossStatus {
-        time: Time(now),
-        message: shortened(&reasons.join("; ")),
-    })
 }
 
 /// The annotation is done with once no primary is lost that it could be meant for: it must not count for a loss that is yet to come.

@@ -8,7 +8,7 @@ use crate::{
             Answer, ExpectedNode, ForeignNode, Member, Report, TakeoverRequest, Wanted,
             WriteRefusal, ZoneLabel,
         },
-        plan::{Action, Assignment, Blocker, Plan, Step, plan},
+        plan::{Blocker, Plan, plan},
         survey::Survey,
     },
     requeue,
@@ -239,7 +239,7 @@ fn explain(
         growth: None,
         gate: &Gate::Open,
         settings: &ClusterSettings::default(),
-        done: &[],
+        loss: None,
     };
     let status = compute(object, &found, now);
     let outcome = match found.failure {
@@ -808,27 +808,10 @@ fn a_takeover_is_asked_for_once() {
 #[test]
 fn given_up_keys_stay_in_the_status() {
     let now = Timestamp::from_second(10).unwrap();
-    let step = |how| {
-        let ranges = Vec::new();
-        let action = Action::AssignSlots {
-            member: 0,
-            ranges,
-            how,
-        };
-        let reason = "slots 0-9 are served empty".to_owned();
-        [Done {
-            step: Step { action, reason },
-            result: Ok(()),
-        }]
+    let lost = LossStatus {
+        time: Time(now),
+        message: "slots 0-9 are served empty".to_owned(),
     };
-    let listed = Vec::new();
-    let lost = loss(true, &step(Assignment::Recreated { listed }), now).unwrap();
-    assert_eq!(lost.message, "slots 0-9 are served empty");
-    assert_eq!(
-        loss(false, &step(Assignment::Joined), now),
-        None,
-        "its first slots"
-    );
     let mut object = example();
     let observed = observed(&hash(&object));
     object.status = Some(status_of(&object, &observed, 10));

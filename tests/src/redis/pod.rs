@@ -47,7 +47,7 @@ impl PodFiles {
         let cluster = validate(&cluster, None, Timestamp::now())?;
         Ok(Self {
             configuration: build::redis_conf(&cluster),
-            start_script: build::start_script(storage == PodStorage::Volume, replicas > 0),
+            start_script: build::start_script(storage == PodStorage::Volume),
         })
     }
 

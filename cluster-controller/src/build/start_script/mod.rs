@@ -4,17 +4,17 @@ use crds::headless_service_name;
 
 /// The start script. It is part of the pod template and never mounted: a pod keeps the script that it was created with, so that a spec
 /// that changes cannot reach the data of running pods.
-pub fn start_script(persistent: bool, has_replicas: bool) -> String {
-    let (settings, data) = match (persistent, has_replicas) {
-        (true, _) => ("--appendonly yes", KEEP_SCRIPT.to_owned()),
-        (false, true) => (MEMORY_SETTINGS, format!("{WAIT_SCRIPT}{WIPE_SCRIPT}")),
-        (false, false) => (MEMORY_SETTINGS, WIPE_SCRIPT.to_owned()),
+pub fn start_script(persistent: bool) -> String {
+    let (settings, data) = if persistent {
+        ("--appendonly yes", KEEP_SCRIPT)
+    } else {
+        (MEMORY_SETTINGS, WIPE_SCRIPT)
     };
     START_SCRIPT
         .replace("@SETTINGS@", settings)
         // In the shell: the name of a pod begins with that of its cluster.
         .replace("@HEADLESS@", &headless_service_name("${POD_NAME%-*-*}"))
-        .replace("@DATA@\n", &data)
+        .replace("@DATA@\n", data)
 }
 
 /// The file a replica was copied by must not be found by the next process.
@@ -86,20 +86,17 @@ if grep -Eqs "$role" /data/nodes.conf && ! has_data; then
 fi
 "#;
 
-/// For pods in memory only, of shards with replicas. Seconds: a node timeout, and 4 for the agreement and the election.
-const WAIT_SCRIPT: &str = r"# The data died with the process before this one, so its identity must not return without it. The others need some time without an
+/// For pods in memory only. It waits for seconds: a node timeout, and 4 for the agreement and the election. Whether there are replicas says the
+/// node before, not the spec: they can be added to a shard that runs.
+const WIPE_SCRIPT: &str = r"# The data died with the process before this one, so its identity must not return without it. The others need some time without an
 # answer from this address before they elect a replica; one that answers with another id is never counted as failed.
-if [ -e /data/started ]; then
+if grep -Eqs '[ ,]slave[ ,]' /data/nodes.conf; then
   timeout=$(sed -n 's/^cluster-node-timeout //p' /config/redis.conf)
   trap 'exit 0' TERM
   sleep $((timeout / 1000 + 4)) & wait $!
   trap - TERM
 fi
-";
-
-/// For pods in memory only.
-const WIPE_SCRIPT: &str = r"rm -rf /data/*
-: > /data/started
+rm -rf /data/*
 ";
 
 #[cfg(test)]

@@ -167,7 +167,7 @@ const OLD: (&str, &str) = ("appendonly.aof", "");
 
 #[test]
 fn a_server_with_its_data_keeps_its_identity() {
-    let script = start_script(true, true);
+    let script = start_script(true);
     for files in [
         [PRIMARY, NEW],
         [REPLICA, NEW],
@@ -184,7 +184,7 @@ fn a_server_with_its_data_keeps_its_identity() {
 
 #[test]
 fn a_server_without_its_data_becomes_a_new_node() {
-    let script = start_script(true, true);
+    let script = start_script(true);
     let dump = ("dump.rdb", "REDIS");
     let part = ("appendonlydir/appendonly.aof.1.base.rdb", "REDIS");
     for files in [
@@ -209,7 +209,7 @@ fn a_server_without_its_data_becomes_a_new_node() {
 /// no server starts with a role but without the data that belongs to it, and no file is lost.
 #[test]
 fn no_set_of_files_starts_a_role_without_its_data() {
-    let script = start_script(true, true);
+    let script = start_script(true);
     let part = ("appendonlydir/appendonly.aof.1.base.rdb", "REDIS");
     let data = [NEW, part, OLD, ("dump.rdb", "REDIS")];
     for nodes in [None, Some(BLANK), Some(PRIMARY), Some(REPLICA)] {
@@ -249,7 +249,7 @@ fn no_set_of_files_starts_a_role_without_its_data() {
 
 #[test]
 fn an_older_server_does_not_start_on_newer_files() {
-    let script = start_script(true, true);
+    let script = start_script(true);
     let (ended, names) = run(&script, &[PRIMARY, NEW], REDIS_6);
     assert!(!ended.status.success());
     assert_eq!(names.len(), 2, "{names:?}");
@@ -262,7 +262,7 @@ fn an_older_server_does_not_start_on_newer_files() {
 /// Redis 7 only where it has announced it before: the controller lets it, once no server is left that cannot read it.
 #[test]
 fn a_server_announces_the_name_of_its_pod() {
-    let script = start_script(true, true);
+    let script = start_script(true);
     let name = crds::pod_hostname("shop", "team", "shop-0-0");
     let option = format!("--cluster-announce-hostname {name}");
     let announces = |version: &str, address: &str| {
@@ -304,7 +304,7 @@ fn setting_aside_goes_on_after_an_interruption() {
         "set-aside-1/appendonlydir/appendonly.aof.1.base.rdb",
         "REDIS",
     );
-    let (started, names) = start(&start_script(true, true), &[moved, PRIMARY]);
+    let (started, names) = start(&start_script(true), &[moved, PRIMARY]);
     assert!(started.contains("-psync -sync"), "{started}");
     assert!(
         names.iter().all(|name| name.starts_with("set-aside-")),
@@ -314,17 +314,37 @@ fn setting_aside_goes_on_after_an_interruption() {
 
 #[test]
 fn a_server_in_memory_starts_with_nothing() {
-    let script = start_script(false, false);
-    let (started, names) = start(&script, &[PRIMARY, ("dump.rdb", "REDIS")]);
-    assert_eq!(names, ["started"]);
+    let (started, names) = start(&start_script(false), &[PRIMARY, ("dump.rdb", "REDIS")]);
+    assert!(names.is_empty(), "{names:?}");
     assert!(started.contains("-psync -sync") && started.contains("--appendonly no"));
-    assert!(start_script(false, true).contains("sleep") && !script.contains("sleep"));
+}
+
+/// The replicas may have come after the pod: what its node knew last decides, and nothing else is known to the script.
+#[test]
+fn a_server_in_memory_waits_for_its_replica() {
+    let of = |line: &str| format!("{}{line}\n", PRIMARY.1);
+    let replica = of("cd slave:6379@16379 slave ab 0 0 1 connected");
+    let failed = of("cd 10.0.0.2:6379@16379,slave slave,fail ab 0 0 1 disconnected");
+    let alone = of("cd slave:6379@16379 master - 0 0 2 connected 5462-16383");
+    for (nodes, waits) in [
+        (replica.as_str(), true),
+        (&failed, true),
+        (REPLICA.1, true),
+        (PRIMARY.1, false),
+        (&alone, false),
+        ("", false),
+    ] {
+        let script = start_script(false).replace("sleep", "echo slept");
+        let (started, names) = start(&script, &[("nodes.conf", nodes)]);
+        assert_eq!(started.contains("slept"), waits, "{nodes}");
+        assert!(names.is_empty(), "{names:?}");
+    }
 }
 
 /// With every set of files: a volume of another cluster is left as it is, and one without a stamp gets it.
 #[test]
 fn a_server_refuses_the_volume_of_another_cluster() {
-    let script = start_script(true, true);
+    let script = start_script(true);
     let owned = |stamp| ("cluster", stamp);
     for files in [&[][..], &[PRIMARY, NEW], &[PRIMARY], &[BLANK], &[OLD]] {
         for (stamp, adopts, starts) in [
@@ -369,7 +389,7 @@ fn a_server_refuses_the_volume_of_another_cluster() {
 /// A full disk, or one that cannot be written: whether the server starts is its own decision.
 #[test]
 fn a_stamp_that_cannot_be_written_stops_no_server() {
-    let script = start_script(true, true).replace("echo \"$cluster\" >", "false >");
+    let script = start_script(true).replace("echo \"$cluster\" >", "false >");
     let ended = run_as(&script, &[PRIMARY, NEW], REDIS_7, &[]);
     assert!(ended.output.status.success(), "{:?}", ended.output);
     assert_eq!(ended.stamp, None);
@@ -377,6 +397,6 @@ fn a_stamp_that_cannot_be_written_stops_no_server() {
 
 #[test]
 fn a_server_in_memory_has_no_stamp() {
-    let ended = run_as(&start_script(false, false), &[], REDIS_7, &[]);
+    let ended = run_as(&start_script(false), &[], REDIS_7, &[]);
     assert_eq!(ended.stamp, None);
 }
