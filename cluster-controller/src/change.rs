@@ -19,10 +19,14 @@ use crate::{
     rollout::RolloutStep,
     validate::{Shape, ValidatedCluster},
 };
-use common::{cluster::endpoint::Endpoint, kubernetes::leases::Holder};
+use common::{
+    cluster::endpoint::Endpoint,
+    kubernetes::{call::ApiError, leases::Holder},
+};
 use crds::{MigrationEngine, MigrationPolicy, RedisCluster};
+use futures::future::BoxFuture;
 use k8s_openapi::jiff::Timestamp;
-use std::num::NonZeroU64;
+use std::{num::NonZeroU64, time::Duration};
 
 /// What was done.
 #[derive(Debug, Default)]
@@ -45,6 +49,8 @@ pub struct Change<'a> {
     pub cluster: Option<&'a ValidatedCluster>,
     /// What is to be done.
     pub decision: &'a Decision,
+    /// Asks everybody once more, and decides again.
+    pub look_again: &'a (dyn Fn() -> BoxFuture<'a, Result<Decision, ApiError>> + Sync),
 }
 
 impl Change<'_> {
@@ -57,7 +63,11 @@ impl Change<'_> {
         self.move_slots(context)?;
         let mut changed = Changed::default();
         let rollout = &self.decision.rollout;
-        let back_off = kept_by_back_off(&self.decision.observed.pods, Timestamp::now());
+        let back_off = kept_by_back_off(
+            &self.decision.observed.pods,
+            &rollout.outdated,
+            Timestamp::now(),
+        );
         // One of those at a time; a pod that cannot run at all costs nothing.
         for pod in rollout.broken.iter().chain(back_off.first()) {
             self.replace(context, pod, &mut changed).await?;
@@ -81,7 +91,7 @@ impl Change<'_> {
             }
             RolloutStep::Replace(pods) => {
                 if self.holds(context, &mut changed).await? {
-                    for pod in pods {
+                    for pod in self.still_due(pods).await? {
                         self.replace(context, pod, &mut changed).await?;
                     }
                 }
@@ -112,6 +122,24 @@ impl Change<'_> {
             changed.replaced.push(pod.clone());
         }
         Ok(())
+    }
+
+    /// What a pod has in memory is gone with it, and its primary may have been lost since the look: then it has the only copy.
+    async fn still_due<'p>(
+        &self,
+        pods: &'p [ReplacePod],
+    ) -> Result<Vec<&'p ReplacePod>, ReconcileError> {
+        let members = &self.decision.observed.members;
+        let has_volume = |pod: &ReplacePod| {
+            let mut members = members.iter().map(|member| &member.expected);
+            members.any(|one| one.pod == pod.pod && one.has_volume)
+        };
+        if pods.iter().all(has_volume) {
+            return Ok(pods.iter().collect());
+        }
+        let again = (self.look_again)().await?;
+        let is_due = |pod: &&ReplacePod| !again.observed.passed_over && again.replaces(pod);
+        Ok(pods.iter().filter(is_due).collect())
     }
 
     async fn hand_over(&self, context: &Context, step: &Step, changed: &mut Changed) {
@@ -159,7 +187,7 @@ impl Change<'_> {
             holder: Holder::of(self.object),
             nodes: primaries(&decision.observed.members),
             goal,
-            limits: limits(migration),
+            limits: limits(migration, self.shape.node_timeout),
         };
         context.leadership.ensure()?;
         if let Err(why) = context.resharding.start(self.place(), order) {
@@ -179,15 +207,34 @@ fn primaries(members: &[Member]) -> NodeEndpoints {
     members.iter().filter_map(primary).collect()
 }
 
-fn limits(migration: &MigrationPolicy) -> ReshardLimits {
+fn limits(migration: &MigrationPolicy, node_timeout: Duration) -> ReshardLimits {
     let rate = migration.max_bytes_per_second;
+    let usual = ReshardLimits::default();
     ReshardLimits {
+        call_timeout: usual.call_timeout.min(node_timeout / 4),
         engine: match migration.engine {
             MigrationEngine::Auto => EngineChoice::Auto,
             MigrationEngine::Atomic => EngineChoice::Atomic,
             MigrationEngine::Legacy => EngineChoice::Legacy,
         },
         bytes_per_second: rate.and_then(|rate| NonZeroU64::new(u64::try_from(rate).ok()?)),
-        ..ReshardLimits::default()
+        ..usual
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A source answers no one while it waits for a target that hangs.
+    #[test]
+    fn no_call_lasts_as_long_as_a_node_timeout() {
+        let of = |milliseconds| {
+            let node_timeout = Duration::from_millis(milliseconds);
+            limits(&MigrationPolicy::default(), node_timeout).call_timeout
+        };
+        assert_eq!(of(500), Duration::from_millis(125));
+        assert_eq!(of(5000), Duration::from_millis(1250));
+        assert_eq!(of(60_000), Duration::from_secs(2));
     }
 }

@@ -2,10 +2,9 @@
 
 use crate::{
     connections::close_unneeded, copies::CopyTracker, hand_overs::HandOverTracker,
-    held::HeldClusters, losses::LossTracker, machines::Machines, pod_events::PodEvents,
-    progress::ProgressTracker, redis::strays::StrayTracker, resharding::Resharding,
-    resizes::ResizeTracker, settings::tracker::SettingsTracker, unresponsive::UnresponsiveTracker,
-    zones::KubernetesZones,
+    held::HeldClusters, machines::Machines, pod_events::PodEvents, progress::ProgressTracker,
+    redis::strays::StrayTracker, resharding::Resharding, resizes::ResizeTracker,
+    settings::tracker::SettingsTracker, unresponsive::UnresponsiveTracker, zones::KubernetesZones,
 };
 use common::{
     cluster::kept_connections::KeptConnections,
@@ -65,8 +64,6 @@ pub struct Context {
     pub pod_events: Arc<PodEvents>,
     /// When primaries may be handed over again.
     pub hand_overs: Arc<HandOverTracker>,
-    /// Keys that were given up and that no status names yet.
-    pub losses: Arc<LossTracker>,
     /// Keys that no client finds.
     pub strays: Arc<StrayTracker>,
     /// When statuses were written.
@@ -126,7 +123,6 @@ impl Context {
             unresponsive: Arc::default(),
             hand_overs: Arc::default(),
             strays: Arc::default(),
-            losses: Arc::default(),
             progress: Arc::default(),
             resizes: Arc::default(),
             machines: Arc::new(Machines::new(runtime.client.clone())),

@@ -2,6 +2,7 @@
 
 use crate::{
     observe::Observed,
+    pods::replace::ReplacePod,
     redis::{
         assess::{Assessment, assess},
         balance::{Balance, balance},
@@ -115,6 +116,34 @@ impl Decision {
         });
         let target = targets.next().filter(|target| !target.cordoned)?;
         target.kubernetes_node.clone()
+    }
+
+    /// Whether a StatefulSet shrinks by a pod that has its data in memory: with the pod they are gone.
+    pub fn removes_memory(&self, existing: &[ExistingSet]) -> bool {
+        let left = |shard: i32| {
+            let mut sizes = self.sets.sizes.iter().filter(|size| size.shard == shard);
+            sizes.next().map_or(0, |size| size.pods)
+        };
+        let shrinks = |shard: usize, ordinal: usize| {
+            let mut sets = existing
+                .iter()
+                .filter(|set| Ok(shard) == set.shard.try_into());
+            sets.any(|set| i32::try_from(ordinal).is_ok_and(|ordinal| ordinal >= left(set.shard)))
+        };
+        let members = self.observed.members.iter().map(|member| &member.expected);
+        let mut in_memory = members.filter(|one| one.exists && !one.has_volume);
+        in_memory.any(|one| shrinks(one.shard, one.ordinal))
+    }
+
+    /// Whether the pod is to be replaced now.
+    pub fn replaces(&self, pod: &ReplacePod) -> bool {
+        match &self.rollout.next {
+            RolloutStep::Replace(pods) => pods.contains(pod),
+            RolloutStep::None
+            | RolloutStep::HandOver(_)
+            | RolloutStep::Unwritten { .. }
+            | RolloutStep::Refused { .. } => false,
+        }
     }
 
     /// Whether slots are to move, and nothing has to be repaired before.

@@ -18,7 +18,7 @@ pub enum ReconcileError {
     NotLeader(#[from] NotLeader),
     /// The definition of RedisClusters is older than the controller.
     #[error(
-        "RedisCluster: the API server does not store status.nodes; apply the CustomResourceDefinitions of this version of the controller"
+        "RedisCluster: the API server does not store status.nodes or status.lastLoss; apply the CustomResourceDefinitions of this version of the controller"
     )]
     OldDefinition,
     /// The user has to change something.

@@ -18,8 +18,6 @@ use std::{
 const FRESH: Duration = Duration::from_secs(2);
 /// Nodes read at the same time.
 const CONCURRENCY: usize = 8;
-/// Nodes read in one reconcile at most.
-const MOST_READS: usize = 32;
 
 /// What is known of Kubernetes nodes.
 pub struct Machines {
@@ -78,14 +76,18 @@ impl Machines {
             .collect()
     }
 
+    /// All that are asked for: of some alone it would stay unknown whether the majority can return. They are as many as primaries are lost.
     fn due(&self, names: &BTreeSet<String>, now: Instant) -> Vec<String> {
         let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         let is_fresh = |name: &&String| {
             let known = known.get(*name);
             known.is_some_and(|(at, _)| now.saturating_duration_since(*at) < FRESH)
         };
-        let due = names.iter().filter(|name| !is_fresh(name));
-        due.take(MOST_READS).cloned().collect()
+        names
+            .iter()
+            .filter(|name| !is_fresh(name))
+            .cloned()
+            .collect()
     }
 
     async fn read(&self, name: &str) -> Machine {

@@ -192,6 +192,22 @@ mod tests {
     use super::*;
 
     #[test]
+    fn the_time_that_is_left_is_told() {
+        let at = |keys_per_second| {
+            speed(&ReshardProgress {
+                slots_done: 20,
+                slots_total: 200,
+                keys_done: 1000,
+                keys_total: 10_000,
+                keys_per_second,
+                ..ReshardProgress::default()
+            })
+        };
+        assert_eq!(at(300.0), "20 of 200 slots moved, about 30 s left");
+        assert_eq!(at(0.0), "20 of 200 slots moved");
+    }
+
+    #[test]
     fn what_may_take_long_is_known() {
         let balance = Balance {
             misplaced: 5,

@@ -281,7 +281,8 @@ fn moves<'a>(
             let tables = reshard::tables(&order.nodes).await?;
             let plan = reshard::plan(&tables, |id| order.goal.staying.contains(&id));
             if plan.is_empty() {
-                return Ok(());
+                let undecided = plan.undecided().map(ReshardTaskError::Undecided);
+                return undecided.map_or(Ok(()), Err);
             }
             let summary = reshard::run(&plan, &order.nodes, &order.limits, cancel, publish).await?;
             tracing::info!(?summary, "slots moved");
@@ -305,6 +306,9 @@ pub enum ReshardTaskError {
     /// Another operation needs the slots to stay.
     #[error("slots move when {0} does not need them to stay any more")]
     Held(Holder),
+    /// What is left are open slots that nothing can be done about: the first one, and why.
+    #[error("{0}")]
+    Undecided(String),
     /// A node failed or refused.
     #[error(transparent)]
     Reshard(#[from] ReshardError),
@@ -315,7 +319,7 @@ impl Classified for ReshardTaskError {
         match self {
             Self::Api(error) => error.class(),
             Self::NotLeader(error) => error.class(),
-            Self::Held(_) => ErrorClass::Transient,
+            Self::Held(_) | Self::Undecided(_) => ErrorClass::Transient,
             Self::Reshard(error) => error.class(),
         }
     }
@@ -325,6 +329,7 @@ impl Classified for ReshardTaskError {
             Self::Api(error) => error.reason(),
             Self::NotLeader(error) => error.reason(),
             Self::Held(_) => "OperationHeld",
+            Self::Undecided(_) => "SlotsUndecided",
             Self::Reshard(error) => error.reason(),
         }
     }

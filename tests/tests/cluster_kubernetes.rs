@@ -1,6 +1,6 @@
 //! The whole cluster-controller between a real API server and real servers. There is no kubelet: the test says what runs where.
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use common::kubernetes::conditions::holds;
 use crds::{LABEL_CLUSTER, RedisCluster, RedisClusterStatus};
 use k8s_openapi::{
@@ -17,12 +17,13 @@ use kube::{
     api::{DeleteParams, ListParams, Patch, PatchParams, PostParams},
 };
 use serde_json::json;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tests::{
     api_proxy::ApiProxy,
     cluster_stage::{
         ClusterStage, KEYS, LIMIT, NODES, message, pod_condition, pod_name, reason, serves,
     },
+    redis::NODE_TIMEOUT,
     replica::ReplicaEnd,
     wait::{at_intervals, eventually, within},
 };
@@ -242,6 +243,83 @@ async fn a_successor_completes_what_a_killed_leader_began() -> Result<()> {
     stage.repaired(victim).await?;
     stage.nodes.unharmed(&slots, KEYS).await?;
     third.end(ReplicaEnd::Orderly)
+}
+
+/// The same, where primaries refuse writes without a replica: they cannot acknowledge any by now, so nothing is waited for but the time.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_majority_that_refuses_writes_is_overruled() -> Result<()> {
+    let mut stage = ClusterStage::new().await?;
+    let now = Timestamp::now().to_string();
+    let name = stage.create_kubernetes_node("Unknown", &now).await?;
+    let replica = stage.replica("a", None);
+    let timeout = NODE_TIMEOUT.as_millis().to_string();
+    let config = json!({"cluster-node-timeout": timeout, "min-replicas-to-write": "1", "min-replicas-max-lag": "2"});
+    stage
+        .create(json!({"recovery": {"after": "3s"}, "config": config}))
+        .await?;
+    stage.run_pods().await?;
+    stage.fill().await?;
+    let recorded = |status: &RedisClusterStatus| {
+        let mut nodes = status.nodes.iter();
+        status.nodes.len() == usize::from(NODES) && nodes.all(|node| node.min_replicas.is_some())
+    };
+    stage
+        .until("it is recorded when nodes refuse writes", recorded)
+        .await?;
+    for shard in [0, 1] {
+        let victim = stage.nodes.primary_of(shard).await?;
+        stage.nodes.kill(victim).await?;
+        let unready = json!({"conditions": [{"type": "Ready", "status": "False", "lastTransitionTime": &now}]});
+        stage.reported(victim, unready).await?;
+    }
+    let gone = |status: &RedisClusterStatus| !holds(&status.conditions, "Available");
+    stage.until("the outage is seen", gone).await?;
+    stage
+        .until("the replicas have taken over", |status| {
+            holds(&status.conditions, "Available")
+        })
+        .await?;
+    stage.nodes.check(KEYS).await?;
+    let nodes: Api<Node> = Api::all(stage.server.client.clone());
+    ensure!(nodes.get_opt(&name).await?.is_some());
+    drop(replica);
+    Ok(())
+}
+
+/// A single answer that is late is no outage: the look is left without consequences.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_answer_that_is_late_once_changes_nothing() -> Result<()> {
+    let stage = ClusterStage::new().await?;
+    let replica = stage.replica("a", None);
+    stage.create(json!({})).await?;
+    stage.run_pods().await?;
+    stage.fill().await?;
+    let is_ready = |status: &RedisClusterStatus| holds(&status.conditions, "Ready");
+    stage.until("ready", is_ready).await?;
+    for round in 0..3 {
+        let primary = stage.nodes.primary_of(0).await?;
+        stage
+            .nodes
+            .server(primary)
+            .call::<()>("CLIENT PAUSE 1300 ALL")
+            .await?;
+        // A change of the object is looked at once.
+        let patch =
+            Patch::Merge(json!({"metadata": {"annotations": {"round": round.to_string()}}}));
+        let clusters = stage.api::<RedisCluster>();
+        clusters
+            .patch("shop", &PatchParams::default(), &patch)
+            .await?;
+        let begun = Instant::now();
+        while begun.elapsed() < Duration::from_secs(4) {
+            let cluster = clusters.get("shop").await?;
+            let status = cluster.status.context("no status")?;
+            ensure!(is_ready(&status), "{:?}", status.conditions);
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+    drop(replica);
+    Ok(())
 }
 
 /// Two of three primaries are on a Kubernetes node that is cut off: their replicas wait until the node is deleted.

@@ -15,7 +15,7 @@ use common::cluster::{
 };
 use crds::{LostSlots, Takeover};
 use k8s_openapi::jiff::Timestamp;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tests::{
     drive::{Drive, RECONCILE_INTERVAL, drive, drive_pods},
     redis::{NODE_TIMEOUT, PodCluster, PodStorage, ShardSlots, nothing_destroyed},
@@ -182,6 +182,63 @@ async fn a_replica_that_lost_its_volume_copies_again() -> Result<()> {
     cluster.restart(victim).await?;
     repair(&cluster, true).await?;
     ensure!(cluster.replica_of(2).await? == victim);
+    cluster.unharmed(&slots, KEYS).await
+}
+
+/// After a full copy a replica goes on with the file of before until the new one is written: a process that ended before would come back
+/// without what it copied, as the primary.
+#[tokio::test]
+async fn a_replica_takes_over_once_its_file_is_whole() -> Result<()> {
+    let (mut cluster, slots) = filled(1, PodStorage::Volume).await?;
+    let (primary, replica) = (cluster.primary_of(0).await?, cluster.replica_of(0).await?);
+    cluster.kill(replica).await?;
+    cluster.wipe(replica)?;
+    cluster.restart(replica).await?;
+    // In microseconds a key: its child process writes the file for some seconds.
+    let slowly = cluster.server(replica);
+    slowly
+        .call::<()>("CONFIG SET rdb-key-save-delay 10000")
+        .await?;
+    let begun = Instant::now();
+    repair(&cluster, true).await?;
+    let expected: Vec<ExpectedNode> = cluster
+        .expected()
+        .into_iter()
+        .enumerate()
+        .map(|(index, one)| ExpectedNode {
+            wanted: index != primary,
+            ..one
+        })
+        .collect();
+    let leaves = Wanted {
+        known: cluster.known(),
+        ..wanted(&cluster, true)
+    };
+    let is_handed_over = |drive: &Drive| {
+        let mut done = drive.done.iter();
+        done.any(|one| matches!(one.step.action, Action::HandOver { .. }))
+    };
+    let is_writing = async || -> Result<bool> {
+        let flag = cluster
+            .server(replica)
+            .info("aof_rewrite_in_progress")
+            .await?;
+        Ok(flag == "1")
+    };
+    let early = drive(&leaves, &expected, Duration::from_millis(500)).await;
+    ensure!(
+        is_writing().await?,
+        "it was written within {:?}",
+        begun.elapsed()
+    );
+    ensure!(!is_handed_over(&early), "{:?}", early.done);
+    within(LIMIT, "the file is written", async || {
+        Ok(!is_writing().await?)
+    })
+    .await?;
+    let late = drive(&leaves, &expected, NODE_TIMEOUT * 4).await;
+    ensure!(is_handed_over(&late), "{:?} {:?}", late.done, late.plan);
+    ensure!(cluster.primary_of(0).await? == replica);
     cluster.unharmed(&slots, KEYS).await
 }
 

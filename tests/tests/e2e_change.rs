@@ -285,6 +285,7 @@ async fn a_cluster_changes_its_size_under_load() -> Result<()> {
         let writer = Writer::start(kubectl, "shop").await?;
         kubectl.run("scale rediscluster shop --replicas=4").await?;
         let more = scenario::has_shards(kubectl, "shop", 4, 1).await?;
+        counts_its_primaries(kubectl, 4).await?;
         shop.has_its_values("four").await?;
         stays_while_paused(kubectl).await?;
         let fewer = scenario::has_shards(kubectl, "shop", 3, 1).await?;
@@ -329,4 +330,17 @@ async fn a_cluster_changes_its_size_under_load() -> Result<()> {
         scenario::roles_are_labelled(kubectl, "shop").await
     })
     .await
+}
+
+/// What an autoscaler counts by the selector of the scale subresource is one pod a shard.
+async fn counts_its_primaries(kubectl: &Kubectl, shards: usize) -> Result<()> {
+    let selector = "get rediscluster shop --output jsonpath={.status.selector}";
+    let selector = kubectl.run(selector).await?;
+    let counted = async || {
+        let names = format!("get pods --selector {} --output name", selector.trim());
+        Ok(kubectl.run(&names).await?.lines().count() == shards)
+    };
+    let wait = format!("{selector} selects {shards} pods");
+    kubectl.until(&wait, LIMIT, counted).await?;
+    Ok(())
 }

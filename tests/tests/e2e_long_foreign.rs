@@ -48,13 +48,18 @@ async fn a_reused_address_merges_no_clusters() -> Result<()> {
     .await
 }
 
-/// A node that takes at most one primary of either cluster with it, so that a majority of each lives on.
+/// A node that takes at most one primary of either cluster with it, so that a majority of each lives on, and at most one other pod of `a`, so
+/// that a replica of it is left.
 async fn node_to_cut(kubectl: &Kubectl) -> Result<String> {
+    let pods = scenario::pods(kubectl, "a").await?;
     let a = scenario::primaries_by_node(kubectl, "a").await?;
     let b = scenario::primaries_by_node(kubectl, "b").await?;
     let few = |primaries: Option<&Vec<String>>| primaries.is_none_or(|all| all.len() <= 1);
     let mut nodes = a.iter();
-    let found = nodes.find(|(node, primaries)| few(Some(primaries)) && few(b.get(*node)));
+    let leaves_a_replica = |node: &str| split(pods.clone(), node).0.len() <= 2;
+    let found = nodes.find(|(node, primaries)| {
+        few(Some(primaries)) && few(b.get(*node)) && leaves_a_replica(node)
+    });
     let (node, _) = found.with_context(|| format!("no such node: {a:?} {b:?}"))?;
     Ok(node.clone())
 }

@@ -199,11 +199,7 @@ impl Model {
         };
         let pods = self.kubernetes.pods.keys();
         let leaving = pods.filter(|seat| seat.1 >= left(seat)).copied();
-        let mut replaced: Vec<&ReplacePod> = seen.rollout.broken.iter().collect();
-        if let RolloutStep::Replace(pods) = &seen.rollout.next {
-            replaced.extend(pods);
-        }
-        let replaced = replaced.into_iter();
+        let replaced = seen.rollout.broken.iter();
         let replaced = replaced.filter(|_| !self.persistent());
         leaving
             .chain(replaced.filter_map(|pod| seat_of(&pod.pod)))
@@ -379,8 +375,25 @@ impl Model {
                 };
                 self.carry_out(&plan, &seen.observed.members)
             }
-            RolloutStep::Replace(pods) => pods.iter().all(|pod| self.replace(pod, true)),
+            RolloutStep::Replace(pods) => self.replace_all(pods),
         }
+    }
+
+    /// Of pods in memory, the controller looks again after all that came before, and deletes them then.
+    fn replace_all(&mut self, pods: &[ReplacePod]) -> bool {
+        let mut due = pods.to_vec();
+        if !self.persistent() {
+            if !self.may_act() {
+                return false;
+            }
+            let Some(again) = self.look() else {
+                return true;
+            };
+            due.retain(|pod| again.replaces(pod));
+            self.doomed
+                .extend(due.iter().filter_map(|pod| seat_of(&pod.pod)));
+        }
+        due.iter().all(|pod| self.replace(pod, true))
     }
 
     fn replace(&mut self, pod: &ReplacePod, is_rollout: bool) -> bool {

@@ -190,6 +190,8 @@ impl Model {
             Event::Roll => {
                 let number = self.kubernetes.now;
                 self.good_image = Some(format!("docker.io/local/redis:{number}"));
+                let at_once = i32::try_from(number % 3).unwrap() + 1;
+                self.object.spec.update.max_unavailable_shards = at_once;
                 self.correct();
             }
             Event::RollBroken => {

@@ -52,11 +52,11 @@ impl fmt::Display for ReplacePod {
 
 /// Pods that a back-off keeps from coming back. Nothing is lost by a new pod: the process is gone, the volume stays, and what was in
 /// memory is lost already. A server that was ended for its memory, that refuses its configuration or that ends by itself is never
-/// hurried.
-pub fn kept_by_back_off(pods: &Pods, now: Timestamp) -> Vec<ReplacePod> {
+/// hurried. `outdated`: pods in whose place another one would come, which may not run: they wait for their turn.
+pub fn kept_by_back_off(pods: &Pods, outdated: &[String], now: Timestamp) -> Vec<ReplacePod> {
     let mut found: Vec<ReplacePod> = pods
         .iter()
-        .filter(|(_, pod)| is_kept_by_back_off(pod, now))
+        .filter(|(name, pod)| !outdated.contains(name) && is_kept_by_back_off(pod, now))
         .filter_map(|(name, pod)| {
             Some(ReplacePod {
                 pod: name.clone(),
@@ -132,18 +132,26 @@ mod tests {
 
     fn replaced(change: impl Fn(&mut Value)) -> bool {
         let now = "2026-01-01T10:00:00Z".parse().unwrap();
-        !kept_by_back_off(&pod(change), now).is_empty()
+        !kept_by_back_off(&pod(change), &[], now).is_empty()
     }
 
     #[test]
     fn a_pod_killed_while_it_served_is_replaced() {
         let now = "2026-01-01T10:00:00Z".parse().unwrap();
-        let found = kept_by_back_off(&pod(|_| {}), now);
+        let found = kept_by_back_off(&pod(|_| {}), &[], now);
         let [one] = found.as_slice() else {
             panic!("{found:?}")
         };
         assert_eq!((one.pod.as_str(), one.uid.as_str()), ("shop-0-0", "uid"));
         assert_eq!(one.reason, ReplaceReason::BackOff);
+    }
+
+    /// Its StatefulSet has another template by now, which may not run, or which the user brings to pods by hand.
+    #[test]
+    fn a_pod_of_an_older_template_waits_for_its_turn() {
+        let now = "2026-01-01T10:00:00Z".parse().unwrap();
+        let outdated = ["shop-0-0".to_owned()];
+        assert!(kept_by_back_off(&pod(|_| {}), &outdated, now).is_empty());
     }
 
     /// The gate was open until the end of the run, and closed then.

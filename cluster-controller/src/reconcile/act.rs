@@ -1,6 +1,10 @@
 //! Does what was decided: children, repair of the nodes, changes of pods and slots, settings.
 
-use super::{failures::Failures, inputs::Inputs, look::Seen};
+use super::{
+    failures::Failures,
+    inputs::Inputs,
+    look::{Seen, look_again},
+};
 use crate::{
     build::build,
     change::{Change, Changed},
@@ -10,19 +14,22 @@ use crate::{
     errors::ReconcileError,
     hand_overs::{AFTER_FAILURE, WHILE_HELD},
     live_settings,
+    losses::unnamed,
     observe::NODE_TIMEOUT,
     redis::{
         execute::{Done, execute},
         identity::{KnownNodes, has_unrecorded, known_nodes},
     },
     settings::answer::LiveOutcome,
+    status::formed_before,
     trials::{self, Trial},
     validate::ValidatedCluster,
     volume_claims,
     volumes::{self, ClaimChange, Claims, Growth},
 };
 use common::kubernetes::{call::ApiError, expectations::OwnerKey};
-use crds::RedisCluster;
+use crds::{LossStatus, RedisCluster};
+use futures::FutureExt;
 use k8s_openapi::jiff::Timestamp;
 
 /// What was done.
@@ -35,6 +42,8 @@ pub(super) struct Effects {
     pub(super) growth: Option<Growth>,
     /// Steps of the plan, and hand-overs.
     pub(super) done: Vec<Done>,
+    /// Keys that the plan gives up and that the status has to name before.
+    pub(super) loss: Option<LossStatus>,
     /// Pods and slots.
     pub(super) changed: Changed,
     /// Settings that were sent.
@@ -66,9 +75,14 @@ pub(super) async fn act(
     }
     let known = known_nodes(&inputs.wanted, &decision.observed.members);
     let is_new = has_unrecorded(&inputs.wanted, &known);
+    let formed = formed_before(object);
+    let before = object.status.as_ref();
+    let before = before.and_then(|status| status.last_loss.as_ref());
+    let loss = unnamed(&decision.plan, formed, before, Timestamp::now()).filter(|_| confirmed);
     let mut done = Vec::new();
     // A node is recorded before it gets its first command: afterwards only its id tells whose it is.
-    if confirmed && !is_new && !decision.plan.steps.is_empty() {
+    let is_recorded = !is_new && loss.is_none();
+    if confirmed && is_recorded && !decision.plan.steps.is_empty() {
         context.leadership.ensure()?;
         let steps = take_steps(context, inputs.place(), &decision).await;
         done = failures.keep(steps).unwrap_or_default();
@@ -80,6 +94,7 @@ pub(super) async fn act(
             shape,
             cluster: cluster.as_ref(),
             decision: &decision,
+            look_again: &|| look_again(context, inputs).boxed(),
         };
         let carried = change.carry_out(context).await;
         changed = failures.keep(carried).unwrap_or_default();
@@ -99,6 +114,7 @@ pub(super) async fn act(
         is_new,
         growth,
         done,
+        loss,
         changed,
         set,
     };

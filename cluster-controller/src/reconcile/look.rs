@@ -8,6 +8,7 @@ use crate::{
     hibernate,
     observe::{Observed, observe, observe_live},
 };
+use common::kubernetes::call::ApiError;
 
 /// Kubernetes nodes that are read before a hand-over, at most: one after the other, as long as each turns out to be cordoned.
 const MOST_CORDONED: usize = 8;
@@ -43,10 +44,9 @@ pub(super) async fn look(
         hibernate::hold_writes(context, inputs.place(), members, &inputs.pods).await?;
     }
     let mut confirmed = !shape.paused && !shape.hibernate;
-    if confirmed && seen.plan.is_risky() {
-        let live = observe_live(context, shape, wanted, last_seen, names).await;
-        match failures.keep(live) {
-            Some(live) => seen = decide(live),
+    if confirmed && (seen.plan.is_risky() || seen.removes_memory(&inputs.sets)) {
+        match failures.keep(look_again(context, inputs).await) {
+            Some(live) => seen = live,
             None => confirmed = false,
         }
     }
@@ -61,6 +61,19 @@ pub(super) async fn look(
         decision: seen,
         confirmed,
     }))
+}
+
+/// Asks the API server and the nodes once more, and decides again: of what is about to be done, something could be lost.
+pub(super) async fn look_again(context: &Context, inputs: &Inputs) -> Result<Decision, ApiError> {
+    let Inputs {
+        shape,
+        wanted,
+        last_seen,
+        names,
+        ..
+    } = inputs;
+    let live = observe_live(context, shape, wanted, last_seen, names).await;
+    Ok(inputs.decide(live?))
 }
 
 /// Decides a hand-over again without the Kubernetes nodes that turn out to be cordoned.

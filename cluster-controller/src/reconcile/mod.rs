@@ -73,7 +73,6 @@ impl Reconcile<RedisCluster> for Reconciler {
         self.context.copies.forget(namespace, name);
         self.context.pod_events.forget(namespace, name);
         self.context.hand_overs.forget(namespace, name);
-        self.context.losses.forget(namespace, name);
         self.context.progress.forget(namespace, name);
         self.context.strays.forget(namespace, name);
         self.context.resharding.forget(namespace, name);

@@ -4,7 +4,7 @@ use super::{act::Effects, failures::Failures, inputs::Inputs, look::Seen};
 use crate::{
     context::Context,
     errors::ReconcileError,
-    events, losses,
+    events,
     operation::Operation,
     pod_patch,
     progress::{self, PacedStatus},
@@ -20,7 +20,7 @@ use k8s_openapi::jiff::Timestamp;
 use kube::{Api, Resource};
 use std::time::Duration;
 
-/// How soon to continue once new nodes are recorded.
+/// How soon to continue once new nodes, or keys that are to be given up, are recorded.
 const RECORDED: Duration = Duration::from_millis(20);
 
 /// Reports what was seen and done.
@@ -66,10 +66,6 @@ pub(super) async fn report(
         failures.push(refused);
     }
     let now = Timestamp::now();
-    let given_up = losses::loss(status::formed_before(object), &effects.done, now);
-    let before = object.status.as_ref();
-    let written = before.and_then(|status| status.last_loss.as_ref());
-    let loss = context.losses.to_write(place, given_up, written);
     let failure = failures.first();
     let found = StatusInputs {
         shape,
@@ -84,26 +80,31 @@ pub(super) async fn report(
         growth: effects.growth.as_ref(),
         gate,
         settings: &seen.settings,
-        loss: loss.as_ref(),
+        loss: effects.loss.as_ref(),
     };
     let newest = status::compute(object, &found, now);
-    let records = confirmed && effects.is_new && !seen.plan.steps.is_empty();
+    let has_steps = confirmed && !seen.plan.steps.is_empty();
+    let records = has_steps && (effects.is_new || effects.loss.is_some());
     let PacedStatus {
         status,
         is_held_back,
     } = context
         .progress
-        .paced(place, before, (newest, records), now);
+        .paced(place, object.status.as_ref(), (newest, records), now);
     let mut events = events::events(object, &status, &effects.done, &effects.changed.replaced);
     events.extend(live::events(&effects.set));
     context.events.publish_all(&object.object_ref(&()), events);
     log_changes(object, &status, &found);
     let written = write_status(context, object, &status).await?;
     if records {
-        if written.is_some_and(|written| written.nodes != status.nodes) {
+        let lacks = |written: RedisClusterStatus| {
+            written.nodes != status.nodes
+                || written.last_loss.is_some() != status.last_loss.is_some()
+        };
+        if written.is_some_and(lacks) {
             return Err(ReconcileError::OldDefinition);
         }
-        return Ok(Outcome::progressing("NodesRecorded", RECORDED));
+        return Ok(Outcome::progressing("Recorded", RECORDED));
     }
     let outcome = match (failures.into_first(), &failure) {
         // Tried again soon, and then less and less often.

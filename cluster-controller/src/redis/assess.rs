@@ -5,12 +5,17 @@ use super::{
     survey::{Live, Survey},
 };
 use common::cluster::{
+    info::UpstreamLink,
     slots::SLOT_COUNT,
     topology::{ClusterNode, Flag, NodeId},
     version::ServerVersion,
 };
 use crds::BUS_PORT;
 use std::fmt;
+
+/// A replica that is further behind is not handed over to: the clients would wait for it. Bytes of the stream of writes; the offsets
+/// are not read at one moment.
+const CAUGHT_UP: u64 = 1 << 20;
 
 /// One thing that is not as it should be.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -380,6 +385,15 @@ pub fn is_linked(replica: Live<'_>, primary: Live<'_>) -> bool {
             .upstream
             .as_ref()
             .is_some_and(|link| link.up)
+}
+
+/// Whether a replica is linked to the primary and has nearly everything.
+pub fn can_take_over(replica: Live<'_>, primary: Live<'_>) -> bool {
+    let (copy, original) = (&replica.report.replication, &primary.report.replication);
+    replica.report.own().primary == Some(primary.report.id())
+        && copy.upstream.as_ref().is_some_and(UpstreamLink::follows)
+        && copy.id == original.id
+        && copy.offset.saturating_add(CAUGHT_UP) >= original.offset
 }
 
 /// Whether a server may be unable to load what its primary sends: it drops what it has at each attempt, and tries again for ever

@@ -86,6 +86,12 @@ fn configuration(report: &Report) -> Option<Configuration> {
     (own.is_primary() && !own.slots.is_empty()).then_some((own.id, own.config_epoch))
 }
 
+/// Whether no slots move from or to the node, as far as it says. Marks of replicas may be long out of date, and nothing closes them.
+fn is_settled(member: &Member) -> bool {
+    let own = member.report().map(Report::own);
+    own.is_some_and(|own| own.is_replica() || own.open_slots.is_empty())
+}
+
 /// Lets primaries count such keys. One that could not be asked is asked again.
 pub async fn count_strays(
     place: (&str, &str),
@@ -94,10 +100,6 @@ pub async fn count_strays(
     connections: &ClusterConnections,
     timeout: Duration,
 ) {
-    let is_settled = |member: &Member| {
-        let report = member.report();
-        report.is_some_and(|report| report.own().open_slots.is_empty())
-    };
     if !members.iter().all(is_settled) {
         return;
     }
@@ -163,11 +165,35 @@ mod tests {
     use super::*;
     use crate::redis::plan::{
         simulation::{Fault, World},
-        tests::formed,
+        tests::{formed, relist},
+    };
+    use common::cluster::{
+        slots::Slot,
+        topology::{OpenSlot, OpenSlotKind},
     };
     use k8s_openapi::jiff::Timestamp;
 
     const PLACE: (&str, &str) = ("team", "shop");
+
+    /// A replica has a mark that its primary took off while it was away.
+    #[test]
+    fn a_mark_on_a_replica_does_not_keep_strays_from_being_counted() {
+        let world = formed(3, 1, true);
+        let members = world.members(Timestamp::UNIX_EPOCH);
+        for (index, member) in members.iter().enumerate() {
+            let mut marked = member.clone();
+            let id = member.report().unwrap().id();
+            relist(&mut marked, id, |own| {
+                own.open_slots = vec![OpenSlot {
+                    slot: Slot::MIN,
+                    kind: OpenSlotKind::Migrating,
+                    peer: id,
+                }];
+            });
+            assert!(is_settled(member));
+            assert_eq!(is_settled(&marked), !world.owns(index));
+        }
+    }
 
     /// An answer holds until the primary has another configuration.
     #[test]

@@ -1,13 +1,13 @@
 //! The node that a living primary hands over to. Pure.
 
 use super::{
-    assess::is_linked,
+    assess::can_take_over,
     survey::{Live, Survey},
 };
 use std::cmp::Reverse;
 
-/// Of the replicas that are linked to the primary and fit, the one that lost the least and is moved the least soon: not on a cordoned
-/// Kubernetes node, the furthest, the lowest ordinal. Whether it would be elected is for the caller to ask.
+/// Of the replicas that have nearly everything, on their disks as well, and that fit, the one that lost the least and is moved the least soon: not
+/// on a cordoned Kubernetes node, the furthest, the lowest ordinal. Whether it would be elected is for the caller to ask.
 pub fn successor<'a>(
     survey: &Survey<'a>,
     shard: usize,
@@ -16,10 +16,97 @@ pub fn successor<'a>(
 ) -> Option<Live<'a>> {
     let linked = survey
         .live_in(shard)
-        .filter(|one| is_linked(*one, primary) && fits(*one));
+        .filter(|one| can_take_over(*one, primary) && one.has_whole_file() && fits(*one));
     linked.max_by_key(|one| {
         let expected = &one.member.expected;
         let ordinal = Reverse(expected.ordinal);
         (!expected.cordoned, one.report.replication.offset, ordinal)
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::redis::{
+        member::{Answer, Report},
+        plan::{
+            simulation::World,
+            tests::{formed, relist},
+            {Action, HandOverReason, plan},
+        },
+    };
+    use common::cluster::{
+        slots::Slot,
+        topology::{OpenSlot, OpenSlotKind},
+    };
+    use k8s_openapi::jiff::Timestamp;
+
+    /// Whether the replica of shard 0 may take over after this change of what it reports.
+    fn takes_over(world: &World, change: impl Fn(&mut Report)) -> bool {
+        let mut members = world.members(Timestamp::UNIX_EPOCH);
+        let replica = (0..2).find(|index| !world.owns(*index)).unwrap();
+        let Answer::Report(report) = &mut members[replica].answer else {
+            panic!("it answers")
+        };
+        report.replication.offset += 10 << 20;
+        change(report);
+        let survey = Survey::of(&world.wanted, &members);
+        let primary = survey.primary_of(0).unwrap();
+        successor(&survey, 0, primary, |_| true).is_some()
+    }
+
+    /// A process that ended before would come back with the file of before, as the primary.
+    #[test]
+    fn a_replica_writes_all_that_it_copied_before() {
+        for persistent in [true, false] {
+            let world = formed(3, 1, persistent);
+            assert!(takes_over(&world, |_| {}));
+            let rewrites = |report: &mut Report| report.persistence.is_rewriting = true;
+            assert_eq!(takes_over(&world, rewrites), !persistent);
+        }
+    }
+
+    /// Clients would wait for it.
+    #[test]
+    fn a_replica_that_lags_is_waited_for() {
+        let world = formed(3, 1, true);
+        let lags = |report: &mut Report| report.replication.offset = 0;
+        let primary = world.members(Timestamp::UNIX_EPOCH);
+        let ahead = primary.iter().any(|one| {
+            let report = one.report().unwrap();
+            report.own().is_primary() && report.replication.offset > 1 << 20
+        });
+        assert_eq!(takes_over(&world, lags), !ahead);
+    }
+
+    /// Servers do not take such marks off replicas.
+    #[test]
+    fn a_mark_on_a_replica_keeps_no_primary_from_leaving() {
+        let world = formed(3, 1, true);
+        let mut members = world.members(Timestamp::UNIX_EPOCH);
+        let (primary, replica) = if world.owns(0) { (0, 1) } else { (1, 0) };
+        members[primary].expected.wanted = false;
+        let ids = [primary, replica].map(|index| members[index].report().unwrap().id());
+        let leaves = |members: &[_]| {
+            let survey = Survey::of(&world.wanted, members);
+            let seen = plan(&survey, Timestamp::UNIX_EPOCH);
+            seen.steps.iter().any(|step| {
+                let reason = HandOverReason::Leave;
+                matches!(&step.action, Action::HandOver { reason: why, .. } if *why == reason)
+            })
+        };
+        assert!(leaves(&members));
+        for (index, expected) in [(replica, true), (primary, false)] {
+            let mut marked = members.clone();
+            let id = ids[usize::from(index == replica)];
+            relist(&mut marked[index], id, |own| {
+                own.open_slots = vec![OpenSlot {
+                    slot: Slot::MIN,
+                    kind: OpenSlotKind::Migrating,
+                    peer: ids[0],
+                }];
+            });
+            assert_eq!(leaves(&marked), expected);
+        }
+    }
 }

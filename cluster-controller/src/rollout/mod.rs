@@ -304,10 +304,24 @@ impl<'s> RolloutInputs<'_, 's> {
         match successor(survey, shard, primary, |_| true) {
             Some(best) if would_win(survey, best, primary) => ShardStep::HandOver(primary, best),
             Some(_) => ShardStep::None,
-            None if self.keeps_its_data(primary.member) => ShardStep::Replace(primary.member),
+            // It is the only node with a copy, or its replicas are not through with theirs.
+            None if self.keeps_its_data(primary.member) && !primary.has_whole_file() => {
+                ShardStep::None
+            }
+            None if self.keeps_its_data(primary.member) && !has_replicas(survey, shard) => {
+                ShardStep::Replace(primary.member)
+            }
+            None if has_replicas(survey, shard) => ShardStep::None,
             None => ShardStep::Refused(primary.member),
         }
     }
+}
+
+/// Whether a living node copies the primary of the shard: it is waited for until it can take over.
+fn has_replicas(survey: &Survey<'_>, shard: usize) -> bool {
+    survey
+        .live_in(shard)
+        .any(|one| one.report.own().is_replica())
 }
 
 fn is_silent(member: &Member) -> bool {

@@ -35,6 +35,8 @@ pub enum NodeReadiness {
     NoSlots,
     /// The server at its address belongs to another cluster.
     Foreign,
+    /// It runs a script or a function, and refuses everything else until that ends.
+    Busy,
     /// There is no answer from its server.
     NotAnswering,
 }
@@ -45,7 +47,8 @@ impl NodeReadiness {
             Answer::Report(report) => Self::of_report(report),
             Answer::Loading => Self::Loading,
             Answer::Foreign(_) => Self::Foreign,
-            Answer::Absent(_) | Answer::Unresponsive(_) | Answer::Busy => Self::NotAnswering,
+            Answer::Busy => Self::Busy,
+            Answer::Absent(_) | Answer::Unresponsive(_) => Self::NotAnswering,
         }
     }
 
@@ -73,6 +76,7 @@ impl NodeReadiness {
             Self::NotLinked => "NotLinked",
             Self::NoSlots => "NoSlots",
             Self::Foreign => "ForeignNode",
+            Self::Busy => "ScriptRunning",
             Self::NotAnswering => NOT_ANSWERING,
         }
     }
@@ -84,6 +88,9 @@ impl NodeReadiness {
             Self::NotLinked => "the replica is not linked to its primary",
             Self::NoSlots => "the server is a primary without slots: it holds no data yet",
             Self::Foreign => "the server at the pod's address belongs to another cluster",
+            Self::Busy => {
+                "the server is busy running a script or function: it answers BUSY to everything else"
+            }
             Self::NotAnswering => "the server does not answer the cluster-controller",
         }
     }

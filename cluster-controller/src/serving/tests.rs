@@ -252,3 +252,14 @@ fn a_node_is_awaited_until_it_serves() {
     assert!(!one(answer(PRIMARY, SERVES)));
     assert!(!one(silent()));
 }
+
+/// It runs a script for longer than `busy-reply-threshold`.
+#[test]
+fn a_busy_server_is_named_as_one() {
+    let pod = pod(&json!([condition("True", "Serving"), ready("True")]));
+    let now = "2026-01-01T10:00:00Z".parse().unwrap();
+    let change = change(&pod, &member(0, Answer::Busy), false, now).unwrap();
+    assert_eq!(change.status, "False");
+    assert_eq!(change.reason.as_deref(), Some("ScriptRunning"));
+    assert!(change.message.unwrap().contains("BUSY"));
+}

@@ -8,7 +8,7 @@
 use crate::{
     redis::{
         member::{Answer, ExpectedNode, Member, Report},
-        survey::Survey,
+        survey::{Live, Survey},
     },
     validate::Shape,
 };
@@ -191,7 +191,9 @@ fn may_leave(survey: &Survey<'_>, member: &Member) -> bool {
     match &member.answer {
         Answer::Report(report) => {
             let own = report.own();
-            let is_copy = own.primary.is_some_and(|id| survey.by_id(id).is_some());
+            // Until its primary has written a file of its own, the copy that leaves may be the only whole one on a disk.
+            let primary = own.primary.and_then(|id| survey.by_id(id));
+            let is_copy = primary.is_some_and(Live::has_whole_file);
             let is_blank = report.keys == 0 && !report.imports && !expects_slots(survey, report);
             own.slots.is_empty() && (is_copy || is_blank)
         }

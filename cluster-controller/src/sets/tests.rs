@@ -206,6 +206,25 @@ fn a_node_that_slots_are_on_their_way_to_stays() {
     assert!(!leaves(&members));
 }
 
+/// Its primary has just taken over and writes its file: a process that ended would come back with less.
+#[test]
+fn a_replica_stays_while_its_primary_writes_its_file() {
+    let world = formed(3, 1, true);
+    let mut members = world.members(Timestamp::UNIX_EPOCH);
+    let (primary, replica) = if world.owns(0) { (0, 1) } else { (1, 0) };
+    members[replica].expected.wanted = false;
+    let leaves = |members: &[Member]| {
+        let survey = Survey::of(&world.wanted, members);
+        may_leave(&survey, &members[replica])
+    };
+    assert!(leaves(&members));
+    let Answer::Report(report) = &mut members[primary].answer else {
+        panic!("it answers")
+    };
+    report.persistence.is_rewriting = true;
+    assert!(!leaves(&members));
+}
+
 /// Its set shrank already; a set that grew again would start it again, with a volume that nothing would delete.
 #[test]
 fn a_pod_that_ends_does_not_come_back() {

@@ -147,7 +147,7 @@ pub struct StatusInputs<'a> {
     pub gate: &'a Gate,
     /// What the servers have of the wanted settings.
     pub settings: &'a ClusterSettings,
-    /// Keys that were given up and that the status does not name yet.
+    /// Keys that are about to be given up.
     pub loss: Option<&'a LossStatus>,
 }
 
@@ -254,9 +254,26 @@ fn waits_for(found: &StatusInputs<'_>) -> String {
         .collect();
     unready.sort_unstable();
     if unready.is_empty() {
-        return "waiting until a replica can take over".to_owned();
+        return match writing_files(found).as_slice() {
+            [] => "waiting until a replica can take over".to_owned(),
+            pods => format!(
+                "waiting until {} has written an append-only file with all that it has copied (aof_last_bgrewrite_status of INFO says whether that fails)",
+                names("pod", pods)
+            ),
+        };
     }
     format!("waiting for {} to become ready", names("pod", &unready))
+}
+
+/// Pods whose volumes do not have everything yet: see [`common::cluster::info::PersistenceInfo::has_whole_file`].
+fn writing_files<'a>(found: &'a StatusInputs<'_>) -> Vec<&'a str> {
+    let members = found.observed.members.iter();
+    let writing = members.filter(|member| {
+        let report = member.report();
+        let is_writing = report.is_some_and(|report| !report.persistence.has_whole_file());
+        member.expected.has_volume && is_writing
+    });
+    writing.map(|member| member.expected.pod.as_str()).collect()
 }
 
 fn version(old: VersionStatus, found: &StatusInputs<'_>) -> VersionStatus {

@@ -173,6 +173,25 @@ fn settings_cannot_break_out() {
 }
 
 /// A setting that overrides the user's without a word would surprise; one that the user overrides could lose data.
+/// Another name of a file would let a server come back without its data.
+#[test]
+fn the_places_of_data_are_reserved() {
+    for name in [
+        "dir",
+        "dbfilename",
+        "appendfilename",
+        "appenddirname",
+        "appendonly",
+        "cluster-config-file",
+        "include",
+    ] {
+        let mut cluster = example();
+        cluster.spec.config = [(name.to_owned(), "other".to_owned())].into();
+        let refused = validate(&cluster, None, Timestamp::UNIX_EPOCH).unwrap_err();
+        assert_eq!(refused, InvalidSpec::SettingReserved(name.to_owned()));
+    }
+}
+
 #[test]
 fn what_the_controller_sets_is_reserved() {
     let defaults = [

@@ -77,6 +77,9 @@ impl Info {
         PersistenceInfo {
             append_failed: failed("aof_last_write_status"),
             snapshot_failed: failed("rdb_last_bgsave_status"),
+            is_rewriting: self.flag("aof_rewrite_in_progress")
+                || self.flag("aof_rewrite_scheduled")
+                || failed("aof_last_bgrewrite_status"),
         }
     }
 
@@ -208,13 +211,23 @@ impl ReplicationInfo {
     }
 }
 
-/// Whether a node can write to its disk. While it cannot, it refuses clients' writes (`MISCONF`).
+/// What a node has on its disk, and whether it can write to it. While it cannot, it refuses clients' writes (`MISCONF`).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct PersistenceInfo {
     /// The last write to the append-only file failed.
     pub append_failed: bool,
     /// The last snapshot failed. Writes are refused only where snapshots are configured.
     pub snapshot_failed: bool,
+    /// The append-only file is being written anew, or is about to be, or the last attempt at that failed.
+    pub is_rewriting: bool,
+}
+
+impl PersistenceInfo {
+    /// Whether the append-only file is sure to have everything. After a full copy a replica goes on with the file that it had before until a new
+    /// one is written (`AOF_WAIT_REWRITE` in the engine's `aof.c`): a process that ends until then comes back with the data of before.
+    pub fn has_whole_file(&self) -> bool {
+        !self.is_rewriting
+    }
 }
 
 /// A replica's link to its primary.
@@ -349,6 +362,16 @@ mod tests {
         let info = Info::parse("rdb_last_bgsave_status:ok\r\naof_last_write_status:err\r\n");
         let persistence = info.persistence();
         assert!(persistence.append_failed && !persistence.snapshot_failed);
+        for line in [
+            "aof_rewrite_in_progress:1",
+            "aof_rewrite_scheduled:1",
+            "aof_last_bgrewrite_status:err",
+        ] {
+            assert!(!Info::parse(line).persistence().has_whole_file(), "{line}");
+        }
+        let idle =
+            "aof_rewrite_in_progress:0\naof_rewrite_scheduled:0\naof_last_bgrewrite_status:ok";
+        assert!(Info::parse(idle).persistence().has_whole_file());
         assert_eq!(Info::parse("").persistence(), PersistenceInfo::default());
     }
 

@@ -42,6 +42,9 @@ if [ "$old" = no ]; then
   fi
   # Replicas stay with their shard (a setting that came with 7.0).
   grep -q '^cluster-allow-replica-migration ' /config/redis.conf || set -- "$@" --cluster-allow-replica-migration no
+else
+  # Before, only so many other replicas of its primary let one go.
+  grep -q '^cluster-migration-barrier ' /config/redis.conf || set -- "$@" --cluster-migration-barrier 1000000
 fi
 @DATA@
 # A server without a role of its own feeds no replica until the controller has given it one: the replica of a primary that came back

@@ -298,6 +298,21 @@ fn a_server_announces_the_name_of_its_pod() {
 }
 
 /// Killed after the first file was moved.
+/// Servers before 7.0 have no setting that keeps replicas with their shard.
+#[test]
+fn no_replica_goes_to_another_shard() {
+    let script = start_script(true);
+    for (version, word) in [
+        (REDIS_6, "--cluster-migration-barrier 1000000"),
+        (REDIS_7, "--cluster-allow-replica-migration no"),
+    ] {
+        let (ended, _) = run(&script, &[PRIMARY, OLD], version);
+        let started = String::from_utf8_lossy(&ended.stdout).into_owned();
+        assert!(started.contains(word), "{started}");
+        assert_eq!(started.matches("migration").count(), 1, "{started}");
+    }
+}
+
 #[test]
 fn setting_aside_goes_on_after_an_interruption() {
     let moved = (

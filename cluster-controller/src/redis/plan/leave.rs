@@ -10,7 +10,11 @@ use crate::redis::{
 /// Plans at most one hand-over, and only where nothing is to be repaired and none has just failed.
 pub fn hand_over(survey: &Survey<'_>, plan: &mut Plan) {
     // A replica that takes over knows nothing of slots that are open on its primary: their keys on both sides would stay apart.
-    let has_open_slots = |one: &Live<'_>| !one.report.own().open_slots.is_empty();
+    // Marks of replicas may be long out of date, and nothing closes them.
+    let has_open_slots = |one: &Live<'_>| {
+        let own = one.report.own();
+        own.is_primary() && !own.open_slots.is_empty()
+    };
     let may_hand_over = survey.wanted.may_hand_over && plan.steps.is_empty();
     if !may_hand_over || survey.live.iter().any(has_open_slots) {
         return;

@@ -137,6 +137,39 @@ mod tests {
         steps.collect()
     }
 
+    /// Gossip has the new address of the primary, and the link still goes to the one before.
+    #[test]
+    fn a_link_to_an_old_address_is_made_again() {
+        let world = formed(3, 1, true);
+        let mut members = world.members(Timestamp::UNIX_EPOCH);
+        let replica = (0..2).find(|index| !world.owns(*index)).unwrap();
+        let ordered = |members: &[Member]| {
+            let seen = plan(&world.wanted, members, Timestamp::UNIX_EPOCH);
+            seen.steps.iter().any(
+                |step| matches!(step.action, Action::Replicate { member, .. } if member == replica),
+            )
+        };
+        let mut link = |up, ip: &str| {
+            let Answer::Report(report) = &mut members[replica].answer else {
+                panic!("no report")
+            };
+            let link = report.replication.upstream.as_mut().unwrap();
+            link.up = up;
+            let before = link.ip;
+            if !ip.is_empty() {
+                link.ip = Some(ip.parse().unwrap());
+            }
+            let ordered = ordered(&members);
+            if let Answer::Report(report) = &mut members[replica].answer {
+                report.replication.upstream.as_mut().unwrap().ip = before;
+            }
+            ordered
+        };
+        assert!(!link(true, ""));
+        assert!(!link(false, ""), "the server tries again by itself");
+        assert!(link(false, "10.9.9.9"));
+    }
+
     /// The primary of a new shard has restarted before it got its first slot: its replica waits for it, and the slots for the replica.
     #[test]
     fn a_primary_that_restarted_feeds_its_replicas_again() {

@@ -5,17 +5,12 @@ use super::{
     placement::{NodeZones, Placement, Relocation, next, tolerable_loss},
 };
 use crate::redis::{
-    assess::assess,
+    assess::{assess, can_take_over},
     election::would_win,
     member::{Member, ZoneLabel},
     survey::{Live, Survey},
 };
-use common::cluster::info::UpstreamLink;
 use std::collections::BTreeMap;
-
-/// A replica that is further behind is not handed over to: the clients would wait for it. Bytes of the stream of writes; the offsets
-/// are not read at one moment.
-const CAUGHT_UP: u64 = 1 << 20;
 
 /// Plans at most one hand-over, and only while the cluster is healthy.
 pub fn spread(survey: &Survey<'_>, plan: &mut Plan) {
@@ -130,7 +125,7 @@ fn spreadable<'a>(survey: &Survey<'a>, shard: usize) -> Option<Spreadable<'a>> {
             continue;
         };
         // Who drains it would move the primary once more.
-        if one.member.expected.cordoned || !can_take_over(one, primary) {
+        if one.member.expected.cordoned || !(can_take_over(one, primary) && one.has_whole_file()) {
             continue;
         }
         let ordinal = |one: &Live<'_>| one.member.expected.ordinal;
@@ -144,13 +139,4 @@ fn spreadable<'a>(survey: &Survey<'a>, shard: usize) -> Option<Spreadable<'a>> {
         at,
         replicas,
     })
-}
-
-/// Whether a replica is linked to the primary and has nearly everything.
-pub fn can_take_over(replica: Live<'_>, primary: Live<'_>) -> bool {
-    let (copy, original) = (&replica.report.replication, &primary.report.replication);
-    replica.report.own().primary == Some(primary.report.id())
-        && copy.upstream.as_ref().is_some_and(UpstreamLink::follows)
-        && copy.id == original.id
-        && copy.offset.saturating_add(CAUGHT_UP) >= original.offset
 }

@@ -296,6 +296,9 @@ fn slots_without_one_primary_are_named() {
     assert_eq!(cause(&nodes(false, false)), OpenSlotCause::NoOwner);
     let two = cause(&nodes(true, true));
     assert!(matches!(two, OpenSlotCause::TwoOwners(..)), "{two}");
+    let left = plan(&nodes(false, false).tables(), |_| true);
+    let why = left.undecided().unwrap();
+    assert!(why.ends_with("no primary that answers serves it"), "{why}");
 }
 
 #[test]

@@ -73,6 +73,16 @@ impl ReshardPlan {
         let undecided = |one: &OpenSlotDecision| matches!(one, OpenSlotDecision::Undecided { .. });
         self.moves.is_empty() && self.open_slots.iter().all(undecided)
     }
+
+    /// The first open slot about which nothing can be done, and why.
+    pub fn undecided(&self) -> Option<String> {
+        self.open_slots.iter().find_map(|one| match one {
+            OpenSlotDecision::Undecided { slot, cause } => Some(format!("slot {slot}: {cause}")),
+            OpenSlotDecision::Finish { .. }
+            | OpenSlotDecision::Close { .. }
+            | OpenSlotDecision::ReturnKeys { .. } => None,
+        })
+    }
 }
 
 /// The moves that are finished, a pair of nodes each.
