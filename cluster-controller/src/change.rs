@@ -49,7 +49,7 @@ pub struct Change<'a> {
     pub cluster: Option<&'a ValidatedCluster>,
     /// What is to be done.
     pub decision: &'a Decision,
-    /// Asks everybody once more, and decides again.
+    /// Asks the API server and every node once more, and decides again.
     pub look_again: &'a (dyn Fn() -> BoxFuture<'a, Result<Decision, ApiError>> + Sync),
 }
 

@@ -105,7 +105,7 @@ mod tests {
     }
 
     #[test]
-    fn a_text_that_is_cut_does_not_keep_slots_from_being_served() {
+    fn a_text_that_is_cut_stops_nothing() {
         let long = "slots 0-9 ".repeat(1000);
         let plan = recreated(&[&long, "slots 20-29"]);
         let named = unnamed(&plan, true, None, at(10)).unwrap();

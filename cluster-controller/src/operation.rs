@@ -192,7 +192,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_time_that_is_left_is_told() {
+    fn the_time_that_is_left_is_reported() {
         let at = |keys_per_second| {
             speed(&ReshardProgress {
                 slots_done: 20,

@@ -177,7 +177,7 @@ mod tests {
 
     /// A replica has a mark that its primary took off while it was away.
     #[test]
-    fn a_mark_on_a_replica_does_not_keep_strays_from_being_counted() {
+    fn strays_are_counted_despite_marks_on_replicas() {
         let world = formed(3, 1, true);
         let members = world.members(Timestamp::UNIX_EPOCH);
         for (index, member) in members.iter().enumerate() {

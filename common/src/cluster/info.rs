@@ -218,7 +218,7 @@ pub struct PersistenceInfo {
     pub append_failed: bool,
     /// The last snapshot failed. Writes are refused only where snapshots are configured.
     pub snapshot_failed: bool,
-    /// The append-only file is being written anew, or is about to be, or the last attempt at that failed.
+    /// The append-only file is being rewritten, or is about to be, or the last attempt at that failed.
     pub is_rewriting: bool,
 }
 
