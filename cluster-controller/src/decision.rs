@@ -128,7 +128,10 @@ impl Decision {
             let mut sets = existing
                 .iter()
                 .filter(|set| Ok(shard) == set.shard.try_into());
-            sets.any(|set| i32::try_from(ordinal).is_ok_and(|ordinal| ordinal >= left(set.shard)))
+            sets.any(|set| {
+                let left = left(set.shard);
+                set.pods > left && i32::try_from(ordinal).is_ok_and(|ordinal| ordinal >= left)
+            })
         };
         let members = self.observed.members.iter().map(|member| &member.expected);
         let mut in_memory = members.filter(|one| one.exists && !one.has_volume);

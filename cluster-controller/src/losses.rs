@@ -2,7 +2,7 @@
 //! that ends in between, or cannot write, would leave nothing that says what was lost. Pure.
 
 use crate::redis::plan::Plan;
-use common::sentence::shortened;
+use common::sentence::{LIMIT, shortened};
 use crds::LossStatus;
 use k8s_openapi::{
     apimachinery::pkg::apis::meta::v1::Time,
@@ -11,8 +11,6 @@ use k8s_openapi::{
 
 /// Losses within this time are one: all of them are named.
 const ONE_LOSS: SignedDuration = SignedDuration::from_mins(1);
-/// Where a text was cut: see [`shortened`].
-const CUT: char = '…';
 
 /// What the status has to name before the steps of the plan are taken. None: it gives nothing up, or that is named.
 pub fn unnamed(
@@ -21,7 +19,9 @@ pub fn unnamed(
     before: Option<&LossStatus>,
     now: Timestamp,
 ) -> Option<LossStatus> {
-    let is_named = |reason: &str| before.is_some_and(|before| before.message.contains(reason));
+    // The same shard may be lost again, with the same words.
+    let recent = before.filter(|before| now < before.time.0 + ONE_LOSS);
+    let is_named = |reason: &str| recent.is_some_and(|recent| recent.message.contains(reason));
     let given_up = plan
         .steps
         .iter()
@@ -31,9 +31,8 @@ pub fn unnamed(
     if reasons.is_empty() {
         return None;
     }
-    let recent = before.filter(|before| now < before.time.0 + ONE_LOSS);
     // What is not found in a text that was cut may be what was cut out of it.
-    if recent.is_some_and(|recent| recent.message.contains(CUT)) {
+    if recent.is_some_and(|recent| is_full(&recent.message)) {
         return None;
     }
     let earlier = recent.map(|recent| recent.message.as_str());
@@ -42,6 +41,11 @@ pub fn unnamed(
         time: Time(now),
         message: shortened(&all.join("; ")),
     })
+}
+
+/// Whether a text may have been cut: see [`shortened`], which leaves out blanks where it cuts.
+fn is_full(text: &str) -> bool {
+    text.chars().count() + 8 >= LIMIT
 }
 
 #[cfg(test)]
@@ -102,6 +106,17 @@ mod tests {
         let named = |now| unnamed(&next, true, Some(&first), at(now)).unwrap().message;
         assert_eq!(named(30), "slots 0-9; slots 20-29");
         assert_eq!(named(100), "slots 20-29");
+        // A list of slots may be short for itself.
+        let short = unnamed(&recreated(&["slots 0,2,4,6,8,…"]), true, None, at(10)).unwrap();
+        assert!(unnamed(&next, true, Some(&short), at(30)).is_some());
+    }
+
+    #[test]
+    fn the_same_loss_again_is_another_one() {
+        let plan = recreated(&["slots 0-9"]);
+        let first = unnamed(&plan, true, None, at(10)).unwrap();
+        let again = unnamed(&plan, true, Some(&first), at(100_000)).unwrap();
+        assert_eq!(again.time, Time(at(100_000)));
     }
 
     #[test]

@@ -13,9 +13,12 @@ use std::{
     sync::{Mutex, PoisonError},
     time::{Duration, Instant},
 };
+use tokio::time::sleep;
 
 /// How long an answer is good for.
 const FRESH: Duration = Duration::from_secs(2);
+/// All reads of a reconcile together. Of the rest nothing is known until the next one.
+const LONGEST: Duration = Duration::from_secs(10);
 /// Nodes read at the same time.
 const CONCURRENCY: usize = 8;
 
@@ -62,6 +65,7 @@ impl Machines {
                 (name, machine)
             })
             .buffer_unordered(CONCURRENCY)
+            .take_until(sleep(LONGEST))
             .collect()
             .await;
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);

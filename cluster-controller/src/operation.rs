@@ -88,7 +88,7 @@ impl Operation {
             done: total.saturating_sub(rollout.outdated.len()),
             total,
             next,
-            waits: holder.is_some(),
+            waits: holder.is_some() || rollout.next == RolloutStep::None,
         })
     }
 

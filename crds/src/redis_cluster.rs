@@ -410,7 +410,8 @@ pub struct RedisClusterStatus {
     /// The value of the annotation redis.danieldorado.github.io/takeover that has been acted upon: it counts once.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub takeover_done: Option<String>,
-    /// The last time that slots were served again without the keys that they had, since no copy was left. It stays.
+    /// The last time that slots were, or were about to be, served again without the keys that they had, since no copy was left. It is written
+    /// before, and stays; the Event SlotsRecreatedEmpty says that it was done.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_loss: Option<LossStatus>,
     /// Ready: the cluster is as desired. Reconciling: the controller works on it. Stalled: it waits for a person. Available: every

@@ -286,6 +286,47 @@ async fn a_majority_that_refuses_writes_is_overruled() -> Result<()> {
     Ok(())
 }
 
+/// Nothing of a shard is left: its slots are served empty, and the status says so, also to a controller that begins later.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_loss_stays_in_the_status() -> Result<()> {
+    let mut stage = ClusterStage::new().await?;
+    let replica = stage.replica("a", None);
+    stage.create(json!({})).await?;
+    stage.run_pods().await?;
+    stage.fill().await?;
+    let is_ready = |status: &RedisClusterStatus| holds(&status.conditions, "Ready");
+    let before = stage.until("ready", is_ready).await?;
+    ensure!(before.last_loss.is_none(), "{:?}", before.last_loss);
+    for index in [0, 1] {
+        stage.nodes.kill(index).await?;
+        stage.ended(index, 0).await?;
+    }
+    for index in [0, 1] {
+        stage.nodes.wipe(index)?;
+        stage.nodes.restart(index).await?;
+        stage.started(index, 1).await?;
+    }
+    let after = stage.until("served again", |status| {
+        is_ready(status) && status.last_loss.is_some()
+    });
+    let loss = after.await?.last_loss.context("no loss")?;
+    ensure!(loss.message.contains("created again, empty"), "{loss:?}");
+    let events: Api<Event> = stage.api();
+    let named = async || {
+        let events = events.list(&ListParams::default()).await?;
+        let mut reasons = events.iter().filter_map(|event| event.reason.as_deref());
+        Ok(reasons.any(|reason| reason == "SlotsRecreatedEmpty"))
+    };
+    within(LIMIT, "an Event says that it was done", named).await?;
+    drop(replica);
+    let successor = stage.replica("b", None);
+    stage.leads("b").await?;
+    let still = stage.until("ready", is_ready).await?.last_loss;
+    ensure!(still.as_ref() == Some(&loss), "{still:?}");
+    drop(successor);
+    Ok(())
+}
+
 /// A single answer that is late is no outage: the look is left without consequences.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_answer_that_is_late_once_changes_nothing() -> Result<()> {

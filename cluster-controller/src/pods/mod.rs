@@ -30,6 +30,8 @@ const LONGEST_WORDS: usize = 120;
 const REFUSED: i32 = 78;
 /// Reason of the serving condition of a node that gave no answer: all others follow from an answer.
 pub const NOT_ANSWERING: &str = "NotAnswering";
+/// Reason of the serving condition while a server answers `BUSY`.
+pub const SCRIPT_RUNNING: &str = "ScriptRunning";
 
 /// The pods of a cluster by name.
 pub type Pods = HashMap<String, Arc<Pod>>;
@@ -161,7 +163,11 @@ pub fn down_since(pod: &Pod) -> Option<Timestamp> {
 /// Whether nothing but our own missing answer makes the pod unready: that is no second witness of an outage. What the node itself
 /// reported before (loading, not linked) is one, as it was while the kubelet asked the server.
 fn only_we_get_no_answer(pod: &Pod) -> bool {
-    let no_answer = serving(pod).is_some_and(|one| one.reason.as_deref() == Some(NOT_ANSWERING));
+    let no_answer = serving(pod).is_some_and(|one| {
+        // One that answered BUSY was alive, and answers nothing for a while when the next script begins.
+        let reason = one.reason.as_deref();
+        [Some(NOT_ANSWERING), Some(SCRIPT_RUNNING)].contains(&reason)
+    });
     no_answer && is_unready_by_gate(pod) && containers_ready(pod) && !is_terminating(pod)
 }
 

@@ -68,7 +68,9 @@ pub(super) async fn act(
         confirmed,
     } = seen;
     let mut growth = None;
-    if let Some(cluster) = cluster.as_ref().filter(|_| !shape.paused) {
+    // A set that shrinks by a pod in memory does so once that is confirmed; a cluster in memory does not hibernate.
+    let may_apply = confirmed || shape.hibernate || !decision.removes_memory(&inputs.sets);
+    if let Some(cluster) = cluster.as_ref().filter(|_| !shape.paused && may_apply) {
         context.leadership.ensure()?;
         let found = (&decision, &inputs.trial, &inputs.claims);
         growth = failures.keep(apply(context, object, cluster, found).await);

@@ -46,6 +46,7 @@ pub(super) async fn look(
     let mut confirmed = !shape.paused && !shape.hibernate;
     if confirmed && (seen.plan.is_risky() || seen.removes_memory(&inputs.sets)) {
         match failures.keep(look_again(context, inputs).await) {
+            Some(live) if live.observed.passed_over => return Ok(None),
             Some(live) => seen = live,
             None => confirmed = false,
         }

@@ -13,9 +13,11 @@ use common::cluster::{
 use crds::BUS_PORT;
 use std::fmt;
 
-/// A replica that is further behind is not handed over to: the clients would wait for it. Bytes of the stream of writes; the offsets
-/// are not read at one moment.
-const CAUGHT_UP: u64 = 1 << 20;
+/// A replica that is further behind is not handed over to only for a better place: the clients would wait for it. Bytes of the stream of
+/// writes; the offsets are not read at one moment.
+pub const CAUGHT_UP: u64 = 1 << 20;
+/// The same where the primary's pod goes: the servers themselves let the clients wait for the rest, at most 5 s.
+pub const NEARLY_CAUGHT_UP: u64 = 64 << 20;
 
 /// One thing that is not as it should be.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -387,13 +389,13 @@ pub fn is_linked(replica: Live<'_>, primary: Live<'_>) -> bool {
             .is_some_and(|link| link.up)
 }
 
-/// Whether a replica is linked to the primary and has nearly everything.
-pub fn can_take_over(replica: Live<'_>, primary: Live<'_>) -> bool {
+/// Whether a replica is linked to the primary and lacks no more than so many bytes.
+pub fn can_take_over(replica: Live<'_>, primary: Live<'_>, lag: u64) -> bool {
     let (copy, original) = (&replica.report.replication, &primary.report.replication);
     replica.report.own().primary == Some(primary.report.id())
         && copy.upstream.as_ref().is_some_and(UpstreamLink::follows)
         && copy.id == original.id
-        && copy.offset.saturating_add(CAUGHT_UP) >= original.offset
+        && copy.offset.saturating_add(lag) >= original.offset
 }
 
 /// Whether a server may be unable to load what its primary sends: it drops what it has at each attempt, and tries again for ever

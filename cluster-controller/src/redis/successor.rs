@@ -1,7 +1,7 @@
 //! The node that a living primary hands over to. Pure.
 
 use super::{
-    assess::can_take_over,
+    assess::{NEARLY_CAUGHT_UP, can_take_over},
     survey::{Live, Survey},
 };
 use std::cmp::Reverse;
@@ -16,7 +16,8 @@ pub fn successor<'a>(
 ) -> Option<Live<'a>> {
     let linked = survey
         .live_in(shard)
-        .filter(|one| can_take_over(*one, primary) && one.has_whole_file() && fits(*one));
+        .filter(|one| can_take_over(*one, primary, NEARLY_CAUGHT_UP))
+        .filter(|one| one.has_whole_file() && fits(*one));
     linked.max_by_key(|one| {
         let expected = &one.member.expected;
         let ordinal = Reverse(expected.ordinal);
@@ -41,14 +42,13 @@ mod tests {
     };
     use k8s_openapi::jiff::Timestamp;
 
-    /// Whether the replica of shard 0 may take over after this change of what it reports.
-    fn takes_over(world: &World, change: impl Fn(&mut Report)) -> bool {
+    /// Whether the replica of shard 0 may take over after this change of what a node of it reports.
+    fn takes_over(world: &World, primary: bool, change: impl Fn(&mut Report)) -> bool {
         let mut members = world.members(Timestamp::UNIX_EPOCH);
-        let replica = (0..2).find(|index| !world.owns(*index)).unwrap();
-        let Answer::Report(report) = &mut members[replica].answer else {
+        let node = (0..2).find(|index| world.owns(*index) == primary).unwrap();
+        let Answer::Report(report) = &mut members[node].answer else {
             panic!("it answers")
         };
-        report.replication.offset += 10 << 20;
         change(report);
         let survey = Survey::of(&world.wanted, &members);
         let primary = survey.primary_of(0).unwrap();
@@ -60,9 +60,9 @@ mod tests {
     fn a_replica_writes_all_that_it_copied_before() {
         for persistent in [true, false] {
             let world = formed(3, 1, persistent);
-            assert!(takes_over(&world, |_| {}));
+            assert!(takes_over(&world, false, |_| {}));
             let rewrites = |report: &mut Report| report.persistence.is_rewriting = true;
-            assert_eq!(takes_over(&world, rewrites), !persistent);
+            assert_eq!(takes_over(&world, false, rewrites), !persistent);
         }
     }
 
@@ -70,13 +70,9 @@ mod tests {
     #[test]
     fn a_replica_that_lags_is_waited_for() {
         let world = formed(3, 1, true);
-        let lags = |report: &mut Report| report.replication.offset = 0;
-        let primary = world.members(Timestamp::UNIX_EPOCH);
-        let ahead = primary.iter().any(|one| {
-            let report = one.report().unwrap();
-            report.own().is_primary() && report.replication.offset > 1 << 20
-        });
-        assert_eq!(takes_over(&world, lags), !ahead);
+        let ahead = |by: u64| takes_over(&world, true, |report| report.replication.offset += by);
+        assert!(ahead(NEARLY_CAUGHT_UP / 2));
+        assert!(!ahead(NEARLY_CAUGHT_UP * 2));
     }
 
     /// Servers do not take such marks off replicas.

@@ -295,7 +295,13 @@ impl<'s> RolloutInputs<'_, 's> {
         let pod = primary.pod();
         let mut replicas = outdated.iter().rev();
         if let Some(replica) = replicas.find(|member| member.expected.pod != pod) {
-            return ShardStep::Replace(replica);
+            // Until its primary has written its file, the replica's may be the only whole one.
+            let is_only_whole = self.keeps_its_data(primary.member) && !primary.has_whole_file();
+            return if is_only_whole {
+                ShardStep::None
+            } else {
+                ShardStep::Replace(replica)
+            };
         }
         // An election for no slots does not take place.
         if primary.report.is_blank() {

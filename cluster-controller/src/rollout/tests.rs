@@ -37,6 +37,8 @@ struct Stage {
     older: BTreeSet<usize>,
     /// Keys that those have left.
     left: u64,
+    /// Servers that rewrite their append-only file.
+    rewriting: BTreeSet<usize>,
     /// Shards whose StatefulSet names the wanted template.
     written: BTreeSet<i32>,
 }
@@ -56,6 +58,7 @@ impl Stage {
             restart: BTreeSet::new(),
             older: BTreeSet::new(),
             left: 0,
+            rewriting: BTreeSet::new(),
             written: (0..3).collect(),
         }
     }
@@ -94,6 +97,12 @@ impl Stage {
             report.replication.upstream.as_mut().unwrap().up = false;
             report.keys = self.left;
             members[*index].answer = Answer::Report(report);
+        }
+        for index in &self.rewriting {
+            let Answer::Report(report) = &mut members[*index].answer else {
+                panic!("it answers")
+            };
+            report.persistence.is_rewriting = true;
         }
         let pods = members.iter().enumerate().map(|(index, member)| {
             let name = &member.expected.pod;
@@ -248,6 +257,41 @@ fn every_pod_is_replaced_once_and_no_key_is_lost() {
         assert_eq!(stage.world.served(), before, "{}", stage.world.tables());
         assert_eq!(steps, NODES + 3, "a pod each and a hand-over a shard");
     }
+}
+
+/// A process that ended during the rewrite after a full copy would come back with the file of before: until its end the shard keeps a node whose
+/// file is whole.
+#[test]
+fn a_shard_keeps_a_whole_file() {
+    for persistent in [true, false] {
+        let mut stage = Stage::new(persistent);
+        stage.written = BTreeSet::from([0]);
+        let (primary, replica) = if stage.world.owns(0) { (0, 1) } else { (1, 0) };
+        let waits = |stage: &Stage| stage.rollout().next == RolloutStep::None;
+        // Both are outdated: the replica is replaced unless its file is the only whole one.
+        assert!(!waits(&stage));
+        stage.rewriting = BTreeSet::from([primary]);
+        assert_eq!(waits(&stage), persistent);
+        stage.rewriting = BTreeSet::from([replica]);
+        assert!(!waits(&stage));
+        // The replica is a new one: the primary hands over once that has a file.
+        stage.hashes[replica] = stage.cluster().restart_hash;
+        assert_eq!(waits(&stage), persistent);
+        stage.rewriting.clear();
+        assert!(matches!(stage.rollout().next, RolloutStep::HandOver(_)));
+    }
+}
+
+#[test]
+fn a_lone_node_writes_its_file_before() {
+    let mut stage = Stage::new(true);
+    stage.world = formed(3, 0, true);
+    stage.object.spec.replicas_per_shard = 0;
+    stage.written = BTreeSet::from([0]);
+    stage.rewriting = (0..3).collect();
+    assert_eq!(stage.rollout().next, RolloutStep::None);
+    stage.rewriting.clear();
+    assert_eq!(replaced(&stage.rollout()).len(), 1);
 }
 
 #[test]

@@ -6,7 +6,10 @@
 use crate::{
     observe::Observed,
     pod_patch::{PodChange, PodPatch},
-    pods::{NOT_ANSWERING, containers_ready, has_serving_gate, is_terminating, serving, started},
+    pods::{
+        NOT_ANSWERING, SCRIPT_RUNNING, containers_ready, has_serving_gate, is_terminating, serving,
+        started,
+    },
     redis::member::{Answer, Member, Report},
 };
 use common::cluster::topology::{ClusterNode, Flag, NodeAddress};
@@ -76,7 +79,7 @@ impl NodeReadiness {
             Self::NotLinked => "NotLinked",
             Self::NoSlots => "NoSlots",
             Self::Foreign => "ForeignNode",
-            Self::Busy => "ScriptRunning",
+            Self::Busy => SCRIPT_RUNNING,
             Self::NotAnswering => NOT_ANSWERING,
         }
     }

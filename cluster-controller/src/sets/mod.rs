@@ -193,7 +193,8 @@ fn may_leave(survey: &Survey<'_>, member: &Member) -> bool {
             let own = report.own();
             // Until its primary has written a file of its own, the copy that leaves may be the only whole one on a disk.
             let primary = own.primary.and_then(|id| survey.by_id(id));
-            let is_copy = primary.is_some_and(Live::has_whole_file);
+            let is_whole = |one: Live<'_>| member.expected.terminating || one.has_whole_file();
+            let is_copy = primary.is_some_and(is_whole);
             let is_blank = report.keys == 0 && !report.imports && !expects_slots(survey, report);
             own.slots.is_empty() && (is_copy || is_blank)
         }
@@ -242,7 +243,7 @@ fn is_unreachable_copy(survey: &Survey<'_>, id: NodeId) -> bool {
         let listed = node.primary.and_then(|primary| survey.by_id(primary));
         let above = listed.and_then(|one| survey.by_id(one.report.own().primary?));
         let mut above = listed.into_iter().chain(above);
-        above.any(|one| one.report.own().is_primary())
+        above.any(|one| one.report.own().is_primary() && one.has_whole_file())
     };
     missing.is_some_and(|node| node.unreachable_by_all)
         && !listed.is_empty()

@@ -257,7 +257,7 @@ fn waits_for(found: &StatusInputs<'_>) -> String {
         return match writing_files(found).as_slice() {
             [] => "waiting until a replica can take over".to_owned(),
             pods => format!(
-                "waiting until {} has written an append-only file with all that it has copied (aof_last_bgrewrite_status of INFO says whether that fails)",
+                "waiting until {} has rewritten its append-only file: until then what it copied is not whole on its volume",
                 names("pod", pods)
             ),
         };
@@ -265,13 +265,18 @@ fn waits_for(found: &StatusInputs<'_>) -> String {
     format!("waiting for {} to become ready", names("pod", &unready))
 }
 
-/// Pods whose volumes do not have everything yet: see [`common::cluster::info::PersistenceInfo::has_whole_file`].
+/// Pods of shards that are updated whose volumes do not have everything yet: see [`common::cluster::info::PersistenceInfo::has_whole_file`].
 fn writing_files<'a>(found: &'a StatusInputs<'_>) -> Vec<&'a str> {
-    let members = found.observed.members.iter();
-    let writing = members.filter(|member| {
+    let outdated = &found.rollout.outdated;
+    let members = || found.observed.members.iter();
+    let is_of = |shard| {
+        let mut all = members().filter(|member| outdated.contains(&member.expected.pod));
+        all.any(|member| member.expected.shard == shard)
+    };
+    let writing = members().filter(|member| {
         let report = member.report();
         let is_writing = report.is_some_and(|report| !report.persistence.has_whole_file());
-        member.expected.has_volume && is_writing
+        member.expected.has_volume && is_writing && is_of(member.expected.shard)
     });
     writing.map(|member| member.expected.pod.as_str()).collect()
 }

@@ -172,7 +172,6 @@ fn settings_cannot_break_out() {
     assert_eq!(with("maxmemory", "1gb"), Ok(Duration::from_secs(5)));
 }
 
-/// A setting that overrides the user's without a word would surprise; one that the user overrides could lose data.
 /// Another name of a file would let a server come back without its data.
 #[test]
 fn the_places_of_data_are_reserved() {
@@ -192,6 +191,7 @@ fn the_places_of_data_are_reserved() {
     }
 }
 
+/// A setting that overrides the user's without a word would surprise; one that the user overrides could lose data.
 #[test]
 fn what_the_controller_sets_is_reserved() {
     let defaults = [

@@ -78,8 +78,7 @@ impl Info {
             append_failed: failed("aof_last_write_status"),
             snapshot_failed: failed("rdb_last_bgsave_status"),
             is_rewriting: self.flag("aof_rewrite_in_progress")
-                || self.flag("aof_rewrite_scheduled")
-                || failed("aof_last_bgrewrite_status"),
+                || self.flag("aof_rewrite_scheduled"),
         }
     }
 
@@ -218,7 +217,7 @@ pub struct PersistenceInfo {
     pub append_failed: bool,
     /// The last snapshot failed. Writes are refused only where snapshots are configured.
     pub snapshot_failed: bool,
-    /// The append-only file is being rewritten, or is about to be, or the last attempt at that failed.
+    /// The append-only file is being rewritten, or is about to be. While the first one after a full copy fails, the server keeps trying.
     pub is_rewriting: bool,
 }
 
@@ -362,15 +361,11 @@ mod tests {
         let info = Info::parse("rdb_last_bgsave_status:ok\r\naof_last_write_status:err\r\n");
         let persistence = info.persistence();
         assert!(persistence.append_failed && !persistence.snapshot_failed);
-        for line in [
-            "aof_rewrite_in_progress:1",
-            "aof_rewrite_scheduled:1",
-            "aof_last_bgrewrite_status:err",
-        ] {
+        for line in ["aof_rewrite_in_progress:1", "aof_rewrite_scheduled:1"] {
             assert!(!Info::parse(line).persistence().has_whole_file(), "{line}");
         }
         let idle =
-            "aof_rewrite_in_progress:0\naof_rewrite_scheduled:0\naof_last_bgrewrite_status:ok";
+            "aof_rewrite_in_progress:0\naof_rewrite_scheduled:0\naof_last_bgrewrite_status:err";
         assert!(Info::parse(idle).persistence().has_whole_file());
         assert_eq!(Info::parse("").persistence(), PersistenceInfo::default());
     }

@@ -297,7 +297,6 @@ fn a_server_announces_the_name_of_its_pod() {
     }
 }
 
-/// Killed after the first file was moved.
 /// Servers before 7.0 have no setting that keeps replicas with their shard.
 #[test]
 fn no_replica_goes_to_another_shard() {
@@ -313,6 +312,7 @@ fn no_replica_goes_to_another_shard() {
     }
 }
 
+/// Killed after the first file was moved.
 #[test]
 fn setting_aside_goes_on_after_an_interruption() {
     let moved = (

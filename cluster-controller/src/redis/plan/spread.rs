@@ -5,7 +5,7 @@ use super::{
     placement::{NodeZones, Placement, Relocation, next, tolerable_loss},
 };
 use crate::redis::{
-    assess::{assess, can_take_over},
+    assess::{CAUGHT_UP, assess, can_take_over},
     election::would_win,
     member::{Member, ZoneLabel},
     survey::{Live, Survey},
@@ -125,7 +125,9 @@ fn spreadable<'a>(survey: &Survey<'a>, shard: usize) -> Option<Spreadable<'a>> {
             continue;
         };
         // Who drains it would move the primary once more.
-        if one.member.expected.cordoned || !(can_take_over(one, primary) && one.has_whole_file()) {
+        if one.member.expected.cordoned
+            || !(can_take_over(one, primary, CAUGHT_UP) && one.has_whole_file())
+        {
             continue;
         }
         let ordinal = |one: &Live<'_>| one.member.expected.ordinal;
