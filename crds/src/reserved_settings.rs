@@ -9,7 +9,7 @@ use serde_json::json;
 /// Names of the settings, in lower case as `spec.config` requires.
 ///
 /// Left to the user on purpose: `loadmodule` (a module is part of the image, which the user chooses), `save` and `appendfsync`
-/// (how much a crash may lose), `cluster-allow-replica-migration`, `cluster-require-full-coverage`.
+/// (how much a crash may lose), `cluster-allow-replica-migration` and `cluster-migration-barrier` (before 7.0), `cluster-require-full-coverage`.
 pub const RESERVED_SETTINGS: [&str; 48] = [
     // Names of data files and folders. Changed on a cluster with data, the server starts empty under its old identity, and its
     // replica copies the emptiness.

@@ -10,7 +10,10 @@ use crate::{
 };
 use anyhow::{Context, Result};
 use common::kubernetes::conditions::{find, holds};
-use crds::{CLIENT_PORT, LABEL_CLUSTER, LABEL_TRIAL, RedisCluster, RedisClusterStatus};
+use crds::{
+    ANNOTATION_RESTART_HASH, CLIENT_PORT, LABEL_CLUSTER, LABEL_TRIAL, RedisCluster,
+    RedisClusterStatus,
+};
 use k8s_openapi::{
     NamespaceResourceScope,
     api::{
@@ -333,6 +336,21 @@ impl ClusterStage {
         self.nodes.wipe(victim)?;
         self.nodes.restart(victim).await?;
         Ok(victim)
+    }
+
+    /// Gives every pod the restart hash of its StatefulSet, as if it had been made of that.
+    pub async fn has_current_pods(&self) -> Result<()> {
+        let set = self.api::<StatefulSet>().get("shop-0").await?;
+        let template = set.spec.template.metadata;
+        let annotations = template.and_then(|template| template.annotations);
+        let hash = annotations.and_then(|all| all.get(ANNOTATION_RESTART_HASH).cloned());
+        let annotations = json!({ANNOTATION_RESTART_HASH: hash.context("no hash")?});
+        let patch = Patch::Merge(json!({"metadata": {"annotations": annotations}}));
+        for index in 0..self.nodes.len() {
+            let (name, parameters) = (pod_name(index), PatchParams::default());
+            self.api::<Pod>().patch(&name, &parameters, &patch).await?;
+        }
+        Ok(())
     }
 
     /// Waits until the node is a linked replica, and every other one is as it was.

@@ -266,18 +266,25 @@ async fn a_majority_that_refuses_writes_is_overruled() -> Result<()> {
     stage
         .until("it is recorded when nodes refuse writes", recorded)
         .await?;
-    for shard in [0, 1] {
-        let victim = stage.nodes.primary_of(shard).await?;
+    let victims = [
+        stage.nodes.primary_of(0).await?,
+        stage.nodes.primary_of(1).await?,
+    ];
+    for victim in victims {
         stage.nodes.kill(victim).await?;
         let unready = json!({"conditions": [{"type": "Ready", "status": "False", "lastTransitionTime": &now}]});
         stage.reported(victim, unready).await?;
     }
-    let gone = |status: &RedisClusterStatus| !holds(&status.conditions, "Available");
-    stage.until("the outage is seen", gone).await?;
+    let has_taken_over = |status: &RedisClusterStatus| {
+        let mut shards = victims.iter().zip(&status.shard_statuses);
+        let others = shards.all(|(victim, shard)| {
+            let primary = shard.primary.as_ref();
+            primary.is_some_and(|primary| primary.pod != pod_name(*victim))
+        });
+        others && holds(&status.conditions, "Available")
+    };
     stage
-        .until("the replicas have taken over", |status| {
-            holds(&status.conditions, "Available")
-        })
+        .until("the replicas have taken over", has_taken_over)
         .await?;
     stage.nodes.check(KEYS).await?;
     let nodes: Api<Node> = Api::all(stage.server.client.clone());
@@ -535,6 +542,7 @@ async fn a_pod_kept_by_its_back_off_is_replaced() -> Result<()> {
     stage.create(json!({})).await?;
     stage.run_pods().await?;
     stage.fill().await?;
+    stage.has_current_pods().await?;
     let victim = stage.nodes.replica_of(0).await?;
     stage.nodes.kill(victim).await?;
     let started = Timestamp::now();
