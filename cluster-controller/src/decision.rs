@@ -11,7 +11,7 @@ use crate::{
         survey::Survey,
     },
     rollout::{Rollout, RolloutInputs, RolloutStep},
-    sets::{ExistingSet, Sets, lacks_kept_volumes, sets},
+    sets::{ExistingSet, Sets, lacks_kept_volumes, members_from, sets},
     settings::{
         assess::{self, ClusterSettings, SettingsGoal},
         tracker::ClusterAnswers,
@@ -120,22 +120,13 @@ impl Decision {
 
     /// Whether a StatefulSet shrinks by a pod that has its data in memory: with the pod they are gone.
     pub fn removes_memory(&self, existing: &[ExistingSet]) -> bool {
-        let left = |shard: i32| {
-            let mut sizes = self.sets.sizes.iter().filter(|size| size.shard == shard);
-            sizes.next().map_or(0, |size| size.pods)
-        };
-        let shrinks = |shard: usize, ordinal: usize| {
-            let mut sets = existing
-                .iter()
-                .filter(|set| Ok(shard) == set.shard.try_into());
-            sets.any(|set| {
-                let left = left(set.shard);
-                set.pods > left && i32::try_from(ordinal).is_ok_and(|ordinal| ordinal >= left)
-            })
-        };
-        let members = self.observed.members.iter().map(|member| &member.expected);
-        let mut in_memory = members.filter(|one| one.exists && !one.has_volume);
-        in_memory.any(|one| shrinks(one.shard, one.ordinal))
+        existing.iter().any(|set| {
+            let mut sizes = self.sets.sizes.iter();
+            let size = sizes.find(|size| size.shard == set.shard);
+            let left = size.map_or(0, |size| size.pods);
+            let mut leaving = members_from(&self.observed.members, set.shard, left);
+            set.pods > left && leaving.any(|member| !member.expected.has_volume)
+        })
     }
 
     /// Whether the pod is to be replaced now.

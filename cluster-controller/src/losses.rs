@@ -65,10 +65,12 @@ mod tests {
     }
 
     fn recreated(reasons: &[&str]) -> Plan {
-        let listed = Vec::new;
-        let how = || Assignment::Recreated { listed: listed() };
+        let steps = reasons.iter().map(|reason| {
+            let listed = Vec::new();
+            step(Assignment::Recreated { listed }, reason)
+        });
         Plan {
-            steps: reasons.iter().map(|reason| step(how(), reason)).collect(),
+            steps: steps.collect(),
             blockers: Vec::new(),
         }
     }

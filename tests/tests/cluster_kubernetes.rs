@@ -245,54 +245,6 @@ async fn a_successor_completes_what_a_killed_leader_began() -> Result<()> {
     third.end(ReplicaEnd::Orderly)
 }
 
-/// The same, where primaries refuse writes without a replica: they cannot acknowledge any by now, so nothing is waited for but the time.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_majority_that_refuses_writes_is_overruled() -> Result<()> {
-    let mut stage = ClusterStage::new().await?;
-    let now = Timestamp::now().to_string();
-    let name = stage.create_kubernetes_node("Unknown", &now).await?;
-    let replica = stage.replica("a", None);
-    let timeout = NODE_TIMEOUT.as_millis().to_string();
-    let config = json!({"cluster-node-timeout": timeout, "min-replicas-to-write": "1", "min-replicas-max-lag": "2"});
-    stage
-        .create(json!({"recovery": {"after": "3s"}, "config": config}))
-        .await?;
-    stage.run_pods().await?;
-    stage.fill().await?;
-    let recorded = |status: &RedisClusterStatus| {
-        let mut nodes = status.nodes.iter();
-        status.nodes.len() == usize::from(NODES) && nodes.all(|node| node.min_replicas.is_some())
-    };
-    stage
-        .until("it is recorded when nodes refuse writes", recorded)
-        .await?;
-    let victims = [
-        stage.nodes.primary_of(0).await?,
-        stage.nodes.primary_of(1).await?,
-    ];
-    for victim in victims {
-        stage.nodes.kill(victim).await?;
-        let unready = json!({"conditions": [{"type": "Ready", "status": "False", "lastTransitionTime": &now}]});
-        stage.reported(victim, unready).await?;
-    }
-    let has_taken_over = |status: &RedisClusterStatus| {
-        let mut shards = victims.iter().zip(&status.shard_statuses);
-        let others = shards.all(|(victim, shard)| {
-            let primary = shard.primary.as_ref();
-            primary.is_some_and(|primary| primary.pod != pod_name(*victim))
-        });
-        others && holds(&status.conditions, "Available")
-    };
-    stage
-        .until("the replicas have taken over", has_taken_over)
-        .await?;
-    stage.nodes.check(KEYS).await?;
-    let nodes: Api<Node> = Api::all(stage.server.client.clone());
-    ensure!(nodes.get_opt(&name).await?.is_some());
-    drop(replica);
-    Ok(())
-}
-
 /// Nothing of a shard is left: its slots are served empty, and the status says so, also to a controller that begins later.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_loss_stays_in_the_status() -> Result<()> {
@@ -370,6 +322,20 @@ async fn an_answer_that_is_late_once_changes_nothing() -> Result<()> {
     Ok(())
 }
 
+/// Ends the primaries of two shards, as of a moment ago by what Kubernetes says.
+async fn lose_two_primaries(stage: &mut ClusterStage, since: &str) -> Result<[usize; 2]> {
+    let victims = [
+        stage.nodes.primary_of(0).await?,
+        stage.nodes.primary_of(1).await?,
+    ];
+    for victim in victims {
+        stage.nodes.kill(victim).await?;
+        let unready = json!({"conditions": [{"type": "Ready", "status": "False", "lastTransitionTime": since}]});
+        stage.reported(victim, unready).await?;
+    }
+    Ok(victims)
+}
+
 /// Two of three primaries are on a Kubernetes node that is cut off: their replicas wait until the node is deleted.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_majority_that_may_live_is_not_overruled() -> Result<()> {
@@ -388,15 +354,7 @@ async fn a_majority_that_may_live_is_not_overruled() -> Result<()> {
     stage
         .until("it is recorded where nodes run", recorded)
         .await?;
-    let victims = [
-        stage.nodes.primary_of(0).await?,
-        stage.nodes.primary_of(1).await?,
-    ];
-    for victim in victims {
-        stage.nodes.kill(victim).await?;
-        let unready = json!({"conditions": [{"type": "Ready", "status": "False", "lastTransitionTime": &now}]});
-        stage.reported(victim, unready).await?;
-    }
+    let victims = lose_two_primaries(&mut stage, &now).await?;
     let fenced = |status: &RedisClusterStatus| reason(status, "Ready") == "PrimaryNotFenced";
     let waiting = stage.until("the doubt is named", fenced).await?;
     let words = message(&waiting, "Ready");
@@ -419,6 +377,46 @@ async fn a_majority_that_may_live_is_not_overruled() -> Result<()> {
     stage.nodes.check(KEYS).await?;
     ensure!(stage.nodes.slot_map().await? == slots);
     replica.end(ReplicaEnd::Orderly)
+}
+
+/// The same, where primaries refuse writes without a replica: they cannot acknowledge any by now, so nothing is waited for but the time.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_majority_that_refuses_writes_is_overruled() -> Result<()> {
+    let mut stage = ClusterStage::new().await?;
+    let now = Timestamp::now().to_string();
+    let name = stage.create_kubernetes_node("Unknown", &now).await?;
+    let replica = stage.replica("a", None);
+    let timeout = NODE_TIMEOUT.as_millis().to_string();
+    let config = json!({"cluster-node-timeout": timeout, "min-replicas-to-write": "1", "min-replicas-max-lag": "2"});
+    stage
+        .create(json!({"recovery": {"after": "3s"}, "config": config}))
+        .await?;
+    stage.run_pods().await?;
+    stage.fill().await?;
+    let recorded = |status: &RedisClusterStatus| {
+        let mut nodes = status.nodes.iter();
+        status.nodes.len() == usize::from(NODES) && nodes.all(|node| node.min_replicas.is_some())
+    };
+    stage
+        .until("it is recorded when nodes refuse writes", recorded)
+        .await?;
+    let victims = lose_two_primaries(&mut stage, &now).await?;
+    let has_taken_over = |status: &RedisClusterStatus| {
+        let mut shards = victims.iter().zip(&status.shard_statuses);
+        let others = shards.all(|(victim, shard)| {
+            let primary = shard.primary.as_ref();
+            primary.is_some_and(|primary| primary.pod != pod_name(*victim))
+        });
+        others && holds(&status.conditions, "Available")
+    };
+    stage
+        .until("the replicas have taken over", has_taken_over)
+        .await?;
+    stage.nodes.check(KEYS).await?;
+    let nodes: Api<Node> = Api::all(stage.server.client.clone());
+    ensure!(nodes.get_opt(&name).await?.is_some());
+    drop(replica);
+    Ok(())
 }
 
 /// The pods of two of three primaries are deleted by force, with all that they had. Their replicas do not wait for two minutes: the kubelet

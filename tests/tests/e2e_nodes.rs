@@ -141,7 +141,6 @@ async fn primaries_are_spread_after_failovers() -> Result<()> {
                 "exec {replica} -c redis -- redis-cli cluster failover"
             ))
             .await?;
-        // Seen at the latest by the look of every 30 s, since a role of a server raises no event in Kubernetes.
         let handed_over = async || Ok(hand_overs(kubectl).await? > before);
         kubectl
             .until("a primary is handed over", SPREAD, handed_over)

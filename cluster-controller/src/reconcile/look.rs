@@ -6,7 +6,7 @@ use crate::{
     decision::Decision,
     errors::ReconcileError,
     hibernate,
-    observe::{Observed, observe, observe_live},
+    observe::{observe, observe_live},
 };
 use common::kubernetes::call::ApiError;
 
@@ -27,15 +27,8 @@ pub(super) async fn look(
     inputs: &Inputs,
     failures: &mut Failures,
 ) -> Result<Option<Seen>, ReconcileError> {
-    let Inputs {
-        shape,
-        wanted,
-        last_seen,
-        names,
-        ..
-    } = inputs;
-    let decide = |observed| inputs.decide(observed);
-    let mut seen = decide(observe(context, shape, wanted, last_seen, names).await);
+    let shape = &inputs.shape;
+    let mut seen = look_once(context, inputs).await;
     if seen.observed.passed_over {
         return Ok(None);
     }
@@ -52,7 +45,7 @@ pub(super) async fn look(
         }
     }
     if confirmed {
-        seen = without_cordoned(context, seen, decide).await;
+        seen = without_cordoned(context, seen, inputs).await;
     }
     if seen.lacks_kept_volumes && confirmed {
         let volumes: Vec<(i32, i32)> = inputs.claims.keys().copied().collect();
@@ -64,25 +57,21 @@ pub(super) async fn look(
     }))
 }
 
+async fn look_once(context: &Context, inputs: &Inputs) -> Decision {
+    let (shape, wanted) = (&inputs.shape, &inputs.wanted);
+    let observed = observe(context, shape, wanted, &inputs.last_seen, &inputs.names).await;
+    inputs.decide(observed)
+}
+
 /// Asks the API server and the nodes once more, and decides again: of what is about to be done, something could be lost.
 pub(super) async fn look_again(context: &Context, inputs: &Inputs) -> Result<Decision, ApiError> {
-    let Inputs {
-        shape,
-        wanted,
-        last_seen,
-        names,
-        ..
-    } = inputs;
-    let live = observe_live(context, shape, wanted, last_seen, names).await;
+    let (shape, wanted) = (&inputs.shape, &inputs.wanted);
+    let live = observe_live(context, shape, wanted, &inputs.last_seen, &inputs.names).await;
     Ok(inputs.decide(live?))
 }
 
 /// Decides a hand-over again without the Kubernetes nodes that turn out to be cordoned.
-async fn without_cordoned(
-    context: &Context,
-    mut seen: Decision,
-    decide: impl Fn(Observed) -> Decision,
-) -> Decision {
+async fn without_cordoned(context: &Context, mut seen: Decision, inputs: &Inputs) -> Decision {
     for _ in 0..MOST_CORDONED {
         let Some(target) = seen.takes_a_primary() else {
             break;
@@ -92,7 +81,7 @@ async fn without_cordoned(
         }
         let mut observed = seen.observed;
         observed.mark_cordoned(&target);
-        seen = decide(observed);
+        seen = inputs.decide(observed);
     }
     seen
 }

@@ -65,7 +65,6 @@ pub(super) async fn report(
     if let Some(refused) = cluster.as_ref().and_then(|one| one.server.refused.clone()) {
         failures.push(refused);
     }
-    let now = Timestamp::now();
     let failure = failures.first();
     let found = StatusInputs {
         shape,
@@ -82,6 +81,7 @@ pub(super) async fn report(
         settings: &seen.settings,
         loss: effects.loss.as_ref(),
     };
+    let now = Timestamp::now();
     let newest = status::compute(object, &found, now);
     let has_steps = confirmed && !seen.plan.steps.is_empty();
     let records = has_steps && (effects.is_new || effects.loss.is_some());

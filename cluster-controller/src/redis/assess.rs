@@ -389,13 +389,14 @@ pub fn is_linked(replica: Live<'_>, primary: Live<'_>) -> bool {
             .is_some_and(|link| link.up)
 }
 
-/// Whether a replica is linked to the primary and lacks no more than so many bytes.
+/// Whether a replica is linked to the primary, lacks no more than so many bytes, and would come back with the rest.
 pub fn can_take_over(replica: Live<'_>, primary: Live<'_>, lag: u64) -> bool {
     let (copy, original) = (&replica.report.replication, &primary.report.replication);
     replica.report.own().primary == Some(primary.report.id())
         && copy.upstream.as_ref().is_some_and(UpstreamLink::follows)
         && copy.id == original.id
         && copy.offset.saturating_add(lag) >= original.offset
+        && !replica.member.rewrites_its_file()
 }
 
 /// Whether a server may be unable to load what its primary sends: it drops what it has at each attempt, and tries again for ever
@@ -468,13 +469,9 @@ fn own_problems(survey: &Survey<'_>, one: Live<'_>) -> Vec<Problem> {
     if count > 0 {
         problems.push(Problem::Unlinked { pod: pod(), count });
     }
-    let own = one.report.own();
-    let open = own.open_slots.len();
-    if open > 0 && own.is_primary() {
-        problems.push(Problem::OpenSlots {
-            pod: pod(),
-            count: open,
-        });
+    let count = one.report.open_slots().len();
+    if count > 0 {
+        problems.push(Problem::OpenSlots { pod: pod(), count });
     }
     if let Some(primary) = survey.primary_of(one.shard())
         && primary.index != one.index

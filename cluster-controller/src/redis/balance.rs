@@ -75,11 +75,8 @@ pub fn balance(survey: &Survey<'_>) -> Balance {
         return waiting(survey);
     }
     let shards = loads(survey);
-    // Replicas of Valkey 8 have the marks of their primary, and one that was away keeps those that were taken off meanwhile: they mean
-    // nothing before it is a primary.
-    let open = survey.live.iter().map(|one| one.report.own());
-    let open = open.filter(|own| own.is_primary());
-    let open = open.map(|own| own.open_slots.len()).sum();
+    let open = survey.live.iter();
+    let open = open.map(|one| one.report.open_slots().len()).sum();
     let strays = survey.live.iter().filter(|one| {
         let own = one.report.own();
         let hidden = one.report.strays > 0 || own.slots.is_empty() && one.report.keys > 0;

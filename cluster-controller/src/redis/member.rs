@@ -3,7 +3,7 @@
 use common::cluster::{
     info::{PersistenceInfo, ReplicationInfo, ServerInfo},
     slots::SlotSet,
-    topology::{ClusterInfo, ClusterNode, NodeAddress, NodeId, NodesView, OpenSlotKind},
+    topology::{ClusterInfo, ClusterNode, NodeAddress, NodeId, NodesView, OpenSlot, OpenSlotKind},
 };
 use crds::{LostSlots, Takeover};
 use k8s_openapi::jiff::Timestamp;
@@ -392,10 +392,20 @@ impl Report {
 
     /// Whether it is a primary that its first slots are moving to: it may have keys of them already.
     pub fn gets_first_slots(&self) -> bool {
-        let own = self.own();
-        let mut open = own.open_slots.iter();
+        let mut open = self.open_slots().iter();
         let expects = open.any(|slot| slot.kind == OpenSlotKind::Importing);
-        own.is_primary() && own.slots.is_empty() && expects
+        self.own().slots.is_empty() && expects
+    }
+
+    /// Slots that it is giving away or getting. Replicas of Valkey 8 have the marks of their primary, and one that was away keeps those that were
+    /// taken off meanwhile: they mean nothing before it is a primary, and nothing closes them.
+    pub fn open_slots(&self) -> &[OpenSlot] {
+        let own = self.own();
+        if own.is_primary() {
+            &own.open_slots
+        } else {
+            &[]
+        }
     }
 
     /// Whether it knows no other node.
@@ -423,6 +433,12 @@ impl Member {
             | Answer::Loading
             | Answer::Busy => None,
         }
+    }
+
+    /// Whether it is rewriting the file on its volume: until then its process may come back with less than it has.
+    pub fn rewrites_its_file(&self) -> bool {
+        let report = self.report();
+        self.expected.has_volume && report.is_some_and(|report| report.persistence.is_rewriting)
     }
 
     /// Its pod, and why it gave no report.

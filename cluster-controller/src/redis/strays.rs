@@ -86,10 +86,10 @@ fn configuration(report: &Report) -> Option<Configuration> {
     (own.is_primary() && !own.slots.is_empty()).then_some((own.id, own.config_epoch))
 }
 
-/// Whether no slots move from or to the node, as far as it says. Marks of replicas may be long out of date, and nothing closes them.
+/// Whether no slots move from or to the node, as far as it says.
 fn is_settled(member: &Member) -> bool {
-    let own = member.report().map(Report::own);
-    own.is_some_and(|own| own.is_replica() || own.open_slots.is_empty())
+    let report = member.report();
+    report.is_some_and(|report| report.open_slots().is_empty())
 }
 
 /// Lets primaries count such keys. One that could not be asked is asked again.
@@ -165,12 +165,9 @@ mod tests {
     use super::*;
     use crate::redis::plan::{
         simulation::{Fault, World},
-        tests::{formed, relist},
+        tests::{formed, open_slot},
     };
-    use common::cluster::{
-        slots::Slot,
-        topology::{OpenSlot, OpenSlotKind},
-    };
+    use common::cluster::topology::OpenSlotKind;
     use k8s_openapi::jiff::Timestamp;
 
     const PLACE: (&str, &str) = ("team", "shop");
@@ -182,14 +179,8 @@ mod tests {
         let members = world.members(Timestamp::UNIX_EPOCH);
         for (index, member) in members.iter().enumerate() {
             let mut marked = member.clone();
-            let id = member.report().unwrap().id();
-            relist(&mut marked, id, |own| {
-                own.open_slots = vec![OpenSlot {
-                    slot: Slot::MIN,
-                    kind: OpenSlotKind::Migrating,
-                    peer: id,
-                }];
-            });
+            let peer = member.report().unwrap().id();
+            open_slot(&mut marked, OpenSlotKind::Migrating, peer);
             assert!(is_settled(member));
             assert_eq!(is_settled(&marked), !world.owns(index));
         }

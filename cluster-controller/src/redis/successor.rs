@@ -16,8 +16,7 @@ pub fn successor<'a>(
 ) -> Option<Live<'a>> {
     let linked = survey
         .live_in(shard)
-        .filter(|one| can_take_over(*one, primary, NEARLY_CAUGHT_UP))
-        .filter(|one| one.has_whole_file() && fits(*one));
+        .filter(|one| can_take_over(*one, primary, NEARLY_CAUGHT_UP) && fits(*one));
     linked.max_by_key(|one| {
         let expected = &one.member.expected;
         let ordinal = Reverse(expected.ordinal);
@@ -29,16 +28,11 @@ pub fn successor<'a>(
 mod tests {
     use super::*;
     use crate::redis::{
-        member::{Answer, Report},
+        member::Report,
         plan::{
             simulation::World,
-            tests::{formed, relist},
-            {Action, HandOverReason, plan},
+            tests::{formed, report},
         },
-    };
-    use common::cluster::{
-        slots::Slot,
-        topology::{OpenSlot, OpenSlotKind},
     };
     use k8s_openapi::jiff::Timestamp;
 
@@ -46,10 +40,7 @@ mod tests {
     fn takes_over(world: &World, primary: bool, change: impl Fn(&mut Report)) -> bool {
         let mut members = world.members(Timestamp::UNIX_EPOCH);
         let node = (0..2).find(|index| world.owns(*index) == primary).unwrap();
-        let Answer::Report(report) = &mut members[node].answer else {
-            panic!("it answers")
-        };
-        change(report);
+        change(report(&mut members[node]));
         let survey = Survey::of(&world.wanted, &members);
         let primary = survey.primary_of(0).unwrap();
         successor(&survey, 0, primary, |_| true).is_some()
@@ -73,36 +64,5 @@ mod tests {
         let ahead = |by: u64| takes_over(&world, true, |report| report.replication.offset += by);
         assert!(ahead(NEARLY_CAUGHT_UP / 2));
         assert!(!ahead(NEARLY_CAUGHT_UP * 2));
-    }
-
-    /// Servers do not take such marks off replicas.
-    #[test]
-    fn a_mark_on_a_replica_keeps_no_primary_from_leaving() {
-        let world = formed(3, 1, true);
-        let mut members = world.members(Timestamp::UNIX_EPOCH);
-        let (primary, replica) = if world.owns(0) { (0, 1) } else { (1, 0) };
-        members[primary].expected.wanted = false;
-        let ids = [primary, replica].map(|index| members[index].report().unwrap().id());
-        let leaves = |members: &[_]| {
-            let survey = Survey::of(&world.wanted, members);
-            let seen = plan(&survey, Timestamp::UNIX_EPOCH);
-            seen.steps.iter().any(|step| {
-                let reason = HandOverReason::Leave;
-                matches!(&step.action, Action::HandOver { reason: why, .. } if *why == reason)
-            })
-        };
-        assert!(leaves(&members));
-        for (index, expected) in [(replica, true), (primary, false)] {
-            let mut marked = members.clone();
-            let id = ids[usize::from(index == replica)];
-            relist(&mut marked[index], id, |own| {
-                own.open_slots = vec![OpenSlot {
-                    slot: Slot::MIN,
-                    kind: OpenSlotKind::Migrating,
-                    peer: ids[0],
-                }];
-            });
-            assert_eq!(leaves(&marked), expected);
-        }
     }
 }

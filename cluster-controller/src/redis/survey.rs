@@ -30,11 +30,6 @@ pub struct Live<'a> {
 }
 
 impl Live<'_> {
-    /// Whether its process could end and come back with all that it has: see [`PersistenceInfo::has_whole_file`]. In memory none could.
-    pub fn has_whole_file(self) -> bool {
-        !self.member.expected.has_volume || self.report.persistence.has_whole_file()
-    }
-
     /// Name of its pod.
     pub fn pod(&self) -> &str {
         &self.member.expected.pod

@@ -292,12 +292,13 @@ impl<'s> RolloutInputs<'_, 's> {
         let Some(primary) = survey.primary_of(shard) else {
             return ShardStep::None;
         };
+        let keeps_its_data = self.keeps_its_data(primary.member);
+        // Until it has written its file, that of a replica may be the only whole one.
+        let must_write = keeps_its_data && primary.member.rewrites_its_file();
         let pod = primary.pod();
         let mut replicas = outdated.iter().rev();
         if let Some(replica) = replicas.find(|member| member.expected.pod != pod) {
-            // Until its primary has written its file, the replica's may be the only whole one.
-            let is_only_whole = self.keeps_its_data(primary.member) && !primary.has_whole_file();
-            return if is_only_whole {
+            return if must_write {
                 ShardStep::None
             } else {
                 ShardStep::Replace(replica)
@@ -310,14 +311,8 @@ impl<'s> RolloutInputs<'_, 's> {
         match successor(survey, shard, primary, |_| true) {
             Some(best) if would_win(survey, best, primary) => ShardStep::HandOver(primary, best),
             Some(_) => ShardStep::None,
-            // It is the only node with a copy, or its replicas are not through with theirs.
-            None if self.keeps_its_data(primary.member) && !primary.has_whole_file() => {
-                ShardStep::None
-            }
-            None if self.keeps_its_data(primary.member) && !has_replicas(survey, shard) => {
-                ShardStep::Replace(primary.member)
-            }
-            None if has_replicas(survey, shard) => ShardStep::None,
+            None if must_write || has_replicas(survey, shard) => ShardStep::None,
+            None if keeps_its_data => ShardStep::Replace(primary.member),
             None => ShardStep::Refused(primary.member),
         }
     }

@@ -8,7 +8,7 @@ use crate::{
         plan::{
             plan,
             simulation::{Fault, World},
-            tests::{formed, relist, repair},
+            tests::{formed, relist, repair, report},
         },
     },
     validate::{tests::example, validate},
@@ -99,10 +99,7 @@ impl Stage {
             members[*index].answer = Answer::Report(report);
         }
         for index in &self.rewriting {
-            let Answer::Report(report) = &mut members[*index].answer else {
-                panic!("it answers")
-            };
-            report.persistence.is_rewriting = true;
+            report(&mut members[*index]).persistence.is_rewriting = true;
         }
         let pods = members.iter().enumerate().map(|(index, member)| {
             let name = &member.expected.pod;

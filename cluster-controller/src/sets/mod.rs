@@ -8,7 +8,7 @@
 use crate::{
     redis::{
         member::{Answer, ExpectedNode, Member, Report},
-        survey::{Live, Survey},
+        survey::Survey,
     },
     validate::Shape,
 };
@@ -98,7 +98,9 @@ pub fn sets(shape: &Shape, existing: &[ExistingSet], survey: &Survey<'_>, moving
         };
         let certain = needed(shape, survey, shard, answers).max(wanted);
         let needed = needed(shape, survey, shard, |_| true).max(wanted);
-        let running = members_from(survey, shard, 0).filter_map(last_pod).max();
+        let running = members_from(survey.members, shard, 0)
+            .filter_map(last_pod)
+            .max();
         let pods = match existing.get(&shard) {
             Some(pods) if !covered => certain.max(*pods),
             // A pod that ends because of an earlier decision answers no more. A set that grew for it would start it again.
@@ -107,7 +109,7 @@ pub fn sets(shape: &Shape, existing: &[ExistingSet], survey: &Survey<'_>, moving
             None if !covered => needed.max(running.unwrap_or(0)),
             None => needed,
         };
-        let leaving = covered && members_from(survey, shard, pods).next().is_some();
+        let leaving = covered && members_from(survey.members, shard, pods).next().is_some();
         // A set that has hibernated may be the one of slots that no node has spoken of yet.
         let is_needless = covered || !existing.contains_key(&shard);
         if pods == 0 && !leaving && is_needless {
@@ -146,7 +148,7 @@ fn last_pod(member: &Member) -> Option<i32> {
 /// The fewest pods that the shard's set may have: above them are only pods that may leave, or whose answers do not count. The pod of a
 /// missing node with slots, which another client has deleted together with its set, is needed too.
 fn needed(shape: &Shape, survey: &Survey<'_>, shard: i32, counts: fn(&Answer) -> bool) -> i32 {
-    let existing = members_from(survey, shard, 0)
+    let existing = members_from(survey.members, shard, 0)
         .filter(|member| counts(&member.answer) && !may_leave(survey, member));
     let existing = existing.filter_map(last_pod);
     let missing = survey.missing.iter().filter_map(|(id, node)| {
@@ -162,13 +164,9 @@ fn answers(answer: &Answer) -> bool {
 }
 
 /// The members of a shard from this ordinal on whose pods exist.
-fn members_from<'a>(
-    survey: &Survey<'a>,
-    shard: i32,
-    first: i32,
-) -> impl Iterator<Item = &'a Member> {
+pub fn members_from(members: &[Member], shard: i32, first: i32) -> impl Iterator<Item = &Member> {
     let (shard, first) = (usize::try_from(shard), usize::try_from(first).unwrap_or(0));
-    survey.members.iter().filter(move |member| {
+    members.iter().filter(move |member| {
         let expected = &member.expected;
         Ok(expected.shard) == shard && expected.ordinal >= first && expected.exists
     })
@@ -193,8 +191,8 @@ fn may_leave(survey: &Survey<'_>, member: &Member) -> bool {
             let own = report.own();
             // Until its primary has written a file of its own, the copy that leaves may be the only whole one on a disk.
             let primary = own.primary.and_then(|id| survey.by_id(id));
-            let is_whole = |one: Live<'_>| member.expected.terminating || one.has_whole_file();
-            let is_copy = primary.is_some_and(is_whole);
+            let is_copy = primary
+                .is_some_and(|one| member.expected.terminating || !one.member.rewrites_its_file());
             let is_blank = report.keys == 0 && !report.imports && !expects_slots(survey, report);
             own.slots.is_empty() && (is_copy || is_blank)
         }
@@ -221,15 +219,13 @@ fn is_blank_for_certain(expected: &ExpectedNode) -> bool {
 /// Whether slots are on their way to a node: clients are sent to it for the keys that its source does not have.
 fn expects_slots(survey: &Survey<'_>, report: &Report) -> bool {
     let mut given = given(survey);
-    let own = report.own();
-    given.any(|open| open.peer == report.id()) || (own.is_primary() && !own.open_slots.is_empty())
+    given.any(|open| open.peer == report.id()) || !report.open_slots().is_empty()
 }
 
-/// The slots that primaries are giving away. What a replica of Valkey 8 has of its primary's marks may be long out of date.
+/// The slots that primaries are giving away.
 fn given<'a>(survey: &'a Survey<'_>) -> impl Iterator<Item = &'a OpenSlot> {
-    let live = survey.live.iter().map(|one| one.report.own());
-    let primaries = live.filter(|own| own.is_primary());
-    let open = primaries.flat_map(|own| &own.open_slots);
+    let live = survey.live.iter();
+    let open = live.flat_map(|one| one.report.open_slots());
     open.filter(|open| open.kind == OpenSlotKind::Migrating)
 }
 
@@ -243,7 +239,7 @@ fn is_unreachable_copy(survey: &Survey<'_>, id: NodeId) -> bool {
         let listed = node.primary.and_then(|primary| survey.by_id(primary));
         let above = listed.and_then(|one| survey.by_id(one.report.own().primary?));
         let mut above = listed.into_iter().chain(above);
-        above.any(|one| one.report.own().is_primary() && one.has_whole_file())
+        above.any(|one| one.report.own().is_primary() && !one.member.rewrites_its_file())
     };
     missing.is_some_and(|node| node.unreachable_by_all)
         && !listed.is_empty()

@@ -7,12 +7,11 @@ use crate::{
         member::Wanted,
         plan::{
             simulation::{Fault, World},
-            tests::{formed, relist},
+            tests::{formed, open_slot, relist, report},
         },
     },
     validate::{shape, tests::example},
 };
-use common::cluster::slots::Slot;
 use k8s_openapi::jiff::Timestamp;
 
 /// What the spec asks for, and the sets of three shards with two pods each.
@@ -182,27 +181,15 @@ fn a_node_that_slots_are_on_their_way_to_stays() {
     let mut importing = members.clone();
     importing[target].answer = Answer::Report(imports);
     assert!(!leaves(&importing));
-    let mark = |kind, peer| OpenSlot {
-        slot: Slot::MIN,
-        kind,
-        peer,
-    };
     let mut given = members.clone();
-    relist(&mut given[source], peer, |own| {
-        own.open_slots = vec![mark(OpenSlotKind::Migrating, id)];
-    });
+    open_slot(&mut given[source], OpenSlotKind::Migrating, id);
     assert!(!leaves(&given));
     // A replica has the mark that its primary took off while it was away.
     let replica = (0..6).find(|index| !world.owns(*index)).unwrap();
     let mut stale = members.clone();
-    let own = stale[replica].report().unwrap().id();
-    relist(&mut stale[replica], own, |own| {
-        own.open_slots = vec![mark(OpenSlotKind::Migrating, id)];
-    });
+    open_slot(&mut stale[replica], OpenSlotKind::Migrating, id);
     assert!(leaves(&stale));
-    relist(&mut members[target], id, |own| {
-        own.open_slots = vec![mark(OpenSlotKind::Importing, peer)];
-    });
+    open_slot(&mut members[target], OpenSlotKind::Importing, peer);
     assert!(!leaves(&members));
 }
 
@@ -218,10 +205,7 @@ fn a_replica_stays_while_its_primary_writes_its_file() {
         may_leave(&survey, &members[replica])
     };
     assert!(leaves(&members));
-    let Answer::Report(report) = &mut members[primary].answer else {
-        panic!("it answers")
-    };
-    report.persistence.is_rewriting = true;
+    report(&mut members[primary]).persistence.is_rewriting = true;
     assert!(!leaves(&members));
 }
 

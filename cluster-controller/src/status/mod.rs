@@ -265,20 +265,16 @@ fn waits_for(found: &StatusInputs<'_>) -> String {
     format!("waiting for {} to become ready", names("pod", &unready))
 }
 
-/// Pods of shards that are updated whose volumes do not have everything yet: see [`common::cluster::info::PersistenceInfo::has_whole_file`].
+/// Pods of shards that are updated whose volumes do not have everything yet.
 fn writing_files<'a>(found: &'a StatusInputs<'_>) -> Vec<&'a str> {
     let outdated = &found.rollout.outdated;
     let members = || found.observed.members.iter();
-    let is_of = |shard| {
-        let mut all = members().filter(|member| outdated.contains(&member.expected.pod));
-        all.any(|member| member.expected.shard == shard)
-    };
-    let writing = members().filter(|member| {
-        let report = member.report();
-        let is_writing = report.is_some_and(|report| !report.persistence.has_whole_file());
-        member.expected.has_volume && is_writing && is_of(member.expected.shard)
-    });
-    writing.map(|member| member.expected.pod.as_str()).collect()
+    let updated = members().filter(|member| outdated.contains(&member.expected.pod));
+    let shards: BTreeSet<usize> = updated.map(|member| member.expected.shard).collect();
+    members()
+        .filter(|member| member.rewrites_its_file() && shards.contains(&member.expected.shard))
+        .map(|member| member.expected.pod.as_str())
+        .collect()
 }
 
 fn version(old: VersionStatus, found: &StatusInputs<'_>) -> VersionStatus {

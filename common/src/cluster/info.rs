@@ -217,16 +217,10 @@ pub struct PersistenceInfo {
     pub append_failed: bool,
     /// The last snapshot failed. Writes are refused only where snapshots are configured.
     pub snapshot_failed: bool,
-    /// The append-only file is being rewritten, or is about to be. While the first one after a full copy fails, the server keeps trying.
+    /// The append-only file is being rewritten, or is about to be. After a full copy a replica goes on with the file that it had before until a
+    /// new one is written (`AOF_WAIT_REWRITE` in the engine's `aof.c`), and keeps trying while that fails: a process that ends until then comes
+    /// back with the data of before.
     pub is_rewriting: bool,
-}
-
-impl PersistenceInfo {
-    /// Whether the append-only file is sure to have everything. After a full copy a replica goes on with the file that it had before until a new
-    /// one is written (`AOF_WAIT_REWRITE` in the engine's `aof.c`): a process that ends until then comes back with the data of before.
-    pub fn has_whole_file(&self) -> bool {
-        !self.is_rewriting
-    }
 }
 
 /// A replica's link to its primary.
@@ -362,11 +356,11 @@ mod tests {
         let persistence = info.persistence();
         assert!(persistence.append_failed && !persistence.snapshot_failed);
         for line in ["aof_rewrite_in_progress:1", "aof_rewrite_scheduled:1"] {
-            assert!(!Info::parse(line).persistence().has_whole_file(), "{line}");
+            assert!(Info::parse(line).persistence().is_rewriting, "{line}");
         }
         let idle =
             "aof_rewrite_in_progress:0\naof_rewrite_scheduled:0\naof_last_bgrewrite_status:err";
-        assert!(Info::parse(idle).persistence().has_whole_file());
+        assert!(!Info::parse(idle).persistence().is_rewriting);
         assert_eq!(Info::parse("").persistence(), PersistenceInfo::default());
     }
 

@@ -2,8 +2,8 @@
 
 use super::{
     Blocker, age,
-    loss_tests::{DOWN, ids, primaries, promoted, report},
-    tests::{formed, plan},
+    loss_tests::{DOWN, ids, primaries, promoted},
+    tests::{formed, plan, report},
 };
 use crate::{
     fencing,

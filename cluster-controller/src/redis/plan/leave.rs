@@ -10,11 +10,7 @@ use crate::redis::{
 /// Plans at most one hand-over, and only where nothing is to be repaired and none has just failed.
 pub fn hand_over(survey: &Survey<'_>, plan: &mut Plan) {
     // A replica that takes over knows nothing of slots that are open on its primary: their keys on both sides would stay apart.
-    // Marks of replicas may be long out of date, and nothing closes them.
-    let has_open_slots = |one: &Live<'_>| {
-        let own = one.report.own();
-        own.is_primary() && !own.open_slots.is_empty()
-    };
+    let has_open_slots = |one: &Live<'_>| !one.report.open_slots().is_empty();
     let may_hand_over = survey.wanted.may_hand_over && plan.steps.is_empty();
     if !may_hand_over || survey.live.iter().any(has_open_slots) {
         return;
@@ -44,5 +40,38 @@ pub fn hand_over(survey: &Survey<'_>, plan: &mut Plan) {
             format!("{from} leaves the cluster: {to} takes over"),
         );
         return;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{
+        Action, HandOverReason,
+        tests::{formed, open_slot, plan},
+    };
+    use crate::redis::member::Member;
+    use common::cluster::topology::OpenSlotKind;
+    use k8s_openapi::jiff::Timestamp;
+
+    #[test]
+    fn a_mark_on_a_replica_keeps_no_primary_from_leaving() {
+        let world = formed(3, 1, true);
+        let mut members = world.members(Timestamp::UNIX_EPOCH);
+        let (primary, replica) = if world.owns(0) { (0, 1) } else { (1, 0) };
+        members[primary].expected.wanted = false;
+        let peer = members[primary].report().unwrap().id();
+        let leaves = |members: &[Member]| {
+            let seen = plan(&world.wanted, members, Timestamp::UNIX_EPOCH);
+            seen.steps.iter().any(|step| {
+                let reason = HandOverReason::Leave;
+                matches!(&step.action, Action::HandOver { reason: why, .. } if *why == reason)
+            })
+        };
+        assert!(leaves(&members));
+        for (index, expected) in [(replica, true), (primary, false)] {
+            let mut marked = members.clone();
+            open_slot(&mut marked[index], OpenSlotKind::Migrating, peer);
+            assert_eq!(leaves(&marked), expected);
+        }
     }
 }

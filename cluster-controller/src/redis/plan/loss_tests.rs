@@ -4,11 +4,11 @@ use super::{
     Action, Blocker, Plan, PromotedCopy,
     promote::ATTACHED_BY,
     simulation::{Fault, World, wanted},
-    tests::{dice, fault, formed, is_healthy, plan, relist, repair, strike},
+    tests::{dice, fault, formed, is_healthy, plan, relist, repair, report, strike},
 };
 use crate::redis::{
     assess::assess,
-    member::{Answer, Member, Report, TakeoverRequest, WriteRefusal},
+    member::{Answer, Member, TakeoverRequest, WriteRefusal},
     survey::Survey,
 };
 use common::cluster::{node::FailoverMode, slots::SlotSet};
@@ -59,13 +59,6 @@ fn without_majority() -> World {
 
 pub(super) fn ids(world: &World) -> crate::redis::identity::KnownNodes {
     crate::redis::identity::known_nodes(&world.wanted, &world.members(NOW))
-}
-
-pub(super) fn report(member: &mut Member) -> &mut Report {
-    let Answer::Report(report) = &mut member.answer else {
-        panic!("no report")
-    };
-    report
 }
 
 #[test]

@@ -121,9 +121,10 @@ mod tests {
     use super::super::{
         Action,
         simulation::World,
-        tests::{becomes_primary, formed, plan},
+        tests::{becomes_primary, formed, plan, report},
     };
     use crate::redis::member::{Answer, Member};
+    use common::cluster::info::UpstreamLink;
     use k8s_openapi::jiff::Timestamp;
 
     fn admitted(members: &[Member], world: &World) -> Vec<usize> {
@@ -141,33 +142,23 @@ mod tests {
     #[test]
     fn a_link_to_an_old_address_is_made_again() {
         let world = formed(3, 1, true);
-        let mut members = world.members(Timestamp::UNIX_EPOCH);
         let replica = (0..2).find(|index| !world.owns(*index)).unwrap();
-        let ordered = |members: &[Member]| {
-            let seen = plan(&world.wanted, members, Timestamp::UNIX_EPOCH);
+        let is_ordered = |change: fn(&mut UpstreamLink)| {
+            let mut members = world.members(Timestamp::UNIX_EPOCH);
+            let replication = &mut report(&mut members[replica]).replication;
+            change(replication.upstream.as_mut().unwrap());
+            let seen = plan(&world.wanted, &members, Timestamp::UNIX_EPOCH);
             seen.steps.iter().any(
                 |step| matches!(step.action, Action::Replicate { member, .. } if member == replica),
             )
         };
-        let mut link = |up, ip: &str| {
-            let Answer::Report(report) = &mut members[replica].answer else {
-                panic!("no report")
-            };
-            let link = report.replication.upstream.as_mut().unwrap();
-            link.up = up;
-            let before = link.ip;
-            if !ip.is_empty() {
-                link.ip = Some(ip.parse().unwrap());
-            }
-            let ordered = ordered(&members);
-            if let Answer::Report(report) = &mut members[replica].answer {
-                report.replication.upstream.as_mut().unwrap().ip = before;
-            }
-            ordered
-        };
-        assert!(!link(true, ""));
-        assert!(!link(false, ""), "the server tries again by itself");
-        assert!(link(false, "10.9.9.9"));
+        assert!(!is_ordered(|_| {}));
+        let down = is_ordered(|link| link.up = false);
+        assert!(!down, "the server tries again by itself");
+        assert!(is_ordered(|link| {
+            link.up = false;
+            link.ip = Some("10.9.9.9".parse().unwrap());
+        }));
     }
 
     /// The primary of a new shard has restarted before it got its first slot: its replica waits for it, and the slots for the replica.

@@ -3,21 +3,14 @@
 use super::{
     Action, Assignment, Blocker, Plan,
     simulation::{Fault, World},
-    tests::{dice, formed, is_healthy, plan, relist, repair},
+    tests::{dice, formed, is_healthy, plan, relist, repair, report},
 };
-use crate::redis::member::{Answer, Member, Report};
+use crate::redis::member::Answer;
 use common::cluster::slots::SlotSet;
 use k8s_openapi::jiff::Timestamp;
 use proptest::prelude::*;
 
 const NOW: Timestamp = Timestamp::UNIX_EPOCH;
-
-fn report(member: &mut Member) -> &mut Report {
-    let Answer::Report(report) = &mut member.answer else {
-        panic!("no report")
-    };
-    report
-}
 
 fn primaries(world: &World) -> Vec<usize> {
     let all = 0..world.wanted.nodes();

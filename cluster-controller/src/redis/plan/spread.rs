@@ -125,9 +125,7 @@ fn spreadable<'a>(survey: &Survey<'a>, shard: usize) -> Option<Spreadable<'a>> {
             continue;
         };
         // Who drains it would move the primary once more.
-        if one.member.expected.cordoned
-            || !(can_take_over(one, primary, CAUGHT_UP) && one.has_whole_file())
-        {
+        if one.member.expected.cordoned || !can_take_over(one, primary, CAUGHT_UP) {
             continue;
         }
         let ordinal = |one: &Live<'_>| one.member.expected.ordinal;

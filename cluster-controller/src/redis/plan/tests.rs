@@ -9,7 +9,10 @@ use crate::redis::{
     member::{Answer, Member, Report, Wanted},
     survey::Survey,
 };
-use common::cluster::topology::{ClusterNode, NodeId, NodesView};
+use common::cluster::{
+    slots::Slot,
+    topology::{ClusterNode, NodeId, NodesView, OpenSlot, OpenSlotKind},
+};
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
 use proptest::prelude::*;
 use std::collections::BTreeSet;
@@ -57,11 +60,29 @@ pub(crate) fn formed(shards: usize, replicas: usize, persistent: bool) -> World 
     world
 }
 
+/// What a node that answers says.
+pub(crate) fn report(member: &mut Member) -> &mut Report {
+    let Answer::Report(report) = &mut member.answer else {
+        panic!("no report")
+    };
+    report
+}
+
+/// Lets a node report that it gives the first slot to another one, or gets it from there.
+pub(crate) fn open_slot(member: &mut Member, kind: OpenSlotKind, peer: NodeId) {
+    let id = report(member).id();
+    relist(member, id, |own| {
+        own.open_slots = vec![OpenSlot {
+            slot: Slot::MIN,
+            kind,
+            peer,
+        }];
+    });
+}
+
 /// Lets a member that answers list a node in another way.
 pub(crate) fn relist(member: &mut Member, id: NodeId, change: impl Fn(&mut ClusterNode)) {
-    let Answer::Report(report) = &mut member.answer else {
-        panic!("it answers");
-    };
+    let report = report(member);
     let nodes = report.view.nodes().iter().map(|listed| {
         let mut listed = ClusterNode::clone(listed);
         if listed.id == id {
