@@ -1,10 +1,11 @@
 //! What every reconcile needs: the client, the caches, and what this process has written itself.
 
 use crate::{
-    connections::close_unneeded, copies::CopyTracker, hand_overs::HandOverTracker,
-    held::HeldClusters, machines::Machines, pod_events::PodEvents, progress::ProgressTracker,
-    redis::strays::StrayTracker, resharding::Resharding, resizes::ResizeTracker,
-    settings::tracker::SettingsTracker, unresponsive::UnresponsiveTracker, zones::KubernetesZones,
+    connections::close_unneeded, copies::CopyTracker, elections::ElectionTracker,
+    hand_overs::HandOverTracker, held::HeldClusters, machines::Machines, pod_events::PodEvents,
+    progress::ProgressTracker, redis::strays::StrayTracker, resharding::Resharding,
+    resizes::ResizeTracker, settings::tracker::SettingsTracker, unresponsive::UnresponsiveTracker,
+    zones::KubernetesZones,
 };
 use common::{
     cluster::kept_connections::KeptConnections,
@@ -58,6 +59,8 @@ pub struct Context {
     pub expectations: Arc<Expectations>,
     /// When nodes were last seen with all that was written.
     pub copies: Arc<CopyTracker>,
+    /// Which servers have been elected lately.
+    pub elections: Arc<ElectionTracker>,
     /// Since when nodes have been unresponsive.
     pub unresponsive: Arc<UnresponsiveTracker>,
     /// Why pods are missing.
@@ -120,6 +123,7 @@ impl Context {
             ),
             expectations,
             copies: Arc::default(),
+            elections: Arc::default(),
             unresponsive: Arc::default(),
             hand_overs: Arc::default(),
             strays: Arc::default(),

@@ -14,6 +14,7 @@ pub mod connections;
 pub mod context;
 pub mod copies;
 pub mod decision;
+pub mod elections;
 pub mod errors;
 pub mod events;
 pub mod fencing;

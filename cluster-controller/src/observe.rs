@@ -117,6 +117,8 @@ async fn ask(
     let passed_over = context
         .unresponsive
         .note(cluster, &mut members, exists, &wanted.known, now);
+    let elections = &context.elections;
+    elections.note(cluster, &mut members, wanted.node_timeout, now);
     let survey = Survey::of(wanted, &members);
     let times = context.copies.note(cluster, &survey, last_seen, now);
     times.mark(&mut members, &wanted.known);

@@ -3,6 +3,7 @@
 use crate::redis::PodCluster;
 use cluster_controller::{
     copies::CopyTracker,
+    elections::ElectionTracker,
     fencing::LastSeenNodes,
     redis::{
         assess::{Assessment, assess},
@@ -45,11 +46,12 @@ pub struct Drive {
 
 /// Reconciles until the cluster is healthy and nothing is left to do, or the time is over.
 pub async fn drive(wanted: &Wanted, expected: &[ExpectedNode], patience: Duration) -> Drive {
-    drive_on(&CopyTracker::default(), wanted, expected, patience).await
+    let (copies, elections) = (CopyTracker::default(), ElectionTracker::default());
+    drive_on((&copies, &elections), wanted, expected, patience).await
 }
 
 async fn drive_on(
-    copies: &CopyTracker,
+    (copies, elections): (&CopyTracker, &ElectionTracker),
     wanted: &Wanted,
     expected: &[ExpectedNode],
     patience: Duration,
@@ -65,7 +67,9 @@ async fn drive_on(
         let known = known_nodes(&wanted, &members);
         let is_new = has_unrecorded(&wanted, &known);
         wanted.known = known;
-        let (survey, now) = (Survey::of(&wanted, &members), Timestamp::now());
+        let now = Timestamp::now();
+        elections.note(("test", "test"), &mut members, wanted.node_timeout, now);
+        let survey = Survey::of(&wanted, &members);
         let times = copies.note(("test", "test"), &survey, &LastSeenNodes::new(), now);
         times.mark(&mut members, &wanted.known);
         let survey = Survey::of(&wanted, &members);
@@ -97,7 +101,8 @@ pub async fn drive_pods(cluster: &PodCluster, wanted: &Wanted, patience: Duratio
         known: cluster.known(),
         ..wanted.clone()
     };
-    let drive = drive_on(cluster.copies(), &wanted, &cluster.expected(), patience).await;
+    let seen = (cluster.copies(), cluster.elections());
+    let drive = drive_on(seen, &wanted, &cluster.expected(), patience).await;
     cluster.record(&drive.known);
     drive
 }

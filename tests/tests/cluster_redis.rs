@@ -1,9 +1,10 @@
 //! The Redis half of the cluster-controller against real servers, started as in pods: formed, broken, repaired. After each loss every
 //! value and every slot is where it was, and no server was sent a destructive command.
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use cluster_controller::redis::{
     assess::assess,
+    election::would_win,
     execute::execute,
     member::{AbsentPods, Answer, ExpectedNode, Recovery, TakeoverRequest, Wanted},
     observe::observe,
@@ -754,7 +755,53 @@ async fn primaries_are_spread_by_a_hand_over() -> Result<()> {
     ensure!(nodes == ["one", "three", "two"], "{nodes:?}");
     let again = repair(&cluster, true).await?;
     ensure!(again.done.is_empty(), "{:?}", again.done);
+    the_server_of_before_is_asked_when_it_stands_again(&cluster, &drive, &places).await?;
     cluster.unharmed(&slots, KEYS).await
+}
+
+/// A person takes the hand-over back. The server that had been elected remembers that, and is not asked before it would stand again: no attempt
+/// fails, and none is won with the votes of before.
+async fn the_server_of_before_is_asked_when_it_stands_again(
+    cluster: &PodCluster,
+    drive: &Drive,
+    places: &[&str; 6],
+) -> Result<()> {
+    let mut steps = drive.done.iter().map(|done| &done.step.action);
+    let handed = steps.find_map(|action| match action {
+        Action::HandOver { to, from, .. } => Some((*to, *from)),
+        _ => None,
+    });
+    let (elected, before) = handed.context("no hand-over")?;
+    let connections = ClusterConnections::default();
+    eventually("the others know the new replica", async || {
+        let members = observe(&cluster.expected(), &connections, TIMEOUT).await;
+        let wanted = wanted(cluster, true);
+        let survey = Survey::of(&wanted, &members);
+        let both = survey.by_index(before).zip(survey.by_index(elected));
+        Ok(both.is_some_and(|(to, from)| would_win(&survey, to, from)))
+    })
+    .await?;
+    let before = cluster.server(before);
+    before.call::<()>("CLUSTER FAILOVER").await?;
+    eventually("it is the primary again", async || {
+        Ok(before.info("role").await? == "master")
+    })
+    .await?;
+    let begun = Instant::now();
+    within(LIMIT, "the primaries are spread again", async || {
+        let drive = repair(cluster, true).await?;
+        let mut failed = drive.done.iter().filter(|done| done.result.is_err());
+        ensure!(failed.next().is_none(), "{:?}", drive.done);
+        let mut nodes = Vec::new();
+        for shard in 0..3 {
+            nodes.push(places[cluster.primary_of(shard).await?]);
+        }
+        nodes.sort_unstable();
+        Ok(nodes == ["one", "three", "two"])
+    })
+    .await?;
+    println!("handed over again after {:?}", begun.elapsed());
+    Ok(())
 }
 
 /// The servers of two of three primaries are gone.

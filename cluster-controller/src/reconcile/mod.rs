@@ -71,6 +71,7 @@ impl Reconcile<RedisCluster> for Reconciler {
         self.context.expectations.forget(namespace, name);
         self.context.unresponsive.forget(namespace, name);
         self.context.copies.forget(namespace, name);
+        self.context.elections.forget(namespace, name);
         self.context.pod_events.forget(namespace, name);
         self.context.hand_overs.forget(namespace, name);
         self.context.progress.forget(namespace, name);

@@ -9,6 +9,7 @@ use super::survey::{Live, Survey};
 /// the primary has slots, since for none the replica does not even stand (`clusterHandleSlaveFailover`);
 /// the primary answers only the request of a node that it lists as its replica;
 /// a voter, a primary with slots, only one that it lists as the replica of a primary, and more than half of them must agree;
+/// a replica that was elected a moment ago does not stand again yet (`elections`);
 /// and no slot may have a newer configuration than the replica knows.
 pub fn would_win(survey: &Survey<'_>, replica: Live<'_>, primary: Live<'_>) -> bool {
     let (id, of) = (replica.report.id(), primary.report.id());
@@ -26,7 +27,8 @@ pub fn would_win(survey: &Survey<'_>, replica: Live<'_>, primary: Live<'_>) -> b
     });
     let (_, all) = survey.quorum();
     let has_slots = !primary.report.own().slots.is_empty();
-    has_slots && is_up_to_date && lists_it(primary) && in_favour.count() * 2 > all
+    let stands = has_slots && !replica.member.expected.elected_lately;
+    stands && is_up_to_date && lists_it(primary) && in_favour.count() * 2 > all
 }
 
 #[cfg(test)]
@@ -77,6 +79,13 @@ mod tests {
             node.primary = None;
         });
         assert!(!is_elected(&world, &members), "one of three");
+    }
+
+    #[test]
+    fn one_that_was_elected_a_moment_ago_does_not_stand() {
+        let (world, mut members) = stage();
+        members[REPLICA].expected.elected_lately = true;
+        assert!(!is_elected(&world, &members));
     }
 
     #[test]

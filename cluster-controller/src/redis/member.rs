@@ -236,6 +236,8 @@ pub struct ExpectedNode {
     pub unresponsive_since: BTreeMap<NodeId, Timestamp>,
     /// By which settings those of the pod's node ids that do not answer refused writes when they were last asked.
     pub refusals: BTreeMap<NodeId, WriteRefusal>,
+    /// Whether its server was elected a moment ago, so that it would not win another election.
+    pub elected_lately: bool,
     /// Why its server, which is loading, is not through with it; with the cure. None: it has not taken long yet.
     pub why_loading: Option<String>,
 }
@@ -257,6 +259,7 @@ impl ExpectedNode {
             kubernetes_node: None,
             zone: ZoneLabel::Unread,
             cordoned: false,
+            elected_lately: false,
             why_loading: None,
             terminating: false,
             is_being_created: false,

@@ -12,6 +12,7 @@ use crate::{
 use anyhow::{Context, Result, bail, ensure};
 use cluster_controller::{
     copies::CopyTracker,
+    elections::ElectionTracker,
     redis::{
         identity::KnownNodes,
         member::{ExpectedNode, ProcessEvidence, Wanted, ZoneLabel},
@@ -50,6 +51,7 @@ pub struct PodCluster {
     storage: PodStorage,
     known: Mutex<KnownNodes>,
     copies: CopyTracker,
+    elections: ElectionTracker,
 }
 
 /// What must outlive every loss: the slots of each shard. Keys and values follow from [`PodCluster::fill`].
@@ -101,6 +103,7 @@ impl PodCluster {
             storage,
             known: Mutex::default(),
             copies: CopyTracker::default(),
+            elections: ElectionTracker::default(),
         };
         for address in addresses {
             let mut server = RedisServer::pod(address, files.clone())?;
@@ -196,6 +199,11 @@ impl PodCluster {
     /// What the looks at it have seen of the age of copies.
     pub fn copies(&self) -> &CopyTracker {
         &self.copies
+    }
+
+    /// What the looks at it have seen of elections.
+    pub fn elections(&self) -> &ElectionTracker {
+        &self.elections
     }
 
     /// As for a controller that has just begun to look.

@@ -259,7 +259,7 @@ impl World {
     }
 
     /// The replica has everything before it takes over, and the old primary follows it.
-    fn hand_over(&mut self, to: usize, from: usize) {
+    pub fn hand_over(&mut self, to: usize, from: usize) {
         let primary = self.nodes[from].id;
         let linked = self.nodes[to].linked && self.nodes[to].own.primary == Some(primary);
         if !linked || !self.has_majority(to) {
