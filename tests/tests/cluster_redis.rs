@@ -191,6 +191,12 @@ async fn a_replica_that_lost_its_volume_copies_again() -> Result<()> {
 #[tokio::test]
 async fn a_replica_takes_over_once_its_file_is_whole() -> Result<()> {
     let (mut cluster, slots) = filled(1, PodStorage::Volume).await?;
+    if cluster.server(0).program().moves_slots() {
+        println!(
+            "SKIPPED: Valkey 9 takes the snapshot that it has copied as its file, which is whole at once"
+        );
+        return Ok(());
+    }
     let (primary, replica) = (cluster.primary_of(0).await?, cluster.replica_of(0).await?);
     cluster.kill(replica).await?;
     cluster.wipe(replica)?;
@@ -577,8 +583,10 @@ async fn a_recent_copy_takes_over() -> Result<()> {
         cluster.restart(index).await?;
     }
     let seen = drive_pods(&cluster, &wanted, LIMIT).await;
+    // The voters of Valkey 9 refuse for a moment after their start: it is asked for again.
+    let promoted = promotions(&seen);
     ensure!(
-        promotions(&seen).len() == 1,
+        !promoted.is_empty() && promoted.iter().all(|mode| *mode == FailoverMode::Force),
         "{:?} {:?}",
         seen.done,
         seen.plan
