@@ -1,14 +1,14 @@
 //! Which servers have been elected lately: memory that may be lost.
 //!
 //! A server remembers its last election, also the one that it won (`failover_auth_time` in `clusterHandleSlaveFailover` of the engine's
-//! `cluster.c`; Valkey forgets it from 8.1 on). Asked to take over again within two node timeouts, it takes the votes of then for those of now,
+//! `cluster.c`; Valkey 9 begins another one). Asked to take over again within two node timeouts, it takes the votes of then for those of now,
 //! and claims slots with an old epoch; within four it does not stand, and its primary accepts no write for the five seconds of the attempt.
 
 use crate::redis::member::Member;
 use common::cluster::topology::NodeId;
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     sync::{Mutex, PoisonError},
     time::Duration,
 };
@@ -21,15 +21,15 @@ const LEAST: Duration = Duration::from_secs(4);
 /// The primaries of all clusters, as they were seen.
 #[derive(Debug, Default)]
 pub struct ElectionTracker {
-    clusters: Mutex<HashMap<(String, String), HashMap<NodeId, SeenPrimary>>>,
+    clusters: Mutex<HashMap<(String, String), Seen>>,
 }
 
-#[derive(Clone, Copy, Debug)]
-struct SeenPrimary {
-    /// The first look at which it was one: it was elected before.
-    since: Timestamp,
-    /// Whether it was one at the last look.
-    is_primary: bool,
+#[derive(Debug, Default)]
+struct Seen {
+    /// Nodes that were primaries when they last answered.
+    primaries: HashSet<NodeId>,
+    /// The first look at which a node was one: it was elected before. Kept as long as a server remembers it.
+    elected: HashMap<NodeId, Timestamp>,
 }
 
 impl ElectionTracker {
@@ -45,23 +45,20 @@ impl ElectionTracker {
         let remembered = SignedDuration::try_from(remembered).unwrap_or(SignedDuration::MAX);
         let key = (namespace.to_owned(), name.to_owned());
         let mut clusters = self.clusters.lock().unwrap_or_else(PoisonError::into_inner);
-        let seen = clusters.entry(key).or_default();
-        let lately = |one: &SeenPrimary| now.duration_since(one.since) <= remembered;
+        let Seen { primaries, elected } = clusters.entry(key).or_default();
+        elected.retain(|_, since| now.duration_since(*since) <= remembered);
         for member in members {
             let Some(report) = member.report() else {
                 continue;
             };
             let (id, own) = (report.id(), report.own());
-            let is_primary = own.is_primary() && !own.slots.is_empty();
-            let before = seen.get(&id).copied();
-            let since = before.filter(|before| before.is_primary || !is_primary);
-            let since = since.map_or(now, |before| before.since);
-            if is_primary || before.is_some() {
-                seen.insert(id, SeenPrimary { since, is_primary });
+            if !own.is_primary() || own.slots.is_empty() {
+                primaries.remove(&id);
+            } else if primaries.insert(id) {
+                elected.insert(id, now);
             }
-            member.expected.elected_lately = seen.get(&id).is_some_and(lately);
+            member.expected.elected_lately = elected.contains_key(&id);
         }
-        seen.retain(|_, one| one.is_primary || lately(one));
     }
 
     /// The cluster is gone.

@@ -1,17 +1,19 @@
 //! The Redis half of the cluster-controller without Kubernetes: observes, plans and acts until the cluster is healthy, as often as
 //! the product does.
-use crate::redis::PodCluster;
+use crate::{redis::PodCluster, wait::eventually};
+use anyhow::Result;
 use cluster_controller::{
     copies::CopyTracker,
     elections::ElectionTracker,
     fencing::LastSeenNodes,
     redis::{
         assess::{Assessment, assess},
+        election::would_win,
         execute::{Done, execute},
         identity::{KnownNodes, has_unrecorded, known_nodes, recognize},
         member::{ExpectedNode, Member, Wanted},
         observe::observe,
-        plan::{Plan, plan},
+        plan::{Action, HandOverReason, Plan, Step, plan},
         survey::Survey,
         unserved::count_unserved,
     },
@@ -44,14 +46,20 @@ pub struct Drive {
     pub took: Duration,
 }
 
+/// What the looks of a controller have left in its memory.
+#[derive(Debug, Default)]
+pub struct EarlierLooks {
+    copies: CopyTracker,
+    elections: ElectionTracker,
+}
+
 /// Reconciles until the cluster is healthy and nothing is left to do, or the time is over.
 pub async fn drive(wanted: &Wanted, expected: &[ExpectedNode], patience: Duration) -> Drive {
-    let (copies, elections) = (CopyTracker::default(), ElectionTracker::default());
-    drive_on((&copies, &elections), wanted, expected, patience).await
+    drive_on(&EarlierLooks::default(), wanted, expected, patience).await
 }
 
 async fn drive_on(
-    (copies, elections): (&CopyTracker, &ElectionTracker),
+    EarlierLooks { copies, elections }: &EarlierLooks,
     wanted: &Wanted,
     expected: &[ExpectedNode],
     patience: Duration,
@@ -101,8 +109,35 @@ pub async fn drive_pods(cluster: &PodCluster, wanted: &Wanted, patience: Duratio
         known: cluster.known(),
         ..wanted.clone()
     };
-    let seen = (cluster.copies(), cluster.elections());
-    let drive = drive_on(seen, &wanted, &cluster.expected(), patience).await;
+    let drive = drive_on(cluster.looks(), &wanted, &cluster.expected(), patience).await;
     cluster.record(&drive.known);
     drive
+}
+
+/// Lets a primary hand over to its replica, once the voters know that.
+pub async fn hand_over(cluster: &PodCluster, from: usize, to: usize) -> Result<()> {
+    let connections = ClusterConnections::default();
+    let wanted = cluster.wanted(true);
+    let members = eventually("the others know the replica", async || {
+        let members = observe(&cluster.expected(), &connections, TIMEOUT).await;
+        let survey = Survey::of(&wanted, &members);
+        let both = survey.by_index(to).zip(survey.by_index(from));
+        let is_known = both.is_some_and(|(to, from)| would_win(&survey, to, from));
+        Ok(is_known.then_some(members))
+    })
+    .await?;
+    let action = Action::HandOver {
+        to,
+        from,
+        reason: HandOverReason::Replace,
+    };
+    let reason = "the test asks for it".to_owned();
+    let steps = Plan {
+        steps: vec![Step { action, reason }],
+        ..Plan::default()
+    };
+    for done in execute(&steps, &members, &connections, TIMEOUT).await {
+        done.result?;
+    }
+    Ok(())
 }

@@ -4,16 +4,14 @@
 use anyhow::{Result, ensure};
 use cluster_controller::redis::{
     assess::{Problem, assess},
-    election::would_win,
-    execute::execute,
     observe::observe,
-    plan::{Action, HandOverReason, Plan, Step},
+    plan::Action,
     survey::Survey,
 };
 use common::cluster::kept_connections::ClusterConnections;
 use std::time::Duration;
 use tests::{
-    drive::drive_pods,
+    drive::{drive_pods, hand_over},
     redis::{PodCluster, PodStorage, ShardSlots},
     servers::{self, ServerProgram},
     wait::eventually,
@@ -67,33 +65,6 @@ async fn replaced(cluster: &mut PodCluster, index: usize, program: &ServerProgra
     cluster.restart(index).await?;
     settled(cluster, true).await?;
     cluster.replicated().await
-}
-
-async fn hand_over(cluster: &PodCluster, from: usize, to: usize) -> Result<()> {
-    let connections = ClusterConnections::default();
-    let wanted = cluster.wanted(true);
-    let members = eventually("the others know the replica", async || {
-        let members = observe(&cluster.expected(), &connections, TIMEOUT).await;
-        let survey = Survey::of(&wanted, &members);
-        let both = survey.by_index(to).zip(survey.by_index(from));
-        let is_known = both.is_some_and(|(to, from)| would_win(&survey, to, from));
-        Ok(is_known.then_some(members))
-    })
-    .await?;
-    let action = Action::HandOver {
-        to,
-        from,
-        reason: HandOverReason::Replace,
-    };
-    let reason = "the pod is to be replaced".to_owned();
-    let steps = Plan {
-        steps: vec![Step { action, reason }],
-        ..Plan::default()
-    };
-    for done in execute(&steps, &members, &connections, TIMEOUT).await {
-        done.result?;
-    }
-    Ok(())
 }
 
 /// What is wrong with the cluster now.

@@ -6,17 +6,14 @@ use super::{
     free_address,
 };
 use crate::{
+    drive::EarlierLooks,
     servers::{self, ServerProgram},
     wait::eventually,
 };
 use anyhow::{Context, Result, bail, ensure};
-use cluster_controller::{
-    copies::CopyTracker,
-    elections::ElectionTracker,
-    redis::{
-        identity::KnownNodes,
-        member::{ExpectedNode, ProcessEvidence, Wanted, ZoneLabel},
-    },
+use cluster_controller::redis::{
+    identity::KnownNodes,
+    member::{ExpectedNode, ProcessEvidence, Wanted, ZoneLabel},
 };
 use common::cluster::{
     slots::{Slot, SlotSet},
@@ -50,8 +47,7 @@ pub struct PodCluster {
     replicas: usize,
     storage: PodStorage,
     known: Mutex<KnownNodes>,
-    copies: CopyTracker,
-    elections: ElectionTracker,
+    looks: EarlierLooks,
 }
 
 /// What must outlive every loss: the slots of each shard. Keys and values follow from [`PodCluster::fill`].
@@ -102,8 +98,7 @@ impl PodCluster {
             replicas,
             storage,
             known: Mutex::default(),
-            copies: CopyTracker::default(),
-            elections: ElectionTracker::default(),
+            looks: EarlierLooks::default(),
         };
         for address in addresses {
             let mut server = RedisServer::pod(address, files.clone())?;
@@ -196,19 +191,14 @@ impl PodCluster {
             .clone()
     }
 
-    /// What the looks at it have seen of the age of copies.
-    pub fn copies(&self) -> &CopyTracker {
-        &self.copies
-    }
-
-    /// What the looks at it have seen of elections.
-    pub fn elections(&self) -> &ElectionTracker {
-        &self.elections
+    /// What a controller remembers of its looks at it.
+    pub fn looks(&self) -> &EarlierLooks {
+        &self.looks
     }
 
     /// As for a controller that has just begun to look.
-    pub fn forget_copies(&mut self) {
-        self.copies = CopyTracker::default();
+    pub fn forget_looks(&mut self) {
+        self.looks = EarlierLooks::default();
     }
 
     /// Records node ids.
