@@ -20,7 +20,7 @@ use crate::{
     validate::{Shape, ValidatedCluster},
 };
 use common::{
-    cluster::endpoint::Endpoint,
+    cluster::kept_connections::ClusterConnections,
     kubernetes::{call::ApiError, leases::Holder},
 };
 use crds::{MigrationEngine, MigrationPolicy, RedisCluster};
@@ -187,7 +187,10 @@ impl Change<'_> {
         }
         let order = ReshardOrder {
             holder: Holder::of(self.object),
-            nodes: primaries(&decision.observed.members),
+            nodes: primaries(
+                &decision.observed.members,
+                &context.connections.of(self.place()),
+            ),
             goal,
             limits: limits(migration, self.shape.node_timeout),
         };
@@ -200,11 +203,12 @@ impl Change<'_> {
 }
 
 /// How every primary is reached; its id is proven when it is connected to.
-fn primaries(members: &[Member]) -> NodeEndpoints {
+fn primaries(members: &[Member], connections: &ClusterConnections) -> NodeEndpoints {
     let primary = |member: &Member| {
         let report = member.report().filter(|report| report.own().is_primary())?;
         let address = member.expected.address?;
-        Some((report.id(), Endpoint::new(address.client(), NODE_TIMEOUT)))
+        let endpoint = connections.endpoint(address.client(), NODE_TIMEOUT);
+        Some((report.id(), endpoint))
     };
     members.iter().filter_map(primary).collect()
 }

@@ -1,10 +1,20 @@
 //! What every reconcile needs: the client, the caches, and what this process has written itself.
 
 use crate::{
-    connections::close_unneeded, copies::CopyTracker, elections::ElectionTracker,
-    hand_overs::HandOverTracker, held::HeldClusters, machines::Machines, pod_events::PodEvents,
-    progress::ProgressTracker, redis::strays::StrayTracker, resharding::Resharding,
-    resizes::ResizeTracker, settings::tracker::SettingsTracker, unresponsive::UnresponsiveTracker,
+    connections::close_unneeded,
+    copies::CopyTracker,
+    elections::ElectionTracker,
+    hand_overs::HandOverTracker,
+    held::HeldClusters,
+    machines::Machines,
+    pod_events::PodEvents,
+    progress::ProgressTracker,
+    redis::strays::StrayTracker,
+    resharding::Resharding,
+    resizes::ResizeTracker,
+    settings::tracker::SettingsTracker,
+    unresponsive::UnresponsiveTracker,
+    users::{secrets::SecretMemory, tracker::RulesTracker},
     zones::KubernetesZones,
 };
 use common::{
@@ -85,6 +95,10 @@ pub struct Context {
     pub connections: Arc<KeptConnections>,
     /// What servers answered when their settings were changed.
     pub settings: Arc<SettingsTracker>,
+    /// What servers answered to rules of users.
+    pub rules: Arc<RulesTracker>,
+    /// What was read of Secrets lately.
+    pub secrets: Arc<SecretMemory>,
     /// Moves of slots.
     pub resharding: Arc<Resharding>,
     /// Applies children.
@@ -135,6 +149,8 @@ impl Context {
             operations,
             connections,
             settings: Arc::default(),
+            rules: Arc::default(),
+            secrets: Arc::default(),
             resharding: Arc::new(resharding),
             pod_events: Arc::new(PodEvents::new(runtime.client.clone())),
             events: runtime.events.clone(),

@@ -1,6 +1,9 @@
 //! What goes wrong in a reconcile.
 
-use crate::{settings::trial::TrialError, upgrade::UpgradeRefusal, validate::InvalidSpec};
+use crate::{
+    settings::trial::TrialError, upgrade::UpgradeRefusal, users::error::UsersError,
+    validate::InvalidSpec,
+};
 use common::kubernetes::{
     call::ApiError,
     errors::{Classified, ErrorClass},
@@ -30,6 +33,9 @@ pub enum ReconcileError {
     /// A server does not start with the wanted configuration.
     #[error(transparent)]
     Trial(#[from] TrialError),
+    /// The users cannot be read or written.
+    #[error(transparent)]
+    Users(#[from] UsersError),
 }
 
 impl Classified for ReconcileError {
@@ -38,6 +44,7 @@ impl Classified for ReconcileError {
             Self::Api(error) => error.class(),
             Self::NotLeader(error) => error.class(),
             Self::Trial(error) => error.class(),
+            Self::Users(error) => error.class(),
             Self::OldDefinition | Self::Invalid(_) | Self::Upgrade(_) => ErrorClass::InvalidSpec,
         }
     }
@@ -50,6 +57,7 @@ impl Classified for ReconcileError {
             Self::Invalid(error) => error.reason(),
             Self::Upgrade(refusal) => refusal.reason(),
             Self::Trial(error) => error.reason(),
+            Self::Users(error) => error.reason(),
         }
     }
 }

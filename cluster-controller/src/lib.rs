@@ -1,10 +1,10 @@
 //! The cluster-controller: forms and repairs Redis Clusters on Kubernetes.
 //!
 //! Data and decisions, pure: [`validate`], [`build`], [`checkpoint`], [`sets`], [`leftovers`], [`rollout`], [`operation`], [`decision`], [`pods`], [`roles`],
-//! [`serving`], [`settings`], [`fencing`], [`volumes`], [`status`], [`upgrade`], [`support`], [`requeue`], [`metrics`], [`redis::survey`], [`redis::assess`], [`redis::balance`],
+//! [`serving`], [`settings`], [`fencing`], [`volumes`], [`status`], [`upgrade`], [`support`], [`users::plan`], [`requeue`], [`metrics`], [`redis::survey`], [`redis::assess`], [`redis::balance`],
 //! [`redis::plan`].
 //! Input and output: [`observe`], [`children`], [`volume_claims`], [`pod_events`], [`machines`], [`zones`], [`pod_patch`], [`replace`], [`change`], [`hibernate`],
-//! [`resharding`], [`connections`], [`trials`], [`live_settings`], [`redis::observe`], [`redis::execute`]. All together in [`reconcile`].
+//! [`resharding`], [`connections`], [`trials`], [`users`], [`live_settings`], [`redis::observe`], [`redis::execute`]. All together in [`reconcile`].
 
 pub mod build;
 pub mod change;
@@ -51,6 +51,7 @@ pub mod support;
 pub mod trials;
 pub mod unresponsive;
 pub mod upgrade;
+pub mod users;
 pub mod validate;
 pub mod volume_claims;
 pub mod volumes;

@@ -18,7 +18,6 @@ use crate::{
 };
 use common::{
     cluster::{
-        endpoint::Endpoint,
         kept_connections::ClusterConnections,
         node::{NodeClient, NodeError},
     },
@@ -46,7 +45,7 @@ pub async fn set(
     }
     let known = of_member.into_iter().filter_map(|(index, changes)| {
         let expected = &members.get(index)?.expected;
-        let endpoint = Endpoint::new(expected.address?.client(), NODE_TIMEOUT);
+        let endpoint = connections.endpoint(expected.address?.client(), NODE_TIMEOUT);
         Some((process(expected), endpoint, changes))
     });
     let outcomes: Vec<Vec<LiveOutcome>> = stream::iter(known)

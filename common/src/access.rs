@@ -3,6 +3,7 @@
 use crate::{
     claims::jobs::JobFailure,
     cluster::{
+        endpoint::{Login, NodeCredentials},
         seeds::{NoSeeds, Seeds},
         topology::NodeId,
     },
@@ -17,10 +18,12 @@ use crate::{
     },
 };
 use crds::{
-    CLIENT_PORT, CONTAINER, LABEL_CLUSTER, LocalRef, RedisCluster, S3Location, SecretKeyRef,
+    Authentication, CLIENT_PORT, CONTAINER, KEY_ACCEPTED, LABEL_CLUSTER, LocalRef, OwnUser,
+    RedisCluster, S3Location, SecretKeyRef,
 };
 use k8s_openapi::api::core::v1::{Pod, Secret};
 use kube::{Api, Client, ResourceExt, api::ListParams};
+use secrecy::SecretString;
 use std::{collections::BTreeMap, net::SocketAddr, sync::Arc};
 
 /// Pods of a cluster by the address at which their node listens for clients.
@@ -35,6 +38,7 @@ pub struct ClusterNodes {
     uid: Option<String>,
     /// The nodes that the cluster-controller has recorded as the cluster's.
     members: Vec<NodeId>,
+    login: Login,
 }
 
 impl ClusterNodes {
@@ -43,15 +47,18 @@ impl ClusterNodes {
         if uid.is_some_and(|uid| self.uid.as_deref() != Some(uid)) {
             return Err(NoSeeds::OtherCluster);
         }
-        Seeds::new(self.pods.keys().copied(), self.members.iter().copied())
+        let seeds = Seeds::new(self.pods.keys().copied(), self.members.iter().copied())?;
+        Ok(seeds.with_login(self.login.clone()))
     }
 }
 
-/// Reads which pods a cluster has, and which nodes are its own. Of a RedisCluster that does not exist, none are.
+/// Reads which pods a cluster has, which nodes are its own, and how this user logs in there. Of a RedisCluster that does not exist, none
+/// are.
 pub async fn nodes(
     client: &Client,
     namespace: &str,
     cluster: &str,
+    user: OwnUser,
 ) -> Result<ClusterNodes, ApiError> {
     let api: Api<Pod> = Api::namespaced(client.clone(), namespace);
     let what = format!("list the Pods of RedisCluster {namespace}/{cluster}");
@@ -61,11 +68,64 @@ pub async fn nodes(
     // Read after the pods: a node is recorded before it gets any role, so whichever of these pods serves is among them.
     let api: Api<RedisCluster> = Api::namespaced(client.clone(), namespace);
     let what = format!("get RedisCluster {namespace}/{cluster}");
-    let cluster = call::read_patiently(&what, || api.get_opt(cluster)).await?;
-    Ok(nodes_of(&list.items, cluster.as_ref()))
+    let object = call::read_patiently(&what, || api.get_opt(cluster)).await?;
+    let status = object.as_ref().and_then(|object| object.status.as_ref());
+    let authentication = status.map(|status| status.authentication);
+    let authentication = authentication.unwrap_or_default();
+    let login = login(client, (namespace, cluster), user, authentication).await?;
+    Ok(nodes_of(&list.items, object.as_ref(), login))
 }
 
-fn nodes_of(pods: &[Pod], cluster: Option<&RedisCluster>) -> ClusterNodes {
+/// How a user logs in to the servers of a cluster whose clients have to log in so far.
+async fn login(
+    client: &Client,
+    (namespace, cluster): (&str, &str),
+    user: OwnUser,
+    authentication: Authentication,
+) -> Result<Login, ApiError> {
+    if authentication == Authentication::Off {
+        return Ok(Login::None);
+    }
+    let secret = read_secret(client, namespace, &user.secret_name(cluster)).await?;
+    Ok(login_of(secret.as_ref(), user, authentication))
+}
+
+fn login_of(
+    secret: Option<&BTreeMap<String, Vec<u8>>>,
+    user: OwnUser,
+    authentication: Authentication,
+) -> Login {
+    let password = secret.and_then(|data| data.get(KEY_ACCEPTED));
+    let password = password.and_then(|bytes| String::from_utf8(bytes.clone()).ok());
+    let credentials = NodeCredentials::new(
+        user.name(),
+        SecretString::from(password.unwrap_or_default()),
+    );
+    match authentication {
+        Authentication::Off => Login::None,
+        // Without its Secret it is refused, which names the user.
+        Authentication::Required => Login::Required(credentials),
+        Authentication::Introducing | Authentication::Withdrawing => Login::Optional(credentials),
+    }
+}
+
+/// One Secret by its name: the controllers have no right to list them.
+async fn read_secret(
+    client: &Client,
+    namespace: &str,
+    name: &str,
+) -> Result<Option<BTreeMap<String, Vec<u8>>>, ApiError> {
+    let api: Api<Secret> = Api::namespaced(client.clone(), namespace);
+    let what = format!("get Secret {namespace}/{name}");
+    let secret = call::read_patiently(&what, || api.get_opt(name)).await?;
+    let bytes = |data: BTreeMap<String, k8s_openapi::ByteString>| {
+        let pairs = data.into_iter().map(|(key, value)| (key, value.0));
+        pairs.collect()
+    };
+    Ok(secret.map(|secret| bytes(secret.data.unwrap_or_default())))
+}
+
+fn nodes_of(pods: &[Pod], cluster: Option<&RedisCluster>, login: Login) -> ClusterNodes {
     let address = |pod: &Pod| {
         Some((
             SocketAddr::new(pods::ip(pod)?, client_port(pod)),
@@ -78,6 +138,7 @@ fn nodes_of(pods: &[Pod], cluster: Option<&RedisCluster>) -> ClusterNodes {
         pods: pods.iter().filter_map(address).collect(),
         uid: cluster.and_then(ResourceExt::uid),
         members: known.filter_map(|node| node.node_id.parse().ok()).collect(),
+        login,
     }
 }
 
@@ -284,7 +345,6 @@ impl Buckets {
         })
     }
 
-    /// One Secret by its name: the controllers have no right to list them.
     async fn secret(
         &self,
         namespace: &str,
@@ -292,16 +352,12 @@ impl Buckets {
         bucket: &str,
         keys: &str,
     ) -> Result<BTreeMap<String, Vec<u8>>, AccessError> {
-        let api: Api<Secret> = Api::namespaced(self.client.clone(), namespace);
-        let what = format!("get Secret {namespace}/{name}");
-        let secret = call::read_patiently(&what, || api.get_opt(name)).await?;
-        let secret = secret.ok_or_else(|| AccessError::NoSecret {
+        let data = read_secret(&self.client, namespace, name).await?;
+        data.ok_or_else(|| AccessError::NoSecret {
             name: name.to_owned(),
             bucket: bucket.to_owned(),
             keys: keys.to_owned(),
-        })?;
-        let data = secret.data.unwrap_or_default().into_iter();
-        Ok(data.map(|(key, value)| (key, value.0)).collect())
+        })
     }
 }
 
@@ -346,14 +402,32 @@ mod tests {
                 &json!({"phase": "Running", "podIP": "10.0.0.3"}),
             ),
         ];
-        let nodes = nodes_of(&pods, Some(&cluster("uid", &[ours])));
+        let nodes = nodes_of(&pods, Some(&cluster("uid", &[ours])), Login::None);
         let seeds = nodes.seeds(None).unwrap();
         assert_eq!(seeds.addresses(), [([10, 0, 0, 1], 6379).into()]);
         assert!(seeds.expected().accepts(ours) && !seeds.expected().accepts(other));
         assert!(nodes.seeds(Some("uid")).is_ok());
         assert_eq!(nodes.seeds(Some("earlier")), Err(NoSeeds::OtherCluster));
         for nothing in [None, Some(&cluster("uid", &[]))] {
-            assert_eq!(nodes_of(&pods, nothing).seeds(None), Err(NoSeeds::NoNodes));
+            let nodes = nodes_of(&pods, nothing, Login::None);
+            assert_eq!(nodes.seeds(None), Err(NoSeeds::NoNodes));
         }
+    }
+
+    #[test]
+    fn a_cluster_that_requires_a_login_is_not_entered_without() {
+        let secret = BTreeMap::from([(KEY_ACCEPTED.to_owned(), b"secret".to_vec())]);
+        let of = |secret, how| login_of(secret, OwnUser::Backup, how);
+        let known = NodeCredentials::new(OwnUser::Backup.name(), "secret".into());
+        assert_eq!(of(Some(&secret), Authentication::Off), Login::None);
+        for how in [Authentication::Introducing, Authentication::Withdrawing] {
+            assert_eq!(of(Some(&secret), how), Login::Optional(known.clone()));
+        }
+        let required = of(Some(&secret), Authentication::Required);
+        assert_eq!(required, Login::Required(known));
+        assert!(matches!(
+            of(None, Authentication::Required),
+            Login::Required(_)
+        ));
     }
 }

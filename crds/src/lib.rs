@@ -6,7 +6,9 @@
 // kube's derive takes one `type_ = "string"` for each column.
 #![allow(clippy::duplicated_attributes)]
 
+mod auth;
 mod names;
+mod own_user;
 mod placement;
 mod pod_template;
 mod redis_backup;
@@ -17,7 +19,9 @@ mod reserved_settings;
 mod s3;
 mod shared;
 
+pub use auth::*;
 pub use names::*;
+pub use own_user::*;
 pub use placement::*;
 pub use pod_template::*;
 pub use redis_backup::*;

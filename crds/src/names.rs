@@ -45,11 +45,15 @@ pub const OWN_PREFIXES: [&str; 4] = [
     "statefulset.kubernetes.io/",
 ];
 /// Names of the volumes that the controller gives to pods.
-pub const OWN_VOLUMES: [&str; 4] = ["data", "memory", "config", "tmp"];
+pub const OWN_VOLUMES: [&str; 5] = ["data", "memory", "config", "tmp", VOLUME_USERS];
 /// Where the data of a server are.
 pub const FOLDER_DATA: &str = "/data";
+/// Name of the volume with the users of a server.
+pub const VOLUME_USERS: &str = "users";
+/// Where the users of a server are, if there are any.
+pub const FOLDER_USERS: &str = "/users";
 /// Where it mounts them.
-pub const OWN_FOLDERS: [&str; 3] = [FOLDER_DATA, "/config", "/tmp"];
+pub const OWN_FOLDERS: [&str; 4] = [FOLDER_DATA, "/config", "/tmp", FOLDER_USERS];
 /// Label that Kubernetes puts on the pods of a Job: the name of the Job.
 pub const LABEL_JOB_NAME: &str = "batch.kubernetes.io/job-name";
 /// Value of [`LABEL_MANAGED_BY`].
@@ -89,6 +93,9 @@ pub const FINALIZER_ARTIFACTS: &str = "redis.danieldorado.github.io/artifacts";
 
 /// Condition of pods, and their readiness gate: whether the server serves, as it reports itself. The cluster-controller writes it.
 pub const CONDITION_SERVING: &str = "redis.danieldorado.github.io/serving";
+
+/// Condition of RedisClusters: whether every server has the users of the spec.
+pub const CONDITION_USERS: &str = "UsersApplied";
 
 /// Field manager of what the cluster-controller applies.
 pub const MANAGER_CLUSTER: &str = "cluster-controller";

@@ -1,7 +1,8 @@
 //! `RedisCluster`: the desired state of a cluster, and the observed one.
 
 use crate::{
-    DeletionPolicy, PlacementPolicy, PodTemplate, S3Location, reserved_settings,
+    AuthPolicy, Authentication, DeletionPolicy, PlacementPolicy, PodTemplate, S3Location,
+    reserved_settings,
     shared::{conditions_schema, not_observed},
 };
 use k8s_openapi::{
@@ -86,6 +87,10 @@ pub struct RedisClusterSpec {
     #[x_kube(validation = Rule::new("self.all(key, self[key].matches('^[^\\\\n\\\\r\\\\x00]*$'))").message("config: the value of a setting is a single line"))]
     #[x_kube(validation = Rule::new("!('cluster-node-timeout' in self) || (self['cluster-node-timeout'].matches('^[0-9]{3,9}$') && int(self['cluster-node-timeout']) >= 500)").message("config: cluster-node-timeout is a number of milliseconds, at least 500"))]
     pub config: BTreeMap<String, String>,
+    /// Who may log in to the servers, and with which rights. Absent: in a new cluster only the controllers may, and what is given here later
+    /// reaches the servers while they run; a cluster from before there was this field stays open to every client.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub auth: Option<AuthPolicy>,
     /// What is added to every pod: labels, annotations, rules for the scheduler, accounts, volumes. A change reaches the pods as update says.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pod_template: Option<PodTemplate>,
@@ -414,9 +419,12 @@ pub struct RedisClusterStatus {
     /// before, and stays; the Event SlotsRecreatedEmpty says that it was done.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_loss: Option<LossStatus>,
+    /// How far clients have to log in.
+    #[serde(default)]
+    pub authentication: Authentication,
     /// Ready: the cluster is as desired. Reconciling: the controller works on it. Stalled: it waits for a person. Available: every
     /// slot is served. In detail: Progressing, Formed, SlotsCovered, ReplicationHealthy, QuorumHealthy, UpToDate, VersionSupported,
-    /// ConfigApplied, VolumesResized, Paused, SchedulesAccepted.
+    /// ConfigApplied, UsersApplied, VolumesResized, Paused, SchedulesAccepted.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(schema_with = "conditions_schema")]
     pub conditions: Vec<Condition>,

@@ -2,7 +2,7 @@
 
 use crate::plan::TargetState;
 use common::cluster::{
-    endpoint::Endpoint,
+    endpoint::NodeAccess,
     info::ServerInfo,
     node::{NodeClient, NodeError},
     reader::{NodeReport, read_all},
@@ -41,7 +41,11 @@ pub async fn look(seeds: &Seeds) -> Result<TargetState, NotSettled> {
 /// Counts the keys of every slot at its primary.
 pub async fn count(seeds: &Seeds) -> Result<Vec<(Slot, u64)>, NotSettled> {
     let reports = settled(seeds).await?;
-    let counts: Vec<_> = reports.iter().map(count_at).collect();
+    let access = seeds.access();
+    let counts: Vec<_> = reports
+        .iter()
+        .map(|report| count_at(report, access))
+        .collect();
     let counted: Vec<_> = stream::iter(counts)
         .buffer_unordered(CONCURRENCY)
         .collect()
@@ -53,12 +57,13 @@ pub async fn count(seeds: &Seeds) -> Result<Vec<(Slot, u64)>, NotSettled> {
     Ok(all)
 }
 
-async fn count_at(report: &NodeReport) -> Result<Vec<(Slot, u64)>, NodeError> {
+async fn count_at(report: &NodeReport, access: &NodeAccess) -> Result<Vec<(Slot, u64)>, NodeError> {
     let myself = report.view.myself();
     if !myself.is_primary() || myself.slots.is_empty() {
         return Ok(Vec::new());
     }
-    let endpoint = Endpoint::new(report.address, NODE_TIMEOUT).expecting(myself.id);
+    let access = access.expecting(myself.id);
+    let endpoint = access.endpoint(report.address, NODE_TIMEOUT);
     let client = NodeClient::connect(&endpoint).await?;
     let owned: Vec<Slot> = myself.slots.iter().collect();
     let keys = client.count_keys_in_slots(&owned).await?;

@@ -3,8 +3,8 @@
 
 use crate::{
     api_proxy::ApiProxy,
-    kubernetes::{ApiServer, api_server, status_within},
-    redis::{NODE_TIMEOUT, PodCluster, PodStorage, ShardSlots, executed},
+    kubernetes::{ApiServer, api_server, no_users, status_within},
+    redis::{MountedUsers, NODE_TIMEOUT, PodCluster, PodStorage, ShardSlots, executed},
     replica::{Replica, ReplicaSettings},
     wait::{eventually, within},
 };
@@ -141,7 +141,7 @@ impl ClusterStage {
             server,
             namespace,
             kubelet: tokio::spawn(keep_ready(pods)),
-            nodes: PodCluster::start_at(addresses(), storage).await?,
+            nodes: PodCluster::start_at(addresses(), storage, MountedUsers::None).await?,
         })
     }
 
@@ -182,7 +182,7 @@ impl ClusterStage {
             "apiVersion": "redis.danieldorado.github.io/v1alpha1", "kind": "RedisCluster", "metadata": {"name": "shop"},
             // No StatefulSet controller runs here, which would create the pods of another template.
             "spec": {"image": "redis", "shards": 3, "replicasPerShard": 1, "config": {"cluster-node-timeout": timeout},
-                     "update": {"strategy": "OnDelete"}},
+                     "update": {"strategy": "OnDelete"}, "auth": no_users()},
         });
         if let (Some(spec), Value::Object(more)) = (object["spec"].as_object_mut(), more) {
             spec.extend(more);
@@ -215,16 +215,22 @@ impl ClusterStage {
     /// Creates every pod on a Kubernetes node, with its server running.
     pub async fn run_pods_on(&self, kubernetes_node: impl Fn(usize) -> String) -> Result<()> {
         for index in 0..self.nodes.len() {
-            let pod = json!({
-                "metadata": {"name": pod_name(index), "labels": {LABEL_CLUSTER: "shop"}},
-                "spec": {"nodeName": kubernetes_node(index), "terminationGracePeriodSeconds": 1, "containers": [{"name": crds::CONTAINER, "image": "redis"}],
-                         "readinessGates": [{"conditionType": crds::CONDITION_SERVING}]},
-            });
-            let pod: Pod = serde_json::from_value(pod)?;
-            self.api().create(&PostParams::default(), &pod).await?;
-            self.started(index, 0).await?;
+            self.run_pod(index, &kubernetes_node(index), json!([]))
+                .await?;
         }
         Ok(())
+    }
+
+    /// Creates a pod with these volumes on a Kubernetes node, with its server running.
+    pub async fn run_pod(&self, index: usize, node: &str, volumes: Value) -> Result<()> {
+        let pod = json!({
+            "metadata": {"name": pod_name(index), "labels": {LABEL_CLUSTER: "shop"}},
+            "spec": {"nodeName": node, "terminationGracePeriodSeconds": 1, "containers": [{"name": crds::CONTAINER, "image": "redis"}],
+                     "readinessGates": [{"conditionType": crds::CONDITION_SERVING}], "volumes": volumes},
+        });
+        let pod: Pod = serde_json::from_value(pod)?;
+        self.api().create(&PostParams::default(), &pod).await?;
+        self.started(index, 0).await
     }
 
     /// Says, as a kubelet would, that the pod's server has just been started and listens.

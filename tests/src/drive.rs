@@ -1,6 +1,9 @@
 //! The Redis half of the cluster-controller without Kubernetes: observes, plans and acts until the cluster is healthy, as often as
 //! the product does.
-use crate::{redis::PodCluster, wait::eventually};
+use crate::{
+    redis::{PodCluster, own_users},
+    wait::eventually,
+};
 use anyhow::Result;
 use cluster_controller::{
     copies::CopyTracker,
@@ -19,7 +22,6 @@ use cluster_controller::{
     },
     requeue::SOON,
 };
-use common::cluster::kept_connections::ClusterConnections;
 use k8s_openapi::jiff::Timestamp;
 use std::time::{Duration, Instant};
 
@@ -65,7 +67,7 @@ async fn drive_on(
     patience: Duration,
 ) -> Drive {
     let start = Instant::now();
-    let connections = ClusterConnections::default();
+    let connections = own_users::connections();
     let mut done = Vec::new();
     let mut wanted = wanted.clone();
     loop {
@@ -116,7 +118,7 @@ pub async fn drive_pods(cluster: &PodCluster, wanted: &Wanted, patience: Duratio
 
 /// Lets a primary hand over to its replica, once the voters know that.
 pub async fn hand_over(cluster: &PodCluster, from: usize, to: usize) -> Result<()> {
-    let connections = ClusterConnections::default();
+    let connections = own_users::connections();
     let wanted = cluster.wanted(true);
     let members = eventually("the others know the replica", async || {
         let members = observe(&cluster.expected(), &connections, TIMEOUT).await;

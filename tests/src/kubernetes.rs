@@ -19,6 +19,7 @@ use kube::{
     api::{Patch, PatchParams, PostParams},
     config::{KubeConfigOptions, Kubeconfig},
 };
+use serde_json::{Value, json};
 use std::{
     fs,
     path::{Path, PathBuf},
@@ -256,6 +257,11 @@ fn start() -> Result<PathBuf> {
     }
     let path = String::from_utf8_lossy(&output.stdout).trim().to_string();
     Ok(path.into())
+}
+
+/// `spec.auth` of a RedisCluster that gets no users. The test runs its servers, which mount no Secret.
+pub fn no_users() -> Value {
+    json!({"enabled": false})
 }
 
 /// Waits for a status of a RedisCluster that answers its present spec.

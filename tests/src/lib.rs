@@ -11,6 +11,7 @@ pub mod kubectl;
 pub mod kubectl_error;
 pub mod kubernetes;
 pub mod leases;
+pub mod login;
 pub mod memory;
 pub mod namespace;
 pub mod noise;

@@ -3,7 +3,7 @@
 use crate::{
     client::ClusterClient,
     dataset,
-    redis::{RedisServer, TestCluster},
+    redis::{RedisServer, TestCluster, own_users},
     servers, verify,
     wait::eventually,
 };
@@ -18,6 +18,7 @@ use common::cluster::{
     slots::{Slot, SlotRange},
     topology::{NodeId, NodesView},
 };
+use crds::OwnUser;
 use std::{collections::BTreeSet, time::Duration};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -92,7 +93,9 @@ impl ReshardCluster {
     /// How every server is reached.
     pub fn endpoints(&self) -> NodeEndpoints {
         let servers = self.servers.nodes().iter();
-        let endpoints = servers.map(|server| Endpoint::new(server.address(), TIMEOUT));
+        let login = own_users::login(OwnUser::Operator);
+        let endpoints = servers
+            .map(|server| Endpoint::new(server.address(), TIMEOUT).with_login(login.clone()));
         self.ids.iter().copied().zip(endpoints).collect()
     }
 

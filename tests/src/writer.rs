@@ -1,10 +1,9 @@
 //! A client that writes all the time and knows what it may read: it follows redirects as cluster clients do, and finds lost writes.
 
+use crate::login::{self, ClientLogin};
 use anyhow::{Context, Result, bail};
 use common::cluster::slots::{SLOT_COUNT, Slot};
-use redis::{
-    AsyncConnectionConfig, Client, Cmd, RedisError, Value, aio::MultiplexedConnection, cmd, pipe,
-};
+use redis::{AsyncConnectionConfig, Cmd, RedisError, Value, aio::MultiplexedConnection, cmd, pipe};
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
     net::SocketAddr,
@@ -50,6 +49,7 @@ pub struct RoutedClient {
     suspects: HashMap<SocketAddr, Instant>,
     answer: Duration,
     outage: Duration,
+    login: Option<ClientLogin>,
     /// What each attempt that led to another one ended with.
     pub refusals: Refusals,
 }
@@ -65,6 +65,7 @@ impl RoutedClient {
             suspects: HashMap::new(),
             answer: ANSWER,
             outage: OUTAGE,
+            login: None,
             refusals: Refusals::new(),
         }
     }
@@ -73,6 +74,13 @@ impl RoutedClient {
     #[must_use]
     pub fn patient(mut self, answer: Duration, outage: Duration) -> Self {
         (self.answer, self.outage) = (answer, outage);
+        self
+    }
+
+    /// Logs in so.
+    #[must_use]
+    pub fn as_user(mut self, login: Option<ClientLogin>) -> Self {
+        self.login = login;
         self
     }
 
@@ -169,7 +177,7 @@ impl RoutedClient {
     ) -> Result<Value, RedisError> {
         let mut connection = match self.connections.get(&address) {
             Some(connection) => connection.clone(),
-            None => open(address, self.answer).await?,
+            None => open(address, self.answer, self.login.as_ref()).await?,
         };
         self.connections.insert(address, connection.clone());
         if asking {
@@ -183,8 +191,12 @@ impl RoutedClient {
     }
 }
 
-async fn open(address: SocketAddr, answer: Duration) -> Result<MultiplexedConnection, RedisError> {
-    let client = Client::open(format!("redis://{address}"))?;
+async fn open(
+    address: SocketAddr,
+    answer: Duration,
+    login: Option<&ClientLogin>,
+) -> Result<MultiplexedConnection, RedisError> {
+    let client = login::client(&address.to_string(), login)?;
     let config = AsyncConnectionConfig::new()
         .set_connection_timeout(Some(answer))
         .set_response_timeout(Some(answer));
@@ -197,6 +209,7 @@ async fn open(address: SocketAddr, answer: Duration) -> Result<MultiplexedConnec
 pub struct Writer {
     stop: CancellationToken,
     task: JoinHandle<Result<WriterReport>>,
+    login: Option<ClientLogin>,
 }
 
 /// What a writer did and saw.
@@ -204,6 +217,8 @@ pub struct Writer {
 pub struct WriterReport {
     /// Writes that were acknowledged.
     pub acknowledged: u64,
+    /// Attempts that were refused or not answered.
+    pub refusals: Refusals,
     /// The longest time between two acknowledgements.
     pub longest_gap: Duration,
     /// Reads that returned another value than the last acknowledged one.
@@ -215,16 +230,22 @@ pub struct WriterReport {
 impl Writer {
     /// Starts to write numbers that only grow into `keys` keys, and reads each back now and then.
     pub fn start(seeds: Vec<SocketAddr>, keys: u64) -> Self {
+        Self::start_as(None, seeds, keys)
+    }
+
+    /// The same as a user.
+    pub fn start_as(login: Option<ClientLogin>, seeds: Vec<SocketAddr>, keys: u64) -> Self {
         let stop = CancellationToken::new();
-        let task = tokio::spawn(write(RoutedClient::new(seeds), keys, stop.clone()));
-        Self { stop, task }
+        let client = RoutedClient::new(seeds).as_user(login.clone());
+        let task = tokio::spawn(write(client, keys, stop.clone()));
+        Self { stop, task, login }
     }
 
     /// Ends the writer, and then reads every key once more.
     pub async fn end(self, seeds: Vec<SocketAddr>) -> Result<WriterReport> {
         self.stop.cancel();
         let mut report = self.task.await??;
-        let mut client = RoutedClient::new(seeds);
+        let mut client = RoutedClient::new(seeds).as_user(self.login);
         for number in report.values.keys().copied().collect::<Vec<_>>() {
             read(&mut client, number, &mut report).await?;
         }
@@ -254,6 +275,7 @@ async fn write(
         client.send(&key(number), &command).await?;
         report.values.insert(number, (value, value));
         report.acknowledged += 1;
+        report.refusals.clone_from(&client.refusals);
         report.longest_gap = report.longest_gap.max(last.elapsed());
         last = Instant::now();
         if value % 3 == 0 {

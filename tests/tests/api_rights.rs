@@ -6,7 +6,7 @@ use anyhow::{Context, Result, ensure};
 use futures::{StreamExt, TryStreamExt, stream};
 use k8s_openapi::api::{
     authorization::v1::{ResourceAttributes, SubjectAccessReview, SubjectAccessReviewSpec},
-    core::v1::{PersistentVolumeClaim, Pod},
+    core::v1::{PersistentVolumeClaim, Pod, Secret},
 };
 use kube::{
     Api, Client,
@@ -89,7 +89,7 @@ fn rights() -> Vec<Rights> {
         none("", "pods/exec"),
         none("", "pods/log"),
         none("", "pods/portforward"),
-        some("", "secrets", ["", "get", "get"]),
+        some("", "secrets", ["get create update delete", "get", "get"]),
         some("", "services", [applies, "", ""]),
         some("", "configmaps", [applies_and_deletes, "", ""]),
         some("", "serviceaccounts", ["", keeps, ""]),
@@ -455,6 +455,48 @@ async fn the_cluster_controller_changes_only_owner_and_size_of_claims() -> Resul
     server
         .kubectl(&["delete", "storageclass", "rights-grow"], "")
         .await?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn the_cluster_controller_writes_only_secrets_of_own_users() -> Result<()> {
+    let server = installed().await?;
+    let namespace = server.namespace("secrets").await?;
+    let account = server.as_account(SYSTEM, ACCOUNTS[0]).await?;
+    let theirs = Api::<Secret>::namespaced(account.client, &namespace);
+    let secret = |name: &str, cluster: Option<&str>| -> Result<Secret> {
+        let labels = cluster.map(|cluster| json!({crds::LABEL_CLUSTER: cluster}));
+        let metadata = json!({"name": name, "labels": labels});
+        Ok(serde_json::from_value(json!({ "metadata": metadata }))?)
+    };
+    let (post, delete) = (PostParams::default(), DeleteParams::default());
+    for (name, cluster, words) in [
+        ("shop-users", None, "only Secrets with the label"),
+        ("passwords", Some("shop"), "only the Secrets of its own users"),
+        ("shop-users", Some("cart"), "only the Secrets of its own users"),
+        ("shop-user-other", Some("shop"), "only the Secrets of its own users"),
+    ] {
+        let wanted = secret(name, cluster)?;
+        eventually(&format!("{name}: {words}"), async || {
+            let refusal = theirs.create(&post, &wanted).await.err();
+            let refusal = refusal.map(|error| error.to_string());
+            let _ = theirs.delete(name, &delete).await;
+            Ok(refusal.filter(|text| text.contains(words)).map(drop))
+        })
+        .await?;
+    }
+    let names = crds::OwnUser::ALL.map(|user| user.secret_name("shop"));
+    for name in names.into_iter().chain([crds::users_secret_name("shop")]) {
+        let created = theirs.create(&post, &secret(&name, Some("shop"))?).await?;
+        theirs.replace(&name, &post, &created).await?;
+        theirs.delete(&name, &delete).await?;
+    }
+    // A Secret of others is neither changed nor deleted.
+    let of_others = Api::<Secret>::namespaced(server.client.clone(), &namespace);
+    let others = of_others.create(&post, &secret("passwords", None)?).await?;
+    ensure!(theirs.replace("passwords", &post, &others).await.is_err());
+    ensure!(theirs.delete("passwords", &delete).await.is_err());
+    of_others.get("passwords").await?;
     Ok(())
 }
 

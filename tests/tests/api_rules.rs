@@ -10,6 +10,7 @@ use api_rules_support::{
     others::other_creations,
     pods::pod_creations,
     updates::{existing, updates},
+    users::user_creations,
 };
 use common::kubernetes::kstatus::{Kstatus, evaluate};
 use kube::{
@@ -121,7 +122,10 @@ async fn rules_hold_on_the_api_server() -> Result<()> {
         dry_run: true,
         ..PostParams::default()
     };
-    let clusters = cluster_creations().into_iter().chain(pod_creations());
+    let clusters = cluster_creations()
+        .into_iter()
+        .chain(pod_creations())
+        .chain(user_creations());
     for case in clusters.chain(other_creations()) {
         let object: DynamicObject = serde_json::from_value(merged(good(case.kind), &case.change))?;
         wrong.extend(judge(

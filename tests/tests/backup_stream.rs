@@ -18,7 +18,7 @@ use common::{
         location::{Given, SMALLEST_PART},
     },
 };
-use crds::SourceRole;
+use crds::{OwnUser, SourceRole};
 use futures::future::try_join_all;
 use jiff::Timestamp;
 use redis::{Cmd, aio::MultiplexedConnection};
@@ -56,7 +56,7 @@ fn request(store: &ObjectStore, seeds: Seeds, shard: u32, slots: SlotSet) -> Cap
 }
 
 async fn requests(store: &ObjectStore, cluster: &TestCluster) -> Result<Vec<CaptureRequest>> {
-    let seeds = cluster.seeds()?;
+    let seeds = cluster.seeds_as(OwnUser::Backup)?;
     let map = slot_map(&seeds).await?;
     let shards = (0..).zip(map.shards());
     Ok(shards
@@ -150,7 +150,7 @@ async fn three_shards_under_a_running_writer_are_a_complete_backup() -> Result<(
             .await?;
     }
     let stop = CancellationToken::new();
-    let before = slot_map(&cluster.seeds()?).await?;
+    let before = slot_map(&cluster.seeds_as(OwnUser::Backup)?).await?;
     let work = async {
         let requests = requests(&store, &cluster).await?;
         let shards = try_join_all(requests.iter().map(run)).await?;
@@ -158,7 +158,7 @@ async fn three_shards_under_a_running_writer_are_a_complete_backup() -> Result<(
         Ok::<_, anyhow::Error>(shards)
     };
     let (shards, written) = tokio::try_join!(work, write_all_the_time(&cluster, stop.clone()))?;
-    let after = slot_map(&cluster.seeds()?).await?;
+    let after = slot_map(&cluster.seeds_as(OwnUser::Backup)?).await?;
     ensure!(before == after, "the slot map has changed by itself");
     ensure!(written > 0, "the writer did not write");
 
@@ -338,7 +338,7 @@ async fn an_open_slot_is_seen_before_anything_is_captured() -> Result<()> {
     source
         .call::<()>(&format!("CLUSTER SETSLOT 7 MIGRATING {target}"))
         .await?;
-    let error = slot_map(&cluster.seeds()?).await.err();
+    let error = slot_map(&cluster.seeds_as(OwnUser::Backup)?).await.err();
     let error = error.context("settled")?;
     ensure!(
         error.to_string().starts_with("slot 7 is being moved"),

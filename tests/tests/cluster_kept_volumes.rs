@@ -29,8 +29,8 @@ use std::{
 use tests::{
     client::ClusterClient,
     dataset,
-    kubernetes::{ApiServer, api_server},
-    redis::{NODE_TIMEOUT, PodCluster, PodStorage},
+    kubernetes::{ApiServer, api_server, no_users},
+    redis::{MountedUsers, NODE_TIMEOUT, PodCluster, PodStorage},
     replica::{Replica, ReplicaSettings},
     verify,
     wait::within,
@@ -109,7 +109,8 @@ impl Stage {
     async fn new() -> Result<Self> {
         let server = api_server().await?;
         let namespace = server.namespace("kept").await?;
-        let nodes = PodCluster::start_at(addresses(), PodStorage::Volume).await?;
+        let nodes =
+            PodCluster::start_at(addresses(), PodStorage::Volume, MountedUsers::None).await?;
         let collector = collect_garbage(server.client.clone(), namespace.clone());
         Ok(Self {
             collector: tokio::spawn(collector),
@@ -146,7 +147,7 @@ impl Stage {
         let object = json!({
             "apiVersion": "redis.danieldorado.github.io/v1alpha1", "kind": "RedisCluster", "metadata": {"name": "shop"},
             "spec": {"image": "redis", "shards": shards, "replicasPerShard": 0, "config": {"cluster-node-timeout": timeout},
-                     "storage": {"size": "1Gi", "whenDeleted": "Retain"}, "update": {"strategy": "OnDelete"}},
+                     "storage": {"size": "1Gi", "whenDeleted": "Retain"}, "update": {"strategy": "OnDelete"}, "auth": no_users()},
         });
         let object: RedisCluster = serde_json::from_value(object)?;
         self.api().create(&PostParams::default(), &object).await?;

@@ -346,7 +346,7 @@ async fn a_primary_that_refuses_its_replicas_feeds_them_again() -> Result<()> {
     let (cluster, slots) = filled(1, PodStorage::Volume).await?;
     let primary = cluster.server(cluster.primary_of(0).await?);
     primary
-        .call::<()>("ACL SETUSER default -psync -sync")
+        .call::<()>("ACL SETUSER redis-operator-replication -psync")
         .await?;
     let closed: u64 = primary.call("CLIENT KILL TYPE replica").await?;
     ensure!(closed == 1, "{closed} replicas were linked");

@@ -198,7 +198,7 @@ async fn detached(primary: usize) -> Result<(ReshardCluster, usize)> {
     is_attached(&cluster, primary, true).await?;
     let server = cluster.server(primary);
     server
-        .call::<()>("ACL SETUSER default -psync -sync")
+        .call::<()>("ACL SETUSER redis-operator-replication -psync")
         .await?;
     server.call::<u64>("CLIENT KILL TYPE replica").await?;
     is_attached(&cluster, primary, false).await?;
@@ -208,7 +208,8 @@ async fn detached(primary: usize) -> Result<(ReshardCluster, usize)> {
 /// Lets it copy again, by PSYNC: one that falls back to SYNC confirms nothing.
 async fn attach(cluster: &ReshardCluster, primary: usize) -> Result<()> {
     let server = cluster.server(primary);
-    server.call::<()>("ACL SETUSER default +psync").await?;
+    let grant = "ACL SETUSER redis-operator-replication +psync";
+    server.call::<()>(grant).await?;
     is_attached(cluster, primary, true).await
 }
 

@@ -22,7 +22,7 @@ use kube::{
 use serde_json::{Value, json};
 use std::{collections::BTreeMap, time::Duration};
 use tests::{
-    kubernetes::{ApiServer, api_server, status_within},
+    kubernetes::{ApiServer, api_server, no_users, status_within},
     replica::{Replica, ReplicaEnd, ReplicaSettings},
     wait::within,
 };
@@ -76,7 +76,7 @@ impl VolumeStage {
             json!({"size": "1Gi", "storageClassName": self.class, "whenDeleted": when_deleted});
         let object = json!({
             "apiVersion": "redis.danieldorado.github.io/v1alpha1", "kind": "RedisCluster", "metadata": {"name": "shop"},
-            "spec": {"image": "redis", "shards": SHARDS, "replicasPerShard": 1, "storage": storage},
+            "spec": {"image": "redis", "shards": SHARDS, "replicasPerShard": 1, "storage": storage, "auth": no_users()},
         });
         let object: RedisCluster = serde_json::from_value(object)?;
         let object = self.api().create(&PostParams::default(), &object).await?;

@@ -104,7 +104,7 @@ fn path(backup: &Value) -> Result<String> {
 
 async fn into_five(kubectl: &Kubectl) -> Result<()> {
     let source = json!({"backupRef": {"name": "now"}});
-    let spec = json!({"version": scenario::VERSION, "shards": 5, "replicasPerShard": 0});
+    let spec = scenario::cluster_spec(5, 0);
     let target = json!({"newCluster": {"name": "five", "spec": spec}});
     apply(kubectl, &scenario::restore("into-five", &source, &target)).await?;
     let restored = scenario::ended(kubectl, "redisrestore", "into-five").await?;

@@ -5,7 +5,7 @@ use serde_json::json;
 use std::time::{Duration, Instant};
 use tests::{
     kubectl::{Kubectl, holds},
-    scenario::{self, API_VERSION, Area, LIMIT, NODE_TIMEOUT, ScenarioRow, VERSION},
+    scenario::{self, API_VERSION, Area, LIMIT, NODE_TIMEOUT, ScenarioRow},
 };
 
 const CLUSTERS: usize = 20;
@@ -61,9 +61,9 @@ async fn bare(kubectl: &Kubectl) -> Result<Duration> {
 
 /// The time until each cluster says of itself that it is Ready.
 async fn clusters(kubectl: &Kubectl) -> Result<Duration> {
+    let mut spec = scenario::cluster_spec(i32::try_from(SHARDS)?, 0);
+    spec["config"] = json!({"cluster-node-timeout": NODE_TIMEOUT.as_millis().to_string()});
     let objects = names().map(|name| {
-        let spec = json!({"version": VERSION, "shards": SHARDS, "replicasPerShard": 0,
-                          "config": {"cluster-node-timeout": NODE_TIMEOUT.as_millis().to_string()}});
         json!({"apiVersion": API_VERSION, "kind": "RedisCluster", "metadata": {"name": name}, "spec": spec})
             .to_string()
     });

@@ -9,7 +9,7 @@ use tests::{
 };
 
 const NODES: usize = 6;
-const CHILDREN: &str = "statefulsets,services,configmaps,poddisruptionbudgets -l redis.danieldorado.github.io/cluster=shop";
+const CHILDREN: &str = "statefulsets,services,configmaps,secrets,poddisruptionbudgets -l redis.danieldorado.github.io/cluster=shop";
 /// Resident memory of an idle controller stays below this, also after it has worked. Most of it is the program itself.
 const IDLE_BYTES: f64 = 32.0 * 1024.0 * 1024.0;
 /// Reads of the API server that an idle cluster may cost in a minute, in the leaders of all controllers together. (A standby
@@ -40,7 +40,7 @@ async fn an_idle_cluster_costs_next_to_nothing() -> Result<()> {
         children_come_back(kubectl).await?;
         kubectl.run("delete rediscluster shop").await?;
         let gone = async || {
-            let left = "statefulsets,services,configmaps,pods,pvc -l redis.danieldorado.github.io/cluster=shop";
+            let left = "statefulsets,services,configmaps,secrets,pods,pvc -l redis.danieldorado.github.io/cluster=shop";
             Ok(kubectl.list(left).await?.is_empty())
         };
         kubectl
@@ -67,7 +67,7 @@ async fn work(kubectl: &Kubectl) -> Result<()> {
     kubectl.apply(&backup).await?;
     scenario::ended(kubectl, "redisbackup", "now").await?;
     let source = json!({"backupRef": {"name": "now"}});
-    let spec = json!({"version": scenario::VERSION, "shards": 3, "replicasPerShard": 0});
+    let spec = scenario::cluster_spec(3, 0);
     let target = json!({"newCluster": {"name": "copy", "spec": spec}});
     let restore = scenario::restore("copy", &source, &target).to_string();
     kubectl.apply(&restore).await?;

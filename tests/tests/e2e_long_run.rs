@@ -73,7 +73,7 @@ async fn backup(kubectl: &Kubectl) -> Result<String> {
 /// Nothing was made for its cluster, and nothing was written into its objects.
 async fn is_left_alone(kubectl: &Kubectl) -> Result<()> {
     let children = format!(
-        "statefulsets,services,configmaps,poddisruptionbudgets,pods -l {}=shop",
+        "statefulsets,services,configmaps,secrets,poddisruptionbudgets,pods -l {}=shop",
         crds::LABEL_CLUSTER
     );
     let children = kubectl.list(&children).await?;

@@ -8,7 +8,9 @@ use crds::{
 use k8s_openapi::{
     NamespaceResourceScope,
     api::{
-        apps::v1::StatefulSet, coordination::v1::Lease, core::v1::ConfigMap, core::v1::Service,
+        apps::v1::StatefulSet,
+        coordination::v1::Lease,
+        core::v1::{ConfigMap, Secret, Service},
         events::v1::Event,
     },
 };
@@ -163,6 +165,7 @@ async fn another_namespace_is_left_alone() -> Result<()> {
     is_empty::<StatefulSet>(client, &other).await?;
     is_empty::<ConfigMap>(client, &other).await?;
     is_empty::<Service>(client, &other).await?;
+    is_empty::<Secret>(client, &other).await?;
     is_empty::<Lease>(client, &other).await?;
     is_empty::<Event>(client, &other).await?;
     for replica in replicas {

@@ -13,6 +13,7 @@ use common::{
     rdb::{Event, RecordReader},
     storage::{BlockReader, Compression, CompressionPool, S3Cause, StorageError},
 };
+use crds::OwnUser;
 use futures::future::join_all;
 use redis::cmd;
 use restore_controller::{
@@ -637,7 +638,7 @@ async fn a_primary_that_fails_over_is_followed() -> Result<()> {
         Ok(replica.info("role").await? == "master")
     })
     .await?;
-    let nodes = target.seeds()?;
+    let nodes = target.seeds_as(OwnUser::Restore)?;
     eventually("every key is at its slot's primary", async || {
         let Ok(counted) = target::count(&nodes).await else {
             return Ok(false);

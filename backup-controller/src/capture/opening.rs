@@ -4,9 +4,8 @@ use super::{
     CaptureError, CaptureProgress, CaptureRequest,
     source::{self, SourceNode},
 };
-use common::cluster::{
-    endpoint::Endpoint,
-    replication::{Handshake, ReplicationError, ReplicationOptions, ReplicationStream},
+use common::cluster::replication::{
+    Handshake, ReplicationError, ReplicationOptions, ReplicationStream,
 };
 use jiff::Timestamp;
 use std::time::Duration;
@@ -37,7 +36,8 @@ pub async fn open(
         ..ReplicationOptions::default()
     };
     let address = source.choice.address.client();
-    let endpoint = Endpoint::new(address, NODE_TIMEOUT).expecting(source.choice.id);
+    let access = request.seeds.access().expecting(source.choice.id);
+    let endpoint = access.endpoint(address, NODE_TIMEOUT);
     let pending = Handshake::start(&endpoint, options).await?;
     let late = |what| {
         move |after| CaptureError::Late {

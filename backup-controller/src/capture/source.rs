@@ -3,7 +3,7 @@
 use super::CaptureError;
 use crate::select::{Choice, NOT_SERVING, NoSource, SourceCandidate, choose};
 use common::cluster::{
-    endpoint::Endpoint,
+    endpoint::NodeAccess,
     info::ServerInfo,
     reader::{NodeReport, read, read_each},
     seeds::Seeds,
@@ -71,8 +71,9 @@ async fn look(
     let replicas = nodes.filter(|node: &&ClusterNode| {
         node.is_replica() && node.primary == Some(primary_node.id) && !node.is_failing()
     });
-    let primary = ask(primary_node).await;
-    let replicas: Vec<_> = join_all(replicas.map(ask))
+    let access = seeds.access();
+    let primary = ask(primary_node, access).await;
+    let replicas: Vec<_> = join_all(replicas.map(|node| ask(node, access)))
         .await
         .into_iter()
         .flatten()
@@ -139,9 +140,10 @@ struct Asked {
 }
 
 /// What a node says of itself; `None` if it does not answer or another node has its address.
-async fn ask(node: &ClusterNode) -> Option<Asked> {
+async fn ask(node: &ClusterNode, access: &NodeAccess) -> Option<Asked> {
     let address = node.address?;
-    let endpoint = Endpoint::new(address.client(), NODE_TIMEOUT).expecting(node.id);
+    let access = access.expecting(node.id);
+    let endpoint = access.endpoint(address.client(), NODE_TIMEOUT);
     match read(&endpoint).await {
         Ok(report) => Some(Asked {
             candidate: SourceCandidate {

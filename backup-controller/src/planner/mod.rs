@@ -23,7 +23,9 @@ use common::{
     runtime::Runtime,
     storage::{BackupId, Layout, Location},
 };
-use crds::{FINALIZER_ARTIFACTS, RedisBackup, RedisBackupStatus, RedisCluster, S3Location};
+use crds::{
+    FINALIZER_ARTIFACTS, OwnUser, RedisBackup, RedisBackupStatus, RedisCluster, S3Location,
+};
 use jiff::Timestamp;
 use kube::ResourceExt;
 use std::{
@@ -122,7 +124,9 @@ impl Planning for BackupPlanning {
             Question::SlotMap => {
                 let namespace = backup.namespace().unwrap_or_default();
                 let name = &backup.spec.cluster_ref.name;
-                let nodes = access::nodes(&planner.runtime.client, &namespace, name).await?;
+                let nodes =
+                    access::nodes(&planner.runtime.client, &namespace, name, OwnUser::Backup)
+                        .await?;
                 let status = backup.status.as_ref();
                 let uid = status.and_then(|status| status.cluster_uid.as_deref());
                 seen.slot_map = Some(match nodes.seeds(uid) {

@@ -18,7 +18,7 @@ use common::{
     },
     storage::CompressionPool,
 };
-use crds::{RedisBackup, SourceRole};
+use crds::{OwnUser, RedisBackup, SourceRole};
 use kube::Client;
 use order::CaptureOrder;
 use serde_json::{Map, Value};
@@ -54,7 +54,13 @@ impl CapturePath {
 
     async fn prepare(&self, order: &CaptureOrder) -> Result<CaptureRequest, ShardError> {
         let store = self.buckets.open(&order.namespace, &order.storage).await?;
-        let nodes = access::nodes(&self.client, &order.namespace, &order.cluster).await?;
+        let nodes = access::nodes(
+            &self.client,
+            &order.namespace,
+            &order.cluster,
+            OwnUser::Backup,
+        )
+        .await?;
         let seeds = nodes.seeds(order.cluster_uid.as_deref());
         let seeds = seeds.map_err(CaptureError::NoSeeds)?;
         order.pods.get_or_init(|| nodes.pods);

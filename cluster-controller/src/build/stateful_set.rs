@@ -9,8 +9,8 @@ use crate::{
 };
 use crds::{
     ANNOTATION_RESTART_HASH, BUS_PORT, CLAIM, CLIENT_PORT, CONDITION_SERVING, CONTAINER,
-    ENV_ADOPT_VOLUMES, FOLDER_DATA, LABEL_CLUSTER, LABEL_SHARD, headless_service_name,
-    stateful_set_name,
+    ENV_ADOPT_VOLUMES, FOLDER_DATA, FOLDER_USERS, LABEL_CLUSTER, LABEL_SHARD, VOLUME_USERS,
+    headless_service_name, stateful_set_name, users_secret_name,
 };
 use k8s_openapi::{
     api::{
@@ -22,8 +22,8 @@ use k8s_openapi::{
             Capabilities, ConfigMapVolumeSource, Container, ContainerPort, EmptyDirVolumeSource,
             EnvVar, EnvVarSource, ExecAction, Lifecycle, LifecycleHandler, ObjectFieldSelector,
             PersistentVolumeClaim, PersistentVolumeClaimSpec, PodReadinessGate, PodSpec,
-            PodTemplateSpec, Probe, SecurityContext, TCPSocketAction, VolumeMount,
-            VolumeResourceRequirements,
+            PodTemplateSpec, Probe, SecretVolumeSource, SecurityContext, TCPSocketAction,
+            VolumeMount, VolumeResourceRequirements,
         },
     },
     apimachinery::pkg::{
@@ -119,6 +119,14 @@ pub(super) fn pod(cluster: &ValidatedCluster, shard: i32, configuration: &str) -
             volume.empty_dir = Some(EmptyDirVolumeSource::default());
         }));
     }
+    if cluster.mounts_users {
+        volumes.push(volume(VOLUME_USERS, |volume| {
+            volume.secret = Some(SecretVolumeSource {
+                secret_name: Some(users_secret_name(&cluster.shape.name)),
+                ..SecretVolumeSource::default()
+            });
+        }));
+    }
     let mut pod = PodSpec {
         affinity: placement::affinity(cluster, shard),
         topology_spread_constraints: placement::spread_constraints(cluster, shard),
@@ -177,6 +185,14 @@ fn container(cluster: &ValidatedCluster) -> Container {
         protocol: Some("TCP".to_owned()),
         ..ContainerPort::default()
     };
+    let mut mounts = vec![
+        mount(data_volume(cluster), FOLDER_DATA),
+        mount("config", "/config"),
+        mount("tmp", "/tmp"),
+    ];
+    if cluster.mounts_users {
+        mounts.push(mount(VOLUME_USERS, FOLDER_USERS));
+    }
     Container {
         name: CONTAINER.to_owned(),
         image: Some(cluster.server.image.clone()),
@@ -189,11 +205,7 @@ fn container(cluster: &ValidatedCluster) -> Container {
         env: Some(environment(cluster)),
         ports: Some(vec![port("client", CLIENT_PORT), port("bus", BUS_PORT)]),
         resources: cluster.resources.clone(),
-        volume_mounts: Some(vec![
-            mount(data_volume(cluster), FOLDER_DATA),
-            mount("config", "/config"),
-            mount("tmp", "/tmp"),
-        ]),
+        volume_mounts: Some(mounts),
         lifecycle: Some(Lifecycle {
             pre_stop: Some(LifecycleHandler {
                 exec: Some(script("/config/stop.sh")),

@@ -11,16 +11,22 @@ ask() {
   wait "$answer"
   kill "$limit" 2>/dev/null
 }
-nodes=$(ask -h 127.0.0.1 cluster nodes)
-ask -h 127.0.0.1 info replication | tr -d '\r' |
+# Where servers know users: as the one that is for this. A server that does not know it lets clients in without.
+if [ -s /users/probe ]; then
+  REDISCLI_AUTH=$(cat /users/probe)
+  export REDISCLI_AUTH
+  set -- --user redis-operator-probe
+fi
+nodes=$(ask "$@" -h 127.0.0.1 cluster nodes)
+ask "$@" -h 127.0.0.1 info replication | tr -d '\r' |
   sed -n 's/^slave[0-9]*:ip=\([^,]*\),port=\([0-9]*\),state=online.*/\1 \2/p' |
   while read -r ip port; do
-    id=$(ask -h "$ip" -p "$port" cluster myid)
+    id=$(ask "$@" -h "$ip" -p "$port" cluster myid)
     [ -n "$id" ] && echo "$nodes" | grep -q "^$id $ip:$port@" || continue
-    ask -h "$ip" -p "$port" cluster failover | grep -q OK || continue
+    ask "$@" -h "$ip" -p "$port" cluster failover | grep -q OK || continue
     tries=0
     while [ "$tries" -lt 20 ]; do
-      ask -h 127.0.0.1 role | grep -q slave && break 2
+      ask "$@" -h 127.0.0.1 role | grep -q slave && break 2
       tries=$((tries + 1))
       sleep 0.2
     done

@@ -23,6 +23,7 @@ use crate::{
     settings::answer::LiveOutcome,
     status::formed_before,
     trials::{self, Trial},
+    users::{self, UsersReport},
     validate::ValidatedCluster,
     volume_claims,
     volumes::{self, ClaimChange, Claims, Growth},
@@ -48,6 +49,8 @@ pub(super) struct Effects {
     pub(super) changed: Changed,
     /// Settings that were sent.
     pub(super) set: Vec<LiveOutcome>,
+    /// How far the servers have their users.
+    pub(super) users: UsersReport,
 }
 
 /// Acts as far as it is confirmed. The decision that is left knows what the servers answered to settings.
@@ -67,6 +70,14 @@ pub(super) async fn act(
         mut decision,
         confirmed,
     } = seen;
+    let mut users = users::seen(&inputs.users, &decision.observed);
+    if confirmed {
+        context.leadership.ensure()?;
+        let owner = OwnerKey::of(object.as_ref());
+        // Before pods are made that start with them.
+        let next = users::carry_out(context, &owner, &inputs.users, &decision.observed).await;
+        users = failures.keep(next).unwrap_or(users);
+    }
     let mut growth = None;
     // A set that shrinks by a pod in memory does so once that is confirmed; a cluster in memory does not hibernate.
     let may_apply = confirmed || shape.hibernate || !decision.removes_memory(&inputs.sets);
@@ -119,6 +130,7 @@ pub(super) async fn act(
         loss,
         changed,
         set,
+        users,
     };
     let seen = Seen {
         decision,

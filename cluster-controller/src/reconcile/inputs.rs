@@ -10,21 +10,22 @@ use crate::{
     fencing::LastSeenNodes,
     hibernate,
     observe::{self, Observed},
-    pods::Pods,
+    pods::{self, Pods},
     redis::member::Wanted,
     rollout::{self, written},
     sets::ExistingSet,
-    settings::{assess::SettingsGoal, tracker::ClusterAnswers},
+    settings::{assess::SettingsGoal, template::NamedTemplate, tracker::ClusterAnswers},
     status,
     support::VersionSupport,
     trials::{self, Trial},
-    validate::{Shape, ValidatedCluster, validate},
+    users::{self, ClusterUsers, UsersEvidence},
+    validate::{InvalidSpec, Shape, ValidatedCluster, validate},
     volume_claims,
     volumes::Claims,
 };
 use crds::{RedisCluster, RedisVersion};
 use k8s_openapi::jiff::Timestamp;
-use kube::runtime::reflector::ObjectRef;
+use kube::{Resource, runtime::reflector::ObjectRef};
 use std::{collections::BTreeSet, sync::Arc};
 
 /// What is known before the nodes are asked.
@@ -57,6 +58,8 @@ pub(super) struct Inputs {
     pub(super) claims: Claims,
     /// The pods that the cache shows.
     pub(super) pods: Pods,
+    /// The users of the servers.
+    pub(super) users: ClusterUsers,
     moving: bool,
     answers: ClusterAnswers,
 }
@@ -68,9 +71,17 @@ impl Inputs {
         object: Arc<RedisCluster>,
         shape: Shape,
         failures: &mut Failures,
-    ) -> Self {
+    ) -> Result<Self, ReconcileError> {
         let place = (shape.namespace.as_str(), shape.name.as_str());
         let mut cluster = failures.keep(validated(context, &object));
+        let pods = observe::cached(&context.caches.pods, &shape);
+        let sets = children::existing_sets(context, &shape);
+        let users = cluster_users(context, (&object, &shape), (&sets, &pods), failures).await?;
+        context.connections.log_in(place, &users.login);
+        cluster = match cluster {
+            Some(cluster) => failures.keep(cluster.with_users(users.are_mounted())),
+            None => None,
+        };
         let trial = trials::gate(context, &shape, cluster.as_mut());
         if let Some(refused) = trial.decision.gate.error().cloned() {
             failures.push(refused);
@@ -78,9 +89,7 @@ impl Inputs {
         let settings = cluster.as_ref().map(|cluster| {
             SettingsGoal::of(cluster, redis_conf(cluster), trial.configurations.clone())
         });
-        let pods = observe::cached(&context.caches.pods, &shape);
         let claims = volume_claims::cached(context, &shape);
-        let sets = children::existing_sets(context, &shape);
         let wanted = wanted(context, &object, (&shape, cluster.as_ref()), &pods, &claims);
         let mut awaited = None;
         let mut hibernates = shape.hibernate;
@@ -99,7 +108,7 @@ impl Inputs {
             .as_ref()
             .map(|cluster| written(cluster, &trial.name, &trial.templates));
         let names = settings.as_ref().map(|settings| settings.names(&pods));
-        Self {
+        Ok(Self {
             is_to_hibernate: shape.hibernate,
             awaited,
             names: names.unwrap_or_default(),
@@ -119,7 +128,8 @@ impl Inputs {
             written: written.unwrap_or_default(),
             claims,
             pods,
-        }
+            users,
+        })
     }
 
     /// Namespace and name.
@@ -143,6 +153,35 @@ impl Inputs {
     /// What follows from what was observed.
     pub(super) fn decide(&self, observed: Observed) -> Decision {
         decide(&self.goal(), observed, &self.answers, Timestamp::now())
+    }
+}
+
+/// What cannot be read just now is as it was.
+async fn cluster_users(
+    context: &Context,
+    (object, shape): (&RedisCluster, &Shape),
+    (sets, pods): (&[ExistingSet], &Pods),
+    failures: &mut Failures,
+) -> Result<ClusterUsers, ReconcileError> {
+    let templates = children::templates(context, shape);
+    let evidence = UsersEvidence {
+        is_new: !status::formed_before(object) && sets.is_empty() && pods.is_empty(),
+        mounts: pods.values().any(|pod| pods::mounts_users(pod))
+            || templates.values().any(NamedTemplate::mounts_users),
+    };
+    let owner = object.controller_owner_ref(&());
+    let owner = owner.ok_or(InvalidSpec::Incomplete("uid"))?;
+    match users::read(context, object, shape, owner, evidence).await {
+        Ok(users) => Ok(users),
+        Err(error) => {
+            let error = ReconcileError::from(error);
+            let known = users::remembered(context, object, shape);
+            let Some(known) = known else {
+                return Err(error);
+            };
+            failures.push(error);
+            Ok(known)
+        }
     }
 }
 

@@ -59,7 +59,7 @@ impl Reconcile<RedisCluster> for Reconciler {
             context.leadership.ensure()?;
         }
         let mut failures = Failures::default();
-        let inputs = Inputs::read(context, object, shape, &mut failures).await;
+        let inputs = Inputs::read(context, object, shape, &mut failures).await?;
         let Some(seen) = look(context, &inputs, &mut failures).await? else {
             return Ok(Outcome::waiting("AnswerMissed", requeue::SOON));
         };
@@ -81,6 +81,8 @@ impl Reconcile<RedisCluster> for Reconciler {
         self.context.held.forget(namespace, name);
         self.context.connections.forget(namespace, name);
         self.context.settings.forget(namespace, name);
+        self.context.rules.forget(namespace, name);
+        self.context.secrets.forget(namespace, name);
     }
 }
 

@@ -80,6 +80,7 @@ pub(super) async fn report(
         gate,
         settings: &seen.settings,
         loss: effects.loss.as_ref(),
+        users: &effects.users,
     };
     let now = Timestamp::now();
     let newest = status::compute(object, &found, now);
@@ -113,6 +114,9 @@ pub(super) async fn report(
         }
         (Some(error), _) => requeue::failed(error.reason(), &status, &found, now),
         // What the servers answered decides what is next.
+        (None, _) if effects.users.changed && found.is_healthy() => {
+            Outcome::progressing("UsersGiven", requeue::SOON)
+        }
         (None, _) if !effects.set.is_empty() => Outcome::progressing("SettingsSent", requeue::SOON),
         (None, _) => requeue::outcome(&status, &found, now),
     };

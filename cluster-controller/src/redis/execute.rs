@@ -5,9 +5,9 @@ use super::{
     observe::process,
     plan::{Action, Assignment, Peer, Plan, Step},
     survey::Index,
+    users::DEFAULT,
 };
 use common::cluster::{
-    endpoint::Endpoint,
     kept_connections::ClusterConnections,
     node::{COORDINATED_LIMIT, FailoverMode, NodeClient, NodeError},
     slots::{SlotRange, SlotSet},
@@ -95,8 +95,15 @@ impl Nodes<'_> {
 
     /// Whether this node and no other is reached by connecting to the address now: only then other nodes are to connect there.
     async fn prove_address(&self, Peer { id, address }: Peer) -> Result<(), NodeError> {
-        let endpoint = Endpoint::new(address.client(), self.timeout).expecting(id);
+        let endpoint = self.connections.endpoint(address.client(), self.timeout);
+        let endpoint = endpoint.expecting(id);
         NodeClient::connect(&endpoint).await.map(drop)
+    }
+
+    /// As which user replicas log in to a node: its server has known that from its start.
+    fn login_of_replicas(&self, index: Index) -> &'static str {
+        let report = self.members.get(index).and_then(Member::report);
+        report.map_or(DEFAULT, |report| report.users.of_replicas())
     }
 
     /// The proof is of this moment, also where the connection was open already.
@@ -104,7 +111,8 @@ impl Nodes<'_> {
         let mut members = self.members.iter();
         let member = members.find(|one| one.expected.address == Some(address));
         let process = member.and_then(|one| process(&one.expected));
-        let endpoint = Endpoint::new(address.client(), self.timeout).expecting(id);
+        let endpoint = self.connections.endpoint(address.client(), self.timeout);
+        let endpoint = endpoint.expecting(id);
         self.connections.proven(process.as_ref(), &endpoint).await
     }
 }
@@ -159,7 +167,8 @@ async fn act(action: &Action, nodes: Nodes<'_>) -> Result<(), NodeError> {
                 return Ok(());
             };
             let by_range = knows_ranges(nodes.members, *member);
-            assign(&node, ranges, how, by_range).await
+            let replicas = nodes.login_of_replicas(*member);
+            assign(&node, ranges, how, (by_range, replicas)).await
         }
         Action::Meet { member, others, .. } => {
             let Some(node) = nodes.connect(*member).await? else {
@@ -181,7 +190,8 @@ async fn act(action: &Action, nodes: Nodes<'_>) -> Result<(), NodeError> {
                 return Ok(());
             }
             let by_range = knows_ranges(nodes.members, *member);
-            claim(&node, unheard, by_range).await
+            let replicas = nodes.login_of_replicas(*member);
+            claim(&node, unheard, (by_range, replicas)).await
         }
         Action::HandOver { to, .. } => {
             let Some(node) = nodes.connect(*to).await? else {
@@ -193,7 +203,7 @@ async fn act(action: &Action, nodes: Nodes<'_>) -> Result<(), NodeError> {
             let Some(node) = nodes.connect(*member).await? else {
                 return Ok(());
             };
-            admit(&node).await
+            admit(&node, nodes.login_of_replicas(*member)).await
         }
         Action::Replicate {
             member,
@@ -203,7 +213,7 @@ async fn act(action: &Action, nodes: Nodes<'_>) -> Result<(), NodeError> {
             let Some(node) = nodes.connect(*member).await? else {
                 return Ok(());
             };
-            admit(&node).await?;
+            admit(&node, nodes.login_of_replicas(*member)).await?;
             if let Some(formation_node_timeout) = formation_node_timeout {
                 set_node_timeout(&node, *formation_node_timeout).await?;
             }
@@ -269,25 +279,21 @@ fn knows_ranges(members: &[Member], index: Index) -> bool {
 
 /// A node that starts without a memory of its own (no nodes.conf) refuses to feed replicas until it has been given a role: the
 /// replica of a primary that has come back empty at the same address must not copy the emptiness. See `build::start_script`.
-fn admission() -> Cmd {
+fn admission(user: &str) -> Cmd {
     let mut command = cmd("ACL");
-    command
-        .arg("SETUSER")
-        .arg("default")
-        .arg("+psync")
-        .arg("+sync");
+    command.arg("SETUSER").arg(user).arg("+psync");
     command
 }
 
-async fn admit(node: &NodeClient) -> Result<(), NodeError> {
-    node.ask("ACL SETUSER", &admission()).await
+async fn admit(node: &NodeClient, replicas: &str) -> Result<(), NodeError> {
+    node.ask("ACL SETUSER", &admission(replicas)).await
 }
 
 async fn assign(
     node: &NodeClient,
     ranges: &[SlotRange],
     how: &Assignment,
-    by_range: bool,
+    (by_range, replicas): (bool, &str),
 ) -> Result<(), NodeError> {
     let mut commands = pipe();
     match how {
@@ -317,13 +323,17 @@ async fn assign(
             commands.cmd("CLUSTER").arg("BUMPEPOCH");
         }
     }
-    admit(node).await?;
+    admit(node, replicas).await?;
     let _replies: Vec<redis::Value> = node.ask_all("CLUSTER ADDSLOTS", &commands).await?;
     Ok(())
 }
 
 /// Claims slots that the node's own table may list with others. A server answers a takeover once it is a primary.
-async fn claim(node: &NodeClient, slots: &[SlotRange], by_range: bool) -> Result<(), NodeError> {
+async fn claim(
+    node: &NodeClient,
+    slots: &[SlotRange],
+    (by_range, replicas): (bool, &str),
+) -> Result<(), NodeError> {
     let view = view(node).await?;
     let wanted: SlotSet = slots.iter().copied().collect();
     let missing = wanted.difference(&view.myself().slots);
@@ -335,7 +345,7 @@ async fn claim(node: &NodeClient, slots: &[SlotRange], by_range: bool) -> Result
     let how = Assignment::Restored {
         listed: listed.intersection(&missing).ranges(),
     };
-    assign(node, &missing.ranges(), &how, by_range).await
+    assign(node, &missing.ranges(), &how, (by_range, replicas)).await
 }
 
 fn add(commands: &mut Pipeline, what: &str, ranges: &[SlotRange], by_range: bool) {

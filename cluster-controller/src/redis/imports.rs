@@ -21,7 +21,7 @@ pub async fn find_imports(
     timeout: Duration,
 ) {
     for member in members {
-        let asked = proven(member, timeout).filter(|_| may_import(member));
+        let asked = proven(member, connections, timeout).filter(|_| may_import(member));
         let Some((process, endpoint)) = asked else {
             continue;
         };

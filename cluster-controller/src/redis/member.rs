@@ -1,5 +1,6 @@
 //! The members of a cluster and what each of them says.
 
+use super::users::ReportedUsers;
 use common::cluster::{
     info::{PersistenceInfo, ReplicationInfo, ServerInfo},
     slots::SlotSet,
@@ -350,6 +351,8 @@ pub struct Report {
     pub proof: String,
     /// Whether replicas may copy it. One that was started without a role of its own lets none.
     pub feeds: bool,
+    /// Its users.
+    pub users: ReportedUsers,
     /// Slots that no node claims and of which it has keys. None: it was not asked, as it is while every slot is claimed.
     pub unserved: Option<SlotSet>,
     /// Keys that it has of slots which others serve, as far as it was asked.

@@ -17,3 +17,4 @@ pub mod strays;
 pub mod successor;
 pub mod survey;
 pub mod unserved;
+pub mod users;

@@ -1,6 +1,9 @@
 //! Asks every node for its own view: all at once, each in one round trip, each within a short time, over connections that are kept.
 
-use super::member::{Answer, ExpectedNode, Member, Report, WriteRefusal};
+use super::{
+    member::{Answer, ExpectedNode, Member, Report, WriteRefusal},
+    users::{self, PasswordHash, ReportedUsers},
+};
 use common::cluster::{
     endpoint::Endpoint,
     kept_connections::{ClusterConnections, ServerProcess},
@@ -21,12 +24,13 @@ const CONCURRENCY: usize = 64;
 /// each node; a larger cluster is looked at less often.
 const MOST_KEPT: usize = 100;
 /// What is asked of the configuration. In `syslog-ident` the start script puts namespace, name and uid of the pod.
-const SETTINGS: [&str; 5] = [
+const SETTINGS: [&str; 6] = [
     "cluster-node-timeout",
     "syslog-ident",
     "min-replicas-to-write",
     "min-replicas-max-lag",
     "save",
+    "masterauth",
 ];
 
 /// Asks every expected node. The members come in the same order.
@@ -80,9 +84,13 @@ pub fn process(expected: &ExpectedNode) -> Option<ServerProcess> {
 }
 
 /// How the node that answered for a member is asked again: by no connection but one that has proven to lead to that node.
-pub fn proven(member: &Member, timeout: Duration) -> Option<(Option<ServerProcess>, Endpoint)> {
+pub fn proven(
+    member: &Member,
+    connections: &ClusterConnections,
+    timeout: Duration,
+) -> Option<(Option<ServerProcess>, Endpoint)> {
     let report = member.report()?;
-    let endpoint = Endpoint::new(member.expected.address?.client(), timeout);
+    let endpoint = connections.endpoint(member.expected.address?.client(), timeout);
     Some((process(&member.expected), endpoint.expecting(report.id())))
 }
 
@@ -97,7 +105,7 @@ async fn ask(
         return Answer::Absent("it has no address".to_owned());
     };
     // Connecting and the answer each have this bound already; together they have it once more.
-    let endpoint = Endpoint::new(address.client(), timeout);
+    let endpoint = connections.endpoint(address.client(), timeout);
     let question = |client: NodeClient| async move { report(&client, asked).await };
     let answer = connections.ask(process.as_ref(), &endpoint, question);
     match tokio::time::timeout(timeout * 2, answer).await {
@@ -148,18 +156,19 @@ async fn report(client: &NodeClient, asked: Asked<'_>) -> Result<Option<Report>,
             snapshots: !value("save").is_empty(),
         },
         proof: value("syslog-ident").to_owned(),
-        feeds: !users.iter().any(|user| refuses_replicas(user)),
+        feeds: users::feeds(&users),
+        users: ReportedUsers {
+            copies_with: Some(value("masterauth"))
+                .filter(|password| !password.is_empty())
+                .map(PasswordHash::of),
+            ..ReportedUsers::of(&users)
+        },
         unserved: None,
         strays: 0,
         imports: false,
         settings: reported(&settings, asked.settings),
         used_memory: node.used_memory,
     }))
-}
-
-/// Whether replicas log in as this user and are not allowed to copy: so the start script leaves a server without a role.
-fn refuses_replicas(user: &str) -> bool {
-    user.starts_with("user default ") && user.split(' ').any(|rule| rule == "-psync")
 }
 
 /// The settings of these names that the server knows.

@@ -107,7 +107,7 @@ pub async fn count_strays(
     let asked = tracker.recall(place, members, now);
     let questions: Vec<Question> = asked
         .into_iter()
-        .filter_map(|index| Question::to(index, members.get(index)?, timeout))
+        .filter_map(|index| Question::to((index, members.get(index)?), connections, timeout))
         .collect();
     let counts: Vec<(Question, Option<u64>)> = stream::iter(questions)
         .map(|question| async {
@@ -139,9 +139,13 @@ struct Question {
 }
 
 impl Question {
-    fn to(index: usize, member: &Member, timeout: Duration) -> Option<Self> {
+    fn to(
+        (index, member): (usize, &Member),
+        connections: &ClusterConnections,
+        timeout: Duration,
+    ) -> Option<Self> {
         let report = member.report()?;
-        let (process, endpoint) = proven(member, timeout)?;
+        let (process, endpoint) = proven(member, connections, timeout)?;
         let others = SlotSet::full().difference(&report.own().slots);
         Some(Self {
             index,

@@ -35,7 +35,7 @@ pub async fn count_unserved(
     }
     let questions: Vec<Option<Question>> = members
         .iter()
-        .map(|member| question(member, timeout))
+        .map(|member| question(member, connections, timeout))
         .collect();
     let counts: Vec<Option<SlotSet>> = stream::iter(questions)
         .map(|question| async {
@@ -58,10 +58,14 @@ pub async fn count_unserved(
 type Question = (Option<ServerProcess>, Endpoint);
 
 /// Where a primary with keys is asked. Another node has nothing to count.
-fn question(member: &Member, timeout: Duration) -> Option<Question> {
+fn question(
+    member: &Member,
+    connections: &ClusterConnections,
+    timeout: Duration,
+) -> Option<Question> {
     let report = member.report()?;
     let has_keys = report.own().is_primary() && report.keys > 0;
-    proven(member, timeout).filter(|_| has_keys)
+    proven(member, connections, timeout).filter(|_| has_keys)
 }
 
 async fn count(

@@ -32,6 +32,7 @@ fn answer(info: &str, nodes: &str) -> Answer {
         node_timeout: Duration::from_secs(5),
         proof: String::new(),
         feeds: true,
+        users: crate::redis::users::ReportedUsers::default(),
         unserved: None,
         strays: 0,
         imports: false,

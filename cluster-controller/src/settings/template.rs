@@ -50,6 +50,12 @@ impl NamedTemplate {
         &self.set.spec.template
     }
 
+    /// Whether its pods start with users.
+    pub fn mounts_users(&self) -> bool {
+        let pod = self.whole().spec.as_ref();
+        pod.is_some_and(pods::has_users)
+    }
+
     /// `namespace/name` of the RedisCluster whose volumes the pods may take over.
     pub fn adopts(&self) -> Option<&str> {
         pods::adopts(self.whole().spec.as_ref()?)

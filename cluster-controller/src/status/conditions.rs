@@ -4,6 +4,7 @@ use super::{
     HIBERNATING, StatusInputs,
     configuration::{config_applied, kept_back},
     failure_sentence,
+    users::users_applied,
 };
 use crate::{
     pods::{ends_for_memory, is_ready},
@@ -39,6 +40,7 @@ pub(super) fn conditions(formed_before: bool, found: &StatusInputs<'_>) -> Vec<C
         up_to_date(found),
         supported(found),
         config_applied(found),
+        users_applied(found.users),
         paused(found),
     ];
     all.extend(volumes);

@@ -4,6 +4,7 @@
 mod conditions;
 mod configuration;
 mod hibernation;
+mod users;
 
 pub use crate::checkpoint::formed_before;
 use crate::{
@@ -20,6 +21,7 @@ use crate::{
     },
     rollout::Rollout,
     settings::{assess::ClusterSettings, trial::Gate},
+    users::UsersReport,
     validate::{InvalidSpec, Shape, ValidatedCluster, takeover_annotation},
     volumes::Growth,
 };
@@ -149,6 +151,8 @@ pub struct StatusInputs<'a> {
     pub settings: &'a ClusterSettings,
     /// Keys that are about to be given up.
     pub loss: Option<&'a LossStatus>,
+    /// How far the servers have their users.
+    pub users: &'a UsersReport,
 }
 
 impl StatusInputs<'_> {
@@ -215,6 +219,7 @@ pub fn compute(
         nodes: nodes(found, &last_seen_before(object)),
         takeover_done: takeover_done(object, found),
         last_loss: found.loss.cloned().or(old.last_loss),
+        authentication: found.users.authentication,
         conditions,
     }
 }

@@ -107,6 +107,7 @@ fn member(index: usize) -> Member {
             refusal: WriteRefusal::default(),
             proof: String::new(),
             feeds: true,
+            users: crate::redis::users::ReportedUsers::default(),
             unserved: None,
             strays: 0,
             imports: false,
@@ -240,6 +241,7 @@ fn explain(
         gate: &Gate::Open,
         settings: &ClusterSettings::default(),
         loss: None,
+        users: &UsersReport::default(),
     };
     let status = compute(object, &found, now);
     let outcome = match found.failure {

@@ -80,6 +80,8 @@ pub struct ValidatedCluster {
     pub restart_hash: String,
     /// The same with the settings, as earlier versions of the controller wrote it.
     pub former_hash: String,
+    /// Whether the pods start with users.
+    pub mounts_users: bool,
     /// What the StatefulSets name and keep, by shard, while a new configuration has not been tried or is refused. Empty: they get what
     /// is wanted.
     pub held: NamedTemplates,
@@ -100,6 +102,14 @@ impl ValidatedCluster {
         (Cow::Owned(kept), Some(&held.configuration))
     }
 
+    /// The cluster with pods that start with users, or without.
+    pub fn with_users(mut self, mounts_users: bool) -> Result<Self, InvalidSpec> {
+        self.mounts_users = mounts_users;
+        self.restart_hash = self.hash(&BTreeMap::new())?;
+        self.former_hash = self.hash(&self.config)?;
+        Ok(self)
+    }
+
     /// The hash of what a running server only takes in by a restart, with these settings.
     fn hash(&self, config: &BTreeMap<String, String>) -> Result<String, InvalidSpec> {
         let (more, placement) = (&self.pod_template, &self.placement);
@@ -110,6 +120,7 @@ impl ValidatedCluster {
             config,
             pod_template: Some(more).filter(|more| **more != PodTemplate::default()),
             placement: Some(placement).filter(|one| **one != PlacementPolicy::default()),
+            users: self.mounts_users.then_some(true),
         };
         canonical_hash(&inputs).map_err(|error| InvalidSpec::Resources(error.to_string()))
     }
@@ -164,6 +175,9 @@ struct RestartInputs<'a> {
     /// None where it is the usual one.
     #[serde(skip_serializing_if = "Option::is_none")]
     placement: Option<&'a PlacementPolicy>,
+    /// None where the pods start without users.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    users: Option<bool>,
 }
 
 /// What the user has to change.
@@ -277,7 +291,7 @@ pub fn takeover_annotation(cluster: &RedisCluster) -> Option<&str> {
 }
 
 /// `30s`, `5m` or `1h`.
-fn seconds(text: &str) -> Option<Duration> {
+pub fn seconds(text: &str) -> Option<Duration> {
     let (number, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
     let factor = match unit {
         "s" => 1,
@@ -311,7 +325,7 @@ pub fn validate(
     }
     let pod_template = spec.pod_template.clone().unwrap_or_default();
     let has_maxmemory = spec.config.contains_key("maxmemory");
-    let mut cluster = ValidatedCluster {
+    let cluster = ValidatedCluster {
         shape,
         owner,
         server,
@@ -335,11 +349,10 @@ pub fn validate(
             .then_some(spec.pod_disruption_budget.max_unavailable),
         restart_hash: String::new(),
         former_hash: String::new(),
+        mounts_users: false,
         held: NamedTemplates::new(),
     };
-    cluster.restart_hash = cluster.hash(&BTreeMap::new())?;
-    cluster.former_hash = cluster.hash(&cluster.config)?;
-    Ok(cluster)
+    cluster.with_users(false)
 }
 
 /// An annotation without a value is none: the API server keeps no empty value in a template.

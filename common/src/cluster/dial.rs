@@ -1,7 +1,7 @@
 //! The only place that opens a connection to a node: connects, logs in, and proves which node answers.
 
 use super::{
-    endpoint::{Endpoint, ExpectedIdentity, NodeCredentials},
+    endpoint::{Endpoint, ExpectedIdentity, Login, NodeCredentials},
     error::NodeError,
     resp::{CommandWriter, Reply, ReplyDecoder},
     topology::NodeId,
@@ -53,11 +53,9 @@ pub async fn dial(endpoint: &Endpoint) -> Result<NodeStream, NodeError> {
         received: BytesMut::new(),
         decoder: ReplyDecoder::new(LONGEST_REPLY),
     };
-    if let Some(credentials) = endpoint.credentials() {
-        timeout_at(deadline, line.log_in(credentials))
-            .await
-            .map_err(|_| late("answer AUTH"))??;
-    }
+    timeout_at(deadline, line.enter(endpoint.login()))
+        .await
+        .map_err(|_| late("answer AUTH"))??;
     if *endpoint.expected() != ExpectedIdentity::Any {
         let found = timeout_at(deadline, line.identity())
             .await
@@ -94,6 +92,18 @@ struct Greeting {
 }
 
 impl Greeting {
+    /// A server that does not know the user, or its password, leaves the connection as it was: that of the user `default`.
+    async fn enter(&mut self, login: &Login) -> Result<(), NodeError> {
+        match login {
+            Login::None => Ok(()),
+            Login::Required(credentials) => self.log_in(credentials).await,
+            Login::Optional(credentials) => match self.log_in(credentials).await {
+                Err(NodeError::Unauthenticated { code, .. }) if code == "WRONGPASS" => Ok(()),
+                entered => entered,
+            },
+        }
+    }
+
     /// Names the user always: a server that asks for no password accepts any of the user `default`, so a password can be
     /// given to the clients before it is given to the servers.
     async fn log_in(&mut self, credentials: &NodeCredentials) -> Result<(), NodeError> {

@@ -6,7 +6,7 @@
 //! client, the replication stream and the connections of a replay take the `NodeStream` that was dialled, and never a socket.
 
 use super::topology::NodeId;
-use secrecy::SecretString;
+use secrecy::{ExposeSecret, SecretString};
 use std::{collections::BTreeSet, fmt, net::SocketAddr, sync::Arc, time::Duration};
 
 /// A user of the servers and its password.
@@ -31,11 +31,68 @@ impl NodeCredentials {
     }
 }
 
+impl PartialEq for NodeCredentials {
+    fn eq(&self, other: &Self) -> bool {
+        let password = self.password.expose_secret();
+        self.username == other.username && password == other.password.expose_secret()
+    }
+}
+
+impl Eq for NodeCredentials {}
+
 impl fmt::Debug for NodeCredentials {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         out.debug_struct("NodeCredentials")
             .field("username", &self.username)
             .finish_non_exhaustive()
+    }
+}
+
+/// How to log in to the servers of a cluster.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Login {
+    /// Not at all: their user `default` may do everything.
+    #[default]
+    None,
+    /// As this user. A server that refuses it gets no command.
+    Required(NodeCredentials),
+    /// As this user; not at all where the server does not know it, because its users come or go just now.
+    Optional(NodeCredentials),
+}
+
+impl Login {
+    /// User and password, if there are any.
+    pub fn credentials(&self) -> Option<&NodeCredentials> {
+        match self {
+            Self::None => None,
+            Self::Required(credentials) | Self::Optional(credentials) => Some(credentials),
+        }
+    }
+}
+
+/// How the nodes of a cluster are recognized: by logging in, and by their ids.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct NodeAccess {
+    /// How to log in.
+    pub login: Login,
+    /// Which nodes count.
+    pub expected: ExpectedIdentity,
+}
+
+impl NodeAccess {
+    /// The same login, for these nodes only.
+    #[must_use]
+    pub fn expecting(&self, expected: impl Into<ExpectedIdentity>) -> Self {
+        Self {
+            login: self.login.clone(),
+            expected: expected.into(),
+        }
+    }
+
+    /// One of the nodes, at this address. `timeout` bounds the connecting and each answer.
+    pub fn endpoint(&self, address: SocketAddr, timeout: Duration) -> Endpoint {
+        let endpoint = Endpoint::new(address, timeout).with_login(self.login.clone());
+        endpoint.expecting(self.expected.clone())
     }
 }
 
@@ -88,7 +145,7 @@ impl fmt::Display for ExpectedIdentity {
 #[derive(Clone, Debug)]
 pub struct Endpoint {
     address: SocketAddr,
-    credentials: Option<NodeCredentials>,
+    login: Login,
     expected: ExpectedIdentity,
     timeout: Duration,
     answer_timeout: Duration,
@@ -100,7 +157,7 @@ impl Endpoint {
     pub fn new(address: SocketAddr, timeout: Duration) -> Self {
         Self {
             address,
-            credentials: None,
+            login: Login::None,
             expected: ExpectedIdentity::Any,
             timeout,
             answer_timeout: timeout,
@@ -110,10 +167,13 @@ impl Endpoint {
     /// Logs in with these credentials.
     #[must_use]
     pub fn with_credentials(self, credentials: NodeCredentials) -> Self {
-        Self {
-            credentials: Some(credentials),
-            ..self
-        }
+        self.with_login(Login::Required(credentials))
+    }
+
+    /// Logs in so.
+    #[must_use]
+    pub fn with_login(self, login: Login) -> Self {
+        Self { login, ..self }
     }
 
     /// Refuses a connection to any other node.
@@ -145,9 +205,14 @@ impl Endpoint {
         self.address
     }
 
-    /// How to log in, if the server asks for it.
+    /// How to log in.
+    pub fn login(&self) -> &Login {
+        &self.login
+    }
+
+    /// User and password, if it logs in.
     pub fn credentials(&self) -> Option<&NodeCredentials> {
-        self.credentials.as_ref()
+        self.login.credentials()
     }
 
     /// Which node may answer.

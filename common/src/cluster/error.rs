@@ -219,10 +219,10 @@ fn code(error: &RedisError) -> Option<String> {
 fn unauthenticated(username: Option<&str>, code: &str) -> String {
     match username {
         Some(user) => format!(
-            "refuses the credentials of user {user:?} ({code}): compare user and password with ACL LIST on the server"
+            "refuses user {user:?} ({code}): another cluster's server answers there, or the user was changed by hand; if all refuse it, delete the pods one at a time, replicas first"
         ),
         None => format!(
-            "asks for a password ({code}): clusters with passwords are not supported yet; remove it with CONFIG SET requirepass"
+            "asks for a user and a password ({code}): the cluster has no users; give it some with spec.auth, or remove the password with CONFIG SET requirepass"
         ),
     }
 }

@@ -9,7 +9,7 @@
 //! is cut from a connection that only this side believes in.
 
 use super::{
-    endpoint::Endpoint,
+    endpoint::{Endpoint, Login, NodeAccess},
     node::{NodeClient, NodeError},
 };
 use futures::future::{Either, select};
@@ -56,6 +56,7 @@ type Key = (String, String);
 
 struct KeptConnection {
     client: NodeClient,
+    login: Login,
     since: Instant,
 }
 
@@ -63,20 +64,35 @@ struct KeptConnection {
 #[derive(Default)]
 pub struct KeptConnections {
     clusters: Mutex<HashMap<Key, HashMap<ServerProcess, KeptConnection>>>,
+    logins: Mutex<HashMap<Key, Login>>,
 }
 
 impl KeptConnections {
     /// Those of one cluster.
     pub fn of(self: &Arc<Self>, (namespace, name): (&str, &str)) -> ClusterConnections {
+        let cluster = (namespace.to_owned(), name.to_owned());
+        let login = self.logins().get(&cluster).cloned().unwrap_or_default();
         ClusterConnections {
             all: Arc::clone(self),
-            cluster: (namespace.to_owned(), name.to_owned()),
+            cluster,
+            access: NodeAccess {
+                login,
+                ..NodeAccess::default()
+            },
         }
+    }
+
+    /// From now on, connections to a cluster log in so.
+    pub fn log_in(&self, (namespace, name): (&str, &str), login: &Login) {
+        let cluster = (namespace.to_owned(), name.to_owned());
+        self.logins().insert(cluster, login.clone());
     }
 
     /// Closes those of a cluster that is gone.
     pub fn forget(&self, namespace: &str, name: &str) {
-        self.lock().remove(&(namespace.to_owned(), name.to_owned()));
+        let cluster = (namespace.to_owned(), name.to_owned());
+        self.lock().remove(&cluster);
+        self.logins().remove(&cluster);
     }
 
     /// Closes all.
@@ -102,6 +118,10 @@ impl KeptConnections {
         self.len() == 0
     }
 
+    fn logins(&self) -> MutexGuard<'_, HashMap<Key, Login>> {
+        self.logins.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn lock(&self) -> MutexGuard<'_, HashMap<Key, HashMap<ServerProcess, KeptConnection>>> {
         self.clusters.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -118,9 +138,22 @@ impl KeptConnection {
 pub struct ClusterConnections {
     all: Arc<KeptConnections>,
     cluster: Key,
+    access: NodeAccess,
 }
 
 impl ClusterConnections {
+    /// Those of a cluster that is the only one.
+    pub fn alone(login: &Login) -> Self {
+        let all = Arc::<KeptConnections>::default();
+        all.log_in(("", ""), login);
+        all.of(("", ""))
+    }
+
+    /// How a node of the cluster is reached; which one is not asked. `timeout` bounds the connecting and each answer.
+    pub fn endpoint(&self, address: SocketAddr, timeout: Duration) -> Endpoint {
+        self.access.endpoint(address, timeout)
+    }
+
     /// Closes those to other processes than these: their pods are gone, or have other addresses.
     pub fn retain(&self, processes: &HashSet<ServerProcess>) {
         let mut clusters = self.all.lock();
@@ -138,11 +171,16 @@ impl ClusterConnections {
         let mut clusters = self.all.lock();
         let all: usize = clusters.values().map(HashMap::len).sum();
         let kept = clusters.entry(self.cluster.clone()).or_default();
+        let new = KeptConnection {
+            client,
+            login: self.access.login.clone(),
+            since: now,
+        };
         match kept.get_mut(&process) {
             Some(one) if one.is_usable(now) => {}
-            Some(one) => *one = KeptConnection { client, since: now },
+            Some(one) => *one = new,
             None if all < MOST => {
-                kept.insert(process, KeptConnection { client, since: now });
+                kept.insert(process, new);
             }
             None => {}
         }
@@ -159,7 +197,9 @@ impl ClusterConnections {
     fn kept(&self, process: &ServerProcess) -> Option<NodeClient> {
         let mut clusters = self.all.lock();
         let kept = clusters.get_mut(&self.cluster)?;
-        let usable = kept.get(process)?.is_usable(Instant::now());
+        let one = kept.get(process)?;
+        // One that was opened by an earlier password, or by none, is not ours to keep.
+        let usable = one.is_usable(Instant::now()) && one.login == self.access.login;
         if !usable {
             kept.remove(process);
         }

@@ -5,7 +5,7 @@
 //! cluster's.
 
 use super::{
-    endpoint::{Endpoint, ExpectedIdentity},
+    endpoint::{Endpoint, ExpectedIdentity, Login, NodeAccess},
     topology::NodeId,
 };
 use std::{collections::BTreeSet, net::SocketAddr, sync::Arc, time::Duration};
@@ -14,7 +14,7 @@ use std::{collections::BTreeSet, net::SocketAddr, sync::Arc, time::Duration};
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Seeds {
     addresses: Arc<[SocketAddr]>,
-    members: Arc<BTreeSet<NodeId>>,
+    access: NodeAccess,
 }
 
 /// Why a cluster cannot be asked.
@@ -47,10 +47,15 @@ impl Seeds {
         if members.is_empty() {
             return Err(NoSeeds::NoNodes);
         }
-        Ok(Self {
-            addresses,
-            members: Arc::new(members),
-        })
+        let access = NodeAccess::default().expecting(Arc::new(members));
+        Ok(Self { addresses, access })
+    }
+
+    /// Logs in so.
+    #[must_use]
+    pub fn with_login(mut self, login: Login) -> Self {
+        self.access.login = login;
+        self
     }
 
     /// Where nodes of the cluster may be.
@@ -58,18 +63,20 @@ impl Seeds {
         &self.addresses
     }
 
+    /// How nodes of the cluster are recognized.
+    pub fn access(&self) -> &NodeAccess {
+        &self.access
+    }
+
     /// Which nodes count.
     pub fn expected(&self) -> ExpectedIdentity {
-        ExpectedIdentity::OneOf(Arc::clone(&self.members))
+        self.access.expected.clone()
     }
 
     /// Connections that lead to nodes of the cluster only. `timeout` bounds the connecting and each answer.
     pub fn endpoints(&self, timeout: Duration) -> Vec<Endpoint> {
-        let endpoint = |address: &SocketAddr| Endpoint::new(*address, timeout);
-        let endpoints = self.addresses.iter().map(endpoint);
-        endpoints
-            .map(|endpoint| endpoint.expecting(self.expected()))
-            .collect()
+        let endpoint = |address: &SocketAddr| self.access.endpoint(*address, timeout);
+        self.addresses.iter().map(endpoint).collect()
     }
 }
 

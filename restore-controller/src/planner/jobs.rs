@@ -11,7 +11,7 @@ use common::{
     claims::jobs::{JobFailure, JobRecord, JobResult},
     cluster::slot_map::NotSettled,
 };
-use crds::RedisRestore;
+use crds::{OwnUser, RedisRestore};
 use jiff::Timestamp;
 use kube::{Client, ResourceExt};
 use std::sync::Arc;
@@ -76,7 +76,7 @@ async fn verify(
     origin: Origin,
     walks: Walks,
 ) -> JobResult<Verified> {
-    let nodes = access::nodes(&client, &namespace, &cluster).await;
+    let nodes = access::nodes(&client, &namespace, &cluster, OwnUser::Restore).await;
     let nodes = nodes.map_err(AccessError::from)?;
     let not_counted = |error: NotSettled| JobFailure {
         reason: "TargetNotSettled",

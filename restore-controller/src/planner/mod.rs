@@ -19,7 +19,7 @@ use common::{
     },
     kubernetes::{call::ApiError, outcome::Outcome},
 };
-use crds::{RedisRestore, RedisRestoreStatus};
+use crds::{OwnUser, RedisRestore, RedisRestoreStatus};
 use jiff::Timestamp;
 use kube::ResourceExt;
 use std::{
@@ -116,7 +116,9 @@ impl Planning for RestorePlanning {
             Question::Target => {
                 let namespace = restore.namespace().unwrap_or_default();
                 let client = &planner.runtime.client;
-                let nodes = access::nodes(client, &namespace, target_name(restore)).await?;
+                let nodes =
+                    access::nodes(client, &namespace, target_name(restore), OwnUser::Restore)
+                        .await?;
                 seen.target = Some(match nodes.seeds(None) {
                     Ok(seeds) => target::look(&seeds).await,
                     Err(error) => Err(error.into()),

@@ -8,7 +8,7 @@ use super::{
 use bytes::{Buf, BytesMut};
 use common::cluster::{
     dial::{NodeStream, dial},
-    endpoint::{Endpoint, ExpectedIdentity},
+    endpoint::NodeAccess,
     node::NodeError,
 };
 use std::{collections::VecDeque, io, net::SocketAddr, time::Duration};
@@ -74,7 +74,7 @@ pub enum NodeConnectionError {
 pub async fn run(
     connection: usize,
     address: SocketAddr,
-    members: ExpectedIdentity,
+    members: NodeAccess,
     mut queue: mpsc::Receiver<CommandBatch>,
     reports: mpsc::Sender<ConnectionEvent>,
 ) {
@@ -110,9 +110,9 @@ pub async fn run(
 
 async fn connect(
     address: SocketAddr,
-    members: ExpectedIdentity,
+    members: NodeAccess,
 ) -> Result<NodeStream, NodeConnectionError> {
-    let endpoint = Endpoint::new(address, CONNECT_TIMEOUT).expecting(members);
+    let endpoint = members.endpoint(address, CONNECT_TIMEOUT);
     dial(&endpoint).await.map_err(NodeConnectionError::Connect)
 }
 

@@ -7,7 +7,7 @@ use super::{
     routes::Routes,
 };
 use common::cluster::{
-    endpoint::ExpectedIdentity,
+    endpoint::NodeAccess,
     slots::{SLOT_COUNT, Slot},
 };
 use std::{collections::VecDeque, net::SocketAddr};
@@ -47,7 +47,7 @@ pub struct NodeConnections {
     /// Index of the connection of each slot.
     slots: Vec<usize>,
     /// Every node of the target.
-    members: ExpectedIdentity,
+    members: NodeAccess,
     window: Window,
     spare: Vec<CommandBatch>,
     /// Batches that did not reach their connection.
@@ -99,7 +99,7 @@ impl NodeConnections {
     }
 
     /// Every node of the target.
-    pub fn members(&self) -> &ExpectedIdentity {
+    pub fn members(&self) -> &NodeAccess {
         &self.members
     }
 

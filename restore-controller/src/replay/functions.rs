@@ -3,7 +3,7 @@
 
 use super::{error::ReplayError, routes::read_routes};
 use common::cluster::{
-    endpoint::{Endpoint, ExpectedIdentity},
+    endpoint::NodeAccess,
     node::{NodeClient, NodeError},
 };
 use redis::Value;
@@ -15,11 +15,11 @@ const TIMEOUT: Duration = Duration::from_secs(15);
 /// Loads a library into every primary of the target.
 pub async fn load(
     nodes: &[SocketAddr],
-    members: &ExpectedIdentity,
+    members: &NodeAccess,
     code: &[u8],
 ) -> Result<(), ReplayError> {
     for primary in read_routes(nodes, members).await?.primaries {
-        let endpoint = Endpoint::new(primary.address, TIMEOUT).expecting(members.clone());
+        let endpoint = members.endpoint(primary.address, TIMEOUT);
         let client = NodeClient::connect(&endpoint)
             .await
             .map_err(ReplayError::Node)?;

@@ -2,7 +2,7 @@
 
 use super::error::ReplayError;
 use common::cluster::{
-    endpoint::{Endpoint, ExpectedIdentity},
+    endpoint::{ExpectedIdentity, NodeAccess},
     reader::read,
     slots::SlotSet,
     topology::NodesView,
@@ -18,7 +18,7 @@ pub struct Routes {
     /// Its primaries. One that is down and has no slots is left out: nothing is to be sent to it.
     pub primaries: Vec<Route>,
     /// Every node of it. An address may belong to another cluster's pod by the next connection.
-    pub members: ExpectedIdentity,
+    pub members: NodeAccess,
 }
 
 /// A primary of the target.
@@ -33,14 +33,14 @@ pub struct Route {
 /// The target, as the first of these nodes sees it that answers and is the expected one.
 pub async fn read_routes(
     nodes: &[SocketAddr],
-    expected: &ExpectedIdentity,
+    expected: &NodeAccess,
 ) -> Result<Routes, ReplayError> {
     let mut failure = None;
     for node in nodes {
-        let endpoint = Endpoint::new(*node, TIMEOUT).expecting(expected.clone());
+        let endpoint = expected.endpoint(*node, TIMEOUT);
         match read(&endpoint).await {
             Ok(report) => {
-                let routes = Routes::of(*node, &report.view);
+                let routes = Routes::of(*node, &report.view, expected);
                 if routes.primaries.iter().any(|route| !route.slots.is_empty()) {
                     return Ok(routes);
                 }
@@ -53,7 +53,7 @@ pub async fn read_routes(
 
 impl Routes {
     /// What the node asked at this address sees.
-    fn of(asked: SocketAddr, view: &NodesView) -> Self {
+    fn of(asked: SocketAddr, view: &NodesView, access: &NodeAccess) -> Self {
         let primaries = view.nodes().iter().filter(|node| {
             let gone = node.is_failing() && node.slots.is_empty();
             node.is_primary() && !gone
@@ -73,9 +73,9 @@ impl Routes {
         });
         Self {
             primaries: primaries.collect(),
-            members: ExpectedIdentity::OneOf(Arc::new(
+            members: access.expecting(ExpectedIdentity::OneOf(Arc::new(
                 view.nodes().iter().map(|node| node.id).collect(),
-            )),
+            ))),
         }
     }
 }
@@ -93,13 +93,17 @@ mod tests {
              {c} 10.0.0.3:6379@16379 master - 0 0 3 connected\n"
         ))
         .unwrap();
-        let routes = Routes::of("10.0.0.9:6379".parse().unwrap(), &view);
+        let routes = Routes::of(
+            "10.0.0.9:6379".parse().unwrap(),
+            &view,
+            &NodeAccess::default(),
+        );
         let addresses: Vec<_> = routes
             .primaries
             .iter()
             .map(|route| route.address.to_string())
             .collect();
         assert_eq!(addresses, ["10.0.0.9:6379", "10.0.0.3:6379"]);
-        assert!(routes.members.accepts(c.parse().unwrap()));
+        assert!(routes.members.expected.accepts(c.parse().unwrap()));
     }
 }

@@ -63,7 +63,7 @@ impl<'a> ReplaySession<'a> {
         from: Progress,
         progress: &'a watch::Sender<Progress>,
     ) -> Result<Self, ReplayError> {
-        let routes = read_routes(seeds.addresses(), &seeds.expected()).await?;
+        let routes = read_routes(seeds.addresses(), seeds.access()).await?;
         let now = Instant::now();
         Ok(Self {
             connections: NodeConnections::new(&routes, window),

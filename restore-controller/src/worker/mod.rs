@@ -23,7 +23,7 @@ use common::{
     runtime::telemetry,
     storage::CompressionPool,
 };
-use crds::RedisRestore;
+use crds::{OwnUser, RedisRestore};
 use kube::Client;
 use order::ReplayOrder;
 use serde_json::{Map, Value};
@@ -109,12 +109,18 @@ impl ReplayPath {
 
     /// One look: the nodes, if one of them answers with the slot map.
     async fn readable(&self, order: &ReplayOrder) -> Result<Result<Seeds, ReplayError>, ApiError> {
-        let nodes = access::nodes(&self.client, &order.namespace, &order.cluster).await?;
+        let nodes = access::nodes(
+            &self.client,
+            &order.namespace,
+            &order.cluster,
+            OwnUser::Restore,
+        )
+        .await?;
         let seeds = match nodes.seeds(None) {
             Ok(seeds) => seeds,
             Err(error) => return Ok(Err(error.into())),
         };
-        let routes = read_routes(seeds.addresses(), &seeds.expected()).await;
+        let routes = read_routes(seeds.addresses(), seeds.access()).await;
         Ok(routes.map(|_| seeds))
     }
 }

@@ -159,7 +159,7 @@ async fn back_up(kubectl: &Kubectl) -> Result<(String, ())> {
 }
 
 async fn restore(kubectl: &Kubectl) -> Result<(String, ())> {
-    let new_cluster = json!({"name": "copy", "spec": {"version": scenario::VERSION, "shards": 5, "replicasPerShard": 0}});
+    let new_cluster = json!({"name": "copy", "spec": scenario::cluster_spec(5, 0)});
     let source = json!({"backupRef": {"name": "shop-now"}});
     let restore = scenario::restore("shop-copy", &source, &json!({"newCluster": new_cluster}));
     kubectl.apply(&restore.to_string()).await?;

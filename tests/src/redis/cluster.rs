@@ -6,10 +6,10 @@ use common::cluster::{
     slots::{SLOT_COUNT, Slot, SlotRange},
     topology::NodeId,
 };
-use crds::KnownNode;
+use crds::{KnownNode, OwnUser};
 use futures::future::try_join_all;
 
-use super::{RedisServer, Sample, nothing_destroyed};
+use super::{RedisServer, Sample, nothing_destroyed, own_users};
 use crate::wait::eventually;
 
 /// A formed cluster: its primaries first, then the replicas shard by shard.
@@ -120,6 +120,11 @@ impl TestCluster {
     pub fn seeds(&self) -> Result<Seeds> {
         let addresses = self.nodes.iter().map(RedisServer::address);
         Ok(Seeds::new(addresses, self.ids.iter().copied())?)
+    }
+
+    /// The same for the program of an own user.
+    pub fn seeds_as(&self, user: OwnUser) -> Result<Seeds> {
+        Ok(self.seeds()?.with_login(own_users::login(user)))
     }
 
     /// The nodes as the status of its RedisCluster would list them.

@@ -5,13 +5,14 @@
 
 mod cluster;
 mod commands;
+pub mod own_users;
 mod pod;
 mod pods;
 mod samples;
 
 pub use cluster::TestCluster;
 pub use commands::{executed, nothing_destroyed};
-pub use pod::{PodFiles, PodStorage};
+pub use pod::{MountedUsers, PodFiles, PodStorage};
 pub use pods::{NODE_TIMEOUT, PodCluster, ShardSlots};
 pub use samples::{Sample, functions, samples};
 
@@ -19,14 +20,18 @@ use std::fs::{self, File};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{
+    Mutex, MutexGuard, PoisonError,
+    atomic::{AtomicU32, Ordering},
+};
 use std::time::Duration;
 
 use ::redis::aio::MultiplexedConnection;
-use ::redis::{AsyncConnectionConfig, Client, Cmd, FromRedisValue};
+use ::redis::{AsyncConnectionConfig, Cmd, FromRedisValue};
 use anyhow::{Context, Result, bail, ensure};
 use common::cluster::{seeds::Seeds, slots::SlotRange, topology::NodeId};
 
+use crate::login::{self, ClientLogin};
 use crate::servers::{self, ServerProgram};
 use crate::wait::{PATIENCE, eventually, within};
 
@@ -56,6 +61,7 @@ pub struct RedisServer {
     launch: Launch,
     program: ServerProgram,
     quiet: bool,
+    login: Mutex<Option<ClientLogin>>,
 }
 
 impl RedisServer {
@@ -98,6 +104,7 @@ impl RedisServer {
             launch,
             program: servers::selected()?,
             quiet: false,
+            login: Mutex::default(),
         })
     }
 
@@ -119,6 +126,13 @@ impl RedisServer {
     /// Whether its process was started and not ended by this value.
     pub fn is_running(&self) -> bool {
         self.process.is_some()
+    }
+
+    /// What is mounted as the users of the server from its next start on.
+    pub fn mount(&mut self, users: MountedUsers) {
+        if let Launch::Pod(files) = &mut self.launch {
+            files.users = users;
+        }
     }
 
     /// Sets the program that a server which is down runs from its next start on.
@@ -147,9 +161,19 @@ impl RedisServer {
         fs::read_to_string(self.root.join("log")).unwrap_or_default()
     }
 
+    /// From now on, connections of the test log in so.
+    pub fn log_in(&self, login: Option<ClientLogin>) {
+        *self.login() = login;
+    }
+
+    fn login(&self) -> MutexGuard<'_, Option<ClientLogin>> {
+        self.login.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// A connection of its own to the server.
     pub async fn connect(&self) -> Result<MultiplexedConnection> {
-        let client = Client::open(format!("redis://{}", self.address))?;
+        let login = self.login().clone();
+        let client = login::client(&self.address.to_string(), login.as_ref())?;
         let config = AsyncConnectionConfig::new()
             .set_connection_timeout(Some(Duration::from_secs(5)))
             .set_response_timeout(Some(REPLY));
@@ -296,6 +320,9 @@ impl RedisServer {
         match &self.launch {
             Launch::Options { cluster, options } => {
                 command.arg(&self.program.path).args(self.options(*cluster));
+                if *cluster {
+                    command.args(own_users::arguments(&self.program));
+                }
                 let options = options
                     .iter()
                     .map(|(name, value)| (name.as_str(), value.as_str()));
@@ -389,6 +416,18 @@ impl RedisServer {
     }
 
     /// Waits until the server answers and has loaded its data; false if it ended instead.
+    /// A server that lets the test in only as a user that it does not know yet answers as well.
+    async fn answers(&self) -> bool {
+        let refusals = ["NOAUTH", "WRONGPASS", "authentication failed"];
+        match self.call::<String>("PING").await {
+            Ok(_) => true,
+            Err(error) => {
+                let words = format!("{error:#}");
+                refusals.iter().any(|one| words.contains(one))
+            }
+        }
+    }
+
     async fn ready(&mut self) -> Result<bool> {
         let started = within(PATIENCE, "redis-server answers", async || {
             if let Some(process) = &mut self.process
@@ -397,7 +436,7 @@ impl RedisServer {
                 return Ok(Some(false));
             }
             let listening = tokio::net::TcpStream::connect(self.address).await.is_ok();
-            let answers = listening && self.call::<String>("PING").await.is_ok();
+            let answers = listening && self.answers().await;
             Ok(answers.then_some(true))
         });
         let started = started.await;

@@ -1,11 +1,11 @@
 //! A pod's files without Kubernetes: redis.conf and the start script exactly as the cluster-controller renders them, with
 //! `/config` and `/data` moved into the server's own directory.
 
-use super::RedisServer;
+use super::{RedisServer, own_users};
 use anyhow::{Context, Result};
 use cluster_controller::{build, validate::validate};
 use k8s_openapi::{apimachinery::pkg::api::resource::Quantity, jiff::Timestamp};
-use std::{fmt::Write, fs, net::SocketAddr, path::Path, time::Duration};
+use std::{collections::BTreeMap, fmt::Write, fs, net::SocketAddr, path::Path, time::Duration};
 
 /// Whether data outlives a pod.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -16,9 +16,22 @@ pub enum PodStorage {
     Memory,
 }
 
+/// With which users a pod's server starts.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum MountedUsers {
+    /// Those of [`own_users`].
+    #[default]
+    Own,
+    /// None.
+    None,
+    /// Files by name: the data of a Secret.
+    Files(BTreeMap<String, Vec<u8>>),
+}
+
 /// What the product gives a pod.
 #[derive(Clone, Debug)]
 pub struct PodFiles {
+    pub(super) users: MountedUsers,
     configuration: String,
     start_script: String,
 }
@@ -46,9 +59,24 @@ impl PodFiles {
         cluster.metadata.uid = Some("uid".into());
         let cluster = validate(&cluster, None, Timestamp::now())?;
         Ok(Self {
+            users: MountedUsers::default(),
             configuration: build::redis_conf(&cluster),
             start_script: build::start_script(storage == PodStorage::Volume),
         })
+    }
+
+    fn write_users(&self, server: &RedisServer, directory: &Path) -> Result<()> {
+        let files = match &self.users {
+            MountedUsers::Own => own_users::files(server.program()),
+            MountedUsers::None => BTreeMap::new(),
+            MountedUsers::Files(files) => files.clone(),
+        };
+        fs::remove_dir_all(directory)?;
+        fs::create_dir_all(directory)?;
+        for (name, content) in files {
+            fs::write(directory.join(name), content)?;
+        }
+        Ok(())
     }
 
     /// What Kubernetes would tell the container of its pod: here a pod of the cluster `test` is named after its address, and the name is one
@@ -70,7 +98,11 @@ impl PodFiles {
     /// Writes the configuration into the server's directory; returns the script to run.
     pub(super) fn write(&self, server: &RedisServer, settings: &[(&str, &str)]) -> Result<String> {
         let directory = server.root.join("config");
-        fs::create_dir_all(&directory)?;
+        let users = server.root.join("users");
+        for directory in [&directory, &users] {
+            fs::create_dir_all(directory)?;
+        }
+        self.write_users(server, &users)?;
         let (directory, data) = (path(&directory)?, path(&server.data)?);
         let mut text = self.configuration.clone();
         // A later line replaces an earlier one. Servers share the machine, so each listens at its own address only.
@@ -82,6 +114,8 @@ impl PodFiles {
         }
         fs::write(Path::new(directory).join("redis.conf"), text)?;
         let script = self.start_script.replace("/config", directory);
+        // With what follows: a file in it begins alike.
+        let script = script.replace("/users/", &format!("{}/", path(&users)?));
         Ok(script.replace("/data", data))
     }
 }

@@ -1,12 +1,13 @@
 //! The servers of one cluster as its pods run them, each at an address that can change. A controller forms the cluster.
 
 use super::{
-    PodFiles, PodStorage, RedisServer,
+    MountedUsers, PodFiles, PodStorage, RedisServer,
     commands::{executed, refuse_destruction},
     free_address,
 };
 use crate::{
     drive::EarlierLooks,
+    login::ClientLogin,
     servers::{self, ServerProgram},
     wait::eventually,
 };
@@ -78,18 +79,23 @@ impl PodCluster {
     ) -> Result<Self> {
         let count = Self::SHARDS * (1 + replicas);
         let addresses: Result<Vec<_>> = (0..count).map(|_| free_address()).collect();
-        Self::start_all(addresses?, storage, program).await
+        let users = MountedUsers::Own;
+        Self::start_all(addresses?, storage, (program, users)).await
     }
 
     /// Starts a server at each of these addresses, shard by shard.
-    pub async fn start_at(addresses: Vec<SocketAddr>, storage: PodStorage) -> Result<Self> {
-        Self::start_all(addresses, storage, &servers::selected()?).await
+    pub async fn start_at(
+        addresses: Vec<SocketAddr>,
+        storage: PodStorage,
+        users: MountedUsers,
+    ) -> Result<Self> {
+        Self::start_all(addresses, storage, (&servers::selected()?, users)).await
     }
 
     async fn start_all(
         addresses: Vec<SocketAddr>,
         storage: PodStorage,
-        program: &ServerProgram,
+        (program, users): (&ServerProgram, MountedUsers),
     ) -> Result<Self> {
         let replicas = addresses.len() / Self::SHARDS - 1;
         let files = PodFiles::render(storage, replicas, NODE_TIMEOUT)?;
@@ -103,6 +109,7 @@ impl PodCluster {
         for address in addresses {
             let mut server = RedisServer::pod(address, files.clone())?;
             server.set_program(program);
+            server.mount(users.clone());
             cluster.pods.push(PodServer {
                 server,
                 down_since: None,
@@ -254,6 +261,18 @@ impl PodCluster {
     pub fn place_on(&mut self, nodes: &[&str]) {
         for (pod, node) in self.pods.iter_mut().zip(nodes) {
             pod.kubernetes_node = Some((*node).to_owned());
+        }
+    }
+
+    /// What is mounted as the users of a server from its next start on.
+    pub fn mount(&mut self, index: usize, users: MountedUsers) {
+        self.pods[index].server.mount(users);
+    }
+
+    /// From now on, the test's own connections log in so.
+    pub fn log_in(&self, login: Option<&ClientLogin>) {
+        for pod in &self.pods {
+            pod.server.log_in(login.cloned());
         }
     }
 

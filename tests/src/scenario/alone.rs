@@ -6,7 +6,7 @@ use anyhow::{Context, Result};
 use serde_json::{Value, json};
 use std::time::{Duration, Instant};
 
-/// The time that a cluster's pods need by themselves until every server listens: the same StatefulSets, configuration and Services
+/// The time that a cluster's pods need by themselves until every server listens: the same StatefulSets, configuration, users and Services
 /// in a namespace where no controller manages them.
 pub async fn pods_alone(kubectl: &Kubectl, cluster: &str, nodes: usize) -> Result<Duration> {
     let alone = Kubectl::new(&format!("{}-alone", kubectl.namespace()));
@@ -15,8 +15,12 @@ pub async fn pods_alone(kubectl: &Kubectl, cluster: &str, nodes: usize) -> Resul
         "configmaps,services,statefulsets -l {}={cluster}",
         crds::LABEL_CLUSTER
     );
+    // First what the pods mount. The other Secrets are for programs that log in.
+    let users = format!("secret {}", crds::users_secret_name(cluster));
+    let mut objects = vec![kubectl.get(&users).await?];
+    objects.extend(kubectl.list(&label).await?);
     let mut documents = Vec::new();
-    for object in kubectl.list(&label).await? {
+    for object in objects {
         let copy = copied(&object).context("copying a child object")?;
         documents.push(copy.to_string());
     }

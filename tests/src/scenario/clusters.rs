@@ -37,9 +37,9 @@ pub async fn cluster(
 
 /// The RedisCluster that scenarios make, with a replica a shard.
 pub fn cluster_object(kubectl: &Kubectl, name: &str, shards: i32, volumes: Volumes) -> Value {
-    let mut spec = json!({"version": VERSION, "shards": shards, "replicasPerShard": 1,
-                          "config": {"cluster-node-timeout": NODE_TIMEOUT.as_millis().to_string()},
-                          "backup": {"storages": [{"name": "s3", "s3": s3_location(kubectl)}]}});
+    let mut spec = cluster_spec(shards, 1);
+    spec["config"] = json!({"cluster-node-timeout": NODE_TIMEOUT.as_millis().to_string()});
+    spec["backup"] = json!({"storages": [{"name": "s3", "s3": s3_location(kubectl)}]});
     let when_deleted = match volumes {
         Volumes::None => None,
         Volumes::DeletedWithCluster => Some("Delete"),
@@ -49,6 +49,17 @@ pub fn cluster_object(kubectl: &Kubectl, name: &str, shards: i32, volumes: Volum
         spec["storage"] = json!({"size": "1Gi", "whenDeleted": when_deleted});
     }
     json!({"apiVersion": API_VERSION, "kind": "RedisCluster", "metadata": {"name": name}, "spec": spec})
+}
+
+/// What the spec of every cluster of a scenario has, be it made by the scenario or by a RedisRestore.
+pub fn cluster_spec(shards: i32, replicas: i32) -> Value {
+    json!({"version": VERSION, "shards": shards, "replicasPerShard": replicas, "auth": open_auth()})
+}
+
+/// `spec.auth` of a cluster whose clients give neither a user nor a password and may do everything. The controllers log in as their own
+/// users.
+pub fn open_auth() -> Value {
+    json!({"defaultUser": {"noPassword": true}})
 }
 
 /// Changes the spec of a cluster.

@@ -21,8 +21,9 @@ pub use alone::pods_alone;
 pub use backups::{backup, ended, failed, restore, s3_files, s3_location};
 pub use bare::{BARE, bare_pods, delete_bare_pods};
 pub use clusters::{
-    Volumes, cluster, cluster_object, condition, formed, has_shards, healthy, lose_all_pods,
-    pod_names, pod_names_by, pods, recovered, replace_all_pods, spec, uids, uids_by_name,
+    Volumes, cluster, cluster_object, cluster_spec, condition, formed, has_shards, healthy,
+    lose_all_pods, open_auth, pod_names, pod_names_by, pods, recovered, replace_all_pods, spec,
+    uids, uids_by_name,
 };
 pub use controllers::{CONTROLLERS, SYSTEM, leader, scale, system};
 pub use filled::FilledCluster;

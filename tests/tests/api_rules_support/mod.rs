@@ -4,6 +4,7 @@ pub mod clusters;
 pub mod others;
 pub mod pods;
 pub mod updates;
+pub mod users;
 
 use serde_json::{Value, json};
 

@@ -13,7 +13,7 @@ use common::{
     },
     storage::{BackupId, Compression, CompressionPool, Layout, ObjectStore},
 };
-use crds::{S3Location, SourceRole};
+use crds::{OwnUser, S3Location, SourceRole};
 use futures::future::try_join_all;
 use k8s_openapi::jiff::Timestamp;
 use redis::{Cmd, FromRedisValue, Value, cmd};
@@ -25,6 +25,7 @@ use restore_controller::{
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use tests::{
     noise::Noise,
+    redis::own_users,
     redis::{RedisServer, TestCluster},
     s3::TestBucket,
 };
@@ -62,7 +63,7 @@ pub async fn back_up_as(
     let backup_id: BackupId = id.parse()?;
     let layout = Layout::new(store.location(), "shop", "cart", &backup_id);
     let pool = CompressionPool::of_machine();
-    let seeds = seeds(cluster)?;
+    let seeds = seeds(cluster)?.with_login(own_users::login(OwnUser::Backup));
     let cancel = CancellationToken::new();
     let capturing = (0_u32..).zip(cluster.ranges()).map(|(shard, range)| {
         let request = CaptureRequest {
@@ -180,7 +181,8 @@ impl Backup {
 /// Where the primaries of a cluster listen, and the ids of its nodes.
 pub fn seeds(cluster: &TestCluster) -> Result<Seeds> {
     let addresses = cluster.primaries().iter().map(RedisServer::address);
-    Ok(Seeds::new(addresses, cluster.ids().iter().copied())?)
+    let seeds = Seeds::new(addresses, cluster.ids().iter().copied())?;
+    Ok(seeds.with_login(own_users::login(OwnUser::Restore)))
 }
 
 /// Everything that can be said of a key: equal for equal keys, whatever server holds them.

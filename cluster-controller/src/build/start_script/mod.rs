@@ -49,8 +49,15 @@ fi
 @DATA@
 # A server without a role of its own feeds no replica until the controller has given it one: the replica of a primary that came back
 # empty at the same address would copy the emptiness.
-grep -Eqs "$role" /data/nodes.conf ||
-  set -- "$@" --user default on nopass '~*' '&*' +@all -psync -sync
+if [ -e /users/users.conf ]; then
+  users=/users/users.conf
+  grep -Eqs "$role" /data/nodes.conf || users=/users/users-without-role.conf
+  # Passwords have no place among arguments.
+  set -- "$@" --include "$users" --include /users/replication.conf
+else
+  grep -Eqs "$role" /data/nodes.conf ||
+    set -- "$@" --user default on nopass '~*' '&*' +@all -psync -sync
+fi
 exec "$server" "$@"
 "#;
 

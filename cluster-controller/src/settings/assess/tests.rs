@@ -205,6 +205,7 @@ fn member(settings: Values, used_memory: u64) -> Member {
             node_timeout: Duration::from_secs(5),
             proof: String::new(),
             feeds: true,
+            users: crate::redis::users::ReportedUsers::default(),
             unserved: None,
             strays: 0,
             imports: false,

@@ -158,6 +158,7 @@ impl World {
             strays: unserved(node).len() as u64,
             imports: false,
             feeds: node.feeds,
+            users: crate::redis::users::ReportedUsers::default(),
             proof: if self.proving {
                 node.proof.clone()
             } else {

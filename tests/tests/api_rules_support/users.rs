@@ -1,0 +1,125 @@
+//! New RedisClusters with users.
+
+use super::{Case, refused, taken};
+use serde_json::{Value, json};
+
+pub fn user_creations() -> Vec<Case> {
+    let kind = "RedisCluster";
+    let auth = |auth: Value| json!({"spec": {"auth": auth}});
+    let password = json!([{"name": "passwords"}]);
+    let user = |name: &str, rules: &str| json!({"name": name, "rules": rules, "passwordSecretRefs": password});
+    let users = |users: Value| auth(json!({ "users": users }));
+    let mut cases = vec![
+        taken(kind, "users are left to the controllers", auth(json!({}))),
+        taken(kind, "no users", auth(json!({"enabled": false}))),
+        taken(
+            kind,
+            "a user",
+            users(json!([user(
+                "shop",
+                "~shop:* +@read -@dangerous (~a* +set)"
+            )])),
+        ),
+        taken(
+            kind,
+            "an open default user",
+            auth(json!({"defaultUser": {"noPassword": true}})),
+        ),
+        taken(
+            kind,
+            "a default user",
+            auth(json!({"defaultUser": {"passwordSecretRefs": password, "rules": "~* +get"}})),
+        ),
+        taken(kind, "an overlap", auth(json!({"overlap": "1h"}))),
+        refused(
+            kind,
+            "a default user without a word about passwords",
+            auth(json!({"defaultUser": {}})),
+            "exactly one of noPassword",
+        ),
+        refused(
+            kind,
+            "a default user with and without a password",
+            auth(json!({"defaultUser": {"noPassword": true, "passwordSecretRefs": password}})),
+            "exactly one of noPassword",
+        ),
+        refused(
+            kind,
+            "two users of one name",
+            users(json!([user("a", "+get"), user("a", "+set")])),
+            "Duplicate value",
+        ),
+        refused(
+            kind,
+            "an overlap that is too short",
+            auth(json!({"overlap": "10s"})),
+            "auth.overlap is 3m to 24h",
+        ),
+        refused(
+            kind,
+            "an overlap that is none",
+            auth(json!({"overlap": "soon"})),
+            "auth.overlap",
+        ),
+        refused(
+            kind,
+            "a user without a password",
+            users(json!([{"name": "a", "rules": "+get"}])),
+            "passwordSecretRefs",
+        ),
+        refused(
+            kind,
+            "two lines of rules",
+            users(json!([user("a", "+get\nuser b on nopass +@all")])),
+            "rules",
+        ),
+        refused(
+            kind,
+            "a name with a space",
+            users(json!([user("a b", "+get")])),
+            "name",
+        ),
+    ];
+    for name in [
+        "default",
+        "Default",
+        "redis-operator",
+        "redis-operator-backup",
+    ] {
+        cases.push(refused(
+            kind,
+            "a name of ours",
+            users(json!([user(name, "+get")])),
+            "belong to the controllers",
+        ));
+    }
+    for rules in [
+        ">secret",
+        "+get >secret",
+        "nopass +get",
+        "+get NoPass",
+        "#aa",
+        "on +get",
+        "+get off",
+        "reset +get",
+        "resetpass",
+        "+get !aa",
+        "<a",
+    ] {
+        cases.push(refused(
+            kind,
+            "more than rights",
+            users(json!([user("a", rules)])),
+            "rules say what the user may do",
+        ));
+    }
+    for rules in [
+        "resetchannels +get",
+        "&off +get",
+        "~on +get",
+        "+@all -@dangerous",
+    ] {
+        cases.push(taken(kind, "rights", users(json!([user("a", rules)]))));
+    }
+    cases
+}
