@@ -10,7 +10,7 @@ use crate::{
     support,
 };
 use common::kubernetes::{conditions::find, events::EventNote};
-use crds::{RedisCluster, RedisClusterStatus};
+use crds::{CONDITION_USERS, RedisCluster, RedisClusterStatus};
 
 /// The Events of a reconcile. A step that failed makes none: the next reconcile tries again, and a failure that lasts shows in the
 /// conditions.
@@ -32,7 +32,12 @@ pub fn events(
         before.and_then(|one| one.phase.as_deref()),
         status,
     ));
-    events.extend(refused_setting(before, status));
+    let parts = [
+        ("ConfigApplied", ["SettingRefused", "MemoryExceeded"]),
+        (CONDITION_USERS, ["RulesRefused", "PasswordMissing"]),
+    ];
+    let refused = parts.into_iter();
+    events.extend(refused.filter_map(|part| refused_part(before, status, part)));
     if let Some((reason, words)) = needs_person(status)
         && before.and_then(needs_person).map(|(old, _)| old) != Some(reason)
     {
@@ -74,15 +79,15 @@ fn of_phase(old: Option<&str>, status: &RedisClusterStatus) -> Option<EventNote>
     }
 }
 
-/// A setting that servers refuse while the cluster stays Ready.
-fn refused_setting(
+/// A part of the spec that servers refuse, or that is incomplete, while the cluster stays Ready.
+fn refused_part(
     before: Option<&RedisClusterStatus>,
     status: &RedisClusterStatus,
+    (kind, reasons): (&str, [&str; 2]),
 ) -> Option<EventNote> {
-    const REASONS: [&str; 2] = ["SettingRefused", "MemoryExceeded"];
     let condition = |status: &RedisClusterStatus| {
-        let found = find(&status.conditions, "ConfigApplied")?;
-        let is_refused = REASONS.contains(&found.reason.as_str());
+        let found = find(&status.conditions, kind)?;
+        let is_refused = reasons.contains(&found.reason.as_str());
         is_refused.then(|| (found.reason.clone(), found.message.clone()))
     };
     let (reason, words) = condition(status)?;

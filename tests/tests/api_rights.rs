@@ -472,9 +472,21 @@ async fn the_cluster_controller_writes_only_secrets_of_own_users() -> Result<()>
     let (post, delete) = (PostParams::default(), DeleteParams::default());
     for (name, cluster, words) in [
         ("shop-users", None, "only Secrets with the label"),
-        ("passwords", Some("shop"), "only the Secrets of its own users"),
-        ("shop-users", Some("cart"), "only the Secrets of its own users"),
-        ("shop-user-other", Some("shop"), "only the Secrets of its own users"),
+        (
+            "passwords",
+            Some("shop"),
+            "only the Secrets of its own users",
+        ),
+        (
+            "shop-users",
+            Some("cart"),
+            "only the Secrets of its own users",
+        ),
+        (
+            "shop-user-other",
+            Some("shop"),
+            "only the Secrets of its own users",
+        ),
     ] {
         let wanted = secret(name, cluster)?;
         eventually(&format!("{name}: {words}"), async || {

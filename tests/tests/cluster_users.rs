@@ -27,6 +27,7 @@ use std::{
 };
 use tests::{
     cluster_stage::{ClusterStage, KEYS, LIMIT, message, pod_name, reason, serves},
+    kubernetes::status_within,
     login::ClientLogin,
     redis::{MountedUsers, executed, own_users::replicas_log_in},
     replica::ReplicaEnd,
@@ -54,7 +55,7 @@ fn auth(app_rules: &str) -> Value {
 }
 
 /// A new password is used two minutes after it was written, and seen within one.
-const ROTATION: Duration = Duration::from_mins(5);
+const ROTATION: Duration = Duration::from_mins(6);
 const APP_RULES: &str = "~written:* +get +set +ping +asking";
 
 /// The stage with the Secret of the clients' passwords.
@@ -578,11 +579,10 @@ async fn a_cluster_gets_users_and_loses_them() -> Result<()> {
     })?;
 
     stage.change(json!({"auth": {"enabled": false}})).await?;
-    stage
-        .until("every client is let in", |status| {
-            status.authentication == Authentication::Withdrawing
-        })
-        .await?;
+    let withdraws =
+        |status: &RedisClusterStatus| status.authentication == Authentication::Withdrawing;
+    let what = "every client is let in, also by a server that restarts";
+    status_within(ROTATION, (&stage.api(), "shop"), what, withdraws).await?;
     templates_mount(&stage, false).await?;
     let code = refusal(&stage, None, 0, "PING").await?;
     ensure!(code.is_empty(), "{code}");

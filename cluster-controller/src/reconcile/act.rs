@@ -23,7 +23,7 @@ use crate::{
     settings::answer::LiveOutcome,
     status::formed_before,
     trials::{self, Trial},
-    users::{self, UsersReport},
+    users::{self, report::UsersReport},
     validate::ValidatedCluster,
     volume_claims,
     volumes::{self, ClaimChange, Claims, Growth},

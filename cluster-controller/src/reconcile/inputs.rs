@@ -18,7 +18,7 @@ use crate::{
     status,
     support::VersionSupport,
     trials::{self, Trial},
-    users::{self, ClusterUsers, UsersEvidence},
+    users::{self, ClusterUsers, UsersEvidence, plan::Mounted},
     validate::{InvalidSpec, Shape, ValidatedCluster, validate},
     volume_claims,
     volumes::Claims,
@@ -166,8 +166,8 @@ async fn cluster_users(
     let templates = children::templates(context, shape);
     let evidence = UsersEvidence {
         is_new: !status::formed_before(object) && sets.is_empty() && pods.is_empty(),
-        mounts: pods.values().any(|pod| pods::mounts_users(pod))
-            || templates.values().any(NamedTemplate::mounts_users),
+        mounts: pods.values().any(|pod| pods::mounts_users(pod)),
+        templates: Mounted::of(templates.values().map(NamedTemplate::mounts_users)),
     };
     let owner = object.controller_owner_ref(&());
     let owner = owner.ok_or(InvalidSpec::Incomplete("uid"))?;

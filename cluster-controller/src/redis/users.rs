@@ -169,7 +169,7 @@ mod tests {
     }
 
     #[test]
-    fn replicas_are_fed_as_the_user_that_they_log_in_as() {
+    fn replicas_are_fed_as_the_user_that_they_use() {
         let cases = [
             (vec!["user default on nopass ~* &* +@all"], true),
             (vec!["user default on nopass ~* &* +@all -psync"], false),

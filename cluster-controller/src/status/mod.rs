@@ -21,7 +21,7 @@ use crate::{
     },
     rollout::Rollout,
     settings::{assess::ClusterSettings, trial::Gate},
-    users::UsersReport,
+    users::report::UsersReport,
     validate::{InvalidSpec, Shape, ValidatedCluster, takeover_annotation},
     volumes::Growth,
 };

@@ -1,6 +1,6 @@
 //! The condition `UsersApplied`: whether every server has the users of the spec.
 
-use crate::users::UsersReport;
+use crate::users::report::UsersReport;
 use common::{kubernetes::conditions::ConditionUpdate, sentence::names};
 use crds::{Authentication, CONDITION_USERS as KIND};
 

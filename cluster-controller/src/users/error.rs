@@ -16,9 +16,9 @@ pub enum UsersError {
         "Secret {secret} exists and is not of RedisCluster {cluster}, which needs the name for passwords of its own: delete it, or rename the cluster"
     )]
     Taken {
-        /// The Secret.
+        /// Name of the Secret that is in the way.
         secret: String,
-        /// The RedisCluster.
+        /// Name of the RedisCluster that needs it.
         cluster: String,
     },
     /// No password can be made.

@@ -7,6 +7,7 @@
 pub mod error;
 pub mod own;
 pub mod plan;
+pub mod report;
 pub mod secrets;
 pub mod servers;
 pub mod state;
@@ -34,18 +35,22 @@ use crds::{Authentication, OwnUser, PasswordSecretRef, RedisCluster};
 use error::UsersError;
 use k8s_openapi::{apimachinery::pkg::apis::meta::v1::OwnerReference, jiff::Timestamp};
 use own::Abilities;
-use plan::{Mounted, OwnHashes, UsersInputs, UsersOfServer, UsersPlan, UsersProblem, plan};
+use plan::{Mounted, OwnHashes, UsersInputs, UsersOfServer, UsersPlan, plan};
+use report::UsersReport;
 use secrecy::{ExposeSecret, SecretString};
 use secrets::{OwnPassword, SecretOwner, Secrets};
 use state::UsersState;
 use std::collections::BTreeMap;
-use wanted::WantedUsers;
+use wanted::{Rules, WantedUsers};
 
 /// The users of a cluster, as its Secrets and its spec have them.
 #[derive(Clone, Debug, Default)]
 pub struct ClusterUsers {
     /// How the controller logs in.
     pub login: Login,
+    /// How far clients have to log in.
+    phase: Authentication,
+    /// None: there are none, or they cannot be read just now.
     known: Option<KnownUsers>,
 }
 
@@ -56,21 +61,7 @@ struct KnownUsers {
     state: UsersState,
     own: BTreeMap<OwnUser, OwnPassword>,
     passwords: BTreeMap<PasswordSecretRef, Option<SecretString>>,
-}
-
-/// How far the servers have the users.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct UsersReport {
-    /// How far clients have to log in.
-    pub authentication: Authentication,
-    /// What the user has to correct.
-    pub problems: Vec<UsersProblem>,
-    /// Pods whose servers do not have them yet.
-    pub lacking: Vec<String>,
-    /// Own users whose password is being replaced.
-    pub replacing: Vec<OwnUser>,
-    /// Whether something was changed just now.
-    pub changed: bool,
+    templates: Mounted,
 }
 
 /// What tells whether a cluster has users at all.
@@ -78,15 +69,19 @@ pub struct UsersReport {
 pub struct UsersEvidence {
     /// Whether nothing of the cluster exists yet.
     pub is_new: bool,
-    /// Whether a pod, or the template of one, starts with users.
+    /// Whether a pod starts with users.
     pub mounts: bool,
+    /// Whether the templates of pods do.
+    pub templates: Mounted,
 }
 
 impl ClusterUsers {
     /// Whether pods are to start with the users.
     pub fn are_mounted(&self) -> bool {
-        let state = self.known.as_ref().map(|known| &known.state);
-        state.is_some_and(|state| state.phase != Authentication::Withdrawing)
+        match self.phase {
+            Authentication::Introducing | Authentication::Required => true,
+            Authentication::Off | Authentication::Withdrawing => false,
+        }
     }
 }
 
@@ -119,24 +114,26 @@ pub async fn read(
         own.insert(user, secrets.own(user).await?);
     }
     let passwords = secrets.passwords(wanted.secrets()).await?;
-    let state = match secrets.state().await? {
-        Some(state) => state,
-        None => {
-            let state = plan::first(phase, Abilities::default(), &hashes(&own));
-            write(&secrets, &state, &own).await?;
-            state
-        }
+    let state = if let Some(state) = secrets.state().await? {
+        state
+    } else {
+        let state = plan::first(phase, Abilities::default(), &hashes(&own));
+        write(&secrets, &state, &own).await?;
+        state
     };
     let login = login(&own, state.phase);
+    let phase = state.phase;
     let known = KnownUsers {
         owner,
         wanted,
         state,
         own,
         passwords,
+        templates: evidence.templates,
     };
     Ok(ClusterUsers {
         login,
+        phase,
         known: Some(known),
     })
 }
@@ -152,7 +149,11 @@ pub fn remembered(context: &Context, object: &RedisCluster, shape: &Shape) -> Op
         Authentication::Required => Login::Required(credentials),
         Authentication::Introducing | Authentication::Withdrawing => Login::Optional(credentials),
     };
-    Some(ClusterUsers { login, known: None })
+    Some(ClusterUsers {
+        login,
+        phase,
+        known: None,
+    })
 }
 
 /// How far the clients of a cluster have to log in that has no state of its users yet; none where it is to have none.
@@ -165,15 +166,14 @@ fn phase(
         return Some(before);
     }
     // One whose controller ended before it wrote the status.
-    if evidence.mounts {
+    if evidence.mounts || evidence.templates != Mounted::None {
         return Some(Authentication::Required);
     }
     match wanted.enabled {
-        Some(false) => None,
         None | Some(true) if evidence.is_new => Some(Authentication::Required),
         Some(true) => Some(Authentication::Introducing),
-        // From before there were users: it stays as it is.
-        None => None,
+        // Without a word about users, one from before there were any stays as it is.
+        None | Some(false) => None,
     }
 }
 
@@ -222,7 +222,7 @@ pub async fn carry_out(
     observed: &Observed,
 ) -> Result<UsersReport, UsersError> {
     let Some(known) = &users.known else {
-        return Ok(UsersReport::default());
+        return Ok(seen(users, observed));
     };
     let place = (owner.namespace.as_str(), owner.name.as_str());
     let secrets = Secrets {
@@ -291,7 +291,10 @@ pub async fn carry_out(
 /// What would be next if nothing were done: for a cluster that is not acted upon.
 pub fn seen(users: &ClusterUsers, observed: &Observed) -> UsersReport {
     let Some(known) = &users.known else {
-        return UsersReport::default();
+        return UsersReport {
+            authentication: users.phase,
+            ..UsersReport::default()
+        };
     };
     UsersReport {
         authentication: known.state.phase,
@@ -311,7 +314,7 @@ async fn is_idle(context: &Context, (namespace, name): (&str, &str)) -> bool {
 fn decide(
     known: &KnownUsers,
     observed: &Observed,
-    answers: &BTreeMap<servers::Rules, Option<String>>,
+    answers: &BTreeMap<Rules, Option<String>>,
     may_close: bool,
     now: Timestamp,
 ) -> UsersPlan {
@@ -327,7 +330,7 @@ fn decide(
         own: &hashes(&known.own),
         passwords: &passwords.collect(),
         servers: servers.as_deref(),
-        mounted: mounted(&observed.pods),
+        mounted: mounted(&observed.pods, known.templates),
         may_close,
         answers,
         now,
@@ -352,12 +355,11 @@ fn abilities(report: &Report) -> Abilities {
     }
 }
 
-fn mounted(pods: &Pods) -> Mounted {
-    let mounting = pods.values().filter(|pod| pods::mounts_users(pod)).count();
-    if mounting == 0 {
-        Mounted::None
-    } else if mounting == pods.len() {
-        Mounted::All
+/// A pod that is made by a template counts before there is one.
+fn mounted(pods: &Pods, templates: Mounted) -> Mounted {
+    let pods = Mounted::of(pods.values().map(|pod| pods::mounts_users(pod)));
+    if pods == templates {
+        pods
     } else {
         Mounted::Some
     }
@@ -379,7 +381,7 @@ fn report(known: &KnownUsers, plan: &UsersPlan, members: &[Member]) -> UsersRepo
     UsersReport {
         authentication: plan.state.phase,
         problems: plan.problems.clone(),
-        changed: plan.state != known.state || !lacking.is_empty() || !replacing.is_empty(),
+        changed: plan.state != known.state || !lacking.is_empty(),
         lacking,
         replacing,
     }

@@ -58,7 +58,7 @@ pub fn rules(user: OwnUser, abilities: Abilities) -> String {
         }
         OwnUser::Backup => parts.extend([LOOKS, "+replconf +psync"]),
         OwnUser::Restore => {
-            parts.extend(["~*", LOOKS, "+restore +cluster|countkeysinslot"]);
+            parts.extend(["~*", LOOKS, "+restore +asking +cluster|countkeysinslot"]);
             let functions = "+function|load +function|list";
             parts.extend(abilities.functions.then_some(functions));
         }

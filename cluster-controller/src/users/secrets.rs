@@ -22,7 +22,7 @@ use std::{
 /// How old what was read of a client's password may be. Secrets are not watched: that would take the right to list them all.
 const READ_AGAIN: Duration = Duration::from_secs(20);
 /// The same of Secrets that are made here: few change them.
-const READ_OWN_AGAIN: Duration = Duration::from_secs(60);
+const READ_OWN_AGAIN: Duration = Duration::from_mins(1);
 /// Random bytes of a password.
 const RANDOM: usize = 24;
 /// Key of the state in the Secret that the pods mount.
@@ -31,9 +31,9 @@ const KEY_STATE: &str = "state";
 /// A cluster whose Secrets are meant.
 #[derive(Clone, Copy, Debug)]
 pub struct SecretOwner<'a> {
-    /// Its namespace.
+    /// Where its Secrets are.
     pub namespace: &'a str,
-    /// Its name.
+    /// With which their names begin.
     pub name: &'a str,
     /// By which its Secrets go with it.
     pub reference: &'a OwnerReference,
@@ -88,7 +88,7 @@ pub struct Secrets<'a> {
     pub client: &'a Client,
     /// What was read lately.
     pub memory: &'a SecretMemory,
-    /// The cluster.
+    /// Whose Secrets they are.
     pub owner: SecretOwner<'a>,
     /// Whether they may be written: those of a cluster that is paused are only read.
     pub writes: bool,
@@ -436,7 +436,7 @@ mod tests {
     }
 
     #[test]
-    fn a_line_break_at_the_end_is_no_part_of_a_password() {
+    fn a_password_does_not_end_with_a_line_break() {
         let data = [("a", "x\n"), ("b", "\n"), ("c", " y ")];
         let data = data.map(|(key, value)| (key.to_owned(), ByteString(value.into())));
         let secret = Secret {

@@ -1,6 +1,6 @@
 //! Asks servers about rules and gives them their users. A server that is not the one which was observed gets no command.
 
-use super::state::UsersState;
+use super::{state::UsersState, wanted::Rules};
 use crate::{
     observe::NODE_TIMEOUT,
     redis::{
@@ -24,10 +24,8 @@ const CONCURRENCY: usize = 32;
 /// The user that tries rules. It is off, and there only for a moment.
 const TRIAL: &str = "redis-operator-trial";
 
-/// A user's name and rules.
-pub type Rules = (String, String);
-
-/// What servers answer to rules: by user and rules, their words where one of them refuses. What none has answered is missing.
+/// What servers answer to rules: by user and rules, their words where one of them refuses. Nothing where one has not answered: it would not
+/// start with rules that it refuses.
 pub async fn ask_rules(
     members: &[Member],
     connections: &ClusterConnections,
@@ -40,8 +38,12 @@ pub async fn ask_rules(
         }
         Ok(refused)
     });
+    let answers = answers.await;
     let mut found = BTreeMap::new();
-    for refused in answers.await {
+    if answers.len() < members.len() {
+        return found;
+    }
+    for refused in answers {
         for (rules, words) in trials.iter().zip(refused) {
             let known = found.entry(rules.clone()).or_insert(None);
             if known.is_none() {

@@ -36,6 +36,9 @@ pub struct AcceptedUser {
 pub struct UsersState {
     /// How far clients have to log in. Never [`Authentication::Off`].
     pub phase: Authentication,
+    /// Since when the phase is what it is.
+    #[serde(default)]
+    pub since: Timestamp,
     /// What every server can do besides.
     #[serde(default)]
     pub abilities: Abilities,
@@ -72,9 +75,11 @@ impl AcceptedUser {
         self.passwords = wanted;
     }
 
-    /// Drops the replaced passwords whose time is over.
-    pub fn drop_replaced(&mut self, now: Timestamp) {
-        self.replaced.retain(|_, until| *until > now);
+    /// Drops the replaced passwords whose time is over, but those that are still used.
+    pub fn drop_replaced(&mut self, now: Timestamp, used: &[&PasswordHash]) {
+        let is_used = |old: &String| used.iter().any(|one| one.digits() == old);
+        self.replaced
+            .retain(|old, until| *until > now || is_used(old));
     }
 
     /// Whether a password lets it in.
@@ -152,10 +157,11 @@ impl UsersState {
 }
 
 fn file(lines: &[UserLine]) -> String {
-    lines
-        .iter()
-        .map(|(name, rules)| format!("user {name} {rules}\n"))
-        .collect()
+    let mut text = String::new();
+    for (name, rules) in lines {
+        text.extend(["user ", name, " ", rules, "\n"]);
+    }
+    text
 }
 
 #[cfg(test)]
@@ -226,13 +232,15 @@ mod tests {
         let mut user = state(Authentication::Required).users["shop"].clone();
         user.set_passwords(std::slice::from_ref(&new), (now, overlap));
         user.set_passwords(std::slice::from_ref(&new), (until, overlap));
-        user.drop_replaced(now);
+        user.drop_replaced(now, &[]);
         assert!(user.line().contains(&old.rule()) && user.line().contains(&new.rule()));
         // Given again, it is not a replaced one.
         let mut again = user.clone();
         again.set_passwords(&[old.clone(), new.clone()], (until, overlap));
         assert!(again.replaced.is_empty() && again.knows(&old));
-        user.drop_replaced(until);
+        user.drop_replaced(until, &[&old]);
+        assert!(user.line().contains(&old.rule()), "it is used");
+        user.drop_replaced(until, &[]);
         assert!(!user.line().contains(&old.rule()) && user.knows(&new));
     }
 

@@ -1,6 +1,6 @@
 //! What servers answered to rules of users, so that each is tried once.
 
-use super::servers::Rules;
+use super::wanted::Rules;
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
 use std::{
     collections::{BTreeMap, HashMap},

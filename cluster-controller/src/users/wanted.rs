@@ -9,10 +9,13 @@ use std::collections::BTreeSet;
 /// How long a replaced password lets its user in, where the spec says nothing that can be read.
 const OVERLAP: SignedDuration = SignedDuration::from_mins(5);
 
+/// A user's name and rules.
+pub type Rules = (String, String);
+
 /// A user of clients.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct WantedUser {
-    /// Its name.
+    /// As clients give it.
     pub name: String,
     /// Whether it can log in.
     pub enabled: bool,

@@ -42,6 +42,8 @@ pub enum Area {
     Nodes,
     /// The spec changes.
     Change,
+    /// Who may log in changes.
+    Users,
     /// The size changes.
     Size,
     /// Controllers end or are missing.
@@ -60,6 +62,7 @@ impl Display for Area {
             Self::Majority => "majority",
             Self::Nodes => "Kubernetes nodes",
             Self::Change => "change",
+            Self::Users => "users",
             Self::Size => "size",
             Self::Controllers => "controllers",
             Self::Cost => "cost",

@@ -16,7 +16,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 /// So long after a Secret has changed the kubelets have put it into running pods (`syncFrequency`, a minute, and some). A server that
 /// restarts before starts with the users of before, and none logs in to it by a password that it does not know then.
-const MOUNTED_AFTER: SignedDuration = SignedDuration::from_mins(2);
+const MOUNTED_AFTER: SignedDuration = SignedDuration::from_secs(150);
 
 /// The passwords of an own user.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -72,6 +72,22 @@ pub enum Mounted {
     None,
 }
 
+impl Mounted {
+    /// Of whether each does.
+    pub fn of(each: impl IntoIterator<Item = bool>) -> Self {
+        let (mut some, mut all) = (false, true);
+        for mounts in each {
+            some |= mounts;
+            all &= mounts;
+        }
+        match (some, all) {
+            (false, _) => Self::None,
+            (true, true) => Self::All,
+            (true, false) => Self::Some,
+        }
+    }
+}
+
 /// What is next.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct UsersPlan {
@@ -94,14 +110,14 @@ pub struct UsersPlan {
 pub enum UsersProblem {
     /// Servers refuse rules.
     RulesRefused {
-        /// The user.
+        /// Name of the user, as in the spec.
         user: String,
         /// What they say.
         words: String,
     },
     /// There is no password.
     PasswordMissing {
-        /// The user.
+        /// Name of the user, as in the spec.
         user: String,
         /// Where it was looked for.
         place: PasswordSecretRef,
@@ -168,14 +184,39 @@ pub fn plan(inputs: &UsersInputs<'_>) -> UsersPlan {
     add_clients(&mut plan, inputs);
     let settled = settled(inputs);
     if settled {
-        let users = plan.state.users.values_mut();
-        users.for_each(|user| user.drop_replaced(inputs.now));
+        drop_replaced(&mut plan.state, inputs);
         accept(&mut plan, inputs);
     }
-    let (phase, remove) = phase(inputs, settled);
-    plan.state.phase = phase;
+    let lets_all_in = lets_all_in(&plan.state, inputs.wanted);
+    let (phase, remove) = phase(inputs, settled, lets_all_in);
+    if phase != plan.state.phase {
+        plan.state.phase = phase;
+        plan.state.since = inputs.now;
+    }
     plan.remove = remove;
     plan
+}
+
+/// Drops replaced passwords. A server that was started by an older mount may still copy others by one.
+fn drop_replaced(state: &mut UsersState, inputs: &UsersInputs<'_>) {
+    let servers = inputs.servers.unwrap_or_default().iter();
+    let copied_with: Vec<&PasswordHash> = servers
+        .filter_map(|server| server.copies_with.as_ref())
+        .collect();
+    for (name, user) in &mut state.users {
+        let is_for_copies = name == OwnUser::Replication.name();
+        let used: &[&PasswordHash] = if is_for_copies { &copied_with } else { &[] };
+        user.drop_replaced(inputs.now, used);
+    }
+}
+
+/// Whether every user of the spec that is on can log in: a client whose user the servers have refused is let in as `default` until then.
+fn lets_all_in(state: &UsersState, wanted: &WantedUsers) -> bool {
+    let mut users = wanted.users.iter().filter(|user| user.enabled);
+    users.all(|user| {
+        let known = state.users.get(&user.name);
+        known.is_some_and(|one| one.no_password || !one.passwords.is_empty())
+    })
 }
 
 /// Whether every server has what it was given last.
@@ -324,20 +365,26 @@ fn accept(plan: &mut UsersPlan, inputs: &UsersInputs<'_>) {
 }
 
 /// How far clients have to log in, and whether the users can be removed.
-fn phase(inputs: &UsersInputs<'_>, settled: bool) -> (Authentication, bool) {
+fn phase(inputs: &UsersInputs<'_>, settled: bool, lets_all_in: bool) -> (Authentication, bool) {
+    // So long a server may restart with what was mounted in the phase before.
+    let is_mounted = inputs.now.duration_since(inputs.state.since) >= MOUNTED_AFTER;
     let off = inputs.wanted.enabled == Some(false);
     match inputs.state.phase {
         Authentication::Required if off => (Authentication::Introducing, false),
         Authentication::Required => (Authentication::Required, false),
         // Pods are made without the users once every server lets clients in without.
-        Authentication::Introducing if off && settled => (Authentication::Withdrawing, false),
+        Authentication::Introducing if off && settled && is_mounted => {
+            (Authentication::Withdrawing, false)
+        }
         Authentication::Withdrawing if off => {
             let remove = settled && inputs.mounted == Mounted::None;
             (Authentication::Withdrawing, remove)
         }
-        Authentication::Off | Authentication::Introducing | Authentication::Withdrawing => {
-            let may_close = !off && settled && inputs.mounted == Mounted::All;
-            let next = if may_close && inputs.may_close {
+        // The templates are still those without users.
+        Authentication::Off | Authentication::Withdrawing => (Authentication::Introducing, false),
+        Authentication::Introducing => {
+            let is_ready = settled && lets_all_in && inputs.mounted == Mounted::All;
+            let next = if !off && is_ready && inputs.may_close {
                 Authentication::Required
             } else {
                 Authentication::Introducing
