@@ -330,7 +330,7 @@ fn abilities_are_used_once_every_server_has_them() {
 #[derive(Clone, Debug)]
 enum Happening {
     Password(usize, u8),
-    ClientPassword(u8),
+    AppPassword(u8),
     Enabled(bool),
     Restart(usize),
     Roll(usize),
@@ -341,7 +341,7 @@ enum Happening {
 fn happening() -> impl Strategy<Value = Happening> {
     prop_oneof![
         1 => (0..OwnUser::ALL.len(), 0..3_u8).prop_map(|(user, new)| Happening::Password(user, new)),
-        1 => (0..3_u8).prop_map(Happening::ClientPassword),
+        1 => (0..3_u8).prop_map(Happening::AppPassword),
         1 => any::<bool>().prop_map(Happening::Enabled),
         1 => (0..2_usize).prop_map(Happening::Restart),
         1 => (0..2_usize).prop_map(Happening::Roll),
@@ -396,7 +396,7 @@ impl Life {
                 let new = hash(&format!("{} {new}", user.name()));
                 stage.own.get_mut(&user).unwrap().wanted = new;
             }
-            Happening::ClientPassword(new) => {
+            Happening::AppPassword(new) => {
                 let new = Some(hash(&format!("app {new}")));
                 stage.passwords.insert(place("app"), new);
             }
