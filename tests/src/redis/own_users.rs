@@ -40,6 +40,10 @@ pub fn connections() -> ClusterConnections {
 }
 
 /// The users of servers of this release.
+///
+/// # Panics
+///
+/// Where the variable names a right that there is not.
 pub fn users(program: &ServerProgram) -> UsersState {
     let abilities = Abilities {
         functions: program.at_least(7, 0),
