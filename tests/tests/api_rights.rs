@@ -464,6 +464,7 @@ async fn the_cluster_controller_writes_only_secrets_of_own_users() -> Result<()>
     let namespace = server.namespace("secrets").await?;
     let account = server.as_account(SYSTEM, ACCOUNTS[0]).await?;
     let theirs = Api::<Secret>::namespaced(account.client, &namespace);
+    let of_others = Api::<Secret>::namespaced(server.client.clone(), &namespace);
     let secret = |name: &str, cluster: Option<&str>| -> Result<Secret> {
         let labels = cluster.map(|cluster| json!({crds::LABEL_CLUSTER: cluster}));
         let metadata = json!({"name": name, "labels": labels});
@@ -492,7 +493,8 @@ async fn the_cluster_controller_writes_only_secrets_of_own_users() -> Result<()>
         eventually(&format!("{name}: {words}"), async || {
             let refusal = theirs.create(&post, &wanted).await.err();
             let refusal = refusal.map(|error| error.to_string());
-            let _ = theirs.delete(name, &delete).await;
+            // A policy takes a moment after it was applied.
+            let _ = of_others.delete(name, &delete).await;
             Ok(refusal.filter(|text| text.contains(words)).map(drop))
         })
         .await?;
@@ -504,7 +506,6 @@ async fn the_cluster_controller_writes_only_secrets_of_own_users() -> Result<()>
         theirs.delete(&name, &delete).await?;
     }
     // A Secret of others is neither changed nor deleted.
-    let of_others = Api::<Secret>::namespaced(server.client.clone(), &namespace);
     let others = of_others.create(&post, &secret("passwords", None)?).await?;
     ensure!(theirs.replace("passwords", &post, &others).await.is_err());
     ensure!(theirs.delete("passwords", &delete).await.is_err());
