@@ -3,7 +3,7 @@
 use crate::{
     claims::jobs::JobFailure,
     cluster::{
-        endpoint::{Login, NodeCredentials},
+        endpoint::Login,
         seeds::{NoSeeds, Seeds},
         topology::NodeId,
     },
@@ -97,16 +97,9 @@ fn login_of(
 ) -> Login {
     let password = secret.and_then(|data| data.get(KEY_ACCEPTED));
     let password = password.and_then(|bytes| String::from_utf8(bytes.clone()).ok());
-    let credentials = NodeCredentials::new(
-        user.name(),
-        SecretString::from(password.unwrap_or_default()),
-    );
-    match authentication {
-        Authentication::Off => Login::None,
-        // Without its Secret it is refused, which names the user.
-        Authentication::Required => Login::Required(credentials),
-        Authentication::Introducing | Authentication::Withdrawing => Login::Optional(credentials),
-    }
+    // Without its Secret it is refused, which names the user.
+    let password = SecretString::from(password.unwrap_or_default());
+    Login::of(user, password, authentication)
 }
 
 /// One Secret by its name: the controllers have no right to list them.
@@ -364,6 +357,7 @@ impl Buckets {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cluster::endpoint::NodeCredentials;
     use serde_json::{Value, json};
 
     fn pod(name: &str, metadata: &Value, status: &Value) -> Pod {

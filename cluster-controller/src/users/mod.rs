@@ -25,10 +25,7 @@ use crate::{
     validate::Shape,
 };
 use common::{
-    cluster::{
-        endpoint::{Login, NodeCredentials},
-        info::Family,
-    },
+    cluster::{endpoint::Login, info::Family},
     kubernetes::expectations::OwnerKey,
 };
 use crds::{Authentication, OwnUser, PasswordSecretRef, RedisCluster};
@@ -143,12 +140,10 @@ pub fn remembered(context: &Context, object: &RedisCluster, shape: &Shape) -> Op
     let phase = object.status.as_ref()?.authentication;
     let memory = &context.secrets;
     let password = memory.accepted(&shape.namespace, &shape.name, OwnUser::Operator)?;
-    let credentials = NodeCredentials::new(OwnUser::Operator.name(), password);
-    let login = match phase {
-        Authentication::Off => return None,
-        Authentication::Required => Login::Required(credentials),
-        Authentication::Introducing | Authentication::Withdrawing => Login::Optional(credentials),
-    };
+    if phase == Authentication::Off {
+        return None;
+    }
+    let login = Login::of(OwnUser::Operator, password, phase);
     Some(ClusterUsers {
         login,
         phase,
@@ -181,12 +176,7 @@ fn login(own: &BTreeMap<OwnUser, OwnPassword>, phase: Authentication) -> Login {
     let Some(password) = own.get(&OwnUser::Operator) else {
         return Login::None;
     };
-    let credentials = NodeCredentials::new(OwnUser::Operator.name(), password.accepted.clone());
-    match phase {
-        Authentication::Off => Login::None,
-        Authentication::Required => Login::Required(credentials),
-        Authentication::Introducing | Authentication::Withdrawing => Login::Optional(credentials),
-    }
+    Login::of(OwnUser::Operator, password.accepted.clone(), phase)
 }
 
 fn hashes(own: &BTreeMap<OwnUser, OwnPassword>) -> BTreeMap<OwnUser, OwnHashes> {

@@ -6,6 +6,7 @@
 //! client, the replication stream and the connections of a replay take the `NodeStream` that was dialled, and never a socket.
 
 use super::topology::NodeId;
+use crds::{Authentication, OwnUser};
 use secrecy::{ExposeSecret, SecretString};
 use std::{collections::BTreeSet, fmt, net::SocketAddr, sync::Arc, time::Duration};
 
@@ -61,6 +62,18 @@ pub enum Login {
 }
 
 impl Login {
+    /// As an own user of a cluster whose clients have to log in so far.
+    pub fn of(user: OwnUser, password: SecretString, authentication: Authentication) -> Self {
+        let credentials = NodeCredentials::new(user.name(), password);
+        match authentication {
+            Authentication::Off => Self::None,
+            Authentication::Required => Self::Required(credentials),
+            Authentication::Introducing | Authentication::Withdrawing => {
+                Self::Optional(credentials)
+            }
+        }
+    }
+
     /// User and password, if there are any.
     pub fn credentials(&self) -> Option<&NodeCredentials> {
         match self {
