@@ -84,7 +84,9 @@ async fn keep_ready(pods: Api<Pod>) {
         for pod in listed.into_iter().flatten() {
             let name = pod.metadata.name.clone().unwrap_or_default();
             if let Some(ready) = outdated_ready(&pod) {
-                let patch = json!({"status": {"conditions": [ready]}});
+                // Only of what was read: a kubelet is alone in writing this, here the test does so too.
+                let version = &pod.metadata.resource_version;
+                let patch = json!({"metadata": {"resourceVersion": version}, "status": {"conditions": [ready]}});
                 let patch = Patch::Strategic(patch);
                 // One that fails is tried again.
                 let _ = pods

@@ -281,5 +281,22 @@ pub async fn status_within(
             .filter(|status| status.observed_generation == generation && is_so(status)))
     });
     let found = found.await;
-    found.with_context(|| format!("the status is {last:#?}"))
+    found.with_context(|| told(last.as_ref()))
+}
+
+/// A status in few lines, its conditions last: of a long failure only the end may be kept.
+fn told(status: Option<&RedisClusterStatus>) -> String {
+    let Some(status) = status else {
+        return "there is no status".to_owned();
+    };
+    let rest = RedisClusterStatus {
+        conditions: Vec::new(),
+        ..status.clone()
+    };
+    let rest = serde_json::to_string(&rest).unwrap_or_else(|error| error.to_string());
+    let conditions = status.conditions.iter().map(|one| {
+        let (kind, status) = (&one.type_, &one.status);
+        format!("\n{kind}={status} {}: {}", one.reason, one.message)
+    });
+    format!("the status is {rest}{}", conditions.collect::<String>())
 }
