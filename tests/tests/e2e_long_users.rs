@@ -96,7 +96,7 @@ async fn every_password_changes_under_a_writer() -> Result<()> {
         let seen = writer.finish().await?;
         ensure!(after == before, "a link was broken: {before:?} {after:?}");
         ensure!(seen.refused() == 0, "{seen}");
-        shop.is_intact("passwords changed").await?;
+        shop.is_intact("passwords-changed").await?;
         let done = "the passwords of all own users and of a client's are replaced by editing their Secrets";
         ScenarioRow::new(Area::Users, "passwords", done)
             .healthy_after(took)
@@ -132,7 +132,7 @@ async fn users_go_and_come_under_a_writer() -> Result<()> {
         scenario::condition(kubectl, "shop", ("Ready", "True", "Healthy")).await?;
         let seen = writer.finish().await?;
         ensure!(lets_in(kubectl, "app", "app-one").await?);
-        shop.is_intact("users came").await?;
+        shop.is_intact("users-came").await?;
         ensure!(seen.longest_gap < scenario::NODE_TIMEOUT, "{seen}");
         let done = "spec.auth.enabled is set to false, which removes all users, and back to true";
         ScenarioRow::new(Area::Users, "users of a running cluster", done)
