@@ -1,6 +1,7 @@
 //! What every reconcile needs: the client, the caches, and what this process has written itself.
 
 use crate::{
+    certificates::tracker::HandshakeTracker,
     connections::close_unneeded,
     copies::CopyTracker,
     elections::ElectionTracker,
@@ -12,9 +13,10 @@ use crate::{
     redis::strays::StrayTracker,
     resharding::Resharding,
     resizes::ResizeTracker,
+    secrets::{SecretMemory, SecretOwner, SecretsOf},
     settings::tracker::SettingsTracker,
     unresponsive::UnresponsiveTracker,
-    users::{secrets::SecretMemory, tracker::RulesTracker},
+    users::tracker::RulesTracker,
     zones::KubernetesZones,
 };
 use common::{
@@ -29,10 +31,13 @@ use common::{
     runtime::run::Runtime,
 };
 use crds::{MANAGER_CLUSTER, RedisCluster, RedisVersion};
-use k8s_openapi::api::{
-    apps::v1::StatefulSet,
-    core::v1::{ConfigMap, PersistentVolumeClaim, Pod, Service},
-    policy::v1::PodDisruptionBudget,
+use k8s_openapi::{
+    api::{
+        apps::v1::StatefulSet,
+        core::v1::{ConfigMap, PersistentVolumeClaim, Pod, Service},
+        policy::v1::PodDisruptionBudget,
+    },
+    apimachinery::pkg::apis::meta::v1::OwnerReference,
 };
 use kube::{Client, runtime::reflector::Store};
 use std::sync::Arc;
@@ -99,6 +104,8 @@ pub struct Context {
     pub rules: Arc<RulesTracker>,
     /// What was read of Secrets lately.
     pub secrets: Arc<SecretMemory>,
+    /// Which servers have shown which certificate.
+    pub handshakes: Arc<HandshakeTracker>,
     /// Moves of slots.
     pub resharding: Arc<Resharding>,
     /// Applies children.
@@ -110,6 +117,25 @@ pub struct Context {
 }
 
 impl Context {
+    /// The Secrets of a cluster. `writes`: whether they may be written.
+    pub fn secrets_of<'a>(
+        &'a self,
+        (namespace, name): (&'a str, &'a str),
+        reference: &'a OwnerReference,
+        writes: bool,
+    ) -> SecretsOf<'a> {
+        SecretsOf {
+            client: &self.client,
+            memory: &self.secrets,
+            owner: SecretOwner {
+                namespace,
+                name,
+                reference,
+            },
+            writes,
+        }
+    }
+
     /// Everything around these caches.
     pub fn new(
         runtime: &Runtime,
@@ -151,6 +177,7 @@ impl Context {
             settings: Arc::default(),
             rules: Arc::default(),
             secrets: Arc::default(),
+            handshakes: Arc::default(),
             resharding: Arc::new(resharding),
             pod_events: Arc::new(PodEvents::new(runtime.client.clone())),
             events: runtime.events.clone(),

@@ -1,8 +1,8 @@
 //! What goes wrong in a reconcile.
 
 use crate::{
-    settings::trial::TrialError, upgrade::UpgradeRefusal, users::error::UsersError,
-    validate::InvalidSpec,
+    certificates::error::CertificatesError, settings::trial::TrialError, upgrade::UpgradeRefusal,
+    users::error::UsersError, validate::InvalidSpec,
 };
 use common::kubernetes::{
     call::ApiError,
@@ -36,6 +36,9 @@ pub enum ReconcileError {
     /// The users cannot be read or written.
     #[error(transparent)]
     Users(#[from] UsersError),
+    /// The certificates cannot be read or written.
+    #[error(transparent)]
+    Certificates(#[from] CertificatesError),
 }
 
 impl Classified for ReconcileError {
@@ -45,6 +48,7 @@ impl Classified for ReconcileError {
             Self::NotLeader(error) => error.class(),
             Self::Trial(error) => error.class(),
             Self::Users(error) => error.class(),
+            Self::Certificates(error) => error.class(),
             Self::OldDefinition | Self::Invalid(_) | Self::Upgrade(_) => ErrorClass::InvalidSpec,
         }
     }
@@ -58,6 +62,7 @@ impl Classified for ReconcileError {
             Self::Upgrade(refusal) => refusal.reason(),
             Self::Trial(error) => error.reason(),
             Self::Users(error) => error.reason(),
+            Self::Certificates(error) => error.reason(),
         }
     }
 }

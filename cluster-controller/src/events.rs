@@ -10,7 +10,7 @@ use crate::{
     support,
 };
 use common::kubernetes::{conditions::find, events::EventNote};
-use crds::{CONDITION_USERS, RedisCluster, RedisClusterStatus};
+use crds::{CONDITION_CERTIFICATES, CONDITION_USERS, RedisCluster, RedisClusterStatus};
 
 /// The Events of a reconcile. A step that failed makes none: the next reconcile tries again, and a failure that lasts shows in the
 /// conditions.
@@ -35,6 +35,12 @@ pub fn events(
     let parts = [
         ("ConfigApplied", ["SettingRefused", "MemoryExceeded"]),
         (CONDITION_USERS, ["RulesRefused", "PasswordMissing"]),
+        (
+            CONDITION_CERTIFICATES,
+            ["CertificateRefused", "SecretNotFound"],
+        ),
+        (CONDITION_CERTIFICATES, ["ExpiresSoon", "Expired"]),
+        (CONDITION_CERTIFICATES, ["CertificateExpired", "Expired"]),
     ];
     let refused = parts.into_iter();
     events.extend(refused.filter_map(|part| refused_part(before, status, part)));

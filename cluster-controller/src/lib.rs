@@ -1,12 +1,13 @@
 //! The cluster-controller: forms and repairs Redis Clusters on Kubernetes.
 //!
 //! Data and decisions, pure: [`validate`], [`build`], [`checkpoint`], [`sets`], [`leftovers`], [`rollout`], [`operation`], [`decision`], [`pods`], [`roles`],
-//! [`serving`], [`settings`], [`fencing`], [`volumes`], [`status`], [`upgrade`], [`support`], [`users::plan`], [`requeue`], [`metrics`], [`redis::survey`], [`redis::assess`], [`redis::balance`],
+//! [`serving`], [`settings`], [`fencing`], [`volumes`], [`status`], [`upgrade`], [`support`], [`users::plan`], [`certificates::plan`], [`requeue`], [`metrics`], [`redis::survey`], [`redis::assess`], [`redis::balance`],
 //! [`redis::plan`].
 //! Input and output: [`observe`], [`children`], [`volume_claims`], [`pod_events`], [`machines`], [`zones`], [`pod_patch`], [`replace`], [`change`], [`hibernate`],
-//! [`resharding`], [`connections`], [`trials`], [`users`], [`live_settings`], [`redis::observe`], [`redis::execute`]. All together in [`reconcile`].
+//! [`resharding`], [`connections`], [`trials`], [`secrets`], [`users`], [`certificates`], [`live_settings`], [`redis::observe`], [`redis::execute`]. All together in [`reconcile`].
 
 pub mod build;
+pub mod certificates;
 pub mod change;
 pub mod checkpoint;
 pub mod children;
@@ -43,6 +44,7 @@ pub mod resizes;
 pub mod roles;
 pub mod rollout;
 pub mod run;
+pub mod secrets;
 pub mod serving;
 pub mod sets;
 pub mod settings;

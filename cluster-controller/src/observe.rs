@@ -21,7 +21,7 @@ use common::{
     cluster::topology::{NodeAddress, NodeId},
     kubernetes::call::{self, ApiError},
 };
-use crds::{CLIENT_PORT, LABEL_CLUSTER, node_of_pod, pod_name};
+use crds::{BUS_PORT, LABEL_CLUSTER, node_of_pod, pod_name};
 use k8s_openapi::{api::core::v1::Pod, apimachinery::pkg::apis::meta::v1::Time, jiff::Timestamp};
 use kube::{Api, ResourceExt, api::ListParams, runtime::reflector::Store};
 use std::{
@@ -279,9 +279,11 @@ pub fn expected(shape: &Shape, pods: &Pods) -> Vec<ExpectedNode> {
                 exists: pod.is_some(),
                 has_volume: pod.map_or(has_volumes, pods::has_claim),
                 pod_uid: pod.and_then(|pod| pod.metadata.uid.clone()),
-                address: pod
-                    .and_then(pods::ip)
-                    .map(|ip| NodeAddress::new(ip, CLIENT_PORT)),
+                address: pod.and_then(pods::ip).map(|ip| NodeAddress {
+                    ip,
+                    port: shape.port,
+                    bus_port: BUS_PORT,
+                }),
                 address_is_current: pod.is_some_and(pods::address_is_current),
                 hostname: Some(crds::pod_hostname(&shape.name, &shape.namespace, &name)),
                 proof: pod.and_then(pods::proof),

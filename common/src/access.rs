@@ -6,6 +6,7 @@ use crate::{
         endpoint::Login,
         seeds::{NoSeeds, Seeds},
         topology::NodeId,
+        transport::{TlsAccess, Transport},
     },
     errors::{Classified, Recovery},
     kubernetes::{
@@ -18,8 +19,8 @@ use crate::{
     },
 };
 use crds::{
-    Authentication, CLIENT_PORT, CONTAINER, KEY_ACCEPTED, LABEL_CLUSTER, LocalRef, OwnUser,
-    RedisCluster, S3Location, SecretKeyRef,
+    Authentication, CONTAINER, KEY_ACCEPTED, LABEL_CLUSTER, LocalRef, OwnUser, RedisCluster,
+    S3Location, SecretKeyRef, certificates_secret_name,
 };
 use k8s_openapi::api::core::v1::{Pod, Secret};
 use kube::{Api, Client, ResourceExt, api::ListParams};
@@ -39,6 +40,8 @@ pub struct ClusterNodes {
     /// The nodes that the cluster-controller has recorded as the cluster's.
     members: Vec<NodeId>,
     login: Login,
+    /// None: the cluster encrypts, and its certificates cannot be used.
+    transport: Option<Transport>,
 }
 
 impl ClusterNodes {
@@ -48,11 +51,14 @@ impl ClusterNodes {
             return Err(NoSeeds::OtherCluster);
         }
         let seeds = Seeds::new(self.pods.keys().copied(), self.members.iter().copied())?;
-        Ok(seeds.with_login(self.login.clone()))
+        let transport = self.transport.clone().ok_or(NoSeeds::NoCertificates)?;
+        Ok(seeds
+            .with_login(self.login.clone())
+            .with_transport(transport))
     }
 }
 
-/// Reads which pods a cluster has, which nodes are its own, and how this user logs in there. Of a RedisCluster that does not exist, none
+/// Reads which pods a cluster has, which nodes are its own, and how this user reaches them. Of a RedisCluster that does not exist, none
 /// are.
 pub async fn nodes(
     client: &Client,
@@ -73,7 +79,29 @@ pub async fn nodes(
     let authentication = status.map(|status| status.authentication);
     let authentication = authentication.unwrap_or_default();
     let login = login(client, (namespace, cluster), user, authentication).await?;
-    Ok(nodes_of(&list.items, object.as_ref(), login))
+    let encrypts = status.is_some_and(|status| status.tls.is_some());
+    let transport = if encrypts {
+        encrypted(client, (namespace, cluster)).await?
+    } else {
+        Some(Transport::Plain)
+    };
+    Ok(nodes_of(&list.items, object.as_ref(), login, transport))
+}
+
+/// None: its certificates cannot be used.
+async fn encrypted(
+    client: &Client,
+    (namespace, cluster): (&str, &str),
+) -> Result<Option<Transport>, ApiError> {
+    let secret = certificates_secret_name(cluster);
+    let files = read_secret(client, namespace, &secret).await?;
+    match TlsAccess::from_files(&files.unwrap_or_default()) {
+        Ok(access) => Ok(Some(Transport::Tls(access))),
+        Err(error) => {
+            tracing::warn!(namespace, secret, %error, "the certificates of a cluster cannot be used");
+            Ok(None)
+        }
+    }
 }
 
 /// How a user logs in to the servers of a cluster whose clients have to log in so far.
@@ -118,12 +146,16 @@ async fn read_secret(
     Ok(secret.map(|secret| bytes(secret.data.unwrap_or_default())))
 }
 
-fn nodes_of(pods: &[Pod], cluster: Option<&RedisCluster>, login: Login) -> ClusterNodes {
+fn nodes_of(
+    pods: &[Pod],
+    cluster: Option<&RedisCluster>,
+    login: Login,
+    transport: Option<Transport>,
+) -> ClusterNodes {
+    let usual = transport.as_ref().unwrap_or(&Transport::Plain).port();
     let address = |pod: &Pod| {
-        Some((
-            SocketAddr::new(pods::ip(pod)?, client_port(pod)),
-            pod.name_any(),
-        ))
+        let port = client_port(pod).unwrap_or(usual);
+        Some((SocketAddr::new(pods::ip(pod)?, port), pod.name_any()))
     };
     let status = cluster.and_then(|cluster| cluster.status.as_ref());
     let known = status.iter().flat_map(|status| &status.nodes);
@@ -132,19 +164,18 @@ fn nodes_of(pods: &[Pod], cluster: Option<&RedisCluster>, login: Login) -> Clust
         uid: cluster.and_then(ResourceExt::uid),
         members: known.filter_map(|node| node.node_id.parse().ok()).collect(),
         login,
+        transport,
     }
 }
 
-/// The first port that the server's container declares; the usual one where it declares none.
-fn client_port(pod: &Pod) -> u16 {
+/// The first port that the server's container declares.
+fn client_port(pod: &Pod) -> Option<u16> {
     let containers = pod.spec.iter().flat_map(|spec| &spec.containers);
     let mut ports = containers
         .filter(|container| container.name == CONTAINER)
         .flat_map(|container| container.ports.iter().flatten());
     let declared = ports.next().map(|port| port.container_port);
-    declared
-        .and_then(|port| u16::try_from(port).ok())
-        .unwrap_or(CLIENT_PORT)
+    declared.and_then(|port| u16::try_from(port).ok())
 }
 
 /// Why a bucket cannot be opened.
@@ -396,14 +427,19 @@ mod tests {
                 &json!({"phase": "Running", "podIP": "10.0.0.3"}),
             ),
         ];
-        let nodes = nodes_of(&pods, Some(&cluster("uid", &[ours])), Login::None);
+        let nodes = nodes_of(
+            &pods,
+            Some(&cluster("uid", &[ours])),
+            Login::None,
+            Some(Transport::Plain),
+        );
         let seeds = nodes.seeds(None).unwrap();
         assert_eq!(seeds.addresses(), [([10, 0, 0, 1], 6379).into()]);
         assert!(seeds.expected().accepts(ours) && !seeds.expected().accepts(other));
         assert!(nodes.seeds(Some("uid")).is_ok());
         assert_eq!(nodes.seeds(Some("earlier")), Err(NoSeeds::OtherCluster));
         for nothing in [None, Some(&cluster("uid", &[]))] {
-            let nodes = nodes_of(&pods, nothing, Login::None);
+            let nodes = nodes_of(&pods, nothing, Login::None, Some(Transport::Plain));
             assert_eq!(nodes.seeds(None), Err(NoSeeds::NoNodes));
         }
     }

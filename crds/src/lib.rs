@@ -18,6 +18,7 @@ mod redis_version;
 mod reserved_settings;
 mod s3;
 mod shared;
+mod tls;
 
 pub use auth::*;
 pub use names::*;
@@ -31,6 +32,7 @@ pub use redis_version::*;
 pub use reserved_settings::RESERVED_SETTINGS;
 pub use s3::*;
 pub use shared::*;
+pub use tls::*;
 
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::{
     CustomResourceDefinition, JSONSchemaProps, JSONSchemaPropsOrArray, JSONSchemaPropsOrBool,

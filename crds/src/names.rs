@@ -45,15 +45,32 @@ pub const OWN_PREFIXES: [&str; 4] = [
     "statefulset.kubernetes.io/",
 ];
 /// Names of the volumes that the controller gives to pods.
-pub const OWN_VOLUMES: [&str; 5] = ["data", "memory", "config", "tmp", VOLUME_USERS];
+pub const OWN_VOLUMES: [&str; 6] = [
+    "data",
+    "memory",
+    "config",
+    "tmp",
+    VOLUME_USERS,
+    VOLUME_CERTIFICATES,
+];
 /// Where the data of a server are.
 pub const FOLDER_DATA: &str = "/data";
 /// Name of the volume with the users of a server.
 pub const VOLUME_USERS: &str = "users";
 /// Where the users of a server are, if there are any.
 pub const FOLDER_USERS: &str = "/users";
+/// Name of the volume with the certificates of a server.
+pub const VOLUME_CERTIFICATES: &str = "certificates";
+/// Where the certificates of a server are, if there are any.
+pub const FOLDER_CERTIFICATES: &str = "/tls";
 /// Where it mounts them.
-pub const OWN_FOLDERS: [&str; 4] = [FOLDER_DATA, "/config", "/tmp", FOLDER_USERS];
+pub const OWN_FOLDERS: [&str; 5] = [
+    FOLDER_DATA,
+    "/config",
+    "/tmp",
+    FOLDER_USERS,
+    FOLDER_CERTIFICATES,
+];
 /// Label that Kubernetes puts on the pods of a Job: the name of the Job.
 pub const LABEL_JOB_NAME: &str = "batch.kubernetes.io/job-name";
 /// Value of [`LABEL_MANAGED_BY`].
@@ -97,11 +114,16 @@ pub const CONDITION_SERVING: &str = "redis.danieldorado.github.io/serving";
 /// Condition of RedisClusters: whether every server has the users of the spec.
 pub const CONDITION_USERS: &str = "UsersApplied";
 
+/// Condition of RedisClusters: whether every server shows the certificate that is wanted, and for how long that is valid.
+pub const CONDITION_CERTIFICATES: &str = "CertificatesValid";
+
 /// Field manager of what the cluster-controller applies.
 pub const MANAGER_CLUSTER: &str = "cluster-controller";
 
 /// Port for clients on every node.
 pub const CLIENT_PORT: u16 = 6379;
+/// Port for clients on every node of a cluster that encrypts.
+pub const TLS_PORT: u16 = 6380;
 /// Port of the cluster bus on every node.
 pub const BUS_PORT: u16 = 16379;
 /// Name of the container that runs the server.
@@ -157,6 +179,6 @@ pub fn operation_lease_name(namespace: &str, cluster: &str) -> String {
 }
 
 /// DNS name of the Service for clients.
-pub fn endpoint(cluster: &str, namespace: &str) -> String {
-    format!("{cluster}.{namespace}.svc:{CLIENT_PORT}")
+pub fn endpoint(cluster: &str, namespace: &str, port: u16) -> String {
+    format!("{cluster}.{namespace}.svc:{port}")
 }

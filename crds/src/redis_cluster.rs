@@ -2,7 +2,7 @@
 
 use crate::{
     AuthPolicy, Authentication, DeletionPolicy, PlacementPolicy, PodTemplate, S3Location,
-    reserved_settings,
+    TlsPolicy, TlsStatus, reserved_settings,
     shared::{conditions_schema, not_observed},
 };
 use k8s_openapi::{
@@ -46,6 +46,7 @@ use std::collections::BTreeMap;
     validation = Rule::new("has(self.version) != has(self.image)").message("give exactly one of version (the name of a RedisVersion) and image"),
     validation = Rule::new("!(has(self.hibernate) && self.hibernate) || has(self.storage)").message("hibernate needs storage: a cluster in memory would lose all its keys; back it up and delete it instead"),
     validation = Rule::new("has(self.storage) == has(oldSelf.storage)").message("storage can neither be added nor removed: restore a backup into a new cluster"),
+    validation = Rule::new("has(self.tls) == has(oldSelf.tls)").message("tls can neither be added nor removed: restore a backup into a new cluster"),
     validation = RedisClusterSpec::one_zone_constraint()
 )]
 #[serde(rename_all = "camelCase")]
@@ -91,6 +92,10 @@ pub struct RedisClusterSpec {
     /// reaches the servers while they run; a cluster from before there was this field stays open to every client.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub auth: Option<AuthPolicy>,
+    /// Encryption of everything that clients, servers and controllers send each other. Clients connect to port 6380 then, and port 6379 is
+    /// closed. Needs servers of Redis 7.0 or newer that were built with TLS. Cannot be added or removed later.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tls: Option<TlsPolicy>,
     /// What is added to every pod: labels, annotations, rules for the scheduler, accounts, volumes. A change reaches the pods as update says.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pod_template: Option<PodTemplate>,
@@ -422,9 +427,12 @@ pub struct RedisClusterStatus {
     /// How far clients have to log in.
     #[serde(default)]
     pub authentication: Authentication,
+    /// The certificate that the servers show. Absent: what they send is not encrypted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tls: Option<TlsStatus>,
     /// Ready: the cluster is as desired. Reconciling: the controller works on it. Stalled: it waits for a person. Available: every
     /// slot is served. In detail: Progressing, Formed, SlotsCovered, ReplicationHealthy, QuorumHealthy, UpToDate, VersionSupported,
-    /// ConfigApplied, UsersApplied, VolumesResized, Paused, SchedulesAccepted.
+    /// ConfigApplied, UsersApplied, CertificatesValid, VolumesResized, Paused, SchedulesAccepted.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(schema_with = "conditions_schema")]
     pub conditions: Vec<Condition>,

@@ -10,7 +10,7 @@ use serde_json::json;
 ///
 /// Left to the user on purpose: `loadmodule` (a module is part of the image, which the user chooses), `save` and `appendfsync`
 /// (how much a crash may lose), `cluster-allow-replica-migration` and `cluster-migration-barrier` (before 7.0), `cluster-require-full-coverage`.
-pub const RESERVED_SETTINGS: [&str; 48] = [
+pub const RESERVED_SETTINGS: [&str; 57] = [
     // Names of data files and folders. Changed on a cluster with data, the server starts empty under its old identity, and its
     // replica copies the emptiness.
     "appenddirname",
@@ -56,6 +56,16 @@ pub const RESERVED_SETTINGS: [&str; 48] = [
     "tls-cluster",
     "tls-port",
     "tls-replication",
+    // Certificates are in the Secret that spec.tls names, and who shows one is said there.
+    "tls-auth-clients",
+    "tls-ca-cert-dir",
+    "tls-ca-cert-file",
+    "tls-cert-file",
+    "tls-client-cert-file",
+    "tls-client-key-file",
+    "tls-client-key-file-pass",
+    "tls-key-file",
+    "tls-key-file-pass",
     // Roles: the controller attaches replicas by CLUSTER REPLICATE.
     "cluster-enabled",
     "replicaof",

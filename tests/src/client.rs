@@ -1,5 +1,6 @@
 //! A cluster client for tests and demonstrations: one connection a primary, commands routed by slot in pipelines.
 
+use crate::login::{self, ClientLogin};
 use anyhow::{Context, Result, anyhow, bail};
 use common::cluster::slots::Slot;
 use futures::future::try_join_all;
@@ -22,7 +23,12 @@ struct Primary {
 impl ClusterClient {
     /// Asks the node at `address` (`host:port`) for the primaries and connects to all of them.
     pub async fn connect(address: &str) -> Result<Self> {
-        let mut seed = open(address).await?;
+        Self::connect_as(address, &ClientLogin::default()).await
+    }
+
+    /// The same, each in this way.
+    pub async fn connect_as(address: &str, login: &ClientLogin) -> Result<Self> {
+        let mut seed = open(address, login).await?;
         let slots: Vec<(u16, u16, Vec<Value>)> = redis::cmd("CLUSTER")
             .arg("SLOTS")
             .query_async::<Vec<Vec<Value>>>(&mut seed)
@@ -44,7 +50,7 @@ impl ClusterClient {
         let primaries = try_join_all(primaries.into_iter().map(|(address, ranges)| async move {
             anyhow::Ok(Primary {
                 ranges,
-                connection: open(&address).await?,
+                connection: open(&address, login).await?,
             })
         }))
         .await?;
@@ -140,13 +146,11 @@ fn slot_row(row: Vec<Value>) -> Result<(u16, u16, Vec<Value>)> {
     }
 }
 
-async fn open(address: &str) -> Result<MultiplexedConnection> {
-    let client = redis::Client::open(format!("redis://{address}"))?;
-    let config = redis::AsyncConnectionConfig::new()
-        .set_connection_timeout(Some(Duration::from_secs(5)))
-        .set_response_timeout(Some(TIMEOUT));
-    client
-        .get_multiplexed_async_connection_with_config(&config)
-        .await
-        .with_context(|| format!("connecting to {address}"))
+async fn open(address: &str, login: &ClientLogin) -> Result<MultiplexedConnection> {
+    let mut found = tokio::net::lookup_host(address).await?;
+    let found = found
+        .next()
+        .with_context(|| format!("{address} has no address"))?;
+    let opened = login::connect(found, Some(login), TIMEOUT).await;
+    opened.with_context(|| format!("connecting to {address}"))
 }

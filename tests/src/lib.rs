@@ -2,6 +2,7 @@
 
 pub mod api_proxy;
 pub mod bench;
+pub mod certificates;
 pub mod client;
 pub mod cluster_stage;
 pub mod crash;

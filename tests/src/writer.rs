@@ -3,7 +3,7 @@
 use crate::login::{self, ClientLogin};
 use anyhow::{Context, Result, bail};
 use common::cluster::slots::{SLOT_COUNT, Slot};
-use redis::{AsyncConnectionConfig, Cmd, RedisError, Value, aio::MultiplexedConnection, cmd, pipe};
+use redis::{Cmd, RedisError, Value, aio::MultiplexedConnection, cmd, pipe};
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
     net::SocketAddr,
@@ -177,7 +177,7 @@ impl RoutedClient {
     ) -> Result<Value, RedisError> {
         let mut connection = match self.connections.get(&address) {
             Some(connection) => connection.clone(),
-            None => open(address, self.answer, self.login.as_ref()).await?,
+            None => login::connect(address, self.login.as_ref(), self.answer).await?,
         };
         self.connections.insert(address, connection.clone());
         if asking {
@@ -189,20 +189,6 @@ impl RoutedClient {
         }
         command.query_async(&mut connection).await
     }
-}
-
-async fn open(
-    address: SocketAddr,
-    answer: Duration,
-    login: Option<&ClientLogin>,
-) -> Result<MultiplexedConnection, RedisError> {
-    let client = login::client(&address.to_string(), login)?;
-    let config = AsyncConnectionConfig::new()
-        .set_connection_timeout(Some(answer))
-        .set_response_timeout(Some(answer));
-    client
-        .get_multiplexed_async_connection_with_config(&config)
-        .await
 }
 
 /// A writer that runs until it is ended.

@@ -476,17 +476,17 @@ async fn the_cluster_controller_writes_only_secrets_of_own_users() -> Result<()>
         (
             "passwords",
             Some("shop"),
-            "only the Secrets of its own users",
+            "only the Secrets with the users and certificates of a cluster",
         ),
         (
             "shop-users",
             Some("cart"),
-            "only the Secrets of its own users",
+            "only the Secrets with the users and certificates of a cluster",
         ),
         (
             "shop-user-other",
             Some("shop"),
-            "only the Secrets of its own users",
+            "only the Secrets with the users and certificates of a cluster",
         ),
     ] {
         let wanted = secret(name, cluster)?;

@@ -1,6 +1,6 @@
 //! redis.conf and the scripts that are mounted beside it. The scripts run in whatever shell the image has, so they keep to POSIX.
 
-use super::{metadata, stop_script::STOP_SCRIPT};
+use super::{client_options::CLIENT_OPTIONS, metadata, stop_script::STOP_SCRIPT};
 use crate::validate::ValidatedCluster;
 use common::kubernetes::hash::hash_value;
 use crds::{CLIENT_PORT, config_map_name};
@@ -16,8 +16,8 @@ pub fn config_map(cluster: &ValidatedCluster) -> ConfigMap {
     let file = |name: &str, text: String| (name.to_owned(), text);
     let files = BTreeMap::from([
         file("redis.conf", redis_conf(cluster)),
-        file("alive.sh", ALIVE_SCRIPT.to_owned()),
-        file("stop.sh", STOP_SCRIPT.to_owned()),
+        file("alive.sh", script(ALIVE_SCRIPT)),
+        file("stop.sh", script(STOP_SCRIPT)),
     ]);
     let name = config_map_name(&cluster.shape.name, &content_name(&files));
     ConfigMap {
@@ -26,6 +26,10 @@ pub fn config_map(cluster: &ValidatedCluster) -> ConfigMap {
         immutable: Some(true),
         ..ConfigMap::default()
     }
+}
+
+fn script(text: &str) -> String {
+    text.replace("@OPTIONS@\n", CLIENT_OPTIONS)
 }
 
 /// A short name of a content: the same for the same files.
@@ -62,9 +66,12 @@ pub fn redis_conf(cluster: &ValidatedCluster) -> String {
     settings.extend([
         ("cluster-enabled", "yes"),
         ("cluster-node-timeout", &node_timeout),
-        ("port", &port),
         ("protected-mode", "no"),
     ]);
+    // What encrypts has its ports beside its certificates.
+    if !cluster.shape.is_encrypted() {
+        settings.insert("port", &port);
+    }
     let mut text = String::new();
     for (name, value) in settings {
         let value = if value.is_empty() { "\"\"" } else { value };
@@ -76,8 +83,11 @@ pub fn redis_conf(cluster: &ValidatedCluster) -> String {
 
 const ALIVE_SCRIPT: &str = r#"# Alive: it answers, be it with an error. A restart helps only a server that no client gets through to.
 cli=$(command -v redis-cli || command -v valkey-cli) || { echo "the image has neither redis-cli nor valkey-cli"; exit 1; }
-answer=$("$cli" -h 127.0.0.1 ping 2>&1)
+@OPTIONS@
+answer=$("$cli" -h 127.0.0.1 "$@" ping 2>&1)
 case $answer in
+  # It has answered: a certificate that is over is no reason to end it.
+  *SSL_connect*) ;;
   "" | *"ould not connect"*) echo "$answer"; exit 1 ;;
 esac
 exit 0
@@ -165,7 +175,7 @@ mod tests {
             ("", false),
         ] {
             assert_eq!(
-                probe(ALIVE_SCRIPT, &[("ping ", answer)]),
+                probe(&script(ALIVE_SCRIPT), &[("ping ", answer)]),
                 alive,
                 "{answer:?}"
             );

@@ -1,5 +1,6 @@
 //! Renders the Kubernetes objects of a cluster. Pure: the same cluster gives the same bytes.
 
+mod client_options;
 mod config;
 mod placement;
 mod pod_template;
@@ -196,6 +197,35 @@ mod tests {
             lines("-", &old),
             lines("+", &new)
         )
+    }
+
+    #[test]
+    fn an_encrypted_cluster_has_no_port_in_the_clear() {
+        let mut cluster = example();
+        cluster.spec.tls = Some(crds::TlsPolicy {
+            secret_name: "of-a-user".into(),
+            client_auth: crds::ClientAuth::Required,
+        });
+        let cluster = validate(&cluster, None, Timestamp::UNIX_EPOCH).unwrap();
+        let children = build(&cluster, &sizes(1));
+        let pod = trial_pod(&cluster, "trial", "configuration");
+        let objects = [
+            serde_json::to_string(&children.config_map).unwrap(),
+            serde_json::to_string(&children.headless_service).unwrap(),
+            serde_json::to_string(&children.client_service).unwrap(),
+            serde_json::to_string(&children.stateful_sets).unwrap(),
+            serde_json::to_string(&pod).unwrap(),
+        ];
+        for text in &objects {
+            let text = text.replace(&crds::BUS_PORT.to_string(), "");
+            assert!(!text.contains(&crds::CLIENT_PORT.to_string()), "{text}");
+        }
+        for text in &objects[3..] {
+            assert!(
+                text.contains("shop-certificates") && !text.contains("of-a-user"),
+                "{text}"
+            );
+        }
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use super::{labels, metadata, selector};
 use crate::validate::ValidatedCluster;
-use crds::{BUS_PORT, CLIENT_PORT, headless_service_name};
+use crds::{BUS_PORT, headless_service_name};
 use k8s_openapi::{
     api::{
         core::v1::{Service, ServicePort, ServiceSpec},
@@ -19,7 +19,10 @@ pub fn headless(cluster: &ValidatedCluster) -> Service {
             cluster_ip: Some("None".to_owned()),
             publish_not_ready_addresses: Some(true),
             selector: Some(selector(cluster)),
-            ports: Some(vec![port("client", CLIENT_PORT), port("bus", BUS_PORT)]),
+            ports: Some(vec![
+                port("client", cluster.shape.port),
+                port("bus", BUS_PORT),
+            ]),
             ..ServiceSpec::default()
         }),
         ..Service::default()
@@ -32,7 +35,7 @@ pub fn client(cluster: &ValidatedCluster) -> Service {
         metadata: metadata(cluster, cluster.shape.name.clone()),
         spec: Some(ServiceSpec {
             selector: Some(selector(cluster)),
-            ports: Some(vec![port("client", CLIENT_PORT)]),
+            ports: Some(vec![port("client", cluster.shape.port)]),
             ..ServiceSpec::default()
         }),
         ..Service::default()

@@ -8,9 +8,10 @@ use crate::{
     validate::{ValidatedCluster, Volume},
 };
 use crds::{
-    ANNOTATION_RESTART_HASH, BUS_PORT, CLAIM, CLIENT_PORT, CONDITION_SERVING, CONTAINER,
-    ENV_ADOPT_VOLUMES, FOLDER_DATA, FOLDER_USERS, LABEL_CLUSTER, LABEL_SHARD, VOLUME_USERS,
-    headless_service_name, stateful_set_name, users_secret_name,
+    ANNOTATION_RESTART_HASH, BUS_PORT, CLAIM, CONDITION_SERVING, CONTAINER, ENV_ADOPT_VOLUMES,
+    FOLDER_CERTIFICATES, FOLDER_DATA, FOLDER_USERS, LABEL_CLUSTER, LABEL_SHARD,
+    VOLUME_CERTIFICATES, VOLUME_USERS, certificates_secret_name, headless_service_name,
+    stateful_set_name, users_secret_name,
 };
 use k8s_openapi::{
     api::{
@@ -127,6 +128,14 @@ pub(super) fn pod(cluster: &ValidatedCluster, shard: i32, configuration: &str) -
             });
         }));
     }
+    if cluster.shape.is_encrypted() {
+        volumes.push(volume(VOLUME_CERTIFICATES, |volume| {
+            volume.secret = Some(SecretVolumeSource {
+                secret_name: Some(certificates_secret_name(&cluster.shape.name)),
+                ..SecretVolumeSource::default()
+            });
+        }));
+    }
     let mut pod = PodSpec {
         affinity: placement::affinity(cluster, shard),
         topology_spread_constraints: placement::spread_constraints(cluster, shard),
@@ -193,6 +202,15 @@ fn container(cluster: &ValidatedCluster) -> Container {
     if cluster.mounts_users {
         mounts.push(mount(VOLUME_USERS, FOLDER_USERS));
     }
+    if cluster.shape.is_encrypted() {
+        mounts.push(mount(VOLUME_CERTIFICATES, FOLDER_CERTIFICATES));
+    }
+    // An encrypted port would log each probe as a failed handshake; the bus is opened at the same time and logs none.
+    let probed = if cluster.shape.is_encrypted() {
+        "bus"
+    } else {
+        "client"
+    };
     Container {
         name: CONTAINER.to_owned(),
         image: Some(cluster.server.image.clone()),
@@ -203,7 +221,10 @@ fn container(cluster: &ValidatedCluster) -> Container {
             start_script(cluster.storage.is_some()),
         ]),
         env: Some(environment(cluster)),
-        ports: Some(vec![port("client", CLIENT_PORT), port("bus", BUS_PORT)]),
+        ports: Some(vec![
+            port("client", cluster.shape.port),
+            port("bus", BUS_PORT),
+        ]),
         resources: cluster.resources.clone(),
         volume_mounts: Some(mounts),
         lifecycle: Some(Lifecycle {
@@ -219,7 +240,7 @@ fn container(cluster: &ValidatedCluster) -> Container {
         // without a memory of its own comes back, and no limit for loading.
         startup_probe: Some(Probe {
             failure_threshold: Some(600),
-            ..port_is_open(1)
+            ..port_is_open(probed, 1)
         }),
         // By a program, because the kernel takes connections for a process that hangs as well. Each costs about 60 ms of processor time,
         // so it is rare, and not among what a start costs: a server is restarted once it has not answered for 80 to 140 s, be it with an
@@ -235,7 +256,7 @@ fn container(cluster: &ValidatedCluster) -> Container {
         }),
         readiness_probe: Some(Probe {
             failure_threshold: Some(2),
-            ..port_is_open(10)
+            ..port_is_open(probed, 10)
         }),
         security_context: Some(SecurityContext {
             allow_privilege_escalation: Some(false),
@@ -292,10 +313,10 @@ fn script(path: &str) -> ExecAction {
 }
 
 /// A kubelet opens and closes a connection: no process starts for it.
-fn port_is_open(period: i32) -> Probe {
+fn port_is_open(port: &str, period: i32) -> Probe {
     Probe {
         tcp_socket: Some(TCPSocketAction {
-            port: IntOrString::String("client".to_owned()),
+            port: IntOrString::String(port.to_owned()),
             ..TCPSocketAction::default()
         }),
         period_seconds: Some(period),

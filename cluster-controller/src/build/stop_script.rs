@@ -17,6 +17,7 @@ if [ -s /users/probe ]; then
   export REDISCLI_AUTH
   set -- --user redis-operator-probe
 fi
+@OPTIONS@
 nodes=$(ask "$@" -h 127.0.0.1 cluster nodes)
 ask "$@" -h 127.0.0.1 info replication | tr -d '\r' |
   sed -n 's/^slave[0-9]*:ip=\([^,]*\),port=\([0-9]*\),state=online.*/\1 \2/p' |
@@ -58,7 +59,8 @@ a4 10.0.0.4:6379@16379,shop-0-3 slave a1 0 0 1 connected";
              '-h 127.0.0.1 role') echo slave ;;\n\
              {client}\n{IDS}\nesac\n"
         );
-        let (ended, dir) = run_with_client(STOP_SCRIPT, &client);
+        let script = STOP_SCRIPT.replace("@OPTIONS@\n", "");
+        let (ended, dir) = run_with_client(&script, &client);
         assert!(ended.status.success(), "{ended:?}");
         let asked = dir.into_iter().find(|(name, _)| name == "asked");
         let asked = asked.map(|(_, text)| text).unwrap_or_default();

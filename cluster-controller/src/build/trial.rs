@@ -1,6 +1,9 @@
 //! The pod that starts a server with a new configuration before any pod of the cluster gets it.
 
-use super::{metadata, pod_template::with_ours, start_script::start_script, stateful_set::pod};
+use super::{
+    client_options::CLIENT_OPTIONS, metadata, pod_template::with_ours, start_script::start_script,
+    stateful_set::pod,
+};
 use crate::{
     settings::trial::{ANSWERS_WITHIN, POD_DEADLINE, REFUSED},
     validate::ValidatedCluster,
@@ -101,6 +104,7 @@ pub(super) fn trial_script(persistent: bool) -> String {
     let start = start.trim_end().trim_end_matches(EXEC);
     TRIAL_SCRIPT
         .replace("@START@\n", start)
+        .replace("@OPTIONS@\n", CLIENT_OPTIONS)
         .replace("@TRIES@", &(ANSWERS_WITHIN * 5).to_string())
         .replace("@REFUSED@", &REFUSED.to_string())
 }
@@ -114,10 +118,15 @@ const TRIAL_SCRIPT: &str = r#"@START@
 "$server" "$@" --bind 127.0.0.1 &
 pid=$!
 cli=$(command -v redis-cli || command -v valkey-cli) || { echo "the image has neither redis-cli nor valkey-cli"; exit @REFUSED@; }
+ping() {
+  set --
+@OPTIONS@
+  "$cli" -h 127.0.0.1 "$@" ping
+}
 tries=0
 while [ "$tries" -lt @TRIES@ ]; do
   kill -0 "$pid" 2>/dev/null || exit @REFUSED@
-  answer=$("$cli" -h 127.0.0.1 ping 2>&1) || true
+  answer=$(ping 2>&1) || true
   case $answer in
     "" | *"ould not connect"* | "Error: "*) ;;
     *) exit 0 ;;

@@ -7,6 +7,7 @@ use super::{
 };
 use crate::{
     build::build,
+    certificates::{self, report::CertificatesReport},
     change::{Change, Changed},
     children,
     context::Context,
@@ -51,6 +52,8 @@ pub(super) struct Effects {
     pub(super) set: Vec<LiveOutcome>,
     /// How far the servers have their users.
     pub(super) users: UsersReport,
+    /// How far the servers have their certificate.
+    pub(super) certificates: CertificatesReport,
 }
 
 /// Acts as far as it is confirmed. The decision that is left knows what the servers answered to settings.
@@ -71,12 +74,16 @@ pub(super) async fn act(
         confirmed,
     } = seen;
     let mut users = users::seen(&inputs.users, &decision.observed);
+    let (place, encryption) = (inputs.place(), &inputs.certificates);
+    let mut certificates = certificates::seen(context, place, encryption, &decision.observed);
     if confirmed {
         context.leadership.ensure()?;
         let owner = OwnerKey::of(object.as_ref());
         // Before pods are made that start with them.
         let next = users::carry_out(context, &owner, &inputs.users, &decision.observed).await;
         users = failures.keep(next).unwrap_or(users);
+        let next = certificates::carry_out(context, &owner, encryption, &decision.observed).await;
+        certificates = failures.keep(next).unwrap_or(certificates);
     }
     let mut growth = None;
     // A set that shrinks by a pod in memory does so once that is confirmed; a cluster in memory does not hibernate.
@@ -131,6 +138,7 @@ pub(super) async fn act(
         changed,
         set,
         users,
+        certificates,
     };
     let seen = Seen {
         decision,

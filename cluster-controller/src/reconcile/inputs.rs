@@ -3,6 +3,7 @@
 use super::failures::Failures;
 use crate::{
     build::redis_conf,
+    certificates::{self, ClusterCertificates},
     children,
     context::Context,
     decision::{Decision, Goal, decide},
@@ -23,6 +24,7 @@ use crate::{
     volume_claims,
     volumes::Claims,
 };
+use common::cluster::endpoint::NodeAccess;
 use crds::{RedisCluster, RedisVersion};
 use k8s_openapi::jiff::Timestamp;
 use kube::{Resource, runtime::reflector::ObjectRef};
@@ -60,6 +62,8 @@ pub(super) struct Inputs {
     pub(super) pods: Pods,
     /// The users of the servers.
     pub(super) users: ClusterUsers,
+    /// The certificates of the servers.
+    pub(super) certificates: ClusterCertificates,
     moving: bool,
     answers: ClusterAnswers,
 }
@@ -77,7 +81,24 @@ impl Inputs {
         let pods = observe::cached(&context.caches.pods, &shape);
         let sets = children::existing_sets(context, &shape);
         let users = cluster_users(context, (&object, &shape), (&sets, &pods), failures).await?;
-        context.connections.log_in(place, &users.login);
+        let certificates = cluster_certificates(context, (&object, &shape)).await;
+        let is_new = sets.is_empty() && pods.is_empty();
+        let certificates = match certificates {
+            Ok(certificates) => certificates,
+            // Nothing can be made, and nothing is there to be looked at.
+            Err(error) if is_new => {
+                failures.push(error);
+                cluster = None;
+                ClusterCertificates::default()
+            }
+            Err(error) => return Err(error),
+        };
+        let access = NodeAccess {
+            transport: certificates.transport.clone(),
+            login: users.login.clone(),
+            ..NodeAccess::default()
+        };
+        context.connections.reach(place, access);
         cluster = match cluster {
             Some(cluster) => failures.keep(cluster.with_users(users.are_mounted())),
             None => None,
@@ -108,10 +129,12 @@ impl Inputs {
             .as_ref()
             .map(|cluster| written(cluster, &trial.name, &trial.templates));
         let names = settings.as_ref().map(|settings| settings.names(&pods));
+        let mut names = names.unwrap_or_default();
+        names.extend(certificates.settings());
         Ok(Self {
             is_to_hibernate: shape.hibernate,
             awaited,
-            names: names.unwrap_or_default(),
+            names,
             last_seen: status::last_seen_before(&object),
             moving: context.resharding.is_moving(place),
             answers: context.settings.answers(place),
@@ -129,6 +152,7 @@ impl Inputs {
             claims,
             pods,
             users,
+            certificates,
         })
     }
 
@@ -183,6 +207,15 @@ async fn cluster_users(
             Ok(known)
         }
     }
+}
+
+async fn cluster_certificates(
+    context: &Context,
+    (object, shape): (&RedisCluster, &Shape),
+) -> Result<ClusterCertificates, ReconcileError> {
+    let owner = object.controller_owner_ref(&());
+    let owner = owner.ok_or(InvalidSpec::Incomplete("uid"))?;
+    Ok(certificates::read(context, object, shape, owner).await?)
 }
 
 fn wanted(

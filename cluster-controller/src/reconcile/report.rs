@@ -81,6 +81,7 @@ pub(super) async fn report(
         settings: &seen.settings,
         loss: effects.loss.as_ref(),
         users: &effects.users,
+        certificates: &effects.certificates,
     };
     let now = Timestamp::now();
     let newest = status::compute(object, &found, now);
@@ -117,6 +118,9 @@ pub(super) async fn report(
         (None, _) if effects.users.changed && found.is_healthy() => {
             Outcome::progressing("UsersGiven", requeue::SOON)
         }
+        (None, _) if effects.certificates.changed && found.is_healthy() => {
+            Outcome::progressing("CertificatesGiven", requeue::SOON)
+        }
         (None, _) if !effects.set.is_empty() => Outcome::progressing("SettingsSent", requeue::SOON),
         (None, _) => requeue::outcome(&status, &found, now),
     };
@@ -129,7 +133,7 @@ pub(super) async fn report(
 
 fn log_changes(object: &RedisCluster, status: &RedisClusterStatus, found: &StatusInputs<'_>) {
     let (namespace, name) = (&found.shape.namespace, &found.shape.name);
-    for message in status::new_texts(object, status, found) {
+    for message in status::new_texts(object, status, found, Timestamp::now()) {
         let phase = &status.phase;
         tracing::info!(namespace, name, phase, message, "status changed");
     }

@@ -5,6 +5,7 @@
 
 pub mod assess;
 pub mod balance;
+pub mod each_server;
 pub mod election;
 pub mod execute;
 pub mod identity;

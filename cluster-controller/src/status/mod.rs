@@ -1,6 +1,7 @@
 //! The status, computed from what was seen: a pure function. What changes from second to second is not in it, so that an
 //! unchanged cluster is not written.
 
+mod certificates;
 mod conditions;
 mod configuration;
 mod hibernation;
@@ -8,6 +9,7 @@ mod users;
 
 pub use crate::checkpoint::formed_before;
 use crate::{
+    certificates::report::CertificatesReport,
     errors::Failure,
     fencing::{LastSeen, LastSeenNodes},
     observe::Observed,
@@ -25,6 +27,7 @@ use crate::{
     validate::{InvalidSpec, Shape, ValidatedCluster, takeover_annotation},
     volumes::Growth,
 };
+use certificates::certificates_valid;
 use common::{
     cluster::{slot_map::topology_hash, slots::SLOT_COUNT, topology::NodeId},
     kubernetes::conditions::{ConditionUpdate, find, merge},
@@ -153,6 +156,8 @@ pub struct StatusInputs<'a> {
     pub loss: Option<&'a LossStatus>,
     /// How far the servers have their users.
     pub users: &'a UsersReport,
+    /// How far the servers have their certificate.
+    pub certificates: &'a CertificatesReport,
 }
 
 impl StatusInputs<'_> {
@@ -180,7 +185,7 @@ pub fn compute(
         Some(failure) if failure.transient => old.observed_generation,
         _ => object.metadata.generation,
     };
-    let all = all_conditions(object, found);
+    let all = all_conditions(object, found, now);
     let conditions = merge(&old.conditions, &all, generation, now);
     let phase = phase(&old, found, &conditions, now);
     let members = found.observed.members.iter();
@@ -208,7 +213,7 @@ pub fn compute(
         )),
         ready_shards: count(ready_shards.count()),
         ready_nodes: count(ready_nodes.count()),
-        endpoint: Some(endpoint(&shape.name, &shape.namespace)),
+        endpoint: Some(endpoint(&shape.name, &shape.namespace, shape.port)),
         slots: SlotsStatus {
             assigned: count(found.assessment.slots_assigned),
             ok: count(found.assessment.slots_ok),
@@ -220,12 +225,18 @@ pub fn compute(
         takeover_done: takeover_done(object, found),
         last_loss: found.loss.cloned().or(old.last_loss),
         authentication: found.users.authentication,
+        tls: found.certificates.shown.clone(),
         conditions,
     }
 }
 
-fn all_conditions(object: &RedisCluster, found: &StatusInputs<'_>) -> Vec<ConditionUpdate> {
+fn all_conditions(
+    object: &RedisCluster,
+    found: &StatusInputs<'_>,
+    now: Timestamp,
+) -> Vec<ConditionUpdate> {
     let mut all = conditions(formed_before(object), found);
+    all.extend(certificates_valid(found.certificates, now));
     hibernation::replace(&mut all, found);
     all
 }
@@ -442,6 +453,7 @@ pub fn new_texts(
     object: &RedisCluster,
     status: &RedisClusterStatus,
     found: &StatusInputs<'_>,
+    now: Timestamp,
 ) -> Vec<String> {
     let old = object.status.clone().unwrap_or_default();
     let mut texts = Vec::new();
@@ -449,7 +461,7 @@ pub fn new_texts(
         texts.push(full_message(status, found));
     }
     let message = |conditions, kind| find(conditions, kind).map(|one| one.message.clone());
-    for update in all_conditions(object, found) {
+    for update in all_conditions(object, found, now) {
         let shown = message(&status.conditions, update.kind);
         let is_cut = shown.as_ref() != Some(&update.message);
         let is_new = shown != message(&old.conditions, update.kind);

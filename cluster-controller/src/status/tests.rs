@@ -242,13 +242,14 @@ fn explain(
         settings: &ClusterSettings::default(),
         loss: None,
         users: &UsersReport::default(),
+        certificates: &CertificatesReport::default(),
     };
     let status = compute(object, &found, now);
     let outcome = match found.failure {
         Some(failure) => requeue::failed(failure.reason, &status, &found, now),
         None => requeue::outcome(&status, &found, now),
     };
-    let texts = new_texts(object, &status, &found);
+    let texts = new_texts(object, &status, &found, now);
     (status, outcome.again.unwrap(), texts)
 }
 

@@ -1,5 +1,6 @@
 //! Why the users of a cluster cannot be read or written.
 
+use crate::secrets::SecretError;
 use common::kubernetes::{
     call::ApiError,
     errors::{Classified, ErrorClass},
@@ -8,19 +9,9 @@ use common::kubernetes::{
 /// Why the users of a cluster cannot be read or written.
 #[derive(Debug, thiserror::Error)]
 pub enum UsersError {
-    /// The API server.
+    /// A Secret.
     #[error(transparent)]
-    Api(#[from] ApiError),
-    /// The name of a Secret is not free.
-    #[error(
-        "Secret {secret} exists and is not of RedisCluster {cluster}, which needs the name for passwords of its own: delete it, or rename the cluster"
-    )]
-    Taken {
-        /// Name of the Secret that is in the way.
-        secret: String,
-        /// Name of the RedisCluster that needs it.
-        cluster: String,
-    },
+    Secret(#[from] SecretError),
     /// No password can be made.
     #[error("the operating system gives no random numbers: {0}")]
     Random(getrandom::Error),
@@ -29,11 +20,16 @@ pub enum UsersError {
     State(serde_json::Error),
 }
 
+impl From<ApiError> for UsersError {
+    fn from(error: ApiError) -> Self {
+        Self::Secret(error.into())
+    }
+}
+
 impl Classified for UsersError {
     fn class(&self) -> ErrorClass {
         match self {
-            Self::Api(error) => error.class(),
-            Self::Taken { .. } => ErrorClass::InvalidSpec,
+            Self::Secret(error) => error.class(),
             Self::Random(_) => ErrorClass::Transient,
             Self::State(_) => ErrorClass::Bug,
         }
@@ -41,8 +37,7 @@ impl Classified for UsersError {
 
     fn reason(&self) -> &'static str {
         match self {
-            Self::Api(error) => error.reason(),
-            Self::Taken { .. } => "SecretTaken",
+            Self::Secret(error) => error.reason(),
             Self::Random(_) | Self::State(_) => "UsersNotWritten",
         }
     }

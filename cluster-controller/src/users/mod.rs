@@ -35,7 +35,7 @@ use own::Abilities;
 use plan::{Mounted, OwnHashes, UsersInputs, UsersOfServer, UsersPlan, plan};
 use report::UsersReport;
 use secrecy::{ExposeSecret, SecretString};
-use secrets::{OwnPassword, SecretOwner, Secrets};
+use secrets::{OwnPassword, Passwords};
 use state::UsersState;
 use std::collections::BTreeMap;
 use wanted::{Rules, WantedUsers};
@@ -96,16 +96,8 @@ pub async fn read(
     let Some(phase) = phase(&wanted, before.unwrap_or_default(), evidence) else {
         return Ok(ClusterUsers::default());
     };
-    let secrets = Secrets {
-        client: &context.client,
-        memory: &context.secrets,
-        owner: SecretOwner {
-            namespace: &shape.namespace,
-            name: &shape.name,
-            reference: &owner,
-        },
-        writes: !shape.paused,
-    };
+    let place = (shape.namespace.as_str(), shape.name.as_str());
+    let secrets = Passwords(context.secrets_of(place, &owner, !shape.paused));
     let mut own = BTreeMap::new();
     for user in OwnUser::ALL {
         own.insert(user, secrets.own(user).await?);
@@ -192,7 +184,7 @@ fn hashes(own: &BTreeMap<OwnUser, OwnPassword>) -> BTreeMap<OwnUser, OwnHashes> 
 }
 
 async fn write(
-    secrets: &Secrets<'_>,
+    secrets: &Passwords<'_>,
     state: &UsersState,
     own: &BTreeMap<OwnUser, OwnPassword>,
 ) -> Result<(), UsersError> {
@@ -215,16 +207,7 @@ pub async fn carry_out(
         return Ok(seen(users, observed));
     };
     let place = (owner.namespace.as_str(), owner.name.as_str());
-    let secrets = Secrets {
-        client: &context.client,
-        memory: &context.secrets,
-        owner: SecretOwner {
-            namespace: place.0,
-            name: place.1,
-            reference: &known.owner,
-        },
-        writes: true,
-    };
+    let secrets = Passwords(context.secrets_of(place, &known.owner, true));
     let connections = context.connections.of(place);
     let members = &observed.members;
     let now = Timestamp::now();

@@ -1,26 +1,20 @@
 //! Asks servers about rules and gives them their users. A server that is not the one which was observed gets no command.
 
 use super::{state::UsersState, wanted::Rules};
-use crate::{
-    observe::NODE_TIMEOUT,
-    redis::{
-        member::{Member, Report},
-        observe::proven,
-        users::{self, DEFAULT, PasswordHash, ReportedUsers},
-    },
+use crate::redis::{
+    each_server::each,
+    member::Member,
+    users::{self, DEFAULT, PasswordHash, ReportedUsers},
 };
 use common::cluster::{
     kept_connections::ClusterConnections,
     node::{NodeClient, NodeError},
 };
 use crds::OwnUser;
-use futures::{FutureExt, StreamExt, future::BoxFuture, stream};
 use redis::{Cmd, cmd};
 use secrecy::{ExposeSecret, SecretString};
 use std::collections::BTreeMap;
 
-/// Servers that are asked at the same time.
-const CONCURRENCY: usize = 32;
 /// The user that tries rules. It is off, and there only for a moment.
 const TRIAL: &str = "redis-operator-trial";
 
@@ -153,56 +147,6 @@ pub async fn replicas_log_in(members: &[Member], connections: &ClusterConnection
     });
     let answers = answers.await;
     answers.len() == members.len() && answers.into_iter().all(|logged_in| logged_in)
-}
-
-/// Does something on every server that has answered. The results of those that answered again.
-async fn each<T, F>(
-    members: &[Member],
-    connections: &ClusterConnections,
-    act: impl Fn(NodeClient, KnownServer) -> F + Sync,
-) -> Vec<T>
-where
-    F: Future<Output = Result<T, NodeError>> + Send,
-    T: Send,
-{
-    let mut asked: Vec<BoxFuture<'_, Option<T>>> = Vec::new();
-    for member in members {
-        let Some((process, endpoint)) = proven(member, connections, NODE_TIMEOUT) else {
-            continue;
-        };
-        let Some(known) = member.report().map(KnownServer::of) else {
-            continue;
-        };
-        let act = &act;
-        let done = async move {
-            match connections.proven(process.as_ref(), &endpoint).await {
-                Ok(client) => act(client, known).await,
-                Err(error) => Err(error),
-            }
-        };
-        let logged = done.map(|done: Result<T, NodeError>| {
-            done.inspect_err(|error| tracing::info!(%error, "users wait for the node"))
-                .ok()
-        });
-        asked.push(logged.boxed());
-    }
-    let results: Vec<Option<T>> = stream::iter(asked).buffered(CONCURRENCY).collect().await;
-    results.into_iter().flatten().collect()
-}
-
-/// What was observed of a server.
-struct KnownServer {
-    feeds: bool,
-    users: ReportedUsers,
-}
-
-impl KnownServer {
-    fn of(report: &Report) -> Self {
-        Self {
-            feeds: report.feeds,
-            users: report.users.clone(),
-        }
-    }
 }
 
 /// In one step: a server takes all of it or nothing, and no client is without its rights meanwhile.

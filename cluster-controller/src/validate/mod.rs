@@ -9,8 +9,9 @@ use crate::{
 };
 use common::kubernetes::hash::canonical_hash;
 use crds::{
-    ANNOTATION_ADOPT_VOLUMES, ANNOTATION_TAKEOVER, DeletionPolicy, Distribution, MigrationPolicy,
-    PlacementPolicy, PodTemplate, RESERVED_SETTINGS, RedisCluster, RedisVersion, UpdatePolicy,
+    ANNOTATION_ADOPT_VOLUMES, ANNOTATION_TAKEOVER, CLIENT_PORT, DeletionPolicy, Distribution,
+    MigrationPolicy, PlacementPolicy, PodTemplate, RESERVED_SETTINGS, RedisCluster, RedisVersion,
+    TLS_PORT, UpdatePolicy,
 };
 use k8s_openapi::{
     api::core::v1::ResourceRequirements,
@@ -45,6 +46,15 @@ pub struct Shape {
     pub hibernate: bool,
     /// What may be done about losses. It can be changed, and where it is wrong the defaults count.
     pub recovery: Recovery,
+    /// Where the nodes listen, for clients and for the controllers.
+    pub port: u16,
+}
+
+impl Shape {
+    /// Whether what is sent is encrypted.
+    pub fn is_encrypted(&self) -> bool {
+        self.port == TLS_PORT
+    }
 }
 
 /// A cluster as it is wanted.
@@ -261,6 +271,11 @@ pub fn shape(cluster: &RedisCluster) -> Result<Shape, InvalidSpec> {
         paused: spec.paused,
         hibernate: spec.hibernate && !spec.paused && spec.storage.is_some(),
         recovery: recovery(cluster),
+        port: if cluster.spec.tls.is_some() {
+            TLS_PORT
+        } else {
+            CLIENT_PORT
+        },
     })
 }
 

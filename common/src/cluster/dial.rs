@@ -1,12 +1,14 @@
-//! The only place that opens a connection to a node: connects, logs in, and proves which node answers.
+//! The only place that opens a connection to a node: connects, encrypts, logs in, and proves which node answers.
 
 use super::{
     endpoint::{Endpoint, ExpectedIdentity, Login, NodeCredentials},
     error::NodeError,
     resp::{CommandWriter, Reply, ReplyDecoder},
     topology::NodeId,
+    transport::{TlsAccess, Transport},
 };
 use bytes::BytesMut;
+use rustls::pki_types::ServerName;
 use secrecy::ExposeSecret;
 use socket2::{SockRef, TcpKeepalive};
 use std::{
@@ -21,6 +23,7 @@ use tokio::{
     net::TcpStream,
     time::{Instant, timeout_at},
 };
+use tokio_rustls::{TlsConnector, client::TlsStream};
 
 /// Idle time after which the kernel asks a peer whether it still exists. A peer whose machine is gone is given up after
 /// this and [`KEEPALIVE_PROBES`] times [`KEEPALIVE_INTERVAL`].
@@ -32,7 +35,14 @@ const LONGEST_REPLY: usize = 16 * 1024;
 
 /// An open connection to a node: logged in, and proven to lead to the expected node.
 #[derive(Debug)]
-pub struct NodeStream(TcpStream);
+pub struct NodeStream(Socket);
+
+#[derive(Debug)]
+enum Socket {
+    Plain(TcpStream),
+    // Boxed: the other one is far smaller.
+    Tls(Box<TlsStream<TcpStream>>),
+}
 
 /// Opens a connection. The endpoint's timeout bounds connecting, logging in and the proof of identity together.
 pub async fn dial(endpoint: &Endpoint) -> Result<NodeStream, NodeError> {
@@ -47,8 +57,14 @@ pub async fn dial(endpoint: &Endpoint) -> Result<NodeStream, NodeError> {
         .await
         .map_err(|_| late("accept the connection"))?
         .map_err(|source| NodeError::Connect { address, source })?;
+    let socket = match endpoint.transport() {
+        Transport::Plain => Socket::Plain(socket),
+        Transport::Tls(access) => timeout_at(deadline, encrypt(socket, address, access))
+            .await
+            .map_err(|_| late("agree on encryption"))??,
+    };
     let mut line = Greeting {
-        socket,
+        socket: NodeStream(socket),
         address,
         received: BytesMut::new(),
         decoder: ReplyDecoder::new(LONGEST_REPLY),
@@ -68,7 +84,24 @@ pub async fn dial(endpoint: &Endpoint) -> Result<NodeStream, NodeError> {
             });
         }
     }
-    Ok(NodeStream(line.socket))
+    Ok(line.socket)
+}
+
+async fn encrypt(
+    socket: TcpStream,
+    address: SocketAddr,
+    access: &TlsAccess,
+) -> Result<Socket, NodeError> {
+    let connector = TlsConnector::from(access.config());
+    let name = ServerName::from(address.ip());
+    match connector.connect(name, socket).await {
+        Ok(encrypted) => Ok(Socket::Tls(Box::new(encrypted))),
+        // What TLS itself refuses has this kind.
+        Err(source) if source.kind() == io::ErrorKind::InvalidData => {
+            Err(NodeError::NotEncrypted { address, source })
+        }
+        Err(source) => Err(NodeError::Connect { address, source }),
+    }
 }
 
 async fn connect(address: SocketAddr) -> io::Result<TcpStream> {
@@ -85,7 +118,7 @@ async fn connect(address: SocketAddr) -> io::Result<TcpStream> {
 
 /// The first words on a new connection.
 struct Greeting {
-    socket: TcpStream,
+    socket: NodeStream,
     address: SocketAddr,
     received: BytesMut,
     decoder: ReplyDecoder,
@@ -204,7 +237,16 @@ impl AsyncRead for NodeStream {
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_read(context, buffer)
+        match &mut self.0 {
+            Socket::Plain(socket) => Pin::new(socket).poll_read(context, buffer),
+            Socket::Tls(socket) => {
+                // What was written may still be here, encrypted: whoever waits for an answer sends it, as with a plain socket.
+                if let Poll::Ready(Err(error)) = Pin::new(&mut *socket).poll_flush(context) {
+                    return Poll::Ready(Err(error));
+                }
+                Pin::new(socket).poll_read(context, buffer)
+            }
+        }
     }
 }
 
@@ -214,15 +256,24 @@ impl AsyncWrite for NodeStream {
         context: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.0).poll_write(context, bytes)
+        match &mut self.0 {
+            Socket::Plain(socket) => Pin::new(socket).poll_write(context, bytes),
+            Socket::Tls(socket) => Pin::new(socket).poll_write(context, bytes),
+        }
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_flush(context)
+        match &mut self.0 {
+            Socket::Plain(socket) => Pin::new(socket).poll_flush(context),
+            Socket::Tls(socket) => Pin::new(socket).poll_flush(context),
+        }
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_shutdown(context)
+        match &mut self.0 {
+            Socket::Plain(socket) => Pin::new(socket).poll_shutdown(context),
+            Socket::Tls(socket) => Pin::new(socket).poll_shutdown(context),
+        }
     }
 }
 

@@ -1,11 +1,6 @@
 //! How a node is reached: everything a connection needs to know before it is opened.
-//!
-//! TLS is not supported yet and has no field here. It will be one more part of the endpoint (the authority, a client certificate, the
-//! name to check), which nothing but [`super::dial`] reads: between the connection and AUTH, so that the password and the proof of identity
-//! are encrypted. [`super::dial::NodeStream`] then holds an encrypted stream or a plain one. Everything else is ready for that: the node
-//! client, the replication stream and the connections of a replay take the `NodeStream` that was dialled, and never a socket.
 
-use super::topology::NodeId;
+use super::{topology::NodeId, transport::Transport};
 use crds::{Authentication, OwnUser};
 use secrecy::{ExposeSecret, SecretString};
 use std::{collections::BTreeSet, fmt, net::SocketAddr, sync::Arc, time::Duration};
@@ -83,9 +78,11 @@ impl Login {
     }
 }
 
-/// How the nodes of a cluster are recognized: by logging in, and by their ids.
+/// How the nodes of a cluster are reached and recognized: by their certificates, by logging in, and by their ids.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct NodeAccess {
+    /// Whether what is sent is encrypted.
+    pub transport: Transport,
     /// How to log in.
     pub login: Login,
     /// Which nodes count.
@@ -93,19 +90,21 @@ pub struct NodeAccess {
 }
 
 impl NodeAccess {
-    /// The same login, for these nodes only.
+    /// The same, for these nodes only.
     #[must_use]
     pub fn expecting(&self, expected: impl Into<ExpectedIdentity>) -> Self {
         Self {
-            login: self.login.clone(),
             expected: expected.into(),
+            ..self.clone()
         }
     }
 
     /// One of the nodes, at this address. `timeout` bounds the connecting and each answer.
     pub fn endpoint(&self, address: SocketAddr, timeout: Duration) -> Endpoint {
-        let endpoint = Endpoint::new(address, timeout).with_login(self.login.clone());
-        endpoint.expecting(self.expected.clone())
+        Endpoint::new(address, timeout)
+            .with_transport(self.transport.clone())
+            .with_login(self.login.clone())
+            .expecting(self.expected.clone())
     }
 }
 
@@ -154,10 +153,11 @@ impl fmt::Display for ExpectedIdentity {
     }
 }
 
-/// A node's address, how to log in there, which node is expected, and how long it may take to answer.
+/// A node's address, whether to encrypt, how to log in there, which node is expected, and how long it may take to answer.
 #[derive(Clone, Debug)]
 pub struct Endpoint {
     address: SocketAddr,
+    transport: Transport,
     login: Login,
     expected: ExpectedIdentity,
     timeout: Duration,
@@ -170,11 +170,18 @@ impl Endpoint {
     pub fn new(address: SocketAddr, timeout: Duration) -> Self {
         Self {
             address,
+            transport: Transport::Plain,
             login: Login::None,
             expected: ExpectedIdentity::Any,
             timeout,
             answer_timeout: timeout,
         }
+    }
+
+    /// Encrypts so.
+    #[must_use]
+    pub fn with_transport(self, transport: Transport) -> Self {
+        Self { transport, ..self }
     }
 
     /// Logs in with these credentials.
@@ -216,6 +223,11 @@ impl Endpoint {
     /// Where the node listens.
     pub fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// Whether what is sent is encrypted.
+    pub fn transport(&self) -> &Transport {
+        &self.transport
     }
 
     /// How to log in.

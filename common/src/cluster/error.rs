@@ -19,6 +19,14 @@ pub enum NodeError {
         /// What the operating system reports.
         source: io::Error,
     },
+    /// No encryption that both sides accept.
+    #[error("{address} does not encrypt as its cluster does: {source}")]
+    NotEncrypted {
+        /// Where the node listens.
+        address: SocketAddr,
+        /// What one side refuses.
+        source: io::Error,
+    },
     /// The connection was not ready in time.
     #[error("cannot connect to {address}: it did not {step} within {} ms", after.as_millis())]
     ConnectTimeout {
@@ -168,6 +176,7 @@ impl NodeError {
         match self {
             Self::Refused { source, .. } => source.detail(),
             Self::Connect { .. }
+            | Self::NotEncrypted { .. }
             | Self::ConnectTimeout { .. }
             | Self::Unauthenticated { .. }
             | Self::WrongNode { .. }
@@ -193,6 +202,7 @@ impl NodeError {
     pub fn reason(&self) -> &'static str {
         match self {
             Self::Connect { .. } | Self::ConnectTimeout { .. } => "NodeUnreachable",
+            Self::NotEncrypted { .. } => "NodeRefusesEncryption",
             Self::Unauthenticated { .. } => "NodeRefusesCredentials",
             Self::WrongNode { .. } => "WrongNode",
             Self::Lost { .. } => "NodeLost",

@@ -9,7 +9,7 @@
 //! is cut from a connection that only this side believes in.
 
 use super::{
-    endpoint::{Endpoint, Login, NodeAccess},
+    endpoint::{Endpoint, NodeAccess},
     node::{NodeClient, NodeError},
 };
 use futures::future::{Either, select};
@@ -56,7 +56,7 @@ type Key = (String, String);
 
 struct KeptConnection {
     client: NodeClient,
-    login: Login,
+    access: NodeAccess,
     since: Instant,
 }
 
@@ -64,35 +64,32 @@ struct KeptConnection {
 #[derive(Default)]
 pub struct KeptConnections {
     clusters: Mutex<HashMap<Key, HashMap<ServerProcess, KeptConnection>>>,
-    logins: Mutex<HashMap<Key, Login>>,
+    accesses: Mutex<HashMap<Key, NodeAccess>>,
 }
 
 impl KeptConnections {
     /// Those of one cluster.
     pub fn of(self: &Arc<Self>, (namespace, name): (&str, &str)) -> ClusterConnections {
         let cluster = (namespace.to_owned(), name.to_owned());
-        let login = self.logins().get(&cluster).cloned().unwrap_or_default();
+        let access = self.accesses().get(&cluster).cloned();
         ClusterConnections {
             all: Arc::clone(self),
             cluster,
-            access: NodeAccess {
-                login,
-                ..NodeAccess::default()
-            },
+            access: access.unwrap_or_default(),
         }
     }
 
-    /// From now on, connections to a cluster log in so.
-    pub fn log_in(&self, (namespace, name): (&str, &str), login: &Login) {
+    /// From now on, the nodes of a cluster are reached so.
+    pub fn reach(&self, (namespace, name): (&str, &str), access: NodeAccess) {
         let cluster = (namespace.to_owned(), name.to_owned());
-        self.logins().insert(cluster, login.clone());
+        self.accesses().insert(cluster, access);
     }
 
     /// Closes those of a cluster that is gone.
     pub fn forget(&self, namespace: &str, name: &str) {
         let cluster = (namespace.to_owned(), name.to_owned());
         self.lock().remove(&cluster);
-        self.logins().remove(&cluster);
+        self.accesses().remove(&cluster);
     }
 
     /// Closes all.
@@ -118,8 +115,8 @@ impl KeptConnections {
         self.len() == 0
     }
 
-    fn logins(&self) -> MutexGuard<'_, HashMap<Key, Login>> {
-        self.logins.lock().unwrap_or_else(PoisonError::into_inner)
+    fn accesses(&self) -> MutexGuard<'_, HashMap<Key, NodeAccess>> {
+        self.accesses.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<Key, HashMap<ServerProcess, KeptConnection>>> {
@@ -143,9 +140,9 @@ pub struct ClusterConnections {
 
 impl ClusterConnections {
     /// Those of a cluster that is the only one.
-    pub fn alone(login: &Login) -> Self {
+    pub fn alone(access: NodeAccess) -> Self {
         let all = Arc::<KeptConnections>::default();
-        all.log_in(("", ""), login);
+        all.reach(("", ""), access);
         all.of(("", ""))
     }
 
@@ -173,7 +170,7 @@ impl ClusterConnections {
         let kept = clusters.entry(self.cluster.clone()).or_default();
         let new = KeptConnection {
             client,
-            login: self.access.login.clone(),
+            access: self.access.clone(),
             since: now,
         };
         match kept.get_mut(&process) {
@@ -198,8 +195,8 @@ impl ClusterConnections {
         let mut clusters = self.all.lock();
         let kept = clusters.get_mut(&self.cluster)?;
         let one = kept.get(process)?;
-        // One that was opened by an earlier password, or by none, is not ours to keep.
-        let usable = one.is_usable(Instant::now()) && one.login == self.access.login;
+        // One that was opened by an earlier password, or by none, or before an earlier certificate, is not ours to keep.
+        let usable = one.is_usable(Instant::now()) && one.access == self.access;
         if !usable {
             kept.remove(process);
         }

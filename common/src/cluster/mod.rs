@@ -14,4 +14,5 @@ pub mod shared_lines;
 pub mod slot_map;
 pub mod slots;
 pub mod topology;
+pub mod transport;
 pub mod version;

@@ -7,6 +7,7 @@
 use super::{
     endpoint::{Endpoint, ExpectedIdentity, Login, NodeAccess},
     topology::NodeId,
+    transport::Transport,
 };
 use std::{collections::BTreeSet, net::SocketAddr, sync::Arc, time::Duration};
 
@@ -28,6 +29,11 @@ pub enum NoSeeds {
         "the status of the RedisCluster lists no node yet: waiting until the cluster-controller has recorded which nodes are its own"
     )]
     NoNodes,
+    /// What encrypts is not to be had.
+    #[error(
+        "the certificates of the cluster cannot be used just now: the cluster-controller writes them again where it runs"
+    )]
+    NoCertificates,
     /// The name is another cluster's by now.
     #[error("the RedisCluster was deleted and another one was created under its name")]
     OtherCluster,
@@ -55,6 +61,13 @@ impl Seeds {
     #[must_use]
     pub fn with_login(mut self, login: Login) -> Self {
         self.access.login = login;
+        self
+    }
+
+    /// Encrypts so.
+    #[must_use]
+    pub fn with_transport(mut self, transport: Transport) -> Self {
+        self.access.transport = transport;
         self
     }
 

@@ -2,11 +2,19 @@
 
 use anyhow::{Context, Result, ensure};
 use clap::{Parser, Subcommand};
+use common::cluster::transport::{TlsAccess, Transport};
+use crds::{FOLDER_CERTIFICATES, KEY_PRESENTED};
 use redis::Value;
-use std::time::{Duration, Instant};
+use std::{
+    collections::BTreeMap,
+    fs,
+    path::Path,
+    time::{Duration, Instant},
+};
 use tests::{
     client::ClusterClient,
     dataset::{self, Comparison},
+    login::ClientLogin,
     scenario::Writes,
     verify,
     wait::within,
@@ -122,20 +130,53 @@ fn report(comparison: &Comparison, how: &str) -> Result<()> {
 
 /// Connects; right after its pods became ready a Service needs a moment.
 async fn connect(address: &str) -> Result<ClusterClient> {
+    let login = ClientLogin::encrypted(transport()?);
+    let address = &entrance(address, &login)?;
     within(CONNECT, "the cluster accepts connections", async || {
         // The Service may still lead to a node without its cable, which never answers.
-        let attempt = timeout(ATTEMPT, ClusterClient::connect(address)).await;
+        let attempt = timeout(ATTEMPT, ClusterClient::connect_as(address, &login)).await;
         attempt.context("no connection within a second")?.map(Some)
     })
     .await
 }
 
+/// Whether the cluster encrypts: its certificates are mounted then.
+fn transport() -> Result<Transport> {
+    let folder = Path::new(FOLDER_CERTIFICATES);
+    if !folder.join(KEY_PRESENTED).exists() {
+        return Ok(Transport::Plain);
+    }
+    let mut files = BTreeMap::new();
+    for entry in fs::read_dir(folder)? {
+        let path = entry?.path();
+        if path.is_file()
+            && let Some(name) = path.file_name()
+        {
+            files.insert(name.to_string_lossy().into_owned(), fs::read(&path)?);
+        }
+    }
+    Ok(Transport::Tls(TlsAccess::from_files(&files)?))
+}
+
+/// The same host, at the port for this.
+fn entrance(address: &str, login: &ClientLogin) -> Result<String> {
+    let (host, port) = address.rsplit_once(':').context("no port")?;
+    Ok(match &login.transport {
+        Transport::Plain => format!("{host}:{port}"),
+        encrypted @ Transport::Tls(_) => format!("{host}:{}", encrypted.port()),
+    })
+}
+
 /// Writes until the time is over or the key exists; what a server acknowledged has to be there at the end, with its value.
 async fn write(address: &str, prefix: &str, time: Duration, until: Option<&str>) -> Result<Writes> {
+    let login = ClientLogin::encrypted(transport()?);
+    let address = &entrance(address, &login)?;
     let entrance = within(CONNECT, "the name of the cluster is known", async || {
         Ok(tokio::net::lookup_host(address).await?.next())
     });
-    let mut client = RoutedClient::new(vec![entrance.await?]).patient(ANSWER, OUTAGE);
+    let mut client = RoutedClient::new(vec![entrance.await?])
+        .as_user(Some(login))
+        .patient(ANSWER, OUTAGE);
     let end = Instant::now() + time;
     let (mut written, mut longest) = (0_u64, Duration::ZERO);
     let (mut last, mut looked) = (Instant::now(), Instant::now());

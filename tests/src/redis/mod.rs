@@ -16,6 +16,7 @@ pub use pod::{MountedUsers, PodFiles, PodStorage};
 pub use pods::{NODE_TIMEOUT, PodCluster, ShardSlots};
 pub use samples::{Sample, functions, samples};
 
+use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
@@ -27,9 +28,10 @@ use std::sync::{
 use std::time::Duration;
 
 use ::redis::aio::MultiplexedConnection;
-use ::redis::{AsyncConnectionConfig, Cmd, FromRedisValue};
+use ::redis::{Cmd, FromRedisValue};
 use anyhow::{Context, Result, bail, ensure};
-use common::cluster::{seeds::Seeds, slots::SlotRange, topology::NodeId};
+use common::cluster::{seeds::Seeds, slots::SlotRange, topology::NodeId, transport::Transport};
+use crds::TLS_PORT;
 
 use crate::login::{self, ClientLogin};
 use crate::servers::{self, ServerProgram};
@@ -173,14 +175,33 @@ impl RedisServer {
     /// A connection of its own to the server.
     pub async fn connect(&self) -> Result<MultiplexedConnection> {
         let login = self.login().clone();
-        let client = login::client(&self.address.to_string(), login.as_ref())?;
-        let config = AsyncConnectionConfig::new()
-            .set_connection_timeout(Some(Duration::from_secs(5)))
-            .set_response_timeout(Some(REPLY));
-        client
-            .get_multiplexed_async_connection_with_config(&config)
-            .await
-            .with_context(|| format!("connecting to {}", self.address))
+        let address = self.client_address();
+        let connected = login::connect(address, login.as_ref(), REPLY).await;
+        connected.with_context(|| format!("connecting to {address}"))
+    }
+
+    /// Where clients connect.
+    pub fn client_address(&self) -> SocketAddr {
+        match self.login().as_ref().map(|login| &login.transport) {
+            Some(Transport::Tls(_)) => SocketAddr::new(self.address.ip(), TLS_PORT),
+            Some(Transport::Plain) | None => self.address,
+        }
+    }
+
+    /// Puts files where the pod of the server has its certificates, as a kubelet does after the Secret has changed.
+    pub fn mount_certificates(&self, files: &BTreeMap<String, Vec<u8>>) -> Result<()> {
+        let folder = self.root.join("tls");
+        fs::create_dir_all(&folder)?;
+        for (name, content) in files {
+            fs::write(folder.join(name), content)?;
+        }
+        for entry in fs::read_dir(&folder)? {
+            let entry = entry?;
+            if !files.contains_key(&*entry.file_name().to_string_lossy()) {
+                fs::remove_file(entry.path())?;
+            }
+        }
+        Ok(())
     }
 
     /// Sends one command, given as words separated by spaces, over a connection of its own.
@@ -435,7 +456,9 @@ impl RedisServer {
             {
                 return Ok(Some(false));
             }
-            let listening = tokio::net::TcpStream::connect(self.address).await.is_ok();
+            let listening = tokio::net::TcpStream::connect(self.client_address())
+                .await
+                .is_ok();
             let answers = listening && self.answers().await;
             Ok(answers.then_some(true))
         });

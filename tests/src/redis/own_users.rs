@@ -13,7 +13,7 @@ use cluster_controller::{
     },
 };
 use common::cluster::{
-    endpoint::{Login, NodeCredentials},
+    endpoint::{Login, NodeAccess, NodeCredentials},
     kept_connections::ClusterConnections,
 };
 use crds::{Authentication, OwnUser};
@@ -36,7 +36,10 @@ pub fn login(user: OwnUser) -> Login {
 
 /// Connections to one cluster, as the cluster-controller has them.
 pub fn connections() -> ClusterConnections {
-    ClusterConnections::alone(&login(OwnUser::Operator))
+    ClusterConnections::alone(NodeAccess {
+        login: login(OwnUser::Operator),
+        ..NodeAccess::default()
+    })
 }
 
 /// The users of servers of this release.

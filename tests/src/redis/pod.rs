@@ -116,6 +116,8 @@ impl PodFiles {
         let script = self.start_script.replace("/config", directory);
         // With what follows: a file in it begins alike.
         let script = script.replace("/users/", &format!("{}/", path(&users)?));
+        let certificates = server.root.join("tls");
+        let script = script.replace("/tls/", &format!("{}/", path(&certificates)?));
         Ok(script.replace("/data", data))
     }
 }

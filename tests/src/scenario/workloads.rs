@@ -3,6 +3,7 @@
 use super::{LIMIT, pod_names, pod_security, restricted, tools_image};
 use crate::{kubectl::Kubectl, writer::Refusals};
 use anyhow::{Context, Result, bail, ensure};
+use crds::{FOLDER_CERTIFICATES, certificates_secret_name};
 use serde_json::json;
 use std::{
     fmt::{self, Display, Formatter},
@@ -15,10 +16,17 @@ use std::{
 pub async fn start_workload(kubectl: &Kubectl, pod: &str, arguments: &[&str]) -> Result<()> {
     let mut command = vec!["/bin/workload"];
     command.extend(arguments);
+    // Of a cluster that encrypts.
+    let cluster = arguments
+        .get(1)
+        .and_then(|address| address.split(':').next());
+    let certificates = certificates_secret_name(cluster.context("no address")?);
     let pod = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": pod, "labels": {"app": "workload"}}, "spec": {
+        "volumes": [{"name": "certificates", "secret": {"secretName": certificates, "optional": true}}],
         "restartPolicy": "Never", "securityContext": pod_security(), "automountServiceAccountToken": false,
         "containers": [{"name": "workload", "image": tools_image(), "imagePullPolicy": "IfNotPresent",
-                        "command": command, "securityContext": restricted()}]}});
+                        "command": command, "securityContext": restricted(),
+                        "volumeMounts": [{"name": "certificates", "mountPath": FOLDER_CERTIFICATES}]}]}});
     kubectl.apply(&pod.to_string()).await.map(drop)
 }
 

@@ -206,6 +206,7 @@ pub(super) fn refusal(error: &NodeError) -> Option<String> {
         NodeError::Loading { .. } => Some("LOADING".to_owned()),
         NodeError::Busy { .. } => Some("BUSY".to_owned()),
         NodeError::Connect { .. }
+        | NodeError::NotEncrypted { .. }
         | NodeError::ConnectTimeout { .. }
         | NodeError::Unauthenticated { .. }
         | NodeError::WrongNode { .. }

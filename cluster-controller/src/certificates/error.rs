@@ -1,0 +1,58 @@
+//! Why the certificates of a cluster cannot be read or written.
+
+use super::material::MaterialError;
+use crate::secrets::SecretError;
+use common::{
+    cluster::transport::TlsError,
+    kubernetes::{
+        call::ApiError,
+        errors::{Classified, ErrorClass},
+    },
+};
+
+/// Why the certificates of a cluster cannot be read or written.
+#[derive(Debug, thiserror::Error)]
+pub enum CertificatesError {
+    /// A Secret.
+    #[error(transparent)]
+    Secret(#[from] SecretError),
+    /// There is nothing yet that servers could use.
+    #[error("spec.tls: Secret {secret}: {source}")]
+    Refused {
+        /// Name of the Secret.
+        secret: String,
+        /// What is wrong with it.
+        source: MaterialError,
+    },
+    /// What servers use cannot be used here.
+    #[error("Secret {secret}: {source}; delete it, and it is made again")]
+    Unusable {
+        /// Name of the Secret.
+        secret: String,
+        /// What is wrong with it.
+        source: TlsError,
+    },
+}
+
+impl From<ApiError> for CertificatesError {
+    fn from(error: ApiError) -> Self {
+        Self::Secret(error.into())
+    }
+}
+
+impl Classified for CertificatesError {
+    fn class(&self) -> ErrorClass {
+        match self {
+            Self::Secret(error) => error.class(),
+            Self::Refused { .. } | Self::Unusable { .. } => ErrorClass::InvalidSpec,
+        }
+    }
+
+    fn reason(&self) -> &'static str {
+        match self {
+            Self::Secret(error) => error.reason(),
+            Self::Refused { source, .. } => source.reason(),
+            Self::Unusable { .. } => "CertificatesUnusable",
+        }
+    }
+}

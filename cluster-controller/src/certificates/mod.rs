@@ -1,0 +1,241 @@
+//! The certificates of a cluster's servers: those of the Secret that `spec.tls` names, given to servers while they run.
+//!
+//! Data and decisions, pure: [`material`], [`state`], [`plan`]. Input and output: [`servers`], and all together here. What the servers are to
+//! have is written into a Secret first, with which pods start, and then set on servers that run. Its files have names of what they hold: a
+//! server takes a file once its pod has it, and says by the name which one it uses.
+
+pub mod error;
+pub mod material;
+pub mod plan;
+pub mod report;
+pub mod servers;
+pub mod state;
+pub mod tracker;
+
+use crate::{
+    context::Context,
+    observe::Observed,
+    redis::member::{Answer, Member},
+    secrets::READ_AGAIN,
+    validate::Shape,
+};
+use common::{
+    cluster::{
+        kept_connections::ClusterConnections,
+        transport::{TlsAccess, Transport},
+    },
+    kubernetes::expectations::OwnerKey,
+};
+use crds::{RedisCluster, TlsPolicy, TlsStatus, certificates_secret_name};
+use error::CertificatesError;
+use k8s_openapi::{
+    apimachinery::pkg::apis::meta::v1::{OwnerReference, Time},
+    jiff::Timestamp,
+};
+use material::{Material, MaterialError};
+use report::CertificatesReport;
+use state::{CertificatesState, ServerFiles};
+use tracker::ShownBy;
+
+/// The certificates of a cluster, as its Secrets have them.
+#[derive(Clone, Debug, Default)]
+pub struct ClusterCertificates {
+    /// How its nodes are reached.
+    pub transport: Transport,
+    /// None: the cluster does not encrypt.
+    known: Option<KnownCertificates>,
+}
+
+#[derive(Clone, Debug)]
+struct KnownCertificates {
+    owner: OwnerReference,
+    policy: TlsPolicy,
+    state: CertificatesState,
+    wanted: Result<Material, MaterialError>,
+}
+
+impl ClusterCertificates {
+    /// Settings that every server is to be asked for.
+    pub fn settings(&self) -> impl Iterator<Item = String> {
+        let asked = self.known.iter().flat_map(|_| ServerFiles::SETTINGS);
+        asked.map(ToOwned::to_owned)
+    }
+}
+
+/// Reads the Secrets, and makes the one that the pods mount.
+pub async fn read(
+    context: &Context,
+    object: &RedisCluster,
+    shape: &Shape,
+    owner: OwnerReference,
+) -> Result<ClusterCertificates, CertificatesError> {
+    let Some(policy) = object.spec.tls.clone() else {
+        return Ok(ClusterCertificates::default());
+    };
+    let place = (shape.namespace.as_str(), shape.name.as_str());
+    let secrets = context.secrets_of(place, &owner, !shape.paused);
+    let given = secrets.read(&policy.secret_name, READ_AGAIN).await?;
+    let wanted = given
+        .ok_or(MaterialError::NoSecret)
+        .and_then(|secret| Material::of(&secret.data.unwrap_or_default(), Timestamp::now()));
+    let name = certificates_secret_name(&shape.name);
+    let found = secrets.read_own(&name, |_| false).await?;
+    let stored = found.as_ref().and_then(|secret| secret.data.as_ref());
+    let state = match (stored.and_then(CertificatesState::stored), &wanted) {
+        (Some(state), _) => state,
+        (None, Ok(material)) => {
+            let state = CertificatesState::first(material, policy.client_auth);
+            secrets.replace(&name, found, state.data()).await?;
+            state
+        }
+        (None, Err(source)) => {
+            return Err(CertificatesError::Refused {
+                secret: policy.secret_name,
+                source: source.clone(),
+            });
+        }
+    };
+    let access = TlsAccess::from_files(&state.access_files());
+    let access = access.map_err(|source| CertificatesError::Unusable {
+        secret: name,
+        source,
+    })?;
+    Ok(ClusterCertificates {
+        transport: Transport::Tls(access),
+        known: Some(KnownCertificates {
+            owner,
+            policy,
+            state,
+            wanted,
+        }),
+    })
+}
+
+/// Takes the next step: writes what the servers are to have, gives it to them, and asks them to show it.
+pub async fn carry_out(
+    context: &Context,
+    owner: &OwnerKey,
+    certificates: &ClusterCertificates,
+    observed: &Observed,
+) -> Result<CertificatesReport, CertificatesError> {
+    let Some(known) = &certificates.known else {
+        return Ok(CertificatesReport::default());
+    };
+    let place = (owner.namespace.as_str(), owner.name.as_str());
+    let connections = context.connections.of(place);
+    let members = &observed.members;
+    confirm(context, place, (members, &connections), &known.state).await;
+    let mut state = known.state.clone();
+    if let Ok(wanted) = &known.wanted {
+        let used = used(context, place, members, &known.state);
+        state = plan::next(&state, wanted, known.policy.client_auth, used.as_deref());
+    }
+    if state != known.state {
+        let secrets = context.secrets_of(place, &known.owner, true);
+        let name = certificates_secret_name(place.1);
+        let found = secrets.read_own(&name, |_| false).await?;
+        secrets.replace(&name, found, state.data()).await?;
+    }
+    servers::give(members, &connections, &state.wanted).await;
+    Ok(report(context, place, known, &state, members))
+}
+
+/// What would be next if nothing were done: for a cluster that is not acted upon.
+pub fn seen(
+    context: &Context,
+    place: (&str, &str),
+    certificates: &ClusterCertificates,
+    observed: &Observed,
+) -> CertificatesReport {
+    let Some(known) = &certificates.known else {
+        return CertificatesReport::default();
+    };
+    report(context, place, known, &known.state, &observed.members)
+}
+
+/// Lets the servers that use the wanted certificate show it, each once.
+async fn confirm(
+    context: &Context,
+    place: (&str, &str),
+    (members, connections): (&[Member], &ClusterConnections),
+    state: &CertificatesState,
+) {
+    let certificate = &state.wanted.certificate;
+    let due = members.iter().filter(|member| {
+        let uses = member.report().and_then(servers::reported);
+        uses.is_some_and(|files| files.certificate == *certificate)
+            && !context.handshakes.has_shown(place, member, certificate)
+    });
+    let due: Vec<Member> = due.cloned().collect();
+    if due.is_empty() {
+        return;
+    }
+    // No other certificate will do.
+    let Ok(access) = TlsAccess::from_files(&state.only_wanted().access_files()) else {
+        return;
+    };
+    let shown = servers::shake_hands(&due, connections, &Transport::Tls(access)).await;
+    let shown = shown.into_iter().map(|pod| (pod, certificate.clone()));
+    let exists = |by: &ShownBy| members.iter().any(|member| ShownBy::of(member) == *by);
+    context.handshakes.note(place, shown.collect(), exists);
+}
+
+/// What each server uses. None: one that may run does not say, or has not shown what it says.
+fn used(
+    context: &Context,
+    place: (&str, &str),
+    members: &[Member],
+    state: &CertificatesState,
+) -> Option<Vec<ServerFiles>> {
+    let mut used = Vec::new();
+    for member in members {
+        match &member.answer {
+            Answer::Report(report) => {
+                if !context
+                    .handshakes
+                    .has_shown(place, member, &state.wanted.certificate)
+                {
+                    return None;
+                }
+                used.push(servers::reported(report)?);
+            }
+            Answer::Loading | Answer::Busy | Answer::Unresponsive(_) => return None,
+            // It starts with what its pod will mount.
+            Answer::Absent(_) | Answer::Foreign(_) => {}
+        }
+    }
+    Some(used)
+}
+
+fn report(
+    context: &Context,
+    place: (&str, &str),
+    known: &KnownCertificates,
+    state: &CertificatesState,
+    members: &[Member],
+) -> CertificatesReport {
+    let lacks = |member: &&Member| {
+        let uses = member.report().and_then(servers::reported);
+        uses.as_ref() != Some(&state.wanted)
+            || !context
+                .handshakes
+                .has_shown(place, member, &state.wanted.certificate)
+    };
+    let lacking = members.iter().filter(lacks);
+    let lacking: Vec<String> = lacking.map(|one| one.expected.pod.clone()).collect();
+    let refused = known.wanted.as_ref().err().map(|error| {
+        let words = format!("spec.tls: Secret {}: {error}", known.policy.secret_name);
+        (error.reason(), words)
+    });
+    // Its certificate was checked before it was stored.
+    let facts = state.facts().ok();
+    CertificatesReport {
+        shown: facts.map(|facts| TlsStatus {
+            serial: facts.serial,
+            not_after: Time(facts.not_after),
+        }),
+        refused,
+        changed: *state != known.state || !lacking.is_empty(),
+        lacking,
+    }
+}

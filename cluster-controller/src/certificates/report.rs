@@ -1,0 +1,16 @@
+//! How far the servers of a cluster have their certificate, for the status.
+
+use crds::TlsStatus;
+
+/// How far the servers have their certificate.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct CertificatesReport {
+    /// What servers show. None: they do not encrypt.
+    pub shown: Option<TlsStatus>,
+    /// Why what the Secret of the spec holds is not used: reason and words.
+    pub refused: Option<(&'static str, String)>,
+    /// Pods whose servers do not show it yet.
+    pub lacking: Vec<String>,
+    /// Whether something was changed just now.
+    pub changed: bool,
+}

@@ -1,0 +1,281 @@
+//! The certificates that the servers are to have now: what the pods mount, and what is set on servers that run. Pure.
+
+use super::material::{Authorities, Certificate, CertificateFacts, Material, MaterialError};
+use crds::{
+    BUS_PORT, ClientAuth, KEY_PRESENTED, TLS_PORT, authorities_file, certificate_file, key_file,
+};
+use k8s_openapi::ByteString;
+use std::{
+    collections::BTreeMap,
+    fmt::{self, Write},
+};
+
+/// Key of the Secret that the pods mount: the digits of the authorities that servers trust.
+const KEY_TRUSTED: &str = "trusted";
+/// The same: whether clients show a certificate, in the engine's words.
+const KEY_CLIENTS: &str = "clients";
+/// The same: lines of redis.conf.
+const KEY_SETTINGS: &str = "tls.conf";
+/// The folder where pods mount it, from the server's own, wherever that is.
+const FOLDER: &str = "../tls/";
+
+/// Which files a server uses, and whether its clients show a certificate.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ServerFiles {
+    /// Name of the certificate that it shows: see [`FileName`].
+    pub certificate: FileName,
+    /// Name of the authorities that it trusts.
+    pub authorities: FileName,
+    /// `tls-auth-clients`.
+    pub clients: String,
+}
+
+/// The name of a file without its ending: the number of the step that brought it, and digits of what it holds. A server can take it only
+/// once its pod has that step.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FileName {
+    step: u32,
+    digits: String,
+}
+
+impl FileName {
+    fn parse(text: &str) -> Option<Self> {
+        let (step, digits) = text.split_once('-')?;
+        Some(Self {
+            step: step.parse().ok()?,
+            digits: digits.to_owned(),
+        })
+    }
+
+    /// Whether it holds this.
+    pub fn is_of(&self, digits: &str) -> bool {
+        self.digits == digits
+    }
+}
+
+impl fmt::Display for FileName {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(out, "{}-{}", self.step, self.digits)
+    }
+}
+
+impl ServerFiles {
+    /// Settings that say so.
+    pub const SETTINGS: [&str; 3] = ["tls-cert-file", "tls-ca-cert-file", "tls-auth-clients"];
+
+    /// As a server reports them.
+    pub fn reported(settings: &BTreeMap<String, String>) -> Option<Self> {
+        let value = |name: &str| settings.get(name);
+        let digits = |name: &str| {
+            let file = value(name)?.strip_prefix(FOLDER)?;
+            FileName::parse(file.split('.').next()?)
+        };
+        let [certificate, authorities, clients] = Self::SETTINGS;
+        Some(Self {
+            certificate: digits(certificate)?,
+            authorities: digits(authorities)?,
+            clients: value(clients)?.clone(),
+        })
+    }
+
+    /// The settings by which a server uses them.
+    pub fn settings(&self) -> [(&'static str, String); 4] {
+        let Self {
+            certificate,
+            authorities,
+            clients,
+        } = self;
+        let (certificate, authorities) = (certificate.to_string(), authorities.to_string());
+        let [name, authorities_name, clients_name] = Self::SETTINGS;
+        [
+            (name, format!("{FOLDER}{}", certificate_file(&certificate))),
+            (
+                "tls-key-file",
+                format!("{FOLDER}{}", key_file(&certificate)),
+            ),
+            (
+                authorities_name,
+                format!("{FOLDER}{}", authorities_file(&authorities)),
+            ),
+            (clients_name, clients.clone()),
+        ]
+    }
+}
+
+/// Whether clients show a certificate, as the engine says it.
+pub fn clients(policy: ClientAuth) -> &'static str {
+    match policy {
+        ClientAuth::Off => "no",
+        ClientAuth::Optional => "optional",
+        ClientAuth::Required => "yes",
+    }
+}
+
+/// The certificates of a cluster. Stored in the Secret that its pods mount.
+#[derive(Clone, PartialEq, Eq)]
+pub struct CertificatesState {
+    /// What every server is to use.
+    pub wanted: ServerFiles,
+    files: BTreeMap<String, Vec<u8>>,
+}
+
+impl fmt::Debug for CertificatesState {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // Keys are among the files.
+        let files: Vec<&String> = self.files.keys().collect();
+        out.debug_struct("CertificatesState")
+            .field("wanted", &self.wanted)
+            .field("files", &files)
+            .finish()
+    }
+}
+
+impl CertificatesState {
+    /// Of a new cluster.
+    pub fn first(material: &Material, policy: ClientAuth) -> Self {
+        let name = |digits: String| FileName { step: 0, digits };
+        let nothing = Self {
+            wanted: ServerFiles {
+                certificate: name(String::new()),
+                authorities: name(String::new()),
+                clients: clients(policy).to_owned(),
+            },
+            files: BTreeMap::new(),
+        };
+        nothing
+            .trusting(&material.authorities)
+            .showing(&material.certificate)
+            .only_wanted()
+    }
+
+    /// The next step: servers trust these authorities. Files of earlier steps but the last go.
+    #[must_use]
+    pub fn trusting(&self, authorities: &Authorities) -> Self {
+        let mut next = self.only_wanted();
+        let name = self.next_name(authorities.digits());
+        let file = authorities_file(&name.to_string());
+        next.files.insert(file, authorities.pem());
+        next.wanted.authorities = name;
+        next
+    }
+
+    /// The next step: servers show this certificate. Files of earlier steps but the last go.
+    #[must_use]
+    pub fn showing(&self, certificate: &Certificate) -> Self {
+        let mut next = self.only_wanted();
+        let name = self.next_name(certificate.digits.clone());
+        next.files.extend([
+            (
+                certificate_file(&name.to_string()),
+                certificate.chain.clone(),
+            ),
+            (key_file(&name.to_string()), certificate.key.clone()),
+        ]);
+        next.wanted.certificate = name;
+        next
+    }
+
+    fn next_name(&self, digits: String) -> FileName {
+        let step = self
+            .wanted
+            .certificate
+            .step
+            .max(self.wanted.authorities.step)
+            + 1;
+        FileName { step, digits }
+    }
+
+    /// As it was stored.
+    pub fn stored(data: &BTreeMap<String, ByteString>) -> Option<Self> {
+        let text = |key: &str| String::from_utf8(data.get(key)?.0.clone()).ok();
+        let wanted = ServerFiles {
+            certificate: FileName::parse(&text(KEY_PRESENTED)?)?,
+            authorities: FileName::parse(&text(KEY_TRUSTED)?)?,
+            clients: text(KEY_CLIENTS)?,
+        };
+        let texts = [KEY_PRESENTED, KEY_TRUSTED, KEY_CLIENTS, KEY_SETTINGS];
+        let files = data
+            .iter()
+            .filter(|(name, _)| !texts.contains(&name.as_str()));
+        let state = Self {
+            wanted,
+            files: files
+                .map(|(name, file)| (name.clone(), file.0.clone()))
+                .collect(),
+        };
+        state.is_whole().then_some(state)
+    }
+
+    fn is_whole(&self) -> bool {
+        let mut names = self.names().into_iter();
+        names.all(|name| self.files.contains_key(&name))
+    }
+
+    /// The files that are wanted.
+    fn names(&self) -> [String; 3] {
+        let certificate = self.wanted.certificate.to_string();
+        [
+            certificate_file(&certificate),
+            key_file(&certificate),
+            authorities_file(&self.wanted.authorities.to_string()),
+        ]
+    }
+
+    /// Everything that the Secret has.
+    pub fn data(&self) -> BTreeMap<String, ByteString> {
+        let mut settings = format!(
+            "tls-port {TLS_PORT}\nport 0\ncluster-port {BUS_PORT}\ntls-cluster yes\ntls-replication yes\n"
+        );
+        for (name, value) in self.wanted.settings() {
+            // Writing into a String cannot fail.
+            let _ = writeln!(settings, "{name} {value}");
+        }
+        let texts = [
+            (KEY_PRESENTED, self.wanted.certificate.to_string()),
+            (KEY_TRUSTED, self.wanted.authorities.to_string()),
+            (KEY_CLIENTS, self.wanted.clients.clone()),
+            (KEY_SETTINGS, settings),
+        ];
+        let texts = texts.map(|(key, text)| (key.to_owned(), ByteString(text.into_bytes())));
+        let files = self.files.iter();
+        let files = files.map(|(name, file)| (name.clone(), ByteString(file.clone())));
+        texts.into_iter().chain(files).collect()
+    }
+
+    /// What [`common::cluster::transport::TlsAccess`] is made of.
+    pub fn access_files(&self) -> BTreeMap<String, Vec<u8>> {
+        let mut files = self.files.clone();
+        let presented = self.wanted.certificate.to_string().into_bytes();
+        files.insert(KEY_PRESENTED.to_owned(), presented);
+        files
+    }
+
+    /// The same without the files of before.
+    #[must_use]
+    pub fn only_wanted(&self) -> Self {
+        let names = self.names();
+        let files = self.files.iter().filter(|(name, _)| names.contains(name));
+        Self {
+            wanted: self.wanted.clone(),
+            files: files
+                .map(|(name, file)| (name.clone(), file.clone()))
+                .collect(),
+        }
+    }
+
+    /// Whom servers trust.
+    pub fn authorities(&self) -> Result<Authorities, MaterialError> {
+        let file = self
+            .files
+            .get(&authorities_file(&self.wanted.authorities.to_string()));
+        Authorities::of(file.map(Vec::as_slice).unwrap_or_default())
+    }
+
+    /// For people, of the certificate that servers show.
+    pub fn facts(&self) -> Result<CertificateFacts, MaterialError> {
+        let file = self
+            .files
+            .get(&certificate_file(&self.wanted.certificate.to_string()));
+        CertificateFacts::of_file(file.map(Vec::as_slice).unwrap_or_default())
+    }
+}

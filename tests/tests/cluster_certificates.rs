@@ -1,0 +1,298 @@
+//! A cluster that encrypts: the whole cluster-controller between a real API server, which has the certificates, and real servers, which start
+//! with what their pods mount. What a kubelet does after a Secret has changed, the test does.
+
+use anyhow::{Context, Result, ensure};
+use common::{access, cluster::transport::Transport, kubernetes::conditions::holds};
+use crds::{
+    CLIENT_PORT, CONDITION_CERTIFICATES, OwnUser, RedisCluster, RedisClusterStatus, TLS_PORT,
+    VOLUME_CERTIFICATES, certificates_secret_name,
+};
+use k8s_openapi::{ByteString, api::core::v1::Secret};
+use kube::{
+    ResourceExt,
+    api::{Patch, PatchParams, PostParams},
+};
+use serde_json::{Value, json};
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, SocketAddr},
+    time::Duration,
+};
+use tests::{
+    certificates::{Flaw, TestAuthority, TestCertificate},
+    cluster_stage::{ClusterStage, KEYS, LIMIT, message, reason, serves},
+    login::{self, ClientLogin},
+    replica::ReplicaEnd,
+    wait::within,
+    writer::Writer,
+};
+
+/// The Secret that the spec names.
+const GIVEN: &str = "shop-tls";
+
+fn tls(client_auth: &str) -> Value {
+    json!({"tls": {"secretName": GIVEN, "clientAuth": client_auth}})
+}
+
+/// Puts a certificate into the Secret of the spec, as cert-manager does.
+async fn give(stage: &ClusterStage, one: &TestCertificate, by: &TestAuthority) -> Result<()> {
+    let secret = one.secret(GIVEN, by);
+    let api = stage.api::<Secret>();
+    if api.get_opt(GIVEN).await?.is_some() {
+        let patch = Patch::Merge(json!({"stringData": secret["stringData"]}));
+        api.patch(GIVEN, &PatchParams::default(), &patch).await?;
+        return Ok(());
+    }
+    let secret: Secret = serde_json::from_value(secret)?;
+    api.create(&PostParams::default(), &secret).await?;
+    Ok(())
+}
+
+/// What the pods mount, once it is there.
+async fn mounted(stage: &ClusterStage) -> Result<BTreeMap<String, Vec<u8>>> {
+    let name = certificates_secret_name("shop");
+    let secret = within(LIMIT, "the Secret of the pods", async || {
+        Ok(stage.api::<Secret>().get_opt(&name).await?)
+    })
+    .await?;
+    let data = secret.data.unwrap_or_default().into_iter();
+    Ok(data.map(|(key, ByteString(value))| (key, value)).collect())
+}
+
+async fn mount_everywhere(stage: &ClusterStage) -> Result<()> {
+    let files = mounted(stage).await?;
+    for index in 0..stage.nodes.len() {
+        stage.nodes.server(index).mount_certificates(&files)?;
+    }
+    Ok(())
+}
+
+/// A cluster that serves, with this certificate. The test's own clients show it too.
+async fn serving(
+    client_auth: &str,
+    one: &TestCertificate,
+    by: &TestAuthority,
+) -> Result<ClusterStage> {
+    let mut stage = ClusterStage::new().await?;
+    give(&stage, one, by).await?;
+    stage.create(tls(client_auth)).await?;
+    stage.nodes.kill_all().await?;
+    let login = ClientLogin::encrypted(one.transport(&[one])?);
+    stage.nodes.log_in(Some(&login));
+    Ok(stage)
+}
+
+async fn run_pods(stage: &mut ClusterStage) -> Result<()> {
+    mount_everywhere(stage).await?;
+    let name = certificates_secret_name("shop");
+    let volumes = json!([{"name": VOLUME_CERTIFICATES, "secret": {"secretName": name}}]);
+    let node = stage.kubernetes_node();
+    for index in 0..stage.nodes.len() {
+        stage.nodes.wipe(index)?;
+        stage.nodes.restart(index).await?;
+        stage.run_pod(index, &node, volumes.clone()).await?;
+    }
+    stage.until("formed, encrypted", is_encrypted).await?;
+    stage.nodes.fill(KEYS).await?;
+    stage.nodes.replicated().await
+}
+
+fn is_encrypted(status: &RedisClusterStatus) -> bool {
+    serves(status) && holds(&status.conditions, CONDITION_CERTIFICATES)
+}
+
+fn serial(status: &RedisClusterStatus) -> Option<&str> {
+    status.tls.as_ref().map(|tls| tls.serial.as_str())
+}
+
+fn address(stage: &ClusterStage, index: usize, port: u16) -> SocketAddr {
+    SocketAddr::new(ip(stage, index), port)
+}
+
+fn ip(stage: &ClusterStage, index: usize) -> IpAddr {
+    stage.nodes.server(index).address().ip()
+}
+
+/// Whether a client gets an answer.
+async fn is_let_in(address: SocketAddr, transport: Transport) -> bool {
+    let login = ClientLogin::encrypted(transport);
+    let opened = login::connect(address, Some(&login), Duration::from_secs(5)).await;
+    match opened {
+        Ok(mut connection) => {
+            let ping = redis::cmd("PING");
+            let answer = ping.query_async::<String>(&mut connection).await;
+            answer.is_ok()
+        }
+        Err(_) => false,
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nothing_is_sent_in_the_clear() -> Result<()> {
+    let [authority, other] = [TestAuthority::new("a")?, TestAuthority::new("b")?];
+    let certificate = authority.sign(0x0102, Flaw::None)?;
+    let mut stage = serving("Required", &certificate, &authority).await?;
+    let replica = stage.replica("a", None);
+    run_pods(&mut stage).await?;
+    let status = stage
+        .until("its certificate is told", |status| serial(status).is_some())
+        .await?;
+    ensure!(serial(&status) == Some("0102"), "{:?}", status.tls);
+    let endpoint = status.endpoint.as_deref().unwrap_or_default();
+    ensure!(endpoint.ends_with(":6380"), "{endpoint}");
+    let primary = stage.nodes.primary_of(0).await?;
+    let linked = stage.nodes.replica_of(0).await?;
+    for index in [primary, linked] {
+        let server = stage.nodes.server(index);
+        for setting in ["tls-cluster", "tls-replication"] {
+            let [_, value]: [String; 2] = server.call(&format!("CONFIG GET {setting}")).await?;
+            ensure!(value == "yes", "{setting} {value}");
+        }
+        let plain = tokio::net::TcpStream::connect(address(&stage, index, CLIENT_PORT)).await;
+        ensure!(plain.is_err(), "the port for clients in the clear is open");
+    }
+    let port = stage.nodes.server(linked).info("master_port").await?;
+    ensure!(port == TLS_PORT.to_string(), "{port}");
+    let at = address(&stage, primary, TLS_PORT);
+    let own = |one: &TestCertificate| one.transport(&[&certificate]);
+    ensure!(is_let_in(at, own(&certificate)?).await);
+    let another = authority.sign(9, Flaw::None)?;
+    ensure!(is_let_in(at, own(&another)?).await, "one of the authority");
+    let foreign = other.sign(9, Flaw::None)?;
+    ensure!(!is_let_in(at, own(&foreign)?).await, "another authority's");
+    ensure!(
+        !is_let_in(at, another.transport(&[&another])?).await,
+        "a server that shows another one"
+    );
+
+    // The other controllers reach it by what they read.
+    let client = &stage.server.client;
+    let nodes = access::nodes(client, &stage.namespace, "shop", OwnUser::Backup).await?;
+    let seeds = nodes.seeds(None)?;
+    for endpoint in seeds.endpoints(Duration::from_secs(5)) {
+        let node = common::cluster::node::NodeClient::connect(&endpoint).await?;
+        ensure!(node.id().await.is_ok());
+    }
+
+    // A loss is repaired as ever.
+    let victim = stage.lose_a_replica().await?;
+    stage.repaired(victim).await?;
+    stage.nodes.check(KEYS).await?;
+    replica.end(ReplicaEnd::Orderly)
+}
+
+/// How often each server has sent a whole copy, and how many replicas it has.
+async fn copies(stage: &ClusterStage) -> Result<Vec<(String, String)>> {
+    let mut found = Vec::new();
+    for index in 0..stage.nodes.len() {
+        let server = stage.nodes.server(index);
+        let links = server.info("connected_slaves").await?;
+        found.push((server.info("sync_full").await?, links));
+    }
+    Ok(found)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn certificates_change_while_a_writer_writes() -> Result<()> {
+    let [authority, later] = [TestAuthority::new("a")?, TestAuthority::new("b")?];
+    let before = authority.sign(1, Flaw::None)?;
+    let after = later.sign(2, Flaw::None)?;
+    let mut stage = serving("Off", &before, &authority).await?;
+    let replica = stage.replica("a", None);
+    run_pods(&mut stage).await?;
+    let seeds: Vec<_> = (0..stage.nodes.len())
+        .map(|index| address(&stage, index, TLS_PORT))
+        .collect();
+    let login = ClientLogin::encrypted(before.transport(&[&before, &after])?);
+    stage.nodes.log_in(Some(&login));
+    let writer = Writer::start_as(Some(login), seeds.clone(), 500);
+    let links = copies(&stage).await?;
+    give(&stage, &after, &later).await?;
+    // Another authority, too: trusted by all before any shows its certificate, and the earlier one until none does.
+    within(
+        LIMIT,
+        "every server shows the new certificate",
+        async || {
+            mount_everywhere(&stage).await?;
+            let cluster = stage.api::<RedisCluster>().get("shop").await?;
+            let status = cluster.status.context("no status")?;
+            Ok(serial(&status) == Some("02") && is_encrypted(&status))
+        },
+    )
+    .await?;
+    within(LIMIT, "nothing of before is left", async || {
+        let files = mounted(&stage).await?;
+        Ok(files.keys().filter(|name| name.contains(".key")).count() == 1)
+    })
+    .await?;
+    for index in 0..stage.nodes.len() {
+        let at = address(&stage, index, TLS_PORT);
+        ensure!(is_let_in(at, after.transport(&[&after])?).await, "{at}");
+        ensure!(!is_let_in(at, before.transport(&[&before])?).await, "{at}");
+    }
+    ensure!(copies(&stage).await? == links, "a link was broken");
+    // A client without a certificate of the new authority is let in: none is asked for.
+    let report = writer.end(seeds).await?;
+    println!("{} writes, {:?}", report.acknowledged, report.longest_gap);
+    ensure!(report.wrong.is_empty(), "{:?}", report.wrong);
+    ensure!(report.refusals.is_empty(), "{:?}", report.refusals);
+    ensure!(report.acknowledged > 100, "{}", report.acknowledged);
+    let secret = stage
+        .api::<Secret>()
+        .get(&certificates_secret_name("shop"))
+        .await?;
+    let cluster = stage.api::<RedisCluster>().get("shop").await?;
+    let owner = secret.owner_references().first();
+    ensure!(owner.map(|owner| owner.uid.clone()) == cluster.uid());
+    replica.end(ReplicaEnd::Orderly)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_does_not_fit_changes_nothing() -> Result<()> {
+    let [authority, other] = [TestAuthority::new("a")?, TestAuthority::new("b")?];
+    let certificate = authority.sign(7, Flaw::None)?;
+    let expired = authority.sign(8, Flaw::Expired)?;
+    // A new cluster is not begun with it.
+    let mut stage = serving("Optional", &expired, &authority).await?;
+    let replica = stage.replica("a", None);
+    let found = stage
+        .until("it is named", |status| {
+            reason(status, "Ready") == "CertificateExpired"
+        })
+        .await?;
+    let words = message(&found, "Ready");
+    ensure!(words.contains(GIVEN) && words.contains("2021"), "{words}");
+    give(&stage, &certificate, &authority).await?;
+    stage.nodes.log_in(Some(&ClientLogin::encrypted(
+        certificate.transport(&[&certificate])?,
+    )));
+    run_pods(&mut stage).await?;
+
+    let of_other_key = TestCertificate {
+        key: expired.key.clone(),
+        ..certificate.clone()
+    };
+    let only_for_servers = authority.sign(9, Flaw::OnlyForServers)?;
+    for (wrong, by, part) in [
+        (&expired, &authority, "expired"),
+        (&of_other_key, &authority, "not the key"),
+        (&certificate, &other, "none of the authorities"),
+        (&only_for_servers, &authority, "client auth"),
+    ] {
+        give(&stage, wrong, by).await?;
+        let named =
+            |status: &RedisClusterStatus| message(status, CONDITION_CERTIFICATES).contains(part);
+        let found = stage.until(part, named).await?;
+        ensure!(serves(&found) && serial(&found) == Some("07"), "{part}");
+    }
+    for index in 0..stage.nodes.len() {
+        let at = address(&stage, index, TLS_PORT);
+        ensure!(
+            is_let_in(at, certificate.transport(&[&certificate])?).await,
+            "{at}"
+        );
+    }
+    give(&stage, &certificate, &authority).await?;
+    stage.until("it is as before", is_encrypted).await?;
+    replica.end(ReplicaEnd::Orderly)
+}

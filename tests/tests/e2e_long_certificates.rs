@@ -1,0 +1,113 @@
+//! A cluster that encrypts, whose certificates change while a client writes to it, and which is backed up and restored.
+
+use anyhow::{Context, Result, ensure};
+use serde_json::{Value, json};
+use std::{
+    collections::BTreeMap,
+    time::{Duration, Instant},
+};
+use tests::{
+    certificates::{Flaw, TestAuthority, TestCertificate},
+    kubectl::Kubectl,
+    scenario::{self, Area, FilledCluster, ScenarioRow, Volumes, Writer, on_every_server},
+};
+
+const KEYS: u64 = 20_000;
+/// A Secret is seen within half a minute, and a kubelet needs up to two minutes for what a pod mounts, three times.
+const ROTATION: Duration = Duration::from_mins(10);
+/// The Secret that the specs name.
+const GIVEN: &str = "internal-tls";
+
+async fn give(kubectl: &Kubectl, one: &TestCertificate, by: &TestAuthority) -> Result<()> {
+    let mut secret = one.secret(GIVEN, by);
+    secret["apiVersion"] = "v1".into();
+    secret["kind"] = "Secret".into();
+    kubectl.apply(&secret.to_string()).await.map(drop)
+}
+
+/// Clients need no password, and have to show a certificate.
+fn encrypted(mut spec: Value) -> Value {
+    spec["tls"] = json!({"secretName": GIVEN, "clientAuth": "Required"});
+    spec
+}
+
+/// Whole copies that each server has sent, and replicas that are linked to it.
+async fn links(kubectl: &Kubectl) -> Result<BTreeMap<String, String>> {
+    let script = "redis-cli info | grep -E '^(sync_full|connected_slaves|master_link_status):'";
+    on_every_server(kubectl, "shop", script).await
+}
+
+async fn shows(kubectl: &Kubectl, serial: &str) -> Result<Duration> {
+    let what = format!("every server shows the certificate {serial}");
+    let reported = async || {
+        let shop = kubectl.get("rediscluster shop").await?;
+        Ok(shop["status"]["tls"]["serial"] == serial)
+    };
+    let took = kubectl.until(&what, ROTATION, reported).await?;
+    scenario::condition(kubectl, "shop", ("CertificatesValid", "True", "Valid")).await?;
+    Ok(took)
+}
+
+#[tokio::test]
+async fn certificates_change_under_a_writer() -> Result<()> {
+    scenario::run("e2e-certificates", async |kubectl| {
+        let [authority, later] = [TestAuthority::new("a")?, TestAuthority::new("b")?];
+        give(kubectl, &authority.sign(1, Flaw::None)?, &authority).await?;
+        let volumes = Volumes::DeletedWithCluster;
+        let mut shop = scenario::cluster_object(kubectl, "shop", 3, volumes);
+        shop["spec"] = encrypted(shop["spec"].take());
+        kubectl.apply(&shop.to_string()).await?;
+        let shop = FilledCluster::fill(kubectl, "shop", 6, KEYS).await?;
+        shows(kubectl, "01").await?;
+        let plain = "redis-cli -p 6379 ping 2>&1; command redis-cli ping 2>&1; true";
+        for (pod, answer) in on_every_server(kubectl, "shop", plain).await? {
+            ensure!(!answer.contains("PONG"), "{pod}: {answer}");
+        }
+        let before = links(kubectl).await?;
+        let writer = Writer::start(kubectl, "shop").await?;
+        let begun = Instant::now();
+        give(kubectl, &later.sign(2, Flaw::None)?, &later).await?;
+        shows(kubectl, "02").await?;
+        let took = begun.elapsed();
+        let after = links(kubectl).await?;
+        give(kubectl, &later.sign(3, Flaw::Expired)?, &later).await?;
+        let refused = ("CertificatesValid", "False", "CertificateExpired");
+        let words = scenario::condition(kubectl, "shop", refused).await?;
+        ensure!(words.contains(GIVEN), "{words}");
+        give(kubectl, &later.sign(2, Flaw::None)?, &later).await?;
+        let seen = writer.finish().await?;
+        ensure!(after == before, "a link was broken: {before:?} {after:?}");
+        ensure!(seen.refused() == 0, "{seen}");
+        shop.is_intact("certificates-changed").await?;
+        let done = "certificate and authority of an encrypted cluster are replaced by editing the Secret; an expired one changes nothing";
+        ScenarioRow::new(Area::Users, "certificates", done)
+            .healthy_after(took)
+            .lost(0)
+            .writes(&seen)
+            .note("until every server shows the new one; no link broken")
+            .record()?;
+
+        kubectl.apply(&scenario::backup("now", "shop").to_string()).await?;
+        let backup = scenario::ended(kubectl, "redisbackup", "now").await?;
+        let taken = backup["status"]["keys"].as_u64().context("no count")?;
+        ensure!(taken >= KEYS, "{taken} keys");
+        let copy = encrypted(scenario::cluster_spec(4, 0));
+        let target = json!({"newCluster": {"name": "copy", "spec": copy}});
+        let restore = scenario::restore("copy", &json!({"backupRef": {"name": "now"}}), &target);
+        kubectl.apply(&restore.to_string()).await?;
+        scenario::ended(kubectl, "redisrestore", "copy").await?;
+        let keys = KEYS.to_string();
+        let verify = ["verify", "copy:6379", "--keys", &keys];
+        scenario::workload(kubectl, "verify-copy", &verify).await?;
+
+        // Every pod at once: the scripts, the bus and the replicas find each other again.
+        let recovered = shop.lose_all_pods(false).await?;
+        shop.is_intact("all-pods-lost").await?;
+        let done = "all pods of an encrypted cluster with volumes are deleted";
+        ScenarioRow::new(Area::Pods, "encrypted", done)
+            .healthy_after(recovered)
+            .lost(0)
+            .record()
+    })
+    .await
+}
