@@ -1,7 +1,7 @@
 //! What every reconcile needs: the client, the caches, and what this process has written itself.
 
 use crate::{
-    certificates::tracker::HandshakeTracker,
+    certificates::tracker::CertificatesTracker,
     connections::close_unneeded,
     copies::CopyTracker,
     elections::ElectionTracker,
@@ -104,8 +104,8 @@ pub struct Context {
     pub rules: Arc<RulesTracker>,
     /// What was read of Secrets lately.
     pub secrets: Arc<SecretMemory>,
-    /// Which servers have shown which certificate.
-    pub handshakes: Arc<HandshakeTracker>,
+    /// What was read of certificates, and which servers have presented which.
+    pub certificates: Arc<CertificatesTracker>,
     /// Moves of slots.
     pub resharding: Arc<Resharding>,
     /// Applies children.
@@ -177,7 +177,7 @@ impl Context {
             settings: Arc::default(),
             rules: Arc::default(),
             secrets: Arc::default(),
-            handshakes: Arc::default(),
+            certificates: Arc::default(),
             resharding: Arc::new(resharding),
             pod_events: Arc::new(PodEvents::new(runtime.client.clone())),
             events: runtime.events.clone(),

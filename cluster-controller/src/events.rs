@@ -33,14 +33,18 @@ pub fn events(
         status,
     ));
     let parts = [
-        ("ConfigApplied", ["SettingRefused", "MemoryExceeded"]),
-        (CONDITION_USERS, ["RulesRefused", "PasswordMissing"]),
+        ("ConfigApplied", &["SettingRefused", "MemoryExceeded"][..]),
+        (CONDITION_USERS, &["RulesRefused", "PasswordMissing"]),
         (
             CONDITION_CERTIFICATES,
-            ["CertificateRefused", "SecretNotFound"],
+            &[
+                "SecretNotFound",
+                "CertificateRefused",
+                "SecretExpired",
+                "ExpiresSoon",
+                "Expired",
+            ],
         ),
-        (CONDITION_CERTIFICATES, ["ExpiresSoon", "Expired"]),
-        (CONDITION_CERTIFICATES, ["CertificateExpired", "Expired"]),
     ];
     let refused = parts.into_iter();
     events.extend(refused.filter_map(|part| refused_part(before, status, part)));
@@ -89,7 +93,7 @@ fn of_phase(old: Option<&str>, status: &RedisClusterStatus) -> Option<EventNote>
 fn refused_part(
     before: Option<&RedisClusterStatus>,
     status: &RedisClusterStatus,
-    (kind, reasons): (&str, [&str; 2]),
+    (kind, reasons): (&str, &[&str]),
 ) -> Option<EventNote> {
     let condition = |status: &RedisClusterStatus| {
         let found = find(&status.conditions, kind)?;

@@ -35,7 +35,7 @@ pub enum SecretError {
     Api(#[from] ApiError),
     /// The name of a Secret is not free.
     #[error(
-        "Secret {secret} exists and is not of RedisCluster {cluster}, which needs the name for one of its own: delete it, or rename the cluster"
+        "Secret {secret} exists and does not belong to RedisCluster {cluster}, which needs this name for its own: rename the Secret or the cluster"
     )]
     Taken {
         /// Name of the Secret that is in the way.

@@ -79,7 +79,9 @@ pub async fn nodes(
     let authentication = status.map(|status| status.authentication);
     let authentication = authentication.unwrap_or_default();
     let login = login(client, (namespace, cluster), user, authentication).await?;
-    let encrypts = status.is_some_and(|status| status.tls.is_some());
+    let encrypts = object
+        .as_ref()
+        .is_some_and(|object| object.spec.tls.is_some());
     let transport = if encrypts {
         encrypted(client, (namespace, cluster)).await?
     } else {

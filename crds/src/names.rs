@@ -63,7 +63,7 @@ pub const FOLDER_USERS: &str = "/users";
 pub const VOLUME_CERTIFICATES: &str = "certificates";
 /// Where the certificates of a server are, if there are any.
 pub const FOLDER_CERTIFICATES: &str = "/tls";
-/// Where it mounts them.
+/// Folders where the controller mounts its own volumes.
 pub const OWN_FOLDERS: [&str; 5] = [
     FOLDER_DATA,
     "/config",

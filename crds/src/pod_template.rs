@@ -110,14 +110,14 @@ pub struct PodIdentity {
 #[serde(rename_all = "camelCase")]
 #[x_kube(validation = Rule::new("[has(self.configMap), has(self.secret), has(self.projected), has(self.emptyDir), has(self.persistentVolumeClaim), has(self.csi)].filter(one, one).size() == 1").message("extraVolumes: give each volume exactly one of configMap, secret, projected, emptyDir, persistentVolumeClaim and csi"))]
 pub struct ExtraVolume {
-    /// Name of the volume. data, memory, config and tmp are the controller's own.
+    /// Name of the volume. data, memory, config, tmp, users and certificates are the controller's own.
     #[schemars(
         length(min = 1, max = 63),
         regex(pattern = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$")
     )]
     #[x_kube(validation = is_a_free_name())]
     pub name: String,
-    /// Where it is mounted, for example /certificates. Not in /data, /config or /tmp.
+    /// Where it is mounted, for example /certificates. Not in /data, /config, /tmp, /users or /tls.
     #[schemars(length(min = 2, max = 256), regex(pattern = r"^(/[A-Za-z0-9._-]+)+$"))]
     #[x_kube(validation = is_a_free_folder())]
     pub mount_path: String,

@@ -32,6 +32,7 @@ use std::collections::BTreeMap;
     scale(spec_replicas_path = ".spec.shards", status_replicas_path = ".status.shards", label_selector_path = ".status.selector"),
     doc = "A Redis Cluster: shards of one primary and its replicas, formed, watched and repaired by the cluster-controller.",
     validation = Rule::new("size(self.metadata.name) <= 40 && self.metadata.name.matches('^[a-z]([-a-z0-9]*[a-z0-9])?$')").message("the name of a RedisCluster has at most 40 characters: lower case letters, digits and dashes, starting with a letter"),
+    validation = Rule::new("!has(self.spec.tls) || self.spec.tls.secretName != self.metadata.name + '-certificates'").message("tls.secretName: the Secret NAME-certificates is the controller's own; choose another name"),
     printcolumn(name = "Version", type_ = "string", json_path = ".status.version.running"),
     printcolumn(name = "Shards", type_ = "integer", json_path = ".spec.shards"),
     printcolumn(name = "Ready", type_ = "integer", json_path = ".status.readyShards"),
@@ -427,7 +428,7 @@ pub struct RedisClusterStatus {
     /// How far clients have to log in.
     #[serde(default)]
     pub authentication: Authentication,
-    /// The certificate that the servers show. Absent: what they send is not encrypted.
+    /// The certificate that the servers are given; the condition CertificatesValid says whether all present it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tls: Option<TlsStatus>,
     /// Ready: the cluster is as desired. Reconciling: the controller works on it. Stalled: it waits for a person. Available: every

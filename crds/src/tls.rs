@@ -5,24 +5,24 @@ use kube::KubeSchema;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-/// Key of the Secret that the pods mount: the digits of the certificate that servers and controllers show.
+/// Key of the Secret that the pods mount: name of the certificate file, without its ending, that servers and controllers present.
 pub const KEY_PRESENTED: &str = "presented";
 
 /// Encryption of what clients, servers and controllers send each other.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct TlsPolicy {
-    /// Secret in the same namespace as cert-manager makes it: tls.crt with the certificate of the servers and those that lead to its
-    /// authority, tls.key, and ca.crt with the authorities that are trusted. Servers show the certificate to each other too: if it lists
-    /// what it may be used for, both server auth and client auth have to be there. Once the Secret changes, the servers are given the new
-    /// certificate while they run; one that is expired, or does not fit, is named in the condition CertificatesValid and changes nothing.
+    /// Secret in the same namespace, as cert-manager writes it: tls.crt (the certificate and its intermediates), tls.key and ca.crt (the
+    /// CAs that servers trust). If the certificate lists usages, server auth and client auth have to be among them. When the Secret changes,
+    /// running servers get the new certificate. One that is expired, or does not match its key or CA, changes nothing: CertificatesValid
+    /// names it, or Ready on a new cluster.
     #[schemars(
         length(min = 1, max = 253),
         regex(pattern = r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$")
     )]
     pub secret_name: String,
-    /// Whether clients show a certificate of an authority in ca.crt. Off: none is asked for. Optional: one that is shown is checked.
-    /// Required: without one no client is let in.
+    /// Whether servers ask clients for a certificate of a CA in ca.crt. Off: they do not. Optional: they verify one that is presented.
+    /// Required: they refuse clients without one, collectors of metrics too. A change reaches running servers.
     #[serde(default)]
     pub client_auth: ClientAuth,
 }
@@ -39,7 +39,7 @@ pub enum ClientAuth {
     Required,
 }
 
-/// The certificate that the servers show.
+/// The certificate that the servers are given.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct TlsStatus {
@@ -49,22 +49,22 @@ pub struct TlsStatus {
     pub not_after: Time,
 }
 
-/// Name of the Secret that the pods mount: the certificates that servers use, by files whose names have digits of what they hold.
+/// Name of the Secret that the pods mount: the certificates that servers use, by files named STEP-HASH.
 pub fn certificates_secret_name(cluster: &str) -> String {
     format!("{cluster}-certificates")
 }
 
 /// File with a certificate and those that lead to its authority.
-pub fn certificate_file(digits: &str) -> String {
-    format!("{digits}.crt")
+pub fn certificate_file(name: &str) -> String {
+    format!("{name}.crt")
 }
 
 /// File with its key.
-pub fn key_file(digits: &str) -> String {
-    format!("{digits}.key")
+pub fn key_file(name: &str) -> String {
+    format!("{name}.key")
 }
 
 /// File with the authorities that are trusted.
-pub fn authorities_file(digits: &str) -> String {
-    format!("{digits}.ca")
+pub fn authorities_file(name: &str) -> String {
+    format!("{name}.ca")
 }

@@ -8,7 +8,10 @@ use rcgen::{
     Issuer, KeyPair, SerialNumber, date_time_ymd,
 };
 use serde_json::{Value, json};
-use std::collections::BTreeMap;
+use std::{
+    collections::BTreeMap,
+    time::{Duration, SystemTime},
+};
 
 /// An authority that signs certificates.
 pub struct TestAuthority {
@@ -30,8 +33,10 @@ pub struct TestCertificate {
 pub enum Flaw {
     /// Nothing.
     None,
-    /// Its time is over.
+    /// It expired long ago.
     Expired,
+    /// It expires so soon.
+    Expires(Duration),
     /// No client may show it.
     OnlyForServers,
 }
@@ -58,6 +63,10 @@ impl TestAuthority {
         match flaw {
             Flaw::None => {}
             Flaw::Expired => params.not_after = date_time_ymd(2021, 1, 1),
+            Flaw::Expires(soon) => {
+                let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH)?;
+                params.not_after = date_time_ymd(1970, 1, 1) + now + soon;
+            }
             Flaw::OnlyForServers => {
                 params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
             }

@@ -459,7 +459,7 @@ async fn the_cluster_controller_changes_only_owner_and_size_of_claims() -> Resul
 }
 
 #[tokio::test]
-async fn the_cluster_controller_writes_only_secrets_of_own_users() -> Result<()> {
+async fn the_cluster_controller_writes_only_its_own_secrets() -> Result<()> {
     let server = installed().await?;
     let namespace = server.namespace("secrets").await?;
     let account = server.as_account(SYSTEM, ACCOUNTS[0]).await?;
@@ -484,6 +484,11 @@ async fn the_cluster_controller_writes_only_secrets_of_own_users() -> Result<()>
             "only the Secrets with the users and certificates of a cluster",
         ),
         (
+            "shop-certificates",
+            Some("cart"),
+            "only the Secrets with the users and certificates of a cluster",
+        ),
+        (
             "shop-user-other",
             Some("shop"),
             "only the Secrets with the users and certificates of a cluster",
@@ -500,7 +505,11 @@ async fn the_cluster_controller_writes_only_secrets_of_own_users() -> Result<()>
         .await?;
     }
     let names = crds::OwnUser::ALL.map(|user| user.secret_name("shop"));
-    for name in names.into_iter().chain([crds::users_secret_name("shop")]) {
+    let more = [
+        crds::users_secret_name("shop"),
+        crds::certificates_secret_name("shop"),
+    ];
+    for name in names.into_iter().chain(more) {
         let created = theirs.create(&post, &secret(&name, Some("shop"))?).await?;
         theirs.replace(&name, &post, &created).await?;
         theirs.delete(&name, &delete).await?;

@@ -16,7 +16,7 @@ use serde_json::{Value, json};
 use std::{
     collections::BTreeMap,
     net::{IpAddr, SocketAddr},
-    time::Duration,
+    time::{Duration, Instant},
 };
 use tests::{
     certificates::{Flaw, TestAuthority, TestCertificate},
@@ -27,6 +27,8 @@ use tests::{
     writer::Writer,
 };
 
+/// How long a certificate is valid that is to expire: a cluster forms within it.
+const LIFE: Duration = Duration::from_secs(75);
 /// The Secret that the spec names.
 const GIVEN: &str = "shop-tls";
 
@@ -82,7 +84,8 @@ async fn serving(
     Ok(stage)
 }
 
-async fn run_pods(stage: &mut ClusterStage) -> Result<()> {
+/// Starts every server with what its pod mounts, and creates the pods.
+async fn start_pods(stage: &mut ClusterStage) -> Result<()> {
     mount_everywhere(stage).await?;
     let name = certificates_secret_name("shop");
     let volumes = json!([{"name": VOLUME_CERTIFICATES, "secret": {"secretName": name}}]);
@@ -92,6 +95,11 @@ async fn run_pods(stage: &mut ClusterStage) -> Result<()> {
         stage.nodes.restart(index).await?;
         stage.run_pod(index, &node, volumes.clone()).await?;
     }
+    Ok(())
+}
+
+async fn run_pods(stage: &mut ClusterStage) -> Result<()> {
+    start_pods(stage).await?;
     stage.until("formed, encrypted", is_encrypted).await?;
     stage.nodes.fill(KEYS).await?;
     stage.nodes.replicated().await
@@ -257,7 +265,7 @@ async fn what_does_not_fit_changes_nothing() -> Result<()> {
     let replica = stage.replica("a", None);
     let found = stage
         .until("it is named", |status| {
-            reason(status, "Ready") == "CertificateExpired"
+            reason(status, "Ready") == "SecretExpired"
         })
         .await?;
     let words = message(&found, "Ready");
@@ -294,5 +302,47 @@ async fn what_does_not_fit_changes_nothing() -> Result<()> {
     }
     give(&stage, &certificate, &authority).await?;
     stage.until("it is as before", is_encrypted).await?;
+    replica.end(ReplicaEnd::Orderly)
+}
+
+/// Servers that check the certificates of clients refuse that of the controllers too, and each other.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_expired_certificate_is_replaced() -> Result<()> {
+    let authority = TestAuthority::new("a")?;
+    let short = authority.sign(3, Flaw::Expires(LIFE))?;
+    let mut stage = serving("Required", &short, &authority).await?;
+    let replica = stage.replica("a", None);
+    let begun = Instant::now();
+    let warned =
+        |status: &RedisClusterStatus| reason(status, CONDITION_CERTIFICATES) == "ExpiresSoon";
+    start_pods(&mut stage).await?;
+    stage
+        .until("formed", |status| serves(status) && warned(status))
+        .await?;
+    stage.nodes.fill(KEYS).await?;
+    stage.nodes.replicated().await?;
+    ensure!(begun.elapsed() < LIFE, "too slow to see it expire");
+    let expired = |status: &RedisClusterStatus| reason(status, CONDITION_CERTIFICATES) == "Expired";
+    stage.until("it has expired", expired).await?;
+    // No connection of before is left.
+    let at = address(&stage, 0, TLS_PORT);
+    let own = short.transport(&[&short])?;
+    within(LIMIT, "the servers refuse it", async || {
+        Ok(!is_let_in(at, own.clone()).await)
+    })
+    .await?;
+    let after = authority.sign(4, Flaw::None)?;
+    give(&stage, &after, &authority).await?;
+    stage.nodes.log_in(Some(&ClientLogin::encrypted(
+        after.transport(&[&short, &after])?,
+    )));
+    within(LIMIT, "every server presents another one", async || {
+        mount_everywhere(&stage).await?;
+        let cluster = stage.api::<RedisCluster>().get("shop").await?;
+        let status = cluster.status.context("no status")?;
+        Ok(serial(&status) == Some("04") && is_encrypted(&status))
+    })
+    .await?;
+    stage.nodes.check(KEYS).await?;
     replica.end(ReplicaEnd::Orderly)
 }

@@ -71,7 +71,7 @@ async fn certificates_change_under_a_writer() -> Result<()> {
         let took = begun.elapsed();
         let after = links(kubectl).await?;
         give(kubectl, &later.sign(3, Flaw::Expired)?, &later).await?;
-        let refused = ("CertificatesValid", "False", "CertificateExpired");
+        let refused = ("CertificatesValid", "False", "SecretExpired");
         let words = scenario::condition(kubectl, "shop", refused).await?;
         ensure!(words.contains(GIVEN), "{words}");
         give(kubectl, &later.sign(2, Flaw::None)?, &later).await?;

@@ -24,7 +24,7 @@ pub const CERTIFICATE: &str = "tls.crt";
 pub const KEY: &str = "tls.key";
 /// The authorities.
 pub const AUTHORITIES: &str = "ca.crt";
-/// Digits by which files are named: of those that one cluster ever has, no two share them.
+/// Hexadecimal digits of the hash in the name of a file: 40 bits.
 const DIGITS: usize = 10;
 const BEGIN: &str = "-----BEGIN CERTIFICATE-----";
 const END: &str = "-----END CERTIFICATE-----";
@@ -79,7 +79,7 @@ pub enum MaterialError {
     #[error("it does not exist in this namespace: create it with tls.crt, tls.key and ca.crt")]
     NoSecret,
     /// A file is missing.
-    #[error("it has no {0}")]
+    #[error("it has no {0}: add it")]
     Missing(&'static str),
     /// A file is no PEM.
     #[error("{file} cannot be read: {why}")]
@@ -103,7 +103,7 @@ pub enum MaterialError {
     NotTrusted,
     /// Not for this.
     #[error(
-        "tls.crt may not be used for {0}: servers show it to clients and to each other, so both server auth and client auth have to be among its usages"
+        "tls.crt lacks the usage {0}: add server auth and client auth, since servers present it to clients and to each other"
     )]
     Purpose(&'static str),
     /// Anything else.
@@ -116,7 +116,7 @@ impl MaterialError {
     pub fn reason(&self) -> &'static str {
         match self {
             Self::NoSecret => "SecretNotFound",
-            Self::Expired(_) => "CertificateExpired",
+            Self::Expired(_) => "SecretExpired",
             Self::Missing(_)
             | Self::Unreadable { .. }
             | Self::OtherKey

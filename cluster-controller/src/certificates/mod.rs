@@ -1,8 +1,8 @@
 //! The certificates of a cluster's servers: those of the Secret that `spec.tls` names, given to servers while they run.
 //!
 //! Data and decisions, pure: [`material`], [`state`], [`plan`]. Input and output: [`servers`], and all together here. What the servers are to
-//! have is written into a Secret first, with which pods start, and then set on servers that run. Its files have names of what they hold: a
-//! server takes a file once its pod has it, and says by the name which one it uses.
+//! have is written into a Secret first, with which pods start, and then set on servers that run. The name of a file has the number of its step
+//! and a hash of its content: a server can take a step only once its pod has the files, and reports by the name which one it uses.
 
 pub mod error;
 pub mod material;
@@ -35,7 +35,7 @@ use k8s_openapi::{
 use material::{Material, MaterialError};
 use report::CertificatesReport;
 use state::{CertificatesState, ServerFiles};
-use tracker::ShownBy;
+use tracker::PodIdentity;
 
 /// The certificates of a cluster, as its Secrets have them.
 #[derive(Clone, Debug, Default)]
@@ -82,7 +82,14 @@ pub async fn read(
     let found = secrets.read_own(&name, |_| false).await?;
     let stored = found.as_ref().and_then(|secret| secret.data.as_ref());
     let state = match (stored.and_then(CertificatesState::stored), &wanted) {
-        (Some(state), _) => state,
+        (Some(state), _) => {
+            let owned = found.as_ref().is_some_and(|one| secrets.is_owned(one));
+            if !owned {
+                // Of an earlier cluster of this name, whose servers may still run: it must not go with that.
+                secrets.replace(&name, found, state.data()).await?;
+            }
+            state
+        }
         (None, Ok(material)) => {
             let state = CertificatesState::first(material, policy.client_auth);
             secrets.replace(&name, found, state.data()).await?;
@@ -100,7 +107,7 @@ pub async fn read(
         secret: name,
         source,
     })?;
-    Ok(ClusterCertificates {
+    let certificates = ClusterCertificates {
         transport: Transport::Tls(access),
         known: Some(KnownCertificates {
             owner,
@@ -108,7 +115,9 @@ pub async fn read(
             state,
             wanted,
         }),
-    })
+    };
+    context.certificates.remember(place, &certificates);
+    Ok(certificates)
 }
 
 /// Takes the next step: writes what the servers are to have, gives it to them, and asks them to show it.
@@ -126,9 +135,14 @@ pub async fn carry_out(
     let members = &observed.members;
     confirm(context, place, (members, &connections), &known.state).await;
     let mut state = known.state.clone();
+    let policy = known.policy.client_auth;
     if let Ok(wanted) = &known.wanted {
         let used = used(context, place, members, &known.state);
-        state = plan::next(&state, wanted, known.policy.client_auth, used.as_deref());
+        let facts = known.state.facts();
+        let expired = facts.is_ok_and(|facts| facts.not_after <= Timestamp::now());
+        state = plan::next(&state, wanted, policy, used.as_deref(), expired);
+    } else {
+        state::clients(policy).clone_into(&mut state.wanted.clients);
     }
     if state != known.state {
         let secrets = context.secrets_of(place, &known.owner, true);
@@ -140,7 +154,7 @@ pub async fn carry_out(
     Ok(report(context, place, known, &state, members))
 }
 
-/// What would be next if nothing were done: for a cluster that is not acted upon.
+/// The report of a cluster that is only observed.
 pub fn seen(
     context: &Context,
     place: (&str, &str),
@@ -164,7 +178,9 @@ async fn confirm(
     let due = members.iter().filter(|member| {
         let uses = member.report().and_then(servers::reported);
         uses.is_some_and(|files| files.certificate == *certificate)
-            && !context.handshakes.has_shown(place, member, certificate)
+            && !context
+                .certificates
+                .has_presented(place, member, certificate)
     });
     let due: Vec<Member> = due.cloned().collect();
     if due.is_empty() {
@@ -174,10 +190,10 @@ async fn confirm(
     let Ok(access) = TlsAccess::from_files(&state.only_wanted().access_files()) else {
         return;
     };
-    let shown = servers::shake_hands(&due, connections, &Transport::Tls(access)).await;
+    let shown = servers::handshake(&due, connections, &Transport::Tls(access)).await;
     let shown = shown.into_iter().map(|pod| (pod, certificate.clone()));
-    let exists = |by: &ShownBy| members.iter().any(|member| ShownBy::of(member) == *by);
-    context.handshakes.note(place, shown.collect(), exists);
+    let exists = |by: &PodIdentity| members.iter().any(|member| PodIdentity::of(member) == *by);
+    context.certificates.note(place, shown.collect(), exists);
 }
 
 /// What each server uses. None: one that may run does not say, or has not shown what it says.
@@ -192,8 +208,8 @@ fn used(
         match &member.answer {
             Answer::Report(report) => {
                 if !context
-                    .handshakes
-                    .has_shown(place, member, &state.wanted.certificate)
+                    .certificates
+                    .has_presented(place, member, &state.wanted.certificate)
                 {
                     return None;
                 }
@@ -218,8 +234,8 @@ fn report(
         let uses = member.report().and_then(servers::reported);
         uses.as_ref() != Some(&state.wanted)
             || !context
-                .handshakes
-                .has_shown(place, member, &state.wanted.certificate)
+                .certificates
+                .has_presented(place, member, &state.wanted.certificate)
     };
     let lacking = members.iter().filter(lacks);
     let lacking: Vec<String> = lacking.map(|one| one.expected.pod.clone()).collect();

@@ -10,13 +10,18 @@ use super::{
 };
 use crds::ClientAuth;
 
-/// What the servers are to have next. `servers`: what each of them uses; none where one that may run does not say.
+/// What the servers are to have next. `servers`: what each of them uses; none where one that may run does not say. `expired`: the certificate
+/// that they present has expired, so they refuse each other, and some of them the controllers too.
 pub fn next(
     state: &CertificatesState,
     wanted: &Material,
     policy: ClientAuth,
     servers: Option<&[ServerFiles]>,
+    expired: bool,
 ) -> CertificatesState {
+    if expired && !state.wanted.certificate.is_of(&wanted.certificate.digits) {
+        return at_once(state, wanted, policy);
+    }
     let settled = servers.is_some_and(|all| all.iter().all(|one| *one == state.wanted));
     let mut next = match state.authorities() {
         Ok(trusted) if settled => {
@@ -36,6 +41,16 @@ pub fn next(
         }
         Ok(_) | Err(_) => state.clone(),
     };
+    clients(policy).clone_into(&mut next.wanted.clients);
+    next
+}
+
+/// Both steps in one. The controllers present the new certificate from then on: servers that trust its authority take it, others once they
+/// start again.
+fn at_once(state: &CertificatesState, wanted: &Material, policy: ClientAuth) -> CertificatesState {
+    let trusted = state.authorities().unwrap_or_default();
+    let authorities = trusted.with(&wanted.authorities);
+    let mut next = state.trusting(&authorities).showing(&wanted.certificate);
     clients(policy).clone_into(&mut next.wanted.clients);
     next
 }
@@ -124,7 +139,7 @@ mod tests {
 
         fn look(&mut self, wanted: &Material, reached: &[bool]) {
             let uses = self.uses();
-            self.secret = next(&self.secret, wanted, ClientAuth::Off, Some(&uses));
+            self.secret = next(&self.secret, wanted, ClientAuth::Off, Some(&uses), false);
             for (index, reached) in reached.iter().enumerate() {
                 if *reached {
                     self.give(index);
@@ -162,6 +177,25 @@ mod tests {
         }
     }
 
+    #[test]
+    fn an_expired_certificate_is_replaced_without_waiting() {
+        let first = CertificatesState::first(&material(0, 0), ClientAuth::Off);
+        let wanted = material(4, 2);
+        let waits = next(&first, &wanted, ClientAuth::Off, None, false);
+        assert_eq!(waits, first);
+        let jumped = next(&first, &wanted, ClientAuth::Required, None, true);
+        assert!(jumped.wanted.certificate.is_of("4"));
+        assert_eq!(jumped.authorities().unwrap(), authorities(&[0, 1, 2]));
+        assert_eq!(jumped.wanted.clients, "yes");
+        // Servers that present the one before are still accepted.
+        let before = crds::certificate_file(&first.wanted.certificate.to_string());
+        assert!(jumped.access_files().contains_key(&before));
+        assert_eq!(
+            next(&jumped, &wanted, ClientAuth::Required, None, true),
+            jumped
+        );
+    }
+
     proptest! {
         #[test]
         fn no_server_ever_refuses_another(events in vec(events(), 0..80)) {
@@ -176,7 +210,7 @@ mod tests {
                 world.happen(event, &mut wanted);
                 world.check()?;
             }
-            // Left in peace, all show what is wanted, and nothing of before is kept.
+            // Without further events all servers present the wanted certificate, and no earlier file is kept.
             for _ in 0..8 {
                 world.look(&wanted, &[true; SERVERS]);
                 world.pods = vec![world.secret.clone(); SERVERS];

@@ -1,6 +1,6 @@
 //! Gives servers their certificates, and asks them to show it. A server that is not the one which was observed gets no command.
 
-use super::{state::ServerFiles, tracker::ShownBy};
+use super::{state::ServerFiles, tracker::PodIdentity};
 use crate::{
     observe::NODE_TIMEOUT,
     redis::{
@@ -49,27 +49,27 @@ pub fn reported(server: &Report) -> Option<ServerFiles> {
 }
 
 /// The pods whose servers show a certificate that `transport` accepts.
-pub async fn shake_hands(
+pub async fn handshake(
     members: &[Member],
     connections: &ClusterConnections,
     transport: &Transport,
-) -> Vec<ShownBy> {
+) -> Vec<PodIdentity> {
     let mut asked = Vec::new();
     for member in members {
         if let Some((_, endpoint)) = proven(member, connections, NODE_TIMEOUT) {
             let endpoint = endpoint.with_transport(transport.clone());
-            asked.push((ShownBy::of(member), endpoint));
+            asked.push((PodIdentity::of(member), endpoint));
         }
     }
     let shown = stream::iter(asked).map(|(pod, endpoint)| async move {
         match NodeClient::connect(&endpoint).await {
             Ok(_) => Some(pod),
             Err(error) => {
-                tracing::info!(%error, "certificates wait for the node");
+                tracing::info!(%error, "certificate not confirmed: the handshake failed");
                 None
             }
         }
     });
-    let shown: Vec<Option<ShownBy>> = shown.buffered(CONCURRENCY).collect().await;
+    let shown: Vec<Option<PodIdentity>> = shown.buffered(CONCURRENCY).collect().await;
     shown.into_iter().flatten().collect()
 }

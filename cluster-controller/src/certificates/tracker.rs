@@ -1,17 +1,18 @@
-//! Which servers have shown which certificate in a handshake, so that each is asked once.
+//! What this process remembers of the certificates of clusters: which servers have presented which one in a handshake, so that each is asked
+//! once, and what was read last.
 
-use super::state::FileName;
+use super::{ClusterCertificates, state::FileName};
 use crate::redis::member::Member;
 use std::{
     collections::{BTreeMap, HashMap},
     sync::{Mutex, MutexGuard, PoisonError},
 };
 
-/// The pod whose server has shown a certificate: name and uid.
+/// The pod whose server has presented a certificate: name and uid.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct ShownBy(String, Option<String>);
+pub struct PodIdentity(String, Option<String>);
 
-impl ShownBy {
+impl PodIdentity {
     /// The pod of a member.
     pub fn of(member: &Member) -> Self {
         let expected = &member.expected;
@@ -19,39 +20,53 @@ impl ShownBy {
     }
 }
 
-/// Certificates by who has shown them.
-type Shown = BTreeMap<ShownBy, FileName>;
-
-/// What was shown, of all clusters.
 #[derive(Default)]
-pub struct HandshakeTracker(Mutex<HashMap<(String, String), Shown>>);
+struct Remembered {
+    presented: BTreeMap<PodIdentity, FileName>,
+    last: Option<ClusterCertificates>,
+}
 
-impl HandshakeTracker {
-    /// Whether the server of a member has shown this certificate.
-    pub fn has_shown(
+/// What is remembered, of all clusters.
+#[derive(Default)]
+pub struct CertificatesTracker(Mutex<HashMap<(String, String), Remembered>>);
+
+impl CertificatesTracker {
+    /// Whether the server of a member has presented this certificate.
+    pub fn has_presented(
         &self,
         (namespace, name): (&str, &str),
         member: &Member,
         certificate: &FileName,
     ) -> bool {
         let clusters = self.lock();
-        let shown = clusters.get(&(namespace.to_owned(), name.to_owned()));
-        shown.and_then(|shown| shown.get(&ShownBy::of(member))) == Some(certificate)
+        let known = clusters.get(&(namespace.to_owned(), name.to_owned()));
+        let presented = known.and_then(|known| known.presented.get(&PodIdentity::of(member)));
+        presented == Some(certificate)
     }
 
-    /// Notes what servers have shown, and forgets pods that are gone.
+    /// Notes what servers have presented, and forgets pods that are gone.
     pub fn note(
         &self,
-        (namespace, name): (&str, &str),
-        shown: Vec<(ShownBy, FileName)>,
-        exists: impl Fn(&ShownBy) -> bool,
+        place: (&str, &str),
+        presented: Vec<(PodIdentity, FileName)>,
+        exists: impl Fn(&PodIdentity) -> bool,
     ) {
-        let mut clusters = self.lock();
-        let known = clusters
-            .entry((namespace.to_owned(), name.to_owned()))
-            .or_default();
-        known.extend(shown);
-        known.retain(|pod, _| exists(pod));
+        self.with(place, |known| {
+            known.presented.extend(presented);
+            known.presented.retain(|pod, _| exists(pod));
+        });
+    }
+
+    /// Notes what was read.
+    pub fn remember(&self, place: (&str, &str), certificates: &ClusterCertificates) {
+        self.with(place, |known| known.last = Some(certificates.clone()));
+    }
+
+    /// What was read last.
+    pub fn last(&self, (namespace, name): (&str, &str)) -> Option<ClusterCertificates> {
+        let clusters = self.lock();
+        let known = clusters.get(&(namespace.to_owned(), name.to_owned()))?;
+        known.last.clone()
     }
 
     /// Forgets a cluster that is gone.
@@ -59,7 +74,13 @@ impl HandshakeTracker {
         self.lock().remove(&(namespace.to_owned(), name.to_owned()));
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<(String, String), Shown>> {
+    fn with(&self, (namespace, name): (&str, &str), change: impl FnOnce(&mut Remembered)) {
+        let mut clusters = self.lock();
+        let key = (namespace.to_owned(), name.to_owned());
+        change(clusters.entry(key).or_default());
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<(String, String), Remembered>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -83,15 +83,21 @@ impl Inputs {
         let users = cluster_users(context, (&object, &shape), (&sets, &pods), failures).await?;
         let certificates = cluster_certificates(context, (&object, &shape)).await;
         let is_new = sets.is_empty() && pods.is_empty();
-        let certificates = match certificates {
-            Ok(certificates) => certificates,
-            // Nothing can be made, and nothing is there to be looked at.
-            Err(error) if is_new => {
+        let last = context.certificates.last(place);
+        let certificates = match (certificates, last) {
+            (Ok(certificates), _) => certificates,
+            // What cannot be read just now is as it was.
+            (Err(error), Some(last)) => {
+                failures.push(error);
+                last
+            }
+            // A new cluster without a certificate that can be used: no pod is created, and there is no node to repair.
+            (Err(error), None) if is_new => {
                 failures.push(error);
                 cluster = None;
                 ClusterCertificates::default()
             }
-            Err(error) => return Err(error),
+            (Err(error), None) => return Err(error),
         };
         let access = NodeAccess {
             transport: certificates.transport.clone(),

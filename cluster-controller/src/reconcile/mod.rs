@@ -83,7 +83,7 @@ impl Reconcile<RedisCluster> for Reconciler {
         self.context.settings.forget(namespace, name);
         self.context.rules.forget(namespace, name);
         self.context.secrets.forget(namespace, name);
-        self.context.handshakes.forget(namespace, name);
+        self.context.certificates.forget(namespace, name);
     }
 }
 

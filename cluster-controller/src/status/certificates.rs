@@ -29,15 +29,15 @@ pub(super) fn certificates_valid(
             format!("{words}; the servers keep the certificate {serial}, valid until {until}");
         return Some(ConditionUpdate::no(KIND, reason, message));
     }
-    if !found.lacking.is_empty() {
-        let pods = names("pod", &found.lacking);
-        let message = format!("{pods}: the certificate {serial} is not shown yet");
-        return Some(ConditionUpdate::no(KIND, "Applying", message));
-    }
     if until < now + WARNED {
         let message =
             format!("the certificate {serial} of the servers is valid until {until}: renew it");
         return Some(ConditionUpdate::no(KIND, "ExpiresSoon", message));
+    }
+    if !found.lacking.is_empty() {
+        let pods = names("pod", &found.lacking);
+        let message = format!("{pods}: the certificate {serial} is not shown yet");
+        return Some(ConditionUpdate::no(KIND, "Applying", message));
     }
     let message = format!("every server shows the certificate {serial}, valid until {until}");
     Some(ConditionUpdate::yes(KIND, "Valid", message))
@@ -67,8 +67,9 @@ mod tests {
         assert_eq!(reason(&found, 87), (Some(false), "ExpiresSoon"));
         assert_eq!(reason(&found, 100), (Some(false), "Expired"));
         found.lacking = vec!["shop-0-0".to_owned()];
-        assert_eq!(reason(&found, 87), (Some(false), "Applying"));
-        found.refused = Some(("CertificateExpired", "Secret a: over".to_owned()));
-        assert_eq!(reason(&found, 87), (Some(false), "CertificateExpired"));
+        assert_eq!(reason(&found, 85), (Some(false), "Applying"));
+        assert_eq!(reason(&found, 87), (Some(false), "ExpiresSoon"));
+        found.refused = Some(("SecretExpired", "Secret a: over".to_owned()));
+        assert_eq!(reason(&found, 87), (Some(false), "SecretExpired"));
     }
 }

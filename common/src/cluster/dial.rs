@@ -61,7 +61,7 @@ pub async fn dial(endpoint: &Endpoint) -> Result<NodeStream, NodeError> {
         Transport::Plain => Socket::Plain(socket),
         Transport::Tls(access) => timeout_at(deadline, encrypt(socket, address, access))
             .await
-            .map_err(|_| late("agree on encryption"))??,
+            .map_err(|_| late("complete the TLS handshake"))??,
     };
     let mut line = Greeting {
         socket: NodeStream(socket),

@@ -19,8 +19,8 @@ pub enum NodeError {
         /// What the operating system reports.
         source: io::Error,
     },
-    /// No encryption that both sides accept.
-    #[error("{address} does not encrypt as its cluster does: {source}")]
+    /// The TLS handshake failed: one side refused the other.
+    #[error("{address}: the TLS handshake failed: {source}")]
     NotEncrypted {
         /// Where the node listens.
         address: SocketAddr,
@@ -202,7 +202,7 @@ impl NodeError {
     pub fn reason(&self) -> &'static str {
         match self {
             Self::Connect { .. } | Self::ConnectTimeout { .. } => "NodeUnreachable",
-            Self::NotEncrypted { .. } => "NodeRefusesEncryption",
+            Self::NotEncrypted { .. } => "TlsHandshakeFailed",
             Self::Unauthenticated { .. } => "NodeRefusesCredentials",
             Self::WrongNode { .. } => "WrongNode",
             Self::Lost { .. } => "NodeLost",

@@ -29,9 +29,9 @@ pub enum NoSeeds {
         "the status of the RedisCluster lists no node yet: waiting until the cluster-controller has recorded which nodes are its own"
     )]
     NoNodes,
-    /// What encrypts is not to be had.
+    /// The certificates of an encrypted cluster are missing or damaged.
     #[error(
-        "the certificates of the cluster cannot be used just now: the cluster-controller writes them again where it runs"
+        "the Secret with the certificates of the cluster is missing or damaged: waiting until the cluster-controller writes it again"
     )]
     NoCertificates,
     /// The name is another cluster's by now.

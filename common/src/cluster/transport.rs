@@ -113,7 +113,7 @@ impl TlsAccess {
                 .dangerous()
                 .with_custom_certificate_verifier(Arc::new(pinned))
                 .with_client_auth_cert(chain, key)?;
-        // A session that is taken up again shows no certificate.
+        // A resumed session skips the certificate.
         config.resumption = Resumption::disabled();
         Ok(Self {
             config: Arc::new(config),
@@ -162,7 +162,7 @@ impl ServerCertVerifier for Pinned {
             return Ok(ServerCertVerified::assertion());
         }
         Err(Error::General(
-            "its certificate is none of this cluster's".to_owned(),
+            "the certificate of the server is not in the Secret of its cluster".to_owned(),
         ))
     }
 

@@ -69,6 +69,15 @@ pub fn updates() -> Vec<(&'static str, Case)> {
             ),
         ),
         (
+            "good",
+            refused(
+                cluster,
+                "encryption",
+                spec(json!({"tls": {"secretName": "internal"}})),
+                "neither be added nor removed",
+            ),
+        ),
+        (
             "stored",
             taken(
                 cluster,

@@ -31,6 +31,23 @@ pub fn user_creations() -> Vec<Case> {
             auth(json!({"defaultUser": {"passwordSecretRefs": password, "rules": "~* +get"}})),
         ),
         taken(kind, "an overlap", auth(json!({"overlap": "1h"}))),
+        taken(
+            kind,
+            "encryption",
+            json!({"spec": {"tls": {"secretName": "internal", "clientAuth": "Required"}}}),
+        ),
+        refused(
+            kind,
+            "the controller's own Secret for encryption",
+            json!({"metadata": {"name": "shop"}, "spec": {"tls": {"secretName": "shop-certificates"}}}),
+            "choose another name",
+        ),
+        refused(
+            kind,
+            "clients that encrypt in another way",
+            json!({"spec": {"tls": {"secretName": "internal", "clientAuth": "Sometimes"}}}),
+            "Unsupported value",
+        ),
         refused(
             kind,
             "a default user without a word about passwords",
