@@ -10,7 +10,7 @@ use serde_json::json;
 ///
 /// Left to the user on purpose: `loadmodule` (a module is part of the image, which the user chooses), `save` and `appendfsync`
 /// (how much a crash may lose), `cluster-allow-replica-migration` and `cluster-migration-barrier` (before 7.0), `cluster-require-full-coverage`.
-pub const RESERVED_SETTINGS: [&str; 57] = [
+pub const RESERVED_SETTINGS: [&str; 60] = [
     // Names of data files and folders. Changed on a cluster with data, the server starts empty under its old identity, and its
     // replica copies the emptiness.
     "appenddirname",
@@ -56,16 +56,19 @@ pub const RESERVED_SETTINGS: [&str; 57] = [
     "tls-cluster",
     "tls-port",
     "tls-replication",
-    // Certificates are in the Secret that spec.tls names, and who shows one is said there.
+    // Follow from spec.tls. Ciphers that the controllers do not know would lock them out.
     "tls-auth-clients",
     "tls-ca-cert-dir",
     "tls-ca-cert-file",
     "tls-cert-file",
+    "tls-ciphers",
+    "tls-ciphersuites",
     "tls-client-cert-file",
     "tls-client-key-file",
     "tls-client-key-file-pass",
     "tls-key-file",
     "tls-key-file-pass",
+    "tls-protocols",
     // Roles: the controller attaches replicas by CLUSTER REPLICATE.
     "cluster-enabled",
     "replicaof",

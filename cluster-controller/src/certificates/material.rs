@@ -78,6 +78,9 @@ pub enum MaterialError {
     /// There is no such Secret.
     #[error("it does not exist in this namespace: create it with tls.crt, tls.key and ca.crt")]
     NoSecret,
+    /// The API server does not give it.
+    #[error("it cannot be read: {0}")]
+    NotRead(String),
     /// A file is missing.
     #[error("it has no {0}: add it")]
     Missing(&'static str),
@@ -93,7 +96,7 @@ pub enum MaterialError {
     #[error("tls.key is not the key of tls.crt")]
     OtherKey,
     /// Its time is over.
-    #[error("tls.crt has expired: it was valid until {0}")]
+    #[error("tls.crt, or what has signed it, has expired: it was valid until {0}")]
     Expired(Timestamp),
     /// Its time has not begun.
     #[error("tls.crt is not valid yet")]
@@ -101,6 +104,9 @@ pub enum MaterialError {
     /// Another authority's.
     #[error("tls.crt was signed by none of the authorities in ca.crt")]
     NotTrusted,
+    /// The chain does not end at an authority that has signed itself.
+    #[error("ca.crt lacks {0}, or what has signed it: servers trust a root alone; add it")]
+    NoRoot(String),
     /// Not for this.
     #[error(
         "tls.crt lacks the usage {0}: add server auth and client auth, since servers present it to clients and to each other"
@@ -116,12 +122,14 @@ impl MaterialError {
     pub fn reason(&self) -> &'static str {
         match self {
             Self::NoSecret => "SecretNotFound",
+            Self::NotRead(_) => "SecretNotRead",
             Self::Expired(_) => "SecretExpired",
             Self::Missing(_)
             | Self::Unreadable { .. }
             | Self::OtherKey
             | Self::NotYetValid
             | Self::NotTrusted
+            | Self::NoRoot(_)
             | Self::Purpose(_)
             | Self::Unusable(_) => "CertificateRefused",
         }
@@ -154,8 +162,11 @@ impl Material {
         let [leaf, between @ ..] = certificates.as_slice() else {
             return Err(MaterialError::Missing(CERTIFICATE));
         };
-        let facts = CertificateFacts::of(leaf)?;
-        authorities.check((leaf, between), &facts, now)?;
+        authorities.check((leaf, between), now)?;
+        let facts = CertificateFacts::of(&certificates, &authorities)?;
+        if facts.not_after <= now {
+            return Err(MaterialError::Expired(facts.not_after));
+        }
         Ok(Self {
             certificate: Certificate {
                 digits: digits(certificates.iter().map(AsRef::as_ref)),
@@ -169,26 +180,52 @@ impl Material {
 }
 
 impl CertificateFacts {
-    /// Of the first certificate of a file.
-    pub fn of_file(chain: &[u8]) -> Result<Self, MaterialError> {
-        let certificates = certificates(CERTIFICATE, chain)?;
-        let leaf = certificates.first();
-        Self::of(leaf.ok_or(MaterialError::Missing(CERTIFICATE))?)
+    /// Of a chain in PEM form.
+    pub fn of_file(chain: &[u8], authorities: &Authorities) -> Result<Self, MaterialError> {
+        Self::of(&certificates(CERTIFICATE, chain)?, authorities)
     }
 
-    fn of(leaf: &CertificateDer<'_>) -> Result<Self, MaterialError> {
-        let refused = |why: String| MaterialError::Unreadable {
-            file: CERTIFICATE,
-            why,
-        };
-        let (_, parsed) =
-            X509Certificate::from_der(leaf).map_err(|error| refused(error.to_string()))?;
-        let until = parsed.validity().not_after.timestamp();
-        let until = Timestamp::from_second(until).map_err(|error| refused(error.to_string()))?;
-        Ok(Self {
-            serial: hexadecimal(parsed.raw_serial()),
-            not_after: until,
-        })
+    /// It is valid as long as everything above it is. The TLS library of the servers takes only a certificate that has signed itself for the
+    /// end of a chain (OpenSSL without `X509_V_FLAG_PARTIAL_CHAIN`).
+    fn of(chain: &[CertificateDer<'_>], authorities: &Authorities) -> Result<Self, MaterialError> {
+        let above: Result<Vec<_>, _> = authorities.0.keys().map(|one| parsed(one)).collect();
+        let above = above?;
+        let chain: Result<Vec<_>, _> = chain.iter().map(|one| parsed(one)).collect();
+        let chain = chain?;
+        let leaf = chain.first().ok_or(MaterialError::Missing(CERTIFICATE))?;
+        let (mut current, mut until) = (leaf, leaf.validity().not_after.timestamp());
+        // A chain has no more certificates than there are.
+        for _ in 0..=chain.len() + above.len() {
+            if current.issuer().as_raw() == current.subject().as_raw() {
+                let until = Timestamp::from_second(until);
+                return Ok(Self {
+                    serial: hexadecimal(leaf.raw_serial()),
+                    not_after: until.map_err(|error| unparsed(&error))?,
+                });
+            }
+            let mut all = chain.iter().chain(&above);
+            let next = all.find(|one| one.subject().as_raw() == current.issuer().as_raw());
+            let Some(next) = next else {
+                return Err(MaterialError::NoRoot(current.issuer().to_string()));
+            };
+            current = next;
+            until = until.min(current.validity().not_after.timestamp());
+        }
+        Err(MaterialError::NoRoot(current.issuer().to_string()))
+    }
+}
+
+fn parsed(der: &[u8]) -> Result<X509Certificate<'_>, MaterialError> {
+    let parsed = X509Certificate::from_der(der);
+    parsed
+        .map(|(_, certificate)| certificate)
+        .map_err(|error| unparsed(&error))
+}
+
+fn unparsed(error: &dyn fmt::Display) -> MaterialError {
+    MaterialError::Unreadable {
+        file: CERTIFICATE,
+        why: error.to_string(),
     }
 }
 
@@ -231,9 +268,10 @@ impl Authorities {
     fn check(
         &self,
         (leaf, between): (&CertificateDer<'_>, &[CertificateDer<'_>]),
-        facts: &CertificateFacts,
         now: Timestamp,
     ) -> Result<(), MaterialError> {
+        let until = parsed(leaf)?.validity().not_after.timestamp();
+        let until = Timestamp::from_second(until).map_err(|error| unparsed(&error))?;
         let mut roots = RootCertStore::empty();
         for authority in self.0.keys() {
             let added = roots.add(CertificateDer::from(authority.as_slice()).into_owned());
@@ -248,7 +286,7 @@ impl Authorities {
                 return MaterialError::Unusable(error);
             };
             if matches!(why, Why::Expired | Why::ExpiredContext { .. }) {
-                MaterialError::Expired(facts.not_after)
+                MaterialError::Expired(until)
             } else if matches!(why, Why::NotValidYet | Why::NotValidYetContext { .. }) {
                 MaterialError::NotYetValid
             } else if matches!(why, Why::UnknownIssuer) {

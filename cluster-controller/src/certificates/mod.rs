@@ -17,6 +17,7 @@ use crate::{
     observe::Observed,
     redis::member::{Answer, Member},
     secrets::READ_AGAIN,
+    users,
     validate::Shape,
 };
 use common::{
@@ -55,6 +56,13 @@ struct KnownCertificates {
 }
 
 impl ClusterCertificates {
+    /// Whether they are of the RedisCluster with this uid.
+    pub fn is_of(&self, uid: &str) -> bool {
+        self.known
+            .as_ref()
+            .is_some_and(|known| known.owner.uid == uid)
+    }
+
     /// Settings that every server is to be asked for.
     pub fn settings(&self) -> impl Iterator<Item = String> {
         let asked = self.known.iter().flat_map(|_| ServerFiles::SETTINGS);
@@ -74,27 +82,23 @@ pub async fn read(
     };
     let place = (shape.namespace.as_str(), shape.name.as_str());
     let secrets = context.secrets_of(place, &owner, !shape.paused);
-    let given = secrets.read(&policy.secret_name, READ_AGAIN).await?;
-    let wanted = given
-        .ok_or(MaterialError::NoSecret)
-        .and_then(|secret| Material::of(&secret.data.unwrap_or_default(), Timestamp::now()));
+    // What cannot be read just now keeps nothing else from going on.
+    let wanted = match secrets.read(&policy.secret_name, READ_AGAIN).await {
+        Ok(Some(secret)) => Material::of(&secret.data.unwrap_or_default(), Timestamp::now()),
+        Ok(None) => Err(MaterialError::NoSecret),
+        Err(error) => Err(MaterialError::NotRead(error.to_string())),
+    };
     let name = certificates_secret_name(&shape.name);
     let found = secrets.read_own(&name, |_| false).await?;
     let stored = found.as_ref().and_then(|secret| secret.data.as_ref());
-    let state = match (stored.and_then(CertificatesState::stored), &wanted) {
-        (Some(state), _) => {
-            let owned = found.as_ref().is_some_and(|one| secrets.is_owned(one));
-            if !owned {
-                // Of an earlier cluster of this name, whose servers may still run: it must not go with that.
-                secrets.replace(&name, found, state.data()).await?;
-            }
-            state
-        }
-        (None, Ok(material)) => {
-            let state = CertificatesState::first(material, policy.client_auth);
-            secrets.replace(&name, found, state.data()).await?;
-            state
-        }
+    // Made again of what servers use, if that is remembered: they accept no other.
+    let known = stored.and_then(CertificatesState::stored).or_else(|| {
+        let last = context.certificates.last(place, &owner.uid)?;
+        Some(last.known?.state)
+    });
+    let state = match (known, &wanted) {
+        (Some(state), _) => state,
+        (None, Ok(material)) => CertificatesState::first(material, policy.client_auth),
         (None, Err(source)) => {
             return Err(CertificatesError::Refused {
                 secret: policy.secret_name,
@@ -102,6 +106,11 @@ pub async fn read(
             });
         }
     };
+    // One of an earlier cluster of this name, whose servers may still run, must not go with that.
+    let is_ours = found.as_ref().is_some_and(|one| secrets.is_owned(one));
+    if !is_ours || stored != Some(&state.data()) {
+        secrets.replace(&name, found, state.data()).await?;
+    }
     let access = TlsAccess::from_files(&state.access_files());
     let access = access.map_err(|source| CertificatesError::Unusable {
         secret: name,
@@ -136,13 +145,16 @@ pub async fn carry_out(
     confirm(context, place, (members, &connections), &known.state).await;
     let mut state = known.state.clone();
     let policy = known.policy.client_auth;
+    state::clients(policy).clone_into(&mut state.wanted.clients);
     if let Ok(wanted) = &known.wanted {
         let used = used(context, place, members, &known.state);
         let facts = known.state.facts();
         let expired = facts.is_ok_and(|facts| facts.not_after <= Timestamp::now());
-        state = plan::next(&state, wanted, policy, used.as_deref(), expired);
-    } else {
-        state::clients(policy).clone_into(&mut state.wanted.clients);
+        let next = plan::next(&known.state, wanted, policy, used.as_deref(), expired);
+        // A backup, a restore or a move of slots opens more connections with what it has read at its begin.
+        if expired || next.wanted == state.wanted || users::is_idle(context, place).await {
+            state = next;
+        }
     }
     if state != known.state {
         let secrets = context.secrets_of(place, &known.owner, true);
@@ -216,6 +228,8 @@ fn used(
                 used.push(servers::reported(report)?);
             }
             Answer::Loading | Answer::Busy | Answer::Unresponsive(_) => return None,
+            // Its pod may have mounted an earlier step, and start with that.
+            Answer::Absent(_) if member.expected.kubernetes_node.is_some() => return None,
             // It starts with what its pod will mount.
             Answer::Absent(_) | Answer::Foreign(_) => {}
         }
@@ -231,6 +245,9 @@ fn report(
     members: &[Member],
 ) -> CertificatesReport {
     let lacks = |member: &&Member| {
+        if !member.expected.exists {
+            return false;
+        }
         let uses = member.report().and_then(servers::reported);
         uses.as_ref() != Some(&state.wanted)
             || !context

@@ -276,6 +276,9 @@ impl CertificatesState {
         let file = self
             .files
             .get(&certificate_file(&self.wanted.certificate.to_string()));
-        CertificateFacts::of_file(file.map(Vec::as_slice).unwrap_or_default())
+        CertificateFacts::of_file(
+            file.map(Vec::as_slice).unwrap_or_default(),
+            &self.authorities()?,
+        )
     }
 }

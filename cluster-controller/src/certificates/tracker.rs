@@ -62,11 +62,11 @@ impl CertificatesTracker {
         self.with(place, |known| known.last = Some(certificates.clone()));
     }
 
-    /// What was read last.
-    pub fn last(&self, (namespace, name): (&str, &str)) -> Option<ClusterCertificates> {
+    /// What was read last of the RedisCluster with this uid.
+    pub fn last(&self, (namespace, name): (&str, &str), uid: &str) -> Option<ClusterCertificates> {
         let clusters = self.lock();
         let known = clusters.get(&(namespace.to_owned(), name.to_owned()))?;
-        known.last.clone()
+        known.last.clone().filter(|last| last.is_of(uid))
     }
 
     /// Forgets a cluster that is gone.

@@ -83,7 +83,8 @@ impl Inputs {
         let users = cluster_users(context, (&object, &shape), (&sets, &pods), failures).await?;
         let certificates = cluster_certificates(context, (&object, &shape)).await;
         let is_new = sets.is_empty() && pods.is_empty();
-        let last = context.certificates.last(place);
+        let uid = object.metadata.uid.as_deref().unwrap_or_default();
+        let last = context.certificates.last(place, uid);
         let certificates = match (certificates, last) {
             (Ok(certificates), _) => certificates,
             // What cannot be read just now is as it was.

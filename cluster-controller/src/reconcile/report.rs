@@ -20,6 +20,8 @@ use k8s_openapi::jiff::Timestamp;
 use kube::{Api, Resource};
 use std::time::Duration;
 
+/// How soon to ask servers again that lack certificates: a kubelet takes up to two minutes to mount a change of a Secret.
+const MOUNTED_AGAIN: Duration = Duration::from_secs(3);
 /// How soon to continue once new nodes, or keys that are to be given up, are recorded.
 const RECORDED: Duration = Duration::from_millis(20);
 
@@ -119,7 +121,7 @@ pub(super) async fn report(
             Outcome::progressing("UsersGiven", requeue::SOON)
         }
         (None, _) if effects.certificates.changed && found.is_healthy() => {
-            Outcome::progressing("CertificatesGiven", requeue::SOON)
+            Outcome::progressing("CertificatesGiven", MOUNTED_AGAIN)
         }
         (None, _) if !effects.set.is_empty() => Outcome::progressing("SettingsSent", requeue::SOON),
         (None, _) => requeue::outcome(&status, &found, now),

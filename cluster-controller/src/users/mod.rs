@@ -277,7 +277,7 @@ pub fn seen(users: &ClusterUsers, observed: &Observed) -> UsersReport {
 }
 
 /// Whether nothing is going on whose connections closing would break: a move of slots, a backup, a restore.
-async fn is_idle(context: &Context, (namespace, name): (&str, &str)) -> bool {
+pub(crate) async fn is_idle(context: &Context, (namespace, name): (&str, &str)) -> bool {
     if context.resharding.is_moving((namespace, name)) {
         return false;
     }

@@ -176,7 +176,14 @@ impl Greeting {
         command: &'static str,
     ) -> Result<ShortReply, NodeError> {
         let address = self.address;
-        let lost = |source| NodeError::Connect { address, source };
+        // With TLS 1.3 a server says at its first answer that it refuses the certificate of the client.
+        let lost = |source: io::Error| {
+            if source.kind() == io::ErrorKind::InvalidData {
+                NodeError::NotEncrypted { address, source }
+            } else {
+                NodeError::Connect { address, source }
+            }
+        };
         let mut question = BytesMut::new();
         CommandWriter::write(&mut question, parts);
         self.socket.write_all(&question).await.map_err(lost)?;

@@ -46,8 +46,11 @@ else
   # Before, only so many other replicas of its primary let one go.
   grep -q '^cluster-migration-barrier ' /config/redis.conf || set -- "$@" --cluster-migration-barrier 1000000
 fi
-# Ports and certificates. Another setting would come too late.
-[ ! -e /tls/tls.conf ] || set -- "$@" --include /tls/tls.conf
+# Ports and certificates. Without the file the server would listen in the clear.
+if [ -d /tls/ ]; then
+  [ -s /tls/tls.conf ] || { echo "/tls/tls.conf is missing: the Secret with the certificates was changed by hand" >&2; exit 78; }
+  set -- "$@" --include /tls/tls.conf
+fi
 @DATA@
 # A server without a role of its own feeds no replica until the controller has given it one: the replica of a primary that came back
 # empty at the same address would copy the emptiness.
