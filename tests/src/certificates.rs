@@ -22,9 +22,9 @@ pub struct TestAuthority {
 /// A certificate with its key, in PEM form.
 #[derive(Clone)]
 pub struct TestCertificate {
-    /// The certificate.
+    /// What servers and clients present.
     pub certificate: String,
-    /// Its key.
+    /// The private key that fits it.
     pub key: String,
 }
 

@@ -21,7 +21,7 @@ pub const MADE_HERE: (&str, &str) = ("app.kubernetes.io/managed-by", "redis-oper
 /// How often a condition is looked at: each look starts a process.
 const INTERVAL: Duration = Duration::from_millis(100);
 
-/// With the certificate of the server itself, whoever it is that answers. An alias is known to the lines that follow.
+/// With the certificate of the server itself. An alias is known to the lines that follow.
 const ENCRYPTED_CLIENT: &str = r#"[ ! -e /tls/tls.conf ] || alias redis-cli="redis-cli -p 6380 --tls --insecure --cert $(sed -n 's|^tls-cert-file \.\.||p' /tls/tls.conf) --key $(sed -n 's|^tls-key-file \.\.||p' /tls/tls.conf)""#;
 
 /// kubectl for one namespace of the cluster that KUBECONFIG names.

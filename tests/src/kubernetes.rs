@@ -281,11 +281,11 @@ pub async fn status_within(
             .filter(|status| status.observed_generation == generation && is_so(status)))
     });
     let found = found.await;
-    found.with_context(|| told(last.as_ref()))
+    found.with_context(|| reported(last.as_ref()))
 }
 
 /// A status in few lines, its conditions last: of a long failure only the end may be kept.
-fn told(status: Option<&RedisClusterStatus>) -> String {
+fn reported(status: Option<&RedisClusterStatus>) -> String {
     let Some(status) = status else {
         return "there is no status".to_owned();
     };

@@ -41,7 +41,7 @@ impl ClientLogin {
     }
 }
 
-/// A connection to a server. `login`: none: as anybody, in the clear. `within` bounds connecting and each answer.
+/// A connection to a server. `login`: none: as the user default, in the clear. `within` bounds connecting and each answer.
 pub async fn connect(
     address: SocketAddr,
     login: Option<&ClientLogin>,

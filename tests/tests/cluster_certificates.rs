@@ -143,7 +143,9 @@ async fn nothing_is_sent_in_the_clear() -> Result<()> {
     let replica = stage.replica("a", None);
     run_pods(&mut stage).await?;
     let status = stage
-        .until("its certificate is told", |status| serial(status).is_some())
+        .until("the status has its certificate", |status| {
+            serial(status).is_some()
+        })
         .await?;
     ensure!(serial(&status) == Some("0102"), "{:?}", status.tls);
     let endpoint = status.endpoint.as_deref().unwrap_or_default();

@@ -20,9 +20,9 @@ use x509_parser::prelude::{FromDer, X509Certificate};
 
 /// Files of such a Secret.
 pub const CERTIFICATE: &str = "tls.crt";
-/// The key.
+/// File with the private key that fits it.
 pub const KEY: &str = "tls.key";
-/// The authorities.
+/// File with the authorities that are trusted.
 pub const AUTHORITIES: &str = "ca.crt";
 /// Hexadecimal digits of the hash in the name of a file: 40 bits.
 const DIGITS: usize = 10;
@@ -50,7 +50,7 @@ impl fmt::Debug for Certificate {
     }
 }
 
-/// What a person is told of a certificate.
+/// Serial number and end, for the status.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CertificateFacts {
     /// Serial number, in hexadecimal digits.
@@ -87,9 +87,9 @@ pub enum MaterialError {
     /// A file is no PEM.
     #[error("{file} cannot be read: {why}")]
     Unreadable {
-        /// Which.
+        /// Key in the data of the Secret.
         file: &'static str,
-        /// Why.
+        /// Words of the parser.
         why: String,
     },
     /// The key is another one's.

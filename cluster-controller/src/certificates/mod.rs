@@ -5,6 +5,7 @@
 //! and a hash of its content: a server can take a step only once its pod has the files, and reports by the name which one it uses.
 
 pub mod error;
+pub mod known;
 pub mod material;
 pub mod plan;
 pub mod report;
@@ -27,48 +28,18 @@ use common::{
     },
     kubernetes::expectations::OwnerKey,
 };
-use crds::{RedisCluster, TlsPolicy, TlsStatus, certificates_secret_name};
+use crds::{RedisCluster, TlsStatus, certificates_secret_name};
 use error::CertificatesError;
 use k8s_openapi::{
     apimachinery::pkg::apis::meta::v1::{OwnerReference, Time},
     jiff::Timestamp,
 };
+pub use known::ClusterCertificates;
+use known::KnownCertificates;
 use material::{Material, MaterialError};
 use report::CertificatesReport;
 use state::{CertificatesState, ServerFiles};
 use tracker::PodIdentity;
-
-/// The certificates of a cluster, as its Secrets have them.
-#[derive(Clone, Debug, Default)]
-pub struct ClusterCertificates {
-    /// How its nodes are reached.
-    pub transport: Transport,
-    /// None: the cluster does not encrypt.
-    known: Option<KnownCertificates>,
-}
-
-#[derive(Clone, Debug)]
-struct KnownCertificates {
-    owner: OwnerReference,
-    policy: TlsPolicy,
-    state: CertificatesState,
-    wanted: Result<Material, MaterialError>,
-}
-
-impl ClusterCertificates {
-    /// Whether they are of the RedisCluster with this uid.
-    pub fn is_of(&self, uid: &str) -> bool {
-        self.known
-            .as_ref()
-            .is_some_and(|known| known.owner.uid == uid)
-    }
-
-    /// Settings that every server is to be asked for.
-    pub fn settings(&self) -> impl Iterator<Item = String> {
-        let asked = self.known.iter().flat_map(|_| ServerFiles::SETTINGS);
-        asked.map(ToOwned::to_owned)
-    }
-}
 
 /// Reads the Secrets, and makes the one that the pods mount.
 pub async fn read(

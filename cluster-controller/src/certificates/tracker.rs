@@ -1,7 +1,7 @@
 //! What this process remembers of the certificates of clusters: which servers have presented which one in a handshake, so that each is asked
 //! once, and what was read last.
 
-use super::{ClusterCertificates, state::FileName};
+use super::{known::ClusterCertificates, state::FileName};
 use crate::redis::member::Member;
 use std::{
     collections::{BTreeMap, HashMap},

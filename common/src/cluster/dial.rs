@@ -247,7 +247,7 @@ impl AsyncRead for NodeStream {
         match &mut self.0 {
             Socket::Plain(socket) => Pin::new(socket).poll_read(context, buffer),
             Socket::Tls(socket) => {
-                // What was written may still be here, encrypted: whoever waits for an answer sends it, as with a plain socket.
+                // What was written may still be here, encrypted: the reader of the answer sends it, as with a plain socket.
                 if let Poll::Ready(Err(error)) = Pin::new(&mut *socket).poll_flush(context) {
                     return Poll::Ready(Err(error));
                 }
