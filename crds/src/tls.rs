@@ -13,9 +13,9 @@ pub const KEY_PRESENTED: &str = "presented";
 #[serde(rename_all = "camelCase")]
 pub struct TlsPolicy {
     /// Secret in the same namespace, as cert-manager writes it: tls.crt (the certificate and its intermediates), tls.key and ca.crt (the
-    /// CAs that servers trust). If the certificate lists usages, server auth and client auth have to be among them. When the Secret changes,
-    /// running servers get the new certificate. One that is expired, or does not match its key or CA, changes nothing: CertificatesValid
-    /// names it, or Ready on a new cluster.
+    /// CAs that servers trust). Usages, if it lists some, include server auth and client auth. When the Secret changes, running
+    /// servers get the new certificate. One that is expired or does not fit changes nothing: CertificatesValid names it, or Ready on a
+    /// new cluster.
     #[schemars(
         length(min = 1, max = 253),
         regex(pattern = r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$")
