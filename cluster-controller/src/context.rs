@@ -117,6 +117,14 @@ pub struct Context {
 }
 
 impl Context {
+    /// Whether nothing is going on whose connections closing would break: a move of slots, a backup, a restore.
+    pub async fn is_idle(&self, (namespace, name): (&str, &str)) -> bool {
+        if self.resharding.is_moving((namespace, name)) {
+            return false;
+        }
+        matches!(self.operations.holder(namespace, name).await, Ok(None))
+    }
+
     /// The Secrets of a cluster. `writes`: whether they may be written.
     pub fn secrets_of<'a>(
         &'a self,

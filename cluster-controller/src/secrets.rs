@@ -135,7 +135,7 @@ impl SecretsOf<'_> {
     }
 
     /// Any Secret, at most so old.
-    pub async fn read(&self, name: &str, again: Duration) -> Result<Option<Secret>, ApiError> {
+    pub async fn read(&self, name: &str, again: Duration) -> Result<Option<Secret>, SecretError> {
         let known = self.memory.with(self.owner, |memory| {
             let known = memory.read.get(name);
             let known = known.filter(|(read, _)| read.elapsed() < again);

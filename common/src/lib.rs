@@ -4,6 +4,7 @@ pub mod access;
 pub mod claims;
 pub mod cluster;
 pub mod errors;
+pub mod hexadecimal;
 pub mod kubernetes;
 pub mod rdb;
 pub mod runtime;

@@ -11,6 +11,7 @@ const PURE: [(&str, &[&str]); 4] = [
             "claims/unit.rs",
             "cluster/seeds.rs",
             "cluster/slot_map.rs",
+            "hexadecimal.rs",
             "kubernetes/pods.rs",
             "sentence.rs",
         ],

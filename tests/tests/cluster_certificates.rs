@@ -191,17 +191,6 @@ async fn nothing_is_sent_in_the_clear() -> Result<()> {
     replica.end(ReplicaEnd::Orderly)
 }
 
-/// How often each server has sent a whole copy, and how many replicas it has.
-async fn copies(stage: &ClusterStage) -> Result<Vec<(String, String)>> {
-    let mut found = Vec::new();
-    for index in 0..stage.nodes.len() {
-        let server = stage.nodes.server(index);
-        let links = server.info("connected_slaves").await?;
-        found.push((server.info("sync_full").await?, links));
-    }
-    Ok(found)
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn certificates_change_while_a_writer_writes() -> Result<()> {
     let [authority, later] = [TestAuthority::new("a")?, TestAuthority::new("b")?];
@@ -216,7 +205,7 @@ async fn certificates_change_while_a_writer_writes() -> Result<()> {
     let login = ClientLogin::encrypted(before.transport(&[&before, &after])?);
     stage.nodes.log_in(Some(&login));
     let writer = Writer::start_as(Some(login), seeds.clone(), 500);
-    let links = copies(&stage).await?;
+    let links = stage.nodes.copies().await?;
     give(&stage, &after, &later).await?;
     // Another authority, too: trusted by all before any shows its certificate, and the earlier one until none does.
     within(
@@ -240,7 +229,7 @@ async fn certificates_change_while_a_writer_writes() -> Result<()> {
         ensure!(is_let_in(at, after.transport(&[&after])?).await, "{at}");
         ensure!(!is_let_in(at, before.transport(&[&before])?).await, "{at}");
     }
-    ensure!(copies(&stage).await? == links, "a link was broken");
+    ensure!(stage.nodes.copies().await? == links, "a link was broken");
     // A client without a certificate of the new authority is let in: none is asked for.
     let report = writer.end(seeds).await?;
     println!("{} writes, {:?}", report.acknowledged, report.longest_gap);

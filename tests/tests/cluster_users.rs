@@ -255,17 +255,6 @@ async fn set_password(stage: &ClusterStage, secret: &str, key: &str, value: &str
     Ok(())
 }
 
-/// How often each server has sent a whole copy, and how many replicas it has.
-async fn copies(stage: &ClusterStage) -> Result<Vec<(String, String)>> {
-    let mut found = Vec::new();
-    for index in 0..stage.nodes.len() {
-        let server = stage.nodes.server(index);
-        let links = server.info("connected_slaves").await?;
-        found.push((server.info("sync_full").await?, links));
-    }
-    Ok(found)
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn passwords_change_while_a_writer_writes() -> Result<()> {
     let mut stage = formed().await?;
@@ -275,7 +264,7 @@ async fn passwords_change_while_a_writer_writes() -> Result<()> {
         .map(|index| stage.nodes.server(index).address())
         .collect();
     let writer = Writer::start_as(Some(login(APP, "app-1")), seeds.clone(), 500);
-    let before = copies(&stage).await?;
+    let before = stage.nodes.copies().await?;
     set_password(&stage, PASSWORDS, APP, "app-2").await?;
     for own in OwnUser::ALL {
         let new = format!("new password of {}", own.name());
@@ -311,7 +300,7 @@ async fn passwords_change_while_a_writer_writes() -> Result<()> {
         let [_, by]: [String; 2] = server.call("CONFIG GET masterauth").await?;
         ensure!(by == "new password of redis-operator-replication", "{by}");
     }
-    ensure!(copies(&stage).await? == before, "a link was broken");
+    ensure!(stage.nodes.copies().await? == before, "a link was broken");
     let report = writer.end(seeds).await?;
     println!("{} writes, {:?}", report.acknowledged, report.longest_gap);
     ensure!(report.wrong.is_empty(), "{:?}", report.wrong);

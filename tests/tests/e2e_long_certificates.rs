@@ -2,10 +2,7 @@
 
 use anyhow::{Result, ensure};
 use serde_json::{Value, json};
-use std::{
-    collections::BTreeMap,
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 use tests::{
     certificates::{Flaw, TestAuthority, TestCertificate},
     kubectl::Kubectl,
@@ -29,12 +26,6 @@ async fn give(kubectl: &Kubectl, one: &TestCertificate, by: &TestAuthority) -> R
 fn encrypted(mut spec: Value) -> Value {
     spec["tls"] = json!({"secretName": GIVEN, "clientAuth": "Required"});
     spec
-}
-
-/// Whole copies that each server has sent, and replicas that are linked to it.
-async fn links(kubectl: &Kubectl) -> Result<BTreeMap<String, String>> {
-    let script = "redis-cli info | grep -E '^(sync_full|connected_slaves|master_link_status):'";
-    on_every_server(kubectl, "shop", script).await
 }
 
 async fn shows(kubectl: &Kubectl, serial: &str) -> Result<Duration> {
@@ -63,13 +54,13 @@ async fn certificates_change_under_a_writer() -> Result<()> {
         for (pod, answer) in on_every_server(kubectl, "shop", plain).await? {
             ensure!(!answer.contains("PONG"), "{pod}: {answer}");
         }
-        let before = links(kubectl).await?;
+        let before = scenario::links(kubectl, "shop").await?;
         let writer = Writer::start(kubectl, "shop").await?;
         let begun = Instant::now();
         give(kubectl, &later.sign(2, Flaw::None)?, &later).await?;
         shows(kubectl, "02").await?;
         let took = begun.elapsed();
-        let after = links(kubectl).await?;
+        let after = scenario::links(kubectl, "shop").await?;
         give(kubectl, &later.sign(3, Flaw::Expired)?, &later).await?;
         let refused = ("CertificatesValid", "False", "SecretExpired");
         let words = scenario::condition(kubectl, "shop", refused).await?;

@@ -3,10 +3,7 @@
 use anyhow::{Result, ensure};
 use crds::{KEY_PASSWORD, OwnUser};
 use serde_json::{Value, json};
-use std::{
-    collections::BTreeMap,
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 use tests::{
     kubectl::Kubectl,
     scenario::{self, Area, FilledCluster, ScenarioRow, Volumes, Writer, on_every_server},
@@ -40,12 +37,6 @@ async fn lets_in(kubectl: &Kubectl, user: &str, password: &str) -> Result<bool> 
     Ok(!answers.values().any(refused))
 }
 
-/// Whole copies that each server has sent, and replicas that are linked to it.
-async fn links(kubectl: &Kubectl) -> Result<BTreeMap<String, String>> {
-    let script = "redis-cli info | grep -E '^(sync_full|connected_slaves|master_link_status):'";
-    on_every_server(kubectl, "shop", script).await
-}
-
 async fn authentication(kubectl: &Kubectl, wanted: &str, limit: Duration) -> Result<Duration> {
     let what = format!("authentication is {wanted}");
     let reported = async || {
@@ -65,7 +56,7 @@ async fn every_password_changes_under_a_writer() -> Result<()> {
         scenario::spec(kubectl, "shop", auth(true)).await?;
         scenario::condition(kubectl, "shop", ("UsersApplied", "True", "Applied")).await?;
         ensure!(lets_in(kubectl, "app", "app-one").await?);
-        let before = links(kubectl).await?;
+        let before = scenario::links(kubectl, "shop").await?;
         let writer = Writer::start(kubectl, "shop").await?;
         let begun = Instant::now();
         set_password(kubectl, "passwords", "app", "app-two").await?;
@@ -92,7 +83,7 @@ async fn every_password_changes_under_a_writer() -> Result<()> {
             .await?;
         scenario::condition(kubectl, "shop", ("UsersApplied", "True", "Applied")).await?;
         let took = begun.elapsed();
-        let after = links(kubectl).await?;
+        let after = scenario::links(kubectl, "shop").await?;
         let seen = writer.finish().await?;
         ensure!(after == before, "a link was broken: {before:?} {after:?}");
         ensure!(seen.refused() == 0, "{seen}");

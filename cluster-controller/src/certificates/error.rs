@@ -4,10 +4,7 @@ use super::material::MaterialError;
 use crate::secrets::SecretError;
 use common::{
     cluster::transport::TlsError,
-    kubernetes::{
-        call::ApiError,
-        errors::{Classified, ErrorClass},
-    },
+    kubernetes::errors::{Classified, ErrorClass},
 };
 
 /// Why the certificates of a cluster cannot be read or written.
@@ -32,12 +29,6 @@ pub enum CertificatesError {
         /// What is wrong with it.
         source: TlsError,
     },
-}
-
-impl From<ApiError> for CertificatesError {
-    fn from(error: ApiError) -> Self {
-        Self::Secret(error.into())
-    }
 }
 
 impl Classified for CertificatesError {

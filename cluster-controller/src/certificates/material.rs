@@ -1,6 +1,7 @@
 //! What a Secret as cert-manager makes it holds: a certificate, its key, and the authorities that are trusted. Checked before a server gets
 //! any of it. Pure.
 
+use common::hexadecimal::hexadecimal;
 use k8s_openapi::{ByteString, jiff::Timestamp};
 use rustls::{
     CertificateError, Error, RootCertStore,
@@ -10,12 +11,7 @@ use rustls::{
     sign::CertifiedKey,
 };
 use sha2::{Digest, Sha256};
-use std::{
-    collections::BTreeMap,
-    fmt::{self, Write},
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::BTreeMap, fmt, sync::Arc, time::Duration};
 use x509_parser::prelude::{FromDer, X509Certificate};
 
 /// Files of such a Secret.
@@ -38,8 +34,6 @@ pub struct Certificate {
     pub chain: Vec<u8>,
     /// Its key, in PEM form.
     pub key: Vec<u8>,
-    /// For people.
-    pub facts: CertificateFacts,
 }
 
 impl fmt::Debug for Certificate {
@@ -172,7 +166,6 @@ impl Material {
                 digits: digits(certificates.iter().map(AsRef::as_ref)),
                 chain: chain.to_vec(),
                 key: key.to_vec(),
-                facts,
             },
             authorities,
         })
@@ -343,14 +336,5 @@ fn digits<'a>(parts: impl Iterator<Item = &'a [u8]>) -> String {
     }
     let mut digits = hexadecimal(&hash.finalize());
     digits.truncate(DIGITS);
-    digits
-}
-
-fn hexadecimal(bytes: &[u8]) -> String {
-    let mut digits = String::with_capacity(2 * bytes.len());
-    for byte in bytes {
-        // Writing into a String cannot fail.
-        let _ = write!(digits, "{byte:02x}");
-    }
     digits
 }

@@ -18,7 +18,6 @@ use crate::{
     observe::Observed,
     redis::member::{Answer, Member},
     secrets::READ_AGAIN,
-    users,
     validate::Shape,
 };
 use common::{
@@ -62,11 +61,12 @@ pub async fn read(
     let name = certificates_secret_name(&shape.name);
     let found = secrets.read_own(&name, |_| false).await?;
     let stored = found.as_ref().and_then(|secret| secret.data.as_ref());
+    let last = context.certificates.last(place, &owner.uid);
+    let remembered = last.as_ref().and_then(|last| last.known.as_ref());
     // Made again of what servers use, if that is remembered: they accept no other.
-    let known = stored.and_then(CertificatesState::stored).or_else(|| {
-        let last = context.certificates.last(place, &owner.uid)?;
-        Some(last.known?.state)
-    });
+    let known = stored
+        .and_then(CertificatesState::stored)
+        .or_else(|| Some(remembered?.state.clone()));
     let state = match (known, &wanted) {
         (Some(state), _) => state,
         (None, Ok(material)) => CertificatesState::first(material, policy.client_auth),
@@ -82,13 +82,22 @@ pub async fn read(
     if !is_ours || stored != Some(&state.data()) {
         secrets.replace(&name, found, state.data()).await?;
     }
-    let access = TlsAccess::from_files(&state.access_files());
-    let access = access.map_err(|source| CertificatesError::Unusable {
-        secret: name,
-        source,
-    })?;
+    let same = last.filter(|last| {
+        last.known
+            .as_ref()
+            .is_some_and(|known| known.state == state)
+    });
+    let transport = if let Some(last) = same {
+        last.transport
+    } else {
+        let access = TlsAccess::from_files(&state.access_files());
+        Transport::Tls(access.map_err(|source| CertificatesError::Unusable {
+            secret: name,
+            source,
+        })?)
+    };
     let certificates = ClusterCertificates {
-        transport: Transport::Tls(access),
+        transport,
         known: Some(KnownCertificates {
             owner,
             policy,
@@ -123,7 +132,7 @@ pub async fn carry_out(
         let expired = facts.is_ok_and(|facts| facts.not_after <= Timestamp::now());
         let next = plan::next(&known.state, wanted, policy, used.as_deref(), expired);
         // A backup, a restore or a move of slots opens more connections with what it has read at its begin.
-        if expired || next.wanted == state.wanted || users::is_idle(context, place).await {
+        if expired || next.wanted == state.wanted || context.is_idle(place).await {
             state = next;
         }
     }

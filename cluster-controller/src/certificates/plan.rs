@@ -58,8 +58,7 @@ fn at_once(state: &CertificatesState, wanted: &Material, policy: ClientAuth) -> 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::certificates::material::{Authorities, Certificate, CertificateFacts};
-    use k8s_openapi::jiff::Timestamp;
+    use crate::certificates::material::{Authorities, Certificate};
     use proptest::{collection::vec, prelude::*};
 
     /// Authorities; a certificate is of the one whose number it is divided by their count.
@@ -84,10 +83,6 @@ mod tests {
                 chain: digits.clone().into_bytes(),
                 key: Vec::new(),
                 digits,
-                facts: CertificateFacts {
-                    serial: String::new(),
-                    not_after: Timestamp::UNIX_EPOCH,
-                },
             },
             authorities: authorities(&[number % AUTHORITIES, more]),
         }

@@ -4,8 +4,8 @@
 //! once a server has taken everything, a user that can do nothing is added, whose name has a hash of what was sent and a hash of what the
 //! server lists since. Whatever is changed by hand, the second one does not fit any more.
 
+use common::hexadecimal::hexadecimal;
 use sha2::{Digest, Sha256};
-use std::fmt::Write;
 
 /// How the names of marks begin.
 const MARK: &str = "redis-operator-applied-";
@@ -43,12 +43,7 @@ impl PasswordHash {
 }
 
 fn hex(text: &str) -> String {
-    let mut digits = String::new();
-    for byte in Sha256::digest(text.as_bytes()) {
-        // Writing into a String cannot fail.
-        let _ = write!(digits, "{byte:02x}");
-    }
-    digits
+    hexadecimal(&Sha256::digest(text.as_bytes()))
 }
 
 /// The users of a server.

@@ -1,10 +1,7 @@
 //! Why the users of a cluster cannot be read or written.
 
 use crate::secrets::SecretError;
-use common::kubernetes::{
-    call::ApiError,
-    errors::{Classified, ErrorClass},
-};
+use common::kubernetes::errors::{Classified, ErrorClass};
 
 /// Why the users of a cluster cannot be read or written.
 #[derive(Debug, thiserror::Error)]
@@ -18,12 +15,6 @@ pub enum UsersError {
     /// The users do not serialise.
     #[error("the users cannot be written as JSON: {0}")]
     State(serde_json::Error),
-}
-
-impl From<ApiError> for UsersError {
-    fn from(error: ApiError) -> Self {
-        Self::Secret(error.into())
-    }
 }
 
 impl Classified for UsersError {

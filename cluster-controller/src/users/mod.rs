@@ -225,7 +225,7 @@ pub async fn carry_out(
     // What is asked for it costs more than the rest, so it is asked only where all else is ready.
     let closed = next(true);
     if closed.state.phase != plan.state.phase
-        && is_idle(context, place).await
+        && context.is_idle(place).await
         && servers::replicas_log_in(members, &connections).await
     {
         plan = closed;
@@ -274,14 +274,6 @@ pub fn seen(users: &ClusterUsers, observed: &Observed) -> UsersReport {
         lacking: lacking(&observed.members, &known.state),
         ..UsersReport::default()
     }
-}
-
-/// Whether nothing is going on whose connections closing would break: a move of slots, a backup, a restore.
-pub(crate) async fn is_idle(context: &Context, (namespace, name): (&str, &str)) -> bool {
-    if context.resharding.is_moving((namespace, name)) {
-        return false;
-    }
-    matches!(context.operations.holder(namespace, name).await, Ok(None))
 }
 
 fn decide(

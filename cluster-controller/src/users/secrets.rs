@@ -2,6 +2,7 @@
 
 use super::{error::UsersError, state::UsersState};
 use crate::secrets::{READ_AGAIN, SecretError, SecretsOf, text};
+use common::hexadecimal::hexadecimal;
 use crds::{
     KEY_ACCEPTED, KEY_PASSWORD, KEY_USERNAME, OwnUser, PasswordSecretRef, users_secret_name,
 };
@@ -193,12 +194,7 @@ impl Passwords<'_> {
 fn random() -> Result<SecretString, UsersError> {
     let mut bytes = [0; RANDOM];
     getrandom::fill(&mut bytes).map_err(UsersError::Random)?;
-    let mut digits = String::with_capacity(2 * RANDOM);
-    for byte in bytes {
-        // Writing into a String cannot fail.
-        let _ = write!(digits, "{byte:02x}");
-    }
-    Ok(SecretString::from(digits))
+    Ok(SecretString::from(hexadecimal(&bytes)))
 }
 
 /// As a value in redis.conf, whatever it consists of (`sdssplitargs` in the engine's `sds.c`).
@@ -208,6 +204,7 @@ fn quoted(value: &str) -> String {
         if byte.is_ascii_alphanumeric() {
             text.push(char::from(byte));
         } else {
+            // Writing into a String cannot fail.
             let _ = write!(text, "\\x{byte:02x}");
         }
     }

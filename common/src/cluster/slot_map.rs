@@ -8,6 +8,7 @@ use super::{
     slots::SlotSet,
     topology::{NodeId, NodesView},
 };
+use crate::hexadecimal::short_hash;
 use sha2::{Digest, Sha256};
 use std::{collections::BTreeMap, fmt::Write};
 
@@ -159,12 +160,7 @@ fn hash(primaries: &SlotsByPrimary) -> String {
         line.push('\n');
         sha.update(line.as_bytes());
     }
-    let digest = sha.finalize();
-    let mut text = String::from("v1-");
-    for byte in digest.iter().take(16) {
-        let _ = write!(text, "{byte:02x}");
-    }
-    text
+    short_hash(&sha.finalize())
 }
 
 #[cfg(test)]

@@ -95,7 +95,7 @@ impl TlsAccess {
     }
 
     /// Shows this chain, and accepts servers that show one of these certificates.
-    pub fn new(
+    fn new(
         chain: Vec<CertificateDer<'static>>,
         key: PrivateKeyDer<'static>,
         accepted: Vec<CertificateDer<'static>>,

@@ -1,9 +1,9 @@
 //! Hashes of what was rendered: canonical JSON, SHA-256, `v1-` and the first 16 bytes in hex.
 
+use crate::hexadecimal::short_hash;
 use serde::Serialize;
 use serde_json::Value;
 use sha2::{Digest, Sha256};
-use std::fmt::Write as _;
 
 /// The hash of a value's canonical JSON: keys sorted, nulls dropped, no white space.
 ///
@@ -17,12 +17,7 @@ pub fn hash_value(value: &Value) -> String {
     let mut text = String::new();
     write_canonical(value, &mut text);
     let digest = Sha256::digest(text.as_bytes());
-    let mut hash = String::from("v1-");
-    for byte in digest.iter().take(16) {
-        // Writing to a String cannot fail.
-        let _ = write!(hash, "{byte:02x}");
-    }
-    hash
+    short_hash(&digest)
 }
 
 /// Canonical JSON text. Keys are sorted here because the order of `serde_json`'s map depends on a feature that any crate

@@ -393,6 +393,16 @@ impl PodCluster {
         text
     }
 
+    /// How often each server has sent a whole copy, and how many replicas it has.
+    pub async fn copies(&self) -> Result<Vec<(String, String)>> {
+        let mut found = Vec::new();
+        for pod in &self.pods {
+            let links = pod.server.info("connected_slaves").await?;
+            found.push((pod.server.info("sync_full").await?, links));
+        }
+        Ok(found)
+    }
+
     /// The ids of all nodes.
     pub async fn ids(&self) -> Result<Vec<NodeId>> {
         let mut ids = Vec::new();

@@ -33,8 +33,8 @@ pub use kubernetes_nodes::{
 };
 pub use report::{Area, ScenarioRow, met};
 pub use servers::{
-    no_data_was_dropped, no_data_was_dropped_by, node_ids, on_every_server, roles_are_labelled,
-    serving_primaries, slot_map,
+    links, no_data_was_dropped, no_data_was_dropped_by, node_ids, on_every_server,
+    roles_are_labelled, serving_primaries, slot_map,
 };
 pub use workloads::{Writer, Writes, finish_workload, start_workload, workload};
 

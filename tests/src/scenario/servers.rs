@@ -36,6 +36,12 @@ pub async fn on_every_server(
     Ok(try_join_all(asked).await?.into_iter().collect())
 }
 
+/// Whole copies that each server has sent, and replicas that are linked to it.
+pub async fn links(kubectl: &Kubectl, cluster: &str) -> Result<BTreeMap<String, String>> {
+    let script = "redis-cli info | grep -E '^(sync_full|connected_slaves|master_link_status):'";
+    on_every_server(kubectl, cluster, script).await
+}
+
 /// The ids of a cluster's nodes, sorted: they identify the nodes, whatever their pods and addresses are.
 pub async fn node_ids(kubectl: &Kubectl, cluster: &str) -> Result<Vec<String>> {
     let ids = on_every_server(kubectl, cluster, "redis-cli cluster myid").await?;
