@@ -818,14 +818,18 @@ async fn without_majority() -> Result<(PodCluster, ShardSlots, [usize; 2])> {
 
 /// Repairs until the replicas of these primaries have taken over.
 async fn taken_over(cluster: &PodCluster, wanted: &Wanted, victims: &[usize]) -> Result<()> {
-    within(LIMIT, "the replicas have taken over", async || {
+    let taken = within(LIMIT, "the replicas have taken over", async || {
         drive_pods(cluster, wanted, RECONCILE_INTERVAL * 4).await;
         let primaries = [cluster.primary_of(0).await, cluster.primary_of(1).await];
         let taken =
             |(now, then): (&Result<usize>, &usize)| now.as_ref().is_ok_and(|now| now != then);
         Ok(primaries.iter().zip(victims).all(taken))
-    })
-    .await
+    });
+    let taken = taken.await;
+    match taken {
+        Ok(()) => Ok(()),
+        Err(error) => Err(error.context(cluster.tables().await)),
+    }
 }
 
 /// No replica takes over for twice the patience, and these words say why.
@@ -855,6 +859,61 @@ async fn replicas_wait_for_a_majority_that_may_live() -> Result<()> {
     let why = "has surely ended: its Kubernetes node is cut off";
     waits(&cluster, &wanted, why).await?;
     cluster.mark_doubtful(&victims, false);
+    taken_over(&cluster, &wanted, &victims).await?;
+    returned(cluster, &slots, victims).await
+}
+
+/// Lets two nodes give themselves the same epoch, the newest of all: neither has heard of the other's. A third one ends what an attempt that
+/// failed has left.
+async fn same_epoch(cluster: &PodCluster, pair: [usize; 2]) -> Result<()> {
+    let third = cluster.server(cluster.primary_of(2).await?);
+    let [one, other] = pair.map(|index| cluster.server(index));
+    let (mut one, mut other) = (one.connect().await?, other.connect().await?);
+    let bump = redis::cmd("CLUSTER").arg("BUMPEPOCH").to_owned();
+    eventually("both have bumped to the same epoch", async || {
+        let bumped: String = third.call("CLUSTER BUMPEPOCH").await?;
+        let (_, newest) = bumped.split_once(' ').context("BUMPED and an epoch")?;
+        let newest = format!("cluster_current_epoch:{newest}\r");
+        for index in pair {
+            let info: String = cluster.server(index).call("CLUSTER INFO").await?;
+            if !info.contains(&newest) {
+                return Ok(false);
+            }
+        }
+        let (one, other): (String, String) =
+            tokio::try_join!(bump.query_async(&mut one), bump.query_async(&mut other))?;
+        Ok(one == other && one.starts_with("BUMPED"))
+    })
+    .await
+}
+
+/// Primary and replica have the same epoch, and it is the newest: two nodes that were born at once may have given it to themselves. What
+/// takes over is believed, and keeps its slots when the primary returns.
+#[tokio::test]
+async fn a_takeover_is_newer_than_its_primary() -> Result<()> {
+    let (mut cluster, slots) = filled(1, PodStorage::Volume).await?;
+    let pair = [cluster.primary_of(0).await?, cluster.replica_of(0).await?];
+    same_epoch(&cluster, pair).await?;
+    let bumped = view(&cluster, pair[0]).await?.myself().clone();
+    eventually("all know the epoch of the primary", async || {
+        for index in 0..cluster.len() {
+            let view = view(&cluster, index).await?;
+            let listed = view.get(bumped.id).map(|node| node.config_epoch);
+            if listed != Some(bumped.config_epoch) {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    })
+    .await?;
+    let victims = [pair[0], cluster.primary_of(1).await?];
+    for victim in victims {
+        cluster.kill(victim).await?;
+    }
+    cluster.mark_down_since(&victims, Timestamp::now());
+    let mut wanted = wanted(&cluster, true);
+    wanted.recovery.takeover = Takeover::Manual;
+    wanted.recovery.requested = TakeoverRequest::Shards([0].into());
     taken_over(&cluster, &wanted, &victims).await?;
     returned(cluster, &slots, victims).await
 }

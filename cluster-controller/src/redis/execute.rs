@@ -1,6 +1,7 @@
 //! Does the steps of a plan: neighbours of one kind at the same time, kind after kind; after a failure no further kind.
 
 use super::{
+    failover::{hand_over, take_over, view},
     member::Member,
     observe::process,
     plan::{Action, Assignment, Peer, Plan, Step},
@@ -9,22 +10,16 @@ use super::{
 };
 use common::cluster::{
     kept_connections::ClusterConnections,
-    node::{COORDINATED_LIMIT, FailoverMode, NodeClient, NodeError},
+    node::{FailoverMode, NodeClient, NodeError},
     slots::{SlotRange, SlotSet},
-    topology::{NodeId, NodesView},
+    topology::NodeId,
 };
 use futures::{StreamExt, stream};
 use redis::{Cmd, Pipeline, cmd, pipe};
 use std::{mem::discriminant, time::Duration};
-use tokio::time::{Instant, sleep};
 
 /// Steps done at the same time.
 const CONCURRENCY: usize = 64;
-
-/// How often a replica is asked whether it has taken over; it mostly has after 100 to 300 ms.
-const HAND_OVER_POLL: Duration = Duration::from_millis(50);
-/// The servers' own limit, and some time to learn of the end.
-const HAND_OVER_LIMIT: Duration = COORDINATED_LIMIT.saturating_add(Duration::from_millis(500));
 
 /// A step and how it ended.
 #[derive(Debug)]
@@ -178,6 +173,7 @@ async fn act(action: &Action, nodes: Nodes<'_>) -> Result<(), NodeError> {
         }
         Action::Promote {
             member,
+            primary,
             mode,
             unheard,
             ..
@@ -185,7 +181,10 @@ async fn act(action: &Action, nodes: Nodes<'_>) -> Result<(), NodeError> {
             let Some(node) = nodes.connect(*member).await? else {
                 return Ok(());
             };
-            node.failover(*mode).await?;
+            match mode {
+                FailoverMode::Takeover => take_over(&node, *primary).await?,
+                FailoverMode::Force | FailoverMode::Coordinated => node.failover(*mode).await?,
+            }
             if unheard.is_empty() {
                 return Ok(());
             }
@@ -241,32 +240,6 @@ async fn act(action: &Action, nodes: Nodes<'_>) -> Result<(), NodeError> {
 async fn set_node_timeout(node: &NodeClient, node_timeout: Duration) -> Result<(), NodeError> {
     let value = node_timeout.as_millis().to_string();
     node.config_set("cluster-node-timeout", &value).await
-}
-
-/// Starts a coordinated failover and waits for its end, so that it is never asked for twice at once. The server refuses it unless it is
-/// a replica that is linked to its primary.
-async fn hand_over(node: &NodeClient) -> Result<(), NodeError> {
-    node.failover(FailoverMode::Coordinated).await?;
-    let deadline = Instant::now() + HAND_OVER_LIMIT;
-    while Instant::now() < deadline {
-        sleep(HAND_OVER_POLL).await;
-        if view(node).await?.myself().is_primary() {
-            return Ok(());
-        }
-    }
-    Err(NodeError::NotHandedOver {
-        address: node.address(),
-        after: HAND_OVER_LIMIT,
-    })
-}
-
-/// What the node lists now.
-async fn view(node: &NodeClient) -> Result<NodesView, NodeError> {
-    let mut command = cmd("CLUSTER");
-    command.arg("NODES");
-    let table: String = node.ask("CLUSTER NODES", &command).await?;
-    let address = node.address();
-    NodesView::parse(&table).map_err(|source| NodeError::Topology { address, source })
 }
 
 /// `ADDSLOTSRANGE` and `DELSLOTSRANGE` came with 7.0.

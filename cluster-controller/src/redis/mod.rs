@@ -8,6 +8,7 @@ pub mod balance;
 pub mod each_server;
 pub mod election;
 pub mod execute;
+mod failover;
 pub mod identity;
 pub mod imports;
 pub mod member;

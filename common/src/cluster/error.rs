@@ -106,6 +106,19 @@ pub enum NodeError {
         /// How long it was waited for.
         after: Duration,
     },
+    /// A replica that is to take over has begun no newer epoch in time.
+    #[error(
+        "CLUSTER FAILOVER on {address}: no epoch newer than its primary's, {epoch}, after {} ms; it does not take over yet",
+        after.as_millis()
+    )]
+    EpochNotNewer {
+        /// The replica that was to take over.
+        address: SocketAddr,
+        /// The epoch of its primary.
+        epoch: u64,
+        /// How long it was waited for.
+        after: Duration,
+    },
     /// The node refused.
     #[error("{command} on {address} was refused: {source}")]
     Refused {
@@ -185,6 +198,7 @@ impl NodeError {
             | Self::Loading { .. }
             | Self::Busy { .. }
             | Self::NotHandedOver { .. }
+            | Self::EpochNotNewer { .. }
             | Self::Malformed { .. }
             | Self::Topology { .. } => None,
         }
@@ -209,6 +223,7 @@ impl NodeError {
             Self::Loading { .. } => "NodeLoading",
             Self::Busy { .. } => "NodeBusy",
             Self::NotHandedOver { .. } => "NotHandedOver",
+            Self::EpochNotNewer { .. } => "EpochNotNewer",
             Self::Refused { .. } => "NodeRefused",
             Self::NotRedis { .. } | Self::Malformed { .. } | Self::Topology { .. } => {
                 "NodeAnswerMalformed"

@@ -214,6 +214,7 @@ pub(super) fn refusal(error: &NodeError) -> Option<String> {
         | NodeError::Lost { .. }
         | NodeError::Malformed { .. }
         | NodeError::NotHandedOver { .. }
+        | NodeError::EpochNotNewer { .. }
         | NodeError::Topology { .. } => None,
     }
 }
