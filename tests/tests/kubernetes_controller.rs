@@ -11,7 +11,7 @@ use common::{
         leases::Leadership,
         outcome::Outcome,
     },
-    runtime::Runtime,
+    runtime::{CommonArguments, Runtime},
 };
 use k8s_openapi::api::{coordination::v1::Lease, core::v1::ConfigMap, events::v1::Event};
 use kube::{
@@ -408,6 +408,77 @@ async fn a_reconcile_is_cancelled_when_another_replica_leads() -> Result<()> {
     .await?;
     runtime.shutdown.cancel();
     running.abort();
+    runtime.finish(Duration::from_secs(1)).await;
+    Ok(())
+}
+
+const PLACES: u16 = 3;
+
+/// A reconcile that takes its time, and wants to be done again at once. A widget takes as many places as it is large.
+#[derive(Default)]
+struct Busy {
+    counts: Mutex<BTreeMap<String, usize>>,
+    taken: AtomicUsize,
+    most: AtomicUsize,
+}
+
+impl Busy {
+    fn counts(&self) -> Vec<usize> {
+        let counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
+        counts.values().copied().collect()
+    }
+}
+
+impl Reconcile<Widget> for Busy {
+    type Error = WidgetError;
+
+    async fn reconcile(&self, widget: Arc<Widget>) -> Result<Outcome, WidgetError> {
+        let places = self.places(&widget).min(PLACES.into()) as usize;
+        let taken = self.taken.fetch_add(places, Ordering::SeqCst) + places;
+        self.most.fetch_max(taken, Ordering::SeqCst);
+        tokio::time::sleep(Duration::from_millis(10)).await;
+        self.taken.fetch_sub(places, Ordering::SeqCst);
+        let mut counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
+        *counts.entry(widget.name_any()).or_default() += 1;
+        Ok(Outcome::waiting("Busy", Duration::ZERO))
+    }
+
+    fn places(&self, widget: &Widget) -> u32 {
+        widget.spec.size.unsigned_abs()
+    }
+}
+
+/// There are never enough places for all: each comes to its turn all the same, also one that needs several, and one that needs more than
+/// there are.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn whoever_waits_comes_to_its_turn() -> Result<()> {
+    let server = api_server().await?;
+    define_widgets(&server).await?;
+    let namespace = server.namespace("busy").await?;
+    let api: Api<Widget> = Api::namespaced(server.client.clone(), &namespace);
+    let count = 40;
+    for number in 0..count {
+        let size = [1, 1, 1, 1, 2, 3, 9][number % 7];
+        create(&api, &format!("w-{number}"), size).await?;
+    }
+    let mut runtime = server.runtime("widget-controller", "a", &namespace, LEASE)?;
+    runtime.arguments = Arc::new(CommonArguments {
+        concurrency: PLACES,
+        ..runtime.arguments.as_ref().clone()
+    });
+    let controller = Controller::new(&runtime, runtime.api());
+    let busy = Arc::new(Busy::default());
+    let running = tokio::spawn(controller.run(Arc::clone(&busy)));
+    eventually("some have been reconciled often", async || {
+        Ok(busy.counts().into_iter().max() >= Some(10))
+    })
+    .await?;
+    let counts = busy.counts();
+    runtime.shutdown.cancel();
+    running.await?;
+    assert_eq!(counts.len(), count, "{counts:?}");
+    assert!(counts.iter().all(|times| *times >= 5), "{counts:?}");
+    assert!(busy.most.load(Ordering::SeqCst) <= usize::from(PLACES));
     runtime.finish(Duration::from_secs(1)).await;
     Ok(())
 }

@@ -25,6 +25,9 @@ use std::{
 /// How soon to reconcile a cluster again of which not even the shape can be known.
 const UNKNOWN: Duration = Duration::from_secs(30);
 
+/// Nodes of a cluster for which a reconcile takes a place: about a thousand are looked at at the same time.
+const NODES_A_PLACE: u32 = 16;
+
 /// Reconciles RedisClusters.
 pub struct Reconciler {
     /// Clients and caches.
@@ -65,6 +68,15 @@ impl Reconcile<RedisCluster> for Reconciler {
         };
         let (seen, effects) = act(context, &inputs, seen, &mut failures).await?;
         report(context, &inputs, seen, effects, failures).await
+    }
+
+    /// What a look holds in memory grows with the nodes.
+    fn places(&self, object: &RedisCluster) -> u32 {
+        let spec = &object.spec;
+        let nodes = spec
+            .shards
+            .saturating_mul(1 + spec.replicas_per_shard.max(0));
+        u32::try_from(nodes).unwrap_or(1).div_ceil(NODES_A_PLACE)
     }
 
     fn gone(&self, namespace: &str, name: &str) {

@@ -28,7 +28,7 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
 };
-use tokio::sync::watch;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio_util::task::AbortOnDropHandle;
 use tracing::Instrument;
 
@@ -50,6 +50,12 @@ pub trait Reconcile<K: Watched>: Send + Sync + 'static {
         &self,
         object: Arc<K>,
     ) -> impl Future<Output = Result<Outcome, Self::Error>> + Send;
+
+    /// How many places of those that the program has at the same time (`--concurrency`) a reconcile takes: what needs memory takes several.
+    fn places(&self, object: &K) -> u32 {
+        let _ = object;
+        1
+    }
 
     /// The object is gone from the cache: forget what was kept in memory for it.
     fn gone(&self, namespace: &str, name: &str) {
@@ -164,10 +170,14 @@ impl<K: Watched> Controller<K> {
     /// Runs until shutdown; then waits for the reconciles under way. They start when every cache is complete.
     pub async fn run<R: Reconcile<K>>(self, reconciler: Arc<R>) {
         let (complete, completed) = watch::channel(false);
+        let places = u32::from(self.runtime.arguments.concurrency);
         let driver = Arc::new(Driver {
             kind: K::kind(&()).into_owned(),
             runtime: self.runtime.clone(),
             reconciler,
+            store: self.store.clone(),
+            all_places: places,
+            places: Arc::new(Semaphore::new(places as usize)),
             only_leader: self.only_leader,
             retries: Retries::default(),
             queued: Mutex::default(),
@@ -190,9 +200,8 @@ impl<K: Watched> Controller<K> {
             .take_until(self.runtime.shutdown.clone().cancelled_owned())
             .inspect(move |object| queueing.queue(|queued| queued.insert(object.clone())))
             .map(Ok::<_, Infallible>);
-        let config = Config::default()
-            .concurrency(self.runtime.arguments.concurrency)
-            .debounce(self.debounce);
+        // Without a bound of its own: of those that wait it takes any, and some never (a HashSet in kube's `scheduler.rs`). See `Driver::place`.
+        let config = Config::default().debounce(self.debounce);
         let ended = applier(
             |object, driver: Arc<Driver<K, R>>| Box::pin(driver.spawn(object)),
             |_, never: &Infallible, _| match *never {},
@@ -246,6 +255,10 @@ struct Driver<K: Watched, R> {
     kind: String,
     runtime: Runtime,
     reconciler: Arc<R>,
+    store: Store<K>,
+    all_places: u32,
+    /// First come, first served.
+    places: Arc<Semaphore>,
     only_leader: Option<Leadership>,
     retries: Retries<ObjectRef<K>>,
     /// Objects that were enqueued and whose reconcile has not started.
@@ -285,6 +298,13 @@ impl<K: Watched, R: Reconcile<K>> Driver<K, R> {
             return Action::await_change();
         }
         let reference = ObjectRef::from_obj(object.as_ref());
+        let Some(_places) = self.place(object.as_ref()).await else {
+            return Action::await_change();
+        };
+        // It has waited: what it was then is past.
+        let Some(object) = self.store.get(&reference) else {
+            return Action::await_change();
+        };
         self.queue(|queued| queued.remove(&reference));
         let begun = Instant::now();
         let due = begun + RECONCILE_LIMIT + BLOCKED;
@@ -315,6 +335,17 @@ impl<K: Watched, R: Reconcile<K>> Driver<K, R> {
                 };
                 self.failed(object.as_ref(), &reference, &failure, begun.elapsed())
             }
+        }
+    }
+
+    /// The places that a reconcile of the object takes, once it is its turn; none when the program ends.
+    async fn place(&self, object: &K) -> Option<OwnedSemaphorePermit> {
+        let places = self.reconciler.places(object).clamp(1, self.all_places);
+        let turn = Arc::clone(&self.places).acquire_many_owned(places);
+        tokio::select! {
+            biased;
+            () = self.runtime.shutdown.cancelled() => None,
+            permit = turn => permit.ok(),
         }
     }
 

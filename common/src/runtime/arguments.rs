@@ -31,8 +31,8 @@ pub struct CommonArguments {
     /// How long a replica may be unresponsive before another takes over, for example 15s (2s to 5m)
     #[arg(long, env = "LEASE_DURATION", default_value = "15s", value_parser = parse_lease_duration)]
     pub lease_duration: Duration,
-    /// Objects reconciled at the same time
-    #[arg(long, env = "CONCURRENCY", default_value_t = 8, value_parser = clap::value_parser!(u16).range(1..=256))]
+    /// Objects reconciled at the same time; a large RedisCluster counts as several. A reconcile mostly waits for answers
+    #[arg(long, env = "CONCURRENCY", default_value_t = 64, value_parser = clap::value_parser!(u16).range(1..=256))]
     pub concurrency: u16,
     /// Threads that run tasks
     #[arg(long, env = "WORKER_THREADS", default_value_t = 2, value_parser = clap::value_parser!(u16).range(1..=64))]
