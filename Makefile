@@ -54,11 +54,13 @@ packages: ## Install missing Debian packages (as root), or say which are missing
 components: packages ## Compile the local Kubernetes into the cache (once; minutes)
 	@$(LOCAL) build
 
-.PHONY: test test-unit test-long test-processes test-servers test-end-to-end scenarios scenarios-readme local-only
+.PHONY: test test-unit test-long test-many test-processes test-servers test-end-to-end scenarios scenarios-readme local-only
 test-unit: ## Unit and property tests: seconds
 	cargo test --quiet --locked --workspace --exclude tests --tests
 test-long: ## The simulated clusters of test-unit in 100,000 random cases; not part of test
 	PROPTEST_CASES=25000 cargo test --release --locked --package cluster-controller --lib model::tests
+test-many: components ## 500 clusters under one controller: cost when idle, some that hang, an outage of all; not part of test
+	CLUSTERS=500 cargo test --release --locked --package tests --test cluster_many -- --nocapture
 PROCESS_SUITES = $(filter-out e2e_%,$(basename $(notdir $(wildcard tests/tests/*.rs))))
 test-processes: components ## Suites against real Redis processes, a real S3 server and a real API server
 	cargo test --locked --package tests --lib $(addprefix --test ,$(PROCESS_SUITES))

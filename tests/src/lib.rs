@@ -13,6 +13,7 @@ pub mod kubectl_error;
 pub mod kubernetes;
 pub mod leases;
 pub mod login;
+pub mod made_up;
 pub mod memory;
 pub mod namespace;
 pub mod noise;

@@ -18,7 +18,7 @@ use tokio::task::JoinHandle;
 pub const MIB: u64 = 1 << 20;
 
 /// The settings of glibc's allocator that the images have (deploy/Dockerfile).
-const ALLOCATOR: [(&str, &str); 2] = [
+pub const ALLOCATOR: [(&str, &str); 2] = [
     ("MALLOC_MMAP_THRESHOLD_", "131072"),
     ("MALLOC_ARENA_MAX", "2"),
 ];
@@ -44,11 +44,16 @@ pub fn as_in_the_image(measure: impl Future<Output = Result<()>>) -> Result<()> 
 
 /// Anonymous resident memory in bytes: the program's own pages, which count as they are first used, are not in it.
 pub fn anonymous() -> Result<u64> {
-    let status = fs::read_to_string("/proc/self/status")?;
+    anonymous_of(std::process::id())
+}
+
+/// The same of another process.
+pub fn anonymous_of(process: u32) -> Result<u64> {
+    let status = fs::read_to_string(format!("/proc/{process}/status"))?;
     let line = status
         .lines()
         .find_map(|line| line.strip_prefix("RssAnon:"));
-    let line = line.context("no RssAnon in /proc/self/status")?;
+    let line = line.context("no RssAnon in the status of a process")?;
     let kibibytes: u64 = line.trim().trim_end_matches(" kB").parse()?;
     Ok(kibibytes * 1024)
 }

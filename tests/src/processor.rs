@@ -1,4 +1,4 @@
-//! Processor time that programs of this machine have used, by their names.
+//! Processor time that programs of this machine have used, by their names or numbers.
 
 use anyhow::{Context, Result, ensure};
 use std::{fs, time::Duration};
@@ -24,6 +24,13 @@ pub fn used_by(names: &[&str]) -> Result<Duration> {
         }
     }
     ensure!(found, "no process of this machine is one of {names:?}");
+    Ok(Duration::from_millis(ticks * 1000 / TICKS))
+}
+
+/// The time that a process has used.
+pub fn used_by_process(process: u32) -> Result<Duration> {
+    let stat = fs::read_to_string(format!("/proc/{process}/stat"))?;
+    let (_, ticks) = parse(&stat).with_context(|| format!("not a stat: {stat}"))?;
     Ok(Duration::from_millis(ticks * 1000 / TICKS))
 }
 

@@ -18,7 +18,10 @@ use k8s_openapi::jiff::Timestamp;
 use std::time::{Duration, Instant};
 use tests::{
     drive::{Drive, RECONCILE_INTERVAL, drive, drive_pods, hand_over},
-    redis::{NODE_TIMEOUT, PodCluster, PodStorage, ShardSlots, nothing_destroyed},
+    redis::{
+        MountedUsers, NODE_TIMEOUT, PodCluster, PodStorage, ShardSlots, free_ipv6_address,
+        nothing_destroyed,
+    },
     wait::{eventually, within},
 };
 
@@ -70,6 +73,29 @@ async fn filled(replicas: usize, storage: PodStorage) -> Result<(PodCluster, Sha
     cluster.replicated().await?;
     let slots = cluster.slot_map().await?;
     Ok((cluster, slots))
+}
+
+/// Addresses of version 6 are met, listed, replicated from, lost and found again.
+#[tokio::test]
+async fn a_cluster_with_addresses_of_version_6() -> Result<()> {
+    let addresses: Result<Vec<_>> = (0..6).map(|_| free_ipv6_address()).collect();
+    let users = MountedUsers::Own;
+    let mut cluster = PodCluster::start_at(addresses?, PodStorage::Volume, users).await?;
+    repair(&cluster, false).await?;
+    cluster.fill(KEYS).await?;
+    cluster.replicated().await?;
+    let slots = cluster.slot_map().await?;
+    let (victim, heir) = (cluster.primary_of(0).await?, cluster.replica_of(0).await?);
+    cluster.kill(victim).await?;
+    within(LIMIT, "the replica has taken over", async || {
+        let primary = cluster.primary_of(0).await;
+        Ok(primary.is_ok_and(|primary| primary == heir))
+    })
+    .await?;
+    cluster.restart(victim).await?;
+    repair(&cluster, true).await?;
+    hand_over(&cluster, heir, victim).await?;
+    cluster.unharmed(&slots, KEYS).await
 }
 
 /// What a server lists.

@@ -18,7 +18,7 @@ pub use samples::{Sample, functions, samples};
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::{
@@ -485,11 +485,24 @@ impl Drop for RedisServer {
 ///
 /// Ports stay below the range the system gives to outgoing connections.
 pub(crate) fn free_address() -> Result<SocketAddr> {
+    free_port(|number| {
+        let ip = Ipv4Addr::new(127, 0, 0, u8::try_from(1 + number % 200)?);
+        Ok((ip.into(), number / 7))
+    })
+}
+
+/// The same of version 6: loopback has one address.
+pub fn free_ipv6_address() -> Result<SocketAddr> {
+    free_port(|number| Ok((Ipv6Addr::LOCALHOST.into(), number)))
+}
+
+/// The first that is free, of addresses and ports by number.
+fn free_port(candidate: impl Fn(u32) -> Result<(IpAddr, u32)>) -> Result<SocketAddr> {
     let seed = std::process::id().wrapping_mul(7919);
     for _ in 0..1000 {
         let number = seed.wrapping_add(STARTED.fetch_add(1, Ordering::Relaxed).wrapping_mul(13));
-        let ip = IpAddr::V4(Ipv4Addr::new(127, 0, 0, u8::try_from(1 + number % 200)?));
-        let port = u16::try_from(10_500 + number / 7 % 10_000)?;
+        let (ip, port) = candidate(number)?;
+        let port = u16::try_from(10_500 + port % 10_000)?;
         let free = |port| TcpListener::bind((ip, port)).is_ok();
         if free(port) && free(port + 10_000) {
             return Ok(SocketAddr::new(ip, port));

@@ -82,7 +82,7 @@ impl PodFiles {
     /// What Kubernetes would tell the container of its pod: here a pod of the cluster `test` is named after its address, and the name is one
     /// that DNS allows.
     pub(super) fn identity(address: SocketAddr) -> [(&'static str, String); 3] {
-        let pod = address.to_string().replace([':', '.'], "x");
+        let pod = address.to_string().replace([':', '.', '[', ']'], "x");
         [
             ("POD_NAMESPACE", "test".to_owned()),
             ("POD_NAME", format!("test-{pod}-0")),
