@@ -20,10 +20,7 @@ use common::kubernetes::{
     expectations::{Freshness, OwnerKey},
 };
 use crds::{LABEL_CLUSTER, LABEL_SHARD, stateful_set_name};
-use k8s_openapi::{
-    NamespaceResourceScope,
-    api::{apps::v1::StatefulSet, policy::v1::PodDisruptionBudget},
-};
+use k8s_openapi::{NamespaceResourceScope, api::apps::v1::StatefulSet};
 use kube::{
     Resource, ResourceExt,
     runtime::reflector::{ObjectRef, Store},
@@ -92,6 +89,7 @@ pub async fn apply(
         headless_service,
         client_service,
         disruption_budget,
+        network_policy,
         stateful_sets,
     } = children;
     let caches = &context.caches;
@@ -108,7 +106,16 @@ pub async fn apply(
     });
     results.extend(futures::future::join_all(sets).await);
     results.push(one(context, owner, &caches.services, client_service).await);
-    results.push(budget(context, owner, disruption_budget).await);
+    results.push(
+        optional(
+            context,
+            owner,
+            &caches.disruption_budgets,
+            disruption_budget,
+        )
+        .await,
+    );
+    results.push(optional(context, owner, &caches.network_policies, network_policy).await);
     results.push(remove_sets(context, owner, removed).await);
     results.push(remove_config_maps(context, owner, &configuration, pods).await);
     // What the user has to correct is reported before what ends by itself.
@@ -234,14 +241,18 @@ where
     }
 }
 
-async fn budget(
+/// Makes a child of the cluster's name what it is wanted to be, or deletes it.
+async fn optional<K>(
     context: &Context,
     owner: &OwnerKey,
-    wanted: Option<PodDisruptionBudget>,
-) -> Result<(), ApiError> {
-    let cache = &context.caches.disruption_budgets;
-    if let Some(wanted) = wanted {
-        return one(context, owner, cache, wanted).await;
+    cache: &Store<K>,
+    wanted: Option<K>,
+) -> Result<(), ApiError>
+where
+    K: Child + Resource<DynamicType = (), Scope = NamespaceResourceScope>,
+{
+    match wanted {
+        Some(wanted) => one(context, owner, cache, wanted).await,
+        None => delete_owned(context, owner, cache, &owner.name).await,
     }
-    delete_owned(context, owner, cache, &owner.name).await
 }

@@ -35,6 +35,7 @@ use k8s_openapi::{
     api::{
         apps::v1::StatefulSet,
         core::v1::{ConfigMap, PersistentVolumeClaim, Pod, Service},
+        networking::v1::NetworkPolicy,
         policy::v1::PodDisruptionBudget,
     },
     apimachinery::pkg::apis::meta::v1::OwnerReference,
@@ -53,6 +54,8 @@ pub struct Caches {
     pub config_maps: Store<ConfigMap>,
     /// Disruption budgets of all clusters.
     pub disruption_budgets: Store<PodDisruptionBudget>,
+    /// Network policies of all clusters.
+    pub network_policies: Store<NetworkPolicy>,
     /// Volume claims of all clusters.
     pub claims: Store<PersistentVolumeClaim>,
     /// Pods of all clusters.
@@ -68,6 +71,8 @@ pub struct Caches {
 pub struct Context {
     /// The Kubernetes client.
     pub client: Client,
+    /// The namespace in which the controllers run.
+    pub namespace: Arc<str>,
     /// What the watches have seen.
     pub caches: Caches,
     /// What was written and the caches may not show yet.
@@ -163,6 +168,7 @@ impl Context {
         );
         Self {
             client: runtime.client.clone(),
+            namespace: Arc::clone(&runtime.lease_namespace),
             caches,
             applier: Applier::new(
                 runtime.client.clone(),

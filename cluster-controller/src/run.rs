@@ -59,6 +59,7 @@ pub async fn start(runtime: Runtime) -> Result<(), BoxError> {
         services: controller.owns(runtime.api(), labelled()),
         config_maps: controller.owns(runtime.api(), labelled()),
         disruption_budgets: controller.owns(runtime.api(), labelled()),
+        network_policies: controller.owns(runtime.api(), labelled()),
         pods: controller.watches(runtime.api(), labelled(), cluster_of::<Pod>),
         claims: controller.watches(
             runtime.api(),

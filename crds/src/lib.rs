@@ -8,6 +8,7 @@
 
 mod auth;
 mod names;
+mod network_policy;
 mod own_user;
 mod placement;
 mod pod_template;
@@ -22,6 +23,7 @@ mod tls;
 
 pub use auth::*;
 pub use names::*;
+pub use network_policy::*;
 pub use own_user::*;
 pub use placement::*;
 pub use pod_template::*;

@@ -73,6 +73,15 @@ pub const OWN_FOLDERS: [&str; 5] = [
 ];
 /// Label that Kubernetes puts on the pods of a Job: the name of the Job.
 pub const LABEL_JOB_NAME: &str = "batch.kubernetes.io/job-name";
+/// Label by which the API server names every namespace.
+pub const LABEL_NAMESPACE: &str = "kubernetes.io/metadata.name";
+
+/// Label of the pods of the three controllers, by which network policies know them; their manifests carry it.
+pub const LABEL_PART_OF: &str = "app.kubernetes.io/part-of";
+
+/// Value of [`LABEL_PART_OF`].
+pub const PART_OF: &str = "redis-operator";
+
 /// Value of [`LABEL_MANAGED_BY`].
 pub const MANAGED_BY: &str = "redis-operator";
 

@@ -1,8 +1,8 @@
 //! `RedisCluster`: the desired state of a cluster, and the observed one.
 
 use crate::{
-    AuthPolicy, Authentication, DeletionPolicy, PlacementPolicy, PodTemplate, S3Location,
-    TlsPolicy, TlsStatus, reserved_settings,
+    AuthPolicy, Authentication, DeletionPolicy, NetworkAccess, PlacementPolicy, PodTemplate,
+    S3Location, TlsPolicy, TlsStatus, reserved_settings,
     shared::{conditions_schema, not_observed},
 };
 use k8s_openapi::{
@@ -97,6 +97,11 @@ pub struct RedisClusterSpec {
     /// closed. Needs servers of Redis 7.0 or newer that were built with TLS. Cannot be added or removed later.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tls: Option<TlsPolicy>,
+    /// Given, even empty: the controller keeps a NetworkPolicy by which only the pods of the cluster, the three controllers and these
+    /// clients reach the servers, and nobody but the cluster's pods their bus. Absent: none. Can be changed at any time. It takes effect
+    /// where the network of the Kubernetes cluster enforces NetworkPolicies.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub network_policy: Option<NetworkAccess>,
     /// What is added to every pod: labels, annotations, rules for the scheduler, accounts, volumes. A change reaches the pods as update says.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pod_template: Option<PodTemplate>,

@@ -106,6 +106,11 @@ fn rights() -> Vec<Rights> {
             "poddisruptionbudgets",
             [applies_and_deletes, "", ""],
         ),
+        some(
+            "networking.k8s.io",
+            "networkpolicies",
+            [applies_and_deletes, "", ""],
+        ),
         some("batch", "cronjobs", ["", keeps, ""]),
         none("batch", "jobs"),
         none(rbac, "roles"),

@@ -8,6 +8,7 @@ use k8s_openapi::{
         apps::v1::StatefulSet,
         core::v1::{ConfigMap, Node, Pod, Service},
         events::v1::Event,
+        networking::v1::NetworkPolicy,
         policy::v1::PodDisruptionBudget,
     },
     jiff::Timestamp,
@@ -103,6 +104,48 @@ async fn nodes_are_repaired_whatever_is_wrong_with_the_spec() -> Result<()> {
         ensure!(reasons.iter().any(|one| one == reason), "{reasons:?}");
     }
     stage.nodes.unharmed(&slots, KEYS).await?;
+    replica.end(ReplicaEnd::Orderly)
+}
+
+/// It comes and goes with its field, and says what the field says whoever has written into it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_network_policy_admits_whom_the_spec_names() -> Result<()> {
+    let stage = ClusterStage::new().await?;
+    let replica = stage.replica("a", None);
+    let clients = |label: &str| json!({"networkPolicy": {"clients": [{"podSelector": {"matchLabels": {"app": label}}}]}});
+    stage.create(clients("web")).await?;
+    let policies = stage.api::<NetworkPolicy>();
+    let admits = async |wanted: &[&str]| {
+        eventually(&format!("a policy with {wanted:?}"), async || {
+            let policy = policies.get_opt("shop").await?;
+            let text = serde_json::to_string(&policy)?;
+            Ok(wanted.iter().all(|word| text.contains(word)))
+        })
+        .await
+    };
+    admits(&["\"web\"", "\"redis-operator\"", "16379"]).await?;
+    let edit = json!({"spec": {"ingress": [{}]}});
+    let by_hand = PatchParams::default();
+    policies
+        .patch("shop", &by_hand, &Patch::Merge(edit))
+        .await?;
+    admits(&["\"web\"", "16379"]).await?;
+    stage.change(clients("shop-window")).await?;
+    admits(&["shop-window"]).await?;
+    let nonsense = json!({"networkPolicy": {"clients": [{"ipBlock": {"cidr": "everywhere"}}]}});
+    stage.change(nonsense).await?;
+    let is_refused = |status: &RedisClusterStatus| reason(status, "Ready") == "RefusedByServer";
+    let refused = stage.until("the refusal is reported", is_refused).await?;
+    let words = message(&refused, "Ready");
+    ensure!(
+        words.contains("NetworkPolicy") && words.contains("everywhere"),
+        "{words}"
+    );
+    stage.change(json!({"networkPolicy": null})).await?;
+    eventually("no policy", async || {
+        Ok(policies.get_opt("shop").await?.is_none())
+    })
+    .await?;
     replica.end(ReplicaEnd::Orderly)
 }
 

@@ -14,6 +14,7 @@ use k8s_openapi::{
     api::{
         apps::v1::StatefulSet,
         core::v1::{ConfigMap, Service},
+        networking::v1::NetworkPolicy,
         policy::v1::PodDisruptionBudget,
     },
     apimachinery::pkg::apis::meta::v1::OwnerReference,
@@ -152,6 +153,8 @@ async fn a_second_apply_makes_no_write() -> Result<()> {
     world
         .settles::<PodDisruptionBudget>("budget", budget)
         .await?;
+    let policy = json!({"spec": {"podSelector": {"matchLabels": {"app": "cache"}}, "policyTypes": ["Ingress"], "ingress": [{"from": [{"podSelector": {}}], "ports": [{"port": 6379, "protocol": "TCP"}]}]}});
+    world.settles::<NetworkPolicy>("policy", policy).await?;
     Ok(())
 }
 

@@ -2,6 +2,7 @@
 
 mod client_options;
 mod config;
+mod network_policy;
 mod placement;
 mod pod_template;
 mod services;
@@ -20,6 +21,7 @@ use k8s_openapi::{
     api::{
         apps::v1::StatefulSet,
         core::v1::{ConfigMap, Service},
+        networking::v1::NetworkPolicy,
         policy::v1::PodDisruptionBudget,
     },
     apimachinery::pkg::apis::meta::v1::ObjectMeta,
@@ -38,6 +40,8 @@ pub struct Children {
     pub client_service: Service,
     /// The one budget, unless it is switched off.
     pub disruption_budget: Option<PodDisruptionBudget>,
+    /// Who reaches the servers, where that is limited.
+    pub network_policy: Option<NetworkPolicy>,
     /// One for each shard that has pods.
     pub stateful_sets: Vec<StatefulSet>,
 }
@@ -47,8 +51,8 @@ pub fn configuration_name(cluster: &ValidatedCluster) -> String {
     config::config_map(cluster).name_any()
 }
 
-/// Renders all objects; the StatefulSets with these sizes.
-pub fn build(cluster: &ValidatedCluster, sizes: &[SetSize]) -> Children {
+/// Renders all objects; the StatefulSets with these sizes. The controllers run in the namespace `controllers`.
+pub fn build(cluster: &ValidatedCluster, sizes: &[SetSize], controllers: &str) -> Children {
     let config_map = config::config_map(cluster);
     let configuration = config_map.name_any();
     let (of_new, kept) = cluster.of_new_shards();
@@ -65,6 +69,7 @@ pub fn build(cluster: &ValidatedCluster, sizes: &[SetSize]) -> Children {
         headless_service: services::headless(cluster),
         client_service: services::client(cluster),
         disruption_budget: services::disruption_budget(cluster),
+        network_policy: network_policy::network_policy(cluster, controllers),
         stateful_sets: sizes.iter().map(set).collect(),
     }
 }
@@ -123,7 +128,7 @@ mod tests {
         let mut cluster = example();
         let rendered = |cluster: &crds::RedisCluster| {
             let cluster = validate(cluster, None, Timestamp::UNIX_EPOCH).unwrap();
-            let children = build(&cluster, &sizes(1));
+            let children = build(&cluster, &sizes(1), "system");
             let template = children.stateful_sets[0].spec.clone().template;
             let volumes = template.spec.unwrap().volumes.unwrap();
             let mounted = volumes.into_iter().find_map(|volume| volume.config_map);
@@ -150,7 +155,7 @@ mod tests {
             }
             let mut cluster = validate(&cluster, None, Timestamp::UNIX_EPOCH).unwrap();
             cluster.formed = true;
-            let children = build(&cluster, &sizes(3));
+            let children = build(&cluster, &sizes(3), "system");
             let objects: Vec<Value> = [
                 serde_json::to_value(&children.config_map),
                 serde_json::to_value(&children.headless_service),
@@ -207,7 +212,7 @@ mod tests {
             client_auth: crds::ClientAuth::Required,
         });
         let cluster = validate(&cluster, None, Timestamp::UNIX_EPOCH).unwrap();
-        let children = build(&cluster, &sizes(1));
+        let children = build(&cluster, &sizes(1), "system");
         let pod = trial_pod(&cluster, "trial", "configuration");
         let objects = [
             serde_json::to_string(&children.config_map).unwrap(),
@@ -234,6 +239,10 @@ mod tests {
         cluster.spec.pod_disruption_budget.enabled = false;
         let mut cluster = validate(&cluster, None, Timestamp::UNIX_EPOCH).unwrap();
         cluster.formed = true;
-        assert!(build(&cluster, &sizes(3)).disruption_budget.is_none());
+        assert!(
+            build(&cluster, &sizes(3), "system")
+                .disruption_budget
+                .is_none()
+        );
     }
 }

@@ -142,7 +142,7 @@ mod tests {
             pods: 2,
             keeps_volumes: true,
         };
-        let mut children = build(&cluster, &[size]);
+        let mut children = build(&cluster, &[size], "system");
         children.stateful_sets.remove(0).spec.template
     }
 
@@ -244,7 +244,7 @@ mod tests {
                 pods: 2,
                 keeps_volumes: true,
             };
-            let mut children = build(&cluster, &[size]);
+            let mut children = build(&cluster, &[size], "system");
             let set = children.stateful_sets.remove(0).spec;
             let pod = set.template.spec.unwrap();
             let claims = set.volume_claim_templates.into_iter().flatten();

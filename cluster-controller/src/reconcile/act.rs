@@ -155,7 +155,7 @@ async fn apply(
     (seen, trial, claims): (&Decision, &Trial, &Claims),
 ) -> Result<Growth, ApiError> {
     let (sets, pods) = (&seen.sets, &seen.observed.pods);
-    let children = build(cluster, &sets.sizes);
+    let children = build(cluster, &sets.sizes, &context.namespace);
     let owner = OwnerKey::of(object);
     let namespace = owner.namespace.as_str();
     let (untied, tied) = volumes::ties(cluster, &sets.sizes, claims)

@@ -45,7 +45,7 @@ mod tests {
             keeps_volumes: true,
         };
         let sizes: Vec<SetSize> = (0..shards).map(size).collect();
-        let sets = build(cluster, &sizes).stateful_sets;
+        let sets = build(cluster, &sizes, "system").stateful_sets;
         let sets = sets.into_iter().map(Arc::new);
         let templates = sets.filter_map(|set| NamedTemplate::of(&set));
         (0..).zip(templates).collect()

@@ -14,7 +14,7 @@ use crds::{
     TLS_PORT, UpdatePolicy,
 };
 use k8s_openapi::{
-    api::core::v1::ResourceRequirements,
+    api::{core::v1::ResourceRequirements, networking::v1::NetworkPolicyPeer},
     apimachinery::pkg::{api::resource::Quantity, apis::meta::v1::OwnerReference},
     jiff::Timestamp,
 };
@@ -86,6 +86,8 @@ pub struct ValidatedCluster {
     pub formed: bool,
     /// Pods that may be evicted at the same time; none: no budget at all.
     pub max_unavailable: Option<i32>,
+    /// From where clients may connect, besides the cluster's pods and the controllers; none: from everywhere.
+    pub clients: Option<Vec<NetworkPolicyPeer>>,
     /// Hash of everything that a running server only takes in by a restart, without the settings: of those, the servers say so.
     pub restart_hash: String,
     /// The same with the settings, as earlier versions of the controller wrote it.
@@ -362,6 +364,7 @@ pub fn validate(
             .pod_disruption_budget
             .enabled
             .then_some(spec.pod_disruption_budget.max_unavailable),
+        clients: spec.network_policy.clone().map(|access| access.clients),
         restart_hash: String::new(),
         former_hash: String::new(),
         mounts_users: false,

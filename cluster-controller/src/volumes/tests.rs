@@ -245,7 +245,7 @@ fn a_cluster_in_memory_has_no_volumes() {
 fn an_existing_set_keeps_the_size_of_its_claims() {
     let rendered = |size: &str| {
         let cluster = cluster(DeletionPolicy::Retain, size);
-        let set = build(&cluster, &sizes(2)).stateful_sets.remove(0);
+        let set = build(&cluster, &sizes(2), "system").stateful_sets.remove(0);
         (cluster, set)
     };
     let (small, old) = rendered("1Gi");
@@ -267,7 +267,7 @@ fn an_existing_set_keeps_the_size_of_its_claims() {
 #[test]
 fn no_volume_goes_with_a_set() {
     for policy in [DeletionPolicy::Delete, DeletionPolicy::Retain] {
-        for set in build(&cluster(policy, "1Gi"), &sizes(2)).stateful_sets {
+        for set in build(&cluster(policy, "1Gi"), &sizes(2), "system").stateful_sets {
             let retention = set.spec.persistent_volume_claim_retention_policy;
             assert_eq!(retention.unwrap().when_deleted.as_deref(), Some("Retain"));
         }

@@ -42,6 +42,32 @@ pub fn user_creations() -> Vec<Case> {
             json!({"metadata": {"name": "shop"}, "spec": {"tls": {"secretName": "shop-certificates"}}}),
             "choose another name",
         ),
+        taken(
+            kind,
+            "clients of some networks",
+            json!({"spec": {"networkPolicy": {"clients": [
+                {"podSelector": {}},
+                {"namespaceSelector": {}, "podSelector": {"matchLabels": {"app": "web"}}},
+                {"ipBlock": {"cidr": "10.0.0.0/8"}},
+            ]}}}),
+        ),
+        taken(
+            kind,
+            "no clients at all",
+            json!({"spec": {"networkPolicy": {}}}),
+        ),
+        refused(
+            kind,
+            "clients of no network",
+            json!({"spec": {"networkPolicy": {"clients": [{}]}}}),
+            "or ipBlock alone",
+        ),
+        refused(
+            kind,
+            "addresses of pods",
+            json!({"spec": {"networkPolicy": {"clients": [{"podSelector": {}, "ipBlock": {"cidr": "10.0.0.0/8"}}]}}}),
+            "or ipBlock alone",
+        ),
         refused(
             kind,
             "clients that encrypt in another way",

@@ -1,0 +1,112 @@
+//! Who reaches the servers of a cluster, by network.
+
+use super::{metadata, selector};
+use crate::validate::ValidatedCluster;
+use crds::{BUS_PORT, LABEL_NAMESPACE, LABEL_PART_OF, PART_OF};
+use k8s_openapi::{
+    api::networking::v1::{
+        NetworkPolicy, NetworkPolicyIngressRule, NetworkPolicyPeer, NetworkPolicyPort,
+        NetworkPolicySpec,
+    },
+    apimachinery::pkg::{apis::meta::v1::LabelSelector, util::intstr::IntOrString},
+};
+use std::collections::BTreeMap;
+
+/// The policy that the spec asks for; `controllers` is the namespace in which the controllers run. Probes and stop scripts stay in their
+/// pods, which no policy concerns.
+pub fn network_policy(cluster: &ValidatedCluster, controllers: &str) -> Option<NetworkPolicy> {
+    let clients = cluster.clients.clone()?;
+    let own = NetworkPolicyPeer {
+        pod_selector: Some(labelled(selector(cluster))),
+        ..NetworkPolicyPeer::default()
+    };
+    let controllers = NetworkPolicyPeer {
+        namespace_selector: Some(labelled(one(LABEL_NAMESPACE, controllers))),
+        pod_selector: Some(labelled(one(LABEL_PART_OF, PART_OF))),
+        ..NetworkPolicyPeer::default()
+    };
+    let (port, mut admitted) = (cluster.shape.port, vec![own.clone(), controllers]);
+    admitted.extend(clients);
+    Some(NetworkPolicy {
+        metadata: metadata(cluster, cluster.shape.name.clone()),
+        spec: Some(NetworkPolicySpec {
+            pod_selector: Some(labelled(selector(cluster))),
+            policy_types: Some(vec!["Ingress".to_owned()]),
+            ingress: Some(vec![rule(admitted, port), rule(vec![own], BUS_PORT)]),
+            ..NetworkPolicySpec::default()
+        }),
+    })
+}
+
+/// Lets these in on a port. A rule without a peer would let everybody in.
+fn rule(from: Vec<NetworkPolicyPeer>, port: u16) -> NetworkPolicyIngressRule {
+    let port = NetworkPolicyPort {
+        port: Some(IntOrString::Int(i32::from(port))),
+        protocol: Some("TCP".to_owned()),
+        ..NetworkPolicyPort::default()
+    };
+    NetworkPolicyIngressRule {
+        from: Some(from),
+        ports: Some(vec![port]),
+    }
+}
+
+fn one(label: &str, value: &str) -> BTreeMap<String, String> {
+    BTreeMap::from([(label.to_owned(), value.to_owned())])
+}
+
+fn labelled(labels: BTreeMap<String, String>) -> LabelSelector {
+    LabelSelector {
+        match_labels: Some(labels),
+        ..LabelSelector::default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::validate::{tests::example, validate};
+    use crds::{LABEL_CLUSTER, NetworkAccess};
+    use k8s_openapi::jiff::Timestamp;
+    use serde_json::{Value, json, to_value};
+
+    fn policy(clients: &Value) -> Value {
+        let mut cluster = example();
+        let access: NetworkAccess = serde_json::from_value(json!({"clients": clients})).unwrap();
+        cluster.spec.network_policy = Some(access);
+        let cluster = validate(&cluster, None, Timestamp::UNIX_EPOCH).unwrap();
+        to_value(network_policy(&cluster, "redis-operator-system")).unwrap()
+    }
+
+    #[test]
+    fn none_unless_it_is_asked_for() {
+        let cluster = validate(&example(), None, Timestamp::UNIX_EPOCH).unwrap();
+        assert_eq!(network_policy(&cluster, "redis-operator-system"), None);
+    }
+
+    #[test]
+    fn clients_reach_the_servers_and_only_members_the_bus() {
+        let web = json!({"podSelector": {"matchLabels": {"app": "web"}}});
+        let own = json!({"podSelector": {"matchLabels": {LABEL_CLUSTER: "shop"}}});
+        let controllers = json!({
+            "namespaceSelector": {"matchLabels": {LABEL_NAMESPACE: "redis-operator-system"}},
+            "podSelector": {"matchLabels": {LABEL_PART_OF: PART_OF}},
+        });
+        let port = |port: u16| json!([{"port": port, "protocol": "TCP"}]);
+        let spec = |admitted: &[&Value]| {
+            json!({
+                "podSelector": own["podSelector"],
+                "policyTypes": ["Ingress"],
+                "ingress": [
+                    {"from": admitted, "ports": port(6379)},
+                    {"from": [own], "ports": port(16379)},
+                ],
+            })
+        };
+        assert_eq!(
+            policy(&json!([web]))["spec"],
+            spec(&[&own, &controllers, &web])
+        );
+        assert_eq!(policy(&json!([]))["spec"], spec(&[&own, &controllers]));
+    }
+}
