@@ -33,9 +33,9 @@ const CONTROLLED: &str = "CONTROLLED_NAMESPACE";
 const SHARDS: usize = 3;
 /// Requests of the test at the same time.
 const AT_ONCE: usize = 16;
-/// What a controller may hold: 200 MiB with 500 clusters.
-const MEMORY: (u64, u64) = (24 * MIB, 360 << 10);
-/// Of a processor, for each cluster: half of one with 500. An unoptimised controller is not measured.
+/// What a controller may hold: 200 MiB with 500 clusters. An unoptimised one is not measured.
+const MEMORY: (u64, u64) = (64 * MIB, 278 << 10);
+/// Of a processor, for each cluster: half of one with 500; not of an unoptimised one.
 const PROCESSOR: f64 = 0.5 / 500.0;
 /// No look at a cluster is older.
 const OLDEST: Duration = Duration::from_secs(30);
@@ -43,7 +43,6 @@ const OLDEST: Duration = Duration::from_secs(30);
 const ATTENDED: Duration = Duration::from_secs(60);
 /// More than a controller reconciles at the same time by default.
 const HANGING: usize = 20;
-const PERIOD: Duration = Duration::from_secs(60);
 /// This machine may have other work.
 const LIMIT: Duration = Duration::from_secs(300);
 
@@ -88,6 +87,7 @@ impl Drop for Controller {
 
 async fn measure() -> Result<()> {
     let count: usize = env::var("CLUSTERS").map_or(Ok(60), |count| count.parse())?;
+    let period = Duration::from_secs(if count < 500 { 15 } else { 60 });
     let server = api_server().await?;
     let namespace = server.namespace("many").await?;
     let world = World {
@@ -117,18 +117,21 @@ async fn measure() -> Result<()> {
     );
 
     // What was done for them is over.
-    sleep(PERIOD / 2).await;
+    sleep(period).await;
     let process = controller.0.id();
     let before = used_by_process(process)?;
-    let oldest = oldest_within(&mut servers, PERIOD, 0).await?;
-    let share = (used_by_process(process)? - before).as_secs_f64() / PERIOD.as_secs_f64();
+    let oldest = oldest_within(&mut servers, period, 0).await?;
+    let share = (used_by_process(process)? - before).as_secs_f64() / period.as_secs_f64();
     let memory = anonymous_of(process)?;
     println!(
         "idle: {share:.2} processors, {} MiB, the oldest look {oldest:.1?}",
         memory / MIB
     );
     let most = MEMORY.0 + MEMORY.1 * count as u64;
-    ensure!(memory < most, "{memory} bytes, more than {most}");
+    ensure!(
+        cfg!(debug_assertions) || memory < most,
+        "{memory} bytes, more than {most}"
+    );
     ensure!(
         cfg!(debug_assertions) || share < PROCESSOR * count as f64,
         "{share} of a processor"
@@ -139,7 +142,7 @@ async fn measure() -> Result<()> {
     );
 
     servers.silence((0..HANGING).collect())?;
-    let oldest = oldest_within(&mut servers, PERIOD, HANGING).await?;
+    let oldest = oldest_within(&mut servers, period, HANGING).await?;
     println!("while {HANGING} hang: the oldest look at another one {oldest:.1?}");
     ensure!(
         oldest < OLDEST,
@@ -148,7 +151,7 @@ async fn measure() -> Result<()> {
 
     servers.silence((0..count).collect())?;
     world.until("none is ready", |ready| ready == 0).await?;
-    sleep(PERIOD).await;
+    sleep(period).await;
     servers.silence(Vec::new())?;
     let back = Instant::now();
     at_intervals(

@@ -11,6 +11,7 @@ use std::{
     fmt::Display,
     time::{Duration, Instant},
 };
+use tokio::sync::Semaphore;
 
 /// How long a read may take.
 pub const READ_TIMEOUT: Duration = Duration::from_secs(10);
@@ -23,6 +24,10 @@ const PAUSES: [Duration; 4] = [
 ];
 /// How long a write may take.
 pub const WRITE_TIMEOUT: Duration = Duration::from_secs(15);
+
+/// Calls of a process at the same time, besides those for leases, which wait for no other: each has a connection of its own, whose buffers
+/// (some 400 KiB here) stay until it is closed, and the server has other clients.
+static CALLS: Semaphore = Semaphore::const_new(32);
 
 /// Why a call to the API server did not give what it was made for.
 #[derive(Debug, thiserror::Error)]
@@ -250,7 +255,7 @@ pub async fn read<T>(
     what: impl Display,
     call: impl Future<Output = kube::Result<T>>,
 ) -> Result<T, ApiError> {
-    bounded(what, ApiCall::Read, READ_TIMEOUT, call).await
+    in_turn(what, ApiCall::Read, READ_TIMEOUT, call).await
 }
 
 /// A read of something that may be absent: "not found" is `None`.
@@ -284,7 +289,7 @@ pub async fn write<T>(
     what: impl Display,
     call: impl Future<Output = kube::Result<T>>,
 ) -> Result<T, ApiError> {
-    bounded(what, ApiCall::Write, WRITE_TIMEOUT, call).await
+    in_turn(what, ApiCall::Write, WRITE_TIMEOUT, call).await
 }
 
 /// "Not found" as `None`.
@@ -294,6 +299,18 @@ pub(super) fn optional<T>(answer: Result<T, ApiError>) -> Result<Option<T>, ApiE
         Err(ApiError::NotFound { .. }) => Ok(None),
         Err(error) => Err(error),
     }
+}
+
+/// A call that waits for its turn; its bound begins with that. First come, first served, and each before it is bounded too.
+async fn in_turn<T>(
+    what: impl Display,
+    kind: ApiCall,
+    limit: Duration,
+    call: impl Future<Output = kube::Result<T>>,
+) -> Result<T, ApiError> {
+    // It is never closed.
+    let _turn = CALLS.acquire().await;
+    bounded(what, kind, limit, call).await
 }
 
 /// A call with a bound of its own, measured.

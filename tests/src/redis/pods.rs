@@ -21,7 +21,7 @@ use common::cluster::{
     topology::{NodeAddress, NodeId, NodesView},
 };
 use k8s_openapi::jiff::Timestamp;
-use redis::{cmd, pipe};
+use redis::pipe;
 use std::{
     collections::BTreeMap,
     fs,
@@ -477,13 +477,21 @@ impl PodCluster {
     pub async fn replicated(&self) -> Result<()> {
         for shard in 0..Self::SHARDS {
             let server = self.server(self.primary_of(shard).await?);
-            let mut wait = cmd("WAIT");
-            wait.arg(self.replicas).arg(5000);
-            let reached: usize = wait.query_async(&mut server.connect().await?).await?;
-            ensure!(
-                reached >= self.replicas,
-                "shard {shard}: WAIT reached {reached}"
-            );
+            let written: u64 = server.info("master_repl_offset").await?.parse()?;
+            // Not WAIT: it waits for what its own connection has written.
+            let what = format!("the replicas of shard {shard} have all of {written} bytes");
+            eventually(&what, async || {
+                let text: String = server.call("INFO replication").await?;
+                let acknowledged = text.lines().filter(|line| line.starts_with("slave"));
+                let has_all = |line: &&str| {
+                    let offset = line
+                        .split(',')
+                        .find_map(|part| part.strip_prefix("offset="));
+                    offset.and_then(|offset| offset.parse().ok()) >= Some(written)
+                };
+                Ok(acknowledged.filter(has_all).count() >= self.replicas)
+            })
+            .await?;
         }
         if self.storage() == PodStorage::Memory {
             return Ok(());
