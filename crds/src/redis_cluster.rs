@@ -98,7 +98,7 @@ pub struct RedisClusterSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tls: Option<TlsPolicy>,
     /// Given, even empty: the controller keeps a NetworkPolicy by which only the pods of the cluster, the three controllers and these
-    /// clients reach the servers, and nobody but the cluster's pods their bus. Absent: none. Can be changed at any time. It takes effect
+    /// clients reach the servers, and only the cluster's pods their bus. Absent: none. Can be changed at any time. It takes effect
     /// where the network of the Kubernetes cluster enforces NetworkPolicies.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub network_policy: Option<NetworkAccess>,

@@ -24,9 +24,9 @@ const ANSWER: &str = "made up: ";
 /// A cluster that was formed long ago.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct MadeUpCluster {
-    /// Its name.
+    /// Part of the names of its nodes.
     pub name: String,
-    /// Its namespace.
+    /// Part of the host names that its nodes announce.
     pub namespace: String,
     /// Nodes of each shard: the first is the primary, the others are its replicas.
     pub per_shard: usize,
@@ -53,11 +53,11 @@ pub fn node_id(cluster: &str, index: usize) -> String {
     format!("{letters:020x}{:020x}", index + 1)
 }
 
-/// What their process is told.
+/// What their process is given.
 #[derive(Debug, Serialize, Deserialize)]
 enum Order {
     /// These clusters answer nothing, all others do.
-    Silence(Vec<usize>),
+    Hang(Vec<usize>),
     /// Say how many milliseconds ago each cluster was last asked and all its nodes have answered.
     Ages,
 }
@@ -93,8 +93,8 @@ impl MadeUpServers {
     }
 
     /// From now on these clusters answer nothing, and all others do.
-    pub fn silence(&mut self, clusters: Vec<usize>) -> Result<()> {
-        self.ask(&Order::Silence(clusters))
+    pub fn hang(&mut self, clusters: Vec<usize>) -> Result<()> {
+        self.ask(&Order::Hang(clusters))
     }
 
     /// How long ago the nodes of each cluster were last asked, and answered.
@@ -143,9 +143,9 @@ pub fn be_servers() -> Result<bool> {
     say(&addresses)?;
     for order in orders {
         match serde_json::from_str(&order?)? {
-            Order::Silence(silent) => {
+            Order::Hang(hanging) => {
                 for (index, cluster) in clusters.iter().enumerate() {
-                    cluster.be_silent(silent.contains(&index));
+                    cluster.hang(hanging.contains(&index));
                 }
                 say(&())?;
             }

@@ -331,7 +331,12 @@ async fn all_namespaces_are_installed_with_another_image_and_everything_removed(
     Overlay::write("images", images)?
         .apply(&server, &[])
         .await?;
-    the_image_follows_the_overlay(&server, "registry.example.com/team/backups:v9").await?;
+    // Boxed: it holds a whole RedisCluster.
+    Box::pin(the_image_follows_the_overlay(
+        &server,
+        "registry.example.com/team/backups:v9",
+    ))
+    .await?;
 
     let policies = "resources: [BASE]\ncomponents: [BASE/network-policies]\n";
     let policies = Overlay::write("network-policies", policies)?;

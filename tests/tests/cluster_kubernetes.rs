@@ -107,7 +107,7 @@ async fn nodes_are_repaired_whatever_is_wrong_with_the_spec() -> Result<()> {
     replica.end(ReplicaEnd::Orderly)
 }
 
-/// It comes and goes with its field, and says what the field says whoever has written into it.
+/// It comes and goes with its field, and says what the field says, also after another client has written into it.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_network_policy_admits_whom_the_spec_names() -> Result<()> {
     let stage = ClusterStage::new().await?;

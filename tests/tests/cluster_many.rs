@@ -35,16 +35,16 @@ const SHARDS: usize = 3;
 const AT_ONCE: usize = 16;
 /// What a controller may hold: 200 MiB with 500 clusters. An unoptimised one is not measured.
 const MEMORY: (u64, u64) = (64 * MIB, 278 << 10);
-/// Of a processor, for each cluster: half of one with 500; not of an unoptimised one.
-const PROCESSOR: f64 = 0.5 / 500.0;
+/// Half a processor for 500; an unoptimised controller is not measured.
+const CLUSTERS_A_PROCESSOR: u32 = 1000;
 /// No look at a cluster is older.
 const OLDEST: Duration = Duration::from_secs(30);
 /// After an outage of all clusters each is looked at within this time.
-const ATTENDED: Duration = Duration::from_secs(60);
+const ATTENDED: Duration = Duration::from_mins(1);
 /// More than a controller reconciles at the same time by default.
 const HANGING: usize = 20;
 /// This machine may have other work.
-const LIMIT: Duration = Duration::from_secs(300);
+const LIMIT: Duration = Duration::from_mins(5);
 
 #[test]
 fn many_clusters_under_one_controller() -> Result<()> {
@@ -121,7 +121,8 @@ async fn measure() -> Result<()> {
     let process = controller.0.id();
     let before = used_by_process(process)?;
     let oldest = oldest_within(&mut servers, period, 0).await?;
-    let share = (used_by_process(process)? - before).as_secs_f64() / period.as_secs_f64();
+    let used = used_by_process(process)?.saturating_sub(before);
+    let share = used.as_secs_f64() / period.as_secs_f64();
     let memory = anonymous_of(process)?;
     println!(
         "idle: {share:.2} processors, {} MiB, the oldest look {oldest:.1?}",
@@ -132,8 +133,9 @@ async fn measure() -> Result<()> {
         cfg!(debug_assertions) || memory < most,
         "{memory} bytes, more than {most}"
     );
+    let most = period * u32::try_from(count)? / CLUSTERS_A_PROCESSOR;
     ensure!(
-        cfg!(debug_assertions) || share < PROCESSOR * count as f64,
+        cfg!(debug_assertions) || used < most,
         "{share} of a processor"
     );
     ensure!(
@@ -141,7 +143,7 @@ async fn measure() -> Result<()> {
         "a cluster was not looked at for {oldest:?}"
     );
 
-    servers.silence((0..HANGING).collect())?;
+    servers.hang((0..HANGING).collect())?;
     let oldest = oldest_within(&mut servers, period, HANGING).await?;
     println!("while {HANGING} hang: the oldest look at another one {oldest:.1?}");
     ensure!(
@@ -149,10 +151,10 @@ async fn measure() -> Result<()> {
         "a cluster was not looked at for {oldest:?}"
     );
 
-    servers.silence((0..count).collect())?;
+    servers.hang((0..count).collect())?;
     world.until("none is ready", |ready| ready == 0).await?;
     sleep(period).await;
-    servers.silence(Vec::new())?;
+    servers.hang(Vec::new())?;
     let back = Instant::now();
     at_intervals(
         Duration::from_millis(200),

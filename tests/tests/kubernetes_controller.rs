@@ -451,7 +451,7 @@ impl Reconcile<Widget> for Busy {
 /// There are never enough places for all: each comes to its turn all the same, also one that needs several, and one that needs more than
 /// there are.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn whoever_waits_comes_to_its_turn() -> Result<()> {
+async fn all_that_wait_come_to_their_turn() -> Result<()> {
     let server = api_server().await?;
     define_widgets(&server).await?;
     let namespace = server.namespace("busy").await?;

@@ -38,7 +38,7 @@ pub fn network_policy(cluster: &ValidatedCluster, controllers: &str) -> Option<N
     })
 }
 
-/// Lets these in on a port. A rule without a peer would let everybody in.
+/// Lets these in on a port. A rule without a peer would let every client in.
 fn rule(from: Vec<NetworkPolicyPeer>, port: u16) -> NetworkPolicyIngressRule {
     let port = NetworkPolicyPort {
         port: Some(IntOrString::Int(i32::from(port))),

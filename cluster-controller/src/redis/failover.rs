@@ -61,7 +61,7 @@ async fn bump_epoch(node: &NodeClient) -> Result<bool, NodeError> {
     Ok(reply.starts_with("BUMPED"))
 }
 
-/// Lets a replica stand for election, be it in vain: that begins an epoch newer than this one.
+/// Lets a replica stand for election, be it without success: that begins an epoch newer than this one.
 async fn begin_election(node: &NodeClient, epoch: u64) -> Result<(), NodeError> {
     node.failover(FailoverMode::Force).await?;
     let deadline = Instant::now() + EPOCH_LIMIT;

@@ -27,7 +27,7 @@ pub(super) struct Cluster {
     lines: Vec<String>,
     nodes: Vec<Node>,
     per_shard: usize,
-    is_silent: AtomicBool,
+    hangs: AtomicBool,
 }
 
 struct Node {
@@ -56,12 +56,12 @@ impl Cluster {
             lines: (0..addresses.len()).map(|index| line(index, "")).collect(),
             nodes: cluster.nodes.iter().enumerate().map(node).collect(),
             per_shard: cluster.per_shard,
-            is_silent: AtomicBool::new(false),
+            hangs: AtomicBool::new(false),
         }
     }
 
-    pub(super) fn be_silent(&self, is_silent: bool) {
-        self.is_silent.store(is_silent, Ordering::Relaxed);
+    pub(super) fn hang(&self, hangs: bool) {
+        self.hangs.store(hangs, Ordering::Relaxed);
     }
 
     /// How long ago the node that was not asked for the longest was asked.
@@ -206,7 +206,7 @@ async fn answer(mut client: TcpStream, me: usize, cluster: &Cluster) -> Result<(
         while let Some((command, length)) = decoder.decode(&received)? {
             let words = words(&command)?;
             received.drain(..length);
-            if !cluster.is_silent.load(Ordering::Relaxed) {
+            if !cluster.hangs.load(Ordering::Relaxed) {
                 let words: Vec<&str> = words.iter().map(String::as_str).collect();
                 let reply = cluster.reply(me, &words)?;
                 client.write_all(reply.as_bytes()).await?;
