@@ -122,6 +122,19 @@ fn outdated_ready(pod: &Pod) -> Option<Value> {
     (!same).then_some(condition)
 }
 
+/// The status that a kubelet gives a pod at an address, whose container has restarted so often, is ready or not, and is in a state.
+pub fn running(
+    ip: &str,
+    conditions: &Value,
+    (restarts, ready, state): (u32, bool, &Value),
+) -> Value {
+    json!({"status": {
+        "phase": "Running", "podIP": ip, "podIPs": [{"ip": ip}], "conditions": conditions,
+        "containerStatuses": [{"name": crds::CONTAINER, "image": "redis", "imageID": "", "ready": ready,
+                               "restartCount": restarts, "state": state}],
+    }})
+}
+
 /// A condition of a pod.
 pub fn pod_condition<'a>(pod: &'a Pod, kind: &str) -> Option<&'a PodCondition> {
     let conditions = pod.status.as_ref()?.conditions.as_ref()?;
@@ -261,11 +274,7 @@ impl ClusterStage {
         };
         let condition = json!({"type": "ContainersReady", "status": status, "reason": reason,
                                "lastTransitionTime": Timestamp::now()});
-        let status = json!({"status": {
-            "phase": "Running", "podIP": ip, "podIPs": [{"ip": ip}], "conditions": [condition],
-            "containerStatuses": [{"name": crds::CONTAINER, "image": "redis", "imageID": "", "ready": ready,
-                                   "restartCount": restarts, "state": state}],
-        }});
+        let status = running(&ip, &json!([condition]), (restarts, ready, state));
         let (name, parameters) = (pod_name(index), PatchParams::default());
         // Strategic: what others wrote stays.
         let patch = Patch::Strategic(status);
@@ -331,9 +340,7 @@ impl ClusterStage {
     /// Waits until the cluster serves, then fills it.
     pub async fn fill(&self) -> Result<ShardSlots> {
         self.until("formed", serves).await?;
-        self.nodes.fill(KEYS).await?;
-        self.nodes.replicated().await?;
-        self.nodes.slot_map().await
+        self.nodes.fill_and_replicate(KEYS).await
     }
 
     /// Kills a replica and lets its container run again, without data.
@@ -369,10 +376,7 @@ impl ClusterStage {
             serves(status) && replicas.any(|one| one.linked && one.node_id == id)
         });
         let repaired = repaired.await;
-        match repaired {
-            Ok(status) => Ok(status),
-            Err(error) => Err(error.context(self.nodes.tables().await)),
-        }
+        self.nodes.explained(repaired).await
     }
 
     /// Whether a server was sent the command since its counts began.

@@ -36,9 +36,7 @@ async fn formed(storage: PodStorage) -> Result<Formed> {
     healthy(&formed, &pods).await?;
     wanted.known = formed.known;
     wanted.formed_before = true;
-    pods.fill(KEYS).await?;
-    pods.replicated().await?;
-    let slots = pods.slot_map().await?;
+    let slots = pods.fill_and_replicate(KEYS).await?;
     Ok(Formed {
         pods,
         slots,

@@ -3,14 +3,14 @@
 
 use anyhow::{Context, Result, ensure};
 use common::kubernetes::conditions::holds;
-use crds::{CONDITION_SERVING, CONTAINER, LABEL_CLUSTER, RedisCluster, stateful_set_name};
+use crds::{CONDITION_SERVING, LABEL_CLUSTER, RedisCluster, stateful_set_name};
 use futures::{StreamExt, TryStreamExt, stream};
 use k8s_openapi::api::{apps::v1::StatefulSet, core::v1::Pod};
 use kube::{
     Api,
     api::{ListParams, Patch, PatchParams, PostParams},
 };
-use serde_json::{Value, json};
+use serde_json::json;
 use std::{
     env,
     io::Read,
@@ -19,6 +19,7 @@ use std::{
     time::{Duration, Instant},
 };
 use tests::{
+    cluster_stage::running,
     kubernetes::{api_server, no_users},
     made_up::{MadeUpCluster, MadeUpNode, MadeUpServers, be_servers, node_id},
     memory::{ALLOCATOR, MIB, anonymous_of},
@@ -296,20 +297,15 @@ impl World {
         let now = jiff::Timestamp::now();
         let condition =
             |kind: &str| json!({"type": kind, "status": "True", "lastTransitionTime": now});
-        let conditions: Vec<Value> = [
+        let kinds = [
             "PodScheduled",
             "ContainersReady",
             CONDITION_SERVING,
             "Ready",
-        ]
-        .map(condition)
-        .into();
-        let ip = address.ip();
-        let status = json!({"status": {
-            "phase": "Running", "podIP": ip, "podIPs": [{"ip": ip}], "conditions": conditions,
-            "containerStatuses": [{"name": CONTAINER, "image": "redis", "imageID": "", "ready": true, "restartCount": 0,
-                                   "state": {"running": {"startedAt": now}}}],
-        }});
+        ];
+        let conditions = json!(kinds.map(condition));
+        let state = json!({"running": {"startedAt": now}});
+        let status = running(&address.ip().to_string(), &conditions, (0, true, &state));
         let (parameters, patch) = (PatchParams::default(), Patch::Strategic(status));
         self.pods.patch_status(&name, &parameters, &patch).await?;
         let uid = pod.metadata.uid.context("no uid")?;

@@ -69,9 +69,7 @@ async fn formed(replicas: usize, storage: PodStorage) -> Result<PodCluster> {
 
 async fn filled(replicas: usize, storage: PodStorage) -> Result<(PodCluster, ShardSlots)> {
     let cluster = formed(replicas, storage).await?;
-    cluster.fill(KEYS).await?;
-    cluster.replicated().await?;
-    let slots = cluster.slot_map().await?;
+    let slots = cluster.fill_and_replicate(KEYS).await?;
     Ok((cluster, slots))
 }
 
@@ -82,9 +80,7 @@ async fn a_cluster_with_addresses_of_version_6() -> Result<()> {
     let users = MountedUsers::Own;
     let mut cluster = PodCluster::start_at(addresses?, PodStorage::Volume, users).await?;
     repair(&cluster, false).await?;
-    cluster.fill(KEYS).await?;
-    cluster.replicated().await?;
-    let slots = cluster.slot_map().await?;
+    let slots = cluster.fill_and_replicate(KEYS).await?;
     let (victim, heir) = (cluster.primary_of(0).await?, cluster.replica_of(0).await?);
     cluster.kill(victim).await?;
     within(LIMIT, "the replica has taken over", async || {
@@ -851,11 +847,7 @@ async fn taken_over(cluster: &PodCluster, wanted: &Wanted, victims: &[usize]) ->
             |(now, then): (&Result<usize>, &usize)| now.as_ref().is_ok_and(|now| now != then);
         Ok(primaries.iter().zip(victims).all(taken))
     });
-    let taken = taken.await;
-    match taken {
-        Ok(()) => Ok(()),
-        Err(error) => Err(error.context(cluster.tables().await)),
-    }
+    cluster.explained(taken.await).await
 }
 
 /// No replica takes over for twice the patience, and these words say why.

@@ -44,9 +44,7 @@ async fn settled(cluster: &PodCluster, formed_before: bool) -> Result<()> {
 async fn filled(storage: PodStorage, older: &ServerProgram) -> Result<(PodCluster, ShardSlots)> {
     let cluster = PodCluster::start_program(1, storage, older).await?;
     settled(&cluster, false).await?;
-    cluster.fill(KEYS).await?;
-    cluster.replicated().await?;
-    let slots = cluster.slot_map().await?;
+    let slots = cluster.fill_and_replicate(KEYS).await?;
     Ok((cluster, slots))
 }
 

@@ -24,7 +24,7 @@ use k8s_openapi::{
         networking::v1::NetworkPolicy,
         policy::v1::PodDisruptionBudget,
     },
-    apimachinery::pkg::apis::meta::v1::ObjectMeta,
+    apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta},
 };
 use kube::ResourceExt;
 use std::collections::BTreeMap;
@@ -94,6 +94,14 @@ fn shard_selector(cluster: &ValidatedCluster, shard: i32) -> BTreeMap<String, St
     let mut labels = selector(cluster);
     labels.insert(LABEL_SHARD.to_owned(), shard.to_string());
     labels
+}
+
+/// Selects what has all these labels.
+fn selects(labels: BTreeMap<String, String>) -> LabelSelector {
+    LabelSelector {
+        match_labels: Some(labels),
+        ..LabelSelector::default()
+    }
 }
 
 fn metadata(cluster: &ValidatedCluster, name: String) -> ObjectMeta {

@@ -1,6 +1,6 @@
 //! Who reaches the servers of a cluster, by network.
 
-use super::{metadata, selector};
+use super::{metadata, selector, selects};
 use crate::validate::ValidatedCluster;
 use crds::{BUS_PORT, LABEL_NAMESPACE, LABEL_PART_OF, PART_OF};
 use k8s_openapi::{
@@ -8,7 +8,7 @@ use k8s_openapi::{
         NetworkPolicy, NetworkPolicyIngressRule, NetworkPolicyPeer, NetworkPolicyPort,
         NetworkPolicySpec,
     },
-    apimachinery::pkg::{apis::meta::v1::LabelSelector, util::intstr::IntOrString},
+    apimachinery::pkg::util::intstr::IntOrString,
 };
 use std::collections::BTreeMap;
 
@@ -17,12 +17,12 @@ use std::collections::BTreeMap;
 pub fn network_policy(cluster: &ValidatedCluster, controllers: &str) -> Option<NetworkPolicy> {
     let clients = cluster.clients.clone()?;
     let own = NetworkPolicyPeer {
-        pod_selector: Some(labelled(selector(cluster))),
+        pod_selector: Some(selects(selector(cluster))),
         ..NetworkPolicyPeer::default()
     };
     let controllers = NetworkPolicyPeer {
-        namespace_selector: Some(labelled(one(LABEL_NAMESPACE, controllers))),
-        pod_selector: Some(labelled(one(LABEL_PART_OF, PART_OF))),
+        namespace_selector: Some(selects(one(LABEL_NAMESPACE, controllers))),
+        pod_selector: Some(selects(one(LABEL_PART_OF, PART_OF))),
         ..NetworkPolicyPeer::default()
     };
     let (port, mut admitted) = (cluster.shape.port, vec![own.clone(), controllers]);
@@ -30,7 +30,7 @@ pub fn network_policy(cluster: &ValidatedCluster, controllers: &str) -> Option<N
     Some(NetworkPolicy {
         metadata: metadata(cluster, cluster.shape.name.clone()),
         spec: Some(NetworkPolicySpec {
-            pod_selector: Some(labelled(selector(cluster))),
+            pod_selector: Some(selects(selector(cluster))),
             policy_types: Some(vec!["Ingress".to_owned()]),
             ingress: Some(vec![rule(admitted, port), rule(vec![own], BUS_PORT)]),
             ..NetworkPolicySpec::default()
@@ -53,13 +53,6 @@ fn rule(from: Vec<NetworkPolicyPeer>, port: u16) -> NetworkPolicyIngressRule {
 
 fn one(label: &str, value: &str) -> BTreeMap<String, String> {
     BTreeMap::from([(label.to_owned(), value.to_owned())])
-}
-
-fn labelled(labels: BTreeMap<String, String>) -> LabelSelector {
-    LabelSelector {
-        match_labels: Some(labels),
-        ..LabelSelector::default()
-    }
 }
 
 #[cfg(test)]

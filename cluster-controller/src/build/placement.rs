@@ -1,16 +1,11 @@
 //! Where the scheduler puts the pods of a shard: what `spec.placement` asks for, and what the pod template adds to it.
 
-use super::{selector, shard_selector};
+use super::{selector, selects, shard_selector};
 use crate::validate::ValidatedCluster;
 use crds::{LABEL_HOSTNAME, LABEL_ZONE, ShardAntiAffinity};
-use k8s_openapi::{
-    api::core::v1::{
-        Affinity, PodAffinityTerm, PodAntiAffinity, TopologySpreadConstraint,
-        WeightedPodAffinityTerm,
-    },
-    apimachinery::pkg::apis::meta::v1::LabelSelector,
+use k8s_openapi::api::core::v1::{
+    Affinity, PodAffinityTerm, PodAntiAffinity, TopologySpreadConstraint, WeightedPodAffinityTerm,
 };
-use std::collections::BTreeMap;
 
 /// A shard's nodes on different Kubernetes nodes, and all nodes spread where that leaves a choice. Preferred unless asked for otherwise: on
 /// fewer Kubernetes nodes than a shard has nodes a cluster with all its nodes is better than one without replicas.
@@ -102,13 +97,6 @@ pub(super) fn spread_constraints(
         ..one.clone()
     });
     joined(Some(ours.into_iter().collect()), Some(more.collect()))
-}
-
-fn selects(labels: BTreeMap<String, String>) -> LabelSelector {
-    LabelSelector {
-        match_labels: Some(labels),
-        ..LabelSelector::default()
-    }
 }
 
 #[cfg(test)]

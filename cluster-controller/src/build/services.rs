@@ -1,6 +1,6 @@
 //! Services and the disruption budget.
 
-use super::{labels, metadata, selector};
+use super::{labels, metadata, selector, selects};
 use crate::validate::ValidatedCluster;
 use crds::{BUS_PORT, headless_service_name};
 use k8s_openapi::{
@@ -8,7 +8,7 @@ use k8s_openapi::{
         core::v1::{Service, ServicePort, ServiceSpec},
         policy::v1::{PodDisruptionBudget, PodDisruptionBudgetSpec},
     },
-    apimachinery::pkg::{apis::meta::v1::LabelSelector, util::intstr::IntOrString},
+    apimachinery::pkg::util::intstr::IntOrString,
 };
 
 /// Names of the pods. They have to find each other before they are ready.
@@ -62,10 +62,7 @@ pub fn disruption_budget(cluster: &ValidatedCluster) -> Option<PodDisruptionBudg
         metadata,
         spec: Some(PodDisruptionBudgetSpec {
             max_unavailable: Some(IntOrString::Int(max_unavailable)),
-            selector: Some(LabelSelector {
-                match_labels: Some(selector(cluster)),
-                ..LabelSelector::default()
-            }),
+            selector: Some(selects(selector(cluster))),
             ..PodDisruptionBudgetSpec::default()
         }),
         ..PodDisruptionBudget::default()

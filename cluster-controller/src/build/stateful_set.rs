@@ -2,7 +2,7 @@
 //!
 //! Everything in the pod template restarts nothing by itself (`OnDelete`), but it does decide what a replaced pod is like.
 
-use super::{labels, metadata, placement, pod_template, shard_selector, start_script};
+use super::{labels, metadata, placement, pod_template, selects, shard_selector, start_script};
 use crate::{
     sets::SetSize,
     validate::{ValidatedCluster, Volume},
@@ -27,10 +27,7 @@ use k8s_openapi::{
             VolumeMount, VolumeResourceRequirements,
         },
     },
-    apimachinery::pkg::{
-        apis::meta::v1::{LabelSelector, ObjectMeta},
-        util::intstr::IntOrString,
-    },
+    apimachinery::pkg::{apis::meta::v1::ObjectMeta, util::intstr::IntOrString},
 };
 use std::collections::BTreeMap;
 
@@ -62,10 +59,7 @@ pub fn stateful_set(cluster: &ValidatedCluster, size: SetSize, configuration: &s
                 type_: Some("OnDelete".to_owned()),
                 ..StatefulSetUpdateStrategy::default()
             }),
-            selector: LabelSelector {
-                match_labels: Some(shard_selector(cluster, shard)),
-                ..LabelSelector::default()
-            },
+            selector: selects(shard_selector(cluster, shard)),
             template: PodTemplateSpec {
                 metadata: Some(ObjectMeta {
                     labels: Some(pod_template::with_ours(

@@ -17,6 +17,7 @@ use cluster_controller::redis::{
     member::{ExpectedNode, ProcessEvidence, Wanted, ZoneLabel},
 };
 use common::cluster::{
+    info::Info,
     slots::{Slot, SlotSet},
     topology::{NodeAddress, NodeId, NodesView},
 };
@@ -471,25 +472,37 @@ impl PodCluster {
         Ok(())
     }
 
+    /// Writes so many keys and waits until they are everywhere. Returns who serves which slots.
+    pub async fn fill_and_replicate(&self, count: usize) -> Result<ShardSlots> {
+        self.fill(count).await?;
+        self.replicated().await?;
+        self.slot_map().await
+    }
+
+    /// What was waited for; where it did not come, with what every node says.
+    pub async fn explained<T>(&self, result: Result<T>) -> Result<T> {
+        match result {
+            Ok(value) => Ok(value),
+            Err(error) => Err(error.context(self.tables().await)),
+        }
+    }
+
     /// Waits until every replica has everything its primary has written, and until all of them have given it to the operating system. While
     /// a file is synchronised the engine keeps what is written meanwhile to itself, for up to two seconds (`flushAppendOnlyFile` in `aof.c`
     /// with `appendfsync everysec`): a process that is killed then loses it.
     pub async fn replicated(&self) -> Result<()> {
         for shard in 0..Self::SHARDS {
-            let server = self.server(self.primary_of(shard).await?);
-            let written: u64 = server.info("master_repl_offset").await?.parse()?;
             // Not WAIT: it waits for what its own connection has written.
-            let what = format!("the replicas of shard {shard} have all of {written} bytes");
+            let what = format!("the replicas of shard {shard} have all that was written");
             eventually(&what, async || {
-                let text: String = server.call("INFO replication").await?;
-                let acknowledged = text.lines().filter(|line| line.starts_with("slave"));
-                let has_all = |line: &&str| {
-                    let offset = line
-                        .split(',')
-                        .find_map(|part| part.strip_prefix("offset="));
-                    offset.and_then(|offset| offset.parse().ok()) >= Some(written)
+                // A hand-over may be under way.
+                let Ok(primary) = self.primary_of(shard).await else {
+                    return Ok(false);
                 };
-                Ok(acknowledged.filter(has_all).count() >= self.replicas)
+                let text: String = self.server(primary).call("INFO replication").await?;
+                let own = Info::parse(&text).replication();
+                let have_all = own.replicas.iter().filter(|one| one.offset >= own.offset);
+                Ok(have_all.count() >= self.replicas)
             })
             .await?;
         }
@@ -577,9 +590,7 @@ impl PodCluster {
                 slots.0.iter().all(agrees)
             }))
         });
-        if let Err(error) = agreed.await {
-            bail!("{error:#}\n{}", self.tables().await);
-        }
+        self.explained(agreed.await).await?;
         self.nothing_destroyed().await
     }
 
