@@ -72,7 +72,7 @@ pub async fn control(runtime: Runtime, arguments: ControllerArguments) -> Result
             let backups = leads.is_leader_now().then(|| shown.state());
             object_metrics::samples(&backups.unwrap_or_default())
         });
-    backups.watches::<RedisCluster>(runtime.api(), runtime.watch(), move |cluster| {
+    backups.watches::<RedisCluster>(runtime.api(), move |cluster| {
         let (namespace, name) = (cluster.metadata.namespace.as_deref(), cluster.name_any());
         without_units::<BackupUnits>(&store, namespace, |backup| {
             backup.spec.cluster_ref.name == name

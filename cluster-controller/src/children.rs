@@ -19,7 +19,7 @@ use common::kubernetes::{
     call::ApiError,
     expectations::{Freshness, OwnerKey},
 };
-use crds::{LABEL_CLUSTER, LABEL_SHARD, stateful_set_name};
+use crds::{LABEL_SHARD, stateful_set_name};
 use k8s_openapi::{NamespaceResourceScope, api::apps::v1::StatefulSet};
 use kube::{
     Resource, ResourceExt,
@@ -30,7 +30,7 @@ use std::{sync::Arc, time::Instant};
 /// The StatefulSets of a cluster, as the cache shows them.
 pub fn existing_sets(context: &Context, shape: &Shape) -> Vec<ExistingSet> {
     let sets = &context.caches.stateful_sets;
-    let sets = of_cluster(sets, LABEL_CLUSTER, &shape.namespace, &shape.name);
+    let sets = sets.of(&shape.namespace, &shape.name);
     let size = |set: &Arc<StatefulSet>| {
         let shard = set.labels().get(LABEL_SHARD)?.parse().ok()?;
         let pods = set.spec.replicas?;
@@ -43,7 +43,7 @@ pub fn existing_sets(context: &Context, shape: &Shape) -> Vec<ExistingSet> {
 /// What the StatefulSets of a cluster name, as the cache shows them.
 pub fn templates(context: &Context, shape: &Shape) -> NamedTemplates {
     let sets = &context.caches.stateful_sets;
-    let sets = of_cluster(sets, LABEL_CLUSTER, &shape.namespace, &shape.name);
+    let sets = sets.of(&shape.namespace, &shape.name);
     let named = sets.iter().filter_map(|set| {
         let shard = set.labels().get(LABEL_SHARD)?.parse().ok()?;
         Some((shard, NamedTemplate::of(set)?))
@@ -54,24 +54,11 @@ pub fn templates(context: &Context, shape: &Shape) -> NamedTemplates {
 /// The configurations of a cluster, as the cache shows them.
 pub fn configurations(context: &Context, shape: &Shape) -> Configurations {
     let maps = &context.caches.config_maps;
-    let maps = of_cluster(maps, LABEL_CLUSTER, &shape.namespace, &shape.name);
+    let maps = maps.of(&shape.namespace, &shape.name);
     let read = maps
         .iter()
         .filter_map(|map| Some((map.name_any(), Configuration::of(map)?)));
     read.collect()
-}
-
-/// The cached objects that carry the name of a cluster in this label.
-pub fn of_cluster<K>(cache: &Store<K>, label: &str, namespace: &str, name: &str) -> Vec<Arc<K>>
-where
-    K: Resource<DynamicType = ()> + Clone + 'static,
-{
-    let mut objects = cache.state();
-    objects.retain(|object| {
-        object.meta().namespace.as_deref() == Some(namespace)
-            && object.labels().get(label).map(String::as_str) == Some(name)
-    });
-    objects
 }
 
 /// Makes the children what they are wanted to be, and deletes the StatefulSets of these shards and what nothing uses any more. One that
@@ -170,7 +157,7 @@ pub async fn recreate_outgrown(
     sizes: &[SetSize],
 ) -> Result<(), ApiError> {
     let cache = &context.caches.stateful_sets;
-    let mut sets = of_cluster(cache, LABEL_CLUSTER, &owner.namespace, &owner.name);
+    let mut sets = cache.of(&owner.namespace, &owner.name);
     let now = Instant::now();
     let is_settled = |set: &Arc<StatefulSet>| {
         let freshness = context
@@ -212,8 +199,8 @@ async fn remove_config_maps(
 ) -> Result<(), ApiError> {
     let caches = &context.caches;
     let (namespace, name) = (&owner.namespace, &owner.name);
-    let maps = of_cluster(&caches.config_maps, LABEL_CLUSTER, namespace, name);
-    let sets = of_cluster(&caches.stateful_sets, LABEL_CLUSTER, namespace, name);
+    let maps = caches.config_maps.of(namespace, name);
+    let sets = caches.stateful_sets.of(namespace, name);
     for unused in unused_config_maps(current, maps, pods, &sets) {
         delete_owned(context, owner, &caches.config_maps, &unused.name_any()).await?;
     }

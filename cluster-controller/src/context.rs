@@ -25,6 +25,7 @@ use common::{
         apply::Applier,
         events::Events,
         expectations::Expectations,
+        grouped::Grouped,
         leases::{Leadership, OperationLeases},
         trigger::Trigger,
     },
@@ -47,21 +48,21 @@ use std::sync::Arc;
 #[derive(Clone)]
 pub struct Caches {
     /// StatefulSets of all clusters.
-    pub stateful_sets: Store<StatefulSet>,
+    pub stateful_sets: Grouped<StatefulSet>,
     /// Services of all clusters.
-    pub services: Store<Service>,
+    pub services: Grouped<Service>,
     /// ConfigMaps of all clusters.
-    pub config_maps: Store<ConfigMap>,
+    pub config_maps: Grouped<ConfigMap>,
     /// Disruption budgets of all clusters.
-    pub disruption_budgets: Store<PodDisruptionBudget>,
+    pub disruption_budgets: Grouped<PodDisruptionBudget>,
     /// Network policies of all clusters.
-    pub network_policies: Store<NetworkPolicy>,
+    pub network_policies: Grouped<NetworkPolicy>,
     /// Volume claims of all clusters.
-    pub claims: Store<PersistentVolumeClaim>,
+    pub claims: Grouped<PersistentVolumeClaim>,
     /// Pods of all clusters.
-    pub pods: Store<Pod>,
+    pub pods: Grouped<Pod>,
     /// Pods that try a configuration before the pods of a cluster get it.
-    pub trials: Store<Pod>,
+    pub trials: Grouped<Pod>,
     /// RedisVersions, by which `spec.version` becomes an image.
     pub versions: Store<RedisVersion>,
 }

@@ -1,7 +1,6 @@
 //! What there is: the pods of a cluster as the API server knows them, and what the nodes in them say.
 
 use crate::{
-    children::of_cluster,
     context::Context,
     fencing::{self, FencingInputs, LastSeenNodes},
     pods::{self, Pods},
@@ -19,11 +18,14 @@ use crate::{
 };
 use common::{
     cluster::topology::{NodeAddress, NodeId},
-    kubernetes::call::{self, ApiError},
+    kubernetes::{
+        call::{self, ApiError},
+        grouped::Grouped,
+    },
 };
 use crds::{BUS_PORT, LABEL_CLUSTER, node_of_pod, pod_name};
 use k8s_openapi::{api::core::v1::Pod, apimachinery::pkg::apis::meta::v1::Time, jiff::Timestamp};
-use kube::{Api, ResourceExt, api::ListParams, runtime::reflector::Store};
+use kube::{Api, ResourceExt, api::ListParams};
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
@@ -226,8 +228,8 @@ fn explain(member: &mut Member, pods: &Pods, missing: &BTreeMap<String, String>,
 }
 
 /// The pods that the cache has, those that leave among them.
-pub fn cached(store: &Store<Pod>, shape: &Shape) -> Pods {
-    let pods = of_cluster(store, LABEL_CLUSTER, &shape.namespace, &shape.name);
+pub fn cached(cache: &Grouped<Pod>, shape: &Shape) -> Pods {
+    let pods = cache.of(&shape.namespace, &shape.name);
     by_name(shape, pods)
 }
 

@@ -46,7 +46,6 @@ pub async fn start(runtime: Runtime) -> Result<(), BoxError> {
     let mut controller = Controller::<RedisCluster>::new(&runtime, runtime.api());
     controller.only_leader(&leadership);
     controller.debounce(DEBOUNCE);
-    let labelled = || runtime.watch().labels(LABEL_CLUSTER);
     let clusters = controller.store();
     let (shown, leads) = (clusters.clone(), leadership.clone());
     runtime.metrics.object_gauges(&metrics::GAUGES, move || {
@@ -55,21 +54,20 @@ pub async fn start(runtime: Runtime) -> Result<(), BoxError> {
         metrics::samples(&clusters.unwrap_or_default())
     });
     let caches = Caches {
-        stateful_sets: controller.owns(runtime.api(), labelled()),
-        services: controller.owns(runtime.api(), labelled()),
-        config_maps: controller.owns(runtime.api(), labelled()),
-        disruption_budgets: controller.owns(runtime.api(), labelled()),
-        network_policies: controller.owns(runtime.api(), labelled()),
-        pods: controller.watches(runtime.api(), labelled(), cluster_of::<Pod>),
-        claims: controller.watches(
+        stateful_sets: controller.owns(runtime.api(), LABEL_CLUSTER),
+        services: controller.owns(runtime.api(), LABEL_CLUSTER),
+        config_maps: controller.owns(runtime.api(), LABEL_CLUSTER),
+        disruption_budgets: controller.owns(runtime.api(), LABEL_CLUSTER),
+        network_policies: controller.owns(runtime.api(), LABEL_CLUSTER),
+        pods: controller.watches_labelled(runtime.api(), LABEL_CLUSTER, cluster_of::<Pod>),
+        claims: controller.watches_labelled(
             runtime.api(),
-            labelled(),
+            LABEL_CLUSTER,
             cluster_of::<PersistentVolumeClaim>,
         ),
-        trials: controller.owns(runtime.api(), runtime.watch().labels(LABEL_TRIAL)),
+        trials: controller.owns(runtime.api(), LABEL_TRIAL),
         versions: controller.watches(
             Api::all(runtime.client.clone()),
-            runtime.watch(),
             move |version: &crds::RedisVersion| {
                 let name = version.name_any();
                 let users = clusters.state();

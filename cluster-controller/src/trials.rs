@@ -2,7 +2,7 @@
 
 use crate::{
     build::{configuration_name, redis_conf, trial_pod},
-    children::{configurations, of_cluster, one, templates},
+    children::{configurations, one, templates},
     context::Context,
     observe,
     pods::is_terminating,
@@ -18,7 +18,7 @@ use common::kubernetes::{
     expectations::OwnerKey,
     hash::canonical_hash,
 };
-use crds::{ANNOTATION_TRIALS, LABEL_TRIAL, MANAGER_CLUSTER};
+use crds::{ANNOTATION_TRIALS, MANAGER_CLUSTER};
 use k8s_openapi::{
     api::core::v1::{ConfigMap, Pod},
     jiff::Timestamp,
@@ -87,7 +87,7 @@ pub fn gate(context: &Context, shape: &Shape, cluster: Option<&mut ValidatedClus
 /// The pods that try a configuration of the cluster and that it owns.
 fn own_trials(context: &Context, shape: &Shape, uid: &str) -> Vec<Arc<Pod>> {
     let cache = &context.caches.trials;
-    let mut pods = of_cluster(cache, LABEL_TRIAL, &shape.namespace, &shape.name);
+    let mut pods = cache.of(&shape.namespace, &shape.name);
     pods.retain(|pod| pod.owner_references().iter().any(|owner| owner.uid == uid));
     pods
 }

@@ -1,7 +1,6 @@
 //! Reads and writes the volume claims of a cluster.
 
 use crate::{
-    children::of_cluster,
     context::Context,
     validate::Shape,
     volumes::{self, ClaimChange, ClaimPatch, Claims, Growth, Refusal},
@@ -10,7 +9,7 @@ use common::{
     errors::{Classified, ErrorClass},
     kubernetes::call::{self, ApiError},
 };
-use crds::{LABEL_CLUSTER, MANAGER_CLUSTER};
+use crds::MANAGER_CLUSTER;
 use futures::{StreamExt, stream};
 use k8s_openapi::{
     api::core::v1::PersistentVolumeClaim,
@@ -31,7 +30,7 @@ const RETRY: SignedDuration = SignedDuration::from_mins(1);
 /// The claims that the cache has.
 pub fn cached(context: &Context, shape: &Shape) -> Claims {
     let claims = &context.caches.claims;
-    let claims = of_cluster(claims, LABEL_CLUSTER, &shape.namespace, &shape.name);
+    let claims = claims.of(&shape.namespace, &shape.name);
     volumes::of_cluster(&shape.name, claims)
 }
 

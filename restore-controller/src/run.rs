@@ -63,12 +63,12 @@ pub async fn control(runtime: Runtime, arguments: ControllerArguments) -> Result
             let restores = leads.is_leader_now().then(|| shown.state());
             object_metrics::samples(&restores.unwrap_or_default())
         });
-    restores.watches::<RedisCluster>(runtime.api(), runtime.watch(), move |cluster| {
+    restores.watches::<RedisCluster>(runtime.api(), move |cluster| {
         let (namespace, name) = (cluster.metadata.namespace.as_deref(), cluster.name_any());
         without_units::<RestoreUnits>(&store, namespace, |restore| target_name(restore) == name)
     });
     let store = restores.store();
-    restores.watches::<RedisBackup>(runtime.api(), runtime.watch(), move |backup| {
+    restores.watches::<RedisBackup>(runtime.api(), move |backup| {
         let (namespace, name) = (backup.metadata.namespace.as_deref(), backup.name_any());
         without_units::<RestoreUnits>(&store, namespace, |restore| {
             let source = restore.spec.source.backup_ref.as_ref();

@@ -8,6 +8,7 @@ use common::{
         controller::{Controller, Reconcile},
         errors::{Classified, ErrorClass},
         expectations::{Expectations, OwnerKey},
+        grouped::Grouped,
         leases::Leadership,
         outcome::Outcome,
     },
@@ -18,7 +19,6 @@ use kube::{
     Api, CustomResource, Resource, ResourceExt,
     api::{DeleteParams, DynamicObject, Patch, PatchParams, PostParams},
     core::ApiResource,
-    runtime::reflector::{ObjectRef, Store},
 };
 use serde::{Deserialize, Serialize};
 use serde_json::json;
@@ -34,6 +34,9 @@ use tests::{
     kubernetes::{ApiServer, api_server},
     wait::eventually,
 };
+
+/// On every child, with the name of its owner.
+const LABEL: &str = "tests.redis.danieldorado.github.io/widget";
 
 /// What is reconciled: a ConfigMap of the same name that holds the size. A negative size fails.
 #[derive(CustomResource, Clone, Debug, Serialize, Deserialize)]
@@ -104,7 +107,7 @@ enum Seen {
 
 struct Widgets {
     applier: Applier,
-    children: Store<ConfigMap>,
+    children: Grouped<ConfigMap>,
     seen: Mutex<Vec<(String, Seen, Instant)>>,
 }
 
@@ -147,7 +150,9 @@ impl Reconcile<Widget> for Widgets {
         wanted.metadata.namespace = widget.namespace();
         wanted.metadata.owner_references =
             widget.controller_owner_ref(&()).map(|owner| vec![owner]);
-        let observed = self.children.get(&ObjectRef::from_obj(&wanted));
+        wanted.metadata.labels = Some([(LABEL.to_owned(), name.clone())].into());
+        let namespace = widget.namespace().unwrap_or_default();
+        let observed = self.children.of(&namespace, &name).into_iter().next();
         let key = OwnerKey::of(widget.as_ref());
         let applied = self
             .applier
@@ -167,7 +172,7 @@ impl Reconcile<Widget> for Widgets {
 /// A controller that is not running yet, and its reconciler.
 fn controller(runtime: &Runtime) -> (Controller<Widget>, Arc<Widgets>) {
     let mut controller = Controller::new(runtime, runtime.api());
-    let children = controller.owns(runtime.api(), runtime.watch());
+    let children = controller.owns(runtime.api(), LABEL);
     let expectations = Arc::new(Expectations::new());
     let widgets = Widgets {
         applier: Applier::new(runtime.client.clone(), "tests", expectations),

@@ -5,7 +5,14 @@
 //! wanted too, and child caches are not waited for.
 
 pub use super::watches::{Watched, WatchedApi};
-use super::{leases::Leadership, outcome::Outcome, retries::Retries, trigger::Trigger, watches};
+use super::{
+    grouped::{Grouped, Groups},
+    leases::Leadership,
+    outcome::Outcome,
+    retries::Retries,
+    trigger::Trigger,
+    watches,
+};
 use crate::{
     errors::{Classified, ErrorClass},
     runtime::{Runtime, health::Gate, telemetry},
@@ -18,7 +25,7 @@ use kube::runtime::{
     applier,
     controller::{Action, Config, Error},
     reflector::{ObjectRef, Store},
-    watcher,
+    watcher::{self, Event},
 };
 use std::{
     collections::HashSet,
@@ -28,7 +35,7 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
 };
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::sync::{Semaphore, SemaphorePermit, watch};
 use tokio_util::task::AbortOnDropHandle;
 use tracing::Instrument;
 
@@ -83,6 +90,7 @@ impl<K: Watched> Controller<K> {
             runtime.watch(),
             runtime.metrics.clone(),
             runtime.health.watch(kind_name::<K>()),
+            |_, _| {},
         );
         let touched = watching.touched.map(|object| ObjectRef::from_obj(&object));
         let trigger = Trigger::new();
@@ -101,9 +109,9 @@ impl<K: Watched> Controller<K> {
         }
     }
 
-    /// Watches children; a change of one enqueues its owner (by controller owner reference). Returns their cache.
-    pub fn owns<C: Watched>(&mut self, api: WatchedApi<C>, config: watcher::Config) -> Store<C> {
-        self.watches(api, config, |child| {
+    /// Watches children that carry a label; a change of one enqueues its owner (by controller owner reference). Returns their cache.
+    pub fn owns<C: Watched>(&mut self, api: WatchedApi<C>, label: &'static str) -> Grouped<C> {
+        self.watches_labelled(api, label, |child| {
             let namespace = child.meta().namespace.as_deref();
             let owners = child.meta().owner_references.iter().flatten();
             owners
@@ -113,15 +121,38 @@ impl<K: Watched> Controller<K> {
         })
     }
 
-    /// Watches related objects; `owners` names what a change of one enqueues. Returns their cache.
+    /// Watches related objects that carry a label; `owners` names what a change of one enqueues. Returns their cache.
+    pub fn watches_labelled<C: Watched>(
+        &mut self,
+        api: WatchedApi<C>,
+        label: &'static str,
+        owners: impl Fn(&C) -> Vec<ObjectRef<K>> + Send + 'static,
+    ) -> Grouped<C> {
+        let groups = Groups::new(label);
+        let config = self.runtime.watch().labels(label);
+        let grouping = groups.clone();
+        let seen = move |store: &Store<C>, event: &Event<C>| grouping.see(store, event);
+        Grouped::new(self.add(api, config, seen, owners), groups)
+    }
+
+    /// Watches all objects of a kind; `owners` names what a change of one enqueues. Returns their cache.
     pub fn watches<C: Watched>(
         &mut self,
         api: WatchedApi<C>,
+        owners: impl Fn(&C) -> Vec<ObjectRef<K>> + Send + 'static,
+    ) -> Store<C> {
+        self.add(api, self.runtime.watch(), |_, _| {}, owners)
+    }
+
+    fn add<C: Watched>(
+        &mut self,
+        api: WatchedApi<C>,
         config: watcher::Config,
+        seen: impl Fn(&Store<C>, &Event<C>) + Send + 'static,
         owners: impl Fn(&C) -> Vec<ObjectRef<K>> + Send + 'static,
     ) -> Store<C> {
         let health = self.runtime.health.watch(kind_name::<C>());
-        let watching = watches::watch(api, config, self.runtime.metrics.clone(), health);
+        let watching = watches::watch(api, config, self.runtime.metrics.clone(), health, seen);
         let touched = watching.touched;
         let triggered = touched.flat_map(move |object| stream::iter(owners(&object)));
         self.triggers.push(triggered.boxed());
@@ -170,14 +201,12 @@ impl<K: Watched> Controller<K> {
     /// Runs until shutdown; then waits for the reconciles under way. They start when every cache is complete.
     pub async fn run<R: Reconcile<K>>(self, reconciler: Arc<R>) {
         let (complete, completed) = watch::channel(false);
-        let places = u32::from(self.runtime.arguments.concurrency);
         let driver = Arc::new(Driver {
             kind: K::kind(&()).into_owned(),
             runtime: self.runtime.clone(),
             reconciler,
             store: self.store.clone(),
-            all_places: places,
-            places: Arc::new(Semaphore::new(places as usize)),
+            places: Semaphore::new(self.runtime.arguments.concurrency.into()),
             only_leader: self.only_leader,
             retries: Retries::default(),
             queued: Mutex::default(),
@@ -256,9 +285,8 @@ struct Driver<K: Watched, R> {
     runtime: Runtime,
     reconciler: Arc<R>,
     store: Store<K>,
-    all_places: u32,
     /// First come, first served.
-    places: Arc<Semaphore>,
+    places: Semaphore,
     only_leader: Option<Leadership>,
     retries: Retries<ObjectRef<K>>,
     /// Objects that were enqueued and whose reconcile has not started.
@@ -339,13 +367,13 @@ impl<K: Watched, R: Reconcile<K>> Driver<K, R> {
     }
 
     /// The places that a reconcile of the object takes, once it is its turn; none when the program ends.
-    async fn place(&self, object: &K) -> Option<OwnedSemaphorePermit> {
-        let places = self.reconciler.places(object).clamp(1, self.all_places);
-        let turn = Arc::clone(&self.places).acquire_many_owned(places);
+    async fn place(&self, object: &K) -> Option<SemaphorePermit<'_>> {
+        let all = u32::from(self.runtime.arguments.concurrency);
+        let places = self.reconciler.places(object).clamp(1, all);
         tokio::select! {
             biased;
             () = self.runtime.shutdown.cancelled() => None,
-            permit = turn => permit.ok(),
+            permit = self.places.acquire_many(places) => permit.ok(),
         }
     }
 

@@ -1,7 +1,7 @@
 //! What every controller does with the Kubernetes API.
 //!
 //! One call: [`call`]. One write: [`apply`], [`status`] with [`conditions`] and [`kstatus`], [`finalizer`]. One reconcile:
-//! [`controller`] with [`outcome`], [`mod@errors`], [`expectations`]. Who may act: [`leases`].
+//! [`controller`] with [`grouped`] caches, [`outcome`], [`mod@errors`], [`expectations`]. Who may act: [`leases`].
 
 pub mod apply;
 pub mod call;
@@ -10,6 +10,7 @@ pub mod controller;
 pub mod drift;
 pub mod expectations;
 pub mod finalizer;
+pub mod grouped;
 pub mod hash;
 pub mod kstatus;
 pub mod leases;

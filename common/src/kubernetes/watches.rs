@@ -41,18 +41,19 @@ pub(super) struct Watching<K: Watched, S> {
     pub(super) complete: tokio::sync::watch::Receiver<bool>,
 }
 
-/// Starts a watch.
+/// Starts a watch. `seen` gets every event once the store has taken it over, and before `touched` names its object.
 pub(super) fn watch<K: Watched>(
     api: WatchedApi<K>,
     config: watcher::Config,
     metrics: Metrics,
     health: WatchHealth,
+    seen: impl Fn(&Store<K>, &Event<K>) + Send,
 ) -> Watching<K, impl Stream<Item = K> + Send> {
     let (store, writer) = reflector::store();
     let (completes, complete) = tokio::sync::watch::channel(false);
     let kind = K::kind(&()).into_owned();
     let failed = (kind.clone(), metrics.clone());
-    let known = store.clone();
+    let (known, shown) = (store.clone(), store.clone());
     let touched = watcher::watcher(api, config)
         .default_backoff()
         .inspect(move |event| report(&health, event, Instant::now()))
@@ -65,7 +66,9 @@ pub(super) fn watch<K: Watched>(
         .modify(prune)
         .reflect(writer)
         .inspect(move |event| {
-            if let Ok(Event::InitDone) = event {
+            let Ok(event) = event else { return };
+            seen(&shown, event);
+            if let Event::InitDone = event {
                 completes.send_replace(true);
             }
         })
