@@ -283,7 +283,7 @@ pub fn expected(shape: &Shape, pods: &Pods) -> Vec<ExpectedNode> {
                 pod_uid: pod.and_then(|pod| pod.metadata.uid.clone()),
                 address: pod.and_then(pods::ip).map(|ip| NodeAddress {
                     ip,
-                    port: shape.port,
+                    port: shape.port(),
                     bus_port: BUS_PORT,
                 }),
                 address_is_current: pod.is_some_and(pods::address_is_current),

@@ -19,8 +19,8 @@ use crate::{
     },
 };
 use crds::{
-    Authentication, CONTAINER, KEY_ACCEPTED, LABEL_CLUSTER, LocalRef, OwnUser, RedisCluster,
-    S3Location, SecretKeyRef, certificates_secret_name,
+    Authentication, CONTAINER, Encryption, KEY_ACCEPTED, KEY_ENCRYPTION, LABEL_CLUSTER, LocalRef,
+    OwnUser, RedisCluster, S3Location, SecretKeyRef, certificates_secret_name,
 };
 use k8s_openapi::api::core::v1::{Pod, Secret};
 use kube::{Api, Client, ResourceExt, api::ListParams};
@@ -79,11 +79,12 @@ pub async fn nodes(
     let authentication = status.map(|status| status.authentication);
     let authentication = authentication.unwrap_or_default();
     let login = login(client, (namespace, cluster), user, authentication).await?;
-    let encrypts = object
-        .as_ref()
-        .is_some_and(|object| object.spec.tls.is_some());
-    let transport = if encrypts {
-        encrypted(client, (namespace, cluster)).await?
+    // While that changes, its Secret alone says how far it has come.
+    let may_encrypt = object.as_ref().is_some_and(|object| {
+        object.spec.tls.is_some() || status.is_some_and(|status| status.tls.is_some())
+    });
+    let transport = if may_encrypt {
+        transport(client, (namespace, cluster)).await?
     } else {
         Some(Transport::Plain)
     };
@@ -91,19 +92,28 @@ pub async fn nodes(
 }
 
 /// None: its certificates cannot be used.
-async fn encrypted(
+async fn transport(
     client: &Client,
     (namespace, cluster): (&str, &str),
 ) -> Result<Option<Transport>, ApiError> {
     let secret = certificates_secret_name(cluster);
     let files = read_secret(client, namespace, &secret).await?;
-    match TlsAccess::from_files(&files.unwrap_or_default()) {
+    let files = files.unwrap_or_default();
+    if encryption(&files).is_some_and(|encryption| !encryption.is_used()) {
+        return Ok(Some(Transport::Plain));
+    }
+    match TlsAccess::from_files(&files) {
         Ok(access) => Ok(Some(Transport::Tls(access))),
         Err(error) => {
             tracing::warn!(namespace, secret, %error, "the certificates of a cluster cannot be used");
             Ok(None)
         }
     }
+}
+
+fn encryption(files: &BTreeMap<String, Vec<u8>>) -> Option<Encryption> {
+    let name = std::str::from_utf8(files.get(KEY_ENCRYPTION)?).ok()?;
+    Encryption::parse(name)
 }
 
 /// How a user logs in to the servers of a cluster whose clients have to log in so far.
@@ -154,9 +164,10 @@ fn nodes_of(
     login: Login,
     transport: Option<Transport>,
 ) -> ClusterNodes {
-    let usual = transport.as_ref().unwrap_or(&Transport::Plain).port();
+    let how = transport.as_ref().unwrap_or(&Transport::Plain);
+    let (usual, name) = (how.port(), how.port_name());
     let address = |pod: &Pod| {
-        let port = client_port(pod).unwrap_or(usual);
+        let port = declared_port(pod, name).unwrap_or(usual);
         Some((SocketAddr::new(pods::ip(pod)?, port), pod.name_any()))
     };
     let status = cluster.and_then(|cluster| cluster.status.as_ref());
@@ -170,14 +181,14 @@ fn nodes_of(
     }
 }
 
-/// The first port that the server's container declares.
-fn client_port(pod: &Pod) -> Option<u16> {
+/// The port of this name that the server's container declares.
+fn declared_port(pod: &Pod, name: &str) -> Option<u16> {
     let containers = pod.spec.iter().flat_map(|spec| &spec.containers);
     let mut ports = containers
         .filter(|container| container.name == CONTAINER)
         .flat_map(|container| container.ports.iter().flatten());
-    let declared = ports.next().map(|port| port.container_port);
-    declared.and_then(|port| u16::try_from(port).ok())
+    let declared = ports.find(|port| port.name.as_deref() == Some(name))?;
+    u16::try_from(declared.container_port).ok()
 }
 
 /// Why a bucket cannot be opened.

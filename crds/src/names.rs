@@ -135,6 +135,12 @@ pub const CLIENT_PORT: u16 = 6379;
 pub const TLS_PORT: u16 = 6380;
 /// Port of the cluster bus on every node.
 pub const BUS_PORT: u16 = 16379;
+/// Name of [`CLIENT_PORT`] in pods and Services.
+pub const PORT_CLIENT: &str = "client";
+/// Name of [`TLS_PORT`] in pods and Services.
+pub const PORT_TLS: &str = "client-tls";
+/// Name of [`BUS_PORT`] in pods and Services.
+pub const PORT_BUS: &str = "bus";
 /// Name of the container that runs the server.
 pub const CONTAINER: &str = "redis";
 /// Name of the volume claim in the StatefulSets, and of the volume that Kubernetes makes of it in each pod.

@@ -47,7 +47,6 @@ use std::collections::BTreeMap;
     validation = Rule::new("has(self.version) != has(self.image)").message("give exactly one of version (the name of a RedisVersion) and image"),
     validation = Rule::new("!(has(self.hibernate) && self.hibernate) || has(self.storage)").message("hibernate needs storage: a cluster in memory would lose all its keys; back it up and delete it instead"),
     validation = Rule::new("has(self.storage) == has(oldSelf.storage)").message("storage can neither be added nor removed: restore a backup into a new cluster"),
-    validation = Rule::new("has(self.tls) == has(oldSelf.tls)").message("tls can neither be added nor removed: restore a backup into a new cluster"),
     validation = RedisClusterSpec::one_zone_constraint()
 )]
 #[serde(rename_all = "camelCase")]
@@ -93,8 +92,9 @@ pub struct RedisClusterSpec {
     /// reaches the servers while they run; a cluster from before there was this field stays open to every client.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub auth: Option<AuthPolicy>,
-    /// Encryption of everything that clients, servers and controllers send each other. Clients connect to port 6380 then, and port 6379 is
-    /// closed. Needs servers of Redis 7.0 or newer that were built with TLS. Cannot be added or removed later.
+    /// Encryption of everything that clients, servers and controllers send each other. Clients connect to port 6380 then; port 6379 is
+    /// closed unless allowPlaintext is true. Added or removed later, it comes or goes while the cluster serves: pods are replaced as update
+    /// says. Needs servers of Redis 7.0 or newer that were built with TLS.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tls: Option<TlsPolicy>,
     /// Given, even empty: the controller keeps a NetworkPolicy by which only the pods of the cluster, the three controllers and these

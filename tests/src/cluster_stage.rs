@@ -19,13 +19,13 @@ use k8s_openapi::{
     api::{
         apps::v1::StatefulSet,
         coordination::v1::Lease,
-        core::v1::{Node, Pod, PodCondition},
+        core::v1::{Node, Pod, PodCondition, PodSpec},
     },
     jiff::Timestamp,
 };
 use kube::{
     Api, Resource,
-    api::{ListParams, Patch, PatchParams, PostParams},
+    api::{DeleteParams, ListParams, Patch, PatchParams, PostParams},
 };
 use serde_json::{Value, json};
 use std::{
@@ -33,13 +33,15 @@ use std::{
     net::{Ipv4Addr, SocketAddr},
     process,
     sync::atomic::{AtomicU8, Ordering},
-    time::Duration,
+    time::{Duration, Instant},
 };
 use tokio::task::JoinHandle;
 
 const LEASE: Duration = Duration::from_secs(3);
 /// For a state that needs the expiry of a Lease, or the return of the API server.
 pub const LIMIT: Duration = Duration::from_mins(2);
+/// So long after an election the others give a server no vote (twice the node timeout).
+const ELECTED_LATELY: Duration = Duration::from_secs(7);
 /// Pods of the cluster.
 pub const NODES: u8 = 6;
 /// Keys that it is filled with.
@@ -312,6 +314,80 @@ impl ClusterStage {
             .patch("shop", &parameters, &patch)
             .await?;
         Ok(())
+    }
+
+    /// The template of a pod.
+    pub async fn template(&self, index: usize) -> Result<PodSpec> {
+        let name = format!("shop-{}", index / 2);
+        let set = self.api::<StatefulSet>().get(&name).await?;
+        set.spec.template.spec.context("no template")
+    }
+
+    /// Waits until all templates are like this.
+    pub async fn templates(&self, what: &str, is_wanted: impl Fn(&PodSpec) -> bool) -> Result<()> {
+        within(LIMIT, &format!("templates {what}"), async || {
+            let api = self.api::<StatefulSet>();
+            let templates = api.list(&ListParams::default()).await?.items.into_iter();
+            let mut templates = templates.filter_map(|set| set.spec.template.spec);
+            Ok(templates.all(|pod| is_wanted(&pod)))
+        })
+        .await
+    }
+
+    /// Makes a pod in memory again, with its server. A primary hands over before, as the stop script does. `prepare`: before the server
+    /// starts.
+    pub async fn replace(
+        &mut self,
+        index: usize,
+        volumes: Value,
+        prepare: impl FnOnce(&mut PodCluster) -> Result<()>,
+    ) -> Result<()> {
+        if self.nodes.primary_of(index / 2).await? == index {
+            self.take_over_from(index).await?;
+        }
+        let name = pod_name(index);
+        self.nodes.kill(index).await?;
+        self.api::<Pod>()
+            .delete(&name, &DeleteParams::default().grace_period(0))
+            .await?;
+        within(LIMIT, "the pod is gone", async || {
+            Ok(self.api::<Pod>().get_opt(&name).await?.is_none())
+        })
+        .await?;
+        self.nodes.wipe(index)?;
+        prepare(&mut self.nodes)?;
+        self.nodes.restart(index).await?;
+        let node = self.kubernetes_node();
+        self.run_pod(index, &node, volumes).await?;
+        self.readiness(index, true, "Serving").await?;
+        let all = i32::try_from(self.nodes.len())?;
+        let back = |status: &RedisClusterStatus| serves(status) && status.ready_nodes == all;
+        self.until("the pod's server is back", back).await?;
+        Ok(())
+    }
+
+    /// Lets the replica of a primary take over. One that was elected a moment ago is refused by the others, so it is asked again.
+    async fn take_over_from(&self, index: usize) -> Result<()> {
+        let shard = index / 2;
+        let replica = self.nodes.replica_of(shard).await?;
+        let mut asked = Instant::now();
+        let ask = async || {
+            let server = self.nodes.server(replica);
+            server.call::<()>("CLUSTER FAILOVER").await
+        };
+        ask().await?;
+        within(LIMIT, "the replica has taken over", async || {
+            // None: just now neither is.
+            let primary = self.nodes.primary_of(shard).await.ok();
+            if asked.elapsed() > ELECTED_LATELY && primary == Some(index) {
+                asked = Instant::now();
+                ask().await?;
+            }
+            let old = self.nodes.server(index);
+            let link = old.info("master_link_status").await;
+            Ok(primary == Some(replica) && link.is_ok_and(|link| link == "up"))
+        })
+        .await
     }
 
     /// Creates the Kubernetes node of the pods, whose condition Ready has this status since then; its name.

@@ -5,7 +5,7 @@ use crate::{
     s3::TestBucket,
 };
 use anyhow::Result;
-use crds::{CLIENT_PORT, CONTAINER, LABEL_CLUSTER, LocalRef, S3Location};
+use crds::{CLIENT_PORT, CONTAINER, LABEL_CLUSTER, LocalRef, PORT_CLIENT, S3Location};
 use k8s_openapi::{
     NamespaceResourceScope,
     api::core::v1::{Pod, Secret},
@@ -71,7 +71,7 @@ impl TestNamespace {
     pub async fn pod(&self, cluster: &str, name: &str, address: SocketAddr) -> Result<()> {
         let port = match address.port() {
             CLIENT_PORT => json!([]),
-            other => json!([{"containerPort": other}]),
+            other => json!([{"name": PORT_CLIENT, "containerPort": other}]),
         };
         let pod: Pod = serde_json::from_value(json!({
             "metadata": {"name": name, "labels": {LABEL_CLUSTER: cluster}},

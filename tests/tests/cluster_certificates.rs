@@ -4,10 +4,13 @@
 use anyhow::{Context, Result, ensure};
 use common::{access, cluster::transport::Transport, kubernetes::conditions::holds};
 use crds::{
-    CLIENT_PORT, CONDITION_CERTIFICATES, OwnUser, RedisCluster, RedisClusterStatus, TLS_PORT,
-    VOLUME_CERTIFICATES, certificates_secret_name,
+    CLIENT_PORT, CONDITION_CERTIFICATES, Encryption, OwnUser, RedisCluster, RedisClusterStatus,
+    TLS_PORT, VOLUME_CERTIFICATES, certificates_secret_name,
 };
-use k8s_openapi::{ByteString, api::core::v1::Secret};
+use k8s_openapi::{
+    ByteString,
+    api::core::v1::{PodSpec, Secret},
+};
 use kube::{
     ResourceExt,
     api::{Patch, PatchParams, PostParams},
@@ -21,7 +24,9 @@ use std::{
 use tests::{
     certificates::{Flaw, TestAuthority, TestCertificate},
     cluster_stage::{ClusterStage, KEYS, LIMIT, message, reason, serves},
+    kubernetes::status_within,
     login::{self, ClientLogin},
+    redis::PodCluster,
     replica::ReplicaEnd,
     wait::within,
     writer::Writer,
@@ -29,6 +34,17 @@ use tests::{
 
 /// How long a certificate is valid that is to expire: a cluster forms within it.
 const LIFE: Duration = Duration::from_secs(75);
+/// Servers stop to encrypt once no pod may have mounted what it had when they did not let others in.
+const MOUNTED: Duration = Duration::from_mins(5);
+/// What servers answer clients while a pod is replaced.
+const OF_A_REPLACEMENT: [&str; 6] = [
+    "connection",
+    "CLUSTERDOWN",
+    "TRYAGAIN",
+    "LOADING",
+    "MASTERDOWN",
+    "READONLY",
+];
 /// The Secret that the spec names.
 const GIVEN: &str = "shop-tls";
 
@@ -84,11 +100,15 @@ async fn serving(
     Ok(stage)
 }
 
+fn certificates_volume() -> Value {
+    let name = certificates_secret_name("shop");
+    json!([{"name": VOLUME_CERTIFICATES, "secret": {"secretName": name}}])
+}
+
 /// Starts every server with what its pod mounts, and creates the pods.
 async fn start_pods(stage: &mut ClusterStage) -> Result<()> {
     mount_everywhere(stage).await?;
-    let name = certificates_secret_name("shop");
-    let volumes = json!([{"name": VOLUME_CERTIFICATES, "secret": {"secretName": name}}]);
+    let volumes = certificates_volume();
     let node = stage.kubernetes_node();
     for index in 0..stage.nodes.len() {
         stage.nodes.wipe(index)?;
@@ -221,7 +241,7 @@ async fn certificates_change_while_a_writer_writes() -> Result<()> {
     .await?;
     within(LIMIT, "nothing of before is left", async || {
         let files = mounted(&stage).await?;
-        Ok(files.len() == 7)
+        Ok(files.len() == 9)
     })
     .await?;
     for index in 0..stage.nodes.len() {
@@ -293,6 +313,172 @@ async fn what_does_not_fit_changes_nothing() -> Result<()> {
     }
     give(&stage, &certificate, &authority).await?;
     stage.until("it is as before", is_encrypted).await?;
+    replica.end(ReplicaEnd::Orderly)
+}
+
+/// Makes a pod again, with its server, as its template has it now.
+async fn replace(stage: &mut ClusterStage, index: usize) -> Result<()> {
+    let template = stage.template(index).await?;
+    if !cluster_controller::pods::has_certificates(&template) {
+        let unmount = |nodes: &mut PodCluster| nodes.server(index).unmount_certificates();
+        return stage.replace(index, json!([]), unmount).await;
+    }
+    let files = mounted(stage).await?;
+    let mount = |nodes: &mut PodCluster| nodes.server(index).mount_certificates(&files);
+    stage.replace(index, certificates_volume(), mount).await
+}
+
+async fn replace_all(stage: &mut ClusterStage) -> Result<()> {
+    for index in 0..stage.nodes.len() {
+        replace(stage, index).await?;
+    }
+    Ok(())
+}
+
+async fn templates_mount(stage: &ClusterStage, wanted: bool) -> Result<()> {
+    let is_wanted = |pod: &PodSpec| cluster_controller::pods::has_certificates(pod) == wanted;
+    let what = "with certificates, or without";
+    stage.templates(what, is_wanted).await
+}
+
+fn encryption(status: &RedisClusterStatus) -> Encryption {
+    let tls = status.tls.as_ref();
+    tls.map_or(Encryption::Off, |tls| tls.encryption)
+}
+
+/// Whether every server encrypts what it sends others, or none does.
+async fn servers_encrypt(stage: &ClusterStage, wanted: bool) -> Result<()> {
+    let (value, port) = if wanted {
+        ("yes", TLS_PORT)
+    } else {
+        ("no", CLIENT_PORT)
+    };
+    for index in 0..stage.nodes.len() {
+        let server = stage.nodes.server(index);
+        for setting in ["tls-cluster", "tls-replication"] {
+            let [_, found]: [String; 2] = server.call(&format!("CONFIG GET {setting}")).await?;
+            ensure!(found == value, "server {index}: {setting} {found}");
+        }
+        if server.info("role").await? == "slave" {
+            within(LIMIT, "copies from the port that is used", async || {
+                let link = server.info("master_link_status").await?;
+                Ok(link == "up" && server.info("master_port").await? == port.to_string())
+            })
+            .await?;
+        }
+    }
+    Ok(())
+}
+
+/// No client noticed more than what a pod that is replaced costs.
+async fn noticed_nothing(writer: Writer, seeds: Vec<SocketAddr>) -> Result<()> {
+    let report = writer.end(seeds).await?;
+    println!("{} writes, {:?}", report.acknowledged, report.longest_gap);
+    ensure!(report.wrong.is_empty(), "{:?}", report.wrong);
+    ensure!(report.acknowledged > 100, "{}", report.acknowledged);
+    let mut refusals = report.refusals.clone();
+    for passing in OF_A_REPLACEMENT {
+        refusals.remove(passing);
+    }
+    ensure!(refusals.is_empty(), "{:?}", report.refusals);
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_running_cluster_comes_to_encrypt_and_back() -> Result<()> {
+    let authority = TestAuthority::new("a")?;
+    let certificate = authority.sign(5, Flaw::None)?;
+    let encrypted = ClientLogin::encrypted(certificate.transport(&[&certificate])?);
+    let mut stage = ClusterStage::new().await?;
+    let replica = stage.replica("a", None);
+    stage.create(json!({})).await?;
+    stage.run_pods().await?;
+    stage.fill().await?;
+    let at = |stage: &ClusterStage, port: u16| -> Vec<SocketAddr> {
+        let servers = 0..stage.nodes.len();
+        servers.map(|index| address(stage, index, port)).collect()
+    };
+    let plain = at(&stage, CLIENT_PORT);
+    let writer = Writer::start(plain.clone(), 500);
+
+    // A certificate that cannot be used keeps nothing from being repaired.
+    let expired = authority.sign(6, Flaw::Expired)?;
+    give(&stage, &expired, &authority).await?;
+    let allowing = |allowed: bool| json!({"tls": {"secretName": GIVEN, "clientAuth": "Required", "allowPlaintext": allowed}});
+    stage.change(allowing(true)).await?;
+    let named = |status: &RedisClusterStatus| reason(status, "Ready") == "SecretExpired";
+    stage.until("what cannot be used is named", named).await?;
+    let victim = stage.lose_a_replica().await?;
+    stage.repaired(victim).await?;
+    stage.started(victim, 1).await?;
+
+    give(&stage, &certificate, &authority).await?;
+    templates_mount(&stage, true).await?;
+    for index in 0..stage.nodes.len() - 1 {
+        replace(&mut stage, index).await?;
+    }
+    servers_encrypt(&stage, false).await?;
+    let last = stage.nodes.len() - 1;
+    replace(&mut stage, last).await?;
+    let both = |status: &RedisClusterStatus| {
+        encryption(status) == Encryption::Both && is_encrypted(status)
+    };
+    let status = stage
+        .until("servers encrypt among each other", both)
+        .await?;
+    let endpoint = status.endpoint.unwrap_or_default();
+    ensure!(endpoint.ends_with(":6380"), "{endpoint}");
+    servers_encrypt(&stage, true).await?;
+    // Clients do as they like: each is sent on to ports of its kind.
+    noticed_nothing(writer, plain.clone()).await?;
+    let seeds = at(&stage, TLS_PORT);
+    let writer = Writer::start_as(Some(encrypted.clone()), seeds.clone(), 500);
+    let mut open = login::connect(plain[0], None, Duration::from_secs(5)).await?;
+    redis::cmd("PING").exec_async(&mut open).await?;
+
+    stage.change(allowing(false)).await?;
+    let only = |status: &RedisClusterStatus| {
+        encryption(status) == Encryption::Only && is_encrypted(status)
+    };
+    stage.until("nothing is sent in the clear", only).await?;
+    ensure!(redis::cmd("PING").exec_async(&mut open).await.is_err());
+    for address in &plain {
+        let refused = tokio::net::TcpStream::connect(address).await;
+        ensure!(refused.is_err(), "{address} is open");
+    }
+    stage.nodes.log_in(Some(&encrypted));
+    let links = stage.nodes.copies().await?;
+    // One that was started with an earlier step is brought to this one.
+    let primary = stage.nodes.primary_of(0).await?;
+    stage.change(allowing(true)).await?;
+    stage.until("clients are let in in the clear", both).await?;
+    ensure!(is_let_in(address(&stage, primary, CLIENT_PORT), Transport::Plain).await);
+    ensure!(stage.nodes.copies().await? == links, "a link was broken");
+    noticed_nothing(writer, seeds).await?;
+
+    // Clients have been moved back.
+    let writer = Writer::start(plain.clone(), 500);
+    stage.change(json!({"tls": null})).await?;
+    let prepared = |status: &RedisClusterStatus| encryption(status) < Encryption::Both;
+    let cluster = (&stage.api(), "shop");
+    status_within(MOUNTED, cluster, "servers stop to encrypt", prepared).await?;
+    stage.nodes.log_in(None);
+    templates_mount(&stage, false).await?;
+    servers_encrypt(&stage, false).await?;
+    replace_all(&mut stage).await?;
+    let off = |status: &RedisClusterStatus| status.tls.is_none() && serves(status);
+    stage.until("nothing is encrypted", off).await?;
+    noticed_nothing(writer, plain).await?;
+    within(
+        LIMIT,
+        "the Secret with the certificates is gone",
+        async || {
+            let name = certificates_secret_name("shop");
+            Ok(stage.api::<Secret>().get_opt(&name).await?.is_none())
+        },
+    )
+    .await?;
+    stage.nodes.nothing_destroyed().await?;
     replica.end(ReplicaEnd::Orderly)
 }
 

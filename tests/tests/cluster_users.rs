@@ -11,22 +11,19 @@ use k8s_openapi::{
     ByteString,
     api::{
         apps::v1::StatefulSet,
-        core::v1::{ConfigMap, Pod, Secret},
+        core::v1::{ConfigMap, Pod, PodSpec, Secret},
         events::v1::Event,
     },
 };
 use kube::{
     ResourceExt,
-    api::{DeleteParams, ListParams, Patch, PatchParams, PostParams},
+    api::{ListParams, Patch, PatchParams, PostParams},
 };
 use secrecy::SecretString;
 use serde_json::{Value, json};
-use std::{
-    collections::BTreeMap,
-    time::{Duration, Instant},
-};
+use std::{collections::BTreeMap, time::Duration};
 use tests::{
-    cluster_stage::{ClusterStage, KEYS, LIMIT, message, pod_name, reason, serves},
+    cluster_stage::{ClusterStage, KEYS, LIMIT, message, reason, serves},
     kubernetes::status_within,
     login::ClientLogin,
     redis::{MountedUsers, executed, own_users::replicas_log_in},
@@ -422,66 +419,20 @@ async fn a_server_that_refuses_the_controller_gets_no_command() -> Result<()> {
     replica.end(ReplicaEnd::Orderly)
 }
 
-/// Lets the replica of a primary take over. One that was elected a moment ago is refused by the others, so it is asked again.
-async fn take_over_from(stage: &ClusterStage, index: usize) -> Result<()> {
-    let shard = index / 2;
-    let replica = stage.nodes.replica_of(shard).await?;
-    let mut asked = Instant::now();
-    let ask = async || {
-        let server = stage.nodes.server(replica);
-        server.call::<()>("CLUSTER FAILOVER").await
-    };
-    ask().await?;
-    within(LIMIT, "the replica has taken over", async || {
-        // None: just now neither is.
-        let primary = stage.nodes.primary_of(shard).await.ok();
-        if asked.elapsed() > Duration::from_secs(7) && primary == Some(index) {
-            asked = Instant::now();
-            ask().await?;
-        }
-        let old = stage.nodes.server(index);
-        let link = old.info("master_link_status").await;
-        Ok(primary == Some(replica) && link.is_ok_and(|link| link == "up"))
-    })
-    .await
-}
-
-/// Makes a pod again, with its server, as the StatefulSet's template has it now. A primary hands over before, as the stop script does.
+/// Makes a pod again, with its server, as the StatefulSet's template has it now.
 async fn replace(stage: &mut ClusterStage, index: usize) -> Result<()> {
-    let shard = index / 2;
-    if stage.nodes.primary_of(shard).await? == index {
-        take_over_from(stage, index).await?;
-    }
-    let set = stage
-        .api::<StatefulSet>()
-        .get(&format!("shop-{shard}"))
-        .await?;
-    let template = set.spec.template.spec.context("no template")?;
-    let mounts = cluster_controller::pods::has_users(&template);
-    let name = pod_name(index);
-    stage.nodes.kill(index).await?;
-    stage
-        .api::<Pod>()
-        .delete(&name, &DeleteParams::default().grace_period(0))
-        .await?;
-    within(LIMIT, "the pod is gone", async || {
-        Ok(stage.api::<Pod>().get_opt(&name).await?.is_none())
-    })
-    .await?;
-    stage.nodes.wipe(index)?;
-    let (users, volumes) = if mounts {
+    let template = stage.template(index).await?;
+    let (users, volumes) = if cluster_controller::pods::has_users(&template) {
         (mounted(stage).await?, users_volume())
     } else {
         (MountedUsers::None, json!([]))
     };
-    stage.nodes.mount(index, users);
-    stage.nodes.restart(index).await?;
-    let node = stage.kubernetes_node();
-    stage.run_pod(index, &node, volumes).await?;
-    stage.readiness(index, true, "Serving").await?;
-    let back = |status: &RedisClusterStatus| serves(status) && status.ready_nodes == 6;
-    stage.until("the pod's server is back", back).await?;
-    Ok(())
+    stage
+        .replace(index, volumes, |nodes| {
+            nodes.mount(index, users);
+            Ok(())
+        })
+        .await
 }
 
 async fn replace_all(stage: &mut ClusterStage) -> Result<()> {
@@ -492,18 +443,8 @@ async fn replace_all(stage: &mut ClusterStage) -> Result<()> {
 }
 
 async fn templates_mount(stage: &ClusterStage, wanted: bool) -> Result<()> {
-    within(LIMIT, "the templates are as wanted", async || {
-        let sets = stage
-            .api::<StatefulSet>()
-            .list(&ListParams::default())
-            .await?;
-        let mut templates = sets
-            .items
-            .into_iter()
-            .filter_map(|set| set.spec.template.spec);
-        Ok(templates.all(|pod| cluster_controller::pods::has_users(&pod) == wanted))
-    })
-    .await
+    let is_wanted = |pod: &PodSpec| cluster_controller::pods::has_users(pod) == wanted;
+    stage.templates("with users, or without", is_wanted).await
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -66,12 +66,10 @@ pub fn redis_conf(cluster: &ValidatedCluster) -> String {
     settings.extend([
         ("cluster-enabled", "yes"),
         ("cluster-node-timeout", &node_timeout),
+        // Where there are certificates, what is beside them is read later.
+        ("port", &port),
         ("protected-mode", "no"),
     ]);
-    // What encrypts has its ports beside its certificates.
-    if !cluster.shape.is_encrypted() {
-        settings.insert("port", &port);
-    }
     let mut text = String::new();
     for (name, value) in settings {
         let value = if value.is_empty() { "\"\"" } else { value };

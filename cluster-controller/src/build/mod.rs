@@ -218,22 +218,29 @@ mod tests {
         cluster.spec.tls = Some(crds::TlsPolicy {
             secret_name: "of-a-user".into(),
             client_auth: crds::ClientAuth::Required,
+            allow_plaintext: false,
         });
-        let cluster = validate(&cluster, None, Timestamp::UNIX_EPOCH).unwrap();
-        let children = build(&cluster, &sizes(1), "system");
-        let pod = trial_pod(&cluster, "trial", "configuration");
-        let objects = [
-            serde_json::to_string(&children.config_map).unwrap(),
-            serde_json::to_string(&children.headless_service).unwrap(),
-            serde_json::to_string(&children.client_service).unwrap(),
-            serde_json::to_string(&children.stateful_sets).unwrap(),
-            serde_json::to_string(&pod).unwrap(),
-        ];
-        for text in &objects {
-            let text = text.replace(&crds::BUS_PORT.to_string(), "");
-            assert!(!text.contains(&crds::CLIENT_PORT.to_string()), "{text}");
-        }
-        for text in &objects[3..] {
+        let of = |cluster: &crds::RedisCluster| {
+            let cluster = validate(cluster, None, Timestamp::UNIX_EPOCH).unwrap();
+            let children = build(&cluster, &sizes(1), "system");
+            let pod = trial_pod(&cluster, "trial", "configuration");
+            let services =
+                serde_json::to_string(&[&children.headless_service, &children.client_service])
+                    .unwrap();
+            let pods = [
+                serde_json::to_string(&children.stateful_sets).unwrap(),
+                serde_json::to_string(&pod).unwrap(),
+            ];
+            (services.replace(&crds::BUS_PORT.to_string(), ""), pods)
+        };
+        let (services, pods) = of(&cluster);
+        let port = crds::CLIENT_PORT.to_string();
+        assert!(!services.contains(&port), "{services}");
+        cluster.spec.tls.as_mut().unwrap().allow_plaintext = true;
+        let (services, same) = of(&cluster);
+        assert!(services.contains(&port), "{services}");
+        assert_eq!(pods, same, "pods are replaced once");
+        for text in &pods {
             assert!(
                 text.contains("shop-certificates") && !text.contains("of-a-user"),
                 "{text}"

@@ -2,7 +2,7 @@
 
 use super::{metadata, selector, selects};
 use crate::validate::ValidatedCluster;
-use crds::{BUS_PORT, LABEL_NAMESPACE, LABEL_PART_OF, PART_OF};
+use crds::{BUS_PORT, CLIENT_PORT, LABEL_NAMESPACE, LABEL_PART_OF, PART_OF, TLS_PORT};
 use k8s_openapi::{
     api::networking::v1::{
         NetworkPolicy, NetworkPolicyIngressRule, NetworkPolicyPeer, NetworkPolicyPort,
@@ -25,29 +25,34 @@ pub fn network_policy(cluster: &ValidatedCluster, controllers: &str) -> Option<N
         pod_selector: Some(selects(one(LABEL_PART_OF, PART_OF))),
         ..NetworkPolicyPeer::default()
     };
-    let (port, mut admitted) = (cluster.shape.port, vec![own.clone(), controllers]);
+    let mut admitted = vec![own.clone(), controllers];
     admitted.extend(clients);
+    let encryption = cluster.shape.encryption;
+    let plain = encryption.lets_plaintext_in().then_some(CLIENT_PORT);
+    // Servers show their certificates before they encrypt.
+    let encrypted = encryption.has_certificates().then_some(TLS_PORT);
+    let ports: Vec<u16> = plain.into_iter().chain(encrypted).collect();
     Some(NetworkPolicy {
         metadata: metadata(cluster, cluster.shape.name.clone()),
         spec: Some(NetworkPolicySpec {
             pod_selector: Some(selects(selector(cluster))),
             policy_types: Some(vec!["Ingress".to_owned()]),
-            ingress: Some(vec![rule(admitted, port), rule(vec![own], BUS_PORT)]),
+            ingress: Some(vec![rule(admitted, &ports), rule(vec![own], &[BUS_PORT])]),
             ..NetworkPolicySpec::default()
         }),
     })
 }
 
-/// Lets these in on a port. A rule without a peer would let every client in.
-fn rule(from: Vec<NetworkPolicyPeer>, port: u16) -> NetworkPolicyIngressRule {
-    let port = NetworkPolicyPort {
-        port: Some(IntOrString::Int(i32::from(port))),
+/// Lets these in on some ports. A rule without a peer would let every client in.
+fn rule(from: Vec<NetworkPolicyPeer>, ports: &[u16]) -> NetworkPolicyIngressRule {
+    let port = |port: &u16| NetworkPolicyPort {
+        port: Some(IntOrString::Int(i32::from(*port))),
         protocol: Some("TCP".to_owned()),
         ..NetworkPolicyPort::default()
     };
     NetworkPolicyIngressRule {
         from: Some(from),
-        ports: Some(vec![port]),
+        ports: Some(ports.iter().map(port).collect()),
     }
 }
 

@@ -2,7 +2,9 @@
 
 use super::{labels, metadata, selector, selects};
 use crate::validate::ValidatedCluster;
-use crds::{BUS_PORT, headless_service_name};
+use crds::{
+    BUS_PORT, CLIENT_PORT, PORT_BUS, PORT_CLIENT, PORT_TLS, TLS_PORT, headless_service_name,
+};
 use k8s_openapi::{
     api::{
         core::v1::{Service, ServicePort, ServiceSpec},
@@ -13,16 +15,15 @@ use k8s_openapi::{
 
 /// Names of the pods. They have to find each other before they are ready.
 pub fn headless(cluster: &ValidatedCluster) -> Service {
+    let mut ports = client_ports(cluster);
+    ports.push(port(PORT_BUS, BUS_PORT));
     Service {
         metadata: metadata(cluster, headless_service_name(&cluster.shape.name)),
         spec: Some(ServiceSpec {
             cluster_ip: Some("None".to_owned()),
             publish_not_ready_addresses: Some(true),
             selector: Some(selector(cluster)),
-            ports: Some(vec![
-                port("client", cluster.shape.port),
-                port("bus", BUS_PORT),
-            ]),
+            ports: Some(ports),
             ..ServiceSpec::default()
         }),
         ..Service::default()
@@ -35,11 +36,20 @@ pub fn client(cluster: &ValidatedCluster) -> Service {
         metadata: metadata(cluster, cluster.shape.name.clone()),
         spec: Some(ServiceSpec {
             selector: Some(selector(cluster)),
-            ports: Some(vec![port("client", cluster.shape.port)]),
+            ports: Some(client_ports(cluster)),
             ..ServiceSpec::default()
         }),
         ..Service::default()
     }
+}
+
+/// Before servers encrypt among each other, they send a client that does to ports in the clear.
+fn client_ports(cluster: &ValidatedCluster) -> Vec<ServicePort> {
+    let encryption = cluster.shape.encryption;
+    let plain = encryption.lets_plaintext_in();
+    let plain = plain.then(|| port(PORT_CLIENT, CLIENT_PORT));
+    let encrypted = encryption.is_used().then(|| port(PORT_TLS, TLS_PORT));
+    plain.into_iter().chain(encrypted).collect()
 }
 
 fn port(name: &str, number: u16) -> ServicePort {

@@ -8,10 +8,10 @@ use crate::{
     validate::{ValidatedCluster, Volume},
 };
 use crds::{
-    ANNOTATION_RESTART_HASH, BUS_PORT, CLAIM, CONDITION_SERVING, CONTAINER, ENV_ADOPT_VOLUMES,
-    FOLDER_CERTIFICATES, FOLDER_DATA, FOLDER_USERS, LABEL_CLUSTER, LABEL_SHARD,
-    VOLUME_CERTIFICATES, VOLUME_USERS, certificates_secret_name, headless_service_name,
-    stateful_set_name, users_secret_name,
+    ANNOTATION_RESTART_HASH, BUS_PORT, CLAIM, CLIENT_PORT, CONDITION_SERVING, CONTAINER,
+    ENV_ADOPT_VOLUMES, FOLDER_CERTIFICATES, FOLDER_DATA, FOLDER_USERS, LABEL_CLUSTER, LABEL_SHARD,
+    PORT_BUS, PORT_CLIENT, PORT_TLS, TLS_PORT, VOLUME_CERTIFICATES, VOLUME_USERS,
+    certificates_secret_name, headless_service_name, stateful_set_name, users_secret_name,
 };
 use k8s_openapi::{
     api::{
@@ -122,7 +122,7 @@ pub(super) fn pod(cluster: &ValidatedCluster, shard: i32, configuration: &str) -
             });
         }));
     }
-    if cluster.shape.is_encrypted() {
+    if cluster.shape.encryption.has_certificates() {
         volumes.push(volume(VOLUME_CERTIFICATES, |volume| {
             volume.secret = Some(SecretVolumeSource {
                 secret_name: Some(certificates_secret_name(&cluster.shape.name)),
@@ -196,15 +196,16 @@ fn container(cluster: &ValidatedCluster) -> Container {
     if cluster.mounts_users {
         mounts.push(mount(VOLUME_USERS, FOLDER_USERS));
     }
-    if cluster.shape.is_encrypted() {
+    let mut ports = vec![port(PORT_CLIENT, CLIENT_PORT)];
+    let mut probed = PORT_CLIENT;
+    // The same while servers come to encrypt: their pods are replaced once.
+    if cluster.shape.encryption.has_certificates() {
         mounts.push(mount(VOLUME_CERTIFICATES, FOLDER_CERTIFICATES));
+        ports.push(port(PORT_TLS, TLS_PORT));
+        // An encrypted port would log each probe as a failed handshake; the bus is opened at the same time and logs none.
+        probed = PORT_BUS;
     }
-    // An encrypted port would log each probe as a failed handshake; the bus is opened at the same time and logs none.
-    let probed = if cluster.shape.is_encrypted() {
-        "bus"
-    } else {
-        "client"
-    };
+    ports.push(port(PORT_BUS, BUS_PORT));
     Container {
         name: CONTAINER.to_owned(),
         image: Some(cluster.server.image.clone()),
@@ -215,10 +216,7 @@ fn container(cluster: &ValidatedCluster) -> Container {
             start_script(cluster.storage.is_some()),
         ]),
         env: Some(environment(cluster)),
-        ports: Some(vec![
-            port("client", cluster.shape.port),
-            port("bus", BUS_PORT),
-        ]),
+        ports: Some(ports),
         resources: cluster.resources.clone(),
         volume_mounts: Some(mounts),
         lifecycle: Some(Lifecycle {

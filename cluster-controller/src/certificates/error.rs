@@ -21,6 +21,14 @@ pub enum CertificatesError {
         /// What is wrong with it.
         source: MaterialError,
     },
+    /// What servers use is not known any more.
+    #[error(
+        "Secret {secret} is gone, and pods start with it: give spec.tls again, and its certificates are made of that"
+    )]
+    Lost {
+        /// Name of the Secret.
+        secret: String,
+    },
     /// What servers use cannot be used here.
     #[error("Secret {secret}: {source}; delete it, and it is made again")]
     Unusable {
@@ -35,7 +43,9 @@ impl Classified for CertificatesError {
     fn class(&self) -> ErrorClass {
         match self {
             Self::Secret(error) => error.class(),
-            Self::Refused { .. } | Self::Unusable { .. } => ErrorClass::InvalidSpec,
+            Self::Refused { .. } | Self::Lost { .. } | Self::Unusable { .. } => {
+                ErrorClass::InvalidSpec
+            }
         }
     }
 
@@ -43,6 +53,7 @@ impl Classified for CertificatesError {
         match self {
             Self::Secret(error) => error.reason(),
             Self::Refused { source, .. } => source.reason(),
+            Self::Lost { .. } => "CertificatesLost",
             Self::Unusable { .. } => "CertificatesUnusable",
         }
     }

@@ -5,7 +5,7 @@ use super::{
     state::{CertificatesState, ServerFiles},
 };
 use common::cluster::transport::Transport;
-use crds::TlsPolicy;
+use crds::{Encryption, TlsPolicy};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 
 /// The certificates of a cluster, as its Secrets have them.
@@ -17,13 +17,29 @@ pub struct ClusterCertificates {
     pub(super) known: Option<KnownCertificates>,
 }
 
-/// Those of a cluster that encrypts.
+/// Those of a cluster that encrypts, or is about to, or did.
 #[derive(Clone, Debug)]
 pub(super) struct KnownCertificates {
     pub(super) owner: OwnerReference,
-    pub(super) policy: TlsPolicy,
     pub(super) state: CertificatesState,
-    pub(super) wanted: Result<Material, MaterialError>,
+    /// What the spec wants. None: no encryption.
+    pub(super) wanted: Option<WantedCertificates>,
+}
+
+/// What the spec wants, and what its Secret has.
+#[derive(Clone, Debug)]
+pub(super) struct WantedCertificates {
+    pub(super) policy: TlsPolicy,
+    pub(super) material: Result<Material, MaterialError>,
+}
+
+/// What pods and StatefulSets tell of a cluster, whatever its Secret has.
+#[derive(Clone, Copy, Debug)]
+pub struct CertificatesEvidence {
+    /// Whether there is no pod yet, and never was a formed cluster.
+    pub is_new: bool,
+    /// Whether a pod or a template starts servers with certificates.
+    pub mounts: bool,
 }
 
 impl ClusterCertificates {
@@ -34,9 +50,15 @@ impl ClusterCertificates {
             .is_some_and(|known| known.owner.uid == uid)
     }
 
+    /// How far its servers encrypt.
+    pub fn encryption(&self) -> Encryption {
+        let known = self.known.as_ref();
+        known.map_or(Encryption::Off, |known| known.state.encryption())
+    }
+
     /// Settings that every server is to be asked for.
     pub fn settings(&self) -> impl Iterator<Item = String> {
-        let asked = self.known.iter().flat_map(|_| ServerFiles::SETTINGS);
+        let asked = self.known.iter().flat_map(|_| ServerFiles::names());
         asked.map(ToOwned::to_owned)
     }
 }

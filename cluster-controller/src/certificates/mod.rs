@@ -1,9 +1,10 @@
 //! The certificates of a cluster's servers: those of the Secret that `spec.tls` names, given to servers while they run.
 //!
-//! Data and decisions, pure: [`material`], [`state`], [`plan`]. Input and output: [`servers`], and all together here. What the servers are to
+//! Data and decisions, pure: [`material`], [`state`], [`plan`], [`encryption`]. Input and output: [`servers`], and all together here. What the servers are to
 //! have is written into a Secret first, with which pods start, and then set on servers that run. The name of a file has the number of its step
 //! and a hash of its content: a server can take a step only once its pod has the files, and reports by the name which one it uses.
 
+pub mod encryption;
 pub mod error;
 pub mod known;
 pub mod material;
@@ -17,8 +18,8 @@ use crate::{
     context::Context,
     observe::Observed,
     redis::member::{Answer, Member},
-    secrets::READ_AGAIN,
-    validate::Shape,
+    secrets::{READ_AGAIN, SecretsOf},
+    validate::{Shape, wanted_encryption},
 };
 use common::{
     cluster::{
@@ -27,14 +28,15 @@ use common::{
     },
     kubernetes::expectations::OwnerKey,
 };
-use crds::{RedisCluster, TlsStatus, certificates_secret_name};
+use crds::{Encryption, RedisCluster, TlsPolicy, TlsStatus, certificates_secret_name};
+use encryption::EncryptionEvidence;
 use error::CertificatesError;
 use k8s_openapi::{
     apimachinery::pkg::apis::meta::v1::{OwnerReference, Time},
     jiff::Timestamp,
 };
-pub use known::ClusterCertificates;
-use known::KnownCertificates;
+pub use known::{CertificatesEvidence, ClusterCertificates};
+use known::{KnownCertificates, WantedCertificates};
 use material::{Material, MaterialError};
 use report::CertificatesReport;
 use state::{CertificatesState, ServerFiles};
@@ -44,41 +46,54 @@ use tracker::PodIdentity;
 pub async fn read(
     context: &Context,
     object: &RedisCluster,
-    shape: &Shape,
+    (shape, evidence): (&Shape, CertificatesEvidence),
     owner: OwnerReference,
 ) -> Result<ClusterCertificates, CertificatesError> {
-    let Some(policy) = object.spec.tls.clone() else {
+    let policy = object.spec.tls.clone();
+    let before = object
+        .status
+        .as_ref()
+        .and_then(|status| status.tls.as_ref());
+    if policy.is_none() && !evidence.mounts && before.is_none() {
         return Ok(ClusterCertificates::default());
-    };
+    }
     let place = (shape.namespace.as_str(), shape.name.as_str());
     let secrets = context.secrets_of(place, &owner, !shape.paused);
-    // What cannot be read just now keeps nothing else from going on.
-    let wanted = match secrets.read(&policy.secret_name, READ_AGAIN).await {
-        Ok(Some(secret)) => Material::of(&secret.data.unwrap_or_default(), Timestamp::now()),
-        Ok(None) => Err(MaterialError::NoSecret),
-        Err(error) => Err(MaterialError::NotRead(error.to_string())),
+    let wanted = match policy {
+        Some(policy) => {
+            let material = material(&secrets, &policy).await;
+            Some(WantedCertificates { policy, material })
+        }
+        None => None,
     };
     let name = certificates_secret_name(&shape.name);
     let found = secrets.read_own(&name, |_| false).await?;
-    let stored = found.as_ref().and_then(|secret| secret.data.as_ref());
     let last = context.certificates.last(place, &owner.uid);
+    // One of an earlier cluster of this name, whose servers may still run, must not go with that.
+    let is_ours = found.as_ref().is_some_and(|one| secrets.is_owned(one));
+    let stored = found.as_ref().and_then(|secret| secret.data.as_ref());
+    let stored = stored.filter(|_| wanted.is_some() || is_ours);
     let remembered = last.as_ref().and_then(|last| last.known.as_ref());
     // Made again of what servers use, if that is remembered: they accept no other.
     let known = stored
         .and_then(CertificatesState::stored)
         .or_else(|| Some(remembered?.state.clone()));
+    let known = known.filter(|state| {
+        let is_over = wanted.is_none() && state.encryption() == Encryption::Off;
+        !is_over || evidence.mounts
+    });
     let state = match (known, &wanted) {
         (Some(state), _) => state,
-        (None, Ok(material)) => CertificatesState::first(material, policy.client_auth),
-        (None, Err(source)) => {
-            return Err(CertificatesError::Refused {
-                secret: policy.secret_name,
-                source: source.clone(),
-            });
+        (None, Some(wanted)) => first(wanted, evidence)?,
+        (None, None) if evidence.mounts => return Err(CertificatesError::Lost { secret: name }),
+        (None, None) => {
+            if is_ours && secrets.writes {
+                secrets.remove(&name).await?;
+            }
+            context.certificates.forget(place.0, place.1);
+            return Ok(ClusterCertificates::default());
         }
     };
-    // One of an earlier cluster of this name, whose servers may still run, must not go with that.
-    let is_ours = found.as_ref().is_some_and(|one| secrets.is_owned(one));
     if !is_ours || stored != Some(&state.data()) {
         secrets.replace(&name, found, state.data()).await?;
     }
@@ -87,26 +102,66 @@ pub async fn read(
             .as_ref()
             .is_some_and(|known| known.state == state)
     });
-    let transport = if let Some(last) = same {
-        last.transport
-    } else {
-        let access = TlsAccess::from_files(&state.access_files());
-        Transport::Tls(access.map_err(|source| CertificatesError::Unusable {
-            secret: name,
-            source,
-        })?)
+    let transport = match same {
+        Some(last) => last.transport,
+        None => transport(&state, name)?,
     };
     let certificates = ClusterCertificates {
         transport,
         known: Some(KnownCertificates {
             owner,
-            policy,
             state,
             wanted,
         }),
     };
     context.certificates.remember(place, &certificates);
     Ok(certificates)
+}
+
+/// What cannot be read just now keeps nothing else from going on.
+async fn material(secrets: &SecretsOf<'_>, policy: &TlsPolicy) -> Result<Material, MaterialError> {
+    match secrets.read(&policy.secret_name, READ_AGAIN).await {
+        Ok(Some(secret)) => Material::of(&secret.data.unwrap_or_default(), Timestamp::now()),
+        Ok(None) => Err(MaterialError::NoSecret),
+        Err(error) => Err(MaterialError::NotRead(error.to_string())),
+    }
+}
+
+/// Of a cluster whose Secret is not known.
+fn first(
+    wanted: &WantedCertificates,
+    evidence: CertificatesEvidence,
+) -> Result<CertificatesState, CertificatesError> {
+    let policy = &wanted.policy;
+    let material = wanted.material.as_ref().map_err(|source| {
+        let secret = policy.secret_name.clone();
+        let source = source.clone();
+        CertificatesError::Refused { secret, source }
+    })?;
+    let encryption = if evidence.is_new {
+        wanted_encryption(Some(policy))
+    } else if evidence.mounts {
+        // Its servers listen on both ports, or on the encrypted one alone.
+        Encryption::Both
+    } else {
+        Encryption::Prepared
+    };
+    let since = Timestamp::now();
+    Ok(CertificatesState::first(
+        material,
+        policy.client_auth,
+        (encryption, since),
+    ))
+}
+
+/// How the controllers reach the servers.
+fn transport(state: &CertificatesState, secret: String) -> Result<Transport, CertificatesError> {
+    if !state.encryption().is_used() {
+        return Ok(Transport::Plain);
+    }
+    let access = TlsAccess::from_files(&state.access_files());
+    let access = access.map_err(|source| CertificatesError::Unusable { secret, source })?;
+    Ok(Transport::Tls(access))
 }
 
 /// Takes the next step: writes what the servers are to have, gives it to them, and asks them to show it.
@@ -123,27 +178,67 @@ pub async fn carry_out(
     let connections = context.connections.of(place);
     let members = &observed.members;
     confirm(context, place, (members, &connections), &known.state).await;
-    let mut state = known.state.clone();
-    let policy = known.policy.client_auth;
-    state::clients(policy).clone_into(&mut state.wanted.clients);
-    if let Ok(wanted) = &known.wanted {
-        let used = used(context, place, members, &known.state);
-        let facts = known.state.facts();
-        let expired = facts.is_ok_and(|facts| facts.not_after <= Timestamp::now());
-        let next = plan::next(&known.state, wanted, policy, used.as_deref(), expired);
-        // A backup, a restore or a move of slots opens more connections with what it has read at its begin.
-        if expired || next.wanted == state.wanted || context.is_idle(place).await {
-            state = next;
-        }
+    let used = used(context, place, members, &known.state);
+    let now = Timestamp::now();
+    let step = step(known, (members, used.as_deref()), now);
+    let mut state = step.at_once;
+    // A backup, a restore or a move of slots opens more connections with what it has read at its begin.
+    if step.next != state && context.is_idle(place).await {
+        state = step.next;
     }
     if state != known.state {
         let secrets = context.secrets_of(place, &known.owner, true);
         let name = certificates_secret_name(place.1);
         let found = secrets.read_own(&name, |_| false).await?;
         secrets.replace(&name, found, state.data()).await?;
+        let (encryption, certificate) = (state.encryption(), &state.wanted.certificate);
+        tracing::info!(namespace = place.0, name = place.1, ?encryption, %certificate, "servers get certificates");
     }
     servers::give(members, &connections, &state.wanted).await;
     Ok(report(context, place, known, &state, members))
+}
+
+/// What is to come.
+struct Step {
+    /// What waits for nothing.
+    at_once: CertificatesState,
+    /// What waits until no operation is under way; the same where nothing does.
+    next: CertificatesState,
+}
+
+/// First the certificate, then how far servers encrypt.
+fn step(
+    known: &KnownCertificates,
+    (members, used): (&[Member], Option<&[ServerFiles]>),
+    now: Timestamp,
+) -> Step {
+    let mut at_once = known.state.clone();
+    let policy = known.wanted.as_ref().map(|wanted| &wanted.policy);
+    if let Some(policy) = policy {
+        state::clients(policy.client_auth).clone_into(&mut at_once.wanted.clients);
+    }
+    if let Some(WantedCertificates {
+        policy,
+        material: Ok(material),
+    }) = &known.wanted
+    {
+        let facts = known.state.facts();
+        let expired = facts.is_ok_and(|facts| facts.not_after <= now);
+        let next = plan::next(&known.state, material, policy.client_auth, used, expired);
+        if next != at_once {
+            let at_once = if expired { next.clone() } else { at_once };
+            return Step { at_once, next };
+        }
+    }
+    let evidence = EncryptionEvidence {
+        settled: used.is_some_and(|all| all.iter().all(|one| *one == at_once.wanted)),
+        all_plain: servers::all_plain(members),
+        age: now.duration_since(known.state.since),
+    };
+    let goal = wanted_encryption(policy);
+    let encryption = encryption::next(at_once.encryption(), goal, evidence);
+    let next = at_once.clone().encrypting(encryption, now);
+    Step { at_once, next }
 }
 
 /// The report of a cluster that is only observed.
@@ -234,11 +329,16 @@ fn report(
                 .certificates
                 .has_presented(place, member, &state.wanted.certificate)
     };
-    let lacking = members.iter().filter(lacks);
-    let lacking: Vec<String> = lacking.map(|one| one.expected.pod.clone()).collect();
-    let refused = known.wanted.as_ref().err().map(|error| {
-        let words = format!("spec.tls: Secret {}: {error}", known.policy.secret_name);
-        (error.reason(), words)
+    let mut lacking = Vec::new();
+    if state.encryption().has_certificates() {
+        let pods = members.iter().filter(lacks);
+        lacking.extend(pods.map(|one| one.expected.pod.clone()));
+    }
+    let policy = known.wanted.as_ref().map(|wanted| &wanted.policy);
+    let refused = known.wanted.as_ref().and_then(|wanted| {
+        let error = wanted.material.as_ref().err()?;
+        let words = format!("spec.tls: Secret {}: {error}", wanted.policy.secret_name);
+        Some((error.reason(), words))
     });
     // Its certificate was checked before it was stored.
     let facts = state.facts().ok();
@@ -246,9 +346,11 @@ fn report(
         shown: facts.map(|facts| TlsStatus {
             serial: facts.serial,
             not_after: Time(facts.not_after),
+            encryption: state.encryption(),
         }),
         refused,
         changed: *state != known.state || !lacking.is_empty(),
         lacking,
+        goal: wanted_encryption(policy),
     }
 }

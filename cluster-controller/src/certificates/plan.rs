@@ -59,11 +59,14 @@ fn at_once(state: &CertificatesState, wanted: &Material, policy: ClientAuth) -> 
 mod tests {
     use super::*;
     use crate::certificates::material::{Authorities, Certificate};
+    use crds::Encryption;
+    use k8s_openapi::jiff::Timestamp;
     use proptest::{collection::vec, prelude::*};
 
     /// Authorities; a certificate is of the one whose number it is divided by their count.
     const AUTHORITIES: usize = 3;
     const SERVERS: usize = 3;
+    const AT_FIRST: (Encryption, Timestamp) = (Encryption::Only, Timestamp::UNIX_EPOCH);
 
     /// Certificates of these authorities, as far as the plan looks at them.
     fn authorities(numbers: &[usize]) -> Authorities {
@@ -174,7 +177,7 @@ mod tests {
 
     #[test]
     fn an_expired_certificate_is_replaced_without_waiting() {
-        let first = CertificatesState::first(&material(0, 0), ClientAuth::Off);
+        let first = CertificatesState::first(&material(0, 0), ClientAuth::Off, AT_FIRST);
         let wanted = material(4, 2);
         let waits = next(&first, &wanted, ClientAuth::Off, None, false);
         assert_eq!(waits, first);
@@ -195,7 +198,7 @@ mod tests {
         #[test]
         fn no_server_ever_refuses_another(events in vec(events(), 0..80)) {
             let mut wanted = material(0, 0);
-            let first = CertificatesState::first(&wanted, ClientAuth::Off);
+            let first = CertificatesState::first(&wanted, ClientAuth::Off, AT_FIRST);
             let mut world = World {
                 secret: first.clone(),
                 pods: vec![first.clone(); SERVERS],

@@ -1,6 +1,6 @@
 //! How far the servers of a cluster have their certificate, for the status.
 
-use crds::TlsStatus;
+use crds::{Encryption, TlsStatus};
 
 /// How far the servers have their certificate.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -11,6 +11,8 @@ pub struct CertificatesReport {
     pub refused: Option<(&'static str, String)>,
     /// Pods whose servers do not show it yet.
     pub lacking: Vec<String>,
+    /// How far they are to encrypt in the end.
+    pub goal: Encryption,
     /// Whether something was changed just now.
     pub changed: bool,
 }

@@ -1,10 +1,14 @@
 //! The certificates that the servers are to have now: what the pods mount, and what is set on servers that run. Pure.
 
-use super::material::{Authorities, Certificate, CertificateFacts, Material, MaterialError};
-use crds::{
-    BUS_PORT, ClientAuth, KEY_PRESENTED, TLS_PORT, authorities_file, certificate_file, key_file,
+use super::{
+    encryption,
+    material::{Authorities, Certificate, CertificateFacts, Material, MaterialError},
 };
-use k8s_openapi::ByteString;
+use crds::{
+    BUS_PORT, ClientAuth, Encryption, KEY_ENCRYPTION, KEY_PRESENTED, authorities_file,
+    certificate_file, key_file,
+};
+use k8s_openapi::{ByteString, jiff::Timestamp};
 use std::{
     collections::BTreeMap,
     fmt::{self, Write},
@@ -16,10 +20,12 @@ const KEY_TRUSTED: &str = "trusted";
 const KEY_CLIENTS: &str = "clients";
 /// The same: lines of redis.conf.
 const KEY_SETTINGS: &str = "tls.conf";
+/// The same: when servers began to encrypt so far.
+const KEY_SINCE: &str = "since";
 /// The folder where pods mount it, from the server's own, wherever that is.
 const FOLDER: &str = "../tls/";
 
-/// Which files a server uses, and whether its clients show a certificate.
+/// Which files a server uses, whether its clients show a certificate, and how far it encrypts.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ServerFiles {
     /// Name of the certificate that it shows: see [`FileName`].
@@ -28,6 +34,8 @@ pub struct ServerFiles {
     pub authorities: FileName,
     /// `tls-auth-clients`.
     pub clients: String,
+    /// Its ports, and what it sends other servers.
+    pub encryption: Encryption,
 }
 
 /// The name of a file without its ending: the number of the step that brought it, and digits of what it holds. A server can take it only
@@ -60,8 +68,15 @@ impl fmt::Display for FileName {
 }
 
 impl ServerFiles {
-    /// Settings that say so.
-    pub const SETTINGS: [&str; 3] = ["tls-cert-file", "tls-ca-cert-file", "tls-auth-clients"];
+    /// Settings that say which files.
+    const FILES: [&str; 3] = ["tls-cert-file", "tls-ca-cert-file", "tls-auth-clients"];
+
+    /// Settings that say all of it.
+    pub fn names() -> impl Iterator<Item = &'static str> {
+        let ports = encryption::settings(Encryption::Off);
+        let ports = ports.into_iter().map(|(name, _)| name);
+        Self::FILES.into_iter().chain(ports)
+    }
 
     /// As a server reports them.
     pub fn reported(settings: &BTreeMap<String, String>) -> Option<Self> {
@@ -70,24 +85,26 @@ impl ServerFiles {
             let file = value(name)?.strip_prefix(FOLDER)?;
             FileName::parse(file.split('.').next()?)
         };
-        let [certificate, authorities, clients] = Self::SETTINGS;
+        let [certificate, authorities, clients] = Self::FILES;
         Some(Self {
             certificate: digits(certificate)?,
             authorities: digits(authorities)?,
             clients: value(clients)?.clone(),
+            encryption: encryption::reported(settings)?,
         })
     }
 
     /// The settings by which a server uses them.
-    pub fn settings(&self) -> [(&'static str, String); 4] {
+    pub fn settings(&self) -> Vec<(&'static str, String)> {
         let Self {
             certificate,
             authorities,
             clients,
+            encryption,
         } = self;
         let (certificate, authorities) = (certificate.to_string(), authorities.to_string());
-        let [name, authorities_name, clients_name] = Self::SETTINGS;
-        [
+        let [name, authorities_name, clients_name] = Self::FILES;
+        let mut all = vec![
             (name, format!("{FOLDER}{}", certificate_file(&certificate))),
             (
                 "tls-key-file",
@@ -98,7 +115,9 @@ impl ServerFiles {
                 format!("{FOLDER}{}", authorities_file(&authorities)),
             ),
             (clients_name, clients.clone()),
-        ]
+        ];
+        all.extend(encryption::settings(*encryption));
+        all
     }
 }
 
@@ -116,6 +135,10 @@ pub fn clients(policy: ClientAuth) -> &'static str {
 pub struct CertificatesState {
     /// What every server is to use.
     pub wanted: ServerFiles,
+    /// Whether pods start without it from now on.
+    leaves: bool,
+    /// Since when they encrypt so far. A pod may have mounted a step before for some time after.
+    pub since: Timestamp,
     files: BTreeMap<String, Vec<u8>>,
 }
 
@@ -125,21 +148,29 @@ impl fmt::Debug for CertificatesState {
         let files: Vec<&String> = self.files.keys().collect();
         out.debug_struct("CertificatesState")
             .field("wanted", &self.wanted)
+            .field("encryption", &self.encryption())
             .field("files", &files)
-            .finish()
+            .finish_non_exhaustive()
     }
 }
 
 impl CertificatesState {
-    /// Of a new cluster.
-    pub fn first(material: &Material, policy: ClientAuth) -> Self {
+    /// The first of a cluster whose servers are to encrypt so far.
+    pub fn first(
+        material: &Material,
+        policy: ClientAuth,
+        (encryption, since): (Encryption, Timestamp),
+    ) -> Self {
         let name = |digits: String| FileName { step: 0, digits };
         let nothing = Self {
             wanted: ServerFiles {
                 certificate: name(String::new()),
                 authorities: name(String::new()),
                 clients: clients(policy).to_owned(),
+                encryption,
             },
+            leaves: false,
+            since,
             files: BTreeMap::new(),
         };
         nothing
@@ -175,6 +206,31 @@ impl CertificatesState {
         next
     }
 
+    /// How far the servers encrypt.
+    pub fn encryption(&self) -> Encryption {
+        if self.leaves {
+            Encryption::Off
+        } else {
+            self.wanted.encryption
+        }
+    }
+
+    /// The same servers, which encrypt so far from now on.
+    #[must_use]
+    pub fn encrypting(mut self, encryption: Encryption, now: Timestamp) -> Self {
+        if self.encryption() != encryption {
+            self.set(encryption);
+            self.since = now;
+        }
+        self
+    }
+
+    /// A server whose pod still has certificates when the others' have none listens on both ports.
+    fn set(&mut self, encryption: Encryption) {
+        self.leaves = !encryption.has_certificates();
+        self.wanted.encryption = encryption.max(Encryption::Prepared);
+    }
+
     fn next_name(&self, digits: String) -> FileName {
         let step = self
             .wanted
@@ -192,17 +248,28 @@ impl CertificatesState {
             certificate: FileName::parse(&text(KEY_PRESENTED)?)?,
             authorities: FileName::parse(&text(KEY_TRUSTED)?)?,
             clients: text(KEY_CLIENTS)?,
+            encryption: Encryption::Prepared,
         };
-        let texts = [KEY_PRESENTED, KEY_TRUSTED, KEY_CLIENTS, KEY_SETTINGS];
+        let texts = [
+            KEY_PRESENTED,
+            KEY_TRUSTED,
+            KEY_CLIENTS,
+            KEY_SETTINGS,
+            KEY_ENCRYPTION,
+            KEY_SINCE,
+        ];
         let files = data
             .iter()
             .filter(|(name, _)| !texts.contains(&name.as_str()));
-        let state = Self {
+        let mut state = Self {
             wanted,
+            leaves: false,
+            since: text(KEY_SINCE)?.parse().ok()?,
             files: files
                 .map(|(name, file)| (name.clone(), file.0.clone()))
                 .collect(),
         };
+        state.set(Encryption::parse(&text(KEY_ENCRYPTION)?)?);
         state.is_whole().then_some(state)
     }
 
@@ -223,9 +290,7 @@ impl CertificatesState {
 
     /// Everything that the Secret has.
     pub fn data(&self) -> BTreeMap<String, ByteString> {
-        let mut settings = format!(
-            "tls-port {TLS_PORT}\nport 0\ncluster-port {BUS_PORT}\ntls-cluster yes\ntls-replication yes\n"
-        );
+        let mut settings = format!("cluster-port {BUS_PORT}\n");
         for (name, value) in self.wanted.settings() {
             // Writing into a String cannot fail.
             let _ = writeln!(settings, "{name} {value}");
@@ -235,6 +300,8 @@ impl CertificatesState {
             (KEY_TRUSTED, self.wanted.authorities.to_string()),
             (KEY_CLIENTS, self.wanted.clients.clone()),
             (KEY_SETTINGS, settings),
+            (KEY_ENCRYPTION, self.encryption().name().to_owned()),
+            (KEY_SINCE, self.since.to_string()),
         ];
         let texts = texts.map(|(key, text)| (key.to_owned(), ByteString(text.into_bytes())));
         let files = self.files.iter();
@@ -257,6 +324,8 @@ impl CertificatesState {
         let files = self.files.iter().filter(|(name, _)| names.contains(name));
         Self {
             wanted: self.wanted.clone(),
+            leaves: self.leaves,
+            since: self.since,
             files: files
                 .map(|(name, file)| (name.clone(), file.clone()))
                 .collect(),

@@ -10,7 +10,7 @@ pub use common::kubernetes::pods::{ip, is_terminating, started};
 use common::kubernetes::pods::server;
 use crds::{
     ANNOTATION_RESTART_HASH, CONDITION_SERVING, CONTAINER, ENV_ADOPT_VOLUMES, FOLDER_DATA,
-    LABEL_ROLE, VOLUME_USERS,
+    LABEL_ROLE, VOLUME_CERTIFICATES, VOLUME_USERS,
 };
 use k8s_openapi::{
     api::core::v1::{
@@ -72,6 +72,17 @@ pub fn mounts_users(pod: &Pod) -> bool {
 pub fn has_users(pod: &PodSpec) -> bool {
     let mut volumes = pod.volumes.iter().flatten();
     volumes.any(|volume| volume.name == VOLUME_USERS && volume.secret.is_some())
+}
+
+/// Whether the pod's server starts with certificates.
+pub fn mounts_certificates(pod: &Pod) -> bool {
+    pod.spec.as_ref().is_some_and(has_certificates)
+}
+
+/// The same of a template.
+pub fn has_certificates(pod: &PodSpec) -> bool {
+    let mut volumes = pod.volumes.iter().flatten();
+    volumes.any(|volume| volume.name == VOLUME_CERTIFICATES && volume.secret.is_some())
 }
 
 /// `namespace/name` of the RedisCluster whose volumes it may take over.

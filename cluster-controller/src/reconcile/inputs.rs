@@ -3,7 +3,7 @@
 use super::failures::Failures;
 use crate::{
     build::redis_conf,
-    certificates::{self, ClusterCertificates},
+    certificates::{self, CertificatesEvidence, ClusterCertificates},
     children,
     context::Context,
     decision::{Decision, Goal, decide},
@@ -73,16 +73,23 @@ impl Inputs {
     pub(super) async fn read(
         context: &Context,
         object: Arc<RedisCluster>,
-        shape: Shape,
+        mut shape: Shape,
         failures: &mut Failures,
     ) -> Result<Self, ReconcileError> {
-        let place = (shape.namespace.as_str(), shape.name.as_str());
+        let (namespace, name) = (shape.namespace.clone(), shape.name.clone());
+        let place = (namespace.as_str(), name.as_str());
         let mut cluster = failures.keep(validated(context, &object));
         let pods = observe::cached(&context.caches.pods, &shape);
         let sets = children::existing_sets(context, &shape);
         let users = cluster_users(context, (&object, &shape), (&sets, &pods), failures).await?;
-        let certificates = cluster_certificates(context, (&object, &shape)).await;
+        let templates = children::templates(context, &shape);
         let is_new = sets.is_empty() && pods.is_empty();
+        let starts = pods.values().any(|pod| pods::mounts_certificates(pod));
+        let evidence = CertificatesEvidence {
+            is_new: is_new && !status::formed_before(&object),
+            mounts: starts || templates.values().any(NamedTemplate::mounts_certificates),
+        };
+        let certificates = cluster_certificates(context, &object, (&shape, evidence)).await;
         let uid = object.metadata.uid.as_deref().unwrap_or_default();
         let last = context.certificates.last(place, uid);
         let certificates = match (certificates, last) {
@@ -92,14 +99,16 @@ impl Inputs {
                 failures.push(error);
                 last
             }
-            // A new cluster without a certificate that can be used: no pod is created, and there is no node to repair.
-            (Err(error), None) if is_new => {
+            // Without a certificate that can be used. Servers that run do so without one; of a new cluster no pod is created.
+            (Err(error), None) if !evidence.mounts => {
                 failures.push(error);
-                cluster = None;
+                cluster = cluster.filter(|_| !is_new);
                 ClusterCertificates::default()
             }
             (Err(error), None) => return Err(error),
         };
+        let encryption = certificates.encryption();
+        shape.encryption = encryption;
         let access = NodeAccess {
             transport: certificates.transport.clone(),
             login: users.login.clone(),
@@ -107,7 +116,7 @@ impl Inputs {
         };
         context.connections.reach(place, access);
         cluster = match cluster {
-            Some(cluster) => failures.keep(cluster.with_users(users.are_mounted())),
+            Some(cluster) => failures.keep(cluster.mounting(users.are_mounted(), encryption)),
             None => None,
         };
         let trial = trials::gate(context, &shape, cluster.as_mut());
@@ -218,11 +227,12 @@ async fn cluster_users(
 
 async fn cluster_certificates(
     context: &Context,
-    (object, shape): (&RedisCluster, &Shape),
+    object: &RedisCluster,
+    found: (&Shape, CertificatesEvidence),
 ) -> Result<ClusterCertificates, ReconcileError> {
     let owner = object.controller_owner_ref(&());
     let owner = owner.ok_or(InvalidSpec::Incomplete("uid"))?;
-    Ok(certificates::read(context, object, shape, owner).await?)
+    Ok(certificates::read(context, object, found, owner).await?)
 }
 
 fn wanted(

@@ -56,6 +56,12 @@ impl NamedTemplate {
         pod.is_some_and(pods::has_users)
     }
 
+    /// Whether its pods start with certificates.
+    pub fn mounts_certificates(&self) -> bool {
+        let pod = self.whole().spec.as_ref();
+        pod.is_some_and(pods::has_certificates)
+    }
+
     /// `namespace/name` of the RedisCluster whose volumes the pods may take over.
     pub fn adopts(&self) -> Option<&str> {
         pods::adopts(self.whole().spec.as_ref()?)

@@ -39,6 +39,13 @@ pub(super) fn certificates_valid(
         let message = format!("{pods}: the certificate {serial} is not shown yet");
         return Some(ConditionUpdate::no(KIND, "Applying", message));
     }
+    if shown.encryption != found.goal {
+        let (now, goal) = (shown.encryption.name(), found.goal.name());
+        let message = format!(
+            "status.tls.encryption is {now} and becomes {goal} step by step, each once every server has taken the one before"
+        );
+        return Some(ConditionUpdate::no(KIND, "Applying", message));
+    }
     let message = format!("every server shows the certificate {serial}, valid until {until}");
     Some(ConditionUpdate::yes(KIND, "Valid", message))
 }
@@ -46,7 +53,7 @@ pub(super) fn certificates_valid(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crds::TlsStatus;
+    use crds::{Encryption, TlsStatus};
     use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
     #[test]
@@ -58,7 +65,9 @@ mod tests {
         found.shown = Some(TlsStatus {
             serial: "07".to_owned(),
             not_after: Time(end),
+            encryption: Encryption::Only,
         });
+        found.goal = Encryption::Only;
         let reason = |found: &CertificatesReport, days: i32| {
             let condition = certificates_valid(found, Timestamp::UNIX_EPOCH + day * days).unwrap();
             (condition.holds, condition.reason)
@@ -69,6 +78,9 @@ mod tests {
         found.lacking = vec!["shop-0-0".to_owned()];
         assert_eq!(reason(&found, 85), (Some(false), "Applying"));
         assert_eq!(reason(&found, 87), (Some(false), "ExpiresSoon"));
+        found.lacking.clear();
+        found.goal = Encryption::Off;
+        assert_eq!(reason(&found, 85), (Some(false), "Applying"));
         found.refused = Some(("SecretExpired", "Secret a: over".to_owned()));
         assert_eq!(reason(&found, 87), (Some(false), "SecretExpired"));
     }

@@ -213,7 +213,7 @@ pub fn compute(
         )),
         ready_shards: count(ready_shards.count()),
         ready_nodes: count(ready_nodes.count()),
-        endpoint: Some(endpoint(&shape.name, &shape.namespace, shape.port)),
+        endpoint: Some(endpoint(&shape.name, &shape.namespace, shape.port())),
         slots: SlotsStatus {
             assigned: count(found.assessment.slots_assigned),
             ok: count(found.assessment.slots_ok),

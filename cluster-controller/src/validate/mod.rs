@@ -10,8 +10,8 @@ use crate::{
 use common::kubernetes::hash::canonical_hash;
 use crds::{
     ANNOTATION_ADOPT_VOLUMES, ANNOTATION_TAKEOVER, CLIENT_PORT, DeletionPolicy, Distribution,
-    MigrationPolicy, PlacementPolicy, PodTemplate, RESERVED_SETTINGS, RedisCluster, RedisVersion,
-    TLS_PORT, UpdatePolicy,
+    Encryption, MigrationPolicy, PlacementPolicy, PodTemplate, RESERVED_SETTINGS, RedisCluster,
+    RedisVersion, TLS_PORT, TlsPolicy, UpdatePolicy,
 };
 use k8s_openapi::{
     api::{core::v1::ResourceRequirements, networking::v1::NetworkPolicyPeer},
@@ -46,14 +46,18 @@ pub struct Shape {
     pub hibernate: bool,
     /// What may be done about losses. It can be changed, and where it is wrong the defaults count.
     pub recovery: Recovery,
-    /// Where the nodes listen, for clients and for the controllers.
-    pub port: u16,
+    /// How far the servers encrypt.
+    pub encryption: Encryption,
 }
 
 impl Shape {
-    /// Whether what is sent is encrypted.
-    pub fn is_encrypted(&self) -> bool {
-        self.port == TLS_PORT
+    /// Where the nodes listen for the controllers.
+    pub fn port(&self) -> u16 {
+        if self.encryption.is_used() {
+            TLS_PORT
+        } else {
+            CLIENT_PORT
+        }
     }
 }
 
@@ -114,9 +118,14 @@ impl ValidatedCluster {
         (Cow::Owned(kept), Some(&held.configuration))
     }
 
-    /// The cluster with pods that start with users, or without.
-    pub fn with_users(mut self, mounts_users: bool) -> Result<Self, InvalidSpec> {
+    /// The cluster with pods that start with users and certificates, or without.
+    pub fn mounting(
+        mut self,
+        mounts_users: bool,
+        encryption: Encryption,
+    ) -> Result<Self, InvalidSpec> {
         self.mounts_users = mounts_users;
+        self.shape.encryption = encryption;
         self.restart_hash = self.hash(&BTreeMap::new())?;
         self.former_hash = self.hash(&self.config)?;
         Ok(self)
@@ -133,6 +142,7 @@ impl ValidatedCluster {
             pod_template: Some(more).filter(|more| **more != PodTemplate::default()),
             placement: Some(placement).filter(|one| **one != PlacementPolicy::default()),
             users: self.mounts_users.then_some(true),
+            certificates: self.shape.encryption.has_certificates().then_some(true),
         };
         canonical_hash(&inputs).map_err(|error| InvalidSpec::Resources(error.to_string()))
     }
@@ -190,6 +200,9 @@ struct RestartInputs<'a> {
     /// None where the pods start without users.
     #[serde(skip_serializing_if = "Option::is_none")]
     users: Option<bool>,
+    /// None where the pods start without certificates.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    certificates: Option<bool>,
 }
 
 /// What the user has to change.
@@ -273,12 +286,17 @@ pub fn shape(cluster: &RedisCluster) -> Result<Shape, InvalidSpec> {
         paused: spec.paused,
         hibernate: spec.hibernate && !spec.paused && spec.storage.is_some(),
         recovery: recovery(cluster),
-        port: if cluster.spec.tls.is_some() {
-            TLS_PORT
-        } else {
-            CLIENT_PORT
-        },
+        encryption: wanted_encryption(cluster.spec.tls.as_ref()),
     })
+}
+
+/// How far the servers of a cluster are to encrypt in the end.
+pub fn wanted_encryption(policy: Option<&TlsPolicy>) -> Encryption {
+    match policy {
+        None => Encryption::Off,
+        Some(policy) if policy.allow_plaintext => Encryption::Both,
+        Some(_) => Encryption::Only,
+    }
 }
 
 /// What may be done about losses. An annotation that has been acted upon asks for nothing.
@@ -370,7 +388,8 @@ pub fn validate(
         mounts_users: false,
         held: NamedTemplates::new(),
     };
-    cluster.with_users(false)
+    let encryption = cluster.shape.encryption;
+    cluster.mounting(false, encryption)
 }
 
 /// An annotation without a value is none: the API server keeps no empty value in a template.

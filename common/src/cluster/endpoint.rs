@@ -178,6 +178,13 @@ impl Endpoint {
         }
     }
 
+    /// The same node at another of its ports.
+    #[must_use]
+    pub fn at_port(mut self, port: u16) -> Self {
+        self.address.set_port(port);
+        self
+    }
+
     /// Encrypts so.
     #[must_use]
     pub fn with_transport(self, transport: Transport) -> Self {

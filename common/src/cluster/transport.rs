@@ -4,7 +4,9 @@
 //! certificates of servers that are not this cluster's, and one that has expired has to be replaced over a connection too: so neither
 //! authorities nor dates are looked at here. They are when a certificate is given to the servers.
 
-use crds::{CLIENT_PORT, KEY_PRESENTED, TLS_PORT, certificate_file, key_file};
+use crds::{
+    CLIENT_PORT, KEY_PRESENTED, PORT_CLIENT, PORT_TLS, TLS_PORT, certificate_file, key_file,
+};
 use rustls::{
     ClientConfig, DigitallySignedStruct, Error, SignatureScheme,
     client::{
@@ -35,6 +37,14 @@ impl Transport {
         match self {
             Self::Plain => CLIENT_PORT,
             Self::Tls(_) => TLS_PORT,
+        }
+    }
+
+    /// The name of that port in pods.
+    pub fn port_name(&self) -> &'static str {
+        match self {
+            Self::Plain => PORT_CLIENT,
+            Self::Tls(_) => PORT_TLS,
         }
     }
 }

@@ -204,6 +204,12 @@ impl RedisServer {
         Ok(())
     }
 
+    /// Takes them away: the pod that comes next mounts none.
+    pub fn unmount_certificates(&self) -> Result<()> {
+        fs::remove_dir_all(self.root.join("tls"))?;
+        Ok(())
+    }
+
     /// Sends one command, given as words separated by spaces, over a connection of its own.
     pub async fn call<T: FromRedisValue>(&self, words: &str) -> Result<T> {
         let mut command = Cmd::new();

@@ -7,10 +7,13 @@ use super::{
     shared_lines::SharedLines,
     slots::{Slot, SlotError, SlotSet},
 };
+use crds::{CLIENT_PORT, TLS_PORT};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use std::{
+    cmp::Ordering,
     fmt,
+    hash::{Hash, Hasher},
     net::{IpAddr, SocketAddr},
     str::FromStr,
     sync::Arc,
@@ -83,8 +86,9 @@ impl fmt::Debug for NodeId {
     }
 }
 
-/// Where a node listens.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+/// Where a node listens. Two are the same whichever of its ports for clients they name, the one in the clear or the encrypted one: which of them
+/// servers name to each other depends on how far they encrypt.
+#[derive(Clone, Copy, Debug)]
 pub struct NodeAddress {
     /// IP address.
     pub ip: IpAddr,
@@ -107,6 +111,46 @@ impl NodeAddress {
     /// Where clients connect.
     pub fn client(&self) -> SocketAddr {
         SocketAddr::new(self.ip, self.port)
+    }
+
+    /// Whether a port for clients is of this server, where its IP address is.
+    pub fn has_port(&self, port: u16) -> bool {
+        in_the_clear(self.port) == in_the_clear(port)
+    }
+
+    fn identity(&self) -> (IpAddr, u16, u16) {
+        (self.ip, in_the_clear(self.port), self.bus_port)
+    }
+}
+
+/// The port for clients in the clear of a server that has this one.
+fn in_the_clear(port: u16) -> u16 {
+    if port == TLS_PORT { CLIENT_PORT } else { port }
+}
+
+impl PartialEq for NodeAddress {
+    fn eq(&self, other: &Self) -> bool {
+        self.identity() == other.identity()
+    }
+}
+
+impl Eq for NodeAddress {}
+
+impl Hash for NodeAddress {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.identity().hash(state);
+    }
+}
+
+impl PartialOrd for NodeAddress {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for NodeAddress {
+    fn cmp(&self, other: &Self) -> Ordering {
+        self.identity().cmp(&other.identity())
     }
 }
 
