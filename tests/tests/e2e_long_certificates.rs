@@ -12,6 +12,8 @@ use tests::{
 const KEYS: u64 = 20_000;
 /// A Secret is seen within half a minute, and a kubelet needs up to two minutes for what a pod mounts, three times.
 const ROTATION: Duration = Duration::from_mins(10);
+/// All pods are replaced, one after the other, and mounts are waited for.
+const ROLLED: Duration = Duration::from_mins(8);
 /// The Secret that the specs name.
 const GIVEN: &str = "internal-tls";
 
@@ -97,6 +99,73 @@ async fn certificates_change_under_a_writer() -> Result<()> {
             .healthy_after(recovered)
             .lost(0)
             .record()
+    })
+    .await
+}
+
+async fn encrypts(kubectl: &Kubectl, wanted: &str, limit: Duration) -> Result<Duration> {
+    let what = format!("status.tls.encryption is {wanted}");
+    let reported = async || {
+        let shop = kubectl.get("rediscluster shop").await?;
+        let encryption = shop["status"]["tls"]["encryption"].as_str();
+        Ok(encryption.unwrap_or("Off") == wanted)
+    };
+    kubectl.until(&what, limit, reported).await
+}
+
+fn tls(allow_plaintext: bool) -> Value {
+    json!({"tls": {"secretName": GIVEN, "clientAuth": "Required", "allowPlaintext": allow_plaintext}})
+}
+
+#[tokio::test]
+async fn encryption_comes_and_goes_under_a_writer() -> Result<()> {
+    scenario::run("e2e-encryption", async |kubectl| {
+        let authority = TestAuthority::new("a")?;
+        give(kubectl, &authority.sign(1, Flaw::None)?, &authority).await?;
+        let volumes = Volumes::DeletedWithCluster;
+        let shop = FilledCluster::create(kubectl, "shop", 3, volumes, KEYS).await?;
+        let writer = Writer::start(kubectl, "shop").await?;
+        let begun = Instant::now();
+        scenario::spec(kubectl, "shop", tls(true)).await?;
+        encrypts(kubectl, "Both", ROLLED).await?;
+        scenario::condition(kubectl, "shop", ("CertificatesValid", "True", "Valid")).await?;
+        let took = begun.elapsed();
+        let seen = writer.finish().await?;
+        ensure!(seen.refused() == 0, "{seen}");
+        let done = "a cluster in the clear comes to encrypt, clients as they like";
+        ScenarioRow::new(Area::Users, "encryption-on", done)
+            .healthy_after(took)
+            .lost(0)
+            .writes(&seen)
+            .note("all pods are replaced for it; writer in the clear")
+            .record()?;
+
+        scenario::spec(kubectl, "shop", tls(false)).await?;
+        encrypts(kubectl, "Only", ROLLED).await?;
+        scenario::condition(kubectl, "shop", ("CertificatesValid", "True", "Valid")).await?;
+        let plain = "command redis-cli ping 2>&1; true";
+        for (pod, answer) in on_every_server(kubectl, "shop", plain).await? {
+            ensure!(!answer.contains("PONG"), "{pod}: {answer}");
+        }
+        shop.is_intact("encrypted").await?;
+        let recovered = shop.lose_all_pods(false).await?;
+        ensure!(recovered < ROLLED, "{recovered:?}");
+
+        scenario::spec(kubectl, "shop", tls(true)).await?;
+        encrypts(kubectl, "Both", ROLLED).await?;
+        scenario::spec(kubectl, "shop", json!({"tls": null})).await?;
+        encrypts(kubectl, "Off", ROLLED).await?;
+        let writer = Writer::start(kubectl, "shop").await?;
+        kubectl
+            .until("no pod has certificates", ROLLED, async || {
+                let left = kubectl.list("secrets").await?;
+                let name = |secret: &Value| secret["metadata"]["name"] == "shop-certificates";
+                Ok(!left.iter().any(name))
+            })
+            .await?;
+        let seen = writer.finish().await?;
+        ensure!(seen.refused() == 0, "{seen}");
+        shop.is_intact("in-the-clear").await
     })
     .await
 }

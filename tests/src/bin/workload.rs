@@ -3,7 +3,7 @@
 use anyhow::{Context, Result, ensure};
 use clap::{Parser, Subcommand};
 use common::cluster::transport::{TlsAccess, Transport};
-use crds::{FOLDER_CERTIFICATES, KEY_PRESENTED};
+use crds::{Encryption, FOLDER_CERTIFICATES, KEY_ENCRYPTION};
 use redis::Value;
 use std::{
     collections::BTreeMap,
@@ -143,7 +143,9 @@ async fn connect(address: &str) -> Result<ClusterClient> {
 /// Whether the cluster encrypts: its certificates are mounted then.
 fn transport() -> Result<Transport> {
     let folder = Path::new(FOLDER_CERTIFICATES);
-    if !folder.join(KEY_PRESENTED).exists() {
+    let file = folder.join(KEY_ENCRYPTION);
+    let encryption = fs::read_to_string(file).unwrap_or_default();
+    if !Encryption::parse(&encryption).is_some_and(Encryption::is_used) {
         return Ok(Transport::Plain);
     }
     let mut files = BTreeMap::new();

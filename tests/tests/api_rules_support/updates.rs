@@ -70,12 +70,15 @@ pub fn updates() -> Vec<(&'static str, Case)> {
         ),
         (
             "good",
-            refused(
+            taken(
                 cluster,
                 "encryption",
-                spec(json!({"tls": {"secretName": "internal"}})),
-                "neither be added nor removed",
+                spec(json!({"tls": {"secretName": "internal", "allowPlaintext": true}})),
             ),
+        ),
+        (
+            "good",
+            taken(cluster, "no encryption", spec(json!({"tls": null}))),
         ),
         (
             "stored",
