@@ -30,6 +30,9 @@ IMAGES := deploy/local/images
 # Every command that talks to a cluster uses the local one, or with CLUSTER=existing that of KUBECONFIG. Two statements: an eval of
 # what a failed command printed succeeds, and the next command would go to the user's default context.
 INTO_CLUSTER = environment=$$($(LOCAL) env); eval "$$environment"
+# Whether the cluster knows what deploy/kustomize/monitoring consists of.
+MONITORING := podmonitors.monitoring.coreos.com prometheusrules.monitoring.coreos.com
+HAS_MONITORING = kubectl get customresourcedefinitions $(MONITORING) > /dev/null 2>&1
 # Empty with CLUSTER=existing: a cluster that exists is not compiled.
 OWN_CLUSTER = $(if $(filter existing,$(CLUSTER)),,yes)
 
@@ -123,9 +126,12 @@ deploy: ## Apply the three controllers into redis-operator-system
 	  echo "  - {name: docker.io/local/redis-operator-$$controller, newName: $(REGISTRY)/redis-operator-$$controller, newTag: '$(TAG)'}"
 	done; } > target/deploy/kustomization.yaml
 	kubectl apply --server-side --force-conflicts -k target/deploy
+	if $(HAS_MONITORING); then kubectl apply --server-side --force-conflicts -k deploy/kustomize/monitoring
+	else echo "no PodMonitors and alerts: the cluster does not have $(MONITORING)"; fi
 	kubectl --namespace redis-operator-system rollout status --timeout=120s deployment/cluster-controller deployment/backup-controller deployment/restore-controller
 undeploy: ## Delete the three controllers; clusters serve on
 	$(INTO_CLUSTER)
+	if $(HAS_MONITORING); then kubectl delete --ignore-not-found -k deploy/kustomize/monitoring; fi
 	kubectl delete --ignore-not-found -k deploy/kustomize
 run: ## Run the three controllers on this machine, for the local cluster or with CLUSTER=existing that of KUBECONFIG
 	$(INTO_CLUSTER)

@@ -5,6 +5,7 @@ use common::{
     runtime::object_metrics::{ObjectGauge, Sample},
 };
 use crds::RedisCluster;
+use k8s_openapi::jiff::Timestamp;
 use kube::ResourceExt;
 use std::sync::Arc;
 
@@ -24,9 +25,24 @@ const SLOTS_OK: ObjectGauge = ObjectGauge {
     name: "cluster_slots_ok",
     help: "Slots whose primary is alive and serves, of 16384",
 };
+const HIBERNATES: ObjectGauge = ObjectGauge {
+    name: "cluster_hibernates",
+    help: "1 while the RedisCluster is to have no pods",
+};
+const CERTIFICATE_EXPIRY: ObjectGauge = ObjectGauge {
+    name: "cluster_certificate_expiry_timestamp_seconds",
+    help: "When the certificate that the servers present expires",
+};
 
 /// All of them.
-pub const GAUGES: [ObjectGauge; 4] = [READY, SHARDS, READY_SHARDS, SLOTS_OK];
+pub const GAUGES: [ObjectGauge; 6] = [
+    READY,
+    SHARDS,
+    READY_SHARDS,
+    SLOTS_OK,
+    HIBERNATES,
+    CERTIFICATE_EXPIRY,
+];
 
 /// What the statuses of the clusters show.
 pub fn samples(clusters: &[Arc<RedisCluster>]) -> Vec<Sample> {
@@ -42,20 +58,32 @@ fn of_cluster(cluster: &RedisCluster) -> Vec<Sample> {
     };
     let (namespace, name) = (cluster.namespace().unwrap_or_default(), cluster.name_any());
     let ready = i32::from(holds(&status.conditions, "Ready"));
-    [
+    let hibernates = i32::from(cluster.spec.hibernate);
+    let values = [
         (READY, ready),
         (SHARDS, cluster.spec.shards),
         (READY_SHARDS, status.ready_shards),
         (SLOTS_OK, status.slots.ok),
-    ]
-    .map(|(gauge, value)| Sample::of(gauge, &namespace, &name, f64::from(value)))
-    .to_vec()
+        (HIBERNATES, hibernates),
+    ];
+    let values = values.map(|(gauge, value)| (gauge, f64::from(value)));
+    let expiry = status.tls.as_ref().map(|certificate| {
+        let since_epoch = certificate
+            .not_after
+            .0
+            .duration_since(Timestamp::UNIX_EPOCH);
+        (CERTIFICATE_EXPIRY, since_epoch.as_secs_f64())
+    });
+    let values = values.into_iter().chain(expiry);
+    let samples = values.map(|(gauge, value)| Sample::of(gauge, &namespace, &name, value));
+    samples.collect()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crds::{RedisClusterSpec, RedisClusterStatus, SlotsStatus};
+    use crds::{Encryption, RedisClusterSpec, RedisClusterStatus, SlotsStatus, TlsStatus};
+    use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
     #[test]
     fn a_cluster_shows_its_shards_and_slots() {
@@ -68,7 +96,13 @@ mod tests {
         );
         cluster.metadata.namespace = Some("shop".into());
         assert!(samples(&[Arc::new(cluster.clone())]).is_empty());
+        cluster.spec.hibernate = true;
         cluster.status = Some(RedisClusterStatus {
+            tls: Some(TlsStatus {
+                serial: "07".into(),
+                not_after: Time("1970-01-02T00:00:00Z".parse().unwrap()),
+                encryption: Encryption::Only,
+            }),
             ready_shards: 2,
             slots: SlotsStatus {
                 assigned: 16384,
@@ -80,6 +114,6 @@ mod tests {
             .into_iter()
             .map(|sample| sample.value)
             .collect();
-        assert_eq!(values, [0.0, 3.0, 2.0, 10923.0]);
+        assert_eq!(values, [0.0, 3.0, 2.0, 10923.0, 1.0, 86400.0]);
     }
 }

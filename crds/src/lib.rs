@@ -7,6 +7,7 @@
 #![allow(clippy::duplicated_attributes)]
 
 mod auth;
+mod monitoring;
 mod names;
 mod network_policy;
 mod own_user;
@@ -22,6 +23,7 @@ mod shared;
 mod tls;
 
 pub use auth::*;
+pub use monitoring::*;
 pub use names::*;
 pub use network_policy::*;
 pub use own_user::*;

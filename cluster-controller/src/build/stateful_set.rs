@@ -2,7 +2,11 @@
 //!
 //! Everything in the pod template restarts nothing by itself (`OnDelete`), but it does decide what a replaced pod is like.
 
-use super::{labels, metadata, placement, pod_template, selects, shard_selector, start_script};
+use super::{
+    exporter, labels, metadata,
+    parts::{mount, port, sandbox, secret_volume, volume},
+    placement, pod_template, selects, shard_selector, start_script,
+};
 use crate::{
     sets::SetSize,
     validate::{ValidatedCluster, Volume},
@@ -20,11 +24,10 @@ use k8s_openapi::{
             StatefulSetUpdateStrategy,
         },
         core::v1::{
-            Capabilities, ConfigMapVolumeSource, Container, ContainerPort, EmptyDirVolumeSource,
-            EnvVar, EnvVarSource, ExecAction, Lifecycle, LifecycleHandler, ObjectFieldSelector,
-            PersistentVolumeClaim, PersistentVolumeClaimSpec, PodReadinessGate, PodSpec,
-            PodTemplateSpec, Probe, SecretVolumeSource, SecurityContext, TCPSocketAction,
-            VolumeMount, VolumeResourceRequirements,
+            ConfigMapVolumeSource, Container, EmptyDirVolumeSource, EnvVar, EnvVarSource,
+            ExecAction, Lifecycle, LifecycleHandler, ObjectFieldSelector, PersistentVolumeClaim,
+            PersistentVolumeClaimSpec, PodReadinessGate, PodSpec, PodTemplateSpec, Probe,
+            TCPSocketAction, VolumeResourceRequirements,
         },
     },
     apimachinery::pkg::{apis::meta::v1::ObjectMeta, util::intstr::IntOrString},
@@ -75,7 +78,7 @@ pub fn stateful_set(cluster: &ValidatedCluster, size: SetSize, configuration: &s
                     )),
                     ..ObjectMeta::default()
                 }),
-                spec: Some(pod(cluster, shard, configuration)),
+                spec: Some(measured(cluster, pod(cluster, shard, configuration))),
             },
             volume_claim_templates: cluster
                 .storage
@@ -97,6 +100,12 @@ fn shard_labels(cluster: &ValidatedCluster, shard: i32) -> BTreeMap<String, Stri
     labels
 }
 
+/// The pod, with the container that measures its server. The user's volumes are in the container of the server alone.
+fn measured(cluster: &ValidatedCluster, mut pod: PodSpec) -> PodSpec {
+    exporter::add(cluster, &mut pod);
+    pod
+}
+
 pub(super) fn pod(cluster: &ValidatedCluster, shard: i32, configuration: &str) -> PodSpec {
     let mut volumes = vec![
         volume("config", |volume| {
@@ -115,20 +124,12 @@ pub(super) fn pod(cluster: &ValidatedCluster, shard: i32, configuration: &str) -
         }));
     }
     if cluster.mounts_users {
-        volumes.push(volume(VOLUME_USERS, |volume| {
-            volume.secret = Some(SecretVolumeSource {
-                secret_name: Some(users_secret_name(&cluster.shape.name)),
-                ..SecretVolumeSource::default()
-            });
-        }));
+        let secret = users_secret_name(&cluster.shape.name);
+        volumes.push(secret_volume(VOLUME_USERS, secret, None));
     }
     if cluster.shape.encryption.has_certificates() {
-        volumes.push(volume(VOLUME_CERTIFICATES, |volume| {
-            volume.secret = Some(SecretVolumeSource {
-                secret_name: Some(certificates_secret_name(&cluster.shape.name)),
-                ..SecretVolumeSource::default()
-            });
-        }));
+        let secret = certificates_secret_name(&cluster.shape.name);
+        volumes.push(secret_volume(VOLUME_CERTIFICATES, secret, None));
     }
     let mut pod = PodSpec {
         affinity: placement::affinity(cluster, shard),
@@ -164,30 +165,7 @@ fn data_volume(cluster: &ValidatedCluster) -> &'static str {
     }
 }
 
-fn volume(
-    name: &str,
-    set: impl FnOnce(&mut k8s_openapi::api::core::v1::Volume),
-) -> k8s_openapi::api::core::v1::Volume {
-    let mut volume = k8s_openapi::api::core::v1::Volume {
-        name: name.to_owned(),
-        ..k8s_openapi::api::core::v1::Volume::default()
-    };
-    set(&mut volume);
-    volume
-}
-
 fn container(cluster: &ValidatedCluster) -> Container {
-    let mount = |name: &str, path: &str| VolumeMount {
-        name: name.to_owned(),
-        mount_path: path.to_owned(),
-        ..VolumeMount::default()
-    };
-    let port = |name: &str, number: u16| ContainerPort {
-        name: Some(name.to_owned()),
-        container_port: i32::from(number),
-        protocol: Some("TCP".to_owned()),
-        ..ContainerPort::default()
-    };
     let mut mounts = vec![
         mount(data_volume(cluster), FOLDER_DATA),
         mount("config", "/config"),
@@ -250,15 +228,7 @@ fn container(cluster: &ValidatedCluster) -> Container {
             failure_threshold: Some(2),
             ..port_is_open(probed, 10)
         }),
-        security_context: Some(SecurityContext {
-            allow_privilege_escalation: Some(false),
-            read_only_root_filesystem: Some(true),
-            capabilities: Some(Capabilities {
-                drop: Some(vec!["ALL".to_owned()]),
-                ..Capabilities::default()
-            }),
-            ..SecurityContext::default()
-        }),
+        security_context: Some(sandbox()),
         ..Container::default()
     }
 }

@@ -170,7 +170,7 @@ mod tests {
 
     /// Otherwise a server would go on to name the ports of the step before.
     #[test]
-    fn every_step_changes_what_lets_a_server_look_at_its_ports() {
+    fn every_step_changes_the_ports_that_are_announced() {
         let announced = OF_SERVERS.map(|one| settings(one)[4].clone());
         assert!(announced.windows(2).all(|pair| pair[0] != pair[1]));
     }

@@ -250,17 +250,18 @@ impl CertificatesState {
             clients: text(KEY_CLIENTS)?,
             encryption: Encryption::Prepared,
         };
-        let texts = [
+        let mut others = [
             KEY_PRESENTED,
             KEY_TRUSTED,
             KEY_CLIENTS,
             KEY_SETTINGS,
             KEY_ENCRYPTION,
             KEY_SINCE,
-        ];
-        let files = data
-            .iter()
-            .filter(|(name, _)| !texts.contains(&name.as_str()));
+        ]
+        .map(ToOwned::to_owned)
+        .to_vec();
+        others.extend([certificate_file(KEY_PRESENTED), key_file(KEY_PRESENTED)]);
+        let files = data.iter().filter(|(name, _)| !others.contains(name));
         let mut state = Self {
             wanted,
             leaves: false,
@@ -306,7 +307,19 @@ impl CertificatesState {
         let texts = texts.map(|(key, text)| (key.to_owned(), ByteString(text.into_bytes())));
         let files = self.files.iter();
         let files = files.map(|(name, file)| (name.clone(), ByteString(file.clone())));
-        texts.into_iter().chain(files).collect()
+        let all = texts.into_iter().chain(files);
+        all.chain(self.presented()).collect()
+    }
+
+    /// The certificate that is presented and its key, under names that stay: for a program that is given their paths once.
+    fn presented(&self) -> impl Iterator<Item = (String, ByteString)> {
+        let name = self.wanted.certificate.to_string();
+        [certificate_file, key_file]
+            .into_iter()
+            .filter_map(move |file| {
+                let content = self.files.get(&file(&name))?;
+                Some((file(KEY_PRESENTED), ByteString(content.clone())))
+            })
     }
 
     /// What [`common::cluster::transport::TlsAccess`] is made of.

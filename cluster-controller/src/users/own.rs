@@ -42,6 +42,8 @@ const PROBE: &str = "+info +role +cluster|nodes +cluster|myid +cluster|failover"
 
 /// What collectors of metrics ask for. CONFIG GET is left out: it reports the password by which a server copies another one.
 const EXPORTER: &str = "+ping +info +cluster|info +cluster|nodes +client|list +client|setname +slowlog|get +slowlog|len +latency|latest";
+/// `LATENCY HISTOGRAM` came with 7.0, with functions.
+const EXPORTER_FUNCTIONS: &str = "+latency|histogram";
 
 /// The rules of an own user.
 pub fn rules(user: OwnUser, abilities: Abilities) -> String {
@@ -63,7 +65,10 @@ pub fn rules(user: OwnUser, abilities: Abilities) -> String {
             parts.extend(abilities.functions.then_some(functions));
         }
         OwnUser::Probe => parts.push(PROBE),
-        OwnUser::Exporter => parts.push(EXPORTER),
+        OwnUser::Exporter => {
+            parts.push(EXPORTER);
+            parts.extend(abilities.functions.then_some(EXPORTER_FUNCTIONS));
+        }
     }
     let words = parts.iter().flat_map(|part| part.split_whitespace());
     words.collect::<Vec<_>>().join(" ")

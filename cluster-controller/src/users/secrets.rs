@@ -1,10 +1,14 @@
 //! The Secrets with passwords: those of clients are read, those of the own users are made here.
 
 use super::{error::UsersError, state::UsersState};
-use crate::secrets::{READ_AGAIN, SecretError, SecretsOf, text};
+use crate::{
+    build,
+    secrets::{READ_AGAIN, SecretError, SecretsOf, text},
+};
 use common::hexadecimal::hexadecimal;
 use crds::{
-    KEY_ACCEPTED, KEY_PASSWORD, KEY_USERNAME, OwnUser, PasswordSecretRef, users_secret_name,
+    KEY_ACCEPTED, KEY_EXPORTER_FILE, KEY_PASSWORD, KEY_USERNAME, OwnUser, PasswordSecretRef,
+    users_secret_name,
 };
 use k8s_openapi::api::core::v1::Secret;
 use secrecy::{ExposeSecret, SecretString};
@@ -85,12 +89,16 @@ impl Passwords<'_> {
         OwnPassword { wanted, accepted }: &OwnPassword,
     ) -> Result<(), UsersError> {
         let name = user.secret_name(self.0.owner.name);
-        let data = [
+        let file = build::password_file(accepted.expose_secret());
+        let mut data = vec![
             (KEY_USERNAME, user.name()),
             // As it stands where it does not change: a line break at its end is its writer's.
             (KEY_PASSWORD, wanted.expose_secret()),
             (KEY_ACCEPTED, accepted.expose_secret()),
         ];
+        if user == OwnUser::Exporter {
+            data.push((KEY_EXPORTER_FILE, &file));
+        }
         let same = found.as_ref().is_some_and(|secret| {
             let mut pairs = data.iter();
             let is_current = !self.0.is_left_behind(secret);

@@ -10,8 +10,8 @@ use crate::{
 use common::kubernetes::hash::canonical_hash;
 use crds::{
     ANNOTATION_ADOPT_VOLUMES, ANNOTATION_TAKEOVER, CLIENT_PORT, DeletionPolicy, Distribution,
-    Encryption, MigrationPolicy, PlacementPolicy, PodTemplate, RESERVED_SETTINGS, RedisCluster,
-    RedisVersion, TLS_PORT, TlsPolicy, UpdatePolicy,
+    Encryption, Exporter, MigrationPolicy, PlacementPolicy, PodTemplate, RESERVED_SETTINGS,
+    RedisCluster, RedisVersion, TLS_PORT, TlsPolicy, UpdatePolicy,
 };
 use k8s_openapi::{
     api::{core::v1::ResourceRequirements, networking::v1::NetworkPolicyPeer},
@@ -92,6 +92,8 @@ pub struct ValidatedCluster {
     pub max_unavailable: Option<i32>,
     /// From where clients may connect, besides the cluster's pods and the controllers; none: from everywhere.
     pub clients: Option<Vec<NetworkPolicyPeer>>,
+    /// What measures every server, besides the controllers.
+    pub exporter: Option<Exporter>,
     /// Hash of everything that a running server only takes in by a restart, without the settings: of those, the servers say so.
     pub restart_hash: String,
     /// The same with the settings, as earlier versions of the controller wrote it.
@@ -143,6 +145,7 @@ impl ValidatedCluster {
             placement: Some(placement).filter(|one| **one != PlacementPolicy::default()),
             users: self.mounts_users.then_some(true),
             certificates: self.shape.encryption.has_certificates().then_some(true),
+            exporter: self.exporter.as_ref(),
         };
         canonical_hash(&inputs).map_err(|error| InvalidSpec::Resources(error.to_string()))
     }
@@ -203,6 +206,9 @@ struct RestartInputs<'a> {
     /// None where the pods start without certificates.
     #[serde(skip_serializing_if = "Option::is_none")]
     certificates: Option<bool>,
+    /// None where the pods have no such container.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    exporter: Option<&'a Exporter>,
 }
 
 /// What the user has to change.
@@ -383,6 +389,7 @@ pub fn validate(
             .enabled
             .then_some(spec.pod_disruption_budget.max_unavailable),
         clients: spec.network_policy.clone().map(|access| access.clients),
+        exporter: spec.monitoring.clone().and_then(|one| one.exporter),
         restart_hash: String::new(),
         former_hash: String::new(),
         mounts_users: false,

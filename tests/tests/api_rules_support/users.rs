@@ -8,6 +8,7 @@ pub fn user_creations() -> Vec<Case> {
     let auth = |auth: Value| json!({"spec": {"auth": auth}});
     let password = json!([{"name": "passwords"}]);
     let user = |name: &str, rules: &str| json!({"name": name, "rules": rules, "passwordSecretRefs": password});
+    let exporter = |exporter: Value| json!({"spec": {"monitoring": {"exporter": exporter}}});
     let users = |users: Value| auth(json!({ "users": users }));
     let mut cases = vec![
         taken(kind, "users are left to the controllers", auth(json!({}))),
@@ -67,6 +68,34 @@ pub fn user_creations() -> Vec<Case> {
             "addresses of pods",
             json!({"spec": {"networkPolicy": {"clients": [{"podSelector": {}, "ipBlock": {"cidr": "10.0.0.0/8"}}]}}}),
             "or ipBlock alone",
+        ),
+        taken(
+            kind,
+            "an exporter with arguments",
+            exporter(
+                json!({"image": "exporter:1", "extraArgs": ["--export-client-list", "--redis.address-of"], "resources": {"limits": {"memory": "64Mi"}}}),
+            ),
+        ),
+        taken(kind, "no exporter", json!({"spec": {"monitoring": {}}})),
+        refused(
+            kind,
+            "an exporter without an image",
+            exporter(json!({"image": ""})),
+            "should be at least 1 chars long",
+        ),
+        refused(
+            kind,
+            "an exporter that connects elsewhere",
+            exporter(
+                json!({"image": "exporter:1", "extraArgs": ["-redis.addr=redis://other:6379"]}),
+            ),
+            "are set by the controller: remove them",
+        ),
+        refused(
+            kind,
+            "a password among arguments",
+            exporter(json!({"image": "exporter:1", "extraArgs": ["--redis.password", "secret"]})),
+            "are set by the controller: remove them",
         ),
         refused(
             kind,

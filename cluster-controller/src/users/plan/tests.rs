@@ -1,5 +1,6 @@
 use super::*;
 use crate::{
+    build::RELOAD_SECONDS,
     redis::users::DEFAULT,
     users::{
         state::{EVERYTHING, UserLine},
@@ -233,6 +234,25 @@ fn a_password_is_used_once_running_pods_mount_it() {
     assert!(stage.reconcile(&[]).accept.is_empty());
     stage.pass(SignedDuration::from_secs(1));
     assert_eq!(stage.reconcile(&[]).accept, [OwnUser::Operator]);
+}
+
+/// Its Secret has the accepted password alone: it takes a kubelet and a probe until it uses that.
+#[test]
+fn an_exporter_has_the_new_password_in_time() {
+    let mut stage = Stage::new(Authentication::Required);
+    stage.wanted.overlap = SignedDuration::from_mins(3);
+    stage.reconcile(&[]);
+    stage.own.get_mut(&OwnUser::Exporter).unwrap().wanted = hash("new");
+    stage.reconcile(&[]);
+    stage.pass(MOUNTED_AFTER);
+    assert_eq!(stage.reconcile(&[]).accept, [OwnUser::Exporter]);
+    stage.reconcile(&[]);
+    let until_used = MOUNTED_AFTER + SignedDuration::from_secs(RELOAD_SECONDS.into());
+    stage.pass(until_used - SignedDuration::from_secs(1));
+    stage.reconcile(&[]);
+    let old = hash(OwnUser::Exporter.name());
+    let line = stage.line(OwnUser::Exporter.name()).unwrap().1;
+    assert!(line.contains(&old.rule()), "{line}");
 }
 
 #[test]
