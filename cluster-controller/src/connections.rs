@@ -1,5 +1,7 @@
-//! Closes connections to nodes that are not needed any more: they are this replica's while it leads.
+//! Closes connections to nodes that are not needed any more: they are this replica's while it leads. What it has read of Secrets counts as
+//! long.
 
+use crate::secrets::SecretMemory;
 use common::{
     cluster::kept_connections::KeptConnections, kubernetes::leases::Leadership, runtime::Runtime,
 };
@@ -14,7 +16,7 @@ const INTERVAL: Duration = Duration::from_secs(30);
 /// Closes all connections when this replica ceases to lead, and old ones from time to time, until the process ends.
 pub fn close_unneeded(
     runtime: &Runtime,
-    connections: Arc<KeptConnections>,
+    (connections, secrets): (Arc<KeptConnections>, Arc<SecretMemory>),
     mut leadership: Leadership,
 ) {
     runtime.keep("node connections", |end| async move {
@@ -28,6 +30,7 @@ pub fn close_unneeded(
                 connections.close_old(Instant::now());
             } else {
                 connections.clear();
+                secrets.clear();
             }
             if !leads {
                 return;

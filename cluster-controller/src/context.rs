@@ -159,8 +159,9 @@ impl Context {
     ) -> Self {
         let expectations = Arc::new(Expectations::new());
         let operations = Arc::new(OperationLeases::new(runtime));
-        let connections = Arc::default();
-        close_unneeded(runtime, Arc::clone(&connections), leadership.clone());
+        let (connections, secrets) = (Arc::default(), Arc::default());
+        let kept = (Arc::clone(&connections), Arc::clone(&secrets));
+        close_unneeded(runtime, kept, leadership.clone());
         let resharding = Resharding::new(
             runtime,
             Arc::clone(&operations),
@@ -191,7 +192,7 @@ impl Context {
             connections,
             settings: Arc::default(),
             rules: Arc::default(),
-            secrets: Arc::default(),
+            secrets,
             certificates: Arc::default(),
             resharding: Arc::new(resharding),
             pod_events: Arc::new(PodEvents::new(runtime.client.clone())),

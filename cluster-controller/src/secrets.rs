@@ -89,6 +89,11 @@ impl SecretMemory {
         self.lock().remove(&(namespace.to_owned(), name.to_owned()));
     }
 
+    /// Forgets all: another replica may write from now on.
+    pub fn clear(&self) {
+        self.lock().clear();
+    }
+
     /// The password by which an own user was let in when that was read last.
     pub fn accepted(&self, namespace: &str, name: &str, user: OwnUser) -> Option<SecretString> {
         let clusters = self.lock();

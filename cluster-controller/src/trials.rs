@@ -61,6 +61,7 @@ pub fn gate(context: &Context, shape: &Shape, cluster: Option<&mut ValidatedClus
             name: &name,
             pod: &pod,
             text: &redis_conf(cluster),
+            certificates: cluster.shape.encryption.has_certificates(),
             memory_by_limit: cluster.default_maxmemory.is_some(),
             templates: &templates,
             configurations: &configurations,

@@ -20,7 +20,7 @@ use crate::{
 };
 use crds::{
     Authentication, CONTAINER, Encryption, KEY_ACCEPTED, KEY_ENCRYPTION, LABEL_CLUSTER, LocalRef,
-    OwnUser, RedisCluster, S3Location, SecretKeyRef, certificates_secret_name,
+    OwnUser, PORT_TLS, RedisCluster, S3Location, SecretKeyRef, certificates_secret_name,
 };
 use k8s_openapi::api::core::v1::{Pod, Secret};
 use kube::{Api, Client, ResourceExt, api::ListParams};
@@ -84,7 +84,7 @@ pub async fn nodes(
         object.spec.tls.is_some() || status.is_some_and(|status| status.tls.is_some())
     });
     let transport = if may_encrypt {
-        transport(client, (namespace, cluster)).await?
+        transport(client, (namespace, cluster), &list.items).await?
     } else {
         Some(Transport::Plain)
     };
@@ -95,9 +95,18 @@ pub async fn nodes(
 async fn transport(
     client: &Client,
     (namespace, cluster): (&str, &str),
+    pods: &[Pod],
 ) -> Result<Option<Transport>, ApiError> {
     let secret = certificates_secret_name(cluster);
     let files = read_secret(client, namespace, &secret).await?;
+    // What the spec asks for may have no certificate that can be used: then no pod has any.
+    let none_encrypts = || {
+        pods.iter()
+            .all(|pod| declared_port(pod, PORT_TLS).is_none())
+    };
+    if files.is_none() && none_encrypts() {
+        return Ok(Some(Transport::Plain));
+    }
     let files = files.unwrap_or_default();
     if encryption(&files).is_some_and(|encryption| !encryption.is_used()) {
         return Ok(Some(Transport::Plain));

@@ -1,8 +1,10 @@
 //! Certificates as an issuer in a cluster makes them, in Secrets as cert-manager writes them.
 
 use anyhow::Result;
+use cluster_controller::certificates::{material::Material, state::CertificatesState};
 use common::cluster::transport::{TlsAccess, Transport};
-use crds::{KEY_PRESENTED, certificate_file, key_file};
+use crds::{ClientAuth, Encryption, KEY_PRESENTED, certificate_file, key_file};
+use k8s_openapi::{ByteString, jiff::Timestamp};
 use rcgen::{
     BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa,
     Issuer, KeyPair, SerialNumber, date_time_ymd,
@@ -91,6 +93,19 @@ fn named(name: &str) -> DistinguishedName {
 }
 
 impl TestCertificate {
+    /// What the controller makes of it for pods, whose servers encrypt so far.
+    pub fn state(&self, by: &TestAuthority, encryption: Encryption) -> Result<CertificatesState> {
+        let secret = self.secret("certificates", by);
+        let bytes = |key: &str| {
+            let text = secret["stringData"][key].as_str().unwrap_or_default();
+            (key.to_owned(), ByteString(text.as_bytes().to_vec()))
+        };
+        let data = ["tls.crt", "tls.key", "ca.crt"].map(bytes).into();
+        let material = Material::of(&data, Timestamp::now())?;
+        let clients = ClientAuth::Required;
+        Ok(CertificatesState::first(&material, clients, encryption))
+    }
+
     /// A Secret with it that trusts this authority.
     pub fn secret(&self, name: &str, authority: &TestAuthority) -> Value {
         json!({"metadata": {"name": name}, "type": "kubernetes.io/tls", "stringData": {

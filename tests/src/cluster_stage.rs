@@ -48,7 +48,7 @@ pub const NODES: u8 = 6;
 pub const KEYS: usize = 1000;
 
 /// Pods have the port of the product; the second and third number keep runs apart, the last one the tests of a run.
-fn addresses() -> Vec<SocketAddr> {
+pub fn addresses() -> Vec<SocketAddr> {
     static NEXT: AtomicU8 = AtomicU8::new(1);
     let first = NEXT.fetch_add(NODES, Ordering::Relaxed);
     let [.., high, low] = process::id().to_be_bytes();

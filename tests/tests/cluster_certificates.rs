@@ -10,6 +10,7 @@ use crds::{
 use k8s_openapi::{
     ByteString,
     api::core::v1::{PodSpec, Secret},
+    jiff::Timestamp,
 };
 use kube::{
     ResourceExt,
@@ -24,7 +25,6 @@ use std::{
 use tests::{
     certificates::{Flaw, TestAuthority, TestCertificate},
     cluster_stage::{ClusterStage, KEYS, LIMIT, message, reason, serves},
-    kubernetes::status_within,
     login::{self, ClientLogin},
     redis::PodCluster,
     replica::ReplicaEnd,
@@ -34,8 +34,8 @@ use tests::{
 
 /// How long a certificate is valid that is to expire: a cluster forms within it.
 const LIFE: Duration = Duration::from_secs(75);
-/// Servers stop to encrypt once no pod may have mounted what it had when they did not let others in.
-const MOUNTED: Duration = Duration::from_mins(5);
+/// A client waits no longer while servers are changed that run.
+const PAUSE: Duration = Duration::from_secs(2);
 /// What servers answer clients while a pod is replaced.
 const OF_A_REPLACEMENT: [&str; 6] = [
     "connection",
@@ -195,14 +195,7 @@ async fn nothing_is_sent_in_the_clear() -> Result<()> {
         "a server that shows another one"
     );
 
-    // The other controllers reach it by what they read.
-    let client = &stage.server.client;
-    let nodes = access::nodes(client, &stage.namespace, "shop", OwnUser::Backup).await?;
-    let seeds = nodes.seeds(None)?;
-    for endpoint in seeds.endpoints(Duration::from_secs(5)) {
-        let node = common::cluster::node::NodeClient::connect(&endpoint).await?;
-        ensure!(node.id().await.is_ok());
-    }
+    other_controllers_reach_it(&stage).await?;
 
     // A loss is repaired as ever.
     let victim = stage.lose_a_replica().await?;
@@ -346,41 +339,40 @@ fn encryption(status: &RedisClusterStatus) -> Encryption {
     tls.map_or(Encryption::Off, |tls| tls.encryption)
 }
 
-/// Whether every server encrypts what it sends others, or none does.
-async fn servers_encrypt(stage: &ClusterStage, wanted: bool) -> Result<()> {
-    let (value, port) = if wanted {
-        ("yes", TLS_PORT)
-    } else {
-        ("no", CLIENT_PORT)
-    };
-    for index in 0..stage.nodes.len() {
-        let server = stage.nodes.server(index);
-        for setting in ["tls-cluster", "tls-replication"] {
-            let [_, found]: [String; 2] = server.call(&format!("CONFIG GET {setting}")).await?;
-            ensure!(found == value, "server {index}: {setting} {found}");
-        }
-        if server.info("role").await? == "slave" {
-            within(LIMIT, "copies from the port that is used", async || {
-                let link = server.info("master_link_status").await?;
-                Ok(link == "up" && server.info("master_port").await? == port.to_string())
-            })
-            .await?;
-        }
-    }
-    Ok(())
-}
-
-/// No client noticed more than what a pod that is replaced costs.
-async fn noticed_nothing(writer: Writer, seeds: Vec<SocketAddr>) -> Result<()> {
-    let report = writer.end(seeds).await?;
+/// Ends a writer to which pods were replaced: clients are refused while one is down.
+async fn written(writer: Writer, seeds: &[SocketAddr]) -> Result<()> {
+    let mut report = writer.end(seeds.to_vec()).await?;
     println!("{} writes, {:?}", report.acknowledged, report.longest_gap);
     ensure!(report.wrong.is_empty(), "{:?}", report.wrong);
     ensure!(report.acknowledged > 100, "{}", report.acknowledged);
-    let mut refusals = report.refusals.clone();
     for passing in OF_A_REPLACEMENT {
-        refusals.remove(passing);
+        report.refusals.remove(passing);
     }
-    ensure!(refusals.is_empty(), "{:?}", report.refusals);
+    ensure!(report.refusals.is_empty(), "{:?}", report.refusals);
+    Ok(())
+}
+
+/// Ends a writer that may have noticed nothing but attempts of this kind that failed.
+async fn unnoticed(writer: Writer, seeds: &[SocketAddr], passing: Option<&str>) -> Result<()> {
+    let mut report = writer.end(seeds.to_vec()).await?;
+    passing.map(|word| report.refusals.remove(word));
+    println!("{} writes, {:?}", report.acknowledged, report.longest_gap);
+    ensure!(report.wrong.is_empty(), "{:?}", report.wrong);
+    ensure!(report.acknowledged > 100, "{}", report.acknowledged);
+    ensure!(report.refusals.is_empty(), "{:?}", report.refusals);
+    ensure!(report.longest_gap < PAUSE, "{:?}", report.longest_gap);
+    Ok(())
+}
+
+/// How the other controllers reach the cluster.
+async fn other_controllers_reach_it(stage: &ClusterStage) -> Result<()> {
+    let client = &stage.server.client;
+    let nodes = access::nodes(client, &stage.namespace, "shop", OwnUser::Backup).await?;
+    let seeds = nodes.seeds(None)?;
+    for endpoint in seeds.endpoints(Duration::from_secs(5)) {
+        let node = common::cluster::node::NodeClient::connect(&endpoint).await?;
+        node.id().await?;
+    }
     Ok(())
 }
 
@@ -411,14 +403,20 @@ async fn a_running_cluster_comes_to_encrypt_and_back() -> Result<()> {
     let victim = stage.lose_a_replica().await?;
     stage.repaired(victim).await?;
     stage.started(victim, 1).await?;
+    other_controllers_reach_it(&stage).await?;
 
+    // A server tries it before pods are replaced.
     give(&stage, &certificate, &authority).await?;
+    let prepared = |status: &RedisClusterStatus| encryption(status) == Encryption::Prepared;
+    stage.until("the certificate is taken", prepared).await?;
+    stage.tried(0, "").await?;
     templates_mount(&stage, true).await?;
     for index in 0..stage.nodes.len() - 1 {
         replace(&mut stage, index).await?;
     }
-    servers_encrypt(&stage, false).await?;
-    let last = stage.nodes.len() - 1;
+    stage.nodes.encrypt(false).await?;
+    other_controllers_reach_it(&stage).await?;
+    let (last, since) = (stage.nodes.len() - 1, Timestamp::now());
     replace(&mut stage, last).await?;
     let both = |status: &RedisClusterStatus| {
         encryption(status) == Encryption::Both && is_encrypted(status)
@@ -428,9 +426,11 @@ async fn a_running_cluster_comes_to_encrypt_and_back() -> Result<()> {
         .await?;
     let endpoint = status.endpoint.unwrap_or_default();
     ensure!(endpoint.ends_with(":6380"), "{endpoint}");
-    servers_encrypt(&stage, true).await?;
+    stage.nodes.encrypt(true).await?;
+    stage.nodes.links_are_new(since).await?;
+    other_controllers_reach_it(&stage).await?;
     // Clients do as they like: each is sent on to ports of its kind.
-    noticed_nothing(writer, plain.clone()).await?;
+    written(writer, &plain).await?;
     let seeds = at(&stage, TLS_PORT);
     let writer = Writer::start_as(Some(encrypted.clone()), seeds.clone(), 500);
     let mut open = login::connect(plain[0], None, Duration::from_secs(5)).await?;
@@ -446,29 +446,46 @@ async fn a_running_cluster_comes_to_encrypt_and_back() -> Result<()> {
         let refused = tokio::net::TcpStream::connect(address).await;
         ensure!(refused.is_err(), "{address} is open");
     }
+    unnoticed(writer, &seeds, None).await?;
     stage.nodes.log_in(Some(&encrypted));
-    let links = stage.nodes.copies().await?;
-    // One that was started with an earlier step is brought to this one.
+    // Its pod has still mounted the first step.
+    let behind = stage.nodes.replica_of(1).await?;
+    stage.nodes.kill(behind).await?;
+    stage.ended(behind, 0).await?;
+    stage.nodes.restart(behind).await?;
+    stage.started(behind, 1).await?;
+    let settled = |status: &RedisClusterStatus| only(status) && status.ready_nodes == 6;
+    stage.until("a stale mount is corrected", settled).await?;
+    stage.nodes.encrypt(true).await?;
+    let refused = tokio::net::TcpStream::connect(plain[behind]).await;
+    ensure!(refused.is_err(), "the server with the stale mount is open");
     let primary = stage.nodes.primary_of(0).await?;
     stage.change(allowing(true)).await?;
     stage.until("clients are let in in the clear", both).await?;
     ensure!(is_let_in(address(&stage, primary, CLIENT_PORT), Transport::Plain).await);
-    ensure!(stage.nodes.copies().await? == links, "a link was broken");
-    noticed_nothing(writer, seeds).await?;
 
     // Clients have been moved back.
     let writer = Writer::start(plain.clone(), 500);
     stage.change(json!({"tls": null})).await?;
-    let prepared = |status: &RedisClusterStatus| encryption(status) < Encryption::Both;
-    let cluster = (&stage.api(), "shop");
-    status_within(MOUNTED, cluster, "servers stop to encrypt", prepared).await?;
+    let what = "servers stop to encrypt once every pod has mounted a later step";
+    within(LIMIT, what, async || {
+        mount_everywhere(&stage).await?;
+        let cluster = stage.api::<RedisCluster>().get("shop").await?;
+        let status = cluster.status.context("no status")?;
+        Ok(encryption(&status) < Encryption::Both && serves(&status))
+    })
+    .await?;
     stage.nodes.log_in(None);
     templates_mount(&stage, false).await?;
-    servers_encrypt(&stage, false).await?;
+    stage.nodes.encrypt(false).await?;
+    // Redirects lead to the encrypted port until servers have heard of each other's ports.
+    unnoticed(writer, &plain, Some("connection")).await?;
+    let writer = Writer::start(plain.clone(), 500);
     replace_all(&mut stage).await?;
     let off = |status: &RedisClusterStatus| status.tls.is_none() && serves(status);
     stage.until("nothing is encrypted", off).await?;
-    noticed_nothing(writer, plain).await?;
+    written(writer, &plain).await?;
+    other_controllers_reach_it(&stage).await?;
     within(
         LIMIT,
         "the Secret with the certificates is gone",

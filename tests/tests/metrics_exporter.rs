@@ -2,11 +2,7 @@
 //! and the rights of its user and no other.
 
 use anyhow::{Context, Result, ensure};
-use cluster_controller::certificates::{material::Material, state::CertificatesState};
-use crds::{
-    ClientAuth, Encryption, KEY_PRESENTED, OwnUser, authorities_file, certificate_file, key_file,
-};
-use k8s_openapi::{ByteString, jiff::Timestamp};
+use crds::{Encryption, KEY_PRESENTED, OwnUser, authorities_file, certificate_file, key_file};
 use std::{
     fs,
     net::{Ipv4Addr, SocketAddr, TcpListener},
@@ -137,20 +133,8 @@ async fn a_wrong_password_is_a_server_that_is_down() -> Result<()> {
 
 /// What the Secret that pods mount holds of a certificate of this authority.
 fn mounted(authority: &TestAuthority, folder: &Path) -> Result<()> {
-    let secret = authority
-        .sign(7, Flaw::None)?
-        .secret("certificates", authority);
-    let bytes = |key: &str| {
-        let text = secret["stringData"][key].as_str().unwrap_or_default();
-        (key.to_owned(), ByteString(text.as_bytes().to_vec()))
-    };
-    let data = ["tls.crt", "tls.key", "ca.crt"].map(bytes).into();
-    let material = Material::of(&data, Timestamp::now())?;
-    let state = CertificatesState::first(
-        &material,
-        ClientAuth::Required,
-        (Encryption::Only, Timestamp::now()),
-    );
+    let certificate = authority.sign(7, Flaw::None)?;
+    let state = certificate.state(authority, Encryption::Only)?;
     for (name, content) in state.data() {
         fs::write(folder.join(name), content.0)?;
     }

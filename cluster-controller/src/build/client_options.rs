@@ -4,7 +4,8 @@
 /// certificate that is over is no reason to end a server or to hand nothing over.
 pub(super) const CLIENT_OPTIONS: &str = r#"if [ -e /tls/tls.conf ]; then
   file() { sed -n "s|^$1 \.\.||p" /tls/tls.conf; }
-  set -- "$@" -p 6380 --tls --insecure --cert "$(file tls-cert-file)" --key "$(file tls-key-file)"
+  tls_port=6380
+  set -- "$@" -p "$tls_port" --tls --insecure --cert "$(file tls-cert-file)" --key "$(file tls-key-file)"
 fi
 "#;
 

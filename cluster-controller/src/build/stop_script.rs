@@ -22,8 +22,10 @@ nodes=$(ask "$@" -h 127.0.0.1 cluster nodes)
 ask "$@" -h 127.0.0.1 info replication | tr -d '\r' |
   sed -n 's/^slave[0-9]*:ip=\([^,]*\),port=\([0-9]*\),state=online.*/\1 \2/p' |
   while read -r ip port; do
+    # Which of its ports a server announces depends on how far it encrypts.
+    port=${tls_port:-$port}
     id=$(ask "$@" -h "$ip" -p "$port" cluster myid)
-    [ -n "$id" ] && echo "$nodes" | grep -q "^$id $ip:$port@" || continue
+    [ -n "$id" ] && echo "$nodes" | grep -q "^$id $ip:[0-9]*@" || continue
     ask "$@" -h "$ip" -p "$port" cluster failover | grep -q OK || continue
     tries=0
     while [ "$tries" -lt 20 ]; do
@@ -52,6 +54,11 @@ a4 10.0.0.4:6379@16379,shop-0-3 slave a1 0 0 1 connected";
 
     /// Which servers were asked for what. `client`: what the client does for replicas, by address.
     fn stop(role: &str, replicas: &str, client: &str) -> Vec<String> {
+        stop_with("", role, replicas, client)
+    }
+
+    /// The same with these lines in the place of the options.
+    fn stop_with(options: &str, role: &str, replicas: &str, client: &str) -> Vec<String> {
         let client = format!(
             "echo \"$*\" >> asked\ncase \"$*\" in\n\
              '-h 127.0.0.1 info replication') echo 'role:{role}'; echo '{replicas}' ;;\n\
@@ -59,7 +66,7 @@ a4 10.0.0.4:6379@16379,shop-0-3 slave a1 0 0 1 connected";
              '-h 127.0.0.1 role') echo slave ;;\n\
              {client}\n{IDS}\nesac\n"
         );
-        let script = STOP_SCRIPT.replace("@OPTIONS@\n", "");
+        let script = STOP_SCRIPT.replace("@OPTIONS@\n", options);
         let (ended, dir) = run_with_client(&script, &client);
         assert!(ended.status.success(), "{ended:?}");
         let asked = dir.into_iter().find(|(name, _)| name == "asked");
@@ -78,6 +85,17 @@ a4 10.0.0.4:6379@16379,shop-0-3 slave a1 0 0 1 connected";
             "{asked:?}"
         );
         assert_eq!(asked.last().unwrap(), "-h 127.0.0.1 role");
+    }
+
+    /// It announces the port in the clear before it encrypts what it sends others.
+    #[test]
+    fn a_replica_is_asked_at_its_encrypted_port() {
+        let options = "tls_port=6380\n";
+        let client =
+            "'-h 10.0.0.2 -p 6380 cluster myid') echo a2 ;;\n'-h 10.0.0.2'*failover) echo OK ;;";
+        let asked = stop_with(options, "master", REPLICAS, client);
+        let order = "-h 10.0.0.2 -p 6380 cluster failover".to_owned();
+        assert!(asked.contains(&order), "{asked:?}");
     }
 
     /// The client would wait for longer than any grace period.

@@ -4,35 +4,31 @@
 //! of them are changed in the same moment, while they run, and only then.
 
 use crds::{BUS_PORT, CLIENT_PORT, Encryption, TLS_PORT};
-use k8s_openapi::jiff::SignedDuration;
 use std::{cmp::Ordering, collections::BTreeMap};
-
-/// So long after a step a server may restart with what its pod had mounted before: kubelets bring it up to date within some two minutes.
-const MOUNTED_AFTER: SignedDuration = SignedDuration::from_secs(150);
 
 /// Those of a server with certificates.
 const OF_SERVERS: [Encryption; 3] = [Encryption::Prepared, Encryption::Both, Encryption::Only];
 
 /// The settings by which a server with certificates encrypts so far.
-pub fn settings(encryption: Encryption) -> [(&'static str, String); 5] {
-    let port = if encryption.lets_plaintext_in() {
-        CLIENT_PORT
-    } else {
-        0
+///
+/// Links and replication are made again where a server hears that another has changed its ports (`nodeUpdateAddressIfNeeded` in the engine's
+/// `cluster.c` and `cluster_legacy.c`): until then they stay as they are, and a replica looks for its primary at a port that does not fit. Redis
+/// 7.0 names the port that it uses itself and the other one, later servers both: so the encrypted one is announced only from
+/// [`Encryption::Both`] on. And a server of 7.0 looks at its own ports, which it names to clients, only when one that is announced has changed
+/// (`updateClusterAnnouncedPort` in its `config.c`): so the port of the bus is given in every other step. It is the same whether it is given.
+pub fn settings(encryption: Encryption) -> [(&'static str, String); 6] {
+    let (port, tls_port, bus_port) = match encryption {
+        Encryption::Off | Encryption::Prepared => (CLIENT_PORT, CLIENT_PORT, 0),
+        Encryption::Both => (CLIENT_PORT, 0, BUS_PORT),
+        Encryption::Only => (0, 0, 0),
     };
     let among_servers = if encryption.is_used() { "yes" } else { "no" };
-    // The same port whether it is given or not. But a server looks at its other ports, which it names to clients, only when this one changes
-    // (`updateClusterAnnouncedPort` in the engine's `config.c`).
-    let bus_port = if encryption == Encryption::Both {
-        BUS_PORT
-    } else {
-        0
-    };
     [
         ("port", port.to_string()),
         ("tls-port", TLS_PORT.to_string()),
         ("tls-cluster", among_servers.to_owned()),
         ("tls-replication", among_servers.to_owned()),
+        ("cluster-announce-tls-port", tls_port.to_string()),
         ("cluster-announce-bus-port", bus_port.to_string()),
     ]
 }
@@ -51,31 +47,43 @@ pub fn has_certificates(values: &BTreeMap<String, String>) -> bool {
     values.get("tls-port").is_some_and(|port| port != "0")
 }
 
+/// Whether servers have taken the step that they are at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Settled {
+    /// One has not, or does not say.
+    No,
+    /// All do what they are to do.
+    Yes,
+    /// And every pod has mounted a step that came after servers began to encrypt so far.
+    AndMounted,
+}
+
 /// What is known of the servers.
 #[derive(Clone, Copy, Debug)]
 pub struct EncryptionEvidence {
     /// Whether every server does what it is to do.
-    pub settled: bool,
-    /// Whether none encrypts what it sends other servers. None that may run is unknown.
+    pub settled: Settled,
+    /// Whether every pod and every template has certificates.
+    pub all_mount: bool,
+    /// Whether every server that answers sends others everything in the clear.
     pub all_plain: bool,
-    /// For how long they are to encrypt so far.
-    pub age: SignedDuration,
 }
 
 /// The next step towards `goal`.
 pub fn next(now: Encryption, goal: Encryption, seen: EncryptionEvidence) -> Encryption {
     use Encryption::{Both, Off, Only, Prepared};
+    let settled = seen.settled != Settled::No;
     let (onward, may_go_on) = match now {
         Off => (Prepared, true),
-        Prepared => (Both, seen.settled),
-        Both | Only => (Only, seen.settled),
+        // A pod without certificates could not even be asked any more.
+        Prepared => (Both, settled && seen.all_mount),
+        Both | Only => (Only, settled),
     };
-    // A server that restarts with the step before would not listen where it is asked once others do not encrypt.
-    let are_mounted = seen.age >= MOUNTED_AFTER;
     let (back, may_go_back) = match now {
         Off | Prepared => (Off, seen.all_plain),
-        Both => (Prepared, seen.settled && are_mounted),
-        Only => (Both, seen.settled),
+        // A server that restarts with an earlier step would not listen where it is asked once others do not encrypt.
+        Both => (Prepared, seen.settled == Settled::AndMounted),
+        Only => (Both, settled),
     };
     match now.cmp(&goal) {
         Ordering::Less if may_go_on => onward,
@@ -84,15 +92,20 @@ pub fn next(now: Encryption, goal: Encryption, seen: EncryptionEvidence) -> Encr
     }
 }
 
+/// Whether pods have to mount another step before servers go back.
+pub fn needs_mounts(now: Encryption, goal: Encryption, seen: EncryptionEvidence) -> bool {
+    now == Encryption::Both && goal < now && seen.settled == Settled::Yes
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use proptest::prelude::*;
 
     const SETTLED: EncryptionEvidence = EncryptionEvidence {
-        settled: true,
+        settled: Settled::AndMounted,
+        all_mount: true,
         all_plain: true,
-        age: MOUNTED_AFTER,
     };
 
     fn any() -> impl Strategy<Value = Encryption> {
@@ -126,7 +139,7 @@ mod tests {
     fn every_step_waits_for_the_servers() {
         use Encryption::{Both, Off, Only, Prepared};
         let unsettled = EncryptionEvidence {
-            settled: false,
+            settled: Settled::No,
             all_plain: false,
             ..SETTLED
         };
@@ -142,14 +155,21 @@ mod tests {
             assert_eq!(next(now, goal, unsettled), now);
         }
         let young = EncryptionEvidence {
-            age: MOUNTED_AFTER - SignedDuration::from_secs(1),
+            settled: Settled::Yes,
             ..SETTLED
         };
         assert_eq!(next(Both, Off, young), Both);
+        assert!(needs_mounts(Both, Off, young) && !needs_mounts(Both, Off, SETTLED));
         assert_eq!(next(Both, Only, young), Only);
+        assert!(!needs_mounts(Both, Only, young));
+        let held = EncryptionEvidence {
+            all_mount: false,
+            ..SETTLED
+        };
+        assert_eq!(next(Prepared, Only, held), Prepared);
         // Half of the pods were never replaced.
         let half = EncryptionEvidence {
-            settled: false,
+            settled: Settled::No,
             ..SETTLED
         };
         assert_eq!(next(Prepared, Off, half), Off);
@@ -168,10 +188,18 @@ mod tests {
         }
     }
 
-    /// Otherwise a server would go on to name the ports of the step before.
+    /// Otherwise links stay as they were, and clients hear of the ports of the step before.
     #[test]
     fn every_step_changes_the_ports_that_are_announced() {
-        let announced = OF_SERVERS.map(|one| settings(one)[4].clone());
-        assert!(announced.windows(2).all(|pair| pair[0] != pair[1]));
+        let values = |encryption| BTreeMap::from(settings(encryption));
+        for pair in OF_SERVERS.windows(2) {
+            let [before, after] = [values(pair[0]), values(pair[1])];
+            let differ = |name: &str| before[name] != after[name];
+            assert!(differ("cluster-announce-bus-port"), "{pair:?}");
+            assert!(
+                differ("port") || differ("cluster-announce-tls-port"),
+                "{pair:?}"
+            );
+        }
     }
 }

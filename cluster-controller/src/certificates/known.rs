@@ -2,7 +2,7 @@
 
 use super::{
     material::{Material, MaterialError},
-    state::{CertificatesState, ServerFiles},
+    state::{CertificatesState, ServerTls},
 };
 use common::cluster::transport::Transport;
 use crds::{Encryption, TlsPolicy};
@@ -22,6 +22,8 @@ pub struct ClusterCertificates {
 pub(super) struct KnownCertificates {
     pub(super) owner: OwnerReference,
     pub(super) state: CertificatesState,
+    /// Whether every pod and every template has certificates.
+    pub(super) all_mount: bool,
     /// What the spec wants. None: no encryption.
     pub(super) wanted: Option<WantedCertificates>,
 }
@@ -33,13 +35,31 @@ pub(super) struct WantedCertificates {
     pub(super) material: Result<Material, MaterialError>,
 }
 
-/// What pods and StatefulSets tell of a cluster, whatever its Secret has.
+/// What pods and StatefulSets show of a cluster, whatever its Secret has.
 #[derive(Clone, Copy, Debug)]
 pub struct CertificatesEvidence {
     /// Whether there is no pod yet, and never was a formed cluster.
     pub is_new: bool,
     /// Whether a pod or a template starts servers with certificates.
     pub mounts: bool,
+    /// Whether all of them do.
+    pub all_mount: bool,
+}
+
+impl CertificatesEvidence {
+    /// Of what each pod and each template does.
+    pub fn of(is_new: bool, mounts: impl Iterator<Item = bool>) -> Self {
+        let (mut any, mut all) = (false, true);
+        for one in mounts {
+            any |= one;
+            all &= one;
+        }
+        Self {
+            is_new,
+            mounts: any,
+            all_mount: any && all,
+        }
+    }
 }
 
 impl ClusterCertificates {
@@ -58,7 +78,7 @@ impl ClusterCertificates {
 
     /// Settings that every server is to be asked for.
     pub fn settings(&self) -> impl Iterator<Item = String> {
-        let asked = self.known.iter().flat_map(|_| ServerFiles::names());
+        let asked = self.known.iter().flat_map(|_| ServerTls::names());
         asked.map(ToOwned::to_owned)
     }
 }

@@ -29,7 +29,7 @@ use common::{
     kubernetes::expectations::OwnerKey,
 };
 use crds::{Encryption, RedisCluster, TlsPolicy, TlsStatus, certificates_secret_name};
-use encryption::EncryptionEvidence;
+use encryption::{EncryptionEvidence, Settled};
 use error::CertificatesError;
 use k8s_openapi::{
     apimachinery::pkg::apis::meta::v1::{OwnerReference, Time},
@@ -39,7 +39,7 @@ pub use known::{CertificatesEvidence, ClusterCertificates};
 use known::{KnownCertificates, WantedCertificates};
 use material::{Material, MaterialError};
 use report::CertificatesReport;
-use state::{CertificatesState, ServerFiles};
+use state::{CertificatesState, ServerTls};
 use tracker::PodIdentity;
 
 /// Reads the Secrets, and makes the one that the pods mount.
@@ -111,6 +111,7 @@ pub async fn read(
         known: Some(KnownCertificates {
             owner,
             state,
+            all_mount: evidence.all_mount,
             wanted,
         }),
     };
@@ -138,19 +139,16 @@ fn first(
         let source = source.clone();
         CertificatesError::Refused { secret, source }
     })?;
-    let encryption = if evidence.is_new {
+    // Where all have certificates, all listen on the encrypted port, however far they encrypt.
+    let encryption = if evidence.is_new || evidence.all_mount {
         wanted_encryption(Some(policy))
-    } else if evidence.mounts {
-        // Its servers listen on both ports, or on the encrypted one alone.
-        Encryption::Both
     } else {
         Encryption::Prepared
     };
-    let since = Timestamp::now();
     Ok(CertificatesState::first(
         material,
         policy.client_auth,
-        (encryption, since),
+        encryption,
     ))
 }
 
@@ -179,13 +177,10 @@ pub async fn carry_out(
     let members = &observed.members;
     confirm(context, place, (members, &connections), &known.state).await;
     let used = used(context, place, members, &known.state);
-    let now = Timestamp::now();
-    let step = step(known, (members, used.as_deref()), now);
-    let mut state = step.at_once;
+    let step = step(known, (members, used.as_deref()), Timestamp::now());
     // A backup, a restore or a move of slots opens more connections with what it has read at its begin.
-    if step.next != state && context.is_idle(place).await {
-        state = step.next;
-    }
+    let is_held = step.next != step.at_once && !context.is_idle(place).await;
+    let state = if is_held { step.at_once } else { step.next };
     if state != known.state {
         let secrets = context.secrets_of(place, &known.owner, true);
         let name = certificates_secret_name(place.1);
@@ -195,7 +190,34 @@ pub async fn carry_out(
         tracing::info!(namespace = place.0, name = place.1, ?encryption, %certificate, "servers get certificates");
     }
     servers::give(members, &connections, &state.wanted).await;
-    Ok(report(context, place, known, &state, members))
+    close_plaintext(context, place, (members, &connections), &state).await;
+    let mut report = report(context, place, known, &state, members);
+    report.is_held = is_held;
+    Ok(report)
+}
+
+/// Once servers have closed the port, each ends what is left of it.
+async fn close_plaintext(
+    context: &Context,
+    place: (&str, &str),
+    (members, connections): (&[Member], &ClusterConnections),
+    state: &CertificatesState,
+) {
+    let tracker = &context.certificates;
+    if state.encryption() != Encryption::Only {
+        tracker.note_encrypted_only(place, Vec::new(), &[]);
+        return;
+    }
+    let due = members.iter().filter(|member| {
+        let uses = member.report().and_then(servers::reported);
+        let is_closed = uses.is_some_and(|uses| uses.encryption == Encryption::Only);
+        is_closed && !tracker.is_encrypted_only(place, member)
+    });
+    let due: Vec<Member> = due.cloned().collect();
+    if !due.is_empty() {
+        let closed = servers::end_plaintext(&due, connections).await;
+        tracker.note_encrypted_only(place, closed, members);
+    }
 }
 
 /// What is to come.
@@ -209,7 +231,7 @@ struct Step {
 /// First the certificate, then how far servers encrypt.
 fn step(
     known: &KnownCertificates,
-    (members, used): (&[Member], Option<&[ServerFiles]>),
+    (members, used): (&[Member], Option<&[ServerTls]>),
     now: Timestamp,
 ) -> Step {
     let mut at_once = known.state.clone();
@@ -230,14 +252,23 @@ fn step(
             return Step { at_once, next };
         }
     }
+    let settled = used.is_some_and(|all| all.iter().all(|one| *one == at_once.wanted));
     let evidence = EncryptionEvidence {
-        settled: used.is_some_and(|all| all.iter().all(|one| *one == at_once.wanted)),
+        settled: match settled {
+            false => Settled::No,
+            true if at_once.is_mounted_since() => Settled::AndMounted,
+            true => Settled::Yes,
+        },
+        all_mount: known.all_mount,
         all_plain: servers::all_plain(members),
-        age: now.duration_since(known.state.since),
     };
-    let goal = wanted_encryption(policy);
-    let encryption = encryption::next(at_once.encryption(), goal, evidence);
-    let next = at_once.clone().encrypting(encryption, now);
+    let (now, goal) = (at_once.encryption(), wanted_encryption(policy));
+    let next = if encryption::needs_mounts(now, goal, evidence) {
+        at_once.shown_again()
+    } else {
+        let encryption = encryption::next(now, goal, evidence);
+        at_once.clone().encrypting(encryption)
+    };
     Step { at_once, next }
 }
 
@@ -289,7 +320,7 @@ fn used(
     place: (&str, &str),
     members: &[Member],
     state: &CertificatesState,
-) -> Option<Vec<ServerFiles>> {
+) -> Option<Vec<ServerTls>> {
     let mut used = Vec::new();
     for member in members {
         match &member.answer {
@@ -328,6 +359,8 @@ fn report(
             || !context
                 .certificates
                 .has_presented(place, member, &state.wanted.certificate)
+            || state.encryption() == Encryption::Only
+                && !context.certificates.is_encrypted_only(place, member)
     };
     let mut lacking = Vec::new();
     if state.encryption().has_certificates() {
@@ -352,5 +385,6 @@ fn report(
         changed: *state != known.state || !lacking.is_empty(),
         lacking,
         goal: wanted_encryption(policy),
+        is_held: false,
     }
 }

@@ -6,7 +6,7 @@
 
 use super::{
     material::Material,
-    state::{CertificatesState, ServerFiles, clients},
+    state::{CertificatesState, ServerTls, clients},
 };
 use crds::ClientAuth;
 
@@ -16,7 +16,7 @@ pub fn next(
     state: &CertificatesState,
     wanted: &Material,
     policy: ClientAuth,
-    servers: Option<&[ServerFiles]>,
+    servers: Option<&[ServerTls]>,
     expired: bool,
 ) -> CertificatesState {
     if expired && !state.wanted.certificate.is_of(&wanted.certificate.digits) {
@@ -60,13 +60,12 @@ mod tests {
     use super::*;
     use crate::certificates::material::{Authorities, Certificate};
     use crds::Encryption;
-    use k8s_openapi::jiff::Timestamp;
     use proptest::{collection::vec, prelude::*};
 
     /// Authorities; a certificate is of the one whose number it is divided by their count.
     const AUTHORITIES: usize = 3;
     const SERVERS: usize = 3;
-    const AT_FIRST: (Encryption, Timestamp) = (Encryption::Only, Timestamp::UNIX_EPOCH);
+    const AT_FIRST: Encryption = Encryption::Only;
 
     /// Certificates of these authorities, as far as the plan looks at them.
     fn authorities(numbers: &[usize]) -> Authorities {
@@ -122,7 +121,7 @@ mod tests {
     }
 
     impl World {
-        fn uses(&self) -> Vec<ServerFiles> {
+        fn uses(&self) -> Vec<ServerTls> {
             self.servers.iter().map(|one| one.wanted.clone()).collect()
         }
 

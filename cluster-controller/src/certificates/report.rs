@@ -13,6 +13,8 @@ pub struct CertificatesReport {
     pub lacking: Vec<String>,
     /// How far they are to encrypt in the end.
     pub goal: Encryption,
+    /// Whether the next step waits for an operation.
+    pub is_held: bool,
     /// Whether something was changed just now.
     pub changed: bool,
 }

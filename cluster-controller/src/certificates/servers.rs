@@ -2,14 +2,14 @@
 
 use super::{
     encryption::{self, has_certificates},
-    state::ServerFiles,
+    state::ServerTls,
     tracker::PodIdentity,
 };
 use crate::{
     observe::NODE_TIMEOUT,
     redis::{
         each_server::each,
-        member::{Answer, Member, Report},
+        member::{Member, Report},
         observe::proven,
     },
 };
@@ -21,13 +21,13 @@ use common::cluster::{
 use crds::{CLIENT_PORT, Encryption};
 use futures::{StreamExt, stream};
 use redis::cmd;
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 /// Servers that are asked for a handshake at the same time.
 const CONCURRENCY: usize = 32;
 
 /// Lets every server use these files. One whose pod does not have them yet refuses, and is asked again later.
-pub async fn give(members: &[Member], connections: &ClusterConnections, wanted: &ServerFiles) {
+pub async fn give(members: &[Member], connections: &ClusterConnections, wanted: &ServerTls) {
     each(members, connections, |client, server| async move {
         // One without certificates gets them in another pod.
         if reported(server).as_ref() == Some(wanted) || !has_certificates(&server.settings) {
@@ -35,16 +35,13 @@ pub async fn give(members: &[Member], connections: &ClusterConnections, wanted: 
         }
         set(&client, wanted).await?;
         tracing::info!(address = %client.address(), certificate = %wanted.certificate, encryption = ?wanted.encryption, "a server has its certificate");
-        if wanted.encryption.lets_plaintext_in() {
-            return Ok(());
-        }
-        end_plaintext(&client).await
+        Ok(())
     })
     .await;
 }
 
 /// In one step: certificate and key fit each other at any time.
-async fn set(client: &NodeClient, wanted: &ServerFiles) -> Result<(), NodeError> {
+async fn set(client: &NodeClient, wanted: &ServerTls) -> Result<(), NodeError> {
     let mut command = cmd("CONFIG");
     command.arg("SET");
     for (name, value) in wanted.settings() {
@@ -53,30 +50,46 @@ async fn set(client: &NodeClient, wanted: &ServerFiles) -> Result<(), NodeError>
     client.ask("CONFIG SET", &command).await
 }
 
-/// Ends the connections at the port that has been closed: they outlive it.
-async fn end_plaintext(client: &NodeClient) -> Result<(), NodeError> {
-    let at = SocketAddr::new(client.address().ip(), CLIENT_PORT);
-    let mut command = cmd("CLIENT");
-    command.arg("KILL").arg("LADDR").arg(at.to_string());
-    client.ask("CLIENT KILL", &command).await
+/// Ends the connections at the port in the clear, which outlive it. The pods whose servers have ended them.
+pub async fn end_plaintext(
+    members: &[Member],
+    connections: &ClusterConnections,
+) -> Vec<PodIdentity> {
+    let ended = each(members, connections, |client, _| async move {
+        let own = client.address().ip();
+        let loopback: IpAddr = match own {
+            IpAddr::V4(_) => Ipv4Addr::LOCALHOST.into(),
+            IpAddr::V6(_) => Ipv6Addr::LOCALHOST.into(),
+        };
+        for ip in [own, loopback] {
+            let at = SocketAddr::new(ip, CLIENT_PORT).to_string();
+            let mut command = cmd("CLIENT");
+            command.arg("KILL").arg("LADDR").arg(at);
+            client.ask::<u64>("CLIENT KILL", &command).await?;
+        }
+        Ok(own)
+    })
+    .await;
+    let at = |member: &&Member| {
+        let address = member.expected.address;
+        address.is_some_and(|address| ended.contains(&address.ip))
+    };
+    members.iter().filter(at).map(PodIdentity::of).collect()
 }
 
-/// Whether no server encrypts what it sends others, as far as any may run.
+/// Whether every server that answers sends others everything in the clear. One that does not answer keeps none from going back: it may be one
+/// that cannot start with certificates, and it listens in the clear too once it runs.
 pub fn all_plain(members: &[Member]) -> bool {
-    members.iter().all(|member| match &member.answer {
-        Answer::Report(report) => {
-            let encryption = encryption::reported(&report.settings);
-            !has_certificates(&report.settings) || encryption == Some(Encryption::Prepared)
-        }
-        Answer::Loading | Answer::Busy | Answer::Unresponsive(_) => false,
-        Answer::Absent(_) => member.expected.kubernetes_node.is_none(),
-        Answer::Foreign(_) => true,
+    let reports = members.iter().filter_map(Member::report);
+    reports.into_iter().all(|report| {
+        !has_certificates(&report.settings)
+            || encryption::reported(&report.settings) == Some(Encryption::Prepared)
     })
 }
 
 /// What a server uses.
-pub fn reported(server: &Report) -> Option<ServerFiles> {
-    ServerFiles::reported(&server.settings)
+pub fn reported(server: &Report) -> Option<ServerTls> {
+    ServerTls::reported(&server.settings)
 }
 
 /// The pods whose servers show a certificate that `transport` accepts.

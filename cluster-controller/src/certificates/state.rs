@@ -8,7 +8,7 @@ use crds::{
     BUS_PORT, ClientAuth, Encryption, KEY_ENCRYPTION, KEY_PRESENTED, authorities_file,
     certificate_file, key_file,
 };
-use k8s_openapi::{ByteString, jiff::Timestamp};
+use k8s_openapi::ByteString;
 use std::{
     collections::BTreeMap,
     fmt::{self, Write},
@@ -20,14 +20,14 @@ const KEY_TRUSTED: &str = "trusted";
 const KEY_CLIENTS: &str = "clients";
 /// The same: lines of redis.conf.
 const KEY_SETTINGS: &str = "tls.conf";
-/// The same: when servers began to encrypt so far.
+/// The same: the last step before servers came to encrypt so far.
 const KEY_SINCE: &str = "since";
 /// The folder where pods mount it, from the server's own, wherever that is.
 const FOLDER: &str = "../tls/";
 
 /// Which files a server uses, whether its clients show a certificate, and how far it encrypts.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ServerFiles {
+pub struct ServerTls {
     /// Name of the certificate that it shows: see [`FileName`].
     pub certificate: FileName,
     /// Name of the authorities that it trusts.
@@ -67,7 +67,7 @@ impl fmt::Display for FileName {
     }
 }
 
-impl ServerFiles {
+impl ServerTls {
     /// Settings that say which files.
     const FILES: [&str; 3] = ["tls-cert-file", "tls-ca-cert-file", "tls-auth-clients"];
 
@@ -134,11 +134,11 @@ pub fn clients(policy: ClientAuth) -> &'static str {
 #[derive(Clone, PartialEq, Eq)]
 pub struct CertificatesState {
     /// What every server is to use.
-    pub wanted: ServerFiles,
+    pub wanted: ServerTls,
     /// Whether pods start without it from now on.
     leaves: bool,
-    /// Since when they encrypt so far. A pod may have mounted a step before for some time after.
-    pub since: Timestamp,
+    /// The last step before they came to encrypt so far: who shows a certificate of a later one has mounted what came after.
+    since: u32,
     files: BTreeMap<String, Vec<u8>>,
 }
 
@@ -156,21 +156,17 @@ impl fmt::Debug for CertificatesState {
 
 impl CertificatesState {
     /// The first of a cluster whose servers are to encrypt so far.
-    pub fn first(
-        material: &Material,
-        policy: ClientAuth,
-        (encryption, since): (Encryption, Timestamp),
-    ) -> Self {
+    pub fn first(material: &Material, policy: ClientAuth, encryption: Encryption) -> Self {
         let name = |digits: String| FileName { step: 0, digits };
         let nothing = Self {
-            wanted: ServerFiles {
+            wanted: ServerTls {
                 certificate: name(String::new()),
                 authorities: name(String::new()),
                 clients: clients(policy).to_owned(),
                 encryption,
             },
             leaves: false,
-            since,
+            since: 0,
             files: BTreeMap::new(),
         };
         nothing
@@ -217,12 +213,29 @@ impl CertificatesState {
 
     /// The same servers, which encrypt so far from now on.
     #[must_use]
-    pub fn encrypting(mut self, encryption: Encryption, now: Timestamp) -> Self {
+    pub fn encrypting(mut self, encryption: Encryption) -> Self {
         if self.encryption() != encryption {
             self.set(encryption);
-            self.since = now;
+            self.since = self.step();
         }
         self
+    }
+
+    /// Whether a server that uses all this has mounted a step that came after servers began to encrypt so far.
+    pub fn is_mounted_since(&self) -> bool {
+        self.wanted.certificate.step > self.since
+    }
+
+    /// The next step, with the same certificate.
+    #[must_use]
+    pub fn shown_again(&self) -> Self {
+        let name = self.wanted.certificate.to_string();
+        let file = |name: String| self.files.get(&name).cloned().unwrap_or_default();
+        self.showing(&Certificate {
+            digits: self.wanted.certificate.digits.clone(),
+            chain: file(certificate_file(&name)),
+            key: file(key_file(&name)),
+        })
     }
 
     /// A server whose pod still has certificates when the others' have none listens on both ports.
@@ -232,19 +245,23 @@ impl CertificatesState {
     }
 
     fn next_name(&self, digits: String) -> FileName {
-        let step = self
-            .wanted
-            .certificate
-            .step
-            .max(self.wanted.authorities.step)
-            + 1;
+        let step = self.step() + 1;
         FileName { step, digits }
+    }
+
+    fn step(&self) -> u32 {
+        let ServerTls {
+            certificate,
+            authorities,
+            ..
+        } = &self.wanted;
+        certificate.step.max(authorities.step)
     }
 
     /// As it was stored.
     pub fn stored(data: &BTreeMap<String, ByteString>) -> Option<Self> {
         let text = |key: &str| String::from_utf8(data.get(key)?.0.clone()).ok();
-        let wanted = ServerFiles {
+        let wanted = ServerTls {
             certificate: FileName::parse(&text(KEY_PRESENTED)?)?,
             authorities: FileName::parse(&text(KEY_TRUSTED)?)?,
             clients: text(KEY_CLIENTS)?,
@@ -265,12 +282,16 @@ impl CertificatesState {
         let mut state = Self {
             wanted,
             leaves: false,
-            since: text(KEY_SINCE)?.parse().ok()?,
+            since: text(KEY_SINCE)
+                .and_then(|since| since.parse().ok())
+                .unwrap_or(0),
             files: files
                 .map(|(name, file)| (name.clone(), file.0.clone()))
                 .collect(),
         };
-        state.set(Encryption::parse(&text(KEY_ENCRYPTION)?)?);
+        // Before there was this key, servers encrypted from their start on.
+        let encryption = text(KEY_ENCRYPTION).map(|name| Encryption::parse(&name));
+        state.set(encryption.unwrap_or(Some(Encryption::Only))?);
         state.is_whole().then_some(state)
     }
 

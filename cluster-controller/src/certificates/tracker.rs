@@ -4,7 +4,7 @@
 use super::{known::ClusterCertificates, state::FileName};
 use crate::redis::member::Member;
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     sync::{Mutex, MutexGuard, PoisonError},
 };
 
@@ -23,6 +23,7 @@ impl PodIdentity {
 #[derive(Default)]
 struct Remembered {
     presented: BTreeMap<PodIdentity, FileName>,
+    encrypted_only: BTreeSet<PodIdentity>,
     last: Option<ClusterCertificates>,
 }
 
@@ -54,6 +55,27 @@ impl CertificatesTracker {
         self.with(place, |known| {
             known.presented.extend(presented);
             known.presented.retain(|pod, _| exists(pod));
+        });
+    }
+
+    /// Whether the server of a member has no connection in the clear any more.
+    pub fn is_encrypted_only(&self, (namespace, name): (&str, &str), member: &Member) -> bool {
+        let clusters = self.lock();
+        let known = clusters.get(&(namespace.to_owned(), name.to_owned()));
+        known.is_some_and(|known| known.encrypted_only.contains(&PodIdentity::of(member)))
+    }
+
+    /// Notes whose connections in the clear were closed; of those that are not among `members` nothing is kept.
+    pub fn note_encrypted_only(
+        &self,
+        place: (&str, &str),
+        closed: Vec<PodIdentity>,
+        members: &[Member],
+    ) {
+        let all: BTreeSet<PodIdentity> = members.iter().map(PodIdentity::of).collect();
+        self.with(place, |known| {
+            known.encrypted_only.extend(closed);
+            known.encrypted_only.retain(|pod| all.contains(pod));
         });
     }
 

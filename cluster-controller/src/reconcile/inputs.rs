@@ -84,11 +84,12 @@ impl Inputs {
         let users = cluster_users(context, (&object, &shape), (&sets, &pods), failures).await?;
         let templates = children::templates(context, &shape);
         let is_new = sets.is_empty() && pods.is_empty();
-        let starts = pods.values().any(|pod| pods::mounts_certificates(pod));
-        let evidence = CertificatesEvidence {
-            is_new: is_new && !status::formed_before(&object),
-            mounts: starts || templates.values().any(NamedTemplate::mounts_certificates),
-        };
+        let of_pods = pods.values().map(|pod| pods::mounts_certificates(pod));
+        let of_templates = templates.values().map(NamedTemplate::mounts_certificates);
+        let evidence = CertificatesEvidence::of(
+            is_new && !status::formed_before(&object),
+            of_pods.chain(of_templates),
+        );
         let certificates = cluster_certificates(context, &object, (&shape, evidence)).await;
         let uid = object.metadata.uid.as_deref().unwrap_or_default();
         let last = context.certificates.last(place, uid);

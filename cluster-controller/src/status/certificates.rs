@@ -2,7 +2,7 @@
 
 use crate::certificates::report::CertificatesReport;
 use common::{kubernetes::conditions::ConditionUpdate, sentence::names};
-use crds::CONDITION_CERTIFICATES as KIND;
+use crds::{CONDITION_CERTIFICATES as KIND, Encryption};
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
 
 /// How long before its end a certificate is warned of.
@@ -34,15 +34,18 @@ pub(super) fn certificates_valid(
             format!("the certificate {serial} of the servers is valid until {until}: renew it");
         return Some(ConditionUpdate::no(KIND, "ExpiresSoon", message));
     }
-    if !found.lacking.is_empty() {
-        let pods = names("pod", &found.lacking);
-        let message = format!("{pods}: the certificate {serial} is not shown yet");
+    if let Some(waits) = waits(found, shown.encryption) {
+        let message = format!(
+            "status.tls.encryption is {} and becomes {}: {waits}",
+            shown.encryption.name(),
+            found.goal.name()
+        );
         return Some(ConditionUpdate::no(KIND, "Applying", message));
     }
-    if shown.encryption != found.goal {
-        let (now, goal) = (shown.encryption.name(), found.goal.name());
+    if !found.lacking.is_empty() {
+        let pods = names("pod", &found.lacking);
         let message = format!(
-            "status.tls.encryption is {now} and becomes {goal} step by step, each once every server has taken the one before"
+            "{pods}: the certificate {serial} is not shown yet, or connections in the clear are not closed yet"
         );
         return Some(ConditionUpdate::no(KIND, "Applying", message));
     }
@@ -50,10 +53,36 @@ pub(super) fn certificates_valid(
     Some(ConditionUpdate::yes(KIND, "Valid", message))
 }
 
+/// What the next step waits for, while servers do not encrypt as far as they are to.
+fn waits(found: &CertificatesReport, now: Encryption) -> Option<String> {
+    let goes_on = now < found.goal;
+    if now == found.goal && now.has_certificates() {
+        return None;
+    }
+    if found.is_held {
+        return Some(
+            "waiting for the backup, restore or move of slots that is under way".to_owned(),
+        );
+    }
+    let lacking = names("pod", &found.lacking);
+    Some(match now {
+        Encryption::Off => "pods that have certificates are replaced, as update says".to_owned(),
+        Encryption::Prepared if goes_on && !found.lacking.is_empty() => format!(
+            "{lacking}: replaced by pods with certificates, as update says; where its strategy is OnDelete, delete them"
+        ),
+        _ if !found.lacking.is_empty() => {
+            format!("{lacking}: the server has not taken the present step yet")
+        }
+        Encryption::Prepared | Encryption::Both | Encryption::Only => {
+            "the next step follows".to_owned()
+        }
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crds::{Encryption, TlsStatus};
+    use crds::TlsStatus;
     use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
     #[test]
@@ -79,8 +108,12 @@ mod tests {
         assert_eq!(reason(&found, 85), (Some(false), "Applying"));
         assert_eq!(reason(&found, 87), (Some(false), "ExpiresSoon"));
         found.lacking.clear();
+        found.refused = None;
         found.goal = Encryption::Off;
         assert_eq!(reason(&found, 85), (Some(false), "Applying"));
+        let mut removed = found.clone();
+        removed.shown.as_mut().unwrap().encryption = Encryption::Off;
+        assert_eq!(reason(&removed, 85), (Some(false), "Applying"));
         found.refused = Some(("SecretExpired", "Secret a: over".to_owned()));
         assert_eq!(reason(&found, 87), (Some(false), "SecretExpired"));
     }

@@ -265,7 +265,7 @@ impl UpstreamLink {
 
     /// Whether the link leads to this address.
     pub fn leads_to(&self, address: &NodeAddress) -> bool {
-        self.ip == Some(address.ip) && self.port.is_some_and(|port| address.has_port(port))
+        self.ip == Some(address.ip) && self.port == Some(address.port)
     }
 }
 

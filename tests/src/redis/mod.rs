@@ -5,6 +5,7 @@
 
 mod cluster;
 mod commands;
+mod encryption;
 pub mod own_users;
 mod pod;
 mod pods;

@@ -2,7 +2,7 @@
 
 use super::{
     file::{Configurations, TrialRecord},
-    template::NamedTemplates,
+    template::{NamedTemplate, NamedTemplates},
 };
 use crate::pods::{self, Pods, start::cannot_start};
 use common::kubernetes::{
@@ -46,6 +46,8 @@ pub struct TrialInputs<'a> {
     pub text: &'a str,
     /// Whether its `maxmemory` follows from the memory limit. Such a number starts everywhere.
     pub memory_by_limit: bool,
+    /// Whether pods are to start with certificates.
+    pub certificates: bool,
     /// Hash of the pod that would try it; asked for only where something is to be tried.
     pub pod: &'a dyn Fn() -> String,
     /// What the StatefulSets name.
@@ -232,11 +234,13 @@ pub fn decide(inputs: &TrialInputs<'_>, now: Timestamp) -> TrialDecision {
         return open();
     }
     let tried_in = (inputs.pod)();
+    let encrypts_later = comes_to_encrypt(inputs);
     let known = inputs.configurations.get(inputs.name);
     let record = known.and_then(|known| {
         let mut records = known.trials.iter();
         records.find(|one| {
-            let is_same_pod = one.refused.is_none() || one.pod == tried_in;
+            let starts_anywhere = one.refused.is_none() && !encrypts_later;
+            let is_same_pod = starts_anywhere || one.pod == tried_in;
             one.image == inputs.image && is_same_pod
         })
     });
@@ -305,15 +309,23 @@ pub fn decide(inputs: &TrialInputs<'_>, now: Timestamp) -> TrialDecision {
     }
 }
 
+/// Whether pods get certificates that had none: not every server can be started with them.
+fn comes_to_encrypt(inputs: &TrialInputs<'_>) -> bool {
+    let mut templates = inputs.templates.values();
+    inputs.certificates && !templates.all(NamedTemplate::mounts_certificates)
+}
+
 /// Whether every StatefulSet names the wanted image and the wanted redis.conf. The ConfigMap of that name may have been deleted: it is made
 /// again with the same content.
 fn is_named(inputs: &TrialInputs<'_>) -> bool {
-    inputs.templates.values().all(|template| {
-        let named = inputs.configurations.get(&template.configuration);
-        let is_wanted = template.configuration == inputs.name
-            || named.is_some_and(|named| is_same(inputs, &named.text));
-        template.image == inputs.image && is_wanted
-    })
+    let mut templates = inputs.templates.values();
+    !comes_to_encrypt(inputs)
+        && templates.all(|template| {
+            let named = inputs.configurations.get(&template.configuration);
+            let is_wanted = template.configuration == inputs.name
+                || named.is_some_and(|named| is_same(inputs, &named.text));
+            template.image == inputs.image && is_wanted
+        })
 }
 
 /// Whether a redis.conf has what is wanted, but for a `maxmemory` of the controller's own.

@@ -11,6 +11,7 @@ struct Stage {
     image: &'static str,
     text: &'static str,
     memory_by_limit: bool,
+    certificates: bool,
     pod: &'static str,
     templates: NamedTemplates,
     configurations: Configurations,
@@ -65,6 +66,7 @@ impl Stage {
             image: "a:1",
             text: NEW,
             memory_by_limit: false,
+            certificates: false,
             pod: "one",
             templates: BTreeMap::from([(0, template.clone()), (1, template)]),
             configurations: BTreeMap::from([
@@ -84,6 +86,7 @@ impl Stage {
             name: "new",
             text: self.text,
             memory_by_limit: self.memory_by_limit,
+            certificates: self.certificates,
             pod: &|| self.pod.to_owned(),
             templates: &self.templates,
             configurations: &self.configurations,
@@ -168,6 +171,22 @@ fn an_accepted_configuration_is_remembered_and_its_pod_deleted() {
     // For another image that says nothing.
     stage.image = "b:2";
     assert!(!stage.decide().gate.is_open());
+}
+
+/// A server without TLS would not start with them, and one that was not built with it neither.
+#[test]
+fn certificates_are_tried_before_pods_get_them() {
+    let mut stage = Stage::new();
+    stage.create(5, &accepted());
+    let record = stage.decide().record.unwrap();
+    stage.remember(record);
+    assert!(stage.decide().gate.is_open());
+    (stage.certificates, stage.pod) = (true, "with certificates");
+    assert!(!stage.decide().gate.is_open());
+    stage.create(5, &accepted());
+    let record = stage.decide().record.unwrap();
+    stage.remember(record);
+    assert!(stage.decide().gate.is_open());
 }
 
 /// What Redis 7.0.15 writes.

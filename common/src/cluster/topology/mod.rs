@@ -113,11 +113,6 @@ impl NodeAddress {
         SocketAddr::new(self.ip, self.port)
     }
 
-    /// Whether a port for clients is of this server, where its IP address is.
-    pub fn has_port(&self, port: u16) -> bool {
-        in_the_clear(self.port) == in_the_clear(port)
-    }
-
     fn identity(&self) -> (IpAddr, u16, u16) {
         (self.ip, in_the_clear(self.port), self.bus_port)
     }
