@@ -361,6 +361,7 @@ fn report(
                 .has_presented(place, member, &state.wanted.certificate)
             || state.encryption() == Encryption::Only
                 && !context.certificates.is_encrypted_only(place, member)
+            || servers::redirects_to_other_ports(member, members)
     };
     let mut lacking = Vec::new();
     if state.encryption().has_certificates() {

@@ -21,7 +21,10 @@ use common::cluster::{
 use crds::{CLIENT_PORT, Encryption};
 use futures::{StreamExt, stream};
 use redis::cmd;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::{
+    collections::HashMap,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+};
 
 /// Servers that are asked for a handshake at the same time.
 const CONCURRENCY: usize = 32;
@@ -32,6 +35,17 @@ pub async fn give(members: &[Member], connections: &ClusterConnections, wanted: 
         // One without certificates gets them in another pod.
         if reported(server).as_ref() == Some(wanted) || !has_certificates(&server.settings) {
             return Ok(());
+        }
+        // Only the step between lets a server of 7.0 look at its ports: see `encryption::settings`.
+        let now = encryption::reported(&server.settings);
+        if ![now, Some(wanted.encryption)].contains(&Some(Encryption::Both))
+            && now != Some(wanted.encryption)
+        {
+            let between = ServerTls {
+                encryption: Encryption::Both,
+                ..wanted.clone()
+            };
+            set(&client, &between).await?;
         }
         set(&client, wanted).await?;
         tracing::info!(address = %client.address(), certificate = %wanted.certificate, encryption = ?wanted.encryption, "a server has its certificate");
@@ -84,6 +98,22 @@ pub fn all_plain(members: &[Member]) -> bool {
     reports.into_iter().all(|report| {
         !has_certificates(&report.settings)
             || encryption::reported(&report.settings) == Some(Encryption::Prepared)
+    })
+}
+
+/// Whether a server sends clients of the present kind to ports of the other kind: it has not heard yet of what others listen on.
+pub fn redirects_to_other_ports(member: &Member, members: &[Member]) -> bool {
+    let Some(report) = member.report() else {
+        return false;
+    };
+    let addresses: HashMap<_, _> = members
+        .iter()
+        .filter_map(|other| Some((other.report()?.id(), other.expected.address?)))
+        .collect();
+    report.view.nodes().iter().any(|node| {
+        let (expected, known) = (addresses.get(&node.id), node.address);
+        let ports = expected.zip(known);
+        ports.is_some_and(|(expected, known)| known == *expected && known.port != expected.port)
     })
 }
 

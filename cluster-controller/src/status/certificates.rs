@@ -45,7 +45,7 @@ pub(super) fn certificates_valid(
     if !found.lacking.is_empty() {
         let pods = names("pod", &found.lacking);
         let message = format!(
-            "{pods}: the certificate {serial} is not shown yet, or connections in the clear are not closed yet"
+            "{pods}: the certificate {serial} is not shown yet, connections in the clear are not closed yet, or clients are still redirected to ports of before"
         );
         return Some(ConditionUpdate::no(KIND, "Applying", message));
     }
