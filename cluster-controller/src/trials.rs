@@ -2,10 +2,9 @@
 
 use crate::{
     build::{configuration_name, redis_conf, trial_pod},
-    children::{configurations, one, templates},
+    children::{configurations, one},
     context::Context,
-    observe,
-    pods::is_terminating,
+    pods::{Pods, is_terminating},
     settings::{
         file::{Configurations, TrialRecord},
         template::NamedTemplates,
@@ -44,12 +43,16 @@ pub struct Trial {
 }
 
 /// Decides whether the pods may get the wanted configuration. While they may not, the cluster holds what its StatefulSets name.
-pub fn gate(context: &Context, shape: &Shape, cluster: Option<&mut ValidatedCluster>) -> Trial {
+pub fn gate(
+    context: &Context,
+    shape: &Shape,
+    cluster: Option<&mut ValidatedCluster>,
+    (templates, pods): (NamedTemplates, &Pods),
+) -> Trial {
     let Some(cluster) = cluster else {
         return Trial::default();
     };
     let configurations = configurations(context, shape);
-    let templates = templates(context, shape);
     let name = configuration_name(cluster);
     // Never an error: nothing in a pod is no JSON.
     let pod = || canonical_hash(&trial_pod(cluster, "", &name)).unwrap_or_default();
@@ -66,7 +69,7 @@ pub fn gate(context: &Context, shape: &Shape, cluster: Option<&mut ValidatedClus
             templates: &templates,
             configurations: &configurations,
             trials: &own_trials(context, shape, &cluster.owner.uid),
-            pods: &observe::cached(&context.caches.pods, shape),
+            pods,
         },
         Timestamp::now(),
     );

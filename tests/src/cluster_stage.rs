@@ -9,6 +9,7 @@ use crate::{
     wait::{eventually, within},
 };
 use anyhow::{Context, Result};
+use cluster_controller::pods::has_secret;
 use common::kubernetes::conditions::{find, holds};
 use crds::{
     ANNOTATION_RESTART_HASH, CLIENT_PORT, LABEL_CLUSTER, LABEL_TRIAL, RedisCluster,
@@ -323,13 +324,14 @@ impl ClusterStage {
         set.spec.template.spec.context("no template")
     }
 
-    /// Waits until all templates are like this.
-    pub async fn templates(&self, what: &str, is_wanted: impl Fn(&PodSpec) -> bool) -> Result<()> {
-        within(LIMIT, &format!("templates {what}"), async || {
+    /// Waits until all templates have the Secret of this volume, or none has.
+    pub async fn templates_mount(&self, volume: &str, wanted: bool) -> Result<()> {
+        let what = format!("{volume} is in all templates: {wanted}");
+        within(LIMIT, &what, async || {
             let api = self.api::<StatefulSet>();
             let templates = api.list(&ListParams::default()).await?.items.into_iter();
             let mut templates = templates.filter_map(|set| set.spec.template.spec);
-            Ok(templates.all(|pod| is_wanted(&pod)))
+            Ok(templates.all(|pod| has_secret(&pod, volume) == wanted))
         })
         .await
     }

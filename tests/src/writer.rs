@@ -1,7 +1,7 @@
 //! A client that writes all the time and knows what it may read: it follows redirects as cluster clients do, and finds lost writes.
 
 use crate::login::{self, ClientLogin};
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use common::cluster::slots::{SLOT_COUNT, Slot};
 use redis::{Cmd, RedisError, Value, aio::MultiplexedConnection, cmd, pipe};
 use std::{
@@ -211,6 +211,34 @@ pub struct WriterReport {
     pub wrong: Vec<String>,
     /// The last acknowledged number of each key, and the newest one that was sent.
     values: BTreeMap<u64, (u64, u64)>,
+}
+
+/// What clients are answered while a pod is replaced, or [`NO_REPLY`].
+const OF_A_REPLACEMENT: [&str; 6] = [
+    NO_REPLY,
+    "CLUSTERDOWN",
+    "TRYAGAIN",
+    "LOADING",
+    "MASTERDOWN",
+    "READONLY",
+];
+
+impl WriterReport {
+    /// Fails where a read was wrong, or no more writes than this were acknowledged.
+    pub fn is_right(&self, least: u64) -> Result<()> {
+        println!("{} writes, {:?}", self.acknowledged, self.longest_gap);
+        ensure!(self.wrong.is_empty(), "{:?}", self.wrong);
+        ensure!(self.acknowledged > least, "{}", self.acknowledged);
+        Ok(())
+    }
+
+    /// Fails where attempts were refused otherwise than because a pod was replaced.
+    pub fn only_of_replacements(&self) -> Result<()> {
+        let mut refusals = self.refusals.keys();
+        let passes = refusals.all(|word| OF_A_REPLACEMENT.contains(&word.as_str()));
+        ensure!(passes, "{:?}", self.refusals);
+        Ok(())
+    }
 }
 
 impl Writer {

@@ -11,7 +11,7 @@ use k8s_openapi::{
     ByteString,
     api::{
         apps::v1::StatefulSet,
-        core::v1::{ConfigMap, Pod, PodSpec, Secret},
+        core::v1::{ConfigMap, Pod, Secret},
         events::v1::Event,
     },
 };
@@ -422,7 +422,7 @@ async fn a_server_that_refuses_the_controller_gets_no_command() -> Result<()> {
 /// Makes a pod again, with its server, as the StatefulSet's template has it now.
 async fn replace(stage: &mut ClusterStage, index: usize) -> Result<()> {
     let template = stage.template(index).await?;
-    let (users, volumes) = if cluster_controller::pods::has_users(&template) {
+    let (users, volumes) = if cluster_controller::pods::has_secret(&template, VOLUME_USERS) {
         (mounted(stage).await?, users_volume())
     } else {
         (MountedUsers::None, json!([]))
@@ -440,11 +440,6 @@ async fn replace_all(stage: &mut ClusterStage) -> Result<()> {
         replace(stage, index).await?;
     }
     Ok(())
-}
-
-async fn templates_mount(stage: &ClusterStage, wanted: bool) -> Result<()> {
-    let is_wanted = |pod: &PodSpec| cluster_controller::pods::has_users(pod) == wanted;
-    stage.templates("with users, or without", is_wanted).await
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -468,7 +463,7 @@ async fn a_cluster_gets_users_and_loses_them() -> Result<()> {
                 && reason(status, CONDITION_USERS) == "Introducing"
         })
         .await?;
-    templates_mount(&stage, true).await?;
+    stage.templates_mount(VOLUME_USERS, true).await?;
     let app = login(APP, "app-1");
     let code = refusal(&stage, Some(&app), 0, "PING").await?;
     ensure!(code.is_empty(), "{code}");
@@ -481,19 +476,7 @@ async fn a_cluster_gets_users_and_loses_them() -> Result<()> {
     ensure!(open, "closed although a pod starts without users");
     let report = writer.end(seeds.clone()).await?;
     ensure!(report.wrong.is_empty(), "{:?}", report.wrong);
-    let mut refusals = report.refusals.clone();
-    // What a pod that is replaced costs.
-    for passing in [
-        "connection",
-        "CLUSTERDOWN",
-        "TRYAGAIN",
-        "LOADING",
-        "MASTERDOWN",
-        "READONLY",
-    ] {
-        refusals.remove(passing);
-    }
-    ensure!(refusals.is_empty(), "{:?}", report.refusals);
+    report.only_of_replacements()?;
     let last = stage.nodes.len() - 1;
     replace(&mut stage, last).await?;
     stage.until("only users are let in", has_users).await?;
@@ -514,7 +497,7 @@ async fn a_cluster_gets_users_and_loses_them() -> Result<()> {
         |status: &RedisClusterStatus| status.authentication == Authentication::Withdrawing;
     let what = "every client is let in, also by a server that restarts";
     status_within(ROTATION, (&stage.api(), "shop"), what, withdraws).await?;
-    templates_mount(&stage, false).await?;
+    stage.templates_mount(VOLUME_USERS, false).await?;
     let code = refusal(&stage, None, 0, "PING").await?;
     ensure!(code.is_empty(), "{code}");
     replace_all(&mut stage).await?;

@@ -47,6 +47,12 @@ pub fn has_certificates(values: &BTreeMap<String, String>) -> bool {
     values.get("tls-port").is_some_and(|port| port != "0")
 }
 
+/// What a server that encrypts so far has to be given before what is wanted: only then one of 7.0 looks at its ports. See [`settings`].
+pub fn between(now: Option<Encryption>, wanted: Encryption) -> Option<Encryption> {
+    let is_next = wanted == Encryption::Both || now == Some(Encryption::Both);
+    (!is_next && now != Some(wanted)).then_some(Encryption::Both)
+}
+
 /// Whether servers have taken the step that they are at.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Settled {
@@ -185,6 +191,22 @@ mod tests {
             values.insert("tls-port".to_owned(), "0".to_owned());
             assert_eq!(reported(&values), None);
             assert!(!has_certificates(&values));
+        }
+    }
+
+    #[test]
+    fn no_server_skips_a_step() {
+        use Encryption::{Both, Only, Prepared};
+        for (now, wanted) in [(Some(Prepared), Only), (Some(Only), Prepared), (None, Only)] {
+            assert_eq!(between(now, wanted), Some(Both));
+        }
+        for (now, wanted) in [
+            (Prepared, Both),
+            (Both, Only),
+            (Both, Prepared),
+            (Only, Only),
+        ] {
+            assert_eq!(between(Some(now), wanted), None);
         }
     }
 

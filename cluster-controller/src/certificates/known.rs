@@ -4,6 +4,7 @@ use super::{
     material::{Material, MaterialError},
     state::{CertificatesState, ServerTls},
 };
+use crate::pods::Mounted;
 use common::cluster::transport::Transport;
 use crds::{Encryption, TlsPolicy};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
@@ -22,8 +23,8 @@ pub struct ClusterCertificates {
 pub(super) struct KnownCertificates {
     pub(super) owner: OwnerReference,
     pub(super) state: CertificatesState,
-    /// Whether every pod and every template has certificates.
-    pub(super) all_mount: bool,
+    /// Which pods and templates have certificates.
+    pub(super) mounted: Mounted,
     /// What the spec wants. None: no encryption.
     pub(super) wanted: Option<WantedCertificates>,
 }
@@ -40,26 +41,8 @@ pub(super) struct WantedCertificates {
 pub struct CertificatesEvidence {
     /// Whether there is no pod yet, and never was a formed cluster.
     pub is_new: bool,
-    /// Whether a pod or a template starts servers with certificates.
-    pub mounts: bool,
-    /// Whether all of them do.
-    pub all_mount: bool,
-}
-
-impl CertificatesEvidence {
-    /// Of what each pod and each template does.
-    pub fn of(is_new: bool, mounts: impl Iterator<Item = bool>) -> Self {
-        let (mut any, mut all) = (false, true);
-        for one in mounts {
-            any |= one;
-            all &= one;
-        }
-        Self {
-            is_new,
-            mounts: any,
-            all_mount: any && all,
-        }
-    }
+    /// Which pods and templates start servers with certificates.
+    pub mounted: Mounted,
 }
 
 impl ClusterCertificates {

@@ -17,6 +17,7 @@ pub mod tracker;
 use crate::{
     context::Context,
     observe::Observed,
+    pods::Mounted,
     redis::member::{Answer, Member},
     secrets::{READ_AGAIN, SecretsOf},
     validate::{Shape, wanted_encryption},
@@ -54,7 +55,7 @@ pub async fn read(
         .status
         .as_ref()
         .and_then(|status| status.tls.as_ref());
-    if policy.is_none() && !evidence.mounts && before.is_none() {
+    if policy.is_none() && evidence.mounted == Mounted::None && before.is_none() {
         return Ok(ClusterCertificates::default());
     }
     let place = (shape.namespace.as_str(), shape.name.as_str());
@@ -80,12 +81,14 @@ pub async fn read(
         .or_else(|| Some(remembered?.state.clone()));
     let known = known.filter(|state| {
         let is_over = wanted.is_none() && state.encryption() == Encryption::Off;
-        !is_over || evidence.mounts
+        !is_over || evidence.mounted != Mounted::None
     });
     let state = match (known, &wanted) {
         (Some(state), _) => state,
         (None, Some(wanted)) => first(wanted, evidence)?,
-        (None, None) if evidence.mounts => return Err(CertificatesError::Lost { secret: name }),
+        (None, None) if evidence.mounted != Mounted::None => {
+            return Err(CertificatesError::Lost { secret: name });
+        }
         (None, None) => {
             if is_ours && secrets.writes {
                 secrets.remove(&name).await?;
@@ -111,7 +114,7 @@ pub async fn read(
         known: Some(KnownCertificates {
             owner,
             state,
-            all_mount: evidence.all_mount,
+            mounted: evidence.mounted,
             wanted,
         }),
     };
@@ -140,7 +143,7 @@ fn first(
         CertificatesError::Refused { secret, source }
     })?;
     // Where all have certificates, all listen on the encrypted port, however far they encrypt.
-    let encryption = if evidence.is_new || evidence.all_mount {
+    let encryption = if evidence.is_new || evidence.mounted == Mounted::All {
         wanted_encryption(Some(policy))
     } else {
         Encryption::Prepared
@@ -259,7 +262,7 @@ fn step(
             true if at_once.is_mounted_since() => Settled::AndMounted,
             true => Settled::Yes,
         },
-        all_mount: known.all_mount,
+        all_mount: known.mounted == Mounted::All,
         all_plain: servers::all_plain(members),
     };
     let (now, goal) = (at_once.encryption(), wanted_encryption(policy));
@@ -350,6 +353,7 @@ fn report(
     state: &CertificatesState,
     members: &[Member],
 ) -> CertificatesReport {
+    let addresses = servers::addresses(members);
     let lacks = |member: &&Member| {
         if !member.expected.exists {
             return false;
@@ -361,7 +365,7 @@ fn report(
                 .has_presented(place, member, &state.wanted.certificate)
             || state.encryption() == Encryption::Only
                 && !context.certificates.is_encrypted_only(place, member)
-            || servers::redirects_to_other_ports(member, members)
+            || servers::redirects_to_other_ports(member, &addresses)
     };
     let mut lacking = Vec::new();
     if state.encryption().has_certificates() {

@@ -16,13 +16,14 @@ use crate::{
 use common::cluster::{
     kept_connections::ClusterConnections,
     node::{NodeClient, NodeError},
+    topology::{NodeAddress, NodeId},
     transport::Transport,
 };
 use crds::{CLIENT_PORT, Encryption};
 use futures::{StreamExt, stream};
 use redis::cmd;
 use std::{
-    collections::HashMap,
+    collections::BTreeMap,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
 };
 
@@ -36,13 +37,10 @@ pub async fn give(members: &[Member], connections: &ClusterConnections, wanted: 
         if reported(server).as_ref() == Some(wanted) || !has_certificates(&server.settings) {
             return Ok(());
         }
-        // Only the step between lets a server of 7.0 look at its ports: see `encryption::settings`.
         let now = encryption::reported(&server.settings);
-        if ![now, Some(wanted.encryption)].contains(&Some(Encryption::Both))
-            && now != Some(wanted.encryption)
-        {
+        if let Some(encryption) = encryption::between(now, wanted.encryption) {
             let between = ServerTls {
-                encryption: Encryption::Both,
+                encryption,
                 ..wanted.clone()
             };
             set(&client, &between).await?;
@@ -94,25 +92,29 @@ pub async fn end_plaintext(
 /// Whether every server that answers sends others everything in the clear. One that does not answer keeps none from going back: it may be one
 /// that cannot start with certificates, and it listens in the clear too once it runs.
 pub fn all_plain(members: &[Member]) -> bool {
-    let reports = members.iter().filter_map(Member::report);
-    reports.into_iter().all(|report| {
+    let mut reports = members.iter().filter_map(Member::report);
+    reports.all(|report| {
         !has_certificates(&report.settings)
             || encryption::reported(&report.settings) == Some(Encryption::Prepared)
     })
 }
 
+/// Where servers that answer listen for the controllers.
+pub fn addresses(members: &[Member]) -> BTreeMap<NodeId, NodeAddress> {
+    let address = |member: &Member| Some((member.report()?.id(), member.expected.address?));
+    members.iter().filter_map(address).collect()
+}
+
 /// Whether a server sends clients of the present kind to ports of the other kind: it has not heard yet of what others listen on.
-pub fn redirects_to_other_ports(member: &Member, members: &[Member]) -> bool {
+pub fn redirects_to_other_ports(
+    member: &Member,
+    addresses: &BTreeMap<NodeId, NodeAddress>,
+) -> bool {
     let Some(report) = member.report() else {
         return false;
     };
-    let addresses: HashMap<_, _> = members
-        .iter()
-        .filter_map(|other| Some((other.report()?.id(), other.expected.address?)))
-        .collect();
     report.view.nodes().iter().any(|node| {
-        let (expected, known) = (addresses.get(&node.id), node.address);
-        let ports = expected.zip(known);
+        let ports = addresses.get(&node.id).zip(node.address);
         ports.is_some_and(|(expected, known)| known == *expected && known.port != expected.port)
     })
 }

@@ -1,16 +1,18 @@
 //! What Kubernetes says of a pod. Pure.
 
 pub mod loading;
+mod mounts;
 pub mod replace;
 pub mod start;
 mod unscheduled;
 
 pub use common::kubernetes::pods::{ip, is_terminating, started};
+pub use mounts::{Mounted, has_secret, mounts};
 
 use common::kubernetes::pods::server;
 use crds::{
     ANNOTATION_RESTART_HASH, CONDITION_SERVING, CONTAINER, ENV_ADOPT_VOLUMES, FOLDER_DATA,
-    LABEL_ROLE, VOLUME_CERTIFICATES, VOLUME_USERS,
+    LABEL_ROLE,
 };
 use k8s_openapi::{
     api::core::v1::{
@@ -61,28 +63,6 @@ pub fn has_claim(pod: &Pod) -> bool {
     data.is_some_and(|data| {
         volumes.any(|volume| volume.name == data.name && volume.persistent_volume_claim.is_some())
     })
-}
-
-/// Whether the pod's server starts with users.
-pub fn mounts_users(pod: &Pod) -> bool {
-    pod.spec.as_ref().is_some_and(has_users)
-}
-
-/// The same of a template.
-pub fn has_users(pod: &PodSpec) -> bool {
-    let mut volumes = pod.volumes.iter().flatten();
-    volumes.any(|volume| volume.name == VOLUME_USERS && volume.secret.is_some())
-}
-
-/// Whether the pod's server starts with certificates.
-pub fn mounts_certificates(pod: &Pod) -> bool {
-    pod.spec.as_ref().is_some_and(has_certificates)
-}
-
-/// The same of a template.
-pub fn has_certificates(pod: &PodSpec) -> bool {
-    let mut volumes = pod.volumes.iter().flatten();
-    volumes.any(|volume| volume.name == VOLUME_CERTIFICATES && volume.secret.is_some())
 }
 
 /// `namespace/name` of the RedisCluster whose volumes it may take over.

@@ -11,21 +11,21 @@ use crate::{
     fencing::LastSeenNodes,
     hibernate,
     observe::{self, Observed},
-    pods::{self, Pods},
+    pods::{self, Mounted, Pods},
     redis::member::Wanted,
     rollout::{self, written},
     sets::ExistingSet,
-    settings::{assess::SettingsGoal, template::NamedTemplate, tracker::ClusterAnswers},
+    settings::{assess::SettingsGoal, template::NamedTemplates, tracker::ClusterAnswers},
     status,
     support::VersionSupport,
     trials::{self, Trial},
-    users::{self, ClusterUsers, UsersEvidence, plan::Mounted},
+    users::{self, ClusterUsers, UsersEvidence},
     validate::{InvalidSpec, Shape, ValidatedCluster, validate},
     volume_claims,
     volumes::Claims,
 };
 use common::cluster::endpoint::NodeAccess;
-use crds::{RedisCluster, RedisVersion};
+use crds::{RedisCluster, RedisVersion, VOLUME_CERTIFICATES, VOLUME_USERS};
 use k8s_openapi::jiff::Timestamp;
 use kube::{Resource, runtime::reflector::ObjectRef};
 use std::{collections::BTreeSet, sync::Arc};
@@ -81,15 +81,20 @@ impl Inputs {
         let mut cluster = failures.keep(validated(context, &object));
         let pods = observe::cached(&context.caches.pods, &shape);
         let sets = children::existing_sets(context, &shape);
-        let users = cluster_users(context, (&object, &shape), (&sets, &pods), failures).await?;
         let templates = children::templates(context, &shape);
         let is_new = sets.is_empty() && pods.is_empty();
-        let of_pods = pods.values().map(|pod| pods::mounts_certificates(pod));
-        let of_templates = templates.values().map(NamedTemplate::mounts_certificates);
-        let evidence = CertificatesEvidence::of(
-            is_new && !status::formed_before(&object),
-            of_pods.chain(of_templates),
-        );
+        let never_ran = is_new && !status::formed_before(&object);
+        let evidence = UsersEvidence {
+            is_new: never_ran,
+            mounts: of_pods(&pods, VOLUME_USERS).any(|mounts| mounts),
+            templates: Mounted::of(of_templates(&templates, VOLUME_USERS)),
+        };
+        let users = cluster_users(context, (&object, &shape), evidence, failures).await?;
+        let mounted = of_pods(&pods, VOLUME_CERTIFICATES);
+        let evidence = CertificatesEvidence {
+            is_new: never_ran,
+            mounted: Mounted::of(mounted.chain(of_templates(&templates, VOLUME_CERTIFICATES))),
+        };
         let certificates = cluster_certificates(context, &object, (&shape, evidence)).await;
         let uid = object.metadata.uid.as_deref().unwrap_or_default();
         let last = context.certificates.last(place, uid);
@@ -101,7 +106,7 @@ impl Inputs {
                 last
             }
             // Without a certificate that can be used. Servers that run do so without one; of a new cluster no pod is created.
-            (Err(error), None) if !evidence.mounts => {
+            (Err(error), None) if evidence.mounted == Mounted::None => {
                 failures.push(error);
                 cluster = cluster.filter(|_| !is_new);
                 ClusterCertificates::default()
@@ -120,7 +125,7 @@ impl Inputs {
             Some(cluster) => failures.keep(cluster.mounting(users.are_mounted(), encryption)),
             None => None,
         };
-        let trial = trials::gate(context, &shape, cluster.as_mut());
+        let trial = trials::gate(context, &shape, cluster.as_mut(), (templates, &pods));
         if let Some(refused) = trial.decision.gate.error().cloned() {
             failures.push(refused);
         }
@@ -197,19 +202,24 @@ impl Inputs {
     }
 }
 
+/// Whether each pod starts with the Secret of a volume.
+fn of_pods(pods: &Pods, volume: &str) -> impl Iterator<Item = bool> {
+    pods.values().map(move |pod| pods::mounts(pod, volume))
+}
+
+/// The same of templates.
+fn of_templates(templates: &NamedTemplates, volume: &str) -> impl Iterator<Item = bool> {
+    let templates = templates.values();
+    templates.map(move |template| template.mounts(volume))
+}
+
 /// What cannot be read just now is as it was.
 async fn cluster_users(
     context: &Context,
     (object, shape): (&RedisCluster, &Shape),
-    (sets, pods): (&[ExistingSet], &Pods),
+    evidence: UsersEvidence,
     failures: &mut Failures,
 ) -> Result<ClusterUsers, ReconcileError> {
-    let templates = children::templates(context, shape);
-    let evidence = UsersEvidence {
-        is_new: !status::formed_before(object) && sets.is_empty() && pods.is_empty(),
-        mounts: pods.values().any(|pod| pods::mounts_users(pod)),
-        templates: Mounted::of(templates.values().map(NamedTemplate::mounts_users)),
-    };
     let owner = object.controller_owner_ref(&());
     let owner = owner.ok_or(InvalidSpec::Incomplete("uid"))?;
     match users::read(context, object, shape, owner, evidence).await {

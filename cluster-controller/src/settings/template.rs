@@ -50,16 +50,10 @@ impl NamedTemplate {
         &self.set.spec.template
     }
 
-    /// Whether its pods start with users.
-    pub fn mounts_users(&self) -> bool {
+    /// Whether its pods start with the Secret of this volume.
+    pub fn mounts(&self, volume: &str) -> bool {
         let pod = self.whole().spec.as_ref();
-        pod.is_some_and(pods::has_users)
-    }
-
-    /// Whether its pods start with certificates.
-    pub fn mounts_certificates(&self) -> bool {
-        let pod = self.whole().spec.as_ref();
-        pod.is_some_and(pods::has_certificates)
+        pod.is_some_and(|pod| pods::has_secret(pod, volume))
     }
 
     /// `namespace/name` of the RedisCluster whose volumes the pods may take over.

@@ -17,7 +17,7 @@ pub mod wanted;
 use crate::{
     context::Context,
     observe::Observed,
-    pods::{self, Pods},
+    pods::{self, Mounted, Pods},
     redis::{
         member::{Member, Report},
         users::PasswordHash,
@@ -28,11 +28,11 @@ use common::{
     cluster::{endpoint::Login, info::Family},
     kubernetes::expectations::OwnerKey,
 };
-use crds::{Authentication, OwnUser, PasswordSecretRef, RedisCluster};
+use crds::{Authentication, OwnUser, PasswordSecretRef, RedisCluster, VOLUME_USERS};
 use error::UsersError;
 use k8s_openapi::{apimachinery::pkg::apis::meta::v1::OwnerReference, jiff::Timestamp};
 use own::Abilities;
-use plan::{Mounted, OwnHashes, UsersInputs, UsersOfServer, UsersPlan, plan};
+use plan::{OwnHashes, UsersInputs, UsersOfServer, UsersPlan, plan};
 use report::UsersReport;
 use secrecy::{ExposeSecret, SecretString};
 use secrets::{OwnPassword, Passwords};
@@ -322,7 +322,7 @@ fn abilities(report: &Report) -> Abilities {
 
 /// A pod that is made by a template counts before there is one.
 fn mounted(pods: &Pods, templates: Mounted) -> Mounted {
-    let pods = Mounted::of(pods.values().map(|pod| pods::mounts_users(pod)));
+    let pods = Mounted::of(pods.values().map(|pod| pods::mounts(pod, VOLUME_USERS)));
     if pods == templates {
         pods
     } else {

@@ -89,16 +89,15 @@ impl Passwords<'_> {
         OwnPassword { wanted, accepted }: &OwnPassword,
     ) -> Result<(), UsersError> {
         let name = user.secret_name(self.0.owner.name);
-        let file = build::password_file(accepted.expose_secret());
+        let is_exporter = user == OwnUser::Exporter;
+        let file = is_exporter.then(|| build::password_file(accepted.expose_secret()));
         let mut data = vec![
             (KEY_USERNAME, user.name()),
             // As it stands where it does not change: a line break at its end is its writer's.
             (KEY_PASSWORD, wanted.expose_secret()),
             (KEY_ACCEPTED, accepted.expose_secret()),
         ];
-        if user == OwnUser::Exporter {
-            data.push((KEY_EXPORTER_FILE, &file));
-        }
+        data.extend(file.as_deref().map(|file| (KEY_EXPORTER_FILE, file)));
         let same = found.as_ref().is_some_and(|secret| {
             let mut pairs = data.iter();
             let is_current = !self.0.is_left_behind(secret);

@@ -2,7 +2,7 @@
 
 use super::{
     file::{Configurations, TrialRecord},
-    template::{NamedTemplate, NamedTemplates},
+    template::NamedTemplates,
 };
 use crate::pods::{self, Pods, start::cannot_start};
 use common::kubernetes::{
@@ -10,7 +10,7 @@ use common::kubernetes::{
     hash::hash_value,
     pods::server,
 };
-use crds::trial_pod_name;
+use crds::{VOLUME_CERTIFICATES, trial_pod_name};
 use k8s_openapi::{
     api::core::v1::Pod,
     jiff::{SignedDuration, Timestamp},
@@ -312,7 +312,7 @@ pub fn decide(inputs: &TrialInputs<'_>, now: Timestamp) -> TrialDecision {
 /// Whether pods get certificates that had none: not every server can be started with them.
 fn comes_to_encrypt(inputs: &TrialInputs<'_>) -> bool {
     let mut templates = inputs.templates.values();
-    inputs.certificates && !templates.all(NamedTemplate::mounts_certificates)
+    inputs.certificates && !templates.all(|template| template.mounts(VOLUME_CERTIFICATES))
 }
 
 /// Whether every StatefulSet names the wanted image and the wanted redis.conf. The ConfigMap of that name may have been deleted: it is made

@@ -9,7 +9,7 @@ use super::{
     state::{AcceptedUser, UsersState},
     wanted::{WantedUser, WantedUsers},
 };
-use crate::redis::users::PasswordHash;
+use crate::{pods::Mounted, redis::users::PasswordHash};
 use crds::{Authentication, OwnUser, PasswordSecretRef};
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
 use std::collections::{BTreeMap, BTreeSet};
@@ -59,33 +59,6 @@ pub struct UsersInputs<'a> {
     pub answers: &'a BTreeMap<(String, String), Option<String>>,
     /// Now.
     pub now: Timestamp,
-}
-
-/// How many pods start with the users.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Mounted {
-    /// All.
-    All,
-    /// Some.
-    Some,
-    /// None.
-    None,
-}
-
-impl Mounted {
-    /// Of whether each does.
-    pub fn of(each: impl IntoIterator<Item = bool>) -> Self {
-        let (mut some, mut all) = (false, true);
-        for mounts in each {
-            some |= mounts;
-            all &= mounts;
-        }
-        match (some, all) {
-            (false, _) => Self::None,
-            (true, true) => Self::All,
-            (true, false) => Self::Some,
-        }
-    }
 }
 
 /// What is next.
