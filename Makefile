@@ -21,10 +21,10 @@ demo: LOADED = $(CONTROLLERS) tools redis
 # What docker-push pushes.
 PUSH ?= $(CONTROLLERS)
 TARGET := $(shell uname -m)-unknown-linux-gnu
-# Static, for images of nothing else; --target keeps the flag away from build scripts and procedural macros.
-STATIC := RUSTFLAGS="-C target-feature=+crt-static" cargo build --locked --target $(TARGET)
-# What is published, tested end to end and measured is a release build.
-RELEASE := $(STATIC) --release
+# What is published and measured is a release build. What `make test` runs on a local Kubernetes is what its suites have compiled already.
+PROFILE = release
+BUILD = cargo build --locked --profile $(PROFILE)
+export BINARIES = $(CURDIR)/target/$(TARGET)/$(PROFILE:dev=debug)
 LOCAL := deploy/local/local-kubernetes
 IMAGES := deploy/local/images
 # Every command that talks to a cluster uses the local one, or with CLUSTER=existing that of KUBECONFIG. Two statements: an eval of
@@ -66,13 +66,15 @@ test-many: components ## 500 clusters under one controller: cost when idle, some
 	CLUSTERS=500 cargo test --release --locked --package tests --test cluster_many -- --nocapture
 PROCESS_SUITES = $(filter-out e2e_%,$(basename $(notdir $(wildcard tests/tests/*.rs))))
 test-processes: components ## Suites against real Redis processes, a real S3 server and a real API server
-	cargo test --locked --package tests --lib $(addprefix --test ,$(PROCESS_SUITES))
+	# They wait more than they compute: with a test for each of two cores these would be idle for most of the time.
+	cargo test --locked --package tests --lib $(addprefix --test ,$(PROCESS_SUITES)) -- --test-threads 4
 test-servers: export MORE_COMMANDS = pip3 python3-pip
 test-servers: packages ## The suites against Redis 6.2 to 8.2 and Valkey 8.1 and 9.1, with a table of what passed; not part of test
 	tests/run-servers $(SERVERS)
 test-end-to-end: ## Scenarios on a local Kubernetes of their own
 scenarios: ## Losses, changes and costs on a local Kubernetes of their own, with a table of how each went; not part of test
 END_TO_END = $(basename $(notdir $(wildcard tests/tests/e2e_*.rs)))
+test-end-to-end: PROFILE = dev
 test-end-to-end: SUITES = $(filter-out e2e_long_%,$(END_TO_END))
 # Those that report rows of the table. SUITES=name runs one.
 scenarios: SUITES = e2e_cluster e2e_crashes e2e_nodes e2e_change $(filter e2e_long_%,$(END_TO_END))
@@ -99,12 +101,12 @@ local-only:
 
 .PHONY: bench
 bench: packages ## Benchmarks against their rivals; CASE=name runs one
-	$(RELEASE) --bin bench --bin s3-server
-	target/$(TARGET)/release/bench $(if $(CASE),--case $(CASE))
+	$(BUILD) --bin bench --bin s3-server
+	$(BINARIES)/bench $(if $(CASE),--case $(CASE))
 
 .PHONY: binaries docker-build docker-push
 binaries:
-	$(RELEASE) $(addprefix --bin ,$(CONTROLLERS) $(TOOLS) demo)
+	$(BUILD) $(addprefix --bin ,$(CONTROLLERS) $(TOOLS) demo)
 docker-build: components binaries ## Build every image, with docker or buildah; nothing is pulled
 	$(IMAGES) build $(LOADED) > /dev/null
 docker-push: binaries ## Push the controllers' images to REGISTRY; PUSH="tools redis" those
@@ -133,26 +135,28 @@ undeploy: ## Delete the three controllers; clusters serve on
 	$(INTO_CLUSTER)
 	if $(HAS_MONITORING); then kubectl delete --ignore-not-found -k deploy/kustomize/monitoring; fi
 	kubectl delete --ignore-not-found -k deploy/kustomize
+run: PROFILE = dev
 run: ## Run the three controllers on this machine, for the local cluster or with CLUSTER=existing that of KUBECONFIG
 	$(INTO_CLUSTER)
 	deployed=$$(kubectl --namespace redis-operator-system get deployments --output name)
 	[ -z "$$deployed" ] || { echo "the controllers run in the cluster already: make undeploy" >&2; exit 1; }
-	cargo build --locked $(addprefix --bin ,$(CONTROLLERS))
+	$(BUILD) $(addprefix --bin ,$(CONTROLLERS))
 	# Their Leases are where deployed controllers keep theirs: of both, one leads.
 	kubectl apply --server-side --force-conflicts -f deploy/kustomize/namespace.yaml
 	image=$$($(IMAGES) reference backup-controller)
 	export POD_NAMESPACE=redis-operator-system CONTROLLER_IMAGE=$$image LISTEN_ADDRESS=127.0.0.1:0 LOG_FORMAT=text
 	trap 'kill $$(jobs -p) 2> /dev/null; wait' EXIT INT TERM
-	for controller in $(CONTROLLERS); do target/debug/$$controller & done
+	for controller in $(CONTROLLERS); do $(BINARIES)/$$controller & done
 	wait -n
 
 .PHONY: compiled local-up local-down demo demo-down
+compiled local-up demo: PROFILE = demo
 # What runs on the local cluster, in a profile that compiles fast. Kubernetes is compiled at the same time where there is memory for both: while
 # one of them links on a single core, the other has work for the second.
 compiled: $(if $(OWN_CLUSTER),packages)
 	@controllers() {
-	  [ -x target/$(TARGET)/demo/demo ] || echo "make: compiling the controllers and the demonstration, once: about 11 minutes on 2 cores; cargo prints each crate"
-	  $(STATIC) --profile demo $(addprefix --bin ,$(if $(OWN_CLUSTER),$(CONTROLLERS) $(TOOLS)) demo)
+	  [ -x $(BINARIES)/demo ] || echo "make: compiling the controllers and the demonstration, once: about 11 minutes on 2 cores; cargo prints each crate"
+	  $(BUILD) $(addprefix --bin ,$(if $(OWN_CLUSTER),$(CONTROLLERS) $(TOOLS)) demo)
 	}
 	if [ -z "$(OWN_CLUSTER)" ]; then controllers
 	elif [ "$$(awk '/^MemAvailable/ {print int($$2 / 1048576)}' /proc/meminfo)" -lt 6 ]; then $(LOCAL) build; controllers
@@ -166,7 +170,6 @@ compiled: $(if $(OWN_CLUSTER),packages)
 	fi
 local-up: compiled ## Start the local Kubernetes with the controllers on it
 	$(LOCAL) up $(NODES)
-	export BINARIES=$(CURDIR)/target/$(TARGET)/demo
 	$(IMAGES) load $(LOADED)
 	$(INTO_CLUSTER)
 	# Controllers that run already may run an older image of the same name.
@@ -176,7 +179,7 @@ local-down: ## End the local Kubernetes and leave nothing behind
 	$(LOCAL) down
 demo: local-up ## The whole story on a local Kubernetes: form a cluster, lose all its pods, back up, restore, compare
 	$(INTO_CLUSTER)
-	target/$(TARGET)/demo/demo
+	$(BINARIES)/demo
 demo-down: ## Remove what the demo left behind
 ifeq ($(CLUSTER),existing)
 	$(INTO_CLUSTER)

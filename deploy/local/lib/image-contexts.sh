@@ -16,8 +16,8 @@ controller_context() { # FOLDER BINARY...
   echo 'nonroot:x:65532:' > "$1/group"
   mkdir "$1/bin"
   for binary in "${@:2}"; do
-    [ -x "$BINARIES/$binary" ] || die "no binary $BINARIES/$binary: build it first (RUSTFLAGS='-C target-feature=+crt-static' cargo build --release --target $TARGET)"
-    ! dynamic "$BINARIES/$binary" || die "$BINARIES/$binary is not linked statically and would not start in an image of its own: build it with RUSTFLAGS='-C target-feature=+crt-static' and --target $TARGET"
+    [ -x "$BINARIES/$binary" ] || die "no binary $BINARIES/$binary: build it first (cargo build --release)"
+    ! dynamic "$BINARIES/$binary" || die "$BINARIES/$binary is not linked statically and would not start in an image of its own: build it without RUSTFLAGS of your own, which replace those of .cargo/config.toml"
     cp "$BINARIES/$binary" "$1/bin/"
   done
 }
