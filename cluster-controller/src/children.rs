@@ -4,7 +4,7 @@ use crate::{
     build::Children,
     context::Context,
     errors::Failure,
-    leftovers::unused_config_maps,
+    leftovers::{unused_config_maps, unused_services},
     pods::Pods,
     sets::{ExistingSet, SetSize},
     settings::{
@@ -75,6 +75,8 @@ pub async fn apply(
         config_map,
         headless_service,
         client_service,
+        access_services,
+        keeps_access,
         disruption_budget,
         network_policy,
         stateful_sets,
@@ -93,6 +95,12 @@ pub async fn apply(
     });
     results.extend(futures::future::join_all(sets).await);
     results.push(one(context, owner, &caches.services, client_service).await);
+    let wanted: Vec<String> = access_services.iter().map(ResourceExt::name_any).collect();
+    let services = access_services.into_iter();
+    let services = services.map(|service| one(context, owner, &caches.services, service));
+    results.extend(futures::future::join_all(services).await);
+    let keeping = keeps_access.then_some(pods);
+    results.push(remove_services(context, owner, &wanted, keeping).await);
     results.push(
         optional(
             context,
@@ -187,6 +195,20 @@ async fn remove_sets(context: &Context, owner: &OwnerKey, removed: &[i32]) -> Re
     for shard in removed {
         let name = stateful_set_name(&owner.name, *shard);
         delete_owned(context, owner, &context.caches.stateful_sets, &name).await?;
+    }
+    Ok(())
+}
+
+async fn remove_services(
+    context: &Context,
+    owner: &OwnerKey,
+    wanted: &[String],
+    keeping: Option<&Pods>,
+) -> Result<(), ApiError> {
+    let cache = &context.caches.services;
+    let services = cache.of(&owner.namespace, &owner.name);
+    for unused in unused_services(&services, wanted, keeping) {
+        delete_owned(context, owner, cache, &unused).await?;
     }
     Ok(())
 }

@@ -136,7 +136,7 @@ fn of_step(action: &Action, why: &str, formed: bool) -> Option<EventNote> {
         Action::Admit { .. } => EventNote::normal("ReplicasAdmitted", "Replicate", why),
         Action::Replicate { .. } => EventNote::normal("ReplicaAttached", "Replicate", why),
         Action::Forget { .. } => EventNote::normal("NodeForgotten", "Forget", why),
-        Action::RestoreNodeTimeout { .. } | Action::AnnounceHostname { .. } => return None,
+        Action::RestoreNodeTimeout { .. } | Action::TellClients { .. } => return None,
     };
     Some(note)
 }

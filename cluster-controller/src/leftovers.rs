@@ -1,9 +1,10 @@
 //! Children that nothing uses any more. Pure.
 
 use crate::pods::Pods;
+use crds::pod_of_access_service;
 use k8s_openapi::api::{
     apps::v1::StatefulSet,
-    core::v1::{ConfigMap, PodSpec},
+    core::v1::{ConfigMap, PodSpec, Service},
 };
 use kube::ResourceExt;
 use std::{collections::HashSet, sync::Arc};
@@ -27,6 +28,20 @@ pub fn unused_config_maps(
     let used: HashSet<&str> = specs.flat_map(mounted).chain([current]).collect();
     let maps = config_maps.into_iter();
     maps.filter(|map| !used.contains(map.name_any().as_str()))
+        .collect()
+}
+
+/// Names of the Services for clients outside of which neither the spec nor one of these pods makes use.
+pub fn unused_services(
+    services: &[Arc<Service>],
+    wanted: &[String],
+    keeping: Option<&Pods>,
+) -> Vec<String> {
+    let is_kept = |pod: &str| keeping.is_some_and(|pods| pods.contains_key(pod));
+    let names = services.iter().map(|service| service.name_any());
+    names
+        .filter(|name| pod_of_access_service(name).is_some_and(|pod| !is_kept(pod)))
+        .filter(|name| !wanted.contains(name))
         .collect()
 }
 
@@ -77,5 +92,30 @@ mod tests {
     #[test]
     fn what_a_future_pod_mounts_is_kept() {
         assert!(unused(&["current", "old"], &["current"]).is_empty());
+    }
+
+    #[test]
+    fn a_pod_that_is_there_keeps_its_load_balancer() {
+        let names = [
+            "shop",
+            "shop-nodes",
+            "shop-0-0-access",
+            "shop-0-1-access",
+            "shop-1-0-access",
+        ];
+        let service = |name: &&str| {
+            let service = json!({"metadata": {"name": name}});
+            Arc::new(serde_json::from_value::<Service>(service).unwrap())
+        };
+        let services: Vec<Arc<Service>> = names.iter().map(service).collect();
+        let pods = Pods::from([("shop-0-1".to_owned(), Arc::new(Pod::default()))]);
+        let wanted = ["shop-0-0-access".to_owned()];
+        let unused = |wanted: &[String], keeping| unused_services(&services, wanted, keeping);
+        assert_eq!(unused(&wanted, Some(&pods)), ["shop-1-0-access"]);
+        assert_eq!(
+            unused(&[], Some(&pods)),
+            ["shop-0-0-access", "shop-1-0-access"]
+        );
+        assert_eq!(unused(&[], None).len(), 3);
     }
 }

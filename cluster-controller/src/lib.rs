@@ -6,6 +6,7 @@
 //! Input and output: [`observe`], [`children`], [`volume_claims`], [`pod_events`], [`machines`], [`zones`], [`pod_patch`], [`replace`], [`change`], [`hibernate`],
 //! [`resharding`], [`connections`], [`trials`], [`secrets`], [`users`], [`certificates`], [`live_settings`], [`redis::observe`], [`redis::execute`]. All together in [`reconcile`].
 
+pub mod access;
 pub mod build;
 pub mod certificates;
 pub mod change;

@@ -287,7 +287,11 @@ pub fn expected(shape: &Shape, pods: &Pods) -> Vec<ExpectedNode> {
                     bus_port: BUS_PORT,
                 }),
                 address_is_current: pod.is_some_and(pods::address_is_current),
-                hostname: Some(crds::pod_hostname(&shape.name, &shape.namespace, &name)),
+                hostname: Some(shape.access.hostname(
+                    &name,
+                    crds::pod_hostname(&shape.name, &shape.namespace, &name),
+                )),
+                endpoint_type: shape.access.endpoint_type().map(ToOwned::to_owned),
                 proof: pod.and_then(pods::proof),
                 kubernetes_node: pod.and_then(pods::kubernetes_node).map(ToOwned::to_owned),
                 terminating: pod.is_some_and(pods::is_terminating),

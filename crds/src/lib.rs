@@ -6,6 +6,7 @@
 // kube's derive takes one `type_ = "string"` for each column.
 #![allow(clippy::duplicated_attributes)]
 
+mod access;
 mod auth;
 mod monitoring;
 mod names;
@@ -22,6 +23,7 @@ mod s3;
 mod shared;
 mod tls;
 
+pub use access::*;
 pub use auth::*;
 pub use monitoring::*;
 pub use names::*;

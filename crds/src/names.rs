@@ -131,6 +131,11 @@ pub const CONDITION_USERS: &str = "UsersApplied";
 /// Condition of RedisClusters: whether every server shows the certificate that is wanted, and for how long that is valid.
 pub const CONDITION_CERTIFICATES: &str = "CertificatesValid";
 
+/// Condition of a RedisCluster: whether clients outside the network of the pods reach every server.
+pub const CONDITION_ACCESS: &str = "AccessReady";
+/// Label that Kubernetes puts on the pods of a StatefulSet: the name of the pod.
+pub const LABEL_POD_NAME: &str = "statefulset.kubernetes.io/pod-name";
+
 /// Field manager of what the cluster-controller applies.
 pub const MANAGER_CLUSTER: &str = "cluster-controller";
 

@@ -1,8 +1,9 @@
 //! `RedisCluster`: the desired state of a cluster, and the observed one.
 
 use crate::{
-    AuthPolicy, Authentication, DeletionPolicy, MonitoringPolicy, NetworkAccess, PlacementPolicy,
-    PodTemplate, S3Location, TlsPolicy, TlsStatus, reserved_settings,
+    AccessPolicy, AccessStatus, AuthPolicy, Authentication, DeletionPolicy, MonitoringPolicy,
+    NetworkAccess, PlacementPolicy, PodTemplate, S3Location, TlsPolicy, TlsStatus,
+    reserved_settings,
     shared::{conditions_schema, not_observed},
 };
 use k8s_openapi::{
@@ -47,6 +48,7 @@ use std::collections::BTreeMap;
     validation = Rule::new("has(self.version) != has(self.image)").message("give exactly one of version (the name of a RedisVersion) and image"),
     validation = Rule::new("!(has(self.hibernate) && self.hibernate) || has(self.storage)").message("hibernate needs storage: a cluster in memory would lose all its keys; back it up and delete it instead"),
     validation = Rule::new("has(self.storage) == has(oldSelf.storage)").message("storage can neither be added nor removed: restore a backup into a new cluster"),
+    validation = Rule::new("!has(self.access) || self.access.type != 'LoadBalancer' || !has(self.config) || !('cluster-preferred-endpoint-type' in self.config)").message("config: cluster-preferred-endpoint-type follows from access.type LoadBalancer; remove it"),
     validation = RedisClusterSpec::one_zone_constraint()
 )]
 #[serde(rename_all = "camelCase")]
@@ -102,6 +104,10 @@ pub struct RedisClusterSpec {
     /// where the network of the Kubernetes cluster enforces NetworkPolicies.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub network_policy: Option<NetworkAccess>,
+    /// How clients outside the network of the pods reach the servers. Absent: they do not. Can be changed at any time. Load balancers need
+    /// servers of Redis 7.0 or newer, or Valkey, and leave no room for the setting cluster-preferred-endpoint-type.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub access: Option<AccessPolicy>,
     /// How the servers are measured. Absent: not at all; the controllers report each cluster on their own port in any case.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub monitoring: Option<MonitoringPolicy>,
@@ -439,9 +445,12 @@ pub struct RedisClusterStatus {
     /// The certificate that the servers are given; the condition CertificatesValid says whether all present it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tls: Option<TlsStatus>,
+    /// Where clients outside the network of the pods reach the servers. Absent: they do not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub access: Option<AccessStatus>,
     /// Ready: the cluster is as desired. Reconciling: the controller works on it. Stalled: it waits for a person. Available: every
     /// slot is served. In detail: Progressing, Formed, SlotsCovered, ReplicationHealthy, QuorumHealthy, UpToDate, VersionSupported,
-    /// ConfigApplied, UsersApplied, CertificatesValid, VolumesResized, Paused, SchedulesAccepted.
+    /// ConfigApplied, UsersApplied, CertificatesValid, AccessReady, VolumesResized, Paused, SchedulesAccepted.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(schema_with = "conditions_schema")]
     pub conditions: Vec<Condition>,

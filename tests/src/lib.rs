@@ -13,6 +13,7 @@ pub mod kubectl;
 pub mod kubectl_error;
 pub mod kubernetes;
 pub mod leases;
+pub mod load_balancers;
 pub mod login;
 pub mod made_up;
 pub mod memory;

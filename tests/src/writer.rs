@@ -138,6 +138,11 @@ impl RoutedClient {
         bail!("no answer about {key} within {:?}: {last}", self.outage)
     }
 
+    /// The addresses that servers have sent it to.
+    pub fn named(&self) -> &BTreeSet<SocketAddr> {
+        &self.named
+    }
+
     fn count(&mut self, code: &str) {
         *self.refusals.entry(code.to_owned()).or_default() += 1;
     }

@@ -60,7 +60,6 @@ fn rights() -> Vec<Rights> {
     let leases = |namespace, verbs| in_namespace(namespace, "coordination.k8s.io", "leases", verbs);
 
     let reads = "get list watch";
-    let applies = "get list watch create patch";
     let applies_and_deletes = "get list watch create patch delete";
     let keeps = "get list create patch delete";
     let whole_life = "get list create update delete";
@@ -90,7 +89,7 @@ fn rights() -> Vec<Rights> {
         none("", "pods/log"),
         none("", "pods/portforward"),
         some("", "secrets", ["get create update delete", "get", "get"]),
-        some("", "services", [applies, "", ""]),
+        some("", "services", [applies_and_deletes, "", ""]),
         some("", "configmaps", [applies_and_deletes, "", ""]),
         some("", "serviceaccounts", ["", keeps, ""]),
         none("", "serviceaccounts/token"),

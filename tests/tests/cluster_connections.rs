@@ -4,7 +4,7 @@
 use anyhow::{Context, Result, ensure};
 use cluster_controller::redis::{
     execute::execute,
-    member::{Answer, ExpectedNode, Member, Wanted},
+    member::{Answer, ClientSetting, ExpectedNode, Member, Wanted},
     observe::observe,
     plan::{Action, Assignment, HandOverReason, Peer, Plan, PromotedCopy, Step},
 };
@@ -334,7 +334,7 @@ fn kind(action: &Action) -> usize {
         Action::Admit { .. } => 4,
         Action::Replicate { .. } => 5,
         Action::RestoreNodeTimeout { .. } => 6,
-        Action::AnnounceHostname { .. } => 7,
+        Action::TellClients { .. } => 7,
         Action::Forget { .. } => KINDS - 1,
     }
 }
@@ -396,9 +396,10 @@ async fn no_command_goes_to_a_server_with_another_id() -> Result<()> {
             member: 1,
             node_timeout: NODE_TIMEOUT * 2,
         },
-        Action::AnnounceHostname {
+        Action::TellClients {
             member: 1,
-            hostname: "shop-1-0".into(),
+            setting: ClientSetting::Hostname,
+            value: "shop-1-0".into(),
         },
     ];
     let kinds: BTreeSet<usize> = actions.iter().map(kind).collect();

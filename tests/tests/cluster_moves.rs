@@ -103,6 +103,8 @@ impl Moves {
         let nodes = &self.stage.nodes;
         let target = nodes.server(nodes.primary_of(1).await?);
         let id = target.id().await?.to_string();
+        // The others believe the one with the newest configuration: from the first slot on, or a message of before takes slots back.
+        target.call::<String>("CLUSTER BUMPEPOCH").await?;
         for shard in [1, 0, 2] {
             let server = nodes.server(nodes.primary_of(shard).await?);
             let mut commands = pipe();
@@ -113,8 +115,6 @@ impl Moves {
             let mut connection = server.connect().await?;
             commands.query_async::<()>(&mut connection).await?;
         }
-        // The others believe the one with the newest configuration.
-        target.call::<String>("CLUSTER BUMPEPOCH").await?;
         self.stage.until("every node knows", serves).await?;
         Ok(())
     }

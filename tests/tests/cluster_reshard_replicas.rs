@@ -129,7 +129,7 @@ async fn a_replica_that_hangs_keeps_no_slot_from_moving() -> Result<()> {
     is_attached(&cluster, 3, true).await?;
     let plan = cluster.plan(&ALL).await?;
     let (limits, begun) = (by_migrate(), Instant::now());
-    let sleep = pin!(cluster.server(replica).call::<()>("DEBUG SLEEP 8"));
+    let sleep = pin!(cluster.server(replica).call::<()>("DEBUG SLEEP 16"));
     let (ended, asleep) = match select(pin!(cluster.run(&plan, &limits)), sleep).await {
         Either::Left((ended, sleep)) => (ended, Some(sleep)),
         Either::Right((slept, run)) => {

@@ -1,5 +1,6 @@
 //! Renders the Kubernetes objects of a cluster. Pure: the same cluster gives the same bytes.
 
+mod access;
 mod client_options;
 mod config;
 mod exporter;
@@ -7,6 +8,7 @@ mod network_policy;
 mod parts;
 mod placement;
 mod pod_template;
+mod service_ports;
 mod services;
 mod start_script;
 mod stateful_set;
@@ -41,6 +43,10 @@ pub struct Children {
     pub headless_service: Service,
     /// Where clients connect.
     pub client_service: Service,
+    /// Where clients outside the network of the pods reach each of them.
+    pub access_services: Vec<Service>,
+    /// Whether pods that are not wanted any more keep theirs while they are there: servers may still send clients to them.
+    pub keeps_access: bool,
     /// The one budget, unless it is switched off.
     pub disruption_budget: Option<PodDisruptionBudget>,
     /// Who reaches the servers, where that is limited.
@@ -71,6 +77,8 @@ pub fn build(cluster: &ValidatedCluster, sizes: &[SetSize], controllers: &str) -
         config_map,
         headless_service: services::headless(cluster),
         client_service: services::client(cluster),
+        access_services: access::of_pods(cluster, sizes),
+        keeps_access: cluster.shape.access.is_used(),
         disruption_budget: services::disruption_budget(cluster),
         network_policy: network_policy::network_policy(cluster, controllers),
         stateful_sets: sizes.iter().map(set).collect(),

@@ -1,13 +1,15 @@
 //! Services and the disruption budget.
 
-use super::{labels, metadata, selector, selects};
-use crate::validate::ValidatedCluster;
-use crds::{
-    BUS_PORT, CLIENT_PORT, PORT_BUS, PORT_CLIENT, PORT_TLS, TLS_PORT, headless_service_name,
+use super::{
+    access::balance,
+    labels, metadata, selector, selects,
+    service_ports::{EVERY_FAMILY, client_ports, port},
 };
+use crate::validate::ValidatedCluster;
+use crds::{BUS_PORT, PORT_BUS, headless_service_name};
 use k8s_openapi::{
     api::{
-        core::v1::{Service, ServicePort, ServiceSpec},
+        core::v1::{Service, ServiceSpec},
         policy::v1::{PodDisruptionBudget, PodDisruptionBudgetSpec},
     },
     apimachinery::pkg::util::intstr::IntOrString,
@@ -21,6 +23,7 @@ pub fn headless(cluster: &ValidatedCluster) -> Service {
         metadata: metadata(cluster, headless_service_name(&cluster.shape.name)),
         spec: Some(ServiceSpec {
             cluster_ip: Some("None".to_owned()),
+            ip_family_policy: Some(EVERY_FAMILY.to_owned()),
             publish_not_ready_addresses: Some(true),
             selector: Some(selector(cluster)),
             ports: Some(ports),
@@ -32,34 +35,20 @@ pub fn headless(cluster: &ValidatedCluster) -> Service {
 
 /// Where clients connect first; the cluster tells them the rest.
 pub fn client(cluster: &ValidatedCluster) -> Service {
-    Service {
+    let mut service = Service {
         metadata: metadata(cluster, cluster.shape.name.clone()),
         spec: Some(ServiceSpec {
+            ip_family_policy: Some(EVERY_FAMILY.to_owned()),
             selector: Some(selector(cluster)),
             ports: Some(client_ports(cluster)),
             ..ServiceSpec::default()
         }),
         ..Service::default()
+    };
+    if let Some(policy) = &cluster.shape.access.policy {
+        balance(&mut service, policy);
     }
-}
-
-/// Before servers encrypt among each other, they send a client that does to ports in the clear.
-fn client_ports(cluster: &ValidatedCluster) -> Vec<ServicePort> {
-    let encryption = cluster.shape.encryption;
-    let plain = encryption.lets_plaintext_in();
-    let plain = plain.then(|| port(PORT_CLIENT, CLIENT_PORT));
-    let encrypted = encryption.is_used().then(|| port(PORT_TLS, TLS_PORT));
-    plain.into_iter().chain(encrypted).collect()
-}
-
-fn port(name: &str, number: u16) -> ServicePort {
-    ServicePort {
-        name: Some(name.to_owned()),
-        port: i32::from(number),
-        target_port: Some(IntOrString::String(name.to_owned())),
-        protocol: Some("TCP".to_owned()),
-        ..ServicePort::default()
-    }
+    service
 }
 
 /// One budget over all pods: a pod under two budgets could not be evicted at all. None before every slot was served once: no pod is ready

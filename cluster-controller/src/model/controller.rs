@@ -445,7 +445,7 @@ fn kind(action: &Action) -> &'static str {
         Action::Admit { .. } => "admit",
         Action::Replicate { .. } => "replicate",
         Action::RestoreNodeTimeout { .. } => "restore node timeout",
-        Action::AnnounceHostname { .. } => "announce hostname",
+        Action::TellClients { .. } => "tell clients",
         Action::Forget { .. } => "forget",
     }
 }

@@ -12,7 +12,7 @@ use crate::{
     hibernate,
     observe::{self, Observed},
     pods::{self, Mounted, Pods},
-    redis::member::Wanted,
+    redis::member::{ClientSetting, Wanted},
     rollout::{self, written},
     sets::ExistingSet,
     settings::{assess::SettingsGoal, template::NamedTemplates, tracker::ClusterAnswers},
@@ -79,6 +79,8 @@ impl Inputs {
         let (namespace, name) = (shape.namespace.clone(), shape.name.clone());
         let place = (namespace.as_str(), name.as_str());
         let mut cluster = failures.keep(validated(context, &object));
+        let services = context.caches.services.of(&namespace, &name);
+        shape.access = shape.access.found(&name, &services);
         let pods = observe::cached(&context.caches.pods, &shape);
         let sets = children::existing_sets(context, &shape);
         let templates = children::templates(context, &shape);
@@ -153,6 +155,8 @@ impl Inputs {
         let names = settings.as_ref().map(|settings| settings.names(&pods));
         let mut names = names.unwrap_or_default();
         names.extend(certificates.settings());
+        let given = ClientSetting::EndpointType.name();
+        names.extend(shape.access.is_used().then(|| given.to_owned()));
         Ok(Self {
             is_to_hibernate: shape.hibernate,
             awaited,

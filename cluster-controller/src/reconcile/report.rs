@@ -2,6 +2,7 @@
 
 use super::{act::Effects, failures::Failures, inputs::Inputs, look::Seen};
 use crate::{
+    access,
     context::Context,
     errors::ReconcileError,
     events,
@@ -68,6 +69,8 @@ pub(super) async fn report(
         failures.push(refused);
     }
     let failure = failures.first();
+    let is_encrypted = shape.encryption.is_used();
+    let access = access::report::report(&shape.access, &seen.observed.members, is_encrypted);
     let found = StatusInputs {
         shape,
         cluster: cluster.as_ref(),
@@ -84,6 +87,7 @@ pub(super) async fn report(
         loss: effects.loss.as_ref(),
         users: &effects.users,
         certificates: &effects.certificates,
+        access: &access,
     };
     let now = Timestamp::now();
     let newest = status::compute(object, &found, now);

@@ -227,11 +227,15 @@ async fn act(action: &Action, nodes: Nodes<'_>) -> Result<(), NodeError> {
             };
             set_node_timeout(&node, *node_timeout).await
         }
-        Action::AnnounceHostname { member, hostname } => {
+        Action::TellClients {
+            member,
+            setting,
+            value,
+        } => {
             let Some(node) = nodes.connect(*member).await? else {
                 return Ok(());
             };
-            node.config_set("cluster-announce-hostname", hostname).await
+            node.config_set(setting.name(), value).await
         }
         Action::Forget { id, on } => forget(*id, on, nodes).await,
     }

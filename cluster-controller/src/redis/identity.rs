@@ -78,11 +78,19 @@ fn foreign(report: &Report) -> ForeignNode {
     }
 }
 
-/// The pod whose DNS name a node announces, if it is one of the cluster's. The start script lets servers of 7.0 and newer announce it.
+/// The pod whose name a node announces, if it is one of the cluster's: that of its load balancer, or its DNS name, which the start script lets
+/// servers of 7.0 and newer announce.
 ///
 /// It says where a node is to be expected of which nothing is recorded, and no more than that: another Kubernetes cluster may have a
 /// namespace and a RedisCluster of the same names.
-pub fn announced_pod<'a>(hostname: &'a str, members: &[Member]) -> Option<&'a str> {
+pub fn announced_pod<'a>(hostname: &'a str, members: &'a [Member]) -> Option<&'a str> {
+    let names = |member: &&Member| {
+        let own = member.expected.hostname.as_ref();
+        own.is_some_and(|own| own.name == hostname)
+    };
+    if let Some(member) = members.iter().find(names) {
+        return Some(&member.expected.pod);
+    }
     let (pod, domain) = hostname.split_once('.')?;
     let (set, _) = pod.rsplit_once('-')?;
     let (cluster, _) = set.rsplit_once('-')?;

@@ -209,8 +209,10 @@ pub struct ExpectedNode {
     pub address: Option<NodeAddress>,
     /// Whether the address is sure to be the pod's: it is not while the pod's Kubernetes node is not Ready.
     pub address_is_current: bool,
-    /// The name of the pod for clients in the Kubernetes cluster. None: it is not to be announced.
-    pub hostname: Option<String>,
+    /// The name that it announces to clients. None: it is not to announce one.
+    pub hostname: Option<Hostname>,
+    /// Whether it tells clients addresses or names, as the server calls it. None: as it is.
+    pub endpoint_type: Option<String>,
     /// What its start script lets the server say of itself. None: not asked for.
     pub proof: Option<String>,
     /// Name of the Kubernetes node that the pod runs on.
@@ -256,6 +258,7 @@ impl ExpectedNode {
             address: None,
             address_is_current: true,
             hostname: None,
+            endpoint_type: None,
             proof: None,
             kubernetes_node: None,
             zone: ZoneLabel::Unread,
@@ -271,6 +274,34 @@ impl ExpectedNode {
             unresponsive_since: BTreeMap::new(),
             refusals: BTreeMap::new(),
             pod_uid: None,
+        }
+    }
+}
+
+/// The name that a node is to announce to clients.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Hostname {
+    /// That of its pod in the Kubernetes cluster, or of its load balancer.
+    pub name: String,
+    /// Whether it takes the place of another name that the node announces.
+    pub replaces: bool,
+}
+
+/// A setting that decides what a node tells clients of where nodes are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ClientSetting {
+    /// Its name.
+    Hostname,
+    /// Whether clients are given addresses or names of nodes (`getPreferredEndpoint` in `cluster.c`).
+    EndpointType,
+}
+
+impl ClientSetting {
+    /// As the server calls it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Hostname => "cluster-announce-hostname",
+            Self::EndpointType => "cluster-preferred-endpoint-type",
         }
     }
 }

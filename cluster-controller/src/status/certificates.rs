@@ -29,17 +29,23 @@ pub(super) fn certificates_valid(
             format!("{words}; the servers keep the certificate {serial}, valid until {until}");
         return Some(ConditionUpdate::no(KIND, reason, message));
     }
-    if until < now + WARNED {
-        let message =
-            format!("the certificate {serial} of the servers is valid until {until}: renew it");
-        return Some(ConditionUpdate::no(KIND, "ExpiresSoon", message));
-    }
-    if let Some(waits) = waits(found, shown.encryption) {
-        let message = format!(
+    let step = waits(found, shown.encryption).map(|waits| {
+        format!(
             "status.tls.encryption is {} and becomes {}: {waits}",
             shown.encryption.name(),
             found.goal.name()
-        );
+        )
+    });
+    if until < now + WARNED {
+        let mut message =
+            format!("the certificate {serial} of the servers is valid until {until}: renew it");
+        if let Some(step) = step {
+            message.push_str("; ");
+            message.push_str(&step);
+        }
+        return Some(ConditionUpdate::no(KIND, "ExpiresSoon", message));
+    }
+    if let Some(message) = step {
         return Some(ConditionUpdate::no(KIND, "Applying", message));
     }
     if !found.lacking.is_empty() {
@@ -111,6 +117,8 @@ mod tests {
         found.refused = None;
         found.goal = Encryption::Off;
         assert_eq!(reason(&found, 85), (Some(false), "Applying"));
+        let soon = certificates_valid(&found, Timestamp::UNIX_EPOCH + day * 87).unwrap();
+        assert!(soon.message.contains("renew it") && soon.message.contains("becomes Off"));
         let mut removed = found.clone();
         removed.shown.as_mut().unwrap().encryption = Encryption::Off;
         assert_eq!(reason(&removed, 85), (Some(false), "Applying"));

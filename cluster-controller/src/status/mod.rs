@@ -1,6 +1,7 @@
 //! The status, computed from what was seen: a pure function. What changes from second to second is not in it, so that an
 //! unchanged cluster is not written.
 
+mod access;
 mod certificates;
 mod conditions;
 mod configuration;
@@ -9,6 +10,7 @@ mod users;
 
 pub use crate::checkpoint::formed_before;
 use crate::{
+    access::report::AccessReport,
     certificates::report::CertificatesReport,
     errors::Failure,
     fencing::{LastSeen, LastSeenNodes},
@@ -27,6 +29,7 @@ use crate::{
     validate::{InvalidSpec, Shape, ValidatedCluster, takeover_annotation},
     volumes::Growth,
 };
+use access::access_ready;
 use certificates::certificates_valid;
 use common::{
     cluster::{slot_map::topology_hash, slots::SLOT_COUNT, topology::NodeId},
@@ -158,6 +161,8 @@ pub struct StatusInputs<'a> {
     pub users: &'a UsersReport,
     /// How far the servers have their certificate.
     pub certificates: &'a CertificatesReport,
+    /// How far clients outside reach the servers.
+    pub access: &'a AccessReport,
 }
 
 impl StatusInputs<'_> {
@@ -226,6 +231,7 @@ pub fn compute(
         last_loss: found.loss.cloned().or(old.last_loss),
         authentication: found.users.authentication,
         tls: found.certificates.shown.clone(),
+        access: found.access.status.clone(),
         conditions,
     }
 }
@@ -237,6 +243,7 @@ fn all_conditions(
 ) -> Vec<ConditionUpdate> {
     let mut all = conditions(formed_before(object), found);
     all.extend(certificates_valid(found.certificates, now));
+    all.extend(access_ready(found.access));
     hibernation::replace(&mut all, found);
     all
 }

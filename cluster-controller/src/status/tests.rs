@@ -243,6 +243,7 @@ fn explain(
         loss: None,
         users: &UsersReport::default(),
         certificates: &CertificatesReport::default(),
+        access: &AccessReport::default(),
     };
     let status = compute(object, &found, now);
     let outcome = match found.failure {

@@ -1,6 +1,7 @@
 //! From the wire spec to a value that cannot be wrong. Afterwards no module reads the spec.
 
 use crate::{
+    access::Access,
     checkpoint::formed_before,
     redis::member::{Recovery, TakeoverRequest},
     settings::{template::NamedTemplates, values::default_maxmemory},
@@ -9,9 +10,9 @@ use crate::{
 };
 use common::kubernetes::hash::canonical_hash;
 use crds::{
-    ANNOTATION_ADOPT_VOLUMES, ANNOTATION_TAKEOVER, CLIENT_PORT, DeletionPolicy, Distribution,
-    Encryption, Exporter, MigrationPolicy, PlacementPolicy, PodTemplate, RESERVED_SETTINGS,
-    RedisCluster, RedisVersion, TLS_PORT, TlsPolicy, UpdatePolicy,
+    ANNOTATION_ADOPT_VOLUMES, ANNOTATION_TAKEOVER, AccessType, CLIENT_PORT, DeletionPolicy,
+    Distribution, Encryption, Exporter, MigrationPolicy, PlacementPolicy, PodTemplate,
+    RESERVED_SETTINGS, RedisCluster, RedisVersion, TLS_PORT, TlsPolicy, UpdatePolicy,
 };
 use k8s_openapi::{
     api::{core::v1::ResourceRequirements, networking::v1::NetworkPolicyPeer},
@@ -48,6 +49,8 @@ pub struct Shape {
     pub recovery: Recovery,
     /// How far the servers encrypt.
     pub encryption: Encryption,
+    /// How clients outside the network of the pods reach the servers.
+    pub access: Access,
 }
 
 impl Shape {
@@ -252,6 +255,18 @@ pub enum InvalidSpec {
         "hibernate needs storage: a cluster in memory would lose all its keys; back it up and delete it instead"
     )]
     NothingToKeep,
+    /// Servers before 7.0 have neither.
+    #[error(
+        "{field} needs servers of Redis 7.0 or newer, or Valkey; RedisVersion {entry} is {version}: name another one in spec.version"
+    )]
+    ServerTooOld {
+        /// Name of the field below `spec`.
+        field: &'static str,
+        /// The entry that the spec names.
+        entry: String,
+        /// The version that it promises.
+        version: String,
+    },
     /// It does not serialise.
     #[error("the resources cannot be written as JSON: {0}")]
     Resources(String),
@@ -270,6 +285,7 @@ impl InvalidSpec {
             | Self::SettingValue(_)
             | Self::NodeTimeout(_)
             | Self::NothingToKeep
+            | Self::ServerTooOld { .. }
             | Self::Resources(_) => "InvalidSpec",
         }
     }
@@ -293,6 +309,7 @@ pub fn shape(cluster: &RedisCluster) -> Result<Shape, InvalidSpec> {
         hibernate: spec.hibernate && !spec.paused && spec.storage.is_some(),
         recovery: recovery(cluster),
         encryption: wanted_encryption(cluster.spec.tls.as_ref()),
+        access: Access::of(cluster),
     })
 }
 
@@ -364,6 +381,7 @@ pub fn validate(
     if let Some(entry) = entry.filter(|entry| server.entry == entry.metadata.name) {
         server.support = VersionSupport::of(&entry.spec, now);
     }
+    new_enough(cluster, &server)?;
     let pod_template = spec.pod_template.clone().unwrap_or_default();
     let has_maxmemory = spec.config.contains_key("maxmemory");
     let cluster = ValidatedCluster {
@@ -397,6 +415,34 @@ pub fn validate(
     };
     let encryption = cluster.shape.encryption;
     cluster.mounting(false, encryption)
+}
+
+/// Of an image without an entry nothing is known: its servers are asked when they run.
+fn new_enough(cluster: &RedisCluster, server: &Server) -> Result<(), InvalidSpec> {
+    let Some((Distribution::Redis, version)) = &server.promised else {
+        return Ok(());
+    };
+    let major = version
+        .split('.')
+        .next()
+        .and_then(|major| major.parse().ok());
+    if major.is_none_or(|major: u32| major >= 7) {
+        return Ok(());
+    }
+    let spec = &cluster.spec;
+    let balances = spec.access.as_ref().map(|access| access.kind);
+    let field = if spec.tls.is_some() {
+        "tls"
+    } else if balances == Some(AccessType::LoadBalancer) {
+        "access.type LoadBalancer"
+    } else {
+        return Ok(());
+    };
+    Err(InvalidSpec::ServerTooOld {
+        field,
+        entry: server.entry.clone().unwrap_or_default(),
+        version: version.clone(),
+    })
 }
 
 /// An annotation without a value is none: the API server keeps no empty value in a template.

@@ -307,3 +307,29 @@ fn only_a_cluster_with_volumes_hibernates() {
     let error = validate(&cluster, None, Timestamp::UNIX_EPOCH).unwrap_err();
     assert_eq!(error, InvalidSpec::NothingToKeep);
 }
+
+/// They would not start, or could not be reached.
+#[test]
+fn servers_before_7_have_no_tls_and_no_load_balancers() {
+    let mut old = entry("redis:6.2");
+    old.spec.version = "6.2.14".into();
+    let mut cluster = example();
+    cluster.spec.image = None;
+    cluster.spec.version = Some("redis-7.0.15".into());
+    let refusal = |cluster: &RedisCluster, entry: &RedisVersion| {
+        let refused = validate(cluster, Some(entry), Timestamp::UNIX_EPOCH).err();
+        refused.map(|error| error.to_string()).unwrap_or_default()
+    };
+    assert_eq!(refusal(&cluster, &old), "");
+    cluster.spec.access = Some(crds::AccessPolicy {
+        kind: AccessType::LoadBalancer,
+        ..crds::AccessPolicy::default()
+    });
+    assert!(refusal(&cluster, &old).starts_with("access.type LoadBalancer needs"));
+    assert_eq!(refusal(&cluster, &entry("redis:7.0.15")), "");
+    let tls = serde_json::json!({"secretName": "shop-tls"});
+    cluster.spec.tls = Some(serde_json::from_value(tls).unwrap());
+    assert!(refusal(&cluster, &old).starts_with("tls needs"));
+    old.spec.distribution = Distribution::Valkey;
+    assert_eq!(refusal(&cluster, &old), "");
+}

@@ -14,7 +14,7 @@ use crate::{
 use anyhow::{Context, Result, bail, ensure};
 use cluster_controller::redis::{
     identity::KnownNodes,
-    member::{ExpectedNode, ProcessEvidence, Wanted, ZoneLabel},
+    member::{ExpectedNode, Hostname, ProcessEvidence, Wanted, ZoneLabel},
 };
 use common::cluster::{
     info::Info,
@@ -180,7 +180,10 @@ impl PodCluster {
                 former: ids.map(|(id, _)| (*id, evidence.clone())).collect(),
                 address: Some(NodeAddress::new(address.ip(), address.port())),
                 has_volume: self.storage == PodStorage::Volume,
-                hostname: Some(crds::pod_hostname("test", "test", &name)),
+                hostname: Some(Hostname {
+                    name: crds::pod_hostname("test", "test", &name),
+                    replaces: true,
+                }),
                 proof: Some(PodFiles::proof(address)),
                 kubernetes_node: pod.kubernetes_node.clone(),
                 zone: ZoneLabel::Absent,

@@ -71,6 +71,31 @@ pub fn user_creations() -> Vec<Case> {
         ),
         taken(
             kind,
+            "a load balancer for each pod",
+            json!({"spec": {"access": {
+                "type": "LoadBalancer", "annotations": {"pool": "outside"}, "loadBalancerClass": "example.com/lb",
+                "sourceRanges": ["203.0.113.0/24"],
+            }}}),
+        ),
+        taken(
+            kind,
+            "no load balancers, and names for clients",
+            json!({"spec": {"access": {}, "config": {"cluster-preferred-endpoint-type": "hostname"}}}),
+        ),
+        refused(
+            kind,
+            "load balancers without their type",
+            json!({"spec": {"access": {"sourceRanges": ["203.0.113.0/24"]}}}),
+            "need access.type LoadBalancer",
+        ),
+        refused(
+            kind,
+            "load balancers, and addresses of pods for clients",
+            json!({"spec": {"access": {"type": "LoadBalancer"}, "config": {"cluster-preferred-endpoint-type": "ip"}}}),
+            "follows from access.type LoadBalancer",
+        ),
+        taken(
+            kind,
             "an exporter with arguments",
             exporter(
                 json!({"image": "exporter:1", "extraArgs": ["--export-client-list", "--redis.address-of"], "resources": {"limits": {"memory": "64Mi"}}}),

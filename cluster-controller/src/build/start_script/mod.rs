@@ -36,10 +36,15 @@ esac
 if [ "$old" = no ]; then
   set -- "$@" --appenddirname appendonlydir
   # For clients that want a name, which stays while addresses change. Servers before 7.0 drop every message of a Redis 7 that announces one:
-  # the controller turns it on once no such server is left. Then nodes.conf has the name, and later starts announce it again.
-  if [ "$named" = yes ] || grep -Eqs '@[0-9]+,[^ ,]+[^ ]* myself,' /data/nodes.conf; then
-    set -- "$@" --cluster-announce-hostname "$POD_NAME.@HEADLESS@.$POD_NAMESPACE.svc"
-  fi
+  # the controller turns it on once no such server is left. Then nodes.conf has the name, and later starts announce it again. One that is
+  # not a pod's is that of a load balancer.
+  name=$(sed -n 's/^[^ ]* [^ ,]*,\([^ ,][^ ,]*\)[^ ]* myself,.*/\1/p' /data/nodes.conf 2> /dev/null || :)
+  [ -z "$name" ] || named=yes
+  case $name in
+    "" | *.svc) name=$POD_NAME.@HEADLESS@.$POD_NAMESPACE.svc ;;
+    *) set -- "$@" --cluster-preferred-endpoint-type hostname ;;
+  esac
+  [ "$named" = no ] || set -- "$@" --cluster-announce-hostname "$name"
   # Replicas stay with their shard (a setting that came with 7.0).
   grep -q '^cluster-allow-replica-migration ' /config/redis.conf || set -- "$@" --cluster-allow-replica-migration no
 else

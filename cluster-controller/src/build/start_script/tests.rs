@@ -276,9 +276,9 @@ fn a_server_announces_the_name_of_its_pod() {
     for (address, has_name) in [
         ("10.0.0.1:6379@16379", false),
         ("10.0.0.1:6379@16379,,tls-port=0,shard-id=53d0", false),
-        ("10.0.0.1:6379@16379,old.name", true),
+        ("10.0.0.1:6379@16379,shop-0-0.old.svc", true),
         (
-            "10.0.0.1:6379@16379,old.name,tls-port=0,shard-id=53d0",
+            "10.0.0.1:6379@16379,shop-0-0.old.svc,tls-port=0,shard-id=53d0",
             true,
         ),
     ] {
@@ -294,6 +294,37 @@ fn a_server_announces_the_name_of_its_pod() {
             assert!(announces(gated, address), "{gated} {address}");
         }
         assert!(!announces("Redis server v=6.2.14", address));
+    }
+}
+
+/// The controller gave it the name of its load balancer.
+#[test]
+fn a_server_keeps_the_name_of_its_load_balancer() {
+    let script = start_script(true);
+    for (version, address) in [
+        ("Redis server v=7.0.15", "10.0.0.1:6379@16379,203.0.113.7"),
+        (
+            "Valkey server v=9.1.2",
+            "[fd00::1]:6379@16379,lb.example,tls-port=0,shard-id=53d0",
+        ),
+    ] {
+        let nodes = format!(
+            "a1 10.0.0.2:6379@16379,203.0.113.8 slave a2 0 0 1 connected\n\
+             a2 {address} myself,master - 0 0 1 connected 0-5\n"
+        );
+        let (started, _) = run(&script, &[("nodes.conf", nodes.as_str()), NEW], version);
+        let started = String::from_utf8_lossy(&started.stdout);
+        let name = if version.contains("Valkey") {
+            "lb.example"
+        } else {
+            "203.0.113.7"
+        };
+        let option = format!("--cluster-announce-hostname {name}");
+        assert!(started.contains(&option), "{started}");
+        assert!(
+            started.contains("--cluster-preferred-endpoint-type hostname"),
+            "{started}"
+        );
     }
 }
 

@@ -11,7 +11,6 @@ mod fence;
 mod first_primaries;
 mod foreign;
 mod forget;
-mod hostname;
 mod leave;
 mod meet;
 mod node_timeout;
@@ -21,6 +20,7 @@ mod replicate;
 mod restore;
 mod slots;
 mod spread;
+mod tell;
 
 #[cfg(test)]
 mod age_tests;
@@ -40,7 +40,10 @@ pub(crate) mod tests;
 pub use blocker::Blocker;
 pub use fence::Doubt;
 
-use super::survey::{Index, Survey};
+use super::{
+    member::ClientSetting,
+    survey::{Index, Survey},
+};
 use common::cluster::{
     node::FailoverMode,
     slots::{SlotRange, SlotSet},
@@ -113,12 +116,14 @@ pub enum Action {
         /// What its spec asks for.
         node_timeout: Duration,
     },
-    /// Lets a node announce the name of its pod.
-    AnnounceHostname {
-        /// A node that announces none.
+    /// Changes what a node tells clients.
+    TellClients {
+        /// A node that tells them something else.
         member: Index,
-        /// What its pod is called by clients in the Kubernetes cluster.
-        hostname: String,
+        /// Of what.
+        setting: ClientSetting,
+        /// What it is to tell.
+        value: String,
     },
     /// Removes a node that is gone from the tables of the others.
     Forget {
@@ -156,7 +161,7 @@ impl Action {
             | Self::Replicate { .. }
             | Self::Forget { .. }
             | Self::RestoreNodeTimeout { .. }
-            | Self::AnnounceHostname { .. } => false,
+            | Self::TellClients { .. } => false,
         }
     }
 }
@@ -193,7 +198,7 @@ pub enum Assignment {
     },
     /// It knows others.
     Joined,
-    /// It has their keys, and serves them again.
+    /// It has their keys, or no node has any: it serves them again, whatever others list.
     Restored {
         /// What it has to strike out of its own table first.
         listed: Vec<SlotRange>,
@@ -230,7 +235,7 @@ impl Step {
             | Action::Admit { .. }
             | Action::Replicate { .. }
             | Action::RestoreNodeTimeout { .. }
-            | Action::AnnounceHostname { .. } => false,
+            | Action::TellClients { .. } => false,
         }
     }
 }
@@ -263,7 +268,7 @@ impl Plan {
         steps.all(|step| {
             matches!(
                 step.action,
-                Action::HandOver { .. } | Action::AnnounceHostname { .. }
+                Action::HandOver { .. } | Action::TellClients { .. }
             )
         })
     }
@@ -298,7 +303,7 @@ impl Plan {
                     | Action::Meet { .. }
                     | Action::Admit { .. }
                     | Action::Replicate { .. }
-                    | Action::AnnounceHostname { .. }
+                    | Action::TellClients { .. }
             )
         };
         !self.steps.is_empty() && self.steps.iter().all(joins)
@@ -328,7 +333,7 @@ pub fn plan(survey: &Survey<'_>, now: Timestamp) -> Plan {
     replicate::attach(survey, &mut plan);
     forget::forget(survey, &mut plan);
     node_timeout::restore(survey, &mut plan);
-    hostname::announce(survey, &mut plan);
+    tell::tell(survey, &mut plan);
     leave::hand_over(survey, &mut plan);
     spread::spread(survey, &mut plan);
     plan

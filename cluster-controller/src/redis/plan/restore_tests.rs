@@ -7,6 +7,7 @@ use super::{
 };
 use crate::redis::member::Answer;
 use common::cluster::slots::SlotSet;
+use crds::LostSlots;
 use k8s_openapi::jiff::Timestamp;
 use proptest::prelude::*;
 
@@ -90,6 +91,26 @@ fn keys_are_waited_for_until_their_node_can_claim_them() {
         let gives = |step: &super::Step| matches!(step.action, Action::AssignSlots { .. });
         assert!(!seen.steps.iter().any(gives), "{seen:?}");
         assert_eq!(seen.blockers, [], "{seen:?}");
+    }
+}
+
+/// No node claims them, none has a key of them, and each of two lists them with the other one.
+#[test]
+fn slots_that_two_nodes_list_with_each_other_are_served() {
+    for persistent in [true, false] {
+        let mut world = formed(3, 1, persistent);
+        world.wanted.recovery.lost_slots = LostSlots::RecreateEmpty;
+        let primaries = primaries(&world);
+        world.point_at_each_other(primaries[0], primaries[1], 400);
+        let seen = plan(&world.wanted, &world.members(NOW), NOW);
+        if persistent {
+            let is_named =
+                |one: &Blocker| matches!(one, Blocker::SlotsUnassigned { count: 400, .. });
+            assert!(seen.blockers.iter().any(is_named), "{seen:?}");
+            continue;
+        }
+        repair(&mut world, &mut || true);
+        assert!(is_healthy(&world), "{}", world.tables());
     }
 }
 

@@ -155,13 +155,22 @@ fn give_out(survey: &Survey<'_>, orphaned: &SlotSet, lost: &SlotSet, plan: &mut 
         let Some(how) = how(survey, primary, slots, lost, shard, newest) else {
             continue;
         };
-        let reason = if recreated {
-            format!(
-                "every node that had the slots {} is gone together with their data: they are created again, empty",
-                text(slots)
-            )
-        } else {
-            format!("the slots {} have no primary yet", text(slots))
+        let slots_text = text(slots);
+        let reason = match &how {
+            Assignment::Restored { .. } => format!(
+                "no node claims the slots {slots_text} or has a key of them, and nodes list them with each other: {} serves them",
+                primary.pod()
+            ),
+            Assignment::Alone { .. } | Assignment::Joined | Assignment::Recreated { .. }
+                if recreated =>
+            {
+                format!(
+                    "every node that had the slots {slots_text} is gone together with their data: they are created again, empty"
+                )
+            }
+            Assignment::Alone { .. } | Assignment::Joined | Assignment::Recreated { .. } => {
+                format!("the slots {slots_text} have no primary yet")
+            }
         };
         let action = Action::AssignSlots {
             member: primary.index,
@@ -191,9 +200,9 @@ fn how(
         .iter()
         .map(|node| node.slots.intersection(slots))
         .fold(SlotSet::new(), |listed, more| listed.union(&more));
+    // A link alone is not enough: the epoch comes with the first message over it.
+    let knows_epoch = primary.report.cluster.current_epoch >= newest_epoch;
     if !slots.intersection(lost).is_empty() {
-        // A link alone is not enough: the epoch comes with the first message over it.
-        let knows_epoch = primary.report.cluster.current_epoch >= newest_epoch;
         return knows_epoch.then(|| Assignment::Recreated {
             listed: listed.ranges(),
         });
@@ -204,7 +213,13 @@ fn how(
             formation_node_timeout: formation_node_timeout(survey),
         });
     }
-    Some(Assignment::Joined)
+    if listed.is_empty() {
+        return Some(Assignment::Joined);
+    }
+    // Those that it lists say the same of it, or of each other: it has to strike them out, and to outdo what others believe.
+    knows_epoch.then(|| Assignment::Restored {
+        listed: listed.ranges(),
+    })
 }
 
 /// The newest claim that any node has heard of.

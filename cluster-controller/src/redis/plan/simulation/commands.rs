@@ -3,7 +3,7 @@
 use super::{World, content::Content, node::Entry};
 use crate::redis::{
     identity::known_nodes,
-    member::Member,
+    member::{ClientSetting, Member},
     plan::{Action, Assignment, Plan, PromotedCopy},
     survey::Index,
 };
@@ -116,9 +116,14 @@ impl World {
                 }
             }
             Action::RestoreNodeTimeout { .. } => {}
-            Action::AnnounceHostname { member, hostname } => {
-                if let Some(index) = self.reached(members, *member) {
-                    self.nodes[index].hostname = Some(hostname.clone());
+            Action::TellClients {
+                member,
+                setting,
+                value,
+            } => {
+                let index = self.reached(members, *member);
+                if let (Some(index), ClientSetting::Hostname) = (index, setting) {
+                    self.nodes[index].hostname = Some(value.clone());
                 }
             }
         }

@@ -128,6 +128,23 @@ impl World {
         }
     }
 
+    /// Two primaries each list slots without keys with the other one: SETSLOT by hand, between messages of before.
+    pub fn point_at_each_other(&mut self, from: usize, other: usize, count: usize) {
+        let slots: SlotSet = self.nodes[from].own.slots.iter().take(count).collect();
+        let ids = [self.nodes[from].id, self.nodes[other].id];
+        for (index, listed) in [(from, ids[1]), (other, ids[0])] {
+            let node = &mut self.nodes[index];
+            node.own.slots = node.own.slots.difference(&slots);
+            node.strike(&slots);
+            if let Some(entry) = node.table.get_mut(&listed) {
+                entry.slots = entry.slots.union(&slots);
+            }
+        }
+        for node in &mut self.nodes {
+            node.content.clear(&slots);
+        }
+    }
+
     /// A node has keys of slots that it does not serve.
     pub fn leave_keys(&mut self, index: usize, slots: &SlotSet) {
         let number = self.written;
