@@ -34,8 +34,9 @@ const OPERATOR_MOVES: &str =
 /// What a server sends to the one that it copies. It sends PING before it logs in, and takes every refusal of that as an answer
 /// (`syncWithMaster` in the engine's `replication.c`).
 const REPLICATION: &str = "+replconf +psync";
-/// What the source of moved slots sends to the target.
-const REPLICATION_MOVES: &str = "+cluster|syncslots";
+/// What the source of moved slots sends to the target: a snapshot as commands, and what clients write meanwhile, of transactions each command. A
+/// replica takes that from its primary whatever its users may do; the target of moved slots takes it as this user.
+const REPLICATION_MOVES: &str = "~* +cluster|syncslots +select +@write";
 
 /// What the stop script does: hands a primary over.
 const PROBE: &str = "+info +role +cluster|nodes +cluster|myid +cluster|failover";
@@ -91,7 +92,8 @@ mod tests {
             let rules = rules(user, all);
             let words: Vec<&str> = rules.split(' ').collect();
             for word in &words {
-                let named = word.starts_with('+') && !word.contains('@') || *word == "~*";
+                let moves = user == OwnUser::Replication && *word == "+@write";
+                let named = word.starts_with('+') && !word.contains('@') || *word == "~*" || moves;
                 assert!(named, "{user:?}: {word}");
             }
             let unique: BTreeSet<&&str> = words.iter().collect();
