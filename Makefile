@@ -60,7 +60,7 @@ components: packages ## Compile the local Kubernetes into the cache (once; minut
 # Always of all packages: which features a dependency has follows from who is compiled with it, and it is compiled again for others.
 TEST := cargo test --locked --workspace
 UNIT_SUITES = $(filter-out $(notdir $(basename $(wildcard tests/tests/*.rs))),$(notdir $(basename $(wildcard */tests/*.rs))))
-.PHONY: test test-unit test-long test-many test-processes test-servers test-end-to-end scenarios scenarios-readme local-only
+.PHONY: test test-unit test-long test-many test-processes test-servers test-rights test-end-to-end scenarios scenarios-readme local-only
 test-unit: ## Unit and property tests: seconds
 	$(TEST) --quiet --lib $(addprefix --test ,$(UNIT_SUITES))
 test-long: ## The simulated clusters of test-unit in 100,000 random cases; not part of test
@@ -71,9 +71,11 @@ PROCESS_SUITES = $(filter-out e2e_%,$(basename $(notdir $(wildcard tests/tests/*
 test-processes: components ## Suites against real Redis processes, a real S3 server and a real API server
 	# They wait more than they compute: with a test for each of two cores these would be idle for most of the time.
 	$(TEST) $(addprefix --test ,$(PROCESS_SUITES)) -- --test-threads 4
-test-servers: export MORE_COMMANDS = pip3 python3-pip
+test-servers test-rights: export MORE_COMMANDS = pip3 python3-pip
 test-servers: packages ## The suites against Redis 6.2 to 8.2 and Valkey 8.1 and 9.1, with a table of what passed; not part of test
 	tests/run-servers $(SERVERS)
+test-rights: packages ## Each right of the own users taken away in turn: a test has to fail; a table of them; not part of test
+	tests/prove-rights "$(RIGHTS)"
 test-end-to-end: ## Scenarios on a local Kubernetes of their own
 scenarios: ## Losses, changes and costs on a local Kubernetes of their own, with a table of how each went; not part of test
 END_TO_END = $(basename $(notdir $(wildcard tests/tests/e2e_*.rs)))

@@ -93,6 +93,8 @@ impl ExporterFiles {
             monitoring: Some(MonitoringPolicy {
                 exporter: Some(Exporter {
                     image: "exporter".into(),
+                    // The example in the definition of the field.
+                    extra_args: vec!["--export-client-list".into()],
                     ..Exporter::default()
                 }),
             }),

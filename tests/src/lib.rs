@@ -26,6 +26,8 @@ pub mod progress;
 pub mod redis;
 pub mod replica;
 pub mod reshard;
+#[cfg(test)]
+mod rights;
 pub mod rules;
 pub mod s3;
 pub mod scenario;

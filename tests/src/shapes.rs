@@ -1,7 +1,10 @@
 //! Servers of a cluster whose number of shards is changed: the Redis half of the cluster-controller, moves of slots included, without
 //! Kubernetes.
 
-use crate::{client::ClusterClient, redis::RedisServer};
+use crate::{
+    client::ClusterClient,
+    redis::{RedisServer, own_users},
+};
 use anyhow::{Context, Result, bail, ensure};
 use cluster_controller::redis::{
     assess::{Problem, assess},
@@ -14,9 +17,8 @@ use cluster_controller::redis::{
     reshard::{self, NodeEndpoints, ReshardLimits, ReshardProgress},
     survey::Survey,
 };
-use common::cluster::{
-    endpoint::Endpoint, kept_connections::ClusterConnections, topology::NodeAddress,
-};
+use common::cluster::{endpoint::Endpoint, topology::NodeAddress};
+use crds::OwnUser;
 use k8s_openapi::jiff::Timestamp;
 use std::{
     collections::BTreeSet,
@@ -88,7 +90,7 @@ impl Shards {
     /// servers beyond `pods` have no pods.
     pub async fn become_shards(&self, shards: usize, pods: usize, limit: Duration) -> Result<()> {
         let mut wanted = wanted(shards);
-        let connections = ClusterConnections::default();
+        let connections = own_users::connections();
         let started = Instant::now();
         loop {
             let expected = self.expected(shards, pods);
@@ -162,10 +164,12 @@ async fn move_slots(
     members: &[Member],
     staying: &BTreeSet<common::cluster::topology::NodeId>,
 ) -> Result<()> {
+    let login = own_users::login(OwnUser::Operator);
     let primary = |member: &Member| {
         let report = member.report().filter(|report| report.own().is_primary())?;
         let address = member.expected.address?.client();
-        Some((report.id(), Endpoint::new(address, TIMEOUT)))
+        let endpoint = Endpoint::new(address, TIMEOUT).with_login(login.clone());
+        Some((report.id(), endpoint))
     };
     let nodes: NodeEndpoints = members.iter().filter_map(primary).collect();
     let plan = reshard::plan(&reshard::tables(&nodes).await?, |id| staying.contains(&id));

@@ -4,15 +4,13 @@
 use anyhow::{Context, Result, ensure};
 use cluster_controller::redis::{
     assess::assess,
-    execute::execute,
+    execute::{Done, execute},
     member::{AbsentPods, Answer, ExpectedNode, Recovery, TakeoverRequest, Wanted},
     observe::observe,
     plan::{Action, Blocker, PromotedCopy, age, plan},
     survey::Survey,
 };
-use common::cluster::{
-    kept_connections::ClusterConnections, node::FailoverMode, slots::Slot, topology::NodesView,
-};
+use common::cluster::{node::FailoverMode, slots::Slot, topology::NodesView};
 use crds::{LostSlots, Takeover};
 use k8s_openapi::jiff::Timestamp;
 use std::time::{Duration, Instant};
@@ -20,7 +18,7 @@ use tests::{
     drive::{Drive, RECONCILE_INTERVAL, drive, drive_pods, hand_over},
     redis::{
         MountedUsers, NODE_TIMEOUT, PodCluster, PodStorage, ShardSlots, free_ipv6_address,
-        nothing_destroyed,
+        nothing_destroyed, own_users,
     },
     wait::{eventually, within},
 };
@@ -144,6 +142,10 @@ async fn forms_with_and_without_replicas() -> Result<()> {
         let cluster = PodCluster::start(replicas, PodStorage::Volume).await?;
         let drive = repair(&cluster, false).await?;
         ensure!(drive.assessment.slots_ok == 16384);
+        let mut done = drive.done.iter();
+        let assigned = |done: &&Done| matches!(done.step.action, Action::AssignSlots { .. });
+        let refused = done.find(|one| assigned(one) && one.result.is_err());
+        ensure!(refused.is_none(), "{refused:?}");
         have_node_timeout(&cluster, NODE_TIMEOUT).await?;
         let again = repair(&cluster, true).await?;
         ensure!(
@@ -651,7 +653,7 @@ async fn a_primary_that_comes_back_slowly_keeps_its_role() -> Result<()> {
     ensure!(promotions(&first).is_empty(), "{:?}", first.done);
     // 2000 keys of the shard: 8 s.
     cluster.start_slowly(primary, Duration::from_millis(4))?;
-    let connections = ClusterConnections::default();
+    let connections = own_users::connections();
     eventually("the primary loads", async || {
         let members = observe(&cluster.expected(), &connections, TIMEOUT).await;
         Ok(members[primary].answer == Answer::Loading)
@@ -733,7 +735,7 @@ async fn forms_with_the_commands_of_older_servers() -> Result<()> {
     let cluster = PodCluster::start(1, PodStorage::Memory).await?;
     let wanted = wanted(&cluster, false);
     let expected = cluster.expected();
-    let connections = ClusterConnections::default();
+    let connections = own_users::connections();
     eventually("formed as servers of 6.2 are", async || {
         let mut members = observe(&expected, &connections, TIMEOUT).await;
         for member in &mut members {
@@ -1024,7 +1026,7 @@ async fn a_busy_primary_keeps_its_slots() -> Result<()> {
         known: cluster.known(),
         ..wanted(&cluster, true)
     };
-    let connections = ClusterConnections::default();
+    let connections = own_users::connections();
     let busy = eventually("the primary is busy", async || {
         let members = observe(&cluster.expected(), &connections, TIMEOUT).await;
         Ok((members[primary].answer == Answer::Busy).then_some(members))

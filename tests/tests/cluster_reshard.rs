@@ -10,7 +10,6 @@ use cluster_controller::redis::{
 };
 use common::cluster::{
     endpoint::{Endpoint, NodeCredentials},
-    kept_connections::ClusterConnections,
     slots::Slot,
     topology::NodeAddress,
 };
@@ -24,7 +23,7 @@ use std::{
 };
 use tests::{
     noise::Noise,
-    redis::{NODE_TIMEOUT, RedisServer, Sample, executed, samples},
+    redis::{NODE_TIMEOUT, RedisServer, Sample, executed, own_users, samples},
     reshard::{ReshardCluster, STAYING, by_migrate},
     wait::eventually,
     writer::{Writer, WriterReport},
@@ -842,7 +841,7 @@ async fn strays(cluster: &ReshardCluster, tracker: &StrayTracker) -> Result<Vec<
             ..ExpectedNode::new(format!("test-{index}-0"), index, 0)
         }
     });
-    let connections = ClusterConnections::default();
+    let connections = own_users::connections();
     let mut members = observe(&expected, &connections, NODE_TIMEOUT).await;
     let place = ("team", "shop");
     count_strays(place, tracker, &mut members, &connections, NODE_TIMEOUT).await;

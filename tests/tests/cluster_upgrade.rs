@@ -8,11 +8,10 @@ use cluster_controller::redis::{
     plan::Action,
     survey::Survey,
 };
-use common::cluster::kept_connections::ClusterConnections;
 use std::time::Duration;
 use tests::{
     drive::{drive_pods, hand_over},
-    redis::{PodCluster, PodStorage, ShardSlots},
+    redis::{PodCluster, PodStorage, ShardSlots, own_users},
     servers::{self, ServerProgram},
     wait::eventually,
 };
@@ -67,7 +66,7 @@ async fn replaced(cluster: &mut PodCluster, index: usize, program: &ServerProgra
 
 /// What is wrong with the cluster now.
 async fn problems(cluster: &PodCluster) -> Vec<Problem> {
-    let connections = ClusterConnections::default();
+    let connections = own_users::connections();
     let members = observe(&cluster.expected(), &connections, TIMEOUT).await;
     assess(&Survey::of(&cluster.wanted(true), &members)).problems
 }

@@ -7,12 +7,17 @@ use cluster_controller::redis::{
     observe::observe,
     reshard::{Engine, EngineChoice, ReshardEnd, ReshardError, ReshardLimits, ReshardProgress},
 };
-use common::cluster::{kept_connections::ClusterConnections, topology::NodeAddress};
+use common::cluster::{slots::Slot, topology::NodeAddress};
 use futures::future::{Either, select};
 use std::{net::SocketAddr, pin::pin, time::Duration};
 use tests::{
-    client::ClusterClient, dataset, redis::RedisServer, reshard::ReshardCluster, verify,
-    wait::eventually, writer::Writer,
+    client::ClusterClient,
+    dataset,
+    redis::{RedisServer, own_users},
+    reshard::ReshardCluster,
+    verify,
+    wait::eventually,
+    writer::Writer,
 };
 use tokio_util::sync::CancellationToken;
 
@@ -101,11 +106,56 @@ async fn a_cancelled_migration_is_taken_back() -> Result<()> {
     let (ended, at) = tokio::join!(cluster.run_until(&plan, &limits, &cancel), stop);
     println!("{ended:?} {:?} after it was cancelled", at.elapsed());
     ensure!(ended?.end == ReshardEnd::Canceled && at.elapsed() < Duration::from_secs(1));
+    let tables = cluster.tables().await?;
+    ensure!(tables[&cluster.ids[3]].slots.is_empty(), "slots have moved");
     unharmed(&cluster).await?;
     delay_snapshots(&cluster, 0).await?;
     cluster.reach(&ALL, &limits).await?;
     cluster.settled(&ALL).await?;
     unharmed(&cluster).await
+}
+
+/// What clients write while a slot moves reaches the target, in transactions too.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs Valkey 9: make test-servers"]
+async fn transactions_while_slots_move_reach_the_target() -> Result<()> {
+    let cluster = filled().await?;
+    delay_snapshots(&cluster, 200).await?;
+    let plan = cluster.plan(&ALL).await?;
+    let moved = plan.moves.first().context("nothing moves")?;
+    let mut tags = (0..).map(|number| format!("{{transaction:{number}}}"));
+    let tag = tags.find(|tag| moved.slots.contains(Slot::of_key(tag.as_bytes())));
+    let tag = tag.context("no key in these slots")?;
+    let source = cluster.ids.iter().position(|id| *id == moved.source);
+    let mut client = cluster
+        .server(source.context("no source")?)
+        .connect()
+        .await?;
+    // Until it is sent on.
+    let writes = async {
+        let mut written = 0_u64;
+        loop {
+            let mut both = redis::pipe();
+            both.atomic();
+            for key in ["a", "b"] {
+                both.cmd("SET").arg(format!("{tag}{key}")).arg(written + 1);
+            }
+            if both.query_async::<()>(&mut client).await.is_err() {
+                return written;
+            }
+            written += 1;
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    let limits = ReshardLimits::default();
+    let (ended, written) = tokio::join!(cluster.run(&plan, &limits), writes);
+    ensure!(ended?.end == ReshardEnd::Completed);
+    ensure!(written > 10, "{written} transactions");
+    for key in ["a", "b"] {
+        let found: u64 = cluster.server(3).call(&format!("GET {tag}{key}")).await?;
+        ensure!(found == written, "{key}: {found} of {written}");
+    }
+    Ok(())
 }
 
 /// The controller that started it has ended, and the spec asks for the shards that there were.
@@ -121,7 +171,7 @@ async fn a_target_is_known_to_import_without_its_controller() -> Result<()> {
             wanted: false,
             ..ExpectedNode::new("shop-3-0".into(), 3, 0)
         };
-        let (connections, timeout) = (ClusterConnections::default(), Duration::from_secs(2));
+        let (connections, timeout) = (own_users::connections(), Duration::from_secs(2));
         let mut members = observe(&[expected], &connections, timeout).await;
         find_imports(&mut members, &connections, timeout).await;
         let report = members.first().and_then(Member::report).cloned();

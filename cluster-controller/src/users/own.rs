@@ -24,24 +24,27 @@ const LOOKS: &str = "+info +cluster|info +cluster|nodes +cluster|myid";
 const OPERATOR: &str = "+acl|list +acl|setuser +acl|deluser +config|get +config|set +client|list +client|kill +client|pause \
     +cluster|meet +cluster|replicate +cluster|forget +cluster|failover +cluster|addslots +cluster|addslotsrange +cluster|delslots \
     +cluster|bumpepoch +cluster|set-config-epoch +cluster|setslot +cluster|countkeysinslot +cluster|getkeysinslot \
-    +command|info +wait +multi +exec +watch +unwatch +asking +select +dump +restore +restore-asking +migrate +exists +ttl +memory|usage \
+    +command|info +wait +multi +exec +watch +unwatch +asking +select +dump +restore-asking +migrate +exists +ttl +memory|usage \
     +unlink";
 /// `CLUSTER DELSLOTSRANGE` came with 7.0, with functions.
-const OPERATOR_FUNCTIONS: &str =
-    "+cluster|delslotsrange +function|dump +function|restore +function|list";
+const OPERATOR_FUNCTIONS: &str = "+cluster|delslotsrange +function|dump +function|restore";
 const OPERATOR_MOVES: &str =
     "+cluster|migrateslots +cluster|getslotmigrations +cluster|cancelslotmigrations";
 
-/// What a server sends to the one that it copies.
-const REPLICATION: &str = "+ping +replconf +psync";
-/// What the source of moved slots sends to the target.
-const REPLICATION_MOVES: &str = "+cluster|syncslots";
+/// What a server sends to the one that it copies. It sends PING before it logs in, and takes every refusal of that as an answer
+/// (`syncWithMaster` in the engine's `replication.c`).
+const REPLICATION: &str = "+replconf +psync";
+/// What the source of moved slots sends to the target: a snapshot as commands, and what clients write meanwhile, of transactions each command. A
+/// replica takes that from its primary whatever its users may do; the target of moved slots takes it as this user.
+const REPLICATION_MOVES: &str = "~* +cluster|syncslots +select +@write";
 
 /// What the stop script does: hands a primary over.
 const PROBE: &str = "+info +role +cluster|nodes +cluster|myid +cluster|failover";
 
-/// What collectors of metrics ask for. CONFIG GET is left out: it reports the password by which a server copies another one.
-const EXPORTER: &str = "+ping +info +cluster|info +cluster|nodes +client|list +client|setname +slowlog|get +slowlog|len +latency|latest";
+/// What collectors of metrics ask for, CLIENT LIST with the argument that `extraArgs` has as its example. CONFIG GET is left out: it reports the
+/// password by which a server copies another one.
+const EXPORTER: &str =
+    "+info +cluster|info +client|list +client|setname +slowlog|get +slowlog|len +latency|latest";
 /// `LATENCY HISTOGRAM` came with 7.0, with functions.
 const EXPORTER_FUNCTIONS: &str = "+latency|histogram";
 
@@ -89,7 +92,8 @@ mod tests {
             let rules = rules(user, all);
             let words: Vec<&str> = rules.split(' ').collect();
             for word in &words {
-                let named = word.starts_with('+') && !word.contains('@') || *word == "~*";
+                let moves = user == OwnUser::Replication && *word == "+@write";
+                let named = word.starts_with('+') && !word.contains('@') || *word == "~*" || moves;
                 assert!(named, "{user:?}: {word}");
             }
             let unique: BTreeSet<&&str> = words.iter().collect();

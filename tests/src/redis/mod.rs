@@ -261,6 +261,7 @@ impl RedisServer {
     /// Ends the server at once, as a crash would.
     pub fn kill(&mut self) -> Result<()> {
         if let Some(mut process) = self.process.take() {
+            own_users::print_refusals(self.address);
             // As with a container, what it has forked ends too: a child of Redis 8 sends its snapshot without the server.
             let children = children(process.id());
             process.kill().context("killing redis-server")?;
@@ -375,6 +376,17 @@ impl RedisServer {
         spawned.context(
             "running redis-server (Debian package redis-server, and setpriv of util-linux)",
         )
+    }
+
+    /// What Kubernetes runs before it ends the server of a pod, to be run while the server runs.
+    pub fn stop_script(&self) -> Result<Command> {
+        let Launch::Pod(files) = &self.launch else {
+            bail!("{} is not the server of a pod", self.address);
+        };
+        let mut command = Command::new("sh");
+        command.args(["-c", &files.stop_script(self)?]);
+        command.env("PATH", self.search_path()?);
+        Ok(command)
     }
 
     /// A program that comes with the server: it is the server under another name.

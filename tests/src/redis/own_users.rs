@@ -18,10 +18,18 @@ use common::cluster::{
 };
 use crds::{Authentication, OwnUser};
 use secrecy::SecretString;
-use std::{collections::BTreeMap, env};
+use std::{
+    collections::BTreeMap,
+    env,
+    io::{self, Read, Write},
+    net::{SocketAddr, TcpStream},
+    time::Duration,
+};
 
 /// `user word`: takes one word out of the rules of an own user, so that a suite shows what it is needed for.
 const WITHOUT: &str = "WITHOUT_RIGHT";
+/// How long a server may take to say what it has refused.
+const ANSWER: Duration = Duration::from_secs(1);
 
 /// The password of an own user, also in a line of redis.conf.
 pub fn password(user: OwnUser) -> String {
@@ -80,7 +88,28 @@ fn without() -> Option<(String, String)> {
     Some((user.to_owned(), word.to_owned()))
 }
 
-/// The same as arguments of a server that is started without a file of them.
+/// Prints what a server has refused, where a right was taken out: a failed test shows by it that the right was missed.
+pub(super) fn print_refusals(address: SocketAddr) {
+    if without().is_some() {
+        let refused = refusals(address).unwrap_or_else(|error| error.to_string());
+        println!("--- refused by {address}: {refused}");
+    }
+}
+
+/// The words of `ACL LOG`. Without a runtime: a server also ends while a test panics.
+fn refusals(address: SocketAddr) -> io::Result<String> {
+    let mut stream = TcpStream::connect_timeout(&address, ANSWER)?;
+    stream.set_read_timeout(Some(ANSWER))?;
+    stream.write_all(b"ACL LOG\r\nQUIT\r\n")?;
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer)?;
+    let answer = String::from_utf8_lossy(&answer);
+    let lines = answer.lines();
+    let words: Vec<&str> = lines.filter(|line| !line.starts_with(['*', '$'])).collect();
+    Ok(words.join(" "))
+}
+
+/// The users as arguments of a server that is started without a file of them.
 pub(super) fn arguments(program: &ServerProgram) -> Vec<String> {
     let lines = users(program).lines().into_iter();
     let own = lines.filter(|(name, _)| name != DEFAULT);
@@ -112,6 +141,7 @@ pub(super) fn files(program: &ServerProgram) -> BTreeMap<String, Vec<u8>> {
         ("users.conf", users.file()),
         ("users-without-role.conf", users.file_without_role()),
         ("replication.conf", replication.concat()),
+        ("probe", password(OwnUser::Probe)),
     ];
     let bytes = files.map(|(name, text)| (name.to_owned(), text.into_bytes()));
     bytes.into()

@@ -34,6 +34,7 @@ pub struct PodFiles {
     pub(super) users: MountedUsers,
     configuration: String,
     start_script: String,
+    stop_script: String,
 }
 
 impl PodFiles {
@@ -58,10 +59,13 @@ impl PodFiles {
         cluster.metadata.namespace = Some("test".into());
         cluster.metadata.uid = Some("uid".into());
         let cluster = validate(&cluster, None, Timestamp::now())?;
+        let files = build::build(&cluster, &[], "system").config_map.data;
+        let stop_script = files.and_then(|mut files| files.remove("stop.sh"));
         Ok(Self {
             users: MountedUsers::default(),
             configuration: build::redis_conf(&cluster),
             start_script: build::start_script(storage == PodStorage::Volume),
+            stop_script: stop_script.context("no stop script")?,
         })
     }
 
@@ -114,12 +118,26 @@ impl PodFiles {
         }
         fs::write(Path::new(directory).join("redis.conf"), text)?;
         let script = self.start_script.replace("/config", directory);
-        // With what follows: a file in it begins alike.
-        let script = script.replace("/users/", &format!("{}/", path(&users)?));
-        let certificates = server.root.join("tls");
-        let script = script.replace("/tls/", &format!("{}/", path(&certificates)?));
-        Ok(script.replace("/data", data))
+        Ok(mounted(&script, server)?.replace("/data", data))
     }
+
+    /// The script that Kubernetes runs in the container before it ends the server.
+    pub(super) fn stop_script(&self, server: &RedisServer) -> Result<String> {
+        let script = mounted(&self.stop_script, server)?;
+        // The servers of all pods share the loopback interface: each is at an address of its own.
+        Ok(script.replace("127.0.0.1", &server.address.ip().to_string()))
+    }
+}
+
+/// A script with the folders of the server in the place of those that its pod mounts.
+fn mounted(script: &str, server: &RedisServer) -> Result<String> {
+    let mut script = script.to_owned();
+    for folder in ["users", "tls"] {
+        // With what follows: a file in another folder begins alike.
+        let here = format!("{}/", path(&server.root.join(folder))?);
+        script = script.replace(&format!("/{folder}/"), &here);
+    }
+    Ok(script)
 }
 
 fn path(path: &Path) -> Result<&str> {
