@@ -207,7 +207,7 @@ async fn remove_services(
 ) -> Result<(), ApiError> {
     let cache = &context.caches.services;
     let services = cache.of(&owner.namespace, &owner.name);
-    for unused in unused_services(&services, wanted, keeping) {
+    for unused in unused_services(&owner.name, &services, wanted, keeping) {
         delete_owned(context, owner, cache, &unused).await?;
     }
     Ok(())

@@ -33,6 +33,7 @@ pub fn unused_config_maps(
 
 /// Names of the Services for clients outside of which neither the spec nor one of these pods makes use.
 pub fn unused_services(
+    cluster: &str,
     services: &[Arc<Service>],
     wanted: &[String],
     keeping: Option<&Pods>,
@@ -40,7 +41,7 @@ pub fn unused_services(
     let is_kept = |pod: &str| keeping.is_some_and(|pods| pods.contains_key(pod));
     let names = services.iter().map(|service| service.name_any());
     names
-        .filter(|name| pod_of_access_service(name).is_some_and(|pod| !is_kept(pod)))
+        .filter(|name| pod_of_access_service(cluster, name).is_some_and(|pod| !is_kept(pod)))
         .filter(|name| !wanted.contains(name))
         .collect()
 }
@@ -110,12 +111,16 @@ mod tests {
         let services: Vec<Arc<Service>> = names.iter().map(service).collect();
         let pods = Pods::from([("shop-0-1".to_owned(), Arc::new(Pod::default()))]);
         let wanted = ["shop-0-0-access".to_owned()];
-        let unused = |wanted: &[String], keeping| unused_services(&services, wanted, keeping);
+        let unused =
+            |wanted: &[String], keeping| unused_services("shop", &services, wanted, keeping);
         assert_eq!(unused(&wanted, Some(&pods)), ["shop-1-0-access"]);
         assert_eq!(
             unused(&[], Some(&pods)),
             ["shop-0-0-access", "shop-1-0-access"]
         );
         assert_eq!(unused(&[], None).len(), 3);
+        let own = json!({"metadata": {"name": "data-access"}});
+        let own = [Arc::new(serde_json::from_value::<Service>(own).unwrap())];
+        assert!(unused_services("data-access", &own, &[], None).is_empty());
     }
 }

@@ -1,5 +1,6 @@
 //! How clients outside the network of the pods reach the servers.
 
+use crate::node_of_pod;
 use kube::{KubeSchema, core::Rule};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -23,8 +24,8 @@ pub struct AccessPolicy {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 253))]
     pub load_balancer_class: Option<String>,
-    /// The networks from which load balancers take connections, for example 203.0.113.0/24, where the provider heeds them. At most 32.
-    /// Empty: every network.
+    /// The networks from which load balancers take connections, for example 203.0.113.0/24, where the provider heeds them. Name that of the
+    /// pods too: clients inside are redirected to the load balancers as well. At most 32. Empty: every network.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 32), inner(length(min = 1, max = 64)))]
     pub source_ranges: Vec<String>,
@@ -70,7 +71,9 @@ pub fn access_service_name(pod: &str) -> String {
     format!("{pod}-access")
 }
 
-/// The pod that such a Service is for.
-pub fn pod_of_access_service(name: &str) -> Option<&str> {
-    name.strip_suffix("-access")
+/// The pod of a RedisCluster that such a Service is for. None: it is another Service, as is `shop-access`, where clients of the RedisCluster
+/// `shop-access` connect.
+pub fn pod_of_access_service<'a>(cluster: &str, name: &'a str) -> Option<&'a str> {
+    let pod = name.strip_suffix("-access");
+    pod.filter(|pod| node_of_pod(cluster, pod).is_some())
 }

@@ -19,6 +19,9 @@ pub const NAMES: &str = "hostname";
 /// Where they are given addresses of pods: the default of the servers.
 const ADDRESSES: &str = "ip";
 
+/// Bytes of the longest name that servers announce (`NET_HOST_STR_LEN` in `server.h`, with its end).
+const LONGEST_NAME: usize = 255;
+
 /// What is wanted, and what there is of it.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Access {
@@ -39,13 +42,18 @@ pub struct Access {
 pub enum LoadBalancer {
     /// A name, or an address of version 4: what servers can announce.
     At(String),
-    /// An address that is no name: servers take letters, digits, dots and dashes (`isValidAnnouncedHostname` in `config.c`).
+    /// What is no name for servers: they take letters, digits, dots and dashes (`isValidAnnouncedHostname` in `config.c`).
     Unusable(String),
 }
 
 impl LoadBalancer {
     /// Of a Service that has one.
     fn of(service: &Service) -> Option<Self> {
+        let kind = service.spec.as_ref()?.type_.as_deref();
+        // One that is deleted still has its address for a while.
+        if kind != Some("LoadBalancer") || service.metadata.deletion_timestamp.is_some() {
+            return None;
+        }
         let status = service.status.as_ref()?.load_balancer.as_ref()?;
         let found = status.ingress.iter().flatten().filter_map(Self::at);
         let (usable, others): (Vec<_>, Vec<_>) = found.partition(|one| matches!(one, Self::At(_)));
@@ -55,7 +63,10 @@ impl LoadBalancer {
     fn at(ingress: &LoadBalancerIngress) -> Option<Self> {
         let named = ingress.hostname.as_ref().filter(|name| !name.is_empty());
         if let Some(name) = named {
-            return Some(Self::At(name.clone()));
+            let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.');
+            let is_taken = name.len() <= LONGEST_NAME && name.bytes().all(plain);
+            let found = if is_taken { Self::At } else { Self::Unusable };
+            return Some(found(name.clone()));
         }
         let ip = ingress.ip.clone()?;
         Some(match ip.parse() {
@@ -81,7 +92,8 @@ impl Access {
         let before = before.and_then(|status| status.access.as_ref());
         let asked = cluster.spec.config.get(ClientSetting::EndpointType.name());
         Self {
-            otherwise: asked.map_or(ADDRESSES, String::as_str).to_owned(),
+            // As servers report it, whatever the spelling.
+            otherwise: asked.map_or(ADDRESSES, String::as_str).to_ascii_lowercase(),
             policy: policy.filter(|policy| policy.kind == AccessType::LoadBalancer),
             redirects: before.map(|access| access.redirects),
             ..Self::default()
@@ -97,7 +109,7 @@ impl Access {
             };
             if name == cluster {
                 self.first = Some(found);
-            } else if let Some(pod) = pod_of_access_service(&name) {
+            } else if let Some(pod) = pod_of_access_service(cluster, &name) {
                 self.addresses.insert(pod.to_owned(), found);
             }
         }
@@ -150,6 +162,7 @@ mod tests {
     fn service(name: &str, ingress: &serde_json::Value) -> Arc<Service> {
         let service = json!({
             "metadata": {"name": name},
+            "spec": {"type": "LoadBalancer"},
             "status": {"loadBalancer": {"ingress": ingress}},
         });
         Arc::new(serde_json::from_value(service).unwrap())
@@ -170,6 +183,10 @@ mod tests {
                 &json!([{"ip": "2001:db8::2"}, {"ip": "203.0.113.4"}]),
             ),
             service("shop-2-0-access", &json!([])),
+            service(
+                "shop-2-1-access",
+                &json!([{"hostname": "under_score.example"}]),
+            ),
         ];
         Access::of(&cluster).found("shop", &services)
     }
@@ -186,7 +203,7 @@ mod tests {
         assert_eq!(name("shop-0-0"), outside("203.0.113.2"));
         assert_eq!(name("shop-0-1"), outside("lb.example"));
         assert_eq!(name("shop-1-1"), outside("203.0.113.4"));
-        for pod in ["shop-1-0", "shop-2-0", "shop-9-9"] {
+        for pod in ["shop-1-0", "shop-2-0", "shop-2-1", "shop-9-9"] {
             assert_eq!(name(pod).name, "inside");
             assert!(!name(pod).replaces, "{pod} goes on with what it has");
         }

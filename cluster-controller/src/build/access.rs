@@ -7,16 +7,24 @@ use super::{
 use crate::{sets::SetSize, validate::ValidatedCluster};
 use crds::{AccessPolicy, LABEL_POD_NAME, access_service_name, pod_name};
 use k8s_openapi::api::core::v1::{Service, ServiceSpec};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// One for each pod, where the spec asks for load balancers.
 pub fn of_pods(cluster: &ValidatedCluster, sizes: &[SetSize]) -> Vec<Service> {
     let Some(policy) = &cluster.shape.access.policy else {
         return Vec::new();
     };
-    let names = sizes.iter().flat_map(|size| {
-        (0..size.pods).map(|ordinal| pod_name(&cluster.shape.name, size.shard, ordinal))
-    });
+    let shape = &cluster.shape;
+    let there = sizes.iter().map(|size| (size.shard, size.pods));
+    // Also of pods that are yet to come, or hibernate: until a provider has assigned another one, clients would be sent to an address that is
+    // not theirs any more.
+    let wanted = (0..shape.shards).map(|shard| (shard, shape.replicas + 1));
+    let pods: BTreeSet<(i32, i32)> = there
+        .chain(wanted)
+        .flat_map(|(shard, pods)| (0..pods).map(move |ordinal| (shard, ordinal)))
+        .collect();
+    let names = pods.into_iter();
+    let names = names.map(|(shard, ordinal)| pod_name(&shape.name, shard, ordinal));
     names.map(|pod| of_pod(cluster, policy, pod)).collect()
 }
 
@@ -61,6 +69,7 @@ mod tests {
     };
     use crds::AccessType;
     use k8s_openapi::jiff::Timestamp;
+    use kube::ResourceExt;
     use serde_json::{json, to_value};
 
     #[test]
@@ -83,8 +92,10 @@ mod tests {
             source_ranges: vec!["203.0.113.0/24".to_owned()],
         });
         let children = built(&cluster);
-        assert_eq!(children.access_services.len(), 2);
-        let service = to_value(&children.access_services[1]).unwrap();
+        let names = children.access_services.iter().map(ResourceExt::name_any);
+        let names: Vec<String> = names.collect();
+        assert_eq!(names.len(), 6, "those that hibernate among them: {names:?}");
+        let service = to_value(&children.access_services[3]).unwrap();
         assert_eq!(service["metadata"]["name"], "shop-1-1-access");
         for service in [service, to_value(&children.client_service).unwrap()] {
             assert_eq!(

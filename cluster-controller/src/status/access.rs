@@ -21,7 +21,7 @@ pub(super) fn access_ready(found: &AccessReport) -> Option<ConditionUpdate> {
     }
     if let Some((pod, address)) = found.unusable.first() {
         let message = format!(
-            "Service {}: servers can announce the name of a load balancer or an address of IP version 4, not {address}: give it one of these, for example by access.annotations",
+            "Service {}: servers can announce a name of letters, digits, dots and dashes, or an address of IP version 4, not {address}: give it one of these, for example by access.annotations",
             access_service_name(pod)
         );
         return Some(ConditionUpdate::no(KIND, "AddressNotUsable", message));

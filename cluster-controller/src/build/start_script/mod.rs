@@ -40,10 +40,7 @@ if [ "$old" = no ]; then
   # not a pod's is that of a load balancer.
   name=$(sed -n 's/^[^ ]* [^ ,]*,\([^ ,][^ ,]*\)[^ ]* myself,.*/\1/p' /data/nodes.conf 2> /dev/null || :)
   [ -z "$name" ] || named=yes
-  case $name in
-    "" | *.svc) name=$POD_NAME.@HEADLESS@.$POD_NAMESPACE.svc ;;
-    *) set -- "$@" --cluster-preferred-endpoint-type hostname ;;
-  esac
+  case $name in "" | *.svc) name=$POD_NAME.@HEADLESS@.$POD_NAMESPACE.svc ;; esac
   [ "$named" = no ] || set -- "$@" --cluster-announce-hostname "$name"
   # Replicas stay with their shard (a setting that came with 7.0).
   grep -q '^cluster-allow-replica-migration ' /config/redis.conf || set -- "$@" --cluster-allow-replica-migration no

@@ -94,9 +94,9 @@ fn keys_are_waited_for_until_their_node_can_claim_them() {
     }
 }
 
-/// No node claims them, none has a key of them, and each of two lists them with the other one.
+/// No node claims them, none has a key of them, and each of two lists them with the other one. On volumes there may be more: a person decides.
 #[test]
-fn slots_that_two_nodes_list_with_each_other_are_served() {
+fn slots_listed_crosswise_are_served_or_named() {
     for persistent in [true, false] {
         let mut world = formed(3, 1, persistent);
         world.wanted.recovery.lost_slots = LostSlots::RecreateEmpty;
