@@ -66,7 +66,7 @@ test-unit: ## Unit and property tests: seconds
 test-long: ## The simulated clusters of test-unit in 100,000 random cases; not part of test
 	PROPTEST_CASES=25000 cargo test --release --locked --package cluster-controller --lib model::tests
 test-many: components ## 500 clusters under one controller: cost when idle, some that hang, an outage of all; not part of test
-	CLUSTERS=500 cargo test --release --locked --package tests --test cluster_many -- --nocapture
+	CLUSTERS=500 $(TEST) --release --test cluster_many -- --nocapture
 PROCESS_SUITES = $(filter-out e2e_%,$(basename $(notdir $(wildcard tests/tests/*.rs))))
 test-processes: components ## Suites against real Redis processes, a real S3 server and a real API server
 	# They wait more than they compute: with a test for each of two cores these would be idle for most of the time.

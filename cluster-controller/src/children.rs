@@ -100,7 +100,9 @@ pub async fn apply(
     let services = services.map(|service| one(context, owner, &caches.services, service));
     results.extend(futures::future::join_all(services).await);
     let keeping = keeps_access.then_some(pods);
-    results.push(remove_services(context, owner, &wanted, keeping).await);
+    let services = caches.services.of(&owner.namespace, &owner.name);
+    let services = unused_services(&owner.name, &services, &wanted, keeping);
+    results.push(delete_all(context, owner, &caches.services, services).await);
     results.push(
         optional(
             context,
@@ -111,8 +113,12 @@ pub async fn apply(
         .await,
     );
     results.push(optional(context, owner, &caches.network_policies, network_policy).await);
-    results.push(remove_sets(context, owner, removed).await);
-    results.push(remove_config_maps(context, owner, &configuration, pods).await);
+    let removed = removed.iter();
+    let removed = removed.map(|shard| stateful_set_name(&owner.name, *shard));
+    let removed = removed.collect();
+    results.push(delete_all(context, owner, &caches.stateful_sets, removed).await);
+    let maps = unused_maps(context, owner, &configuration, pods);
+    results.push(delete_all(context, owner, &caches.config_maps, maps).await);
     // What the user has to correct is reported before what ends by itself.
     let (transient, refused): (Vec<_>, Vec<_>) = results
         .into_iter()
@@ -191,40 +197,27 @@ pub async fn recreate_outgrown(
     }
 }
 
-async fn remove_sets(context: &Context, owner: &OwnerKey, removed: &[i32]) -> Result<(), ApiError> {
-    for shard in removed {
-        let name = stateful_set_name(&owner.name, *shard);
-        delete_owned(context, owner, &context.caches.stateful_sets, &name).await?;
-    }
-    Ok(())
-}
-
-async fn remove_services(
-    context: &Context,
-    owner: &OwnerKey,
-    wanted: &[String],
-    keeping: Option<&Pods>,
-) -> Result<(), ApiError> {
-    let cache = &context.caches.services;
-    let services = cache.of(&owner.namespace, &owner.name);
-    for unused in unused_services(&owner.name, &services, wanted, keeping) {
-        delete_owned(context, owner, cache, &unused).await?;
-    }
-    Ok(())
-}
-
-async fn remove_config_maps(
-    context: &Context,
-    owner: &OwnerKey,
-    current: &str,
-    pods: &Pods,
-) -> Result<(), ApiError> {
+fn unused_maps(context: &Context, owner: &OwnerKey, current: &str, pods: &Pods) -> Vec<String> {
     let caches = &context.caches;
     let (namespace, name) = (&owner.namespace, &owner.name);
     let maps = caches.config_maps.of(namespace, name);
     let sets = caches.stateful_sets.of(namespace, name);
-    for unused in unused_config_maps(current, maps, pods, &sets) {
-        delete_owned(context, owner, &caches.config_maps, &unused.name_any()).await?;
+    let unused = unused_config_maps(current, maps, pods, &sets);
+    unused.iter().map(|map| map.name_any()).collect()
+}
+
+/// Deletes the cached objects of these names, as far as the cluster owns them.
+async fn delete_all<K>(
+    context: &Context,
+    owner: &OwnerKey,
+    cache: &Store<K>,
+    names: Vec<String>,
+) -> Result<(), ApiError>
+where
+    K: Child + Resource<DynamicType = (), Scope = NamespaceResourceScope>,
+{
+    for name in names {
+        delete_owned(context, owner, cache, &name).await?;
     }
     Ok(())
 }

@@ -76,6 +76,8 @@ pub const OWN_FOLDERS: [&str; 5] = [
     FOLDER_USERS,
     FOLDER_CERTIFICATES,
 ];
+/// Label that Kubernetes puts on the pods of a StatefulSet: the name of the pod.
+pub const LABEL_POD_NAME: &str = "statefulset.kubernetes.io/pod-name";
 /// Label that Kubernetes puts on the pods of a Job: the name of the Job.
 pub const LABEL_JOB_NAME: &str = "batch.kubernetes.io/job-name";
 /// Label by which the API server names every namespace.
@@ -133,8 +135,6 @@ pub const CONDITION_CERTIFICATES: &str = "CertificatesValid";
 
 /// Condition of a RedisCluster: whether clients outside the network of the pods reach every server.
 pub const CONDITION_ACCESS: &str = "AccessReady";
-/// Label that Kubernetes puts on the pods of a StatefulSet: the name of the pod.
-pub const LABEL_POD_NAME: &str = "statefulset.kubernetes.io/pod-name";
 
 /// Field manager of what the cluster-controller applies.
 pub const MANAGER_CLUSTER: &str = "cluster-controller";

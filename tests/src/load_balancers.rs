@@ -15,7 +15,7 @@ use std::{
     net::{IpAddr, Ipv4Addr, SocketAddr},
     process,
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU8, Ordering},
     },
     time::Duration,
@@ -67,14 +67,12 @@ impl LoadBalancers {
 
     /// No Service waits any more.
     pub fn provide_all(&self) {
-        let mut delayed = self.delayed.lock().unwrap_or_else(PoisonError::into_inner);
-        delayed.clear();
+        locked(&self.delayed).clear();
     }
 
     /// The addresses of the load balancers there are, by Service.
     pub fn addresses(&self) -> BTreeMap<String, SocketAddr> {
-        let addresses = self.addresses.lock();
-        addresses.unwrap_or_else(PoisonError::into_inner).clone()
+        locked(&self.addresses).clone()
     }
 
     /// Waits until so many Services have one.
@@ -84,6 +82,10 @@ impl LoadBalancers {
         })
         .await
     }
+}
+
+fn locked<T>(value: &Mutex<T>) -> MutexGuard<'_, T> {
+    value.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 struct Provider {
@@ -115,18 +117,14 @@ impl Provider {
                 let there = there
                     .map(|(name, one)| (name.clone(), one.address))
                     .collect();
-                *self
-                    .addresses
-                    .lock()
-                    .unwrap_or_else(PoisonError::into_inner) = there;
+                *locked(&self.addresses) = there;
             }
             tokio::time::sleep(AGAIN).await;
         }
     }
 
     fn is_delayed(&self, name: &str) -> bool {
-        let delayed = self.delayed.lock().unwrap_or_else(PoisonError::into_inner);
-        delayed.contains(name)
+        locked(&self.delayed).contains(name)
     }
 
     async fn provide(&self, service: &Service) -> Result<Forwarder> {

@@ -9,13 +9,13 @@
 pub mod report;
 
 use crate::redis::member::{ClientSetting, Hostname};
-use crds::{AccessPolicy, AccessType, CLIENT_PORT, RedisCluster, TLS_PORT, pod_of_access_service};
+use crds::{AccessPolicy, AccessType, RedisCluster, pod_of_access_service};
 use k8s_openapi::api::core::v1::{LoadBalancerIngress, Service};
 use kube::ResourceExt;
 use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
 
 /// Where clients are given names.
-pub const NAMES: &str = "hostname";
+const NAMES: &str = "hostname";
 /// Where they are given addresses of pods: the default of the servers.
 const ADDRESSES: &str = "ip";
 
@@ -146,9 +146,8 @@ impl Access {
         }
     }
 
-    /// Where clients outside connect first.
-    pub fn endpoint(&self, is_encrypted: bool) -> Option<String> {
-        let port = if is_encrypted { TLS_PORT } else { CLIENT_PORT };
+    /// Where clients outside connect first, to the port of the servers.
+    pub fn endpoint(&self, port: u16) -> Option<String> {
         let name = self.first.as_ref()?.name()?;
         Some(format!("{name}:{port}"))
     }
@@ -207,8 +206,8 @@ mod tests {
             assert_eq!(name(pod).name, "inside");
             assert!(!name(pod).replaces, "{pod} goes on with what it has");
         }
-        assert_eq!(access.endpoint(false).unwrap(), "203.0.113.1:6379");
-        assert_eq!(access.endpoint(true).unwrap(), "203.0.113.1:6380");
+        assert_eq!(access.endpoint(6379).unwrap(), "203.0.113.1:6379");
+        assert_eq!(access.endpoint(6380).unwrap(), "203.0.113.1:6380");
     }
 
     #[test]

@@ -69,8 +69,7 @@ pub(super) async fn report(
         failures.push(refused);
     }
     let failure = failures.first();
-    let is_encrypted = shape.encryption.is_used();
-    let access = access::report::report(&shape.access, &seen.observed.members, is_encrypted);
+    let access = access::report::report(&shape.access, &seen.observed.members, shape.port());
     let found = StatusInputs {
         shape,
         cluster: cluster.as_ref(),

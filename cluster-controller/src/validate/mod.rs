@@ -6,13 +6,16 @@ use crate::{
     redis::member::{Recovery, TakeoverRequest},
     settings::{template::NamedTemplates, values::default_maxmemory},
     support::VersionSupport,
-    upgrade::{self, UpgradeRefusal},
+    upgrade::{self, UpgradeRefusal, family},
 };
-use common::kubernetes::hash::canonical_hash;
+use common::{
+    cluster::{info::Family, version::ServerVersion},
+    kubernetes::hash::canonical_hash,
+};
 use crds::{
-    ANNOTATION_ADOPT_VOLUMES, ANNOTATION_TAKEOVER, AccessType, CLIENT_PORT, DeletionPolicy,
-    Distribution, Encryption, Exporter, MigrationPolicy, PlacementPolicy, PodTemplate,
-    RESERVED_SETTINGS, RedisCluster, RedisVersion, TLS_PORT, TlsPolicy, UpdatePolicy,
+    ANNOTATION_ADOPT_VOLUMES, ANNOTATION_TAKEOVER, CLIENT_PORT, DeletionPolicy, Distribution,
+    Encryption, Exporter, MigrationPolicy, PlacementPolicy, PodTemplate, RESERVED_SETTINGS,
+    RedisCluster, RedisVersion, TLS_PORT, TlsPolicy, UpdatePolicy,
 };
 use k8s_openapi::{
     api::{core::v1::ResourceRequirements, networking::v1::NetworkPolicyPeer},
@@ -381,7 +384,7 @@ pub fn validate(
     if let Some(entry) = entry.filter(|entry| server.entry == entry.metadata.name) {
         server.support = VersionSupport::of(&entry.spec, now);
     }
-    new_enough(cluster, &server)?;
+    new_enough(&shape, &server)?;
     let pod_template = spec.pod_template.clone().unwrap_or_default();
     let has_maxmemory = spec.config.contains_key("maxmemory");
     let cluster = ValidatedCluster {
@@ -418,22 +421,18 @@ pub fn validate(
 }
 
 /// Of an image without an entry nothing is known: its servers are asked when they run.
-fn new_enough(cluster: &RedisCluster, server: &Server) -> Result<(), InvalidSpec> {
-    let Some((Distribution::Redis, version)) = &server.promised else {
+fn new_enough(shape: &Shape, server: &Server) -> Result<(), InvalidSpec> {
+    let Some((distribution, version)) = &server.promised else {
         return Ok(());
     };
-    let major = version
-        .split('.')
-        .next()
-        .and_then(|major| major.parse().ok());
-    if major.is_none_or(|major: u32| major >= 7) {
+    let promised = ServerVersion::parse(family(*distribution), version);
+    let is_old = |one: &ServerVersion| one.family == Family::Redis && one.major < 7;
+    if !promised.as_ref().is_some_and(is_old) {
         return Ok(());
     }
-    let spec = &cluster.spec;
-    let balances = spec.access.as_ref().map(|access| access.kind);
-    let field = if spec.tls.is_some() {
+    let field = if shape.encryption.is_used() {
         "tls"
-    } else if balances == Some(AccessType::LoadBalancer) {
+    } else if shape.access.policy.is_some() {
         "access.type LoadBalancer"
     } else {
         return Ok(());

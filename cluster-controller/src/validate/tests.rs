@@ -322,7 +322,7 @@ fn servers_before_7_have_no_tls_and_no_load_balancers() {
     };
     assert_eq!(refusal(&cluster, &old), "");
     cluster.spec.access = Some(crds::AccessPolicy {
-        kind: AccessType::LoadBalancer,
+        kind: crds::AccessType::LoadBalancer,
         ..crds::AccessPolicy::default()
     });
     assert!(refusal(&cluster, &old).starts_with("access.type LoadBalancer needs"));

@@ -26,7 +26,7 @@ pub struct AccessReport {
 }
 
 /// What the servers say. A pod that is to go still takes clients.
-pub fn report(access: &Access, members: &[Member], is_encrypted: bool) -> AccessReport {
+pub fn report(access: &Access, members: &[Member], port: u16) -> AccessReport {
     if !access.is_used() {
         return AccessReport::default();
     }
@@ -51,7 +51,7 @@ pub fn report(access: &Access, members: &[Member], is_encrypted: bool) -> Access
     };
     found.begins = next != access.redirects;
     found.status = next.map(|redirects| AccessStatus {
-        endpoint: access.endpoint(is_encrypted).filter(|_| found.is_wanted),
+        endpoint: access.endpoint(port).filter(|_| found.is_wanted),
         redirects,
     });
     found

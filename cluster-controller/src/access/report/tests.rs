@@ -62,7 +62,7 @@ fn next(access: &mut Access, members: &mut [Member]) -> AccessReport {
         let hostname = access.hostname(&member.expected.pod, inside);
         member.expected.hostname = Some(hostname);
     }
-    let found = report(access, members, false);
+    let found = report(access, members, 6379);
     access.redirects = found.status.as_ref().map(|status| status.redirects);
     found
 }

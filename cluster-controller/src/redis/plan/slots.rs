@@ -156,21 +156,17 @@ fn give_out(survey: &Survey<'_>, orphaned: &SlotSet, lost: &SlotSet, plan: &mut 
             continue;
         };
         let slots_text = text(slots);
-        let reason = match &how {
-            Assignment::Restored { .. } => format!(
+        let reason = if matches!(how, Assignment::Restored { .. }) {
+            format!(
                 "no node claims the slots {slots_text} or has a key of them, and nodes list them with each other: {} serves them",
                 primary.pod()
-            ),
-            Assignment::Alone { .. } | Assignment::Joined | Assignment::Recreated { .. }
-                if recreated =>
-            {
-                format!(
-                    "every node that had the slots {slots_text} is gone together with their data: they are created again, empty"
-                )
-            }
-            Assignment::Alone { .. } | Assignment::Joined | Assignment::Recreated { .. } => {
-                format!("the slots {slots_text} have no primary yet")
-            }
+            )
+        } else if recreated {
+            format!(
+                "every node that had the slots {slots_text} is gone together with their data: they are created again, empty"
+            )
+        } else {
+            format!("the slots {slots_text} have no primary yet")
         };
         let action = Action::AssignSlots {
             member: primary.index,
